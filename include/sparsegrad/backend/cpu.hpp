@@ -1,0 +1,116 @@
+// backend::Cpu: Eigen's kernels for dense products and the symmetric eigenproblem. The default backend.
+#pragma once
+
+#include <Eigen/Core>
+#include <Eigen/Eigenvalues>
+
+#include "host/dense.hpp"
+#include "host/kernels.hpp"
+
+namespace sparsegrad::backend {
+
+namespace detail {
+
+/// Eigen's blocked product with the packing memory passed in. A plain `C.noalias() += A * B` takes that
+/// memory from the heap at each call and asks the process for its number of threads.
+struct EigenSerial {
+  template <class T>
+  class Blocking : public Eigen::internal::level3_blocking<T, T> {
+   public:
+    Blocking(index_t rows, index_t cols, index_t depth, T* memory) {
+      this->m_mc = rows;
+      this->m_nc = cols;
+      this->m_kc = depth;
+      Eigen::internal::computeProductBlockingSizes<T, T, 1>(this->m_kc, this->m_mc, this->m_nc,
+                                                            Eigen::Index(1));
+      this->m_blockA = memory;
+      this->m_blockB = memory == nullptr ? nullptr : memory + aligned(this->m_mc * this->m_kc);
+    }
+    index_t count() const { return aligned(this->m_mc * this->m_kc) + aligned(this->m_kc * this->m_nc); }
+
+   private:
+    static index_t aligned(index_t n) { return (n + 15) / 16 * 16; }
+  };
+
+  template <class T>
+  static index_t pack_count(index_t m, index_t n, index_t k) {
+    // Smaller products at the edges may be blocked otherwise: leave room for the largest of their blocks.
+    return Blocking<T>(n, m, k, nullptr).count() + 4096;
+  }
+
+  template <class T, int OrderA, int OrderB>
+  static void run(T alpha, MatrixView<const T> a, MatrixView<const T> b, index_t depth, MatrixView<T> c,
+                  T* pack) {
+    // The kernel writes column-major: C^T = op(B)^T op(A)^T, where a row-major matrix is its transpose in
+    // columns.
+    Blocking<T> blocking(c.cols, c.rows, depth, pack);
+    Eigen::internal::general_matrix_matrix_product<Eigen::Index, T, OrderB, false, T, OrderA, false,
+                                                   Eigen::ColMajor, 1>::run(c.cols, c.rows, depth, b.data,
+                                                                            b.stride, a.data, a.stride,
+                                                                            c.data, 1, c.stride, alpha,
+                                                                            blocking, nullptr);
+  }
+
+  template <class T>
+  static void gemm(Op op_a, Op op_b, T alpha, MatrixView<const T> a, MatrixView<const T> b, T beta,
+                   MatrixView<T> c, T* pack) {
+    for (index_t i = 0; i < c.rows && beta != T(1); ++i) {
+      T* row = c.row(i);
+      for (index_t j = 0; j < c.cols; ++j)
+        row[j] = beta == T(0) ? T(0) : beta * row[j];
+    }
+    const index_t depth = op_a == Op::none ? a.cols : a.rows;
+    if (depth == 0 || c.empty()) return;
+    constexpr int col = Eigen::ColMajor;
+    constexpr int row = Eigen::RowMajor;
+    if (op_a == Op::none) {
+      op_b == Op::none ? run<T, col, col>(alpha, a, b, depth, c, pack)
+                       : run<T, col, row>(alpha, a, b, depth, c, pack);
+    } else {
+      op_b == Op::none ? run<T, row, col>(alpha, a, b, depth, c, pack)
+                       : run<T, row, row>(alpha, a, b, depth, c, pack);
+    }
+  }
+};
+
+}  // namespace detail
+
+struct Cpu : host::Kernels {
+  static constexpr const char* name() { return "cpu"; }
+
+  template <class T>
+  static void gemm(Context& ctx, Op op_a, Op op_b, std::type_identity_t<T> alpha, ConstMatrixView<T> a,
+                   ConstMatrixView<T> b, std::type_identity_t<T> beta, MatrixView<T> c) {
+    Products::template gemm<T>(ctx, op_a, op_b, alpha, a, b, beta, c);
+  }
+  template <class T>
+  static void gemm_batched(Context& ctx, Op op_a, Op op_b, std::type_identity_t<T> alpha,
+                           std::span<const MatrixView<const T>> as, std::span<const MatrixView<const T>> bs,
+                           std::type_identity_t<T> beta, std::span<const MatrixView<T>> cs) {
+    Products::template gemm_batched<T>(ctx, op_a, op_b, alpha, as, bs, beta, cs);
+  }
+  template <class T>
+  static void gram(Context& ctx, Op op, ConstMatrixView<T> a, double weight, MatrixView<double> g) {
+    Products::template gram<T>(ctx, op, a, weight, g);
+  }
+
+  static void eigh(Context&, MatrixView<double> a, double* w) {
+    if (a.rows == 0) return;
+    using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+    Eigen::Map<Matrix, Eigen::Unaligned, Eigen::OuterStride<>> map(a.data, a.rows, a.cols,
+                                                                   Eigen::OuterStride<>(a.stride));
+    const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(map);
+    if (solver.info() != Eigen::Success) {
+      throw Error("the symmetric eigenproblem of order " + std::to_string(a.rows) + " did not converge");
+    }
+    for (index_t i = 0; i < a.rows; ++i) {
+      w[i] = solver.eigenvalues()[a.rows - 1 - i];
+      map.row(i) = solver.eigenvectors().col(a.rows - 1 - i).transpose();
+    }
+  }
+
+ private:
+  using Products = host::Dense<detail::EigenSerial>;
+};
+
+}  // namespace sparsegrad::backend

@@ -1,0 +1,187 @@
+// HostContext: threads, determinism and scratch memory of the host backends.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+#include "../../core/error.hpp"
+#include "scratch.hpp"
+
+namespace sparsegrad::backend::host {
+
+/// Somebody who runs tasks side by side: implement it over an engine's own thread pool to have the library
+/// run there.
+class Executor {
+ public:
+  using Task = void (*)(void* argument, index_t task, int worker);
+  virtual ~Executor() = default;
+  /// Largest number of tasks that run at the same time, the caller's thread included.
+  virtual int concurrency() const = 0;
+  /// Calls task(argument, i, worker) once for each i in [0, count), 0 <= worker < concurrency(), no worker
+  /// number used by two threads at once; returns when all calls have ended. `task` does not throw.
+  virtual void run(index_t count, Task task, void* argument) = 0;
+};
+
+/// The library's own pool: `threads` - 1 sleeping threads; the caller works too. Touches no process-wide
+/// state.
+class ThreadPool final : public Executor {
+ public:
+  explicit ThreadPool(int threads) {
+    workers_.reserve(static_cast<std::size_t>(threads - 1));
+    for (int id = 1; id < threads; ++id)
+      workers_.emplace_back([this, id] { work(id); });
+  }
+  ~ThreadPool() override {
+    stop_.store(true);
+    generation_.fetch_add(1);
+    generation_.notify_all();
+    for (std::thread& worker : workers_)
+      worker.join();
+  }
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int concurrency() const override { return static_cast<int>(workers_.size()) + 1; }
+
+  void run(index_t count, Task task, void* argument) override {
+    task_ = task;
+    argument_ = argument;
+    count_ = count;
+    next_.store(0);
+    working_.store(static_cast<int>(workers_.size()));
+    generation_.fetch_add(1);
+    generation_.notify_all();
+    drain(0);
+    for (int spin = 0; working_.load() != 0; ++spin) {
+      if (spin >= spin_limit) {
+        const int left = working_.load();
+        if (left != 0) working_.wait(left);
+      }
+    }
+  }
+
+ private:
+  // A short spin bridges the gaps between the products of one step; longer waits sleep.
+  static constexpr int spin_limit = 4000;
+
+  void drain(int worker) {
+    for (index_t i = next_.fetch_add(1); i < count_; i = next_.fetch_add(1))
+      task_(argument_, i, worker);
+  }
+
+  void work(int id) {
+    std::uint32_t seen = 0;
+    for (;;) {
+      for (int spin = 0; spin < spin_limit && generation_.load() == seen; ++spin) {
+      }
+      generation_.wait(seen);
+      ++seen;
+      if (stop_.load()) return;
+      drain(id);
+      if (working_.fetch_sub(1) == 1) working_.notify_one();
+    }
+  }
+
+  Task task_ = nullptr;
+  void* argument_ = nullptr;
+  index_t count_ = 0;
+  std::atomic<index_t> next_{0};
+  std::atomic<int> working_{0};
+  std::atomic<std::uint32_t> generation_{0};
+  std::atomic<bool> stop_{false};
+  std::vector<std::thread> workers_;
+};
+
+/// What a host computation needs besides its arguments. First argument of all that computes, sole owner of
+/// scratch memory. One caller at a time; several contexts may work side by side.
+class HostContext {
+ public:
+  /// Runs on `threads` threads of its own, the caller's included; 0: as many as the hardware has.
+  /// Throws ValueError when threads < 0.
+  explicit HostContext(int threads = 0, bool deterministic = false) : deterministic_(deterministic) {
+    if (threads < 0) throw ValueError("threads is " + std::to_string(threads) + ", expected >= 0 (0: all)");
+    threads_ = threads > 0 ? threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    if (threads_ > 1) {
+      pool_ = std::make_unique<ThreadPool>(threads_);
+      executor_ = pool_.get();
+    }
+  }
+
+  /// Runs on a borrowed executor, which must outlive the context.
+  explicit HostContext(Executor& executor, bool deterministic = false)
+      : threads_(executor.concurrency()), deterministic_(deterministic), executor_(&executor) {}
+
+  int threads() const { return threads_; }
+
+  /// With determinism on, results have the same bits for any number of threads.
+  bool deterministic() const { return deterministic_; }
+  void deterministic(bool on) { deterministic_ = on; }
+
+  Scratch& scratch() { return scratch_; }
+
+  /// Calls f(i) or f(i, worker) for every i in [0, count), side by side; rethrows the first exception.
+  /// A call from inside a task runs on that task's thread; a task must not use the context's scratch memory.
+  template <class F>
+  void parallel_for(index_t count, F&& f) {
+    if (count <= 0) return;
+    if (executor_ == nullptr || count == 1 || inside_) {
+      for (index_t i = 0; i < count; ++i)
+        call(f, i, 0);
+      return;
+    }
+    struct Shared {
+      std::remove_reference_t<F>* f;
+      std::exception_ptr error;
+      std::mutex mutex;
+    } shared{&f, nullptr, {}};
+    inside_ = true;
+    executor_->run(
+        count,
+        [](void* argument, index_t i, int worker) {
+          auto& s = *static_cast<Shared*>(argument);
+          try {
+            call(*s.f, i, worker);
+          } catch (...) {
+            const std::lock_guard lock(s.mutex);
+            if (!s.error) s.error = std::current_exception();
+          }
+        },
+        &shared);
+    inside_ = false;
+    if (shared.error) std::rethrow_exception(shared.error);
+  }
+
+  /// Calls f(begin, end) on pieces of [0, count) of at least `grain` elements, one a thread at most.
+  template <class F>
+  void parallel_ranges(index_t count, index_t grain, F&& f) {
+    const index_t pieces = std::clamp<index_t>(count / std::max<index_t>(grain, 1), 1, threads_);
+    parallel_for(pieces, [&](index_t p) { f(count * p / pieces, count * (p + 1) / pieces); });
+  }
+
+ private:
+  template <class F>
+  static void call(F& f, index_t i, int worker) {
+    if constexpr (std::is_invocable_v<F&, index_t, int>) {
+      f(i, worker);
+    } else {
+      f(i);
+    }
+  }
+
+  int threads_ = 1;
+  bool deterministic_ = false;
+  bool inside_ = false;
+  Executor* executor_ = nullptr;
+  std::unique_ptr<ThreadPool> pool_;
+  Scratch scratch_;
+};
+
+}  // namespace sparsegrad::backend::host

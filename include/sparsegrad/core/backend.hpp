@@ -1,0 +1,90 @@
+// The contract between the algorithms and the machine: the primitives that a backend supplies.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <span>
+
+#include "config.hpp"
+#include "error.hpp"
+#include "view.hpp"
+
+namespace sparsegrad {
+
+/// What becomes of NaN and Inf in a gradient at selection.
+enum class NonFinite {
+  raise,      ///< NonFiniteError; nothing has changed
+  skip,       ///< the step is left out; nothing has changed
+  propagate,  ///< they count as the largest values, |NaN| above Inf, and reach the weights
+};
+
+/// Hyper-parameters of one update by Adam, in the form that the kernels use (see sparse_adam.hpp).
+struct AdamCoefficients {
+  double learning_rate = 0;
+  double grad_scale = 1;  ///< the gradient is multiplied by it first
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  std::int64_t step =
+      1;  ///< t of the bias corrections, from 1; unused where entries have counts of their own
+  bool eps_uncorrected =
+      false;  ///< eps beside sqrt(v) as torch.optim.SparseAdam, else beside sqrt(v / (1 - beta2^t))
+};
+
+/// Concept of a backend. A backend is a type with no state; every function is static, takes the context first
+/// and works on views of the backend's own memory. `T` is float or double. Extents are checked by the
+/// callers; any extent may be 0. Aliasing of inputs and outputs is not allowed unless said.
+///
+/// | primitive | result |
+/// |---|---|
+/// | `allocate<T>(n)`, `deallocate(p)` | memory for n > 0 elements |
+/// | `zero<T>(ctx, p, n)` | p[i] = 0 |
+/// | `upload<T>(ctx, host, p, n)`, `download<T>(ctx, p, host, n)` | copies from and to host memory |
+/// | `copy<T>(ctx, A, B)` | B = A, any strides |
+/// | `gemm<T>(ctx, op_a, op_b, alpha, A, B, beta, C)` | C = alpha op(A) op(B) + beta C; beta = 0 overwrites
+/// NaN | | `gemm_batched<T>(ctx, op_a, op_b, alpha, As, Bs, beta, Cs)` | the same for many small independent
+/// products | | `gram<T>(ctx, op, A, weight, G)` | lower triangle of G (double) += weight op(A) op(A)^T;
+/// products in T | | `eigh(ctx, A, w)` | rows of A = orthonormal eigenvectors of the symmetric A (lower
+/// triangle, double); w descending | | `column_sums<T>(ctx, A, s)` | s[j] += sum_i A(i, j) | | `scale<T>(ctx,
+/// alpha, A)` | A *= alpha | | `add<T>(ctx, alpha, A, B)` | B += alpha A | | `squared_norm<T>(ctx, A)` | sum
+/// of squares, in double, on the host | | `first_nonfinite<T>(ctx, A)` | row-major position of the first NaN
+/// or Inf, or -1 | | `fast_transform<T>(ctx, signs, inverse, side, A)` | A's rows or columns times a
+/// randomised block Hadamard, in place | | `top_k<T>(ctx, x, n, k, index, value)` | the k <= n largest by
+/// absolute value, by rising index (see top_k.hpp) | | `gather<T>(ctx, x, index, k, value)` | value[e] =
+/// x[index[e]] | | `sampled_product<T>(ctx, A, B, index, k, cols, value)` | value[e] += sum_t A(t, i) B(t,
+/// j), index[e] = i cols + j | | `expand_rows<T>(ctx, row, col, value, k, F, M)` | M.row(row[e]) += value[e]
+/// F.row(col[e]); row[] rising | | `adam<T>(ctx, c, g, slot, k, m, v, count, d)` | the update of
+/// sparse_adam.hpp on m[slot[e]], v[slot[e]] |
+template <class B>
+concept Backend = requires(typename B::Context& ctx, MatrixView<float> f, MatrixView<double> d, float* x,
+                           double* w, const float* in, const stored_index_t* index, stored_index_t* out,
+                           index_t n, std::int32_t* count, AdamCoefficients c) {
+  { B::name() } -> std::convertible_to<const char*>;
+  { B::template allocate<float>(n) } -> std::same_as<float*>;
+  B::deallocate(x);
+  B::template zero<float>(ctx, x, n);
+  B::template upload<float>(ctx, in, x, n);
+  B::template download<float>(ctx, in, x, n);
+  B::template copy<float>(ctx, f, f);
+  B::template gemm<float>(ctx, Op::none, Op::none, 1.0F, f, f, 0.0F, f);
+  B::template gram<float>(ctx, Op::none, f, 1.0, d);
+  B::eigh(ctx, d, w);
+  B::template column_sums<float>(ctx, f, x);
+  B::template scale<float>(ctx, 1.0F, f);
+  B::template add<float>(ctx, 1.0F, f, f);
+  { B::template squared_norm<float>(ctx, f) } -> std::same_as<double>;
+  { B::template first_nonfinite<float>(ctx, f) } -> std::same_as<index_t>;
+  B::template top_k<float>(ctx, in, n, n, out, x);
+  B::template gather<float>(ctx, in, index, n, x);
+  B::template sampled_product<float>(ctx, f, f, index, n, n, x);
+  B::template expand_rows<float>(ctx, index, index, in, n, f, f);
+  B::template adam<float>(ctx, c, in, index, n, x, x, count, x);
+};
+
+/// Which index of a matrix a fast transform acts on.
+enum class TransformSide {
+  rows,     ///< each row x becomes H x (acts on the column index)
+  columns,  ///< each column x becomes H x (acts on the row index)
+};
+
+}  // namespace sparsegrad

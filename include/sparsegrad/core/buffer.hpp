@@ -1,0 +1,65 @@
+// Buffer: memory that a library object owns, where the backend computes.
+#pragma once
+
+#include <utility>
+
+#include "config.hpp"
+#include "view.hpp"
+
+namespace sparsegrad {
+
+/// Owned array of `size()` elements of a trivial type in the backend's memory. Move-only. Allocates in the
+/// constructor and in `resize` alone; the elements start as zeros.
+template <class T, class Backend>
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(typename Backend::Context& ctx, index_t size) { resize(ctx, size); }
+  ~Buffer() { release(); }
+  Buffer(Buffer&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+  Buffer& operator=(Buffer&& other) noexcept {
+    if (this != &other) {
+      release();
+      data_ = std::exchange(other.data_, nullptr);
+      size_ = std::exchange(other.size_, 0);
+    }
+    return *this;
+  }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  /// Replaces the memory unless the size is already `size`; then only sets every element to zero.
+  void resize(typename Backend::Context& ctx, index_t size) {
+    if (size != size_) {
+      release();
+      if (size > 0) data_ = Backend::template allocate<T>(size);
+      size_ = size;
+    }
+    if (size_ > 0) Backend::template zero<T>(ctx, data_, size_);
+  }
+
+  void release() noexcept {
+    if (data_ != nullptr) Backend::deallocate(data_);
+    data_ = nullptr;
+    size_ = 0;
+  }
+
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+  index_t size() const { return size_; }
+  index_t bytes() const { return size_ * static_cast<index_t>(sizeof(T)); }
+  bool empty() const { return size_ == 0; }
+
+  /// The first rows * cols elements as a contiguous matrix.
+  MatrixView<T> matrix(index_t rows, index_t cols) { return MatrixView<T>(data_, rows, cols); }
+  MatrixView<const T> matrix(index_t rows, index_t cols) const {
+    return MatrixView<const T>(data_, rows, cols);
+  }
+
+ private:
+  T* data_ = nullptr;
+  index_t size_ = 0;
+};
+
+}  // namespace sparsegrad

@@ -1,0 +1,27 @@
+// Basic types of the whole library.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+namespace sparsegrad {
+
+/// Extents, offsets and counts. Signed, 64 bits: stacks of gradients pass 2^31 entries.
+using index_t = std::int64_t;
+
+/// Flat position in a core, as stored: 32 bits halve the memory of a support. Constructors check the range.
+using stored_index_t = std::int32_t;
+
+namespace detail {
+template <class T>
+struct ComputeType {
+  using type = T;
+};
+}  // namespace detail
+
+/// Type of bases, cores and moments for parameters stored as `T`. A narrow storage type (bf16, half)
+/// specialises `detail::ComputeType` to float.
+template <class T>
+using compute_t = typename detail::ComputeType<T>::type;
+
+}  // namespace sparsegrad

@@ -1,0 +1,69 @@
+// MatrixView: the only way in which matrices cross the API.
+#pragma once
+
+#include <string>
+#include <type_traits>
+
+#include "config.hpp"
+#include "error.hpp"
+
+namespace sparsegrad {
+
+/// Non-owning row-major matrix: element (i, j) is data[i * stride + j], stride >= cols.
+///
+/// Layout of a 2x3 view with stride 4 (the dots belong to somebody else):
+///     a00 a01 a02  .
+///     a10 a11 a12  .
+/// The memory is where the backend computes; on the CPU no alignment is assumed.
+template <class T>
+struct MatrixView {
+  T* data = nullptr;
+  index_t rows = 0;
+  index_t cols = 0;
+  index_t stride = 0;
+
+  constexpr MatrixView() = default;
+
+  /// Throws ShapeError when an extent is negative, stride < cols, or data is null though there are elements.
+  constexpr MatrixView(T* data_, index_t rows_, index_t cols_, index_t stride_)
+      : data(data_), rows(rows_), cols(cols_), stride(stride_) {
+    if (rows < 0 || cols < 0 || stride < cols || (data == nullptr && rows > 0 && cols > 0)) {
+      throw ShapeError("matrix view of " + shape_text(rows, cols) + " with row stride " +
+                       std::to_string(stride) +
+                       ": expected extents >= 0, stride >= cols, and data that is not null");
+    }
+  }
+  constexpr MatrixView(T* data_, index_t rows_, index_t cols_) : MatrixView(data_, rows_, cols_, cols_) {}
+
+  constexpr operator MatrixView<const T>() const  // NOLINT(google-explicit-constructor)
+      requires(!std::is_const_v<T>) {
+    return MatrixView<const T>(data, rows, cols, stride);
+  }
+
+  constexpr T& operator()(index_t i, index_t j) const { return data[i * stride + j]; }
+  constexpr T* row(index_t i) const { return data + i * stride; }
+  constexpr index_t size() const { return rows * cols; }
+  constexpr bool empty() const { return rows == 0 || cols == 0; }
+  constexpr bool contiguous() const { return stride == cols || rows <= 1; }
+
+  /// The part of `count_rows` x `count_cols` whose first element is (first_row, first_col).
+  constexpr MatrixView block(index_t first_row, index_t first_col, index_t count_rows,
+                             index_t count_cols) const {
+    MatrixView part;
+    part.data = data == nullptr ? nullptr : data + first_row * stride + first_col;
+    part.rows = count_rows;
+    part.cols = count_cols;
+    part.stride = stride;
+    return part;
+  }
+};
+
+/// Read-only view as a parameter that takes no part in template argument deduction, so that a MatrixView<T>
+/// converts to it.
+template <class T>
+using ConstMatrixView = MatrixView<const std::type_identity_t<T>>;
+
+/// How a matrix enters a product.
+enum class Op { none, transpose };
+
+}  // namespace sparsegrad

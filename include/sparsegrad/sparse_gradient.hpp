@@ -1,0 +1,116 @@
+// SparseGradient: the kept entries of a core gradient, or an update on the same support.
+#pragma once
+
+#include <limits>
+#include <span>
+#include <string>
+
+#include "core/backend.hpp"
+#include "core/buffer.hpp"
+#include "default_backend.hpp"
+
+namespace sparsegrad {
+
+/// Entries of a matrix [rows, cols] at sorted, unique flat positions i * cols + j, of fixed capacity.
+///
+/// A gradient whose support is the whole matrix is `dense()`: its positions are 0, 1, 2, ... and are not
+/// stored.
+///     rows 2, cols 3, entries (0,1) = 5 and (1,2) = 7:  indices {1, 5}, values {5, 7}
+template <class T, class Backend = DefaultBackend>
+class SparseGradient {
+ public:
+  using Context = typename Backend::Context;
+
+  SparseGradient() = default;
+
+  /// Room for `capacity` entries; capacity == rows * cols needs no positions.
+  /// Throws ValueError unless 0 <= capacity <= rows * cols < 2^31.
+  SparseGradient(Context& ctx, index_t rows, index_t cols, index_t capacity)
+      : rows_(rows), cols_(cols), capacity_(capacity) {
+    if (rows < 0 || cols < 0 || rows * cols > std::numeric_limits<stored_index_t>::max()) {
+      throw ValueError("a sparse gradient of " + shape_text(rows, cols) +
+                       " has positions beyond 2^31 - 1, which 32-bit indices cannot hold");
+    }
+    if (capacity < 0 || capacity > rows * cols) {
+      throw ValueError("capacity is " + std::to_string(capacity) +
+                       ", expected 0 <= capacity <= rows * cols = " + std::to_string(rows * cols));
+    }
+    values_.resize(ctx, capacity);
+    if (capacity < rows * cols) indices_.resize(ctx, capacity);
+  }
+
+  index_t rows() const { return rows_; }
+  index_t cols() const { return cols_; }
+  index_t size() const { return rows_ * cols_; }
+  index_t capacity() const { return capacity_; }
+  index_t count() const { return count_; }
+  bool dense() const { return dense_; }
+  index_t bytes() const { return values_.bytes() + indices_.bytes(); }
+
+  /// Positions [count], null when dense.
+  const stored_index_t* indices() const { return dense_ ? nullptr : indices_.data(); }
+  stored_index_t* indices() { return dense_ ? nullptr : indices_.data(); }
+  const T* values() const { return values_.data(); }
+  T* values() { return values_.data(); }
+  /// The values as a matrix [rows, cols]; only when dense.
+  MatrixView<const T> matrix() const { return values_.matrix(rows_, cols_); }
+  MatrixView<T> matrix() { return values_.matrix(rows_, cols_); }
+
+  void clear() {
+    count_ = 0;
+    dense_ = false;
+  }
+
+  /// Announces `count` entries, whose positions and values the caller writes. count == rows * cols makes it
+  /// dense. Throws ValueError when count exceeds the capacity.
+  void set_count(index_t count) {
+    if (count < 0 || count > capacity_) {
+      throw ValueError("count is " + std::to_string(count) +
+                       ", expected 0 <= count <= capacity = " + std::to_string(capacity_));
+    }
+    count_ = count;
+    dense_ = count == size() && size() > 0;
+  }
+
+  /// Takes entries from host memory. Throws ValueError, leaving the gradient empty, unless the positions rise
+  /// strictly, lie in [0, rows * cols) and are as many as the values.
+  void assign(Context& ctx, std::span<const stored_index_t> indices, std::span<const T> values) {
+    clear();
+    if (indices.size() != values.size()) {
+      throw ValueError(std::to_string(indices.size()) + " positions for " + std::to_string(values.size()) +
+                       " values");
+    }
+    for (std::size_t e = 0; e < indices.size(); ++e) {
+      if (indices[e] < 0 || indices[e] >= size() || (e > 0 && indices[e] <= indices[e - 1])) {
+        throw ValueError("position " + std::to_string(indices[e]) + " at entry " + std::to_string(e) +
+                         ": expected strictly rising positions in [0, " + std::to_string(size()) + ")");
+      }
+    }
+    const auto n = static_cast<index_t>(indices.size());
+    set_count(n);
+    Backend::template upload<T>(ctx, values.data(), values_.data(), n);
+    if (!dense_) Backend::template upload<stored_index_t>(ctx, indices.data(), indices_.data(), n);
+  }
+
+  /// Takes the support (not the values) of another gradient of the same extents.
+  void copy_support(Context& ctx, const SparseGradient& other) {
+    require_shape("support", other.rows(), other.cols(), rows_, cols_, "rows x cols of the core");
+    set_count(other.count());
+    if (!dense_) {
+      Backend::template copy<stored_index_t>(ctx,
+                                             MatrixView<const stored_index_t>(other.indices(), 1, count_),
+                                             MatrixView<stored_index_t>(indices_.data(), 1, count_));
+    }
+  }
+
+ private:
+  index_t rows_ = 0;
+  index_t cols_ = 0;
+  index_t capacity_ = 0;
+  index_t count_ = 0;
+  bool dense_ = false;
+  Buffer<stored_index_t, Backend> indices_;
+  Buffer<T, Backend> values_;
+};
+
+}  // namespace sparsegrad
