@@ -1,0 +1,28 @@
+# Flags of the project's own executables and tests. Never exported, never on the library's targets.
+
+set(sparsegrad_warning_flags -Wall -Wextra -Wconversion -Wshadow)
+# clang counts sign conversions under -Wconversion, g++ does not: the same set for both.
+if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+  list(APPEND sparsegrad_warning_flags -Wno-sign-conversion)
+endif()
+
+add_library(sparsegrad_warnings INTERFACE)
+target_compile_options(sparsegrad_warnings INTERFACE ${sparsegrad_warning_flags})
+if(SPARSEGRAD_WERROR)
+  target_compile_options(sparsegrad_warnings INTERFACE -Werror)
+endif()
+
+# -march changes the alignment that Eigen assumes, so all objects of one build share it through this target.
+add_library(sparsegrad_own INTERFACE)
+target_link_libraries(sparsegrad_own INTERFACE sparsegrad_warnings)
+if(SPARSEGRAD_NATIVE_ARCH)
+  target_compile_options(sparsegrad_own INTERFACE -march=native)
+endif()
+
+foreach(dependency Eigen3::Eigen CBLASLAPACKE::CBLASLAPACKE nlohmann_json::nlohmann_json)
+  if(NOT TARGET ${dependency})
+    message(FATAL_ERROR
+      "sparsegrad: ${dependency} not found; tests, examples and benchmarks need it. scripts/setup.sh installs "
+      "everything on Debian, or switch off SPARSEGRAD_BUILD_TESTS, _EXAMPLES, _GLUE and _BENCHMARKS")
+  endif()
+endforeach()

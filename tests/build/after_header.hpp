@@ -1,0 +1,10 @@
+// What a header must not have brought in.
+#if defined(SPARSEGRAD_TEST_WITHOUT_eigen) && defined(EIGEN_WORLD_VERSION)
+#error "this header reaches Eigen: only backend/cpu*.hpp, backend/default.hpp and sparsegrad.hpp may"
+#endif
+#if defined(SPARSEGRAD_TEST_WITHOUT_json) && defined(NLOHMANN_JSON_VERSION_MAJOR)
+#error "this header reaches nlohmann_json: only io/ may"
+#endif
+#if defined(SPARSEGRAD_TEST_WITHOUT_blas) && (defined(LAPACK_ROW_MAJOR) || defined(CBLAS_INDEX))
+#error "this header reaches CBLAS or LAPACKE: only backend/cpu_blas*.hpp may"
+#endif

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# check_layering.sh DIR: the rules that hold between the headers in DIR (include/sparsegrad).
+#   1. Algorithm headers, those at the top, in core/ and in io/, name no backend's library.
+#   2. Eigen's, CBLAS's and json's headers are included only where they belong.
+#   3. Macros carry the prefix SPARSEGRAD_.
+#   4. Nothing sets process-wide thread counts. OpenMP's is the calling thread's own: backend/cpu_blas, whose
+#      library takes its threads from there, sets it and sets it back.
+set -euo pipefail
+
+dir=${1:?usage: check_layering.sh DIR}
+status=0
+
+# report RULE PATTERN FILE...: prints the lines of code that match; comments do not count.
+report() {
+  local rule=$1 pattern=$2 file hits
+  shift 2
+  for file in "$@"; do
+    [[ -e $file ]] || continue
+    hits=$(sed -E 's://.*$::' "$file" | grep -nE -- "$pattern" || true)
+    if [[ -n $hits ]]; then
+      printf '%s: %s\n%s\n' "${file#"$dir"/}" "$rule" "$hits"
+      status=1
+    fi
+  done
+}
+
+shopt -s nullglob globstar
+algorithms=("$dir"/*.hpp "$dir"/core/**/*.hpp "$dir"/io/**/*.hpp)
+report "an algorithm names a backend's library" 'Eigen::|cblas_|LAPACKE_|thrust|cuda' "${algorithms[@]}"
+
+for header in "$dir"/**/*.hpp; do
+  name=${header#"$dir"/}
+  [[ $name == backend/cpu.hpp || $name == backend/cpu/* ]] ||
+    report "only backend/cpu includes Eigen" '#[[:space:]]*include[[:space:]]*<(unsupported/)?Eigen' "$header"
+  [[ $name == backend/cpu_blas.hpp || $name == backend/cpu_blas/* ]] ||
+    report "only backend/cpu_blas includes CBLAS and LAPACKE" '#[[:space:]]*include[[:space:]]*[<"](.*/)?(cblas|lapacke?|openblas_config)\.h' "$header"
+  [[ $name == io/* ]] || report "only io includes json" '#[[:space:]]*include[[:space:]]*<nlohmann' "$header"
+  report "a .hpp includes CUDA" '#[[:space:]]*include[[:space:]]*[<"](.*\.cuh|cuda|cub/|thrust/)' "$header"
+  report "a macro without the prefix SPARSEGRAD_" '^[[:space:]]*#[[:space:]]*define[[:space:]]+([^S]|S[^P]|SP[^A]|SPA[^R])' "$header"
+  report "a process-wide thread count" 'openblas_set_num_threads|setNbThreads|mkl_set_num_threads' "$header"
+  [[ $name == backend/cpu_blas.hpp || $name == backend/cpu_blas/* ]] ||
+    report "only backend/cpu_blas sets OpenMP's threads" 'omp_set_num_threads' "$header"
+done
+exit "$status"

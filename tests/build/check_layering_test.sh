@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# check_layering.sh accepts a tree that keeps the rules and refuses each kind of fault.
+set -euo pipefail
+
+check=$(dirname "$0")/check_layering.sh
+tree=$(mktemp -d)
+trap 'rm -rf "$tree"' EXIT
+mkdir -p "$tree/core" "$tree/backend" "$tree/io" "$tree/detail"
+
+cat > "$tree/top_k.hpp" <<'CODE'
+// As Eigen::Map would, or cuda.
+#define SPARSEGRAD_LIMIT 3
+CODE
+printf '#include <Eigen/Core>\nusing V = Eigen::VectorXf;\n' > "$tree/backend/cpu.hpp"
+printf '#include <cblas.h>\n' > "$tree/backend/cpu_blas.hpp"
+printf '#include <nlohmann/json.hpp>\n' > "$tree/io/files.hpp"
+bash "$check" "$tree" || { echo "refused a tree without faults"; exit 1; }
+
+# refuses FILE LINE
+refuses() {
+  local file=$tree/$1
+  [[ -e $file ]] && cp "$file" "$file.saved"
+  printf '%s\n' "$2" >> "$file"
+  if bash "$check" "$tree" > /dev/null; then
+    echo "accepted in $1: $2"
+    exit 1
+  fi
+  rm "$file"
+  if [[ -e $file.saved ]]; then mv "$file.saved" "$file"; fi
+}
+refuses top_k.hpp 'Eigen::MatrixXf m;'
+refuses core/view.hpp 'cblas_saxpy(n);'
+refuses sparse_adam.hpp 'cudaMalloc(p);'
+refuses io/files.hpp 'thrust::sort(a, b);'
+refuses core/view.hpp '#include <Eigen/Core>'
+refuses backend/reference.hpp '# include <cblas.h>'
+refuses backend/cpu.hpp '#include "lapacke.h"'
+refuses detail/json.hpp '#include <nlohmann/json.hpp>'
+refuses backend/cpu.hpp '#include <cuda_runtime.h>'
+refuses backend/cpu.hpp '#define CHECK(x) x'
+refuses backend/cpu.hpp 'omp_set_num_threads(1);'
+refuses backend/cpu_blas.hpp 'openblas_set_num_threads(1);'
+echo "every fault was refused"
