@@ -241,6 +241,69 @@ struct Reference {
         m(row[e], j) += value[e] * f(col[e], j);
   }
 
+  template <class T>
+  static void transpose(Context&, ConstMatrixView<T> a, MatrixView<T> b) {
+    for (index_t i = 0; i < a.rows; ++i)
+      for (index_t j = 0; j < a.cols; ++j)
+        b(j, i) = a(i, j);
+  }
+  template <class T>
+  static void scatter(Context&, const T* value, const stored_index_t* index, index_t k, T* x) {
+    for (index_t e = 0; e < k; ++e)
+      x[index[e]] = value[e];
+  }
+  template <class T>
+  static void scatter_add(Context&, const stored_index_t* row, const stored_index_t* col, const T* value,
+                          index_t k, MatrixView<T> m) {
+    for (index_t e = 0; e < k; ++e)
+      m(row[e], col[e]) += value[e];
+  }
+  template <class T>
+  static void gather_rows(Context&, ConstMatrixView<T> f, const stored_index_t* list, index_t q,
+                          MatrixView<T> p) {
+    for (index_t s = 0; s < q; ++s)
+      for (index_t j = 0; j < p.cols; ++j)
+        p(s, j) = f(list[s], j);
+  }
+  template <class T>
+  static void add_rows(Context&, ConstMatrixView<T> p, const stored_index_t* list, MatrixView<T> m) {
+    for (index_t s = 0; s < p.rows; ++s)
+      for (index_t j = 0; j < p.cols; ++j)
+        m(list[s], j) += p(s, j);
+  }
+  template <class T>
+  static void add_columns(Context&, ConstMatrixView<T> p, const stored_index_t* list, MatrixView<T> m) {
+    for (index_t s = 0; s < p.rows; ++s)
+      for (index_t i = 0; i < p.cols; ++i)
+        m(i, list[s]) += p(s, i);
+  }
+  static index_t group_support(Context&, const stored_index_t* index, index_t k, index_t rows, index_t cols,
+                               bool columns, stored_index_t* slot, stored_index_t* other,
+                               stored_index_t* order, stored_index_t* list) {
+    const index_t groups = columns ? cols : rows;
+    index_t place = 0;
+    index_t used = 0;
+    for (index_t g = 0; g < groups; ++g) {
+      const index_t before = place;
+      for (index_t e = 0; e < k; ++e) {
+        const index_t i = index[e] / cols;
+        const index_t j = index[e] % cols;
+        if ((columns ? j : i) != g) continue;
+        slot[place] = static_cast<stored_index_t>(used);
+        other[place] = static_cast<stored_index_t>(columns ? i : j);
+        order[place] = static_cast<stored_index_t>(e);
+        ++place;
+      }
+      if (place > before) list[used++] = static_cast<stored_index_t>(g);
+    }
+    return used;
+  }
+  template <class T>
+  static index_t scratch_bound(const Context& ctx, index_t n) {
+    return n * static_cast<index_t>(sizeof(T) + 2 * sizeof(stored_index_t)) +
+           ctx.threads() * (index_t{16} << 20);
+  }
+
   /// One entry: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, d = -lr m^ / (sqrt(v^) + eps), g scaled
   /// first. `slot` null: entry e is slot e. `count` null: the global step, else the entry's own, raised here.
   template <class T>

@@ -78,7 +78,30 @@ concept Backend = requires(typename B::Context& ctx, MatrixView<float> f, Matrix
   B::template gather<float>(ctx, in, index, n, x);
   B::template sampled_product<float>(ctx, f, f, index, n, n, x);
   B::template expand_rows<float>(ctx, index, index, in, n, f, f);
+  B::template transpose<float>(ctx, f, f);
+  B::template scatter<float>(ctx, in, index, n, x);
+  B::template scatter_add<float>(ctx, index, index, in, n, f);
+  B::template gather_rows<float>(ctx, f, index, n, f);
+  B::template add_rows<float>(ctx, f, index, f);
+  B::template add_columns<float>(ctx, f, index, f);
+  { B::group_support(ctx, index, n, n, n, true, out, out, out, out) } -> std::same_as<index_t>;
+  { B::template scratch_bound<float>(ctx, n) } -> std::same_as<index_t>;
   B::template adam<float>(ctx, c, in, index, n, x, x, count, x);
+};
+
+/// What `group_support` writes: the k entries of a support, index[e] = i cols + j, in groups of one row i
+/// (or, with `columns`, of one column j), groups by rising number, entries in a group by rising other
+/// coordinate.
+///     order[p]   entry that stands at place p          other[p]   its coordinate within the group
+///     slot[p]    number of its group, 0 .. q - 1       list[s]    row (column) of group s
+/// Rows 2, cols 3, index {1, 3, 4}: by rows list {0, 1}, slot {0, 1, 1}, other {1, 0, 1}, order {0, 1, 2};
+/// by columns list {0, 1}, slot {0, 1, 1}, other {1, 0, 1}, order {1, 0, 2}.
+struct GroupedSupport {
+  stored_index_t* slot = nullptr;
+  stored_index_t* other = nullptr;
+  stored_index_t* order = nullptr;
+  stored_index_t* list = nullptr;
+  index_t groups = 0;
 };
 
 /// Which index of a matrix a fast transform acts on.

@@ -126,6 +126,8 @@ class HostContext {
   void deterministic(bool on) { deterministic_ = on; }
 
   Scratch& scratch() { return scratch_; }
+  /// Temporary memory until the frame ends.
+  Scratch::Frame frame() { return Scratch::Frame(scratch_); }
 
   /// Calls f(i) or f(i, worker) for every i in [0, count), side by side; rethrows the first exception.
   /// A call from inside a task runs on that task's thread; a task must not use the context's scratch memory.
