@@ -1,6 +1,6 @@
 // What a header must not have brought in.
 #if defined(SPARSEGRAD_TEST_WITHOUT_eigen) && defined(EIGEN_WORLD_VERSION)
-#error "this header reaches Eigen: only backend/cpu*.hpp, backend/default.hpp and sparsegrad.hpp may"
+#error "this header reaches Eigen: only backend/cpu.hpp and what names the default backend may"
 #endif
 #if defined(SPARSEGRAD_TEST_WITHOUT_json) && defined(NLOHMANN_JSON_VERSION_MAJOR)
 #error "this header reaches nlohmann_json: only io/ may"

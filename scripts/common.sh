@@ -1,0 +1,39 @@
+# shellcheck shell=bash disable=SC2034
+# What the scripts share: sourced, never run. Everything they make lies in the project's folder.
+
+project_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache_dir=$project_root/.cache
+venv_dir=$project_root/.venv
+
+# Both tools keep their caches in the home folder otherwise.
+export CCACHE_DIR=${CCACHE_DIR:-$cache_dir/ccache}
+export PIP_CACHE_DIR=${PIP_CACHE_DIR:-$cache_dir/pip}
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+# Matplotlib's list of fonts.
+export MPLCONFIGDIR=${MPLCONFIGDIR:-$cache_dir/matplotlib}
+
+say() { printf '\n== %s\n' "$*"; }
+
+die() {
+  printf 'error: %s\n' "$*" >&2
+  exit 1
+}
+
+# build_jobs: a compiler of Eigen's templates takes up to 1.5 GB, so memory limits the number as well as cores.
+build_jobs() {
+  local cores memory_kb by_memory
+  cores=$(nproc)
+  memory_kb=$(awk '/MemAvailable/ {print $2}' /proc/meminfo)
+  by_memory=$((memory_kb / 1500000))
+  ((by_memory >= 1)) || by_memory=1
+  echo $((cores < by_memory ? cores : by_memory))
+}
+
+# configure_and_build PRESET [TARGET]: builds TARGET, or everything, in build/PRESET.
+configure_and_build() {
+  local preset=$1 target=${2:-all}
+  say "Configuring build/$preset"
+  (cd "$project_root" && cmake --preset "$preset")
+  say "Building build/$preset"
+  (cd "$project_root" && cmake --build --preset "$preset" --parallel "$(build_jobs)" --target "$target")
+}

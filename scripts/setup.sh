@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# setup.sh [--lint] [--python]
+# Installs what the project is built from: Debian packages, and with --python a virtual environment in .venv for
+# the scripts that draw. Does nothing where everything is there.
+#   --lint    also clang-format, clang-tidy and shellcheck
+#   --python  also .venv with numpy and matplotlib
+set -euo pipefail
+# shellcheck source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+packages=(
+  build-essential cmake ninja-build ccache clang git
+  libeigen3-dev libopenblas-openmp-dev liblapacke-dev
+  doctest-dev libbenchmark-dev
+  nlohmann-json3-dev libcli11-dev libfmt-dev libicu-dev
+  python3 python3-venv
+)
+with_python=0
+for argument in "$@"; do
+  case $argument in
+    --lint) packages+=(clang-format clang-tidy shellcheck) ;;
+    --python) with_python=1 ;;
+    -h | --help)
+      sed -n '2,7s/^# \{0,1\}//p' "$0"
+      exit 0
+      ;;
+    *) die "setup.sh does not know '$argument' (--lint, --python)" ;;
+  esac
+done
+
+install_packages() {
+  if ! command -v dpkg-query > /dev/null || ! command -v apt-get > /dev/null; then
+    say "Not a Debian system: install what these packages hold by hand"
+    printf '%s\n' "${packages[*]}"
+    return
+  fi
+  local package missing=()
+  for package in "${packages[@]}"; do
+    # shellcheck disable=SC2016 # dpkg-query's own variable
+    [[ $(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2> /dev/null) == installed ]] ||
+      missing+=("$package")
+  done
+  if ((${#missing[@]} == 0)); then
+    say "All Debian packages are installed"
+    return
+  fi
+  local as_root=()
+  if ((EUID != 0)); then
+    command -v sudo > /dev/null || die "neither root nor sudo; as root: apt-get install ${missing[*]}"
+    as_root=(sudo)
+  fi
+  say "Installing Debian packages: ${missing[*]}"
+  "${as_root[@]}" apt-get update -q
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
+}
+
+make_venv() {
+  if "$venv_dir/bin/python" -c 'import numpy, matplotlib' 2> /dev/null; then
+    say "Python environment .venv is ready"
+    return
+  fi
+  say "Making the Python environment .venv (numpy, matplotlib)"
+  python3 -m venv "$venv_dir"
+  "$venv_dir/bin/python" -m pip install --quiet numpy matplotlib
+}
+
+install_packages
+if ((with_python)); then make_venv; fi
