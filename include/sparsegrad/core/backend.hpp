@@ -70,6 +70,7 @@ concept Backend = requires(typename B::Context& ctx, MatrixView<float> f, Matrix
   B::template gram<float>(ctx, Op::none, f, 1.0, d);
   B::eigh(ctx, d, w);
   B::template column_sums<float>(ctx, f, x);
+  B::template add_to_rows<float>(ctx, x, f);
   B::template scale<float>(ctx, 1.0F, f);
   B::template add<float>(ctx, 1.0F, f, f);
   { B::template squared_norm<float>(ctx, f) } -> std::same_as<double>;

@@ -1,0 +1,558 @@
+// SparseGradLinear: a linear layer whose weight gradient is wanted in a basis, sparse.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "hosvd_accumulator.hpp"
+#include "plan.hpp"
+#include "sparse_gradient.hpp"
+#include "top_k.hpp"
+#include "tucker_basis.hpp"
+#include "weight_update.hpp"
+
+namespace sparsegrad {
+
+/// Where a layer's updates go.
+enum class UpdateMode {
+  weight,   ///< into W itself, which stays an ordinary weight
+  adapter,  ///< into a core matrix Delta beside a frozen W: y = x W^T + b + ((x U) Delta^T) V^T
+};
+
+struct LinearOptions {
+  WeightLayout layout = WeightLayout::out_in;
+  UpdateMode mode = UpdateMode::weight;
+  bool track_delta = false;  ///< weight mode: also sum the updates in a core matrix, for export
+  std::optional<Plan> plan;  ///< overrides the cost model
+  Workload workload;         ///< what the cost model assumes
+  CostModel cost_model;
+};
+
+/// What `backward` needs of a `forward`: x itself, or x U in the memory that the caller gave.
+template <class T>
+struct SavedInput {
+  MatrixView<const T> input;
+  bool projected = false;
+};
+
+/// y = x W^T + b with W [out, in], x [tokens, in], and its gradients:
+///     dX = dY W,   db = column sums of dY,   core G~ = V^T (dY^T X) U   [r, c]
+/// Borrows W and b, which must outlive it; owns the sum of its weight gradients in the form that its plan needs. Several
+/// backward passes add up until `clear`. Without a basis both sides are identities and the core is dW itself.
+///
+/// One optimizer step:
+///     auto saved = layer.forward(ctx, x, y);
+///     layer.backward(ctx, dy, saved, dx, db);
+///     layer.select(ctx, TopK{28000}, s);
+///     adam.step(ctx, s, {.learning_rate = 1e-4}, d);
+///     layer.apply(ctx, d);
+///     layer.clear(ctx);
+/// Source: the paper, section 3 and Table 2; the plans are described in docs/math.md.
+template <class T, class Backend = DefaultBackend>
+class SparseGradLinear {
+ public:
+  using Context = typename Backend::Context;
+  using Basis = TuckerBasis<T, Backend>;
+
+  /// `weight` is [out, in] or, by option, [in, out]; `bias` [out] or null.
+  /// Throws ShapeError when the weight is empty, ValueError for options that exclude each other.
+  SparseGradLinear(Context& ctx, MatrixView<T> weight, T* bias, LinearOptions options = {})
+      : weight_(weight), bias_(bias), options_(options) {
+    const bool out_in = options.layout == WeightLayout::out_in;
+    out_ = out_in ? weight.rows : weight.cols;
+    in_ = out_in ? weight.cols : weight.rows;
+    if (weight.empty()) {
+      throw ShapeError("weight is " + shape_text(weight.rows, weight.cols) + ", expected positive extents");
+    }
+    start(ctx);
+  }
+
+  /// An adapter over a weight that lives elsewhere (quantised, say): forward adds the adapter's term to y alone, backward
+  /// adds its term to dX.
+  SparseGradLinear(Context& ctx, index_t out, index_t in, LinearOptions options)
+      : options_(options), out_(out), in_(in) {
+    if (options.mode != UpdateMode::adapter) {
+      throw ValueError("a layer without a weight of its own needs UpdateMode::adapter");
+    }
+    if (out <= 0 || in <= 0)
+      throw ShapeError("layer is " + shape_text(out, in) + ", expected positive extents");
+    start(ctx);
+  }
+
+  index_t out_extent() const { return out_; }
+  index_t in_extent() const { return in_; }
+  const std::shared_ptr<const Basis>& basis() const { return basis_; }
+  const Plan& plan() const { return plan_; }
+  const LinearOptions& options() const { return options_; }
+  MatrixView<T> weight() const { return weight_; }
+  T* bias() const { return bias_; }
+  bool accumulating() const { return state_ != State::empty; }
+  /// Bytes owned: the gradient, the adapter's or tracked delta, the fixed support. The basis is shared and not counted.
+  index_t gradient_bytes() const { return gradient_.bytes() + support_values_.bytes(); }
+  index_t delta_bytes() const { return delta_.bytes() + support_.bytes(); }
+
+  /// Sets the basis and chooses the plan anew. Throws ShapeError when its extents are not the layer's, StateError
+  /// in the middle of an accumulation or while a delta is held.
+  void set_basis(Context& ctx, std::shared_ptr<const Basis> basis) {
+    if (basis == nullptr) basis = Basis::identity(ctx, out_, in_);
+    require_shape("basis", basis->out_extent(), basis->in_extent(), out_, in_, "out x in of the layer");
+    require_idle("set_basis");
+    if (delta_used_)
+      throw StateError("set_basis: the layer holds a delta in its present basis; merge or export it first");
+    basis_ = std::move(basis);
+    support_ = {};
+    support_values_.release();
+    choose(ctx);
+    if (options_.mode == UpdateMode::adapter || options_.track_delta) {
+      delta_.resize(ctx, basis_->rows() * basis_->cols());
+    }
+  }
+
+  /// Chooses the plan anew for another workload, or takes the given one. Throws StateError in an accumulation.
+  void set_plan(Context& ctx, std::optional<Plan> plan, Workload workload = {}) {
+    require_idle("set_plan");
+    options_.plan = plan;
+    options_.workload = workload;
+    choose(ctx);
+  }
+
+  /// From now on only the gradient at these entries is computed, by a sampled product and without a dense core (SDDMM);
+  /// an empty gradient object ends that. Throws StateError in an accumulation or while collecting.
+  void set_support(Context& ctx, const SparseGradient<T, Backend>& support) {
+    require_idle("set_support");
+    if (accumulator_ != nullptr)
+      throw StateError("set_support: the layer is collecting gradients, which needs them whole");
+    if (support.count() == 0 && support.capacity() == 0) {
+      support_ = {};
+      support_values_.release();
+    } else {
+      require_shape("support", support.rows(), support.cols(), basis_->rows(), basis_->cols(),
+                    "rows x cols of the core");
+      SparseGradient<T, Backend> own(ctx, support.rows(), support.cols(), support.count());
+      own.copy_support(ctx, support);
+      support_ = std::move(own);
+      support_values_.resize(ctx, support.count());
+    }
+    choose(ctx);
+  }
+
+  /// Uses `memory` [out * in elements at most, see gradient_count()] for the gradient in place of own memory; null: own
+  /// memory again. Layers that are selected one after the other may share it. Throws StateError in an accumulation.
+  void borrow_gradient_memory(Context& ctx, T* memory) {
+    require_idle("borrow_gradient_memory");
+    borrowed_ = memory;
+    allocate(ctx);
+  }
+  /// Elements of gradient memory that the present plan needs.
+  index_t gradient_count() const {
+    return accumulator_ != nullptr ? out_ * in_
+                                   : std::max(sum_rows() * sum_cols(), basis_->rows() * basis_->cols());
+  }
+
+  /// While set, every step's whole weight gradient also goes to the accumulator, at the first call of core or select.
+  /// Set it before forward: a collecting step keeps X and forms dW. Null ends it. Throws StateError in an accumulation
+  /// or with a fixed support.
+  void collect(Context& ctx, HosvdAccumulator<T, Backend>* accumulator) {
+    require_idle("collect");
+    if (accumulator != nullptr && fixed())
+      throw StateError("collect: the layer has a fixed support; end it first");
+    accumulator_ = accumulator;
+    choose(ctx);
+  }
+
+  /// After this no call of a step with up to `max_tokens` tokens allocates. `update_capacity`: the most entries of an
+  /// update (0: the whole core).
+  void reserve(Context& ctx, index_t max_tokens, index_t update_capacity = 0) {
+    const index_t core = basis_->rows() * basis_->cols();
+    const index_t element = static_cast<index_t>(sizeof(T));
+    const index_t wide = std::max({out_, in_, basis_->rows(), basis_->cols()});
+    const index_t step = (3 * max_tokens * wide + 2 * out_ * in_) * element +
+                         Backend::template scratch_bound<T>(ctx, std::max(max_tokens * wide, out_ * in_));
+    const index_t back =
+        add_expanded_scratch<T, Backend>(ctx, *basis_, update_capacity > 0 ? update_capacity : core);
+    ctx.scratch().reserve(std::max(step, back) + (index_t{1} << 20));
+  }
+
+  /// Columns of the memory that `forward` wants for x U; 0 when it keeps x. Only a projected input that is narrower than
+  /// x itself is kept in its place.
+  index_t kept_cols() const {
+    return !collecting() && plan_.in == SideOrder::project_first && basis_->cols() < in_ ? basis_->cols() : 0;
+  }
+
+  /// y = x W^T + b, X [tokens, in], Y [tokens, out]. `keep` [tokens, kept_cols()] receives x U where kept_cols() > 0;
+  /// without it x is kept. What the result refers to must live until its backward.
+  /// Throws ShapeError.
+  SavedInput<T> forward(Context& ctx, ConstMatrixView<T> x, MatrixView<T> y, MatrixView<T> keep = {}) const {
+    require_shape("X", x.rows, x.cols, x.rows, in_, "tokens x in");
+    require_shape("Y", y.rows, y.cols, x.rows, out_, "tokens x out");
+    if (weight_.data != nullptr) {
+      Backend::template gemm<T>(ctx, Op::none, weight_op(Op::transpose), T(1), x, weight_, T(0), y);
+    }
+    if (bias_ != nullptr) Backend::template add_to_rows<T>(ctx, bias_, y);
+    SavedInput<T> saved{x, false};
+    const bool narrow = kept_cols() > 0 && keep.cols > 0;
+    if (narrow) {
+      require_shape("keep", keep.rows, keep.cols, x.rows, kept_cols(), "tokens x kept_cols()");
+      basis_->in().project_columns(ctx, x, keep);
+      saved = {keep, true};
+    }
+    if (has_adapter_term()) {
+      auto frame = ctx.frame();
+      MatrixView<const T> xu = keep;
+      if (!narrow) xu = projected_input(ctx, frame, x);
+      const MatrixView<T> core_y = frame.template matrix<T>(x.rows, basis_->rows());
+      Backend::template gemm<T>(ctx, Op::none, Op::transpose, T(1), xu, delta(), T(0), core_y);
+      basis_->out().expand_columns(ctx, core_y, T(1), y);
+    }
+    return saved;
+  }
+
+  /// dX = dY W (written; skipped when empty), db += column sums of dY (skipped when null), and the layer's gradient
+  /// += that of these tokens. An adapter without a weight adds its term to dX instead of writing it.
+  /// Throws ShapeError; StateError after core() or select() until clear(). Nothing has changed when it throws.
+  void backward(Context& ctx, ConstMatrixView<T> dy, const SavedInput<T>& saved, MatrixView<T> dx, T* db) {
+    require_shape("dY", dy.rows, dy.cols, saved.input.rows, out_, "tokens x out");
+    require_shape("saved input", saved.input.rows, saved.input.cols, dy.rows,
+                  saved.projected ? basis_->cols() : in_,
+                  saved.projected ? "tokens x rank of the input side" : "tokens x in");
+    if (!dx.empty()) require_shape("dX", dx.rows, dx.cols, dy.rows, in_, "tokens x in");
+    require_open("backward");
+    if (saved.projected && plan_.in != SideOrder::project_first) {
+      throw StateError(
+          "backward: the saved input is x U, but the layer needs x; it was made before collect or set_plan");
+    }
+    if (db != nullptr && dy.rows > 0) Backend::template column_sums<T>(ctx, dy, db);
+
+    auto frame = ctx.frame();
+    MatrixView<const T> dy_v = dy;
+    if (plan_.out == SideOrder::project_first || has_adapter_term()) dy_v = projected_output(ctx, frame, dy);
+    if (!dx.empty()) {
+      if (weight_.data != nullptr) {
+        Backend::template gemm<T>(ctx, Op::none, weight_op(Op::none), T(1), dy, weight_, T(0), dx);
+      }
+      if (has_adapter_term()) {
+        const MatrixView<T> core_x = frame.template matrix<T>(dy.rows, basis_->cols());
+        Backend::template gemm<T>(ctx, Op::none, Op::none, T(1), dy_v, delta(), T(0), core_x);
+        basis_->in().expand_columns(ctx, core_x, T(1), dx);
+      }
+    }
+
+    MatrixView<const T> x_u = saved.input;
+    if (plan_.in == SideOrder::project_first && !saved.projected)
+      x_u = projected_input(ctx, frame, saved.input);
+    const MatrixView<const T> left = plan_.out == SideOrder::project_first ? dy_v : dy;
+    if (fixed()) {
+      if (state_ == State::empty)
+        Backend::template zero<T>(ctx, support_values_.data(), support_values_.size());
+      if (support_.dense()) {
+        Backend::template gemm<T>(ctx, Op::transpose, Op::none, T(1), left, x_u, T(1),
+                                  support_values_.matrix(basis_->rows(), basis_->cols()));
+      } else {
+        Backend::template sampled_product<T>(ctx, left, x_u, support_.indices(), support_.count(),
+                                             basis_->cols(), support_values_.data());
+      }
+    } else {
+      Backend::template gemm<T>(ctx, Op::transpose, Op::none, T(1), left, x_u,
+                                state_ == State::empty ? T(0) : T(1), sum());
+    }
+    state_ = State::open;
+  }
+
+  /// Adds a weight gradient that the engine computed itself, dW [out, in] (also for a weight stored [in, out]).
+  /// Throws ShapeError, StateError as backward.
+  void add_gradient(Context& ctx, ConstMatrixView<T> dw) {
+    require_shape("dW", dw.rows, dw.cols, out_, in_, "out x in");
+    require_open("add_gradient");
+    auto frame = ctx.frame();
+    MatrixView<const T> g = dw;
+    if (plan_.out == SideOrder::project_first) {
+      const MatrixView<T> half = frame.template matrix<T>(basis_->rows(), in_);
+      basis_->out().project_rows(ctx, g, half);
+      g = half;
+    }
+    if (plan_.in == SideOrder::project_first) {
+      const MatrixView<T> half = frame.template matrix<T>(g.rows, basis_->cols());
+      basis_->in().project_columns(ctx, g, half);
+      g = half;
+    }
+    if (fixed()) {
+      MatrixView<T> whole = frame.template matrix<T>(basis_->rows(), basis_->cols());
+      Backend::template copy<T>(ctx, g, whole);
+      T* gathered = frame.template take<T>(support_.count());
+      const T* values = whole.data;
+      if (!support_.dense()) {
+        Backend::template gather<T>(ctx, whole.data, support_.indices(), support_.count(), gathered);
+        values = gathered;
+      }
+      if (state_ == State::empty)
+        Backend::template zero<T>(ctx, support_values_.data(), support_values_.size());
+      Backend::template add<T>(ctx, T(1), MatrixView<const T>(values, 1, support_.count()),
+                               support_values_.matrix(1, support_.count()));
+    } else if (state_ == State::empty) {
+      Backend::template copy<T>(ctx, g, sum());
+    } else {
+      Backend::template add<T>(ctx, T(1), g, sum());
+    }
+    state_ = State::open;
+  }
+
+  /// The finished core gradient [r, c], contiguous and mutable: all-reduce or clip it here. The sum is projected where
+  /// the plan left that to the end, and handed to the accumulator while collecting; further calls return the same view
+  /// until `clear`. Without any backward it is zero. Throws StateError with a fixed support, NonFiniteError from the
+  /// accumulator.
+  MatrixView<T> core(Context& ctx) {
+    if (fixed()) throw StateError("core: the layer has a fixed support and forms no dense core; use select");
+    if (state_ != State::finished) {
+      const MatrixView<T> whole = sum();
+      if (state_ == State::empty) Backend::template zero<T>(ctx, whole.data, whole.size());
+      if (accumulator_ != nullptr && state_ == State::open) accumulator_->add(ctx, whole);
+      finish(ctx, whole);
+      state_ = State::finished;
+    }
+    return MatrixView<T>(memory(), basis_->rows(), basis_->cols());
+  }
+
+  /// Writes the kept entries of the core to `s` [r, c]. `selector(ctx, core, s)` is TopK, FixedSupport or any callable
+  /// that fills s; with a fixed support (set_support) it is not asked. Throws what the selector throws.
+  template <class Selector>
+  SelectReport select(Context& ctx, const Selector& selector, SparseGradient<T, Backend>& s,
+                      NonFinite policy = NonFinite::raise) {
+    require_shape("sparse gradient", s.rows(), s.cols(), basis_->rows(), basis_->cols(),
+                  "rows x cols of the core");
+    if (fixed()) {
+      s.copy_support(ctx, support_);
+      if (state_ == State::empty)
+        Backend::template zero<T>(ctx, support_values_.data(), support_values_.size());
+      Backend::template copy<T>(ctx, MatrixView<const T>(support_values_.data(), 1, s.count()),
+                                MatrixView<T>(s.values(), 1, s.count()));
+      state_ = State::finished;
+      SelectReport report{s.count(), s.count(), false, false};
+      detail::check_finite<T, Backend>(ctx, s, policy, report);
+      return report;
+    }
+    const MatrixView<T> whole = core(ctx);
+    if constexpr (std::is_invocable_r_v<SelectReport, const Selector&, Context&, MatrixView<T>,
+                                        SparseGradient<T, Backend>&, NonFinite>) {
+      return selector(ctx, whole, s, policy);
+    } else {
+      selector(ctx, whole, s);
+      SelectReport report{s.count(), s.count(), false, false};
+      detail::check_finite<T, Backend>(ctx, s, policy, report);
+      return report;
+    }
+  }
+
+  /// W <- (1 - decay) W + V D U^T, in place; D [r, c] carries -lr, decay is learning rate times weight decay. An
+  /// adapter changes its delta alone, by the same rule. Throws ShapeError, ValueError unless 0 <= decay <= 1.
+  void apply(Context& ctx, const SparseGradient<T, Backend>& d, double decay = 0) {
+    require_shape("update D", d.rows(), d.cols(), basis_->rows(), basis_->cols(), "rows x cols of the core");
+    if (!(decay >= 0 && decay <= 1)) {
+      throw ValueError("decay is " + std::to_string(decay) +
+                       ", expected 0 <= learning rate * weight decay <= 1");
+    }
+    const auto keep = static_cast<T>(1 - decay);
+    if (options_.mode == UpdateMode::adapter) {
+      if (merged_) throw StateError("apply: the adapter is merged into the weight; unmerge it first");
+      if (decay != 0) Backend::template scale<T>(ctx, keep, delta());
+      return add_to_delta(ctx, d);
+    }
+    if (decay != 0) Backend::template scale<T>(ctx, keep, weight_);
+    add_expanded<T, Backend>(ctx, *basis_, d, options_.layout, weight_);
+    if (options_.track_delta) {
+      if (decay != 0) Backend::template scale<T>(ctx, keep, delta());
+      add_to_delta(ctx, d);
+    }
+  }
+
+  /// Forgets the gradient: the next backward starts a new sum.
+  void clear(Context&) { state_ = State::empty; }
+
+  /// The summed updates [r, c] of an adapter or, with track_delta, of the weight (apart from decay of W itself).
+  MatrixView<T> delta() { return delta_.matrix(basis_->rows(), basis_->cols()); }
+  MatrixView<const T> delta() const { return delta_.matrix(basis_->rows(), basis_->cols()); }
+
+  /// The delta's non-zero entries, for a file or another process. Allocates. Throws StateError when none is kept.
+  SparseGradient<T, Backend> export_delta(Context& ctx) const {
+    require_delta("export_delta");
+    std::vector<T> values(static_cast<std::size_t>(delta_.size()));
+    Backend::template download<T>(ctx, delta_.data(), values.data(), delta_.size());
+    std::vector<stored_index_t> index;
+    std::vector<T> kept;
+    for (std::size_t e = 0; e < values.size(); ++e) {
+      if (values[e] == T(0)) continue;
+      index.push_back(static_cast<stored_index_t>(e));
+      kept.push_back(values[e]);
+    }
+    SparseGradient<T, Backend> sparse(ctx, basis_->rows(), basis_->cols(),
+                                      static_cast<index_t>(index.size()));
+    sparse.assign(ctx, index, kept);
+    return sparse;
+  }
+
+  /// Adds a delta that was exported: an adapter takes it as its own, otherwise W += V Delta U^T.
+  void import_delta(Context& ctx, const SparseGradient<T, Backend>& delta) { apply(ctx, delta); }
+
+  /// W += V Delta U^T; from then on forward is that of a plain layer. Throws StateError for a layer that is not an
+  /// adapter, has no weight or is merged.
+  void merge(Context& ctx) { fold(ctx, T(1), "merge"); }
+  /// W -= V Delta U^T, to rounding what it was before merge.
+  void unmerge(Context& ctx) { fold(ctx, T(-1), "unmerge"); }
+  bool merged() const { return merged_; }
+
+ private:
+  enum class State { empty, open, finished };
+
+  void start(Context& ctx) { set_basis(ctx, nullptr); }
+
+  bool fixed() const { return support_.capacity() > 0; }
+  bool collecting() const { return accumulator_ != nullptr; }
+  bool has_adapter_term() const { return options_.mode == UpdateMode::adapter && delta_used_ && !merged_; }
+
+  index_t sum_rows() const { return plan_.out == SideOrder::project_first ? basis_->rows() : out_; }
+  index_t sum_cols() const { return plan_.in == SideOrder::project_first ? basis_->cols() : in_; }
+  T* memory() { return borrowed_ != nullptr ? borrowed_ : gradient_.data(); }
+  MatrixView<T> sum() { return MatrixView<T>(memory(), sum_rows(), sum_cols()); }
+
+  Op weight_op(Op as_out_in) const {
+    if (options_.layout == WeightLayout::out_in) return as_out_in;
+    return as_out_in == Op::none ? Op::transpose : Op::none;
+  }
+
+  void choose(Context& ctx) {
+    const SideShape out{basis_->out().kind(), out_, basis_->rows()};
+    const SideShape in{basis_->in().kind(), in_, basis_->cols()};
+    if (collecting()) {
+      plan_ = {SideOrder::multiply_first, SideOrder::multiply_first};
+    } else if (fixed()) {
+      plan_ = {SideOrder::project_first, SideOrder::project_first};
+    } else {
+      plan_ = options_.plan ? *options_.plan : choose_plan(out, in, options_.workload, options_.cost_model);
+    }
+    if (out.kind == SideKind::identity) plan_.out = SideOrder::multiply_first;
+    if (in.kind == SideKind::identity) plan_.in = SideOrder::multiply_first;
+    allocate(ctx);
+  }
+
+  void allocate(Context& ctx) {
+    if (borrowed_ != nullptr || fixed()) {
+      gradient_.release();
+    } else {
+      gradient_.resize(ctx, gradient_count());
+    }
+  }
+
+  template <class Frame>
+  MatrixView<const T> projected_input(Context& ctx, Frame& frame, MatrixView<const T> x) const {
+    if (!basis_->in().rotates()) return x;
+    const MatrixView<T> xu = frame.template matrix<T>(x.rows, basis_->cols());
+    basis_->in().project_columns(ctx, x, xu);
+    return xu;
+  }
+  template <class Frame>
+  MatrixView<const T> projected_output(Context& ctx, Frame& frame, MatrixView<const T> dy) const {
+    if (!basis_->out().rotates()) return dy;
+    const MatrixView<T> dyv = frame.template matrix<T>(dy.rows, basis_->rows());
+    basis_->out().project_columns(ctx, dy, dyv);
+    return dyv;
+  }
+
+  /// Projects what the plan left, from the front of the gradient memory to the front of it.
+  void finish(Context& ctx, MatrixView<T> whole) {
+    const bool out_left = plan_.out == SideOrder::multiply_first && basis_->out().rotates();
+    const bool in_left = plan_.in == SideOrder::multiply_first && basis_->in().rotates();
+    const MatrixView<T> core(memory(), basis_->rows(), basis_->cols());
+    if (!out_left && !in_left) return;
+    auto frame = ctx.frame();
+    if (out_left && in_left) {
+      const SideShape out{basis_->out().kind(), out_, basis_->rows()};
+      const SideShape in{basis_->in().kind(), in_, basis_->cols()};
+      const CostModel& model = options_.cost_model;
+      if (model.projection(in, out_) + model.projection(out, in.rank) <=
+          model.projection(out, in_) + model.projection(in, out.rank)) {
+        const MatrixView<T> half = frame.template matrix<T>(out_, basis_->cols());
+        basis_->in().project_columns(ctx, whole, half);
+        basis_->out().project_rows(ctx, half, core);
+      } else {
+        const MatrixView<T> half = frame.template matrix<T>(basis_->rows(), in_);
+        basis_->out().project_rows(ctx, whole, half);
+        basis_->in().project_columns(ctx, half, core);
+      }
+      return;
+    }
+    const MatrixView<T> copy = frame.template matrix<T>(whole.rows, whole.cols);
+    Backend::template copy<T>(ctx, whole, copy);
+    if (out_left) {
+      basis_->out().project_rows(ctx, copy, core);
+    } else {
+      basis_->in().project_columns(ctx, copy, core);
+    }
+  }
+
+  void add_to_delta(Context& ctx, const SparseGradient<T, Backend>& d) {
+    delta_used_ = true;
+    if (d.dense()) return Backend::template add<T>(ctx, T(1), d.matrix(), delta());
+    auto frame = ctx.frame();
+    T* sums = frame.template take<T>(d.count());
+    Backend::template gather<T>(ctx, delta_.data(), d.indices(), d.count(), sums);
+    Backend::template add<T>(ctx, T(1), MatrixView<const T>(d.values(), 1, d.count()),
+                             MatrixView<T>(sums, 1, d.count()));
+    Backend::template scatter<T>(ctx, sums, d.indices(), d.count(), delta_.data());
+  }
+
+  void fold(Context& ctx, T sign, const char* call) {
+    require_delta(call);
+    if (options_.mode != UpdateMode::adapter)
+      throw StateError(std::string(call) + ": the layer is not an adapter");
+    if (weight_.data == nullptr) throw StateError(std::string(call) + ": the layer has no weight of its own");
+    const bool want_merged = sign > T(0);
+    if (merged_ == want_merged) {
+      throw StateError(std::string(call) + ": the adapter is " + (merged_ ? "merged already" : "not merged"));
+    }
+    SparseGradient<T, Backend> update = export_delta(ctx);
+    Backend::template scale<T>(ctx, sign, MatrixView<T>(update.values(), 1, update.count()));
+    add_expanded<T, Backend>(ctx, *basis_, update, options_.layout, weight_);
+    merged_ = want_merged;
+  }
+
+  void require_idle(const char* call) const {
+    if (state_ != State::empty) {
+      throw StateError(std::string(call) + ": a gradient is being accumulated; call clear first");
+    }
+  }
+  void require_open(const char* call) const {
+    if (state_ == State::finished) {
+      throw StateError(std::string(call) +
+                       ": the core of this step is finished; call clear before the next backward");
+    }
+  }
+  void require_delta(const char* call) const {
+    if (delta_.empty()) {
+      throw StateError(std::string(call) +
+                       ": the layer keeps no delta; construct it as an adapter or with track_delta");
+    }
+  }
+
+  MatrixView<T> weight_;
+  T* bias_ = nullptr;
+  LinearOptions options_;
+  index_t out_ = 0;
+  index_t in_ = 0;
+  std::shared_ptr<const Basis> basis_;
+  Plan plan_;
+  State state_ = State::empty;
+  HosvdAccumulator<T, Backend>* accumulator_ = nullptr;
+  T* borrowed_ = nullptr;
+  Buffer<T, Backend> gradient_;         ///< sum of this step's gradients, then the core
+  SparseGradient<T, Backend> support_;  ///< the fixed support, if any
+  Buffer<T, Backend> support_values_;
+  Buffer<T, Backend> delta_;
+  bool delta_used_ = false;
+  bool merged_ = false;
+};
+
+}  // namespace sparsegrad

@@ -1,0 +1,111 @@
+// Selection: from a core gradient to the sparse gradient.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "core/backend.hpp"
+#include "sparse_gradient.hpp"
+
+namespace sparsegrad {
+
+/// What a selection did.
+struct SelectReport {
+  index_t requested = 0;  ///< entries asked for
+  index_t kept = 0;
+  bool clamped = false;  ///< more were asked for than the core has
+  bool skipped = false;  ///< NaN or Inf under NonFinite::skip: no gradient, leave the step out
+};
+
+namespace detail {
+
+/// Applies the policy for NaN and Inf to the kept values. They rank above every finite number, so a core that holds
+/// one shows it among its k largest, and the core need not be read again.
+template <class T, class Backend>
+void check_finite(typename Backend::Context& ctx, SparseGradient<T, Backend>& s, NonFinite policy,
+                  SelectReport& report) {
+  if (policy == NonFinite::propagate || s.count() == 0) return;
+  const index_t bad = Backend::template first_nonfinite<T>(ctx, MatrixView<T>(s.values(), 1, s.count()));
+  if (bad < 0) return;
+  if (policy == NonFinite::skip) {
+    s.clear();
+    report.kept = 0;
+    report.skipped = true;
+    return;
+  }
+  index_t position = bad;
+  if (!s.dense()) {
+    stored_index_t index = 0;
+    Backend::template download<stored_index_t>(ctx, s.indices() + bad, &index, 1);
+    position = index;
+  }
+  T value{};
+  Backend::template download<T>(ctx, s.values() + bad, &value, 1);
+  s.clear();
+  throw NonFiniteError("the core gradient of " + shape_text(s.rows(), s.cols()) + " holds " +
+                       (std::isnan(value) ? "NaN" : "Inf") + " at row " +
+                       std::to_string(position / s.cols()) + ", column " +
+                       std::to_string(position % s.cols()) + "; expected finite numbers");
+}
+
+}  // namespace detail
+
+/// Selector: exactly k entries by largest absolute value, ties by lowest position, -0 equal to 0, |NaN| above Inf.
+/// The same numbers give the same support on every backend and with any number of threads. With k >= rows * cols the
+/// whole core is kept, dense.
+struct TopK {
+  index_t k = 0;
+
+  /// k = ceil(share * size), at least 1. Throws ValueError unless 0 < share <= 1.
+  static TopK fraction(double share, index_t size) {
+    if (!(share > 0 && share <= 1)) {
+      throw ValueError("the share of kept entries is " + std::to_string(share) + ", expected 0 < share <= 1");
+    }
+    return {std::max<index_t>(1, static_cast<index_t>(std::ceil(share * static_cast<double>(size))))};
+  }
+
+  /// Writes the support and values of `core` [rows, cols], contiguous, to `s`.
+  /// Throws ValueError when k < 0 or min(k, size) exceeds s.capacity().
+  template <class T, class Backend>
+  SelectReport operator()(typename Backend::Context& ctx, MatrixView<T> core, SparseGradient<T, Backend>& s,
+                          NonFinite policy = NonFinite::raise) const {
+    require_shape("core", core.rows, core.cols, s.rows(), s.cols(), "rows x cols of the sparse gradient");
+    if (k < 0) throw ValueError("k is " + std::to_string(k) + ", expected k >= 0");
+    if (!core.contiguous())
+      throw ShapeError("the core's row stride is " + std::to_string(core.stride) +
+                       ", expected a contiguous core of " + std::to_string(core.cols) + " columns");
+    SelectReport report{k, std::min(k, core.size()), k > core.size(), false};
+    s.set_count(report.kept);
+    if (s.dense()) {
+      Backend::template copy<T>(ctx, core, s.matrix());
+    } else {
+      Backend::template top_k<T>(ctx, core.data, core.size(), report.kept, s.indices(), s.values());
+    }
+    detail::check_finite<T, Backend>(ctx, s, policy, report);
+    return report;
+  }
+};
+
+/// Selector: a support that the caller chose before, read from a finished core. (To spare the dense core altogether,
+/// give the support to the layer: SparseGradLinear::set_support.)
+template <class T, class Backend = DefaultBackend>
+struct FixedSupport {
+  const SparseGradient<T, Backend>* support = nullptr;
+
+  SelectReport operator()(typename Backend::Context& ctx, MatrixView<T> core, SparseGradient<T, Backend>& s,
+                          NonFinite policy = NonFinite::raise) const {
+    require_shape("core", core.rows, core.cols, s.rows(), s.cols(), "rows x cols of the sparse gradient");
+    s.copy_support(ctx, *support);
+    SelectReport report{s.count(), s.count(), false, false};
+    if (s.dense()) {
+      Backend::template copy<T>(ctx, core, s.matrix());
+    } else {
+      Backend::template gather<T>(ctx, core.data, s.indices(), s.count(), s.values());
+    }
+    detail::check_finite<T, Backend>(ctx, s, policy, report);
+    return report;
+  }
+};
+
+}  // namespace sparsegrad

@@ -1,0 +1,193 @@
+// The way back: W += V D U^T for an update D on the support of a sparse gradient.
+#pragma once
+
+#include <algorithm>
+#include <utility>
+
+#include "plan.hpp"
+#include "sparse_gradient.hpp"
+#include "tucker_basis.hpp"
+
+namespace sparsegrad {
+
+/// Which index of a stored weight runs over the outputs.
+enum class WeightLayout {
+  out_in,  ///< W [out, in], y = x W^T + b
+  in_out,  ///< W [in, out], y = x W + b
+};
+
+namespace detail {
+
+/// A dense update D [r, c], rows and columns on the sides `rows` and `cols`: W += R D C^T.
+template <class T, class Backend>
+void expand_dense(typename Backend::Context& ctx, const BasisSide<T, Backend>& rows,
+                  const BasisSide<T, Backend>& cols, ConstMatrixView<T> d, MatrixView<T> w) {
+  if (!rows.rotates() && !cols.rotates()) return Backend::template add<T>(ctx, T(1), d, w);
+  if (!rows.rotates()) return cols.expand_columns(ctx, d, T(1), w);
+  if (!cols.rotates()) return rows.expand_rows(ctx, d, T(1), w);
+  const CostModel model;
+  const SideShape r{rows.kind(), rows.extent(), rows.rank()};
+  const SideShape c{cols.kind(), cols.extent(), cols.rank()};
+  auto frame = ctx.frame();
+  if (model.projection(c, r.rank) + model.projection(r, c.extent) <=
+      model.projection(r, c.rank) + model.projection(c, r.extent)) {
+    const MatrixView<T> half = frame.template matrix<T>(r.rank, c.extent);
+    cols.expand_columns(ctx, d, T(0), half);
+    rows.expand_rows(ctx, half, T(1), w);
+  } else {
+    const MatrixView<T> half = frame.template matrix<T>(r.extent, c.rank);
+    rows.expand_rows(ctx, d, T(0), half);
+    cols.expand_columns(ctx, half, T(1), w);
+  }
+}
+
+/// Half of the way back of a sparse update, whose entries stand in groups of one row (or column) of D: panel.row(s) =
+/// the group's entries expanded along the other side.
+template <class T, class Backend>
+void expand_groups(typename Backend::Context& ctx, const GroupedSupport& groups, const T* values,
+                   index_t count, const BasisSide<T, Backend>& along, MatrixView<T> panel) {
+  Backend::template zero<T>(ctx, panel.data, panel.size());
+  if (along.kind() == SideKind::identity || along.kind() == SideKind::fast_transform) {
+    Backend::template scatter_add<T>(ctx, groups.slot, groups.other, values, count, panel);
+    if (along.rotates()) {
+      Backend::template fast_transform<T>(ctx, along.signs(), true, TransformSide::rows, panel);
+    }
+  } else {
+    Backend::template expand_rows<T>(ctx, groups.slot, groups.other, values, count, along.factor(), panel);
+  }
+}
+
+inline bool has_factor(SideKind kind) {
+  return kind == SideKind::factor || kind == SideKind::random;
+}
+
+/// W [rows.extent, cols.extent] += R D C^T, where D's position index i * d.cols() + j has its row i on the side
+/// `rows`, or, with `swapped`, on the side `cols` (a weight stored [in, out]).
+template <class T, class Backend>
+void expand_sparse(typename Backend::Context& ctx, const BasisSide<T, Backend>& rows,
+                   const BasisSide<T, Backend>& cols, bool swapped, const SparseGradient<T, Backend>& d,
+                   MatrixView<T> w) {
+  const index_t count = d.count();
+  if (count == 0) return;
+  auto frame = ctx.frame();
+
+  // Only few groups: the panel of the way back is as tall as the rows (or columns) that D uses.
+  const auto group = [&](bool by_cols_of_w, T* ordered) {
+    const bool columns_of_d = by_cols_of_w != swapped;
+    const index_t most = std::min(count, columns_of_d ? d.cols() : d.rows());
+    GroupedSupport g{frame.template take<stored_index_t>(count), frame.template take<stored_index_t>(count),
+                     frame.template take<stored_index_t>(count), frame.template take<stored_index_t>(most),
+                     0};
+    g.groups = Backend::group_support(ctx, d.indices(), count, d.rows(), d.cols(), columns_of_d, g.slot,
+                                      g.other, g.order, g.list);
+    Backend::template gather<T>(ctx, d.values(), g.order, count, ordered);
+    return g;
+  };
+  const auto multiply = [&](const BasisSide<T, Backend>& side, const GroupedSupport& g, bool panel_first,
+                            MatrixView<const T> panel) {
+    const MatrixView<T> used = frame.template matrix<T>(g.groups, side.extent());
+    Backend::template gather_rows<T>(ctx, side.factor(), g.list, g.groups, used);
+    if (panel_first) {
+      Backend::template gemm<T>(ctx, Op::transpose, Op::none, T(1), panel, used, T(1), w);
+    } else {
+      Backend::template gemm<T>(ctx, Op::transpose, Op::none, T(1), used, panel, T(1), w);
+    }
+  };
+
+  T* ordered = frame.template take<T>(count);
+  if (!has_factor(rows.kind()) && !has_factor(cols.kind()) && (rows.rotates() || cols.rotates())) {
+    // A fast transform and nothing dense: through one matrix of the weight's size.
+    const MatrixView<T> full = frame.template matrix<T>(w.rows, w.cols);
+    Backend::template zero<T>(ctx, full.data, full.size());
+    const GroupedSupport g = group(false, ordered);
+    stored_index_t* row = frame.template take<stored_index_t>(count);
+    Backend::template gather<stored_index_t>(ctx, g.list, g.slot, count, row);
+    Backend::template scatter_add<T>(ctx, row, g.other, ordered, count, full);
+    if (cols.rotates())
+      Backend::template fast_transform<T>(ctx, cols.signs(), true, TransformSide::rows, full);
+    if (rows.rotates())
+      Backend::template fast_transform<T>(ctx, rows.signs(), true, TransformSide::columns, full);
+    return Backend::template add<T>(ctx, T(1), full, w);
+  }
+  if (!rows.rotates()) {
+    // The entries of a row of D go straight into the same row of W.
+    const GroupedSupport g = group(false, ordered);
+    stored_index_t* row = frame.template take<stored_index_t>(count);
+    Backend::template gather<stored_index_t>(ctx, g.list, g.slot, count, row);
+    if (!cols.rotates()) return Backend::template scatter_add<T>(ctx, row, g.other, ordered, count, w);
+    return Backend::template expand_rows<T>(ctx, row, g.other, ordered, count, cols.factor(), w);
+  }
+  if (!cols.rotates()) {
+    const GroupedSupport g = group(true, ordered);
+    const MatrixView<T> panel = frame.template matrix<T>(g.groups, w.rows);
+    expand_groups<T, Backend>(ctx, g, ordered, count, rows, panel);
+    return Backend::template add_columns<T>(ctx, panel, g.list, w);
+  }
+
+  // Both sides rotated: the wider one sparsely, the narrower one by a dense product.
+  const CostModel model;
+  const auto n = static_cast<double>(count);
+  const auto by_rows = n * static_cast<double>(w.cols) * model.sparse_entry +
+                       static_cast<double>(std::min(count, rows.rank())) * static_cast<double>(w.size());
+  const auto by_cols = n * static_cast<double>(w.rows) * model.sparse_entry +
+                       static_cast<double>(std::min(count, cols.rank())) * static_cast<double>(w.size());
+  const bool columns =
+      has_factor(rows.kind()) && has_factor(cols.kind()) ? by_cols < by_rows : has_factor(cols.kind());
+  const GroupedSupport g = group(columns, ordered);
+  const BasisSide<T, Backend>& sparse_side = columns ? rows : cols;
+  const MatrixView<T> panel = frame.template matrix<T>(g.groups, sparse_side.extent());
+  expand_groups<T, Backend>(ctx, g, ordered, count, sparse_side, panel);
+  multiply(columns ? cols : rows, g, columns, panel);
+}
+
+/// Density above which a sparse update is cheaper as a dense one.
+inline constexpr double densify_share = 1.0 / 6;
+
+}  // namespace detail
+
+/// W += V D U^T in place, for W stored [out, in] or [in, out] and D [r, c] sparse or dense.
+/// Only the rows and columns that D uses take part in products. Source: Table 2 of the paper, seen from the
+/// original space.
+template <class T, class Backend>
+void add_expanded(typename Backend::Context& ctx, const TuckerBasis<T, Backend>& basis,
+                  const SparseGradient<T, Backend>& d, WeightLayout layout, MatrixView<T> w) {
+  require_shape("update D", d.rows(), d.cols(), basis.rows(), basis.cols(), "rows x cols of the core");
+  const bool swapped = layout == WeightLayout::in_out;
+  const BasisSide<T, Backend>& rows = swapped ? basis.in() : basis.out();
+  const BasisSide<T, Backend>& cols = swapped ? basis.out() : basis.in();
+  require_shape("weight", w.rows, w.cols, rows.extent(), cols.extent(),
+                swapped ? "in x out of the basis" : "out x in of the basis");
+  const bool rotated = rows.rotates() || cols.rotates();
+  const bool densify = rotated && !d.dense() &&
+                       static_cast<double>(d.count()) > detail::densify_share * static_cast<double>(d.size());
+  if (!d.dense() && !densify) return detail::expand_sparse<T, Backend>(ctx, rows, cols, swapped, d, w);
+
+  auto frame = ctx.frame();
+  MatrixView<const T> dense(d.values(), d.rows(), d.cols());
+  if (densify) {
+    const MatrixView<T> filled = frame.template matrix<T>(d.rows(), d.cols());
+    Backend::template zero<T>(ctx, filled.data, filled.size());
+    Backend::template scatter<T>(ctx, d.values(), d.indices(), d.count(), filled.data);
+    dense = filled;
+  }
+  if (swapped) {
+    const MatrixView<T> turned = frame.template matrix<T>(d.cols(), d.rows());
+    Backend::template transpose<T>(ctx, dense, turned);
+    dense = turned;
+  }
+  detail::expand_dense<T, Backend>(ctx, rows, cols, dense, w);
+}
+
+/// Bytes of scratch memory that add_expanded needs at most, the primitives' own included.
+template <class T, class Backend>
+index_t add_expanded_scratch(const typename Backend::Context& ctx, const TuckerBasis<T, Backend>& basis,
+                             index_t capacity) {
+  const index_t wide = std::max(basis.out_extent(), basis.in_extent());
+  const index_t weight = basis.out_extent() * basis.in_extent();
+  const index_t element = static_cast<index_t>(sizeof(T));
+  return 3 * weight * element + wide * wide * element +
+         capacity * (element + 4 * static_cast<index_t>(sizeof(stored_index_t))) +
+         Backend::template scratch_bound<T>(ctx, std::max(weight, wide * wide));
+}
+
+}  // namespace sparsegrad
