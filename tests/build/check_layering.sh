@@ -4,7 +4,7 @@
 #   2. Eigen's, CBLAS's and json's headers are included only where they belong.
 #   3. Macros carry the prefix SPARSEGRAD_.
 #   4. Nothing sets process-wide thread counts. OpenMP's is the calling thread's own: backend/cpu_blas, whose
-#      library takes its threads from there, sets it and sets it back.
+#      library takes its threads from there, sets it and sets it back (host/blas_threads.hpp).
 set -euo pipefail
 
 dir=${1:?usage: check_layering.sh DIR}
@@ -38,7 +38,7 @@ for header in "$dir"/**/*.hpp; do
   report "a .hpp includes CUDA" '#[[:space:]]*include[[:space:]]*[<"](.*\.cuh|cuda|cub/|thrust/)' "$header"
   report "a macro without the prefix SPARSEGRAD_" '^[[:space:]]*#[[:space:]]*define[[:space:]]+([^S]|S[^P]|SP[^A]|SPA[^R])' "$header"
   report "a process-wide thread count" 'openblas_set_num_threads|setNbThreads|mkl_set_num_threads' "$header"
-  [[ $name == backend/cpu_blas.hpp || $name == backend/cpu_blas/* ]] ||
-    report "only backend/cpu_blas sets OpenMP's threads" 'omp_set_num_threads' "$header"
+  [[ $name == backend/host/blas_threads.hpp ]] ||
+    report "only host/blas_threads.hpp sets OpenMP's threads" 'omp_set_num_threads' "$header"
 done
 exit "$status"
