@@ -29,11 +29,16 @@ build_jobs() {
   echo $((cores < by_memory ? cores : by_memory))
 }
 
-# configure_and_build PRESET [TARGET]: builds TARGET, or everything, in build/PRESET.
-configure_and_build() {
-  local preset=$1 target=${2:-all}
+# configure PRESET [cmake option...]: an option once given stays with the build tree.
+configure() {
+  local preset=$1
   say "Configuring build/$preset"
-  (cd "$project_root" && cmake --preset "$preset")
-  say "Building build/$preset"
+  (cd "$project_root" && cmake --preset "$@")
+}
+
+# build PRESET [TARGET]: TARGET, or everything, in build/PRESET.
+build() {
+  local preset=$1 target=${2:-all}
+  say "Building build/$preset: $target"
   (cd "$project_root" && cmake --build --preset "$preset" --parallel "$(build_jobs)" --target "$target")
 }

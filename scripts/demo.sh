@@ -99,7 +99,8 @@ run_main_job() {
 }
 
 "$project_root/scripts/setup.sh" --python
-configure_and_build release sparsegrad-glue
+configure release
+build release sparsegrad-glue
 fetch_model
 find_data
 run_main_job

@@ -25,7 +25,8 @@ while (($# > 0)); do
 done
 
 "$project_root/scripts/setup.sh"
-configure_and_build "$preset"
+configure "$preset"
+build "$preset"
 say "Testing build/$preset"
 cd "$project_root"
 ctest --preset "$preset" --output-on-failure --parallel "$(build_jobs)" "$@"
