@@ -150,7 +150,13 @@ struct Reference {
         b(i, j) += alpha * a(i, j);
   }
   template <class T>
-  static double squared_norm(Context&, MatrixView<T> a) {
+  static void add_wide(Context&, double alpha, ConstMatrixView<T> a, MatrixView<double> b) {
+    for (index_t i = 0; i < b.rows; ++i)
+      for (index_t j = 0; j < b.cols; ++j)
+        b(i, j) += alpha * static_cast<double>(a(i, j));
+  }
+  template <class T>
+  static double squared_norm(Context&, ConstMatrixView<T> a) {
     double sum = 0;
     for (index_t i = 0; i < a.rows; ++i)
       for (index_t j = 0; j < a.cols; ++j)
@@ -158,7 +164,7 @@ struct Reference {
     return sum;
   }
   template <class T>
-  static index_t first_nonfinite(Context&, MatrixView<T> a) {
+  static index_t first_nonfinite(Context&, ConstMatrixView<T> a) {
     for (index_t i = 0; i < a.rows; ++i)
       for (index_t j = 0; j < a.cols; ++j)
         if (!std::isfinite(a(i, j))) return i * a.cols + j;
@@ -307,6 +313,31 @@ struct Reference {
   static index_t scratch_bound(const Context& ctx, index_t n) {
     return n * static_cast<index_t>(sizeof(T) + 2 * sizeof(stored_index_t)) +
            ctx.threads() * (index_t{16} << 20);
+  }
+
+  static index_t find_slots(Context&, const stored_index_t* index, index_t k, const stored_index_t* held,
+                            index_t n, stored_index_t* slot, stored_index_t* fresh) {
+    index_t q = 0;
+    for (index_t e = 0; e < k; ++e) {
+      const stored_index_t* at = std::lower_bound(held, held + n, index[e]);
+      slot[e] = static_cast<stored_index_t>(at - held + q);
+      if (at == held + n || *at != index[e]) fresh[q++] = static_cast<stored_index_t>(e);
+    }
+    return q;
+  }
+  template <class T>
+  static void open_slots(Context&, const stored_index_t* index, const stored_index_t* slot,
+                         const stored_index_t* fresh, index_t q, stored_index_t* held, index_t n, T* m, T* v,
+                         std::int32_t* count) {
+    index_t from = n - 1;
+    for (index_t to = n + q - 1; q > 0; --to) {
+      const bool opened = slot[fresh[q - 1]] == to;
+      held[to] = opened ? index[fresh[q - 1]] : held[from];
+      m[to] = opened ? T(0) : m[from];
+      v[to] = opened ? T(0) : v[from];
+      if (count != nullptr) count[to] = opened ? 0 : count[from];
+      opened ? --q : --from;
+    }
   }
 
   /// One entry: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, d = -lr m^ / (sqrt(v^) + eps), g scaled

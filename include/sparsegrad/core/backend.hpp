@@ -46,7 +46,8 @@ struct AdamCoefficients {
 /// products | | `gram<T>(ctx, op, A, weight, G)` | lower triangle of G (double) += weight op(A) op(A)^T;
 /// products in T | | `eigh(ctx, A, w)` | rows of A = orthonormal eigenvectors of the symmetric A (lower
 /// triangle, double); w descending | | `column_sums<T>(ctx, A, s)` | s[j] += sum_i A(i, j) | | `scale<T>(ctx,
-/// alpha, A)` | A *= alpha | | `add<T>(ctx, alpha, A, B)` | B += alpha A | | `squared_norm<T>(ctx, A)` | sum
+/// alpha, A)` | A *= alpha | | `add<T>(ctx, alpha, A, B)` | B += alpha A | | `add_wide<T>(ctx, alpha, A, B)` | B (double)
+/// += alpha A | | `squared_norm<T>(ctx, A)` | sum
 /// of squares, in double, on the host | | `first_nonfinite<T>(ctx, A)` | row-major position of the first NaN
 /// or Inf, or -1 | | `fast_transform<T>(ctx, signs, inverse, side, A)` | A's rows or columns times a
 /// randomised block Hadamard, in place | | `top_k<T>(ctx, x, n, k, index, value)` | the k <= n largest by
@@ -55,6 +56,15 @@ struct AdamCoefficients {
 /// j), index[e] = i cols + j | | `expand_rows<T>(ctx, row, col, value, k, F, M)` | M.row(row[e]) += value[e]
 /// F.row(col[e]); row[] rising | | `adam<T>(ctx, c, g, slot, k, m, v, count, d)` | the update of
 /// sparse_adam.hpp on m[slot[e]], v[slot[e]] |
+///
+/// Supports merged into a compact state (both lists of positions rise strictly):
+///
+/// | primitive | result |
+/// |---|---|
+/// | `find_slots(ctx, index, k, held, n, slot, fresh)` | slot[e] = place of index[e] in the union of index and held; fresh[0 .. q) = the e not in held, rising (fresh has room for k); returns q |
+/// | `open_slots<T>(ctx, index, slot, fresh, q, held, n, m, v, count)` | held[n] becomes the union [n + q], in place; m, v and count (may be null) move along, 0 at new entries |
+///
+/// held {2, 5, 9}, index {1, 5, 7}: slot {0, 2, 3}, fresh {0, 2}, q = 2; held becomes {1, 2, 5, 7, 9}.
 template <class B>
 concept Backend = requires(typename B::Context& ctx, MatrixView<float> f, MatrixView<double> d, float* x,
                            double* w, const float* in, const stored_index_t* index, stored_index_t* out,
@@ -73,6 +83,7 @@ concept Backend = requires(typename B::Context& ctx, MatrixView<float> f, Matrix
   B::template add_to_rows<float>(ctx, x, f);
   B::template scale<float>(ctx, 1.0F, f);
   B::template add<float>(ctx, 1.0F, f, f);
+  B::template add_wide<float>(ctx, 1.0, f, d);
   { B::template squared_norm<float>(ctx, f) } -> std::same_as<double>;
   { B::template first_nonfinite<float>(ctx, f) } -> std::same_as<index_t>;
   B::template top_k<float>(ctx, in, n, n, out, x);
@@ -88,6 +99,8 @@ concept Backend = requires(typename B::Context& ctx, MatrixView<float> f, Matrix
   { B::group_support(ctx, index, n, n, n, true, out, out, out, out) } -> std::same_as<index_t>;
   { B::template scratch_bound<float>(ctx, n) } -> std::same_as<index_t>;
   B::template adam<float>(ctx, c, in, index, n, x, x, count, x);
+  { B::find_slots(ctx, index, n, index, n, out, out) } -> std::same_as<index_t>;
+  B::template open_slots<float>(ctx, index, index, index, n, out, n, x, x, count);
 };
 
 /// What `group_support` writes: the k entries of a support, index[e] = i cols + j, in groups of one row i

@@ -1,0 +1,314 @@
+// BasisSide: one side's change of basis, a matrix U [n, r] with orthonormal columns.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/backend.hpp"
+#include "core/buffer.hpp"
+#include "default_backend.hpp"
+#include "detail/orthonormalize.hpp"
+#include "detail/random.hpp"
+
+namespace sparsegrad {
+
+/// What a side is made of.
+enum class SideKind {
+  identity,        ///< U = I; nothing is stored
+  factor,          ///< U stored, from gradients or from the caller
+  fast_transform,  ///< U^T = randomised block Hadamard transform H, full rank; the signs are stored
+  random,          ///< U stored, random orthonormal
+};
+
+/// "identity", "factor", "fast_transform", "random"
+inline const char* to_string(SideKind kind) {
+  switch (kind) {
+    case SideKind::identity:
+      return "identity";
+    case SideKind::factor:
+      return "factor";
+    case SideKind::fast_transform:
+      return "fast_transform";
+    case SideKind::random:
+      return "random";
+  }
+  return "?";
+}
+
+/// U [n, r], r <= n, U^T U = I. Immutable once made. A stored U lies transposed, [r, n]: row i is basis vector
+/// i, contiguous, which is what the sparse way back reads.
+///
+/// The fast transform of extent n = m b, b the largest power of two that divides n, is
+///     U^T = H = ((I - 2/m 1 1^T) (x) H_b) diag(signs)
+/// with H_b the orthonormal Hadamard matrix and a Householder reflection that mixes the m blocks (m = 1: none).
+///
+/// Operations check extents (ShapeError), allocate nothing but scratch of the context, and want inputs and
+/// outputs that do not overlap.
+template <class T, class Backend = DefaultBackend>
+class BasisSide {
+ public:
+  using Context = typename Backend::Context;
+
+  /// Extent 0.
+  BasisSide() = default;
+
+  /// U = I [n, n].
+  static BasisSide identity(index_t n) {
+    require_extent(n);
+    BasisSide side;
+    side.extent_ = side.rank_ = n;
+    return side;
+  }
+
+  /// U [n, r] in the backend's memory, any row stride; copied. Not checked for orthonormality (TuckerBasis does).
+  /// Throws ValueError when r > n.
+  static BasisSide from_factor(Context& ctx, ConstMatrixView<T> u) {
+    BasisSide side = stored(ctx, SideKind::factor, u.rows, u.cols);
+    if (!u.empty()) Backend::template transpose<T>(ctx, u, side.factor_.matrix(u.cols, u.rows));
+    return side;
+  }
+  /// The same from U^T [r, n], in the backend's memory.
+  static BasisSide from_rows(Context& ctx, ConstMatrixView<T> u_rows, SideKind kind = SideKind::factor) {
+    BasisSide side = stored(ctx, kind, u_rows.cols, u_rows.rows);
+    if (!u_rows.empty()) {
+      Backend::template copy<T>(ctx, u_rows, side.factor_.matrix(u_rows.rows, u_rows.cols));
+    }
+    return side;
+  }
+  /// The same from U^T [r, n], contiguous, in host memory: what `host_factor` gives and files hold.
+  static BasisSide from_host_rows(Context& ctx, index_t rank, index_t extent, std::span<const T> u_rows,
+                                  SideKind kind = SideKind::factor) {
+    BasisSide side = stored(ctx, kind, extent, rank);
+    if (static_cast<index_t>(u_rows.size()) != rank * extent) {
+      throw ShapeError("factor has " + std::to_string(u_rows.size()) +
+                       " elements, expected rank * extent = " + std::to_string(rank) + " * " +
+                       std::to_string(extent));
+    }
+    if (rank * extent > 0) {
+      Backend::template upload<T>(ctx, u_rows.data(), side.factor_.data(), rank * extent);
+    }
+    return side;
+  }
+  /// Takes over U^T [r, n]. Throws ShapeError when the buffer's size is not r * n.
+  static BasisSide adopt_rows(index_t rank, index_t extent, Buffer<T, Backend> u_rows,
+                              SideKind kind = SideKind::factor) {
+    require_rank(rank, extent);
+    require_stored(kind);
+    if (u_rows.size() != rank * extent) {
+      throw ShapeError("factor has " + std::to_string(u_rows.size()) +
+                       " elements, expected rank * extent = " + std::to_string(rank) + " * " +
+                       std::to_string(extent));
+    }
+    BasisSide side;
+    side.kind_ = kind;
+    side.extent_ = extent;
+    side.rank_ = rank;
+    side.factor_ = std::move(u_rows);
+    return side;
+  }
+
+  /// Fast transform with the random signs of `seed`.
+  static BasisSide fast(Context& ctx, index_t n, std::uint64_t seed) {
+    require_extent(n);
+    std::vector<T> signs(static_cast<std::size_t>(n));
+    for (index_t i = 0; i < n; ++i) {
+      const auto e = static_cast<std::size_t>(i);
+      signs[e] = (detail::random_bits(seed, e) >> 63) != 0 ? T(-1) : T(1);
+    }
+    return fast_from_signs(ctx, signs);
+  }
+  /// Fast transform with the given signs, in host memory. Throws ValueError unless each is 1 or -1.
+  static BasisSide fast_from_signs(Context& ctx, std::span<const T> signs) {
+    for (std::size_t i = 0; i < signs.size(); ++i) {
+      if (signs[i] != T(1) && signs[i] != T(-1)) {
+        throw ValueError("sign " + std::to_string(i) + " of a fast transform is " + std::to_string(signs[i]) +
+                         ", expected 1 or -1");
+      }
+    }
+    BasisSide side;
+    side.kind_ = SideKind::fast_transform;
+    side.extent_ = side.rank_ = static_cast<index_t>(signs.size());
+    side.signs_.resize(ctx, side.extent_);
+    if (side.extent_ > 0) Backend::template upload<T>(ctx, signs.data(), side.signs_.data(), side.extent_);
+    return side;
+  }
+
+  /// r random orthonormal vectors, uniform over all such (QR of normal numbers), a function of the seed and
+  /// the extents, the same everywhere to rounding. Throws ValueError when r > n.
+  static BasisSide random(Context& ctx, index_t n, index_t r, std::uint64_t seed) {
+    BasisSide side = stored(ctx, SideKind::random, n, r);
+    if (n == 0 || r == 0) return side;
+    Buffer<double, Backend> rows(ctx, r * n);
+    detail::random_orthonormal_rows<Backend>(ctx, seed, rows.matrix(r, n));
+    std::vector<double> host(static_cast<std::size_t>(n));
+    std::vector<T> narrow(static_cast<std::size_t>(n));
+    for (index_t i = 0; i < r; ++i) {
+      Backend::template download<double>(ctx, rows.data() + i * n, host.data(), n);
+      for (std::size_t j = 0; j < host.size(); ++j)
+        narrow[j] = static_cast<T>(host[j]);
+      Backend::template upload<T>(ctx, narrow.data(), side.factor_.data() + i * n, n);
+    }
+    return side;
+  }
+
+  SideKind kind() const { return kind_; }
+  /// n: extent of the gradient on this side.
+  index_t extent() const { return extent_; }
+  /// r: extent of the core on this side.
+  index_t rank() const { return rank_; }
+  bool rotates() const { return kind_ != SideKind::identity; }
+  /// Whether U is stored (factor, random).
+  bool has_factor() const { return kind_ == SideKind::factor || kind_ == SideKind::random; }
+  /// Bytes stored.
+  index_t bytes() const { return factor_.bytes() + signs_.bytes(); }
+
+  /// U^T [r, n]; empty unless the kind is factor or random.
+  MatrixView<const T> factor() const {
+    if (!has_factor()) return {};
+    return factor_.matrix(rank_, extent_);
+  }
+  /// Signs [n] in the backend's memory; null unless the kind is fast_transform.
+  const T* signs() const { return signs_.data(); }
+
+  /// U^T [r, n] copied to the host; empty unless the kind is factor or random.
+  std::vector<T> host_factor(Context& ctx) const { return to_host(ctx, factor_); }
+  /// Signs [n] copied to the host; empty unless the kind is fast_transform.
+  std::vector<T> host_signs(Context& ctx) const { return to_host(ctx, signs_); }
+
+  BasisSide clone(Context& ctx) const { return to<Backend>(ctx, ctx); }
+  /// A copy in another backend's memory.
+  template <class Other>
+  BasisSide<T, Other> to(Context& ctx, typename Other::Context& other_ctx) const {
+    if (kind_ == SideKind::identity) return BasisSide<T, Other>::identity(extent_);
+    if (kind_ == SideKind::fast_transform) {
+      return BasisSide<T, Other>::fast_from_signs(other_ctx, host_signs(ctx));
+    }
+    return BasisSide<T, Other>::from_host_rows(other_ctx, rank_, extent_, host_factor(ctx), kind_);
+  }
+
+  /// Y = A U, A [t, n], Y [t, r].
+  void project_columns(Context& ctx, ConstMatrixView<T> a, MatrixView<T> y) const {
+    require_shape("A", a.rows, a.cols, a.rows, extent_, "rows x extent of the side");
+    require_shape("A U", y.rows, y.cols, a.rows, rank_, "rows x rank of the side");
+    if (y.empty()) return;
+    if (has_factor()) {
+      return Backend::template gemm<T>(ctx, Op::none, Op::transpose, T(1), a, factor(), T(0), y);
+    }
+    Backend::template copy<T>(ctx, a, y);
+    // A row times U = H^T is H times that row.
+    if (rotates()) {
+      Backend::template fast_transform<T>(ctx, signs(), false, TransformSide::rows, y);
+    }
+  }
+
+  /// Y = U^T A, A [n, t], Y [r, t].
+  void project_rows(Context& ctx, ConstMatrixView<T> a, MatrixView<T> y) const {
+    require_shape("A", a.rows, a.cols, extent_, a.cols, "extent of the side x columns");
+    require_shape("U^T A", y.rows, y.cols, rank_, a.cols, "rank of the side x columns");
+    if (y.empty()) return;
+    if (has_factor()) {
+      return Backend::template gemm<T>(ctx, Op::none, Op::none, T(1), factor(), a, T(0), y);
+    }
+    Backend::template copy<T>(ctx, a, y);
+    if (rotates()) {
+      Backend::template fast_transform<T>(ctx, signs(), false, TransformSide::columns, y);
+    }
+  }
+
+  /// A = Y U^T + beta A, Y [t, r], A [t, n]; beta = 0 overwrites NaN.
+  void expand_columns(Context& ctx, ConstMatrixView<T> y, T beta, MatrixView<T> a) const {
+    require_shape("A", a.rows, a.cols, a.rows, extent_, "rows x extent of the side");
+    require_shape("Y", y.rows, y.cols, a.rows, rank_, "rows x rank of the side");
+    if (a.empty()) return;
+    if (has_factor()) {
+      return Backend::template gemm<T>(ctx, Op::none, Op::none, T(1), y, factor(), beta, a);
+    }
+    if (!rotates() || beta == T(0)) {
+      add(ctx, y, beta, a);
+      if (rotates()) Backend::template fast_transform<T>(ctx, signs(), true, TransformSide::rows, a);
+      return;
+    }
+    const index_t step = std::clamp<index_t>(expand_chunk / extent_, 1, a.rows);
+    auto frame = ctx.frame();
+    const MatrixView<T> memory = frame.template matrix<T>(step, extent_);
+    for (index_t first = 0; first < a.rows; first += step) {
+      const index_t rows = std::min(step, a.rows - first);
+      const MatrixView<T> part = memory.block(0, 0, rows, extent_);
+      Backend::template copy<T>(ctx, y.block(first, 0, rows, extent_), part);
+      Backend::template fast_transform<T>(ctx, signs(), true, TransformSide::rows, part);
+      add(ctx, part, beta, a.block(first, 0, rows, extent_));
+    }
+  }
+
+  /// A = U Y + beta A, Y [r, t], A [n, t]; beta = 0 overwrites NaN.
+  void expand_rows(Context& ctx, ConstMatrixView<T> y, T beta, MatrixView<T> a) const {
+    require_shape("A", a.rows, a.cols, extent_, a.cols, "extent of the side x columns");
+    require_shape("Y", y.rows, y.cols, rank_, a.cols, "rank of the side x columns");
+    if (a.empty()) return;
+    if (has_factor()) {
+      return Backend::template gemm<T>(ctx, Op::transpose, Op::none, T(1), factor(), y, beta, a);
+    }
+    if (!rotates() || beta == T(0)) {
+      add(ctx, y, beta, a);
+      if (rotates()) Backend::template fast_transform<T>(ctx, signs(), true, TransformSide::columns, a);
+      return;
+    }
+    const index_t step = std::clamp<index_t>(expand_chunk / extent_, 1, a.cols);
+    auto frame = ctx.frame();
+    const MatrixView<T> memory = frame.template matrix<T>(extent_, step);
+    for (index_t first = 0; first < a.cols; first += step) {
+      const index_t cols = std::min(step, a.cols - first);
+      const MatrixView<T> part = memory.block(0, 0, extent_, cols);
+      Backend::template copy<T>(ctx, y.block(0, first, extent_, cols), part);
+      Backend::template fast_transform<T>(ctx, signs(), true, TransformSide::columns, part);
+      add(ctx, part, beta, a.block(0, first, extent_, cols));
+    }
+  }
+
+ private:
+  /// Elements that a fast transform expands at a time: bounds the scratch memory.
+  static constexpr index_t expand_chunk = index_t{1} << 20;
+
+  static void require_extent(index_t n) {
+    if (n < 0) throw ValueError("extent of a basis side is " + std::to_string(n) + ", expected >= 0");
+  }
+  static void require_rank(index_t r, index_t n) {
+    require_extent(n);
+    if (r < 0 || r > n) {
+      throw ValueError("rank of a basis side is " + std::to_string(r) +
+                       ", expected 0 <= rank <= extent = " + std::to_string(n));
+    }
+  }
+  static void require_stored(SideKind kind) {
+    if (kind != SideKind::factor && kind != SideKind::random) {
+      throw ValueError(std::string("a side of kind ") + to_string(kind) + " has no factor");
+    }
+  }
+  static BasisSide stored(Context& ctx, SideKind kind, index_t n, index_t r) {
+    require_rank(r, n);
+    return adopt_rows(r, n, Buffer<T, Backend>(ctx, r * n), kind);
+  }
+  static std::vector<T> to_host(Context& ctx, const Buffer<T, Backend>& buffer) {
+    std::vector<T> host(static_cast<std::size_t>(buffer.size()));
+    if (!host.empty()) Backend::template download<T>(ctx, buffer.data(), host.data(), buffer.size());
+    return host;
+  }
+  /// A = Y + beta A, same shape.
+  static void add(Context& ctx, ConstMatrixView<T> y, T beta, MatrixView<T> a) {
+    if (beta == T(0)) return Backend::template copy<T>(ctx, y, a);
+    if (beta != T(1)) Backend::template scale<T>(ctx, beta, a);
+    Backend::template add<T>(ctx, T(1), y, a);
+  }
+
+  SideKind kind_ = SideKind::identity;
+  index_t extent_ = 0;
+  index_t rank_ = 0;
+  Buffer<T, Backend> factor_;  ///< U^T [r, n]
+  Buffer<T, Backend> signs_;   ///< [n]
+};
+
+}  // namespace sparsegrad
