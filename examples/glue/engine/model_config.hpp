@@ -1,0 +1,65 @@
+#pragma once
+
+#include <filesystem>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+#include <sparsegrad/core/config.hpp>
+
+namespace sparsegrad::glue {
+
+/// What the engine throws about models and their files: the text names the file and the field or tensor.
+class ModelError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// The encoder's family: which names its tensors have and how positions are counted.
+enum class ModelFamily { bert };
+
+enum class ProblemType { classification, regression };
+
+/// Extents and constants of an encoder with a head, as in a Hugging Face config.json.
+struct ModelConfig {
+  ModelFamily family = ModelFamily::bert;
+  index_t vocab_size = 0;
+  index_t max_positions = 0;
+  index_t type_vocab_size = 2;
+  index_t layers = 0;
+  index_t hidden = 0;
+  index_t heads = 0;
+  index_t intermediate = 0;
+  double layer_norm_eps = 1e-12;
+  double hidden_dropout = 0.1;
+  double attention_dropout = 0.1;
+  double classifier_dropout = 0.1;
+  double initializer_range = 0.02;
+  int pad_token_id = 0;
+  /// Outputs of the head; 1 with regression.
+  index_t num_labels = 2;
+  ProblemType problem = ProblemType::classification;
+  std::vector<std::string> label_names;  ///< id2label; empty: LABEL_0, LABEL_1, ...
+
+  index_t head_size() const { return hidden / heads; }
+
+  /// All dropout probabilities at once.
+  void set_dropout(double probability);
+
+  /// Throws ModelError naming the field whose value is impossible; `source` begins the text.
+  void check(std::string_view source) const;
+};
+
+/// Reads the fields of a BERT config.json. Throws ModelError naming `source` and the field that is missing, of
+/// the wrong type or out of range, or a feature that the engine does not have (model_type, hidden_act,
+/// position_embedding_type).
+ModelConfig parse_model_config(const nlohmann::json& json, std::string_view source);
+ModelConfig read_model_config(const std::filesystem::path& config_json);
+
+/// The config.json that transformers' BertForSequenceClassification reads. Fields of `original` that the
+/// engine does not know are kept.
+nlohmann::json to_json(const ModelConfig& config, const nlohmann::json& original = nlohmann::json::object());
+
+}  // namespace sparsegrad::glue

@@ -1,0 +1,43 @@
+// Random numbers by position: a value depends on its key and place alone, never on who asks first.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include <sparsegrad/core/config.hpp>
+
+namespace sparsegrad::glue {
+
+/// Bijective mixing of 64 bits.
+inline std::uint64_t mix_bits(std::uint64_t x) {
+  x += 0x9E3779B97F4A7C15ULL;
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
+  return x ^ (x >> 31);
+}
+
+/// Key of the stream named by two numbers.
+inline std::uint64_t stream_key(std::uint64_t key, std::uint64_t number) {
+  return mix_bits(key ^ mix_bits(number));
+}
+
+/// 32 bits at `column` of the row whose key is `row_key`.
+inline std::uint32_t bits_at(std::uint64_t row_key, std::uint32_t column) {
+  std::uint32_t x = column * 0x9E3779B1U + static_cast<std::uint32_t>(row_key);
+  x ^= x >> 16;
+  x *= 0x7FEB352DU;
+  x ^= static_cast<std::uint32_t>(row_key >> 32) ^ (x >> 15);
+  x *= 0x846CA68BU;
+  return x ^ (x >> 16);
+}
+
+/// Standard normal number `i` of the stream `key` (Box and Muller).
+inline double normal_at(std::uint64_t key, std::uint64_t i) {
+  const std::uint64_t a = stream_key(key, 2 * i);
+  const std::uint64_t b = stream_key(key, 2 * i + 1);
+  const double u = (static_cast<double>(a >> 11) + 1.0) * 0x1.0p-53;  // (0, 1]
+  const double v = static_cast<double>(b >> 11) * 0x1.0p-53;
+  return std::sqrt(-2.0 * std::log(u)) * std::cos(6.283185307179586 * v);
+}
+
+}  // namespace sparsegrad::glue
