@@ -1,0 +1,276 @@
+#include "data/glue.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstddef>
+#include <fstream>
+#include <iterator>
+#include <system_error>
+
+#include "data/builtin_acceptability.hpp"
+#include "text/utf8.hpp"
+
+namespace sparsegrad::glue {
+namespace {
+
+namespace fs = std::filesystem;
+
+// clang-format off
+const std::vector<Task>& task_table() {
+  static const std::vector<Task> tasks{
+      {.name = "cola", .folder = "CoLA", .aliases = {"cola_public", "cola_public_1.1"},
+       .metrics = {MetricKind::matthews, MetricKind::accuracy},
+       .layouts = {{.train_files = {"train.tsv"}, .dev_files = {"dev.tsv"},
+                    .columns = 4, .column_a = 3, .column_label = 1},
+                   // The corpus's own archive; GLUE's dev.tsv is its two dev files in this order.
+                   {.train_files = {"raw/in_domain_train.tsv"},
+                    .dev_files = {"raw/in_domain_dev.tsv", "raw/out_of_domain_dev.tsv"},
+                    .columns = 4, .column_a = 3, .column_label = 1}},
+       .origin = "https://nyu-mll.github.io/CoLA/cola_public_1.1.zip or https://dl.fbaipublicfiles.com/glue/data/CoLA.zip"},
+      {.name = "sst2", .folder = "SST-2", .aliases = {"sst"},
+       .metrics = {MetricKind::accuracy},
+       .layouts = {{.train_files = {"train.tsv"}, .dev_files = {"dev.tsv"},
+                    .header = true, .columns = 2, .column_a = 0, .column_label = 1}},
+       .origin = "https://dl.fbaipublicfiles.com/glue/data/SST-2.zip"},
+      {.name = "mrpc", .folder = "MRPC", .aliases = {},
+       .metrics = {MetricKind::f1, MetricKind::accuracy},
+       .layouts = {{.train_files = {"train.tsv"}, .dev_files = {"dev.tsv"},
+                    .header = true, .columns = 5, .column_a = 3, .column_b = 4, .column_label = 0}},
+       .origin = "GLUE's download script (https://gluebenchmark.com/tasks)"},
+      {.name = "stsb", .folder = "STS-B", .aliases = {"sts"},
+       .num_labels = 1, .regression = true, .label_max = 5.0F,
+       .metrics = {MetricKind::pearson, MetricKind::spearman},
+       .layouts = {{.train_files = {"train.tsv"}, .dev_files = {"dev.tsv"},
+                    .header = true, .columns = 10, .column_a = 7, .column_b = 8, .column_label = 9}},
+       .origin = "https://dl.fbaipublicfiles.com/glue/data/STS-B.zip"},
+      {.name = "acceptability", .folder = "", .aliases = {"builtin", "builtin_acceptability"},
+       .metrics = {MetricKind::matthews, MetricKind::accuracy},
+       .layouts = {}, .origin = "built in"},
+  };
+  return tasks;
+}
+// clang-format on
+
+/// Lower case without the signs that people put or leave out.
+std::string plain_name(std::string_view name) {
+  std::string out;
+  for (const char c : name) {
+    if (c == '-' || c == '_' || c == '.' || c == ' ') continue;
+    out.push_back(c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c);
+  }
+  return out;
+}
+
+bool is_called(const Task& task, std::string_view name) {
+  const std::string plain = plain_name(name);
+  if (plain.empty()) return false;
+  return plain == plain_name(task.name) || plain == plain_name(task.folder) ||
+         std::any_of(task.aliases.begin(), task.aliases.end(),
+                     [&](std::string_view alias) { return plain == plain_name(alias); });
+}
+
+const std::vector<std::string_view>& files_of(const FileLayout& layout, Split split) {
+  return split == Split::train ? layout.train_files : layout.dev_files;
+}
+
+struct Place {
+  fs::path folder;
+  const FileLayout* layout = nullptr;
+};
+
+/// The task's folders in `data_dir`, in the order of their names, then `data_dir` itself.
+std::vector<fs::path> candidate_folders(const Task& task, const fs::path& data_dir) {
+  std::vector<fs::path> folders;
+  std::error_code no_error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(data_dir, no_error)) {
+    if (entry.is_directory(no_error) && is_called(task, entry.path().filename().string()))
+      folders.push_back(entry.path());
+  }
+  std::sort(folders.begin(), folders.end());
+  folders.push_back(data_dir);
+  return folders;
+}
+
+std::optional<Place> find_place(const Task& task, const fs::path& data_dir, Split split) {
+  std::error_code no_error;
+  for (const fs::path& folder : candidate_folders(task, data_dir)) {
+    for (const FileLayout& layout : task.layouts) {
+      if (fs::is_regular_file(folder / files_of(layout, split).front(), no_error))
+        return Place{folder, &layout};
+    }
+  }
+  return std::nullopt;
+}
+
+[[noreturn]] void throw_missing(const Task& task, const fs::path& data_dir, Split split) {
+  std::string files;
+  for (const FileLayout& layout : task.layouts) {
+    files += (files.empty() ? "" : " or ") + std::string(files_of(layout, split).front());
+  }
+  std::error_code no_error;
+  std::string found = "none there";
+  if (!fs::exists(data_dir, no_error)) {
+    found = "no such directory as " + data_dir.string();
+  } else if (!fs::is_directory(data_dir, no_error)) {
+    found = data_dir.string() + " to be a file";
+  }
+  throw DataError("task " + std::string(task.name) + ": expected " + files + " in " +
+                  (data_dir / task.folder).string() + " or in " + data_dir.string() + ", found " + found +
+                  ". To get the files: " + std::string(task.origin) + ", unpacked into " +
+                  (data_dir / task.folder).string());
+}
+
+/// One file being read: its rows as columns, with errors that name file and line.
+class TableReader {
+ public:
+  TableReader(fs::path file, const FileLayout& layout) : file_(std::move(file)), layout_(layout) {
+    std::ifstream stream(file_, std::ios::binary);
+    if (!stream) throw DataError(file_.string() + ": cannot be opened");
+    text_.assign(std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>());
+    rest_ = text_;
+    if (rest_.starts_with("\xEF\xBB\xBF")) rest_.remove_prefix(3);
+    while (rest_.ends_with('\n') || rest_.ends_with('\r'))
+      rest_.remove_suffix(1);  // blank lines at the end are no rows
+    if (rest_.empty()) throw DataError(file_.string() + ": expected rows, found an empty file");
+  }
+
+  /// The columns of the next row; false at the end.
+  bool next(std::vector<std::string_view>& columns) {
+    if (rest_.empty()) return false;
+    ++line_;
+    const std::size_t end = std::min(rest_.find('\n'), rest_.size());
+    std::string_view row = rest_.substr(0, end);
+    rest_.remove_prefix(std::min(end + 1, rest_.size()));
+    if (row.ends_with('\r')) row.remove_suffix(1);
+    if (const std::size_t at = row.find('\0'); at != std::string_view::npos) {
+      fail("expected text, found a NUL byte at byte " + std::to_string(at) + " of the line");
+    }
+    if (const auto at = find_invalid_utf8(row)) {
+      fail("expected UTF-8, found an invalid byte at byte " + std::to_string(*at) + " of the line");
+    }
+    columns.clear();
+    for (std::size_t start = 0;;) {
+      const std::size_t tab = std::min(row.find('\t', start), row.size());
+      columns.push_back(row.substr(start, tab - start));
+      if (tab == row.size()) break;
+      start = tab + 1;
+    }
+    if (columns.size() != static_cast<std::size_t>(layout_.columns)) {
+      fail("expected " + std::to_string(layout_.columns) + " tab-separated columns, found " +
+           std::to_string(columns.size()));
+    }
+    return true;
+  }
+
+  [[noreturn]] void fail(const std::string& what) const {
+    throw DataError(file_.string() + ":" + std::to_string(line_) + ": " + what);
+  }
+
+  const fs::path& file() const { return file_; }
+
+ private:
+  fs::path file_;
+  const FileLayout& layout_;
+  std::string text_;
+  std::string_view rest_;
+  std::size_t line_ = 0;
+};
+
+std::optional<float> to_number(std::string_view text) {
+  float value = 0.0F;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(value)) return std::nullopt;
+  return value;
+}
+
+std::string short_number(float value) {
+  std::string text = std::to_string(value);
+  text.erase(text.find_last_not_of('0') + 1);
+  if (text.ends_with('.')) text.pop_back();
+  return text;
+}
+
+float read_label(const Task& task, std::string_view text, const TableReader& reader) {
+  const std::optional<float> value = to_number(text);
+  const bool whole = value && *value == std::floor(*value);
+  if (value && *value >= task.label_min && *value <= task.label_max && (task.regression || whole))
+    return *value;
+  reader.fail("expected a label, a " + std::string(task.regression ? "number" : "whole number") + " from " +
+              short_number(task.label_min) + " to " + short_number(task.label_max) + ", found \"" +
+              std::string(text) + "\"");
+}
+
+void read_table(const Task& task, const FileLayout& layout, const fs::path& file, std::vector<Example>& out) {
+  TableReader reader(file, layout);
+  std::vector<std::string_view> columns;
+  const auto column = [&](int index) { return columns[static_cast<std::size_t>(index)]; };
+  const std::size_t before = out.size();
+  if (layout.header && reader.next(columns) && to_number(column(layout.column_label))) {
+    reader.fail("expected a header, found a row with the label " + std::string(column(layout.column_label)));
+  }
+  while (reader.next(columns)) {
+    Example& example = out.emplace_back();
+    example.a = column(layout.column_a);
+    if (layout.column_b >= 0) example.b = column(layout.column_b);
+    example.label = read_label(task, column(layout.column_label), reader);
+  }
+  if (out.size() == before) throw DataError(file.string() + ": expected rows, found a header alone");
+}
+
+}  // namespace
+
+std::string_view to_string(Split split) {
+  return split == Split::train ? "train" : "dev";
+}
+
+std::string_view to_string(MetricKind metric) {
+  switch (metric) {
+    case MetricKind::matthews:
+      return "matthews_correlation";
+    case MetricKind::accuracy:
+      return "accuracy";
+    case MetricKind::f1:
+      return "f1";
+    case MetricKind::pearson:
+      return "pearson";
+    case MetricKind::spearman:
+      return "spearman";
+  }
+  return "unknown";
+}
+
+std::span<const Task> all_tasks() {
+  return task_table();
+}
+
+const Task& find_task(std::string_view name) {
+  std::string known;
+  for (const Task& task : task_table()) {
+    if (is_called(task, name)) return task;
+    known += (known.empty() ? "" : ", ") + std::string(task.name);
+  }
+  throw DataError("expected a task, one of " + known + ", found \"" + std::string(name) + "\"");
+}
+
+std::optional<fs::path> find_task_folder(const Task& task, const fs::path& data_dir, Split split) {
+  const std::optional<Place> place = find_place(task, data_dir, split);
+  return place ? std::optional<fs::path>(place->folder) : std::nullopt;
+}
+
+Dataset load_split(const Task& task, const fs::path& data_dir, Split split) {
+  if (task.layouts.empty()) return builtin_acceptability(split);
+  const std::optional<Place> place = find_place(task, data_dir, split);
+  if (!place) throw_missing(task, data_dir, split);
+  Dataset out;
+  out.name = std::string(task.name) + "/" + std::string(to_string(split));
+  for (const std::string_view file : files_of(*place->layout, split)) {
+    // Only the first file is a must: the corpus's archive is also found with its in-domain part alone.
+    std::error_code no_error;
+    if (!out.examples.empty() && !fs::exists(place->folder / file, no_error)) continue;
+    read_table(task, *place->layout, place->folder / file, out.examples);
+  }
+  return out;
+}
+
+}  // namespace sparsegrad::glue

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace sparsegrad::glue {
+
+/// Byte position of the first byte that is not part of well-formed UTF-8 (Unicode 15, table 3-7: no overlong
+/// forms, no surrogates, nothing above U+10FFFF); nothing when all of `text` is well-formed.
+std::optional<std::size_t> find_invalid_utf8(std::string_view text);
+
+/// Decodes well-formed UTF-8. Throws std::runtime_error naming the byte position and value when it is not.
+std::u32string decode_utf8(std::string_view text);
+
+/// Appends the UTF-8 form of `c`, a Unicode scalar value, to `out`.
+void append_utf8(char32_t c, std::string& out);
+
+/// Encodes Unicode scalar values as UTF-8.
+std::string encode_utf8(std::u32string_view text);
+
+}  // namespace sparsegrad::glue

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "data/glue.hpp"
+
+namespace sparsegrad::glue {
+
+/// A figure of merit. Where it is not defined (a correlation with something constant, F1 without positives)
+/// `value` is 0 and `defined` false.
+struct Metric {
+  std::string name;
+  double value = 0.0;
+  bool defined = true;
+};
+
+// Each of these throws std::invalid_argument when the two spans differ in length or are empty, or hold NaN or
+// Inf.
+
+/// Matthews' correlation of two classes, numbered 0 and 1 (any other number throws).
+Metric matthews_correlation(std::span<const float> predictions, std::span<const float> labels);
+/// Share of equal entries.
+Metric accuracy(std::span<const float> predictions, std::span<const float> labels);
+/// F1 of class 1.
+Metric f1_score(std::span<const float> predictions, std::span<const float> labels);
+Metric pearson_correlation(std::span<const float> predictions, std::span<const float> labels);
+/// Pearson's correlation of the ranks, equal values having the mean of their ranks.
+Metric spearman_correlation(std::span<const float> predictions, std::span<const float> labels);
+
+Metric compute_metric(MetricKind kind, std::span<const float> predictions, std::span<const float> labels);
+
+/// The task's metrics, the main one first. `predictions` are class numbers, or scores in a regression task.
+std::vector<Metric> evaluate(const Task& task, std::span<const float> predictions,
+                             std::span<const float> labels);
+
+}  // namespace sparsegrad::glue
