@@ -64,7 +64,8 @@ struct Dense {
     Scratch::Frame frame(ctx.scratch());
     const index_t side = std::min(edge, g.rows);
     const index_t pack_count = Serial::template pack_count<T>(side, side, depth);
-    const index_t own = side * side + pack_count;
+    const index_t tile_count = round_up(side * side, 16);  // keeps the packing memory aligned
+    const index_t own = tile_count + round_up(pack_count, 16);
     T* memory = frame.take<T>(own * ctx.threads());
     ctx.parallel_for(across * (across + 1) / 2, [&](index_t tile, int worker) {
       index_t i = 0;  // tile number -> (i, j) of the lower triangle, row by row
@@ -76,7 +77,7 @@ struct Dense {
       T* product = memory + own * worker;
       Serial::template gemm<T>(op, other, T(1), rows_of<T>(op, a, i * edge, rows),
                                cols_of<T>(other, a, j * edge, cols), T(0), MatrixView<T>(product, rows, cols),
-                               product + side * side);
+                               product + tile_count);
       for (index_t r = 0; r < rows; ++r) {
         double* sums = g.row(i * edge + r) + j * edge;
         const T* terms = product + r * cols;
