@@ -2,9 +2,10 @@
 #pragma once
 
 #include "../reference.hpp"
+#include "slots.hpp"
 
 namespace sparsegrad::backend::host {
 
-struct Kernels : Reference {};
+struct Kernels : Slots {};
 
 }  // namespace sparsegrad::backend::host
