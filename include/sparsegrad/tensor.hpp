@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <string>
+#include <type_traits>
 
 #include "core/backend.hpp"
 #include "default_backend.hpp"
@@ -72,31 +73,116 @@ struct TensorView {
 template <class T>
 using ConstTensorView = TensorView<const std::type_identity_t<T>>;
 
+namespace detail {
+
+template <class T>
+void require_unfolding(ConstTensorView<T> x, Mode mode, MatrixView<const T> a) {
+  const index_t rows = x.extent(mode);
+  const index_t cols = mode == Mode::stack ? x.out * x.in : mode == Mode::out ? x.n * x.in : x.n * x.out;
+  require_shape("unfolding", a.rows, a.cols, rows, cols, "extent of the mode x product of the other two");
+}
+
+template <class T>
+void require_same(const char* what, ConstTensorView<T> x, index_t n, index_t out, index_t in) {
+  if (x.n == n && x.out == out && x.in == in) return;
+  throw ShapeError(std::string(what) + " is " + x.shape_text() + ", expected " + std::to_string(n) + "x" +
+                   std::to_string(out) + "x" + std::to_string(in) + " (n x out x in)");
+}
+
+/// Calls f(part of the tensor, part of the unfolding) on matrices that are each other's transposes and together
+/// are all of both. The stack's index is the fastest of two unfoldings and the slowest of the tensor.
+template <class X, class A, class F>
+void transposed_parts(TensorView<X> x, Mode mode, MatrixView<A> a, F&& f) {
+  if (x.size() == 0) return;
+  if (mode == Mode::stack) {
+    for (index_t i = 0; i < x.n; ++i)
+      f(x.slice(i), MatrixView<A>(a.row(i), x.in, x.out));
+    return;
+  }
+  for (index_t j = 0; j < x.out; ++j) {
+    const MatrixView<X> part(x.data + j * x.in, x.n, x.in, x.out * x.in);
+    f(part, mode == Mode::out ? MatrixView<A>(a.row(j), x.in, x.n) : a.block(0, j * x.n, x.in, x.n));
+  }
+}
+
+}  // namespace detail
+
 /// A = X_(mode), A [extent of mode, product of the other two]. Throws ShapeError.
 template <class T, class Backend = DefaultBackend>
-void unfold(typename Backend::Context& ctx, ConstTensorView<T> x, Mode mode, MatrixView<T> a);
+void unfold(typename Backend::Context& ctx, ConstTensorView<T> x, Mode mode, MatrixView<T> a) {
+  detail::require_unfolding<T>(x, mode, a);
+  detail::transposed_parts(x, mode, a, [&](MatrixView<const T> part, MatrixView<T> to) {
+    Backend::template transpose<T>(ctx, part, to);
+  });
+}
 
 /// X from its unfolding: the inverse of `unfold`. Throws ShapeError.
 template <class T, class Backend = DefaultBackend>
-void fold(typename Backend::Context& ctx, ConstMatrixView<T> a, Mode mode, TensorView<T> x);
+void fold(typename Backend::Context& ctx, ConstMatrixView<T> a, Mode mode, TensorView<T> x) {
+  detail::require_unfolding<T>(x, mode, a);
+  detail::transposed_parts(x, mode, a, [&](MatrixView<T> part, MatrixView<const T> from) {
+    Backend::template transpose<T>(ctx, from, part);
+  });
+}
 
 /// Y = X x_mode M: Y_(mode) = M X_(mode), M [p, extent of mode]; Y has extent p there. Throws ShapeError.
 template <class T, class Backend = DefaultBackend>
 void mode_product(typename Backend::Context& ctx, ConstTensorView<T> x, Mode mode, ConstMatrixView<T> m,
-                  TensorView<T> y);
+                  TensorView<T> y) {
+  require_shape("M", m.rows, m.cols, m.rows, x.extent(mode), "rows x extent of the mode");
+  detail::require_same<T>("mode product", y, mode == Mode::stack ? m.rows : x.n,
+                          mode == Mode::out ? m.rows : x.out, mode == Mode::in ? m.rows : x.in);
+  if (mode == Mode::stack) {
+    return Backend::template gemm<T>(ctx, Op::none, Op::none, T(1), m, x.rows(), T(0), y.rows());
+  }
+  for (index_t i = 0; i < x.n; ++i) {
+    if (mode == Mode::out) {
+      Backend::template gemm<T>(ctx, Op::none, Op::none, T(1), m, x.slice(i), T(0), y.slice(i));
+    } else {
+      Backend::template gemm<T>(ctx, Op::none, Op::transpose, T(1), x.slice(i), m, T(0), y.slice(i));
+    }
+  }
+}
 
-/// Cores [n, r, c] of a stack: C = X x_out V^T x_in U^T. Throws ShapeError.
+/// Cores [n, r, c] of a stack [n, out, in]: C = X x_out V^T x_in U^T. Throws ShapeError.
 template <class T, class Backend>
 void project(typename Backend::Context& ctx, const TuckerBasis<T, Backend>& basis, ConstTensorView<T> x,
-             TensorView<T> cores);
+             std::type_identity_t<TensorView<T>> cores) {
+  detail::require_same<T>("stack", x, x.n, basis.out_extent(), basis.in_extent());
+  detail::require_same<T>("core stack", cores, x.n, basis.rows(), basis.cols());
+  for (index_t i = 0; i < x.n; ++i)
+    basis.project(ctx, x.slice(i), cores.slice(i));
+}
 
-/// The stack that the cores stand for: X^ = C x_out V x_in U. Throws ShapeError.
+/// The stack [n, out, in] that the cores [n, r, c] stand for: X^ = C x_out V x_in U. Throws ShapeError.
 template <class T, class Backend>
 void reconstruct(typename Backend::Context& ctx, const TuckerBasis<T, Backend>& basis,
-                 ConstTensorView<T> cores, TensorView<T> x);
+                 ConstTensorView<T> cores, std::type_identity_t<TensorView<T>> x) {
+  detail::require_same<T>("core stack", cores, x.n, basis.rows(), basis.cols());
+  detail::require_same<T>("stack", x, x.n, basis.out_extent(), basis.in_extent());
+  for (index_t i = 0; i < x.n; ++i)
+    basis.expand(ctx, cores.slice(i), T(0), x.slice(i));
+}
 
-/// ||X - Y|| (Frobenius), in double. Throws ShapeError.
+/// ||X|| (Frobenius), in double.
 template <class T, class Backend = DefaultBackend>
-double distance(typename Backend::Context& ctx, ConstTensorView<T> x, ConstTensorView<T> y);
+double norm(typename Backend::Context& ctx, ConstTensorView<T> x) {
+  return x.size() == 0 ? 0.0 : std::sqrt(Backend::template squared_norm<T>(ctx, x.rows()));
+}
+
+/// ||X - Y|| (Frobenius); differences in T, their squares in double. Throws ShapeError.
+template <class T, class Backend = DefaultBackend>
+double distance(typename Backend::Context& ctx, ConstTensorView<T> x, ConstTensorView<T> y) {
+  detail::require_same<T>("second tensor", y, x.n, x.out, x.in);
+  double sum = 0;
+  auto frame = ctx.frame();
+  const MatrixView<T> difference = frame.template matrix<T>(x.out, x.in);
+  for (index_t i = 0; i < x.n && !difference.empty(); ++i) {
+    Backend::template copy<T>(ctx, x.slice(i), difference);
+    Backend::template add<T>(ctx, T(-1), y.slice(i), difference);
+    sum += Backend::template squared_norm<T>(ctx, difference);
+  }
+  return std::sqrt(sum);
+}
 
 }  // namespace sparsegrad
