@@ -27,10 +27,10 @@ enum class UpdateMode {
 struct LinearOptions {
   WeightLayout layout = WeightLayout::out_in;
   UpdateMode mode = UpdateMode::weight;
-  bool track_delta = false;  ///< weight mode: also sum the updates in a core matrix, for export
-  std::optional<Plan> plan;  ///< overrides the cost model
-  Workload workload;         ///< what the cost model assumes
-  CostModel cost_model;
+  bool track_delta = false;       ///< weight mode: also sum the updates in a core matrix, for export
+  std::optional<Plan> plan = {};  ///< overrides the cost model
+  Workload workload = {};         ///< what the cost model assumes
+  CostModel cost_model = {};
 };
 
 /// What `backward` needs of a `forward`: x itself, or x U in the memory that the caller gave.

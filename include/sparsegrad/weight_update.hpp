@@ -47,7 +47,7 @@ template <class T, class Backend>
 void expand_groups(typename Backend::Context& ctx, const GroupedSupport& groups, const T* values,
                    index_t count, const BasisSide<T, Backend>& along, MatrixView<T> panel) {
   Backend::template zero<T>(ctx, panel.data, panel.size());
-  if (along.kind() == SideKind::identity || along.kind() == SideKind::fast_transform) {
+  if (!along.has_factor()) {
     Backend::template scatter_add<T>(ctx, groups.slot, groups.other, values, count, panel);
     if (along.rotates()) {
       Backend::template fast_transform<T>(ctx, along.signs(), true, TransformSide::rows, panel);
@@ -55,10 +55,6 @@ void expand_groups(typename Backend::Context& ctx, const GroupedSupport& groups,
   } else {
     Backend::template expand_rows<T>(ctx, groups.slot, groups.other, values, count, along.factor(), panel);
   }
-}
-
-inline bool has_factor(SideKind kind) {
-  return kind == SideKind::factor || kind == SideKind::random;
 }
 
 /// W [rows.extent, cols.extent] += R D C^T, where D's position index i * d.cols() + j has its row i on the side
@@ -95,7 +91,7 @@ void expand_sparse(typename Backend::Context& ctx, const BasisSide<T, Backend>& 
   };
 
   T* ordered = frame.template take<T>(count);
-  if (!has_factor(rows.kind()) && !has_factor(cols.kind()) && (rows.rotates() || cols.rotates())) {
+  if (!rows.has_factor() && !cols.has_factor() && (rows.rotates() || cols.rotates())) {
     // A fast transform and nothing dense: through one matrix of the weight's size.
     const MatrixView<T> full = frame.template matrix<T>(w.rows, w.cols);
     Backend::template zero<T>(ctx, full.data, full.size());
@@ -131,8 +127,7 @@ void expand_sparse(typename Backend::Context& ctx, const BasisSide<T, Backend>& 
                        static_cast<double>(std::min(count, rows.rank())) * static_cast<double>(w.size());
   const auto by_cols = n * static_cast<double>(w.rows) * model.sparse_entry +
                        static_cast<double>(std::min(count, cols.rank())) * static_cast<double>(w.size());
-  const bool columns =
-      has_factor(rows.kind()) && has_factor(cols.kind()) ? by_cols < by_rows : has_factor(cols.kind());
+  const bool columns = rows.has_factor() && cols.has_factor() ? by_cols < by_rows : cols.has_factor();
   const GroupedSupport g = group(columns, ordered);
   const BasisSide<T, Backend>& sparse_side = columns ? rows : cols;
   const MatrixView<T> panel = frame.template matrix<T>(g.groups, sparse_side.extent());

@@ -1,0 +1,361 @@
+// SparseGradGroup: the step of a whole model's layers, all or nothing, and the refresh of their bases.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "rank_rule.hpp"
+#include "sparse_adam.hpp"
+#include "sparse_grad_linear.hpp"
+
+namespace sparsegrad {
+
+/// Which layers share a basis.
+enum class BasisScope {
+  kind,   ///< all layers of one kind, as in the paper
+  layer,  ///< each layer its own
+};
+
+/// Rules of the two sides of a layer.
+struct BasisRules {
+  RankRule out = RankRule::full();
+  RankRule in = RankRule::full();
+};
+
+/// How the bases of a group are fitted.
+struct BasisRecipe {
+  BasisScope scope = BasisScope::kind;
+  std::function<BasisRules(const std::string& kind)> rules = [](const std::string&) { return BasisRules{}; };
+  bool normalize = false;                         ///< every gradient enters with norm 1
+  index_t gram_limit_bytes = index_t{512} << 20;  ///< a side
+};
+
+struct GroupOptions {
+  double share = 0.012;  ///< of a layer's out * in entries to keep; the paper's 28 000 of 768 * 3072 is 1.2 %
+  index_t entries = 0;   ///< when positive: kept entries of each layer, in place of the share
+  SparseAdamOptions adam = {};  ///< its capacity is set by the next option
+  double capacity_factor = 4;   ///< optimizer state for this many times the kept entries; 0: dense state
+  NonFinite non_finite = NonFinite::raise;
+  bool share_gradient_memory =
+      false;  ///< one gradient memory for all layers: call select(ctx, i) after the last
+              ///< backward of layer i, before the next layer's
+};
+
+/// One optimizer step.
+struct GroupStep {
+  double learning_rate = 1e-4;
+  double weight_decay = 0;
+  double grad_scale = 1;
+  double clip_norm =
+      0;  ///< when positive: the gradient is scaled so that the norm of all cores is at most this
+};
+
+struct GroupReport {
+  index_t kept = 0;      ///< entries of all sparse gradients
+  double core_norm = 0;  ///< of all cores after grad_scale; computed for clipping only
+  bool skipped = false;  ///< NaN or Inf under NonFinite::skip: nothing has changed
+};
+
+/// Bytes by purpose; shared bases are counted once.
+struct GroupMemory {
+  index_t gradients = 0;
+  index_t sparse_gradients = 0;
+  index_t optimizer = 0;
+  index_t bases = 0;
+  index_t collection = 0;
+  index_t deltas = 0;
+};
+
+/// Layers (borrowed) with one SparseAdam each.
+///
+///     SparseGradGroup<float> group(ctx, options);
+///     group.add(ctx, up, "up");  group.add(ctx, down, "down");
+///     group.collect(ctx, recipe);            // phase 1: every step's gradients feed the accumulators
+///     ... forward, backward, group.end_collecting_step(ctx) ...
+///     group.refresh(ctx);                    // bases fitted, optimizer states made for them
+///     ... forward, backward, group.step(ctx, {.learning_rate = 1e-4}) ...
+template <class T, class Backend = DefaultBackend>
+class SparseGradGroup {
+ public:
+  using Context = typename Backend::Context;
+  using Layer = SparseGradLinear<T, Backend>;
+  using Basis = TuckerBasis<T, Backend>;
+
+  explicit SparseGradGroup(GroupOptions options = {}) : options_(std::move(options)) {
+    if (options_.entries <= 0 && !(options_.share > 0 && options_.share <= 1)) {
+      throw ValueError("share is " + std::to_string(options_.share) + ", expected 0 < share <= 1");
+    }
+    if (!(options_.capacity_factor >= 0)) {
+      throw ValueError("capacity_factor is " + std::to_string(options_.capacity_factor) + ", expected >= 0");
+    }
+  }
+
+  /// Adds a layer, which must outlive the group; returns its number. `kind` names the layers that share a basis under
+  /// BasisScope::kind; they must have the same extents (checked by collect).
+  index_t add(Context& ctx, Layer& layer, std::string kind) {
+    Member member;
+    member.layer = &layer;
+    member.kind = std::move(kind);
+    prepare(ctx, member);
+    members_.push_back(std::move(member));
+    if (options_.share_gradient_memory) share_memory(ctx);
+    return size() - 1;
+  }
+
+  index_t size() const { return static_cast<index_t>(members_.size()); }
+  Layer& layer(index_t i) { return *at(i).layer; }
+  const std::string& kind(index_t i) const { return at(i).kind; }
+  SparseAdam<T, Backend>& optimizer(index_t i) { return *at(i).adam; }
+  /// The sparse gradient of the last selection.
+  const SparseGradient<T, Backend>& gradient(index_t i) const { return at(i).gradient; }
+  /// Entries that the layer keeps in a step.
+  index_t kept(index_t i) const { return at(i).gradient.capacity(); }
+  const GroupOptions& options() const { return options_; }
+
+  /// After this no call of a step with up to `max_tokens` tokens allocates (but for Overflow::go_dense, once).
+  void reserve(Context& ctx, index_t max_tokens) {
+    for (Member& m : members_)
+      m.layer->reserve(ctx, max_tokens, m.update->capacity());
+  }
+
+  /// Starts to feed every step's gradients to accumulators, as `recipe` shares them. Collecting again starts anew.
+  /// Throws ShapeError when layers of one kind differ in extents under BasisScope::kind.
+  void collect(Context& ctx, BasisRecipe recipe) {
+    recipe_ = std::move(recipe);
+    collections_.clear();
+    for (Member& m : members_) {
+      const std::string key =
+          recipe_.scope == BasisScope::kind ? m.kind : std::to_string(&m - members_.data());
+      auto [place, fresh] = collections_.try_emplace(key);
+      Collection& shared = place->second;
+      const index_t out = m.layer->out_extent();
+      const index_t in = m.layer->in_extent();
+      if (fresh) {
+        shared.rules = recipe_.rules(m.kind);
+        HosvdOptions options;
+        options.out_side = shared.rules.out.needs_gradients();
+        options.in_side = shared.rules.in.needs_gradients();
+        options.normalize = recipe_.normalize;
+        options.gram_limit_bytes = recipe_.gram_limit_bytes;
+        shared.accumulator = std::make_unique<HosvdAccumulator<T, Backend>>(ctx, out, in, options);
+      } else if (shared.accumulator->out() != out || shared.accumulator->in() != in) {
+        const std::string found = shape_text(out, in);
+        const std::string expected = shape_text(shared.accumulator->out(), shared.accumulator->in());
+        collections_.clear();
+        throw ShapeError("a layer of kind '" + m.kind + "' is " + found + ", another " + expected +
+                         "; layers of one kind share a basis and must have the same extents");
+      }
+      m.collection = &shared;
+    }
+    for (Member& m : members_) {
+      const bool needed =
+          m.collection->rules.out.needs_gradients() || m.collection->rules.in.needs_gradients();
+      m.layer->collect(ctx, needed ? m.collection->accumulator.get() : nullptr);
+    }
+    if (options_.share_gradient_memory) share_memory(ctx);
+  }
+  bool collecting() const { return !collections_.empty(); }
+
+  /// Finishes a step of which only the gradients are wanted: hands them to the accumulators, then forgets them.
+  void end_collecting_step(Context& ctx) {
+    for (Member& m : members_) {
+      m.layer->core(ctx);
+      m.layer->clear(ctx);
+    }
+  }
+
+  /// Fits the bases from what was collected, sets them and rebases the optimizers; ends the collection. Without
+  /// `collect` before it, every basis is made by `recipe` from no gradients (random and fast sides).
+  void refresh(Context& ctx, MomentsPolicy moments = MomentsPolicy::reset) {
+    if (!collecting()) throw StateError("refresh: nothing was collected; call collect first");
+    for (auto& [key, shared] : collections_) {
+      shared.basis = Basis::fit(ctx, *shared.accumulator, shared.rules.out, shared.rules.in);
+    }
+    for (Member& m : members_) {
+      m.layer->collect(ctx, nullptr);
+      set_basis(ctx, m, m.collection->basis, moments);
+      m.collection = nullptr;
+    }
+    collections_.clear();
+    if (options_.share_gradient_memory) share_memory(ctx);
+  }
+
+  /// Sets a basis of the caller's own for one layer.
+  void set_basis(Context& ctx, index_t i, std::shared_ptr<const Basis> basis,
+                 MomentsPolicy moments = MomentsPolicy::reset) {
+    set_basis(ctx, at(i), std::move(basis), moments);
+    if (options_.share_gradient_memory) share_memory(ctx);
+  }
+
+  /// Selects layer i's entries now; `step` then does not select it again.
+  SelectReport select(Context& ctx, index_t i, bool need_norm = false) {
+    return select(ctx, at(i), need_norm);
+  }
+
+  /// The step of all layers: select; check everything; then moments, weights, clear. When it throws, no weight and no
+  /// optimizer state has changed; the gradients are kept, so that the caller can look at them.
+  /// Throws NonFiniteError under NonFinite::raise, CapacityError under Overflow::error, ValueError for bad options.
+  GroupReport step(Context& ctx, const GroupStep& options) {
+    if (!(options.learning_rate >= 0) || !std::isfinite(options.learning_rate)) {
+      throw ValueError("learning_rate is " + std::to_string(options.learning_rate) +
+                       ", expected a finite number >= 0");
+    }
+    const double decay = options.learning_rate * options.weight_decay;
+    if (!(decay >= 0 && decay <= 1)) {
+      throw ValueError("learning_rate * weight_decay is " + std::to_string(decay) +
+                       ", expected it in [0, 1]");
+    }
+    if (!std::isfinite(options.grad_scale)) {
+      throw ValueError("grad_scale is " + std::to_string(options.grad_scale) + ", expected a finite number");
+    }
+    GroupReport report;
+    double squares = 0;
+    const bool clip = options.clip_norm > 0;
+    for (Member& m : members_) {
+      const SelectReport selected = m.selected ? SelectReport{} : select(ctx, m, clip);
+      report.skipped = report.skipped || m.skipped || selected.skipped;
+      report.kept += m.gradient.count();
+      squares += m.squared_norm;
+    }
+    if (report.skipped) {
+      clear(ctx);
+      report.kept = 0;
+      return report;
+    }
+    double scale = options.grad_scale;
+    if (clip) {
+      report.core_norm = std::sqrt(squares) * std::abs(scale);
+      if (report.core_norm > options.clip_norm) scale *= options.clip_norm / report.core_norm;
+    }
+    for (Member& m : members_)
+      m.adam->check(ctx, m.gradient);
+    for (Member& m : members_) {
+      m.adam->step(ctx, m.gradient, {.learning_rate = options.learning_rate, .grad_scale = scale}, *m.update);
+      m.layer->apply(ctx, *m.update, decay);
+    }
+    clear(ctx);
+    return report;
+  }
+
+  /// Forgets all gradients and selections.
+  void clear(Context& ctx) {
+    for (Member& m : members_) {
+      m.layer->clear(ctx);
+      m.selected = false;
+      m.skipped = false;
+      m.squared_norm = 0;
+    }
+  }
+
+  GroupMemory memory() const {
+    GroupMemory sum;
+    std::vector<const void*> seen;
+    const auto first_time = [&](const void* p) {
+      if (std::find(seen.begin(), seen.end(), p) != seen.end()) return false;
+      seen.push_back(p);
+      return true;
+    };
+    for (const Member& m : members_) {
+      sum.gradients += m.layer->gradient_bytes();
+      sum.deltas += m.layer->delta_bytes();
+      sum.sparse_gradients += m.gradient.bytes();
+      if (first_time(m.update.get())) sum.sparse_gradients += m.update->bytes();
+      sum.optimizer += m.adam->bytes();
+      if (first_time(m.layer->basis().get())) sum.bases += m.layer->basis()->bytes();
+    }
+    sum.gradients += shared_gradient_.bytes();
+    for (const auto& [key, shared] : collections_)
+      sum.collection += shared.accumulator->bytes();
+    return sum;
+  }
+
+ private:
+  struct Collection {
+    BasisRules rules;
+    std::unique_ptr<HosvdAccumulator<T, Backend>> accumulator;
+    std::shared_ptr<const Basis> basis;
+  };
+  struct Member {
+    Layer* layer = nullptr;
+    std::string kind;
+    SparseGradient<T, Backend> gradient;
+    std::shared_ptr<SparseGradient<T, Backend>> update;  ///< shared by layers of the same core
+    std::unique_ptr<SparseAdam<T, Backend>> adam;
+    Collection* collection = nullptr;
+    bool selected = false;
+    bool skipped = false;
+    double squared_norm = 0;
+  };
+
+  Member& at(index_t i) { return members_.at(static_cast<std::size_t>(i)); }
+  const Member& at(index_t i) const { return members_.at(static_cast<std::size_t>(i)); }
+
+  /// Sparse gradient, update and optimizer for the layer's present core.
+  void prepare(Context& ctx, Member& m) {
+    const index_t rows = m.layer->basis()->rows();
+    const index_t cols = m.layer->basis()->cols();
+    const index_t wanted =
+        options_.entries > 0 ? options_.entries
+                             : TopK::fraction(options_.share, m.layer->out_extent() * m.layer->in_extent()).k;
+    const index_t k = std::min(wanted, rows * cols);
+    m.gradient = SparseGradient<T, Backend>(ctx, rows, cols, k);
+    SparseAdamOptions adam = options_.adam;
+    const double room = options_.capacity_factor * static_cast<double>(k);
+    adam.capacity = room < static_cast<double>(rows * cols) ? static_cast<index_t>(room) : 0;
+    m.adam = std::make_unique<SparseAdam<T, Backend>>(ctx, rows, cols, adam);
+    const index_t entries = m.adam->update_capacity(k);
+    m.update = nullptr;
+    for (const Member& other : members_) {
+      if (&other != &m && other.update != nullptr && other.update->rows() == rows &&
+          other.update->cols() == cols && other.update->capacity() == entries) {
+        m.update = other.update;
+      }
+    }
+    if (m.update == nullptr)
+      m.update = std::make_shared<SparseGradient<T, Backend>>(ctx, rows, cols, entries);
+  }
+
+  void set_basis(Context& ctx, Member& m, std::shared_ptr<const Basis> basis, MomentsPolicy moments) {
+    const std::shared_ptr<const Basis> before = m.layer->basis();
+    m.layer->set_basis(ctx, std::move(basis));
+    const Basis& now = *m.layer->basis();
+    if (moments == MomentsPolicy::transport && before->rows() == now.rows() && before->cols() == now.cols()) {
+      m.adam->rebase(ctx, *before, now, moments);
+    } else {
+      prepare(ctx, m);
+    }
+  }
+
+  void share_memory(Context& ctx) {
+    index_t most = 0;
+    for (const Member& m : members_)
+      most = std::max(most, m.layer->gradient_count());
+    if (most > shared_gradient_.size()) shared_gradient_.resize(ctx, most);
+    for (const Member& m : members_)
+      m.layer->borrow_gradient_memory(ctx, shared_gradient_.data());
+  }
+
+  SelectReport select(Context& ctx, Member& m, bool need_norm) {
+    if (need_norm) m.squared_norm = Backend::template squared_norm<T>(ctx, m.layer->core(ctx));
+    const SelectReport report =
+        m.layer->select(ctx, TopK{m.gradient.capacity()}, m.gradient, options_.non_finite);
+    m.selected = true;
+    m.skipped = report.skipped;
+    if (options_.share_gradient_memory) m.layer->clear(ctx);
+    return report;
+  }
+
+  GroupOptions options_;
+  std::vector<Member> members_;
+  BasisRecipe recipe_;
+  std::map<std::string, Collection> collections_;
+  Buffer<T, Backend> shared_gradient_;
+};
+
+}  // namespace sparsegrad
