@@ -1,0 +1,193 @@
+// Files as bytes: reading whole, and writing so that an old file stays whole until the new one is.
+#pragma once
+
+#include <cerrno>
+#include <cstddef>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <span>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#if defined(__unix__) || defined(__APPLE__)
+#define SPARSEGRAD_IO_POSIX 1
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#endif
+
+#include "../core/error.hpp"
+
+namespace sparsegrad::io {
+
+namespace detail {
+
+inline IoError system_error(const std::string& path, const std::string& what, int code) {
+  return IoError(path + ": " + what + ": " + std::generic_category().message(code));
+}
+
+#if defined(SPARSEGRAD_IO_POSIX)
+
+/// Owns a file descriptor.
+class Descriptor {
+ public:
+  explicit Descriptor(int fd) : fd_(fd) {}
+  ~Descriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return fd_; }
+  int release() { return std::exchange(fd_, -1); }
+
+ private:
+  int fd_;
+};
+
+/// 0, or the error's code.
+inline int write_all(int fd, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    constexpr std::size_t at_once = std::size_t{1} << 30;
+    const ssize_t written = ::write(fd, bytes.data(), bytes.size() < at_once ? bytes.size() : at_once);
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) return written < 0 ? errno : ENOSPC;
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+  }
+  return 0;
+}
+
+#endif
+
+}  // namespace detail
+
+/// The bytes of a file, mapped into memory where the system can, read otherwise. Copies share them. The file must
+/// not be shortened while it is mapped; replacing it, as `write_file` does, is harmless.
+class FileBytes {
+ public:
+  FileBytes() = default;
+
+  /// Throws IoError when the file cannot be opened or read, or is no regular file.
+  static FileBytes open(const std::string& path) {
+    FileBytes file;
+#if defined(SPARSEGRAD_IO_POSIX)
+    // O_NONBLOCK: a pipe without a writer is refused below and not waited for.
+    const detail::Descriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    if (fd.get() < 0) throw detail::system_error(path, "cannot be opened", errno);
+    struct stat status {};
+    if (::fstat(fd.get(), &status) != 0) throw detail::system_error(path, "cannot be read", errno);
+    if (!S_ISREG(status.st_mode)) throw IoError(path + ": is not a regular file");
+    file.size_ = static_cast<std::size_t>(status.st_size);
+    if (file.size_ == 0) return file;
+    void* p = ::mmap(nullptr, file.size_, PROT_READ, MAP_PRIVATE, fd.get(), 0);
+    if (p == MAP_FAILED) throw detail::system_error(path, "cannot be mapped", errno);
+    const std::size_t size = file.size_;
+    file.data_ = std::shared_ptr<const std::byte>(
+        static_cast<const std::byte*>(p),
+        [size](const std::byte* q) { ::munmap(const_cast<std::byte*>(q), size); });
+#else
+    std::ifstream in(path, std::ios::binary | std::ios::ate);
+    if (!in) throw IoError(path + ": cannot be opened");
+    std::vector<std::byte> bytes(static_cast<std::size_t>(in.tellg()));
+    in.seekg(0);
+    in.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+    if (!in) throw IoError(path + ": cannot be read");
+    file = from(std::move(bytes));
+#endif
+    return file;
+  }
+
+  static FileBytes from(std::vector<std::byte> bytes) {
+    FileBytes file;
+    const auto owner = std::make_shared<const std::vector<std::byte>>(std::move(bytes));
+    file.size_ = owner->size();
+    file.data_ = std::shared_ptr<const std::byte>(owner, owner->data());
+    return file;
+  }
+
+  std::span<const std::byte> bytes() const {
+    return {data_.get(), size_};
+  }
+
+ private:
+  std::shared_ptr<const std::byte> data_;
+  std::size_t size_ = 0;
+};
+
+/// Writes the parts one after the other to `path`. They go to a file "<path>.tmp-<process>-<n>" beside it, which is
+/// flushed to the disk and then takes the path's name, in one move: whatever fails, the old file stays as it was, and
+/// the file beside it is removed. A path that exists and is no regular file (a device, a pipe) is written to directly;
+/// a symbolic link is followed. Throws IoError with the system's reason.
+inline void write_file(const std::string& path, std::span<const std::span<const std::byte>> parts) {
+#if defined(SPARSEGRAD_IO_POSIX)
+  std::error_code ignored;
+  const std::filesystem::path resolved = std::filesystem::canonical(path, ignored);
+  const std::string target = ignored ? path : resolved.string();
+  struct stat status {};
+  const bool exists = ::stat(target.c_str(), &status) == 0;
+  if (exists && S_ISDIR(status.st_mode)) throw detail::system_error(path, "cannot be written", EISDIR);
+  if (exists && !S_ISREG(status.st_mode)) {
+    const detail::Descriptor fd(::open(target.c_str(), O_WRONLY | O_CLOEXEC));
+    if (fd.get() < 0) throw detail::system_error(path, "cannot be opened for writing", errno);
+    for (const std::span<const std::byte> part : parts) {
+      const int code = detail::write_all(fd.get(), part);
+      if (code != 0) throw detail::system_error(path, "cannot be written", code);
+    }
+    return;
+  }
+
+  std::string aside;
+  int opened = -1;
+  for (int attempt = 0; opened < 0; ++attempt) {
+    aside = target + ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(attempt);
+    opened = ::open(aside.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (opened < 0 && (errno != EEXIST || attempt == 1000)) {
+      throw detail::system_error(path, "cannot create " + aside, errno);
+    }
+  }
+  detail::Descriptor fd(opened);
+  const auto fail = [&](const char* what, int code) {
+    ::unlink(aside.c_str());
+    throw detail::system_error(path, what, code);
+  };
+  for (const std::span<const std::byte> part : parts) {
+    const int code = detail::write_all(fd.get(), part);
+    if (code != 0) fail("cannot be written", code);
+  }
+  if (exists) (void)::fchmod(fd.get(), status.st_mode & 07777);
+  if (::fsync(fd.get()) != 0) fail("cannot be flushed to the disk", errno);
+  if (::close(fd.release()) != 0) fail("cannot be closed", errno);
+  if (::rename(aside.c_str(), target.c_str()) != 0) fail("cannot be replaced", errno);
+  // The new name itself is on the disk once its folder is. Not every file system can do it, and the data are safe.
+  const std::filesystem::path folder = std::filesystem::path(target).parent_path();
+  const detail::Descriptor directory(
+      ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (directory.get() >= 0) (void)::fsync(directory.get());
+#else
+  const std::string aside = path + ".tmp";
+  {
+    std::ofstream out(aside, std::ios::binary | std::ios::trunc);
+    for (const std::span<const std::byte> part : parts)
+      out.write(reinterpret_cast<const char*>(part.data()), static_cast<std::streamsize>(part.size()));
+    out.close();
+    if (!out) {
+      std::error_code ignored;
+      std::filesystem::remove(aside, ignored);
+      throw IoError(path + ": cannot be written");
+    }
+  }
+  std::error_code code;
+  std::filesystem::rename(aside, path, code);
+  if (code) {
+    std::error_code ignored;
+    std::filesystem::remove(aside, ignored);
+    throw IoError(path + ": cannot be replaced: " + code.message());
+  }
+#endif
+}
+
+}  // namespace sparsegrad::io

@@ -1,0 +1,271 @@
+// Safetensors files: named arrays behind a JSON header (github.com/huggingface/safetensors, "Format").
+//
+//     8 bytes   n, length of the header, unsigned, little-endian
+//     n bytes   {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ...,
+//                "__metadata__": {"key": "text", ...}}
+//     the rest  the arrays' bytes, row-major; offsets count from its start
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "../core/error.hpp"
+#include "dtype.hpp"
+#include "file_bytes.hpp"
+#include "safetensors_header.hpp"
+
+namespace sparsegrad::io {
+
+/// "[2, 3]"
+inline std::string shape_list_text(std::span<const index_t> shape) {
+  std::string text = "[";
+  for (std::size_t i = 0; i < shape.size(); ++i)
+    text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+/// One array of an open file.
+struct Tensor {
+  std::string_view name;
+  DType dtype = DType::f32;
+  std::vector<index_t> shape;
+  std::span<const std::byte> bytes;  ///< of the file's alignment: not more than one byte's is certain
+
+  /// Number of elements.
+  index_t count() const { return static_cast<index_t>(bytes.size()) / info(dtype).bytes; }
+};
+
+/// A file opened for reading. Opening checks the whole header, strictly: its length against 100 MB and the file's size;
+/// no other JSON than the structure above, no key twice, no unknown dtype; extents and offsets are integers in range,
+/// products do not overflow, begin <= end, the size is that of shape and dtype, and the arrays cover the data without
+/// overlap or hole. Every failure is an IoError that names the file and, where there is one, the tensor, and says what
+/// was expected and what was found.
+class SafetensorsFile {
+ public:
+  /// Throws IoError.
+  explicit SafetensorsFile(const std::string& path) : SafetensorsFile(FileBytes::open(path), path) {}
+  /// From memory; `name` stands for the path in messages.
+  SafetensorsFile(FileBytes bytes, std::string name)
+      : file_(std::move(bytes)),
+        path_(std::move(name)),
+        header_(detail::parse_header(file_.bytes(), path_)) {}
+
+  const std::string& path() const { return path_; }
+  const std::map<std::string, std::string>& metadata() const { return header_.metadata; }
+  /// Names in the order of their data.
+  std::vector<std::string> names() const {
+    std::vector<std::string> names;
+    for (const detail::HeaderEntry& entry : header_.entries)
+      names.push_back(entry.name);
+    return names;
+  }
+  bool contains(std::string_view name) const { return header_.index.find(name) != header_.index.end(); }
+
+  /// The array, which lives as long as the file object (or a copy of it). Throws IoError when there is none.
+  Tensor find(std::string_view name) const {
+    const auto at = header_.index.find(name);
+    if (at == header_.index.end()) {
+      throw IoError(path_ + ": tensor '" + std::string(name) + "' is missing (the file has " +
+                    std::to_string(header_.entries.size()) + " others)");
+    }
+    const detail::HeaderEntry& entry = header_.entries[at->second];
+    return {entry.name, entry.dtype, entry.shape,
+            file_.bytes().subspan(header_.data_begin + static_cast<std::size_t>(entry.begin),
+                                  static_cast<std::size_t>(entry.end - entry.begin))};
+  }
+
+  /// The same, of the shape given. Throws IoError, with both shapes.
+  Tensor find(std::string_view name, std::span<const index_t> shape) const {
+    Tensor tensor = find(name);
+    if (!std::equal(shape.begin(), shape.end(), tensor.shape.begin(), tensor.shape.end())) {
+      throw error(name,
+                  "has shape " + shape_list_text(tensor.shape) + ", expected " + shape_list_text(shape));
+    }
+    return tensor;
+  }
+
+  /// Elements of exactly the type X (float, double, int32, int64, uint8), copied. Throws IoError for another type.
+  template <class X>
+  std::vector<X> read(std::string_view name) const {
+    const Tensor tensor = find(name);
+    if (tensor.dtype != dtype_of<X>()) {
+      throw error(name, "has dtype " + std::string(info(tensor.dtype).name) + ", expected " +
+                            std::string(info(dtype_of<X>()).name));
+    }
+    std::vector<X> values(static_cast<std::size_t>(tensor.count()));
+    if (!values.empty()) std::memcpy(values.data(), tensor.bytes.data(), tensor.bytes.size());
+    return values;
+  }
+
+  /// Elements of any floating-point type (F64, F32, F16, BF16) converted to T. Throws IoError for another type.
+  template <class T>
+  std::vector<T> read_as(std::string_view name) const {
+    const Tensor tensor = find(name);
+    std::vector<T> values(static_cast<std::size_t>(tensor.count()));
+    switch (tensor.dtype) {
+      case DType::f64:
+        convert<double>(tensor, values, [](double x) { return x; });
+        break;
+      case DType::f32:
+        convert<float>(tensor, values, [](float x) { return x; });
+        break;
+      case DType::f16:
+        convert<std::uint16_t>(tensor, values, half_to_float);
+        break;
+      case DType::bf16:
+        convert<std::uint16_t>(tensor, values, bfloat16_to_float);
+        break;
+      default:
+        throw error(name, "has dtype " + std::string(info(tensor.dtype).name) +
+                              ", expected a floating-point type (F64, F32, F16, BF16)");
+    }
+    return values;
+  }
+
+  /// An entry of the metadata. Throws IoError when there is none.
+  const std::string& metadata(const std::string& key) const {
+    const auto at = header_.metadata.find(key);
+    if (at == header_.metadata.end()) throw IoError(path_ + ": metadata has no '" + key + "'");
+    return at->second;
+  }
+
+  /// "<path>: tensor '<name>' <what>", for the readers of particular contents.
+  IoError error(std::string_view name, const std::string& what) const {
+    return IoError(path_ + ": tensor '" + std::string(name) + "' " + what);
+  }
+
+ private:
+  template <class X, class T, class F>
+  static void convert(const Tensor& tensor, std::vector<T>& values, F f) {
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      X x;
+      std::memcpy(&x, tensor.bytes.data() + i * sizeof(X), sizeof(X));
+      values[i] = static_cast<T>(f(x));
+    }
+  }
+
+  FileBytes file_;
+  std::string path_;
+  detail::Header header_;
+};
+
+/// Collects arrays, then writes them as one file. Wider element types stand first, otherwise in the order of adding,
+/// and the data begin at a multiple of 8: every array is aligned to its element. The same arrays in the same order
+/// give the same bytes.
+class SafetensorsWriter {
+ public:
+  /// Adds an array whose bytes are the caller's until `write`. Throws ValueError for a name given before or reserved,
+  /// ShapeError when the bytes do not fit shape and dtype.
+  void add(std::string name, DType dtype, std::vector<index_t> shape, std::span<const std::byte> bytes) {
+    add(std::move(name), dtype, std::move(shape), bytes, nullptr);
+  }
+  /// Elements that are the caller's until `write`.
+  template <class X>
+  void add(std::string name, std::vector<index_t> shape, std::span<const X> values) {
+    add(std::move(name), dtype_of<X>(), std::move(shape), std::as_bytes(values), nullptr);
+  }
+  /// Elements that the writer keeps.
+  template <class X>
+  void add(std::string name, std::vector<index_t> shape, std::vector<X> values) {
+    const auto owner = std::make_shared<const std::vector<X>>(std::move(values));
+    add(std::move(name), dtype_of<X>(), std::move(shape), std::as_bytes(std::span<const X>(*owner)), owner);
+  }
+
+  /// Sets an entry of the metadata. Throws ValueError for a key set before.
+  void metadata(std::string key, std::string value) {
+    const auto [at, fresh] = metadata_.emplace(std::move(key), std::move(value));
+    if (!fresh) throw ValueError("metadata '" + at->first + "' is set twice");
+  }
+
+  /// Throws IoError when the file cannot be written (see write_file: an old file then stays as it was), ValueError
+  /// when a name or text is not UTF-8 or the header exceeds 100 MB.
+  void write(const std::string& path) const {
+    const Layout layout = lay_out();
+    std::vector<std::span<const std::byte>> parts{std::as_bytes(std::span<const char>(layout.header))};
+    for (const std::size_t i : layout.order)
+      parts.push_back(arrays_[i].bytes);
+    write_file(path, parts);
+  }
+
+  /// The file's bytes.
+  std::vector<std::byte> bytes() const {
+    const Layout layout = lay_out();
+    std::vector<std::byte> all;
+    const auto append = [&](std::span<const std::byte> part) {
+      all.insert(all.end(), part.begin(), part.end());
+    };
+    append(std::as_bytes(std::span<const char>(layout.header)));
+    for (const std::size_t i : layout.order)
+      append(arrays_[i].bytes);
+    return all;
+  }
+
+ private:
+  struct Array {
+    std::string name;
+    DType dtype = DType::f32;
+    std::vector<index_t> shape;
+    std::span<const std::byte> bytes;
+    std::shared_ptr<const void> owner;
+  };
+  struct Layout {
+    std::string header;  ///< with its length before it
+    std::vector<std::size_t> order;
+  };
+
+  void add(std::string name, DType dtype, std::vector<index_t> shape, std::span<const std::byte> bytes,
+           std::shared_ptr<const void> owner) {
+    if (name == "__metadata__") throw ValueError("a tensor cannot be named '__metadata__'");
+    index_t expected = info(dtype).bytes;
+    for (const index_t extent : shape) {
+      if (extent < 0 || (extent > 0 && expected > std::numeric_limits<index_t>::max() / extent)) {
+        throw ShapeError("tensor '" + name + "' has shape " + shape_list_text(shape) +
+                         ", expected extents >= 0 whose product is below 2^63");
+      }
+      expected *= extent;
+    }
+    if (static_cast<index_t>(bytes.size()) != expected) {
+      throw ShapeError("tensor '" + name + "' has " + std::to_string(bytes.size()) + " bytes, expected " +
+                       std::to_string(expected) + " for shape " + shape_list_text(shape) + " of " +
+                       std::string(info(dtype).name));
+    }
+    if (!names_.emplace(name, 0).second) throw ValueError("tensor '" + name + "' is added twice");
+    arrays_.push_back({std::move(name), dtype, std::move(shape), bytes, std::move(owner)});
+  }
+
+  Layout lay_out() const {
+    Layout layout;
+    for (std::size_t i = 0; i < arrays_.size(); ++i)
+      layout.order.push_back(i);
+    std::stable_sort(layout.order.begin(), layout.order.end(), [&](std::size_t a, std::size_t b) {
+      return info(arrays_[a].dtype).bytes > info(arrays_[b].dtype).bytes;
+    });
+    std::vector<detail::HeaderEntry> entries;
+    index_t begin = 0;
+    for (const std::size_t i : layout.order) {
+      const Array& array = arrays_[i];
+      const index_t end = begin + static_cast<index_t>(array.bytes.size());
+      entries.push_back({array.name, array.dtype, array.shape, begin, end});
+      begin = end;
+    }
+    layout.header = detail::header_text(entries, metadata_);
+    return layout;
+  }
+
+  std::vector<Array> arrays_;
+  std::map<std::string, int> names_;
+  std::map<std::string, std::string> metadata_;
+};
+
+}  // namespace sparsegrad::io

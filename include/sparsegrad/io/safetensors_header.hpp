@@ -1,0 +1,359 @@
+// The header of a safetensors file: its strict reader, and its writer.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../core/error.hpp"
+#include "dtype.hpp"
+
+namespace sparsegrad::io::detail {
+
+/// Longest header that is read or written, in bytes.
+inline constexpr std::uint64_t header_limit = 100'000'000;
+
+struct HeaderEntry {
+  std::string name;
+  DType dtype = DType::f32;
+  std::vector<index_t> shape;
+  index_t begin = 0;  ///< offsets from the start of the data
+  index_t end = 0;
+};
+
+struct Header {
+  std::vector<HeaderEntry> entries;  ///< by rising begin
+  std::map<std::string, std::size_t, std::less<>> index;
+  std::map<std::string, std::string> metadata;
+  std::size_t data_begin = 0;  ///< in the file
+};
+
+/// Takes the parser's events and allows only the structure of a header. Nothing nests deeper than that, so that the
+/// depth of hostile input is of no consequence.
+class HeaderHandler {
+ public:
+  explicit HeaderHandler(Header& header) : header_(header) {}
+  const std::string& message() const { return message_; }
+
+  bool null() { return unexpected("null"); }
+  bool boolean(bool) { return unexpected("a truth value"); }
+  bool number_integer(std::int64_t value) {
+    return in_numbers()
+               ? reject(which() + " has " + std::to_string(value) + ", expected integers in [0, 2^63)")
+               : unexpected("a number");
+  }
+  bool number_unsigned(std::uint64_t value) {
+    if (!in_numbers()) return unexpected("a number");
+    if (value > static_cast<std::uint64_t>(std::numeric_limits<index_t>::max())) {
+      return reject(which() + " has " + std::to_string(value) + ", expected integers in [0, 2^63)");
+    }
+    std::vector<index_t>& numbers = state_ == State::shape ? entry_.shape : offsets_;
+    if (numbers.size() >= (state_ == State::shape ? max_extents : 2)) {
+      return reject(which() + " has more than " + (state_ == State::shape ? "64" : "2") + " numbers");
+    }
+    numbers.push_back(static_cast<index_t>(value));
+    return true;
+  }
+  bool number_float(double, const std::string& text) {
+    return in_numbers() ? reject(which() + " has " + text + ", expected integers in [0, 2^63)")
+                        : unexpected("a number");
+  }
+  bool string(std::string& value) {
+    if (state_ == State::metadata_value) {
+      header_.metadata[key_] = value;
+      state_ = State::metadata;
+      return true;
+    }
+    if (state_ == State::dtype) {
+      const std::optional<DType> dtype = dtype_from_name(value);
+      if (!dtype) return reject(tensor() + " has dtype '" + shortened(value) + "', which is unknown");
+      entry_.dtype = *dtype;
+      state_ = State::entry;
+      return true;
+    }
+    return unexpected("a text");
+  }
+  bool binary(nlohmann::json::binary_t&) { return unexpected("binary data"); }
+
+  bool start_object(std::size_t) {
+    if (state_ == State::start) {
+      state_ = State::top;
+    } else if (state_ == State::metadata_start) {
+      state_ = State::metadata;
+    } else if (state_ == State::entry_start) {
+      state_ = State::entry;
+    } else {
+      return unexpected("an object");
+    }
+    return true;
+  }
+  bool key(std::string& value) {
+    if (state_ == State::top) {
+      key_ = value;
+      if (value == "__metadata__") {
+        if (has_metadata_) return reject("the key '__metadata__' stands twice");
+        has_metadata_ = true;
+        state_ = State::metadata_start;
+        return true;
+      }
+      if (header_.index.count(value) != 0) return reject("tensor '" + shortened(value) + "' stands twice");
+      header_.index.emplace(value, header_.entries.size());
+      entry_ = {};
+      entry_.name = value;
+      offsets_.clear();
+      seen_dtype_ = seen_shape_ = seen_offsets_ = false;
+      state_ = State::entry_start;
+      return true;
+    }
+    if (state_ == State::metadata) {
+      if (header_.metadata.count(value) != 0) {
+        return reject("the metadata's key '" + shortened(value) + "' stands twice");
+      }
+      key_ = value;
+      state_ = State::metadata_value;
+      return true;
+    }
+    const auto once = [&](bool& seen, State next) {
+      if (seen) return reject(tensor() + " has the key '" + value + "' twice");
+      seen = true;
+      state_ = next;
+      return true;
+    };
+    if (value == "dtype") return once(seen_dtype_, State::dtype);
+    if (value == "shape") return once(seen_shape_, State::shape_start);
+    if (value == "data_offsets") return once(seen_offsets_, State::offsets_start);
+    return reject(tensor() + " has the key '" + shortened(value) +
+                  "', expected dtype, shape and data_offsets only");
+  }
+  bool end_object() {
+    if (state_ == State::top) {
+      state_ = State::end;
+      return true;
+    }
+    if (state_ == State::metadata) {
+      state_ = State::top;
+      return true;
+    }
+    const char* missing = !seen_dtype_     ? "dtype"
+                          : !seen_shape_   ? "shape"
+                          : !seen_offsets_ ? "data_offsets"
+                                           : nullptr;
+    if (missing != nullptr) return reject(tensor() + " has no " + missing);
+    if (offsets_.size() != 2) {
+      return reject(tensor() + " has " + std::to_string(offsets_.size()) + " data_offsets, expected 2");
+    }
+    entry_.begin = offsets_[0];
+    entry_.end = offsets_[1];
+    header_.entries.push_back(std::move(entry_));
+    entry_ = {};
+    state_ = State::top;
+    return true;
+  }
+  bool start_array(std::size_t) {
+    if (state_ == State::shape_start) {
+      state_ = State::shape;
+    } else if (state_ == State::offsets_start) {
+      state_ = State::offsets;
+    } else {
+      return unexpected("an array");
+    }
+    return true;
+  }
+  bool end_array() {
+    state_ = State::entry;
+    return true;
+  }
+  bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception& error) {
+    // The library's own text, without its "[json.exception...]".
+    const std::string text = error.what();
+    const std::size_t begin = text.find("] ");
+    return reject("is not valid JSON at its byte " + std::to_string(position) + ": " +
+                  (begin == std::string::npos ? text : text.substr(begin + 2)));
+  }
+
+ private:
+  enum class State {
+    start,
+    top,
+    metadata_start,
+    metadata,
+    metadata_value,
+    entry_start,
+    entry,
+    dtype,
+    shape_start,
+    shape,
+    offsets_start,
+    offsets,
+    end,
+  };
+  static constexpr std::size_t max_extents = 64;
+
+  static std::string shortened(const std::string& text) {
+    return text.size() <= 200 ? text : text.substr(0, 200) + "...";
+  }
+  std::string tensor() const { return "tensor '" + shortened(entry_.name) + "'"; }
+  bool in_numbers() const { return state_ == State::shape || state_ == State::offsets; }
+  std::string which() const { return tensor() + (state_ == State::shape ? ": shape" : ": data_offsets"); }
+  bool reject(std::string message) {
+    if (message_.empty()) message_ = std::move(message);
+    return false;
+  }
+  bool unexpected(const std::string& found) {
+    switch (state_) {
+      case State::start:
+        return reject("is " + found + ", expected an object");
+      case State::metadata_start:
+        return reject("__metadata__ is " + found + ", expected an object of texts");
+      case State::metadata_value:
+        return reject("__metadata__: '" + shortened(key_) + "' is " + found + ", expected a text");
+      case State::entry_start:
+        return reject(tensor() + " is " + found + ", expected an object");
+      case State::dtype:
+        return reject(tensor() + ": dtype is " + found + ", expected a text");
+      case State::shape_start:
+        return reject(tensor() + ": shape is " + found + ", expected an array");
+      case State::offsets_start:
+        return reject(tensor() + ": data_offsets is " + found + ", expected an array");
+      case State::shape:
+      case State::offsets:
+        return reject(which() + " holds " + found + ", expected integers in [0, 2^63)");
+      default:
+        return reject("has " + found + " at an unexpected place");
+    }
+  }
+
+  Header& header_;
+  State state_ = State::start;
+  std::string key_;
+  HeaderEntry entry_;
+  std::vector<index_t> offsets_;
+  bool has_metadata_ = false;
+  bool seen_dtype_ = false;
+  bool seen_shape_ = false;
+  bool seen_offsets_ = false;
+  std::string message_;
+};
+
+/// Reads and checks a header (see SafetensorsFile).
+inline Header parse_header(std::span<const std::byte> file, const std::string& path) {
+  const auto fail = [&](const std::string& what) { throw IoError(path + ": " + what); };
+  constexpr std::size_t prefix = 8;
+  if (file.size() < prefix) {
+    fail("has " + std::to_string(file.size()) + " bytes, expected at least 8 (the header's length)");
+  }
+  std::uint64_t length = 0;
+  std::memcpy(&length, file.data(), prefix);
+  if (length > header_limit) {
+    fail("the header's length is " + std::to_string(length) + ", expected at most " +
+         std::to_string(header_limit));
+  }
+  if (length > file.size() - prefix) {
+    fail("the header's length is " + std::to_string(length) + ", but only " +
+         std::to_string(file.size() - prefix) + " bytes follow (file truncated?)");
+  }
+  const char* text = reinterpret_cast<const char*>(file.data()) + prefix;
+  if (length == 0 || *text != '{') fail("the header does not begin with '{'");
+
+  Header header;
+  header.data_begin = prefix + static_cast<std::size_t>(length);
+  HeaderHandler handler(header);
+  if (!nlohmann::json::sax_parse(text, text + length, &handler)) {
+    const std::string& message = handler.message();
+    const bool about_header = message.rfind("tensor ", 0) != 0 && message.rfind("the ", 0) != 0;
+    fail((about_header ? "the header " : "") + message);
+  }
+
+  const auto size = static_cast<index_t>(file.size() - header.data_begin);
+  for (const HeaderEntry& entry : header.entries) {
+    const std::string tensor = "tensor '" + entry.name + "'";
+    const std::string offsets =
+        "data_offsets [" + std::to_string(entry.begin) + ", " + std::to_string(entry.end) + "]";
+    if (entry.begin > entry.end) fail(tensor + " has " + offsets + ", expected begin <= end");
+    if (entry.end > size) {
+      fail(tensor + " has " + offsets + ", but the file has " + std::to_string(size) +
+           " bytes of data (file truncated?)");
+    }
+    index_t bytes = info(entry.dtype).bytes;
+    for (const index_t extent : entry.shape) {
+      if (extent > 0 && bytes > std::numeric_limits<index_t>::max() / extent) {
+        fail(tensor + " has a shape whose size in bytes exceeds 2^63");
+      }
+      bytes *= extent;
+    }
+    if (bytes != entry.end - entry.begin) {
+      fail(tensor + " has " + std::to_string(entry.end - entry.begin) + " bytes of data, expected " +
+           std::to_string(bytes) + " for its shape and dtype " + std::string(info(entry.dtype).name));
+    }
+  }
+
+  std::sort(header.entries.begin(), header.entries.end(), [](const HeaderEntry& a, const HeaderEntry& b) {
+    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
+  });
+  index_t covered = 0;
+  for (std::size_t i = 0; i < header.entries.size(); ++i) {
+    const HeaderEntry& entry = header.entries[i];
+    if (entry.begin != covered) {
+      fail("tensor '" + entry.name + "' begins at byte " + std::to_string(entry.begin) +
+           " of the data, expected " + std::to_string(covered) + ": " +
+           (entry.begin < covered ? "it overlaps tensor '" + header.entries[i - 1].name + "'"
+                                  : "a hole is before it"));
+    }
+    covered = entry.end;
+  }
+  if (covered != size) {
+    fail("the tensors end at byte " + std::to_string(covered) + " of the data, but the file has " +
+         std::to_string(size) + " bytes of data");
+  }
+  for (std::size_t i = 0; i < header.entries.size(); ++i)
+    header.index.find(header.entries[i].name)->second = i;
+  return header;
+}
+
+/// The header's bytes, its length before it, padded with blanks to a multiple of 8.
+inline std::string header_text(std::span<const HeaderEntry> entries,
+                               const std::map<std::string, std::string>& metadata) {
+  const auto quoted = [](const std::string& text) {
+    try {
+      return nlohmann::json(text).dump();
+    } catch (const nlohmann::json::exception&) {
+      throw ValueError("a name or text of a safetensors header is not valid UTF-8");
+    }
+  };
+  std::string text = "{";
+  if (!metadata.empty()) {
+    text += "\"__metadata__\":{";
+    for (auto at = metadata.begin(); at != metadata.end(); ++at)
+      text += (at == metadata.begin() ? "" : ",") + quoted(at->first) + ":" + quoted(at->second);
+    text += "}";
+  }
+  for (const HeaderEntry& entry : entries) {
+    if (text.size() > 1) text += ",";
+    text += quoted(entry.name) + ":{\"dtype\":\"" + std::string(info(entry.dtype).name) + "\",\"shape\":[";
+    for (std::size_t i = 0; i < entry.shape.size(); ++i)
+      text += (i > 0 ? "," : "") + std::to_string(entry.shape[i]);
+    text += "],\"data_offsets\":[" + std::to_string(entry.begin) + "," + std::to_string(entry.end) + "]}";
+  }
+  text += "}";
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  if (text.size() > header_limit) {
+    throw ValueError("the header of a safetensors file has " + std::to_string(text.size()) +
+                     " bytes, expected at most " + std::to_string(header_limit));
+  }
+  const auto length = static_cast<std::uint64_t>(text.size());
+  std::string prefix(8, '\0');
+  std::memcpy(prefix.data(), &length, prefix.size());
+  return prefix + text;
+}
+
+}  // namespace sparsegrad::io::detail
