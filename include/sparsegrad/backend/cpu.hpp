@@ -71,6 +71,11 @@ struct EigenSerial {
                        : run<T, row, row>(alpha, a, b, depth, c, pack);
     }
   }
+  /// Lower triangle of C = op(A) op(A)^T.
+  template <class T>
+  static void lower_gram(Op op, MatrixView<const T> a, MatrixView<T> c, T* pack) {
+    gemm<T>(op, op == Op::none ? Op::transpose : Op::none, T(1), a, a, T(0), c, pack);
+  }
 };
 
 }  // namespace detail

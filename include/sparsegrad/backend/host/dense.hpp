@@ -75,9 +75,13 @@ struct Dense {
       const index_t rows = std::min(edge, g.rows - i * edge);
       const index_t cols = std::min(edge, g.rows - j * edge);
       T* product = memory + own * worker;
-      Serial::template gemm<T>(op, other, T(1), rows_of<T>(op, a, i * edge, rows),
-                               cols_of<T>(other, a, j * edge, cols), T(0), MatrixView<T>(product, rows, cols),
-                               product + tile_count);
+      const MatrixView<T> target(product, rows, cols);
+      if (i == j) {
+        Serial::template lower_gram<T>(op, rows_of<T>(op, a, i * edge, rows), target, product + tile_count);
+      } else {
+        Serial::template gemm<T>(op, other, T(1), rows_of<T>(op, a, i * edge, rows),
+                                 cols_of<T>(other, a, j * edge, cols), T(0), target, product + tile_count);
+      }
       for (index_t r = 0; r < rows; ++r) {
         double* sums = g.row(i * edge + r) + j * edge;
         const T* terms = product + r * cols;
