@@ -154,16 +154,18 @@ ModelConfig parse_model_config(const json& j, std::string_view source) {
   return c;
 }
 
-ModelConfig read_model_config(const std::filesystem::path& config_json) {
-  std::ifstream file(config_json, std::ios::binary);
-  if (!file) fail(config_json.string(), "cannot be opened");
-  json j;
+json read_json(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) fail(path.string(), "cannot be opened");
   try {
-    j = json::parse(file);
+    return json::parse(file);
   } catch (const json::exception& error) {
-    fail(config_json.string(), error.what());
+    fail(path.string(), error.what());
   }
-  return parse_model_config(j, config_json.string());
+}
+
+ModelConfig read_model_config(const std::filesystem::path& config_json) {
+  return parse_model_config(read_json(config_json), config_json.string());
 }
 
 json to_json(const ModelConfig& c, const json& original) {

@@ -56,6 +56,8 @@ struct ModelConfig {
 /// the wrong type or out of range, or a feature that the engine does not have (model_type, hidden_act,
 /// position_embedding_type).
 ModelConfig parse_model_config(const nlohmann::json& json, std::string_view source);
+/// A file's JSON. Throws ModelError naming the file.
+nlohmann::json read_json(const std::filesystem::path& path);
 ModelConfig read_model_config(const std::filesystem::path& config_json);
 
 /// The config.json that transformers' BertForSequenceClassification reads. Fields of `original` that the

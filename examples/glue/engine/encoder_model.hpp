@@ -1,0 +1,183 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include <sparsegrad/backend/cpu_blas.hpp>
+#include <sparsegrad/sparse_grad_linear.hpp>
+
+#include "attention.hpp"
+#include "embeddings.hpp"
+#include "heads.hpp"
+#include "parameter_set.hpp"
+
+namespace sparsegrad::glue {
+
+/// What of a model is trained.
+struct TrainedParts {
+  bool mlp_matrices = true;  ///< false: they are constants, without gradients and without SparseGradLinear
+  ParameterRule dense;       ///< dense parameters with a gradient; none given: all
+};
+
+struct ForwardOptions {
+  bool training = false;           ///< keeps what backward needs, and drops out
+  std::uint64_t dropout_key = 0;   ///< the masks of this pass: a new number for each pass
+};
+
+/// Bytes owned, by category.
+struct ModelMemory {
+  index_t weights = 0;
+  index_t dense_gradients = 0;
+  index_t mlp_gradients = 0;  ///< owned by the SparseGradLinear layers; their bases are not counted
+  index_t activations = 0;
+};
+
+/// Times of one pass in seconds, by kind of work.
+struct ModelTimes {
+  double products = 0;
+  double attention = 0;
+  double elementwise = 0;
+};
+
+/// A BERT encoder with pooler and head. Hidden states are [tokens, hidden]; see Batch for what a row is.
+///
+/// One layer, x the layer's input:
+///     qkv = x [Wq|Wk|Wv]^T           context = attention(qkv + b)
+///     x1  = norm1(dropout(context Wo^T + bo) + x)
+///     h   = x1 Wup^T                 a = gelu(h + bup)
+///     x'  = norm2(dropout(a Wdown^T + bdown) + x1)
+/// Wup and Wdown are SparseGradLinear layers without bias (the bias is part of the fused passes).
+template <class T, class Backend = backend::CpuBlas>
+class EncoderModel {
+ public:
+  using Context = typename Backend::Context;
+  using MlpLayer = SparseGradLinear<T, Backend>;
+
+  /// Weights are zeros, LayerNorm weights ones. Throws ModelError for an impossible configuration.
+  EncoderModel(Context& ctx, const ModelConfig& config, TrainedParts trained = {});
+  EncoderModel(const EncoderModel&) = delete;
+  EncoderModel& operator=(const EncoderModel&) = delete;
+
+  const ModelConfig& config() const { return config_; }
+  /// Dropout probabilities may be changed between passes.
+  void set_dropout(double probability) { config_.set_dropout(probability); }
+
+  ParameterSet<T, Backend>& parameters() { return parameters_; }
+  const ParameterSet<T, Backend>& parameters() const { return parameters_; }
+
+  /// All weights as transformers initialises them: normal (0, initializer_range), biases 0, LayerNorm 1 and 0.
+  void initialize(std::uint64_t seed);
+  /// The same for parameters of these names.
+  void initialize(std::uint64_t seed, const ParameterRule& which);
+
+  bool trains_mlp() const { return !mlp_.empty(); }
+  /// The MLP matrices: of layer l, number 2 l is "up" (intermediate.dense) and 2 l + 1 "down" (output.dense).
+  /// Empty when they are not trained.
+  std::span<MlpLayer> mlp() { return mlp_; }
+  MlpLayer& mlp_up(index_t layer) { return mlp_[static_cast<std::size_t>(2 * layer)]; }
+  MlpLayer& mlp_down(index_t layer) { return mlp_[static_cast<std::size_t>(2 * layer + 1)]; }
+  static std::string mlp_name(index_t number) {
+    return layer_parameter(number / 2, number % 2 == 0 ? "intermediate.dense.weight" : "output.dense.weight");
+  }
+
+  /// After this, passes over at most so many tokens, sequences and rows a sequence allocate nothing, unless a layer's
+  /// basis or collection changes what it keeps. `training` false: for evaluation alone, with far less memory.
+  void reserve(Context& ctx, index_t max_tokens, index_t max_sequences, index_t max_length, bool training = true);
+
+  struct Result {
+    MatrixView<const T> logits;  ///< [sequences, num_labels], until the next forward
+    double loss = 0;             ///< mean over the sequences
+  };
+  /// Throws ModelError for ids, positions, types or labels out of range.
+  Result forward(Context& ctx, const Batch& batch, const ForwardOptions& options = {});
+
+  /// Adds the gradients of loss_scale * loss of the last forward, which was a training one, to the dense gradients and
+  /// to the MLP layers. `batch` is that of forward. Throws StateError otherwise.
+  void backward(Context& ctx, const Batch& batch, double loss_scale = 1);
+
+  ModelMemory memory() const;
+  /// Sums over all passes since the last reset; measured only after `measure_times(true)`.
+  const ModelTimes& times() const { return times_; }
+  void measure_times(bool on) {
+    measuring_ = on;
+    times_ = {};
+  }
+
+ private:
+  struct LayerParameters {
+    Linear<T, Backend> qkv, attention_output, up, down;
+    const T *qkv_bias, *attention_output_bias, *up_bias, *down_bias;
+    T *d_qkv_bias, *d_attention_output_bias, *d_up_bias, *d_down_bias;
+    LayerNorm<T> norm1, norm2;
+  };
+  /// What a layer keeps for its backward.
+  struct LayerActivations {
+    T* qkv;
+    T* context;
+    T* log_sums;
+    T* xhat1;
+    T* rstd1;
+    T* x1;
+    T* slope;  ///< h, then gelu'
+    T* a;
+    T* xhat2;
+    T* rstd2;
+    T* x;  ///< the layer's output
+    T* keep_up;
+    T* keep_down;
+    SavedInput<T> saved_up, saved_down;
+  };
+
+  enum Site { embedding_site, attention_site, attention_output_site, mlp_output_site, head_site };
+
+  void bind();
+  void lay_out(Context& ctx);
+  void require_room(Context& ctx, const Batch& batch, bool training);
+  std::vector<index_t> kept_cols() const;
+  Dropout<T> dropout(double probability, index_t layer, Site site) const;
+
+  void forward_layer(Context& ctx, const Batch& batch, index_t l, MatrixView<const T> x);
+  void backward_layer(Context& ctx, const Batch& batch, index_t l, MatrixView<const T> x);
+
+  template <class F>
+  void timed(double ModelTimes::* kind, F&& f);
+
+  MatrixView<T> tokens_by(T* data, index_t cols) const { return MatrixView<T>(data, tokens_, cols); }
+
+  ModelConfig config_;
+  TrainedParts trained_;
+  ParameterSet<T, Backend> parameters_;
+  std::vector<MlpLayer> mlp_;
+  Attention<T, Backend> attention_;
+  Embeddings<T, Backend> embeddings_;
+  std::vector<LayerParameters> layers_;
+  Pooler<T, Backend> pooler_;
+  ClassificationHead<T, Backend> head_;
+
+  // Arena of activations and the pieces in it.
+  Buffer<T, Backend> arena_;
+  index_t max_tokens_ = 0;
+  index_t max_sequences_ = 0;
+  index_t max_length_ = 0;
+  bool room_for_training_ = false;
+  std::vector<index_t> laid_out_kept_;
+  std::vector<LayerActivations> activations_;
+  T *embedding_xhat_ = nullptr, *embedding_rstd_ = nullptr, *embedding_y_ = nullptr;
+  T *first_ = nullptr, *pooled_ = nullptr, *dropped_ = nullptr, *logits_ = nullptr, *d_logits_ = nullptr,
+    *d_pooled_ = nullptr, *d_first_ = nullptr;
+  T *attention_work_ = nullptr;
+  // Gradients in flight.
+  T *g_ = nullptr, *g_product_ = nullptr, *g_context_ = nullptr, *g_qkv_ = nullptr, *g_a_ = nullptr, *g_mlp_ = nullptr;
+
+  // The last pass.
+  index_t tokens_ = 0;
+  bool training_ = false;
+  bool backward_possible_ = false;
+  std::uint64_t pass_key_ = 0;
+  bool measuring_ = false;
+  ModelTimes times_;
+};
+
+}  // namespace sparsegrad::glue

@@ -1,0 +1,437 @@
+// Definitions of EncoderModel, for the files that instantiate it.
+#pragma once
+
+#include <chrono>
+
+#include "encoder_model.hpp"
+#include "gelu.hpp"
+
+namespace sparsegrad::glue {
+
+namespace detail {
+
+template <class T, class Backend>
+Linear<T, Backend> linear_of(ParameterSet<T, Backend>& parameters, const std::string& name) {
+  Parameter<T>& p = parameters.at(name);
+  return {p.weight, p.gradient};
+}
+
+template <class T, class Backend>
+LayerNorm<T> norm_of(ParameterSet<T, Backend>& parameters, const std::string& name, double eps) {
+  const Parameter<T>& gamma = parameters.at(name + ".weight");
+  const Parameter<T>& beta = parameters.at(name + ".bias");
+  return {gamma.weight.data, beta.weight.data, gamma.gradient.data, beta.gradient.data, static_cast<T>(eps)};
+}
+
+inline const ModelConfig& checked(const ModelConfig& config) {
+  config.check("model configuration");
+  return config;
+}
+
+}  // namespace detail
+
+template <class T, class Backend>
+EncoderModel<T, Backend>::EncoderModel(Context& ctx, const ModelConfig& config, TrainedParts trained)
+    : config_(detail::checked(config)),
+      trained_(std::move(trained)),
+      parameters_(ctx, config_, trained_.dense),
+      attention_(config_.heads, config_.head_size()) {
+  bind();
+  if (trained_.mlp_matrices) {
+    for (index_t number = 0; number < 2 * config_.layers; ++number)
+      mlp_.emplace_back(ctx, parameters_.at(mlp_name(number)).weight, nullptr);
+  }
+  for (Parameter<T>& p : parameters_.all()) {
+    if (p.name.ends_with("LayerNorm.weight")) std::fill_n(p.weight.data, p.weight.size(), T(1));
+  }
+}
+
+template <class T, class Backend>
+void EncoderModel<T, Backend>::bind() {
+  auto& p = parameters_;
+  const auto matrix = [&](const char* name) { return p.at(name); };
+  const Parameter<T> word = matrix("bert.embeddings.word_embeddings.weight");
+  const Parameter<T> position = matrix("bert.embeddings.position_embeddings.weight");
+  const Parameter<T> type = matrix("bert.embeddings.token_type_embeddings.weight");
+  const double eps = config_.layer_norm_eps;
+  embeddings_ = {word.weight,         position.weight, type.weight,
+                 word.gradient,       position.gradient, type.gradient,
+                 detail::norm_of(p, "bert.embeddings.LayerNorm", eps)};
+  for (index_t l = 0; l < config_.layers; ++l) {
+    const auto name = [l](const char* rest) { return layer_parameter(l, rest); };
+    const auto joined = p.attention_inputs(l);
+    LayerParameters layer;
+    layer.qkv = {joined.weight, joined.d_weight};
+    layer.qkv_bias = joined.bias;
+    layer.d_qkv_bias = joined.d_bias;
+    layer.attention_output = detail::linear_of(p, name("attention.output.dense.weight"));
+    layer.up = detail::linear_of(p, name("intermediate.dense.weight"));
+    layer.down = detail::linear_of(p, name("output.dense.weight"));
+    const auto bias = [&](const char* rest, const T*& value, T*& gradient) {
+      Parameter<T>& b = p.at(name(rest));
+      value = b.weight.data;
+      gradient = b.gradient.data;
+    };
+    bias("attention.output.dense.bias", layer.attention_output_bias, layer.d_attention_output_bias);
+    bias("intermediate.dense.bias", layer.up_bias, layer.d_up_bias);
+    bias("output.dense.bias", layer.down_bias, layer.d_down_bias);
+    layer.norm1 = detail::norm_of(p, name("attention.output.LayerNorm"), eps);
+    layer.norm2 = detail::norm_of(p, name("output.LayerNorm"), eps);
+    layers_.push_back(layer);
+  }
+  const Parameter<T>& pooler_bias = p.at("bert.pooler.dense.bias");
+  pooler_ = {detail::linear_of(p, "bert.pooler.dense.weight"), pooler_bias.weight.data, pooler_bias.gradient.data};
+  const Parameter<T>& head_bias = p.at("classifier.bias");
+  head_ = {detail::linear_of(p, "classifier.weight"), head_bias.weight.data, head_bias.gradient.data};
+}
+
+template <class T, class Backend>
+void EncoderModel<T, Backend>::initialize(std::uint64_t seed) {
+  initialize(seed, [](std::string_view) { return true; });
+}
+
+template <class T, class Backend>
+void EncoderModel<T, Backend>::initialize(std::uint64_t seed, const ParameterRule& which) {
+  std::uint64_t number = 0;
+  for (Parameter<T>& p : parameters_.all()) {
+    const std::uint64_t key = stream_key(seed, ++number);
+    if (!which(p.name)) continue;
+    if (p.is_bias_or_norm()) {
+      std::fill_n(p.weight.data, p.weight.size(), p.name.ends_with(".weight") ? T(1) : T(0));
+      continue;
+    }
+    for (index_t i = 0; i < p.weight.size(); ++i) {
+      p.weight.data[i] =
+          static_cast<T>(config_.initializer_range * normal_at(key, static_cast<std::uint64_t>(i)));
+    }
+    if (p.name.ends_with("word_embeddings.weight") && config_.pad_token_id >= 0 &&
+        config_.pad_token_id < p.weight.rows) {
+      std::fill_n(p.weight.row(config_.pad_token_id), p.weight.cols, T(0));
+    }
+  }
+}
+
+template <class T, class Backend>
+std::vector<index_t> EncoderModel<T, Backend>::kept_cols() const {
+  std::vector<index_t> kept(static_cast<std::size_t>(2 * config_.layers), 0);
+  for (std::size_t i = 0; i < mlp_.size(); ++i)
+    kept[i] = mlp_[i].kept_cols();
+  return kept;
+}
+
+template <class T, class Backend>
+void EncoderModel<T, Backend>::reserve(Context& ctx, index_t max_tokens, index_t max_sequences, index_t max_length,
+                                       bool training) {
+  max_tokens_ = std::max<index_t>(max_tokens, 1);
+  max_sequences_ = std::max<index_t>(max_sequences, 1);
+  max_length_ = std::max<index_t>(max_length, 1);
+  room_for_training_ = training;
+  lay_out(ctx);
+  for (MlpLayer& layer : mlp_)
+    layer.reserve(ctx, max_tokens_);
+}
+
+template <class T, class Backend>
+void EncoderModel<T, Backend>::lay_out(Context& ctx) {
+  const bool training = room_for_training_;
+  const index_t hidden = config_.hidden;
+  const index_t wide = config_.intermediate;
+  laid_out_kept_ = kept_cols();
+  activations_.assign(static_cast<std::size_t>(config_.layers), {});
+  backward_possible_ = false;
+
+  // First pass: sizes; second pass: addresses.
+  for (const bool placing : {false, true}) {
+    index_t end = 0;
+    const auto take = [&](T*& piece, index_t rows, index_t cols) {
+      constexpr index_t step = 64 / static_cast<index_t>(sizeof(T));
+      if (placing) piece = arena_.data() + end;
+      end += (rows * cols + step - 1) / step * step;
+    };
+    const index_t tokens = max_tokens_;
+    // Evaluation lets all layers share one set, with two places for the states that pass from layer to layer.
+    LayerActivations shared{};
+    T* states[2] = {};
+    take(embedding_xhat_, tokens, hidden);
+    take(embedding_rstd_, tokens, 1);
+    take(embedding_y_, tokens, hidden);
+    if (!training) {
+      take(states[0], tokens, hidden);
+      take(states[1], tokens, hidden);
+    }
+    bool any_temporary = false;
+    for (std::size_t l = 0; l < activations_.size(); ++l) {
+      LayerActivations& a = activations_[l];
+      // Layers whose input is kept in projected form need gelu's result only until the product is done.
+      const bool temporary = training && laid_out_kept_[2 * l + 1] > 0;
+      if (temporary && !any_temporary) take(shared.a, tokens, wide);
+      any_temporary = any_temporary || temporary;
+      if (training || l == 0) {
+        take(a.qkv, tokens, 3 * hidden);
+        take(a.context, tokens, hidden);
+        take(a.log_sums, tokens, config_.heads);
+        take(a.xhat1, tokens, hidden);
+        take(a.rstd1, tokens, 1);
+        take(a.x1, tokens, hidden);
+        take(a.slope, tokens, wide);
+        if (temporary) {
+          a.a = shared.a;
+        } else {
+          take(a.a, tokens, wide);
+        }
+        take(a.xhat2, tokens, hidden);
+        take(a.rstd2, tokens, 1);
+        if (training) {
+          take(a.x, tokens, hidden);
+          take(a.keep_up, tokens, laid_out_kept_[2 * l]);
+          take(a.keep_down, tokens, laid_out_kept_[2 * l + 1]);
+        }
+      } else {
+        a = activations_[0];
+      }
+      if (!training) a.x = states[l % 2];
+    }
+    take(first_, max_sequences_, hidden);
+    take(pooled_, max_sequences_, hidden);
+    take(dropped_, max_sequences_, hidden);
+    take(logits_, max_sequences_, config_.num_labels);
+    take(d_logits_, max_sequences_, config_.num_labels);
+    take(attention_work_, attention_.work_count(max_length_, ctx.threads()), 1);
+    if (training) {
+      take(d_pooled_, max_sequences_, hidden);
+      take(d_first_, max_sequences_, hidden);
+      take(g_, tokens, hidden);
+      take(g_product_, tokens, hidden);
+      take(g_context_, tokens, hidden);
+      take(g_qkv_, tokens, 3 * hidden);
+      take(g_a_, tokens, wide);
+      take(g_mlp_, tokens, hidden);
+    }
+    if (!placing && end != arena_.size()) arena_.resize(ctx, end);
+  }
+}
+
+template <class T, class Backend>
+void EncoderModel<T, Backend>::require_room(Context& ctx, const Batch& batch, bool training) {
+  const bool fits = batch.tokens() <= max_tokens_ && batch.sequences() <= max_sequences_ &&
+                    batch.longest() <= max_length_ && (room_for_training_ || !training);
+  if (!fits) {
+    reserve(ctx, std::max(batch.tokens(), max_tokens_), std::max(batch.sequences(), max_sequences_),
+            std::max(batch.longest(), max_length_), training || room_for_training_);
+    return;
+  }
+  for (std::size_t i = 0; i < mlp_.size(); ++i) {
+    if (mlp_[i].kept_cols() != laid_out_kept_[i]) return lay_out(ctx);
+  }
+}
+
+template <class T, class Backend>
+template <class F>
+void EncoderModel<T, Backend>::timed(double ModelTimes::* kind, F&& f) {
+  if (!measuring_) return f();
+  const auto start = std::chrono::steady_clock::now();
+  f();
+  times_.*kind += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+template <class T, class Backend>
+Dropout<T> EncoderModel<T, Backend>::dropout(double probability, index_t layer, Site site) const {
+  if (!training_ || probability <= 0) return {};
+  return Dropout<T>(probability, dropout_stream(pass_key_, layer + 1, site));
+}
+
+template <class T, class Backend>
+typename EncoderModel<T, Backend>::Result EncoderModel<T, Backend>::forward(Context& ctx, const Batch& batch,
+                                                                            const ForwardOptions& options) {
+  embeddings_.check(batch);
+  require_room(ctx, batch, options.training);
+  tokens_ = batch.tokens();
+  training_ = options.training;
+  pass_key_ = mix_bits(options.dropout_key);
+  backward_possible_ = false;
+  const index_t hidden = config_.hidden;
+
+  MatrixView<T> x = tokens_by(embedding_y_, hidden);
+  timed(&ModelTimes::elementwise, [&] {
+    embeddings_.forward(ctx, batch, dropout(config_.hidden_dropout, -1, embedding_site),
+                        tokens_by(embedding_xhat_, hidden), embedding_rstd_, x);
+  });
+  for (index_t l = 0; l < config_.layers; ++l) {
+    forward_layer(ctx, batch, l, x);
+    x = tokens_by(activations_[static_cast<std::size_t>(l)].x, hidden);
+  }
+
+  const index_t sequences = batch.sequences();
+  const MatrixView<T> first(first_, sequences, hidden);
+  for (index_t s = 0; s < sequences; ++s)
+    std::copy_n(x.row(batch.offsets[static_cast<std::size_t>(s)]), hidden, first.row(s));
+  const MatrixView<T> pooled(pooled_, sequences, hidden);
+  const MatrixView<T> logits(logits_, sequences, config_.num_labels);
+  timed(&ModelTimes::products, [&] {
+    pooler_.forward(ctx, first, pooled);
+    head_.forward(ctx, dropout(config_.classifier_dropout, -1, head_site), pooled,
+                  MatrixView<T>(dropped_, sequences, hidden), logits);
+  });
+  Result result;
+  result.logits = logits;
+  result.loss = loss_of<T>(config_.problem, logits, batch.labels,
+                           MatrixView<T>(d_logits_, sequences, config_.num_labels));
+  backward_possible_ = training_;
+  return result;
+}
+
+template <class T, class Backend>
+void EncoderModel<T, Backend>::forward_layer(Context& ctx, const Batch& batch, index_t l, MatrixView<const T> x) {
+  const LayerParameters& p = layers_[static_cast<std::size_t>(l)];
+  LayerActivations& a = activations_[static_cast<std::size_t>(l)];
+  const auto number = static_cast<std::size_t>(2 * l);
+  const index_t hidden = config_.hidden;
+  const MatrixView<T> qkv = tokens_by(a.qkv, 3 * hidden);
+  const MatrixView<T> context = tokens_by(a.context, hidden);
+  const MatrixView<T> xhat1 = tokens_by(a.xhat1, hidden);
+  const MatrixView<T> x1 = tokens_by(a.x1, hidden);
+  const MatrixView<T> h = tokens_by(a.slope, config_.intermediate);
+  const MatrixView<T> gelu = tokens_by(a.a, config_.intermediate);
+  const MatrixView<T> xhat2 = tokens_by(a.xhat2, hidden);
+
+  timed(&ModelTimes::products, [&] { p.qkv.forward(ctx, x, qkv); });
+  timed(&ModelTimes::attention, [&] {
+    attention_.forward(ctx, batch, p.qkv_bias, dropout(config_.attention_dropout, l, attention_site), qkv, context,
+                       a.log_sums, attention_work_);
+  });
+  timed(&ModelTimes::products, [&] { p.attention_output.forward(ctx, context, xhat1); });
+  timed(&ModelTimes::elementwise, [&] {
+    residual_norm_forward<T>(ctx, p.norm1, dropout(config_.hidden_dropout, l, attention_output_site),
+                             p.attention_output_bias, xhat1, x, a.rstd1, x1);
+  });
+  const auto keep = [&](T* memory, index_t cols) {
+    return training_ && cols > 0 ? tokens_by(memory, cols) : MatrixView<T>();
+  };
+  timed(&ModelTimes::products, [&] {
+    if (mlp_.empty()) {
+      p.up.forward(ctx, x1, h);
+    } else {
+      a.saved_up = mlp_[number].forward(ctx, x1, h, keep(a.keep_up, laid_out_kept_[number]));
+    }
+  });
+  timed(&ModelTimes::elementwise, [&] { gelu_forward<T>(ctx, p.up_bias, h, gelu); });
+  timed(&ModelTimes::products, [&] {
+    if (mlp_.empty()) {
+      p.down.forward(ctx, gelu, xhat2);
+    } else {
+      a.saved_down = mlp_[number + 1].forward(ctx, gelu, xhat2, keep(a.keep_down, laid_out_kept_[number + 1]));
+    }
+  });
+  timed(&ModelTimes::elementwise, [&] {
+    residual_norm_forward<T>(ctx, p.norm2, dropout(config_.hidden_dropout, l, mlp_output_site), p.down_bias, xhat2,
+                             x1, a.rstd2, tokens_by(a.x, hidden));
+  });
+}
+
+template <class T, class Backend>
+void EncoderModel<T, Backend>::backward(Context& ctx, const Batch& batch, double loss_scale) {
+  if (!backward_possible_ || batch.tokens() != tokens_) {
+    throw StateError("backward: the last forward was not a training pass over this batch");
+  }
+  backward_possible_ = false;
+  const index_t hidden = config_.hidden;
+  const index_t sequences = batch.sequences();
+  const MatrixView<T> d_logits(d_logits_, sequences, config_.num_labels);
+  const MatrixView<T> d_pooled(d_pooled_, sequences, hidden);
+  const MatrixView<T> d_first(d_first_, sequences, hidden);
+  const MatrixView<T> g = tokens_by(g_, hidden);
+  for (index_t i = 0; i < d_logits.size(); ++i)
+    d_logits.data[i] *= static_cast<T>(loss_scale);
+  timed(&ModelTimes::products, [&] {
+    head_.backward(ctx, dropout(config_.classifier_dropout, -1, head_site),
+                   MatrixView<T>(dropped_, sequences, hidden), d_logits, d_pooled);
+    pooler_.backward(ctx, MatrixView<T>(first_, sequences, hidden), MatrixView<T>(pooled_, sequences, hidden),
+                     d_pooled, d_first);
+  });
+  std::fill_n(g.data, g.size(), T(0));
+  for (index_t s = 0; s < sequences; ++s)
+    std::copy_n(d_first.row(s), hidden, g.row(batch.offsets[static_cast<std::size_t>(s)]));
+  for (index_t l = config_.layers - 1; l >= 0; --l) {
+    T* input = l > 0 ? activations_[static_cast<std::size_t>(l - 1)].x : embedding_y_;
+    backward_layer(ctx, batch, l, tokens_by(input, hidden));
+  }
+  timed(&ModelTimes::elementwise, [&] {
+    embeddings_.backward(ctx, batch, dropout(config_.hidden_dropout, -1, embedding_site),
+                         tokens_by(embedding_xhat_, hidden), embedding_rstd_, g);
+  });
+}
+
+template <class T, class Backend>
+void EncoderModel<T, Backend>::backward_layer(Context& ctx, const Batch& batch, index_t l, MatrixView<const T> x) {
+  const LayerParameters& p = layers_[static_cast<std::size_t>(l)];
+  const LayerActivations& a = activations_[static_cast<std::size_t>(l)];
+  const auto number = static_cast<std::size_t>(2 * l);
+  const index_t hidden = config_.hidden;
+  const index_t wide = config_.intermediate;
+  const MatrixView<T> g = tokens_by(g_, hidden);
+  const MatrixView<T> g_product = tokens_by(g_product_, hidden);
+  const MatrixView<T> g_mlp = tokens_by(g_mlp_, hidden);
+  const MatrixView<T> g_a = tokens_by(g_a_, wide);
+  const MatrixView<T> g_context = tokens_by(g_context_, hidden);
+  const MatrixView<T> g_qkv = tokens_by(g_qkv_, 3 * hidden);
+
+  const Dropout<T> drop2 = dropout(config_.hidden_dropout, l, mlp_output_site);
+  timed(&ModelTimes::elementwise, [&] {
+    residual_norm_backward<T>(ctx, p.norm2, drop2, tokens_by(a.xhat2, hidden), a.rstd2, g, {}, g_product,
+                              p.d_down_bias);
+  });
+  const MatrixView<const T> dy2 = drop2.on() ? g_product : g;
+  timed(&ModelTimes::products, [&] {
+    if (mlp_.empty()) {
+      p.down.backward(ctx, dy2, {}, T(0), g_a);
+    } else {
+      mlp_[number + 1].backward(ctx, dy2, a.saved_down, g_a, nullptr);
+    }
+  });
+  timed(&ModelTimes::elementwise, [&] { gelu_backward<T>(ctx, tokens_by(a.slope, wide), g_a, p.d_up_bias); });
+  timed(&ModelTimes::products, [&] {
+    if (mlp_.empty()) {
+      p.up.backward(ctx, g_a, {}, T(0), g_mlp);
+    } else {
+      mlp_[number].backward(ctx, g_a, a.saved_up, g_mlp, nullptr);
+    }
+  });
+
+  const Dropout<T> drop1 = dropout(config_.hidden_dropout, l, attention_output_site);
+  timed(&ModelTimes::elementwise, [&] {
+    residual_norm_backward<T>(ctx, p.norm1, drop1, tokens_by(a.xhat1, hidden), a.rstd1, g, g_mlp, g_product,
+                              p.d_attention_output_bias);
+  });
+  const MatrixView<const T> dy1 = drop1.on() ? g_product : g;
+  timed(&ModelTimes::products,
+        [&] { p.attention_output.backward(ctx, dy1, tokens_by(a.context, hidden), T(0), g_context); });
+  timed(&ModelTimes::attention, [&] {
+    attention_.backward(ctx, batch, dropout(config_.attention_dropout, l, attention_site),
+                        tokens_by(a.qkv, 3 * hidden), tokens_by(a.context, hidden), a.log_sums, g_context, g_qkv,
+                        attention_work_);
+  });
+  timed(&ModelTimes::elementwise, [&] {
+    T* const targets[1] = {p.d_qkv_bias};
+    if (p.d_qkv_bias == nullptr) return;
+    for_rows_with_sums<T, 1>(ctx, g_qkv.rows, g_qkv.cols, targets, [&](index_t i, T* sums) {
+      T* __restrict s = sums;
+      const T* __restrict row = g_qkv.row(i);
+      for (index_t j = 0; j < g_qkv.cols; ++j)
+        s[j] += row[j];
+    });
+  });
+  timed(&ModelTimes::products, [&] { p.qkv.backward(ctx, g_qkv, x, T(1), g); });
+}
+
+template <class T, class Backend>
+ModelMemory EncoderModel<T, Backend>::memory() const {
+  ModelMemory memory;
+  memory.weights = parameters_.weight_bytes();
+  memory.dense_gradients = parameters_.gradient_bytes();
+  for (const MlpLayer& layer : mlp_)
+    memory.mlp_gradients += layer.gradient_bytes();
+  memory.activations = arena_.bytes();
+  return memory;
+}
+
+}  // namespace sparsegrad::glue

@@ -1,0 +1,112 @@
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "batch.hpp"
+#include "dropout.hpp"
+#include "linear.hpp"
+#include "model_config.hpp"
+#include "vector_math.hpp"
+
+namespace sparsegrad::glue {
+
+/// pooled = tanh(first W^T + b), where `first` [sequences, hidden] are the rows of the sequences' first tokens.
+template <class T, class Backend>
+struct Pooler {
+  using Context = typename Backend::Context;
+  Linear<T, Backend> dense;
+  const T* bias = nullptr;
+  T* d_bias = nullptr;
+
+  void forward(Context& ctx, MatrixView<const T> first, MatrixView<T> pooled) const {
+    dense.forward(ctx, first, pooled);
+    for (index_t i = 0; i < pooled.rows; ++i) {
+      for (index_t j = 0; j < pooled.cols; ++j)
+        pooled(i, j) = std::tanh(pooled(i, j) + bias[j]);
+    }
+  }
+  /// `g` = d pooled is overwritten by the gradient before tanh.
+  void backward(Context& ctx, MatrixView<const T> first, MatrixView<const T> pooled, MatrixView<T> g,
+                MatrixView<T> d_first) const {
+    for (index_t i = 0; i < g.rows; ++i) {
+      for (index_t j = 0; j < g.cols; ++j)
+        g(i, j) *= T(1) - pooled(i, j) * pooled(i, j);
+    }
+    if (d_bias != nullptr) Backend::template column_sums<T>(ctx, g, d_bias);
+    dense.backward(ctx, g, first, T(0), d_first);
+  }
+};
+
+/// logits = dropout(pooled) W^T + b; `dropped` [sequences, hidden] keeps dropout(pooled).
+template <class T, class Backend>
+struct ClassificationHead {
+  using Context = typename Backend::Context;
+  Linear<T, Backend> dense;
+  const T* bias = nullptr;
+  T* d_bias = nullptr;
+
+  void forward(Context& ctx, const Dropout<T>& dropout, MatrixView<const T> pooled, MatrixView<T> dropped,
+               MatrixView<T> logits) const {
+    for (index_t i = 0; i < pooled.rows; ++i) {
+      const auto mask = dropout.row(i);
+      for (index_t j = 0; j < pooled.cols; ++j)
+        dropped(i, j) = dropout.on() ? pooled(i, j) * mask(j) : pooled(i, j);
+    }
+    dense.forward(ctx, dropped, logits);
+    for (index_t i = 0; i < logits.rows; ++i) {
+      for (index_t j = 0; j < logits.cols; ++j)
+        logits(i, j) += bias[j];
+    }
+  }
+  void backward(Context& ctx, const Dropout<T>& dropout, MatrixView<const T> dropped, MatrixView<const T> d_logits,
+                MatrixView<T> d_pooled) const {
+    if (d_bias != nullptr) Backend::template column_sums<T>(ctx, d_logits, d_bias);
+    dense.backward(ctx, d_logits, dropped, T(0), d_pooled);
+    if (!dropout.on()) return;
+    for (index_t i = 0; i < d_pooled.rows; ++i) {
+      const auto mask = dropout.row(i);
+      for (index_t j = 0; j < d_pooled.cols; ++j)
+        d_pooled(i, j) *= mask(j);
+    }
+  }
+};
+
+/// Mean over the sequences of -log softmax(logits)[label] or, for regression, of (logit - label)^2; `d_logits`
+/// receives its gradient. Throws ModelError for a label that is no class.
+template <class T>
+double loss_of(ProblemType problem, MatrixView<const T> logits, const std::vector<float>& labels,
+               MatrixView<T> d_logits) {
+  if (logits.rows == 0) return 0;
+  const double share = 1.0 / static_cast<double>(logits.rows);
+  double loss = 0;
+  for (index_t i = 0; i < logits.rows; ++i) {
+    const float label = labels[static_cast<std::size_t>(i)];
+    if (problem == ProblemType::regression) {
+      const double difference = static_cast<double>(logits(i, 0)) - static_cast<double>(label);
+      loss += share * difference * difference;
+      d_logits(i, 0) = static_cast<T>(2 * share * difference);
+      continue;
+    }
+    const auto wanted = static_cast<index_t>(label);
+    if (!(label >= 0) || static_cast<float>(wanted) != label || wanted >= logits.cols) {
+      throw ModelError("batch: the label " + std::to_string(label) + " of sequence " + std::to_string(i) +
+                       " is none of the " + std::to_string(logits.cols) + " classes");
+    }
+    double top = static_cast<double>(logits(i, 0));
+    for (index_t c = 1; c < logits.cols; ++c)
+      top = std::max(top, static_cast<double>(logits(i, c)));
+    double sum = 0;
+    for (index_t c = 0; c < logits.cols; ++c)
+      sum += std::exp(static_cast<double>(logits(i, c)) - top);
+    for (index_t c = 0; c < logits.cols; ++c) {
+      const double probability = std::exp(static_cast<double>(logits(i, c)) - top) / sum;
+      d_logits(i, c) = static_cast<T>(share * (probability - (c == wanted ? 1.0 : 0.0)));
+    }
+    loss += share * (top + std::log(sum) - static_cast<double>(logits(i, wanted)));
+  }
+  return loss;
+}
+
+}  // namespace sparsegrad::glue

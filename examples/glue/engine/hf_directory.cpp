@@ -1,0 +1,152 @@
+#include "hf_directory.hpp"
+
+#include <algorithm>
+#include <set>
+#include <span>
+
+#include <sparsegrad/io/safetensors.hpp>
+
+namespace sparsegrad::glue {
+
+namespace {
+
+constexpr const char* weights_file = "model.safetensors";
+constexpr const char* tokenizer_files[] = {"vocab.txt",  "tokenizer.json",    "tokenizer_config.json",
+                                           "vocab.json", "merges.txt",        "special_tokens_map.json",
+                                           "added_tokens.json"};
+
+bool may_be_missing(std::string_view name) {
+  return name.starts_with("bert.pooler.") || name.starts_with("classifier.");
+}
+
+/// The names under which files may hold a parameter, the usual one first.
+std::vector<std::string> spellings(const std::string& name) {
+  std::vector<std::string> names{name};
+  const auto with_old_norm = [&](const std::string& base) {
+    for (const auto& [now, before] : {std::pair{"LayerNorm.weight", "LayerNorm.gamma"},
+                                      std::pair{"LayerNorm.bias", "LayerNorm.beta"}}) {
+      const std::string_view suffix(now);
+      if (base.ends_with(suffix)) names.push_back(base.substr(0, base.size() - suffix.size()) + before);
+    }
+  };
+  with_old_norm(name);
+  constexpr std::string_view prefix = "bert.";
+  if (name.starts_with(prefix)) {
+    const std::string bare = name.substr(prefix.size());
+    names.push_back(bare);
+    with_old_norm(bare);
+  }
+  return names;
+}
+
+std::string join(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) {
+    if (!text.empty()) text += ", ";
+    text += name;
+  }
+  return text;
+}
+
+template <class T>
+std::vector<index_t> shape_of(const Parameter<T>& p) {
+  if (p.is_bias_or_norm()) return {p.weight.cols};
+  return {p.weight.rows, p.weight.cols};
+}
+
+void write_bytes(const std::filesystem::path& path, std::span<const std::byte> bytes) {
+  const std::span<const std::byte> parts[] = {bytes};
+  io::write_file(path.string(), parts);
+}
+
+}  // namespace
+
+ModelDirectory open_model_directory(const std::filesystem::path& path) {
+  if (!std::filesystem::is_directory(path)) throw ModelError(path.string() + ": is no directory");
+  ModelDirectory directory;
+  directory.path = path;
+  const std::filesystem::path config = path / "config.json";
+  directory.config_json = read_json(config);
+  directory.config = parse_model_config(directory.config_json, config.string());
+  if (!std::filesystem::exists(path / weights_file)) {
+    throw ModelError(path.string() + ": has no " + weights_file);
+  }
+  return directory;
+}
+
+std::string LoadReport::text() const {
+  std::string text;
+  if (!initialized.empty()) text += "newly initialised: " + join(initialized);
+  if (!unused.empty()) {
+    if (!text.empty()) text += "; ";
+    text += "not used: " + join(unused);
+  }
+  return text;
+}
+
+template <class T, class Backend>
+LoadReport load_weights(const ModelDirectory& directory, EncoderModel<T, Backend>& model, std::uint64_t seed) {
+  const io::SafetensorsFile file((directory.path / weights_file).string());
+  LoadReport report;
+  std::set<std::string> used;
+  for (Parameter<T>& p : model.parameters().all()) {
+    const std::vector<std::string> names = spellings(p.name);
+    const auto at = std::find_if(names.begin(), names.end(), [&](const std::string& n) { return file.contains(n); });
+    if (at == names.end()) {
+      if (!may_be_missing(p.name)) {
+        throw ModelError(file.path() + ": the tensor \"" + p.name + "\" is missing (looked for " + join(names) + ")");
+      }
+      report.initialized.push_back(p.name);
+      continue;
+    }
+    (void)file.find(*at, shape_of(p));
+    const std::vector<T> values = file.template read_as<T>(*at);
+    std::copy(values.begin(), values.end(), p.weight.data);
+    used.insert(*at);
+  }
+  model.initialize(seed, [&](std::string_view name) {
+    return std::find(report.initialized.begin(), report.initialized.end(), name) != report.initialized.end();
+  });
+  for (const std::string& name : file.names()) {
+    if (!used.contains(name)) report.unused.push_back(name);
+  }
+  return report;
+}
+
+template <class T, class Backend>
+void save_model(const std::filesystem::path& path, const ModelDirectory& source,
+                const EncoderModel<T, Backend>& model) {
+  std::error_code code;
+  std::filesystem::create_directories(path, code);
+  if (code) throw ModelError(path.string() + ": cannot be created: " + code.message());
+  if (!std::filesystem::equivalent(path, source.path, code)) {
+    for (const char* name : tokenizer_files) {
+      const std::filesystem::path file = source.path / name;
+      if (std::filesystem::exists(file)) write_bytes(path / name, io::FileBytes::open(file.string()).bytes());
+    }
+  }
+  const std::string config = to_json(model.config(), source.config_json).dump(2) + "\n";
+  write_bytes(path / "config.json", std::as_bytes(std::span<const char>(config)));
+
+  io::SafetensorsWriter writer;
+  writer.metadata("format", "pt");
+  for (const Parameter<T>& p : model.parameters().all()) {
+    const std::span<const T> values(p.weight.data, static_cast<std::size_t>(p.weight.size()));
+    if constexpr (std::is_same_v<T, float>) {
+      writer.add(p.name, shape_of(p), values);
+    } else {
+      writer.add(p.name, shape_of(p), std::vector<float>(values.begin(), values.end()));
+    }
+  }
+  writer.write((path / weights_file).string());
+}
+
+#define SPARSEGRAD_GLUE_INSTANTIATE(T)                                                                       \
+  template LoadReport load_weights(const ModelDirectory&, EncoderModel<T, backend::CpuBlas>&, std::uint64_t); \
+  template void save_model(const std::filesystem::path&, const ModelDirectory&,                              \
+                           const EncoderModel<T, backend::CpuBlas>&);
+SPARSEGRAD_GLUE_INSTANTIATE(float)
+SPARSEGRAD_GLUE_INSTANTIATE(double)
+#undef SPARSEGRAD_GLUE_INSTANTIATE
+
+}  // namespace sparsegrad::glue

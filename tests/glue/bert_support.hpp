@@ -1,0 +1,63 @@
+// Reading the goldens of scripts/goldens/make_bert_goldens.py.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "engine/adamw.hpp"
+#include "engine/batch.hpp"
+#include "engine/encoder_model.hpp"
+#include "engine/hf_directory.hpp"
+
+namespace sparsegrad::glue::test {
+
+inline std::filesystem::path golden_folder() {
+  return std::filesystem::path(SPARSEGRAD_TEST_DIR) / "golden" / "bert_tiny";
+}
+
+inline Batch batch_of(const nlohmann::json& rows, index_t pad_to = 0) {
+  Batch batch;
+  for (const auto& row : rows) {
+    batch.add(row["ids"].get<std::vector<std::int32_t>>(), row["type_ids"].get<std::vector<std::int32_t>>(),
+              row["label"].get<float>(), pad_to);
+  }
+  return batch;
+}
+
+/// What AdamW trains: every dense gradient, and the MLP layers' cores (once `core` was called on all of them).
+template <class T, class Backend>
+std::vector<typename AdamW<T, Backend>::Segment> dense_segments(typename Backend::Context& ctx,
+                                                               EncoderModel<T, Backend>& model, double decay) {
+  std::vector<typename AdamW<T, Backend>::Segment> segments;
+  for (auto& p : model.parameters().all()) {
+    if (!p.gradient.empty()) segments.push_back({p.name, p.weight.data, p.gradient.data, p.weight.size(), decay});
+  }
+  for (index_t i = 0; i < static_cast<index_t>(model.mlp().size()); ++i) {
+    auto& layer = model.mlp()[static_cast<std::size_t>(i)];
+    const MatrixView<T> core = layer.core(ctx);
+    segments.push_back({model.mlp_name(i), layer.weight().data, core.data, core.size(), decay});
+    layer.clear(ctx);
+  }
+  return segments;
+}
+
+/// Zeroes all gradients.
+template <class T, class Backend>
+void clear_gradients(typename Backend::Context& ctx, EncoderModel<T, Backend>& model) {
+  model.parameters().zero_gradients(ctx);
+  for (auto& layer : model.mlp())
+    layer.clear(ctx);
+}
+
+/// The gradient of a parameter, wherever it is kept.
+template <class T, class Backend>
+MatrixView<T> gradient_of(typename Backend::Context& ctx, EncoderModel<T, Backend>& model, const std::string& name) {
+  for (index_t i = 0; i < static_cast<index_t>(model.mlp().size()); ++i) {
+    if (model.mlp_name(i) == name) return model.mlp()[static_cast<std::size_t>(i)].core(ctx);
+  }
+  return model.parameters().at(name).gradient;
+}
+
+}  // namespace sparsegrad::glue::test
