@@ -43,6 +43,11 @@ class Scratch {
     return static_cast<index_t>(sum);
   }
 
+  /// The most bytes that frames held at a time since the last `forget_most_used`: about the part of the reserve
+  /// that is in physical memory.
+  index_t most_used() const { return static_cast<index_t>(most_used_); }
+  void forget_most_used() { most_used_ = total_; }
+
   class Frame {
    public:
     explicit Frame(Scratch& scratch)
@@ -108,6 +113,7 @@ class Scratch {
     used_ += bytes;
     total_ += bytes;
     peak_ = std::max(peak_, total_);
+    most_used_ = std::max(most_used_, total_);
     return piece;
   }
 
@@ -115,7 +121,8 @@ class Scratch {
   std::size_t block_ = 0;  ///< block in use
   std::size_t used_ = 0;   ///< bytes used in it
   std::size_t total_ = 0;  ///< bytes taken by all open frames
-  std::size_t peak_ = 0;   ///< largest total so far
+  std::size_t peak_ = 0;   ///< largest total or reserve so far
+  std::size_t most_used_ = 0;
   int depth_ = 0;
 };
 
