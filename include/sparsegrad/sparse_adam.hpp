@@ -42,9 +42,10 @@ enum class AdamSemantics {
 enum class Overflow {
   /// Becomes dense, for good. The only step that allocates.
   go_dense,
-  /// Forgets as many entries as needed: those with the smallest |m|, of equals the highest position, never one
-  /// of S. An entry met again later starts at moments (and a count) of 0. Under `torch` its bias correction is that of
-  /// the global step, so that its first update is smaller than that of a fresh Adam by (1 - b1) / sqrt(1 - b2).
+  /// Forgets as many entries as needed: those with the smallest |m|, of equals the highest position, never
+  /// one of S. An entry met again later starts at moments (and a count) of 0. Under `torch`
+  /// its bias correction is that of the global step, so that its first update is larger than a fresh Adam's,
+  /// by up to (1 - b1) / sqrt(1 - b2), 3.2 with the usual betas (as for every entry first met late).
   evict_smallest,
   /// CapacityError; nothing has changed.
   error,
@@ -61,7 +62,8 @@ struct SparseAdamOptions {
   double beta2 = 0.999;
   double eps = 1e-8;
   AdamSemantics semantics = AdamSemantics::torch;
-  /// Entries of a compact state; 0: dense. A capacity whose compact form is no smaller than the dense one is dense too.
+  /// Entries of a compact state; 0: dense. A capacity whose compact form is no smaller than the dense one is
+  /// dense too.
   index_t capacity = 0;
   Overflow overflow = Overflow::go_dense;
 
@@ -131,10 +133,11 @@ struct SparseAdamState {
 
 /// Optimizer of one core [rows, cols].
 ///
-/// The state is compact (sorted positions, m, v, and counts under per_entry_step, with room for `capacity` entries) or
-/// dense, whichever takes fewer bytes. Its memory is taken in the constructor, temporary memory from the context.
-/// Decoupled weight decay (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019) is no part of it: it
-/// acts on the weight, where the layer applies it: W <- (1 - lr decay) W + V D U^T.
+/// The state is compact (sorted positions, m, v, and counts under per_entry_step, with room for `capacity`
+/// entries) or dense, whichever takes fewer bytes. Its memory is taken in the constructor, temporary memory
+/// from the context. Decoupled weight decay (Loshchilov and Hutter, "Decoupled Weight Decay Regularization",
+/// 2019) is no part of it: it acts on the weight, where the layer applies it: W <- (1 - lr decay) W + V D
+/// U^T.
 ///
 ///     core 1x6, capacity 3, S = {1, 4}, then {0, 4}: held positions {1, 4}, then {0, 1, 4}
 template <class T, class Backend = DefaultBackend>
@@ -151,6 +154,15 @@ class SparseAdam {
     shape(ctx, rows, cols);
   }
 
+  /// Whether the state of such an optimizer begins compact: when that takes fewer bytes.
+  static bool starts_compact(index_t rows, index_t cols, const SparseAdamOptions& options) {
+    const bool counts = options.semantics == AdamSemantics::per_entry_step;
+    const index_t entry = static_cast<index_t>(2 * sizeof(T) + (counts ? sizeof(std::int32_t) : 0));
+    const index_t place = static_cast<index_t>(sizeof(stored_index_t));
+    return options.capacity > 0 && options.capacity < rows * cols &&
+           options.capacity * (entry + place) < rows * cols * entry;
+  }
+
   index_t rows() const { return rows_; }
   index_t cols() const { return cols_; }
   const SparseAdamOptions& options() const { return options_; }
@@ -163,14 +175,16 @@ class SparseAdam {
   /// Steps taken: t of the last step.
   std::int64_t steps() const { return steps_; }
 
-  /// Entries that D must have room for when S has at most k: k, but under dense_core all that the state may hold.
+  /// Entries that D must have room for when S has at most k: k, but under dense_core all that the state may
+  /// hold.
   index_t update_capacity(index_t k) const {
     if (options_.semantics != AdamSemantics::dense_core) return k;
     const bool stays_compact = compact_ && options_.overflow != Overflow::go_dense;
     return stays_compact ? options_.capacity : rows_ * cols_;
   }
 
-  /// After this no step with at most k entries takes memory from the system (but for Overflow::go_dense, once).
+  /// After this no step with at most k entries takes memory from the system (but for Overflow::go_dense,
+  /// once).
   void reserve(Context& ctx, index_t k) const {
     const auto entries = [](index_t n, std::size_t bytes) { return n * static_cast<index_t>(bytes); };
     index_t bytes = entries(k, 2 * sizeof(stored_index_t)) + index_t{4096};
@@ -182,9 +196,9 @@ class SparseAdam {
     ctx.scratch().reserve(bytes);
   }
 
-  /// Throws what `step` would throw for this gradient, and changes nothing: ShapeError; CapacityError when S alone
-  /// exceeds the capacity, or under Overflow::error; NonFiniteError when entries must be evicted by moments that hold
-  /// NaN or Inf.
+  /// Throws what `step` would throw for this gradient, and changes nothing: ShapeError; CapacityError when S
+  /// alone exceeds the capacity, or under Overflow::error; NonFiniteError when entries must be evicted by
+  /// moments that hold NaN or Inf.
   void check(Context& ctx, const Gradient& s) const {
     require_shape("S", s.rows(), s.cols(), rows_, cols_, "rows x cols of the optimizer's core");
     if (!compact_ || options_.overflow == Overflow::go_dense) return;
@@ -209,9 +223,10 @@ class SparseAdam {
     }
   }
 
-  /// One step. D, another object than S, gets the update on S's support (dense_core: on all entries of the state)
-  /// and carries -lr. When it throws, nothing has changed but D. Throws what `check` throws; ValueError for a learning
-  /// rate or scale that is not finite or when D.capacity() < update_capacity(S.count()).
+  /// One step. D, another object than S, gets the update on S's support (dense_core: on all entries of the
+  /// state) and carries -lr. When it throws, nothing has changed but D. Throws what `check` throws;
+  /// ValueError for a learning rate or scale that is not finite or when D.capacity() <
+  /// update_capacity(S.count()).
   StepReport step(Context& ctx, const Gradient& s, const StepOptions& step_options, Gradient& d) {
     check(ctx, s);
     require_shape("D", d.rows(), d.cols(), rows_, cols_, "rows x cols of the optimizer's core");
@@ -298,19 +313,18 @@ class SparseAdam {
 
   /// Carries the state over to a new basis: V -> V', U -> U'. With R = V'^T V [r', r] and Q = U'^T U [c', c]
   ///     m' = R m Q^T                     exact when the old directions lie in the new basis (full sides)
-  ///     v' = (R o R) v (Q o Q)^T         o: by element. An approximation: it takes the entries of the gradient as
-  ///                                      uncorrelated, and keeps v' >= 0
-  /// Under per_entry_step both moments are first freed of their entries' own bias, and then given that of the largest
-  /// count, which becomes every entry's. A compact state stays as large as it was: of m' the entries with the largest
-  /// absolute values are kept. The step count stays. `reset` empties the state instead.
-  /// The core may change its extents. Throws ShapeError unless `from` belongs to this core and both bases to weights
-  /// of the same extents. Allocates; when it throws, nothing has changed.
+  ///     v' = (R o R) v (Q o Q)^T         o: by element; an approximation, exact for uncorrelated entries; v' >= 0
+  /// Under per_entry_step both moments are first freed of their entries' own bias, and then given that of the
+  /// largest count, which becomes every entry's. A compact state stays as large as it was: of m' the entries
+  /// with the largest absolute values are kept. The step count stays. `reset` empties the state instead. The
+  /// core may change its extents. Throws ShapeError unless `from` belongs to this core and both bases to
+  /// weights of the same extents. Allocates; when it throws, nothing has changed.
   RebaseReport rebase(Context& ctx, const TuckerBasis<T, Backend>& from, const TuckerBasis<T, Backend>& to,
                       MomentsPolicy policy);
 
   /// Calls f(name, view) for every array of the state, in the order step, index (compact only), m, v, count
-  /// (per_entry_step only): `view` is a std::span of const std::int64_t ("step", in host memory), stored_index_t,
-  /// T, T and std::int32_t in the backend's memory. Equal states give equal bytes.
+  /// (per_entry_step only): `view` is a std::span of const std::int64_t ("step", in host memory),
+  /// stored_index_t, T, T and std::int32_t in the backend's memory. Equal states give equal bytes.
   template <class F>
   void visit_state(F&& f) const {
     const auto n = static_cast<std::size_t>(size());
@@ -336,19 +350,19 @@ class SparseAdam {
     return s;
   }
 
-  /// Takes a state over, bit by bit. Throws ValueError, saying what differs, unless it is for a core of these extents,
-  /// was made with the same options, and is a valid state: rising positions in range, numbers as many as positions,
-  /// v >= 0 or NaN, counts and steps >= 0. When it throws, nothing has changed.
+  /// Takes a state over, bit by bit. Throws ValueError, saying what differs, unless it is for a core of these
+  /// extents, was made with the same options, and is a valid state: rising positions in range, numbers as
+  /// many as positions, v >= 0 or NaN, counts and steps >= 0. When it throws, nothing has changed.
   void restore(Context& ctx, const SparseAdamState<T>& s) {
     require_state(s);
+    if (s.compact && !starts_compact(rows_, cols_, options_)) {
+      throw ValueError("the saved state is compact, expected dense: with capacity " +
+                       std::to_string(options_.capacity) + " that is the smaller form");
+    }
     if (s.compact != compact_) {
       // A state that has gone dense, or the reverse: make the memory first.
       SparseAdam other(ctx, rows_, cols_, options_);
       if (other.compact_ && !s.compact) other.make_dense(ctx);
-      if (other.compact_ != s.compact) {
-        throw ValueError("the saved state is compact, expected dense: with capacity " +
-                         std::to_string(options_.capacity) + " the dense form is the smaller");
-      }
       *this = std::move(other);
     }
     reset(ctx);
@@ -396,11 +410,8 @@ class SparseAdam {
   void shape(Context& ctx, index_t rows, index_t cols) {
     rows_ = rows;
     cols_ = cols;
-    const index_t entry = static_cast<index_t>(2 * sizeof(T) + (has_counts() ? sizeof(std::int32_t) : 0));
-    const index_t place = static_cast<index_t>(sizeof(stored_index_t));
-    const index_t capacity = options_.capacity;
-    compact_ = capacity > 0 && capacity < rows * cols && capacity * (entry + place) < rows * cols * entry;
-    const index_t n = compact_ ? capacity : rows * cols;
+    compact_ = starts_compact(rows, cols, options_);
+    const index_t n = compact_ ? options_.capacity : rows * cols;
     index_.resize(ctx, compact_ ? n : 0);
     m_.resize(ctx, n);
     v_.resize(ctx, n);

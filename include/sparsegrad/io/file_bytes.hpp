@@ -65,8 +65,8 @@ inline int write_all(int fd, std::span<const std::byte> bytes) {
 
 }  // namespace detail
 
-/// The bytes of a file, mapped into memory where the system can, read otherwise. Copies share them. The file must
-/// not be shortened while it is mapped; replacing it, as `write_file` does, is harmless.
+/// The bytes of a file, mapped into memory where the system can, read otherwise. Copies share them. The file
+/// must not be shortened while it is mapped; replacing it, as `write_file` does, is harmless.
 class FileBytes {
  public:
   FileBytes() = default;
@@ -118,10 +118,10 @@ class FileBytes {
   std::size_t size_ = 0;
 };
 
-/// Writes the parts one after the other to `path`. They go to a file "<path>.tmp-<process>-<n>" beside it, which is
-/// flushed to the disk and then takes the path's name, in one move: whatever fails, the old file stays as it was, and
-/// the file beside it is removed. A path that exists and is no regular file (a device, a pipe) is written to directly;
-/// a symbolic link is followed. Throws IoError with the system's reason.
+/// Writes the parts one after the other to `path`. They go to a file "<path>.tmp-<process>-<n>" beside it,
+/// which is flushed to the disk and then takes the path's name, in one move: whatever fails, the old file
+/// stays as it was, and the file beside it is removed. A path that exists and is no regular file (a device, a
+/// pipe) is written to directly; a symbolic link is followed. Throws IoError with the system's reason.
 inline void write_file(const std::string& path, std::span<const std::span<const std::byte>> parts) {
 #if defined(SPARSEGRAD_IO_POSIX)
   std::error_code ignored;
@@ -162,7 +162,8 @@ inline void write_file(const std::string& path, std::span<const std::span<const 
   if (::fsync(fd.get()) != 0) fail("cannot be flushed to the disk", errno);
   if (::close(fd.release()) != 0) fail("cannot be closed", errno);
   if (::rename(aside.c_str(), target.c_str()) != 0) fail("cannot be replaced", errno);
-  // The new name itself is on the disk once its folder is. Not every file system can do it, and the data are safe.
+  // The new name itself is on the disk once its folder is. Not every file system can do it, and the data are
+  // safe.
   const std::filesystem::path folder = std::filesystem::path(target).parent_path();
   const detail::Descriptor directory(
       ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));

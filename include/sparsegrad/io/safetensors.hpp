@@ -46,11 +46,11 @@ struct Tensor {
   index_t count() const { return static_cast<index_t>(bytes.size()) / info(dtype).bytes; }
 };
 
-/// A file opened for reading. Opening checks the whole header, strictly: its length against 100 MB and the file's size;
-/// no other JSON than the structure above, no key twice, no unknown dtype; extents and offsets are integers in range,
-/// products do not overflow, begin <= end, the size is that of shape and dtype, and the arrays cover the data without
-/// overlap or hole. Every failure is an IoError that names the file and, where there is one, the tensor, and says what
-/// was expected and what was found.
+/// A file opened for reading. Opening checks the whole header, strictly: its length against 100 MB and the
+/// file's size; no other JSON than the structure above, no key twice, no unknown dtype; extents and offsets
+/// are integers in range, products do not overflow, begin <= end, the size is that of shape and dtype, and
+/// the arrays cover the data without overlap or hole. Every failure is an IoError that names the file and,
+/// where there is one, the tensor, and says what was expected and what was found.
 class SafetensorsFile {
  public:
   /// Throws IoError.
@@ -95,7 +95,8 @@ class SafetensorsFile {
     return tensor;
   }
 
-  /// Elements of exactly the type X (float, double, int32, int64, uint8), copied. Throws IoError for another type.
+  /// Elements of exactly the type X (float, double, int32, int64, uint8), copied. Throws IoError for another
+  /// type.
   template <class X>
   std::vector<X> read(std::string_view name) const {
     const Tensor tensor = find(name);
@@ -108,7 +109,8 @@ class SafetensorsFile {
     return values;
   }
 
-  /// Elements of any floating-point type (F64, F32, F16, BF16) converted to T. Throws IoError for another type.
+  /// Elements of any floating-point type (F64, F32, F16, BF16) converted to T. Throws IoError for another
+  /// type.
   template <class T>
   std::vector<T> read_as(std::string_view name) const {
     const Tensor tensor = find(name);
@@ -160,13 +162,13 @@ class SafetensorsFile {
   detail::Header header_;
 };
 
-/// Collects arrays, then writes them as one file. Wider element types stand first, otherwise in the order of adding,
-/// and the data begin at a multiple of 8: every array is aligned to its element. The same arrays in the same order
-/// give the same bytes.
+/// Collects arrays, then writes them as one file. Wider element types stand first, otherwise in the order of
+/// adding, and the data begin at a multiple of 8: every array is aligned to its element. The same arrays in
+/// the same order give the same bytes.
 class SafetensorsWriter {
  public:
-  /// Adds an array whose bytes are the caller's until `write`. Throws ValueError for a name given before or reserved,
-  /// ShapeError when the bytes do not fit shape and dtype.
+  /// Adds an array whose bytes are the caller's until `write`. Throws ValueError for a name given before or
+  /// reserved, ShapeError when the bytes do not fit shape and dtype.
   void add(std::string name, DType dtype, std::vector<index_t> shape, std::span<const std::byte> bytes) {
     add(std::move(name), dtype, std::move(shape), bytes, nullptr);
   }
@@ -188,8 +190,8 @@ class SafetensorsWriter {
     if (!fresh) throw ValueError("metadata '" + at->first + "' is set twice");
   }
 
-  /// Throws IoError when the file cannot be written (see write_file: an old file then stays as it was), ValueError
-  /// when a name or text is not UTF-8 or the header exceeds 100 MB.
+  /// Throws IoError when the file cannot be written (see write_file: an old file then stays as it was),
+  /// ValueError when a name or text is not UTF-8 or the header exceeds 100 MB.
   void write(const std::string& path) const {
     const Layout layout = lay_out();
     std::vector<std::span<const std::byte>> parts{std::as_bytes(std::span<const char>(layout.header))};
