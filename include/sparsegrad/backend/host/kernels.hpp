@@ -2,10 +2,116 @@
 #pragma once
 
 #include "../reference.hpp"
+#include "adam.hpp"
+#include "elementwise.hpp"
+#include "fast_transform.hpp"
 #include "slots.hpp"
+#include "sparse.hpp"
+#include "top_k.hpp"
 
 namespace sparsegrad::backend::host {
 
-struct Kernels : Slots {};
+/// The contract's primitives by name; each forwards to the file of its concept. What is not here is as fast as
+/// it gets in the plain loops of Reference.
+struct Kernels : Slots {
+  template <class T>
+  static void zero(Context& ctx, T* p, index_t n) {
+    Elementwise::zero(ctx, p, n);
+  }
+  template <class T>
+  static void upload(Context& ctx, const T* source, T* p, index_t n) {
+    Elementwise::copy_array(ctx, source, p, n);
+  }
+  template <class T>
+  static void download(Context& ctx, const T* p, T* target, index_t n) {
+    Elementwise::copy_array(ctx, p, target, n);
+  }
+  template <class T>
+  static void copy(Context& ctx, ConstMatrixView<T> a, MatrixView<T> b) {
+    Elementwise::copy<T>(ctx, a, b);
+  }
+  template <class T>
+  static void scale(Context& ctx, std::type_identity_t<T> alpha, MatrixView<T> a) {
+    Elementwise::scale<T>(ctx, alpha, a);
+  }
+  template <class T>
+  static void add(Context& ctx, std::type_identity_t<T> alpha, ConstMatrixView<T> a, MatrixView<T> b) {
+    Elementwise::add<T, T>(ctx, alpha, a, b);
+  }
+  template <class T>
+  static void add_wide(Context& ctx, double alpha, ConstMatrixView<T> a, MatrixView<double> b) {
+    Elementwise::add<T, double>(ctx, alpha, a, b);
+  }
+  template <class T>
+  static void add_to_rows(Context& ctx, const T* v, MatrixView<T> a) {
+    Elementwise::add_to_rows(ctx, v, a);
+  }
+  template <class T>
+  static double squared_norm(Context& ctx, ConstMatrixView<T> a) {
+    return Elementwise::squared_norm<T>(ctx, a);
+  }
+  template <class T>
+  static index_t first_nonfinite(Context& ctx, ConstMatrixView<T> a) {
+    return Elementwise::first_nonfinite<T>(ctx, a);
+  }
+  template <class T>
+  static void column_sums(Context& ctx, ConstMatrixView<T> a, T* sums) {
+    Elementwise::column_sums<T>(ctx, a, sums);
+  }
+  template <class T>
+  static void transpose(Context& ctx, ConstMatrixView<T> a, MatrixView<T> b) {
+    Elementwise::transpose<T>(ctx, a, b);
+  }
+  template <class T>
+  static void fast_transform(Context& ctx, const T* signs, bool inverse, TransformSide side,
+                             MatrixView<T> a) {
+    FastTransform<T>::run(ctx, signs, inverse, side, a);
+  }
+  template <class T>
+  static void top_k(Context& ctx, const T* x, index_t n, index_t k, stored_index_t* index, T* value) {
+    TopK<T>::run(ctx, x, n, k, index, value);
+  }
+  template <class T>
+  static void gather(Context& ctx, const T* x, const stored_index_t* index, index_t k, T* value) {
+    Sparse::gather(ctx, x, index, k, value);
+  }
+  template <class T>
+  static void scatter(Context& ctx, const T* value, const stored_index_t* index, index_t k, T* x) {
+    Sparse::scatter(ctx, value, index, k, x);
+  }
+  template <class T>
+  static void sampled_product(Context& ctx, ConstMatrixView<T> a, ConstMatrixView<T> b,
+                              const stored_index_t* index, index_t k, index_t cols, T* value) {
+    Sparse::sampled_product<T>(ctx, a, b, index, k, cols, value);
+  }
+  template <class T>
+  static void expand_rows(Context& ctx, const stored_index_t* row, const stored_index_t* col, const T* value,
+                          index_t k, ConstMatrixView<T> f, MatrixView<T> m) {
+    Sparse::expand_rows<T>(ctx, row, col, value, k, f, m);
+  }
+  template <class T>
+  static void gather_rows(Context& ctx, ConstMatrixView<T> f, const stored_index_t* list, index_t q,
+                          MatrixView<T> p) {
+    Sparse::gather_rows<T>(ctx, f, list, q, p);
+  }
+  template <class T>
+  static void add_rows(Context& ctx, ConstMatrixView<T> p, const stored_index_t* list, MatrixView<T> m) {
+    Sparse::add_rows<T>(ctx, p, list, m);
+  }
+  template <class T>
+  static void add_columns(Context& ctx, ConstMatrixView<T> p, const stored_index_t* list, MatrixView<T> m) {
+    Sparse::add_columns<T>(ctx, p, list, m);
+  }
+  static index_t group_support(Context& ctx, const stored_index_t* index, index_t k, index_t rows,
+                               index_t cols, bool columns, stored_index_t* slot, stored_index_t* other,
+                               stored_index_t* order, stored_index_t* list) {
+    return Sparse::group_support(ctx, index, k, rows, cols, columns, slot, other, order, list);
+  }
+  template <class T>
+  static void adam(Context& ctx, const AdamCoefficients& c, const T* g, const stored_index_t* slot, index_t k,
+                   T* m, T* v, std::int32_t* count, T* d) {
+    Adam<T>::run(ctx, c, g, slot, k, m, v, count, d);
+  }
+};
 
 }  // namespace sparsegrad::backend::host

@@ -1,0 +1,120 @@
+// Adam's update of some or all entries of a state.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "../../core/backend.hpp"
+#include "context.hpp"
+#include "square_root.hpp"
+
+namespace sparsegrad::backend::host {
+
+/// m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, d = -lr m^ / (sqrt(v^) + eps) in blocks: moments at
+/// scattered slots are brought together first, so that one vectorised loop serves all cases.
+template <class T>
+class Adam {
+ public:
+  static void run(HostContext& ctx, const AdamCoefficients& c, const T* g, const stored_index_t* slot,
+                  index_t k, T* m, T* v, std::int32_t* count, T* d) {
+    if (k <= 0) return;
+    Scratch::Frame frame(ctx.scratch());
+    Adam adam(c);
+    if (count != nullptr) adam.tabulate(frame, slot, k, count);
+    ctx.parallel_ranges(k, 4096, [&](index_t begin, index_t end) {
+      for (index_t e = begin; e < end; e += block) {
+        const index_t size = std::min(block, end - e);
+        if (slot == nullptr) {
+          adam.update(g + e, size, m + e, v + e, count == nullptr ? nullptr : count + e, d + e);
+        } else {
+          adam.update_at(g + e, slot + e, size, m, v, count, d + e);
+        }
+      }
+    });
+  }
+
+ private:
+  static constexpr index_t block = 256;
+  static constexpr std::int32_t most_tabulated = 4096;
+
+  /// d = rate m / (root sqrt(v) + offset): what bias correction makes of it at one step.
+  struct Step {
+    T rate, root, offset;
+  };
+
+  explicit Adam(const AdamCoefficients& c)
+      : c_(c),
+        first_(static_cast<T>(1 - c.beta1)),
+        second_(static_cast<T>(1 - c.beta2)),
+        scale_(static_cast<T>(c.grad_scale)),
+        global_(step_at(static_cast<double>(c.step))) {}
+
+  Step step_at(double t) const {
+    const double correction1 = 1 - std::pow(c_.beta1, t);
+    const double correction2 = std::sqrt(1 - std::pow(c_.beta2, t));
+    return {static_cast<T>(-c_.learning_rate / correction1), static_cast<T>(1 / correction2),
+            static_cast<T>(c_.eps_uncorrected ? c_.eps / correction2 : c_.eps)};
+  }
+
+  /// Powers cost more than the rest of the update: entries of the same count share theirs.
+  void tabulate(Scratch::Frame& frame, const stored_index_t* slot, index_t k, const std::int32_t* count) {
+    std::int32_t largest = 0;
+    for (index_t e = 0; e < k; ++e)
+      largest = std::max(largest, count[slot == nullptr ? e : slot[e]]);
+    tabulated_ = std::min(std::min(largest, most_tabulated) + 1, static_cast<std::int32_t>(k));
+    table_ = frame.template take<Step>(most_tabulated + 1);
+    for (std::int32_t t = 1; t <= tabulated_; ++t)
+      table_[t - 1] = step_at(t);
+  }
+
+  Step step_of(std::int32_t t) const {
+    return t >= 1 && t <= tabulated_ ? table_[t - 1] : step_at(static_cast<double>(t));
+  }
+
+  void update_at(const T* g, const stored_index_t* slot, index_t size, T* m, T* v, std::int32_t* count,
+                 T* d) const {
+    T near_m[block];
+    T near_v[block];
+    std::int32_t near_count[block];
+    for (index_t e = 0; e < size; ++e) {
+      near_m[e] = m[slot[e]];
+      near_v[e] = v[slot[e]];
+      if (count != nullptr) near_count[e] = count[slot[e]];
+    }
+    update(g, size, near_m, near_v, count == nullptr ? nullptr : near_count, d);
+    for (index_t e = 0; e < size; ++e) {
+      m[slot[e]] = near_m[e];
+      v[slot[e]] = near_v[e];
+      if (count != nullptr) count[slot[e]] = near_count[e];
+    }
+  }
+
+  void update(const T* g, index_t size, T* m, T* v, std::int32_t* count, T* d) const {
+    T root[block];
+    for (index_t e = 0; e < size; ++e) {
+      const T x = g[e] * scale_;
+      m[e] += first_ * (x - m[e]);
+      v[e] += second_ * (x * x - v[e]);
+      root[e] = v[e];
+    }
+    square_roots(root, size);
+    if (count == nullptr) {
+      for (index_t e = 0; e < size; ++e)
+        d[e] = global_.rate * m[e] / (root[e] * global_.root + global_.offset);
+      return;
+    }
+    for (index_t e = 0; e < size; ++e) {
+      const Step step = step_of(++count[e]);
+      d[e] = step.rate * m[e] / (root[e] * step.root + step.offset);
+    }
+  }
+
+  const AdamCoefficients& c_;
+  T first_, second_, scale_;
+  Step global_;
+  Step* table_ = nullptr;
+  std::int32_t tabulated_ = 0;
+};
+
+}  // namespace sparsegrad::backend::host

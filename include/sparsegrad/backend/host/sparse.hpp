@@ -1,0 +1,232 @@
+// Primitives over scattered entries and rows.
+#pragma once
+
+#include <algorithm>
+
+#include "../../core/view.hpp"
+#include "context.hpp"
+#include "elementwise.hpp"
+
+namespace sparsegrad::backend::host {
+
+struct Sparse {
+  template <class T>
+  static void gather(HostContext& ctx, const T* x, const stored_index_t* index, index_t k, T* value) {
+    ctx.parallel_ranges(k, 16384, [&](index_t begin, index_t end) {
+      for (index_t e = begin; e < end; ++e)
+        value[e] = x[index[e]];
+    });
+  }
+
+  template <class T>
+  static void scatter(HostContext& ctx, const T* value, const stored_index_t* index, index_t k, T* x) {
+    ctx.parallel_ranges(k, 16384, [&](index_t begin, index_t end) {
+      for (index_t e = begin; e < end; ++e)
+        x[index[e]] = value[e];
+    });
+  }
+
+  /// P.row(s) = F.row(list[s]).
+  template <class T>
+  static void gather_rows(HostContext& ctx, MatrixView<const T> f, const stored_index_t* list, index_t q,
+                          MatrixView<T> p) {
+    on_rows(ctx, q, p.cols, false, [&](index_t s, index_t begin, index_t end) {
+      const T* from = f.row(list[s]);
+      std::copy(from + begin, from + end, p.row(s) + begin);
+    });
+  }
+
+  /// M.row(list[s]) += P.row(s), list[] without repeats.
+  template <class T>
+  static void add_rows(HostContext& ctx, MatrixView<const T> p, const stored_index_t* list, MatrixView<T> m) {
+    on_rows(ctx, p.rows, p.cols, false, [&](index_t s, index_t begin, index_t end) {
+      const T* x = p.row(s);
+      T* y = m.row(list[s]);
+      for (index_t j = begin; j < end; ++j)
+        y[j] += x[j];
+    });
+  }
+
+  /// M.col(list[s]) += P.row(s), list[] without repeats: some rows of M at a time, which stay in the cache.
+  template <class T>
+  static void add_columns(HostContext& ctx, MatrixView<const T> p, const stored_index_t* list,
+                          MatrixView<T> m) {
+    constexpr index_t height = 16;
+    if (p.empty()) return;
+    const index_t tasks = (p.cols + height - 1) / height;
+    ctx.parallel_ranges(tasks, std::max<index_t>(1, 1024 / p.rows), [&](index_t begin, index_t end) {
+      for (index_t task = begin; task < end; ++task) {
+        const index_t first = task * height;
+        const index_t last = std::min(first + height, p.cols);
+        for (index_t s = 0; s < p.rows; ++s)
+          for (index_t i = first; i < last; ++i)
+            m.data[i * m.stride + list[s]] += p.data[s * p.stride + i];
+      }
+    });
+  }
+
+  /// M.row(row[e]) += value[e] F.row(col[e]), row[] rising; the sums of a row run in the order of the entries.
+  template <class T>
+  static void expand_rows(HostContext& ctx, const stored_index_t* row, const stored_index_t* col,
+                          const T* value, index_t k, MatrixView<const T> f, MatrixView<T> m) {
+    if (k == 0 || m.cols == 0) return;
+    constexpr index_t width = 128 / static_cast<index_t>(sizeof(T));
+    if (k < 2 * f.rows || m.cols < width) {  // too few entries to pay for packing F
+      ctx.parallel_ranges(m.cols, std::max<index_t>(width, 65536 / k), [&](index_t begin, index_t end) {
+        for (index_t e = 0; e < k; ++e) {
+          const T* x = f.row(col[e]);
+          T* y = m.row(row[e]);
+          const T by = value[e];
+          for (index_t j = begin; j < end; ++j)
+            y[j] += by * x[j];
+        }
+      });
+      return;
+    }
+    // Strips of columns: F's strip, packed without gaps, stays in the cache while all entries pass over it.
+    const index_t strips = (m.cols + width - 1) / width;
+    Scratch::Frame frame(ctx.scratch());
+    T* memory = frame.take<T>(f.rows * width * ctx.threads());
+    ctx.parallel_for(strips, [&](index_t strip, int worker) {
+      const index_t first = strip * width;
+      const index_t w = std::min(width, m.cols - first);
+      T* pack = memory + f.rows * width * worker;
+      for (index_t i = 0; i < f.rows; ++i) {
+        const T* from = f.row(i) + first;
+        for (index_t j = 0; j < w; ++j)
+          pack[i * width + j] = from[j];
+        for (index_t j = w; j < width; ++j)
+          pack[i * width + j] = T(0);
+      }
+      for (index_t e = 0; e < k;) {
+        T sums[width];
+        T* y = m.row(row[e]) + first;
+        for (index_t j = 0; j < width; ++j)
+          sums[j] = j < w ? y[j] : T(0);
+        for (const stored_index_t i = row[e]; e < k && row[e] == i; ++e) {
+          const T* x = pack + col[e] * width;
+          const T by = value[e];
+          for (index_t j = 0; j < width; ++j)
+            sums[j] += by * x[j];
+        }
+        for (index_t j = 0; j < w; ++j)
+          y[j] = sums[j];
+      }
+    });
+  }
+
+  /// value[e] += sum_t A(t, i) B(t, j), index[e] = i cols + j.
+  template <class T>
+  static void sampled_product(HostContext& ctx, MatrixView<const T> a, MatrixView<const T> b,
+                              const stored_index_t* index, index_t k, index_t cols, T* value) {
+    if (k == 0 || a.rows == 0) return;
+    if (8 * k < a.cols + b.cols) {  // too few entries to pay for transposing A and B
+      ctx.parallel_ranges(k, std::max<index_t>(1, 16384 / a.rows), [&](index_t begin, index_t end) {
+        for (index_t e = begin; e < end; ++e)
+          value[e] +=
+              strided_product(a.data + index[e] / cols, a.stride, b.data + index[e] % cols, b.stride, a.rows);
+      });
+      return;
+    }
+    // Blocks of tokens, transposed: the entries' sums run along contiguous pieces of two rows. Entries pass
+    // in the order of the wider side, whose rows so come by once, and the narrower side stays in the cache.
+    constexpr index_t tokens = 512 / static_cast<index_t>(sizeof(T));
+    const bool by_columns = b.cols > a.cols;
+    const MatrixView<const T> outer = by_columns ? b : a;
+    const MatrixView<const T> inner = by_columns ? a : b;
+    Scratch::Frame frame(ctx.scratch());
+    auto* order = frame.take<stored_index_t>(k);
+    auto* outer_of = frame.take<stored_index_t>(k);
+    auto* inner_of = frame.take<stored_index_t>(k);
+    T* sums = frame.take<T>(k);
+    T* outer_block = frame.take<T>(outer.cols * tokens);
+    T* inner_block = frame.take<T>(inner.cols * tokens);
+    sort_by(frame, index, k, cols, outer.cols, by_columns, order);
+    for (index_t p = 0; p < k; ++p) {
+      const stored_index_t e = order[p];
+      const auto i = static_cast<stored_index_t>(index[e] / cols);
+      const auto j = static_cast<stored_index_t>(index[e] % cols);
+      outer_of[p] = by_columns ? j : i;
+      inner_of[p] = by_columns ? i : j;
+      sums[p] = T(0);
+    }
+    for (index_t first = 0; first < a.rows; first += tokens) {
+      const index_t count = std::min(tokens, a.rows - first);
+      transpose_padded(ctx, outer.block(first, 0, count, outer.cols), outer_block, tokens);
+      transpose_padded(ctx, inner.block(first, 0, count, inner.cols), inner_block, tokens);
+      ctx.parallel_ranges(k, 1024, [&](index_t begin, index_t end) {
+        for (index_t p = begin; p < end; ++p)
+          sums[p] += product<tokens>(outer_block + outer_of[p] * tokens, inner_block + inner_of[p] * tokens);
+      });
+    }
+    for (index_t p = 0; p < k; ++p)
+      value[order[p]] += sums[p];
+  }
+
+  static index_t group_support(HostContext& ctx, const stored_index_t* index, index_t k, index_t rows,
+                               index_t cols, bool columns, stored_index_t* slot, stored_index_t* other,
+                               stored_index_t* order, stored_index_t* list) {
+    Scratch::Frame frame(ctx.scratch());
+    sort_by(frame, index, k, cols, columns ? cols : rows, columns, order);
+    index_t used = 0;
+    for (index_t p = 0; p < k; ++p) {
+      const index_t i = index[order[p]] / cols;
+      const index_t j = index[order[p]] % cols;
+      const auto group = static_cast<stored_index_t>(columns ? j : i);
+      if (used == 0 || list[used - 1] != group) list[used++] = group;
+      slot[p] = static_cast<stored_index_t>(used - 1);
+      other[p] = static_cast<stored_index_t>(columns ? i : j);
+    }
+    return used;
+  }
+
+ private:
+  /// Positions of the entries by rising row or column, each group in the order given: a counting sort.
+  static void sort_by(Scratch::Frame& frame, const stored_index_t* index, index_t k, index_t cols,
+                      index_t groups, bool columns, stored_index_t* order) {
+    auto* place = frame.take<stored_index_t>(groups + 1);
+    std::fill(place, place + groups + 1, 0);
+    for (index_t e = 0; e < k; ++e)
+      ++place[(columns ? index[e] % cols : index[e] / cols) + 1];
+    for (index_t g = 0; g < groups; ++g)
+      place[g + 1] += place[g];
+    for (index_t e = 0; e < k; ++e)
+      order[place[columns ? index[e] % cols : index[e] / cols]++] = static_cast<stored_index_t>(e);
+  }
+
+  /// to[j, 0 .. rows) = column j of A, zeros up to `stride`.
+  template <class T>
+  static void transpose_padded(HostContext& ctx, MatrixView<const T> a, T* to, index_t stride) {
+    constexpr index_t tile = 16;
+    ctx.parallel_ranges((a.cols + tile - 1) / tile, 8, [&](index_t begin, index_t end) {
+      const index_t first = begin * tile;
+      const index_t last = std::min(end * tile, a.cols);
+      Elementwise::transpose_block(a.block(0, first, a.rows, last - first), to + first * stride, stride);
+      for (index_t j = first; j < last; ++j)
+        std::fill(to + j * stride + a.rows, to + (j + 1) * stride, T(0));
+    });
+  }
+
+  template <index_t count, class T>
+  static T product(const T* x, const T* y) {
+    constexpr index_t lanes = 64 / static_cast<index_t>(sizeof(T));
+    T sums[lanes] = {};
+    for (index_t t = 0; t < count; t += lanes)
+      for (index_t l = 0; l < lanes; ++l)
+        sums[l] += x[t + l] * y[t + l];
+    for (index_t width = lanes / 2; width > 0; width /= 2)
+      for (index_t l = 0; l < width; ++l)
+        sums[l] += sums[l + width];
+    return sums[0];
+  }
+
+  template <class T>
+  static T strided_product(const T* x, index_t x_stride, const T* y, index_t y_stride, index_t count) {
+    double sum = 0;
+    for (index_t t = 0; t < count; ++t)
+      sum += static_cast<double>(x[t * x_stride]) * static_cast<double>(y[t * y_stride]);
+    return static_cast<T>(sum);
+  }
+};
+
+}  // namespace sparsegrad::backend::host
