@@ -1,16 +1,5 @@
-// Macros that system headers and other libraries define. The names of Eigen, json and LAPACKE are not the
-// library's to answer for, so what a header under test may include of them comes first.
-#if defined(SPARSEGRAD_TEST_WITH_eigen)
-#include <Eigen/Dense>
-#endif
-#if defined(SPARSEGRAD_TEST_WITH_json)
-#include <nlohmann/json.hpp>
-#endif
-#if defined(SPARSEGRAD_TEST_WITH_blas)
-#include <cblas.h>
-#include <lapacke.h>
-#endif
-
+// Macros that system headers and other libraries define. Eigen, json and LAPACKE do not stand all of them, which is
+// not for this library to mend: where a header under test reaches those, every_dependency.hpp comes before.
 #undef I
 #define I hostile macro  // <complex.h>
 #undef B0

@@ -1,0 +1,6 @@
+// What the library's headers include of other libraries.
+#include <cblas.h>
+#include <lapacke.h>
+
+#include <Eigen/Dense>
+#include <nlohmann/json.hpp>
