@@ -13,8 +13,8 @@ namespace {
 using namespace sparsegrad;
 using namespace sparsegrad::glue;
 using namespace sparsegrad::glue::test;
-using Backend = backend::CpuBlas;
-using Model = EncoderModel<float, Backend>;
+using Blas = backend::CpuBlas;
+using Model = EncoderModel<float, Blas>;
 using nlohmann::json;
 
 struct Golden {
@@ -50,7 +50,7 @@ constexpr const char* variants[] = {"classification", "regression"};
 }  // namespace
 
 TEST_CASE("logits, loss and every gradient equal those of transformers") {
-  Backend::Context ctx(2);
+  Blas::Context ctx(2);
   for (const char* variant : variants) {
     for (const bool padded : {false, true}) {
       CAPTURE(variant);
@@ -85,7 +85,7 @@ TEST_CASE("logits, loss and every gradient equal those of transformers") {
 }
 
 TEST_CASE("the losses of 20 AdamW steps equal those of torch") {
-  Backend::Context ctx(2);
+  Blas::Context ctx(2);
   for (const char* variant : variants) {
     for (const bool padded : {false, true}) {
       CAPTURE(variant);
@@ -94,8 +94,8 @@ TEST_CASE("the losses of 20 AdamW steps equal those of torch") {
       Model model(ctx, g.directory.config);
       load_weights(g.directory, model, 1);
       const json& run = g.golden["adamw"];
-      AdamW<float, Backend> adam(ctx,
-                                 dense_segments<float, Backend>(ctx, model, run["weight_decay"].get<double>()));
+      AdamW<float, Blas> adam(ctx,
+                                 dense_segments<float, Blas>(ctx, model, run["weight_decay"].get<double>()));
       for (std::size_t step = 0; step < run["losses"].size(); ++step) {
         CAPTURE(step);
         const Batch batch = batch_of(g.golden["batches"][step], padded ? g.golden["pad_to"].get<index_t>() : 0);
@@ -117,7 +117,7 @@ TEST_CASE("the real model equals transformers") {
     MESSAGE("skipped: SPARSEGRAD_BERT_DIR does not name the 6-layer model's directory");
     return;
   }
-  Backend::Context ctx(2);
+  Blas::Context ctx(2);
   const json golden = read_json(golden_folder() / "real.json");
   ModelDirectory directory = open_model_directory(path);
   directory.config.set_dropout(0);

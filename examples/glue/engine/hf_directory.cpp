@@ -26,7 +26,7 @@ std::vector<std::string> spellings(const std::string& name) {
     for (const auto& [now, before] : {std::pair{"LayerNorm.weight", "LayerNorm.gamma"},
                                       std::pair{"LayerNorm.bias", "LayerNorm.beta"}}) {
       const std::string_view suffix(now);
-      if (base.ends_with(suffix)) names.push_back(base.substr(0, base.size() - suffix.size()) + before);
+      if (base.ends_with(suffix)) names.push_back(base.substr(0, base.size() - suffix.size()).append(before));
     }
   };
   with_old_norm(name);

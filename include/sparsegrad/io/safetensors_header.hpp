@@ -340,8 +340,10 @@ inline std::string header_text(std::span<const HeaderEntry> entries,
   for (const HeaderEntry& entry : entries) {
     if (text.size() > 1) text += ",";
     text += quoted(entry.name) + ":{\"dtype\":\"" + std::string(info(entry.dtype).name) + "\",\"shape\":[";
-    for (std::size_t i = 0; i < entry.shape.size(); ++i)
-      text += (i > 0 ? "," : "") + std::to_string(entry.shape[i]);
+    for (std::size_t i = 0; i < entry.shape.size(); ++i) {
+      if (i > 0) text += ",";
+      text += std::to_string(entry.shape[i]);
+    }
     text += "],\"data_offsets\":[" + std::to_string(entry.begin) + "," + std::to_string(entry.end) + "]}";
   }
   text += "}";
