@@ -6,6 +6,7 @@
 #include "../../core/view.hpp"
 #include "context.hpp"
 #include "elementwise.hpp"
+#include "lanes.hpp"
 
 namespace sparsegrad::backend::host {
 
@@ -70,7 +71,7 @@ struct Sparse {
   static void expand_rows(HostContext& ctx, const stored_index_t* row, const stored_index_t* col,
                           const T* value, index_t k, MatrixView<const T> f, MatrixView<T> m) {
     if (k == 0 || m.cols == 0) return;
-    constexpr index_t width = 128 / static_cast<index_t>(sizeof(T));
+    constexpr index_t width = strip_width<T>;
     if (k < 2 * f.rows || m.cols < width) {  // too few entries to pay for packing F
       ctx.parallel_ranges(m.cols, std::max<index_t>(width, 65536 / k), [&](index_t begin, index_t end) {
         for (index_t e = 0; e < k; ++e) {
@@ -99,18 +100,15 @@ struct Sparse {
           pack[i * width + j] = T(0);
       }
       for (index_t e = 0; e < k;) {
-        T sums[width];
         T* y = m.row(row[e]) + first;
-        for (index_t j = 0; j < width; ++j)
-          sums[j] = j < w ? y[j] : T(0);
-        for (const stored_index_t i = row[e]; e < k && row[e] == i; ++e) {
-          const T* x = pack + col[e] * width;
-          const T by = value[e];
-          for (index_t j = 0; j < width; ++j)
-            sums[j] += by * x[j];
+        if (w == width) {
+          e = add_rows_of(e, k, row, col, value, pack, y);
+          continue;
         }
-        for (index_t j = 0; j < w; ++j)
-          y[j] = sums[j];
+        T edge[width] = {};
+        std::copy(y, y + w, edge);
+        e = add_rows_of(e, k, row, col, value, pack, edge);
+        std::copy(edge, edge + w, y);
       }
     });
   }
@@ -181,6 +179,10 @@ struct Sparse {
   }
 
  private:
+  /// Columns of one strip in expand_rows: their sums fill the registers.
+  template <class T>
+  static constexpr index_t strip_width = 128 / static_cast<index_t>(sizeof(T));
+
   /// Positions of the entries by rising row or column, each group in the order given: a counting sort.
   static void sort_by(Scratch::Frame& frame, const stored_index_t* index, index_t k, index_t cols,
                       index_t groups, bool columns, stored_index_t* order) {
@@ -207,17 +209,66 @@ struct Sparse {
     });
   }
 
+  /// Adds to y [strip_width] the products of all entries from e on that share a row; returns the next entry.
+  template <class T>
+  static index_t add_rows_of(index_t e, index_t k, const stored_index_t* row, const stored_index_t* col,
+                             const T* value, const T* pack, T* y) {
+    constexpr index_t width = strip_width<T>;
+    constexpr index_t n = Lanes<T>::count;
+    constexpr index_t registers = width / n;
+    static_assert(registers == 4 || registers == 8);
+    Lanes<T> s0 = Lanes<T>::load(y);
+    Lanes<T> s1 = Lanes<T>::load(y + n);
+    Lanes<T> s2 = Lanes<T>::load(y + 2 * n);
+    Lanes<T> s3 = Lanes<T>::load(y + 3 * n);
+    if constexpr (registers == 4) {
+      for (const stored_index_t i = row[e]; e < k && row[e] == i; ++e) {
+        const T* x = pack + col[e] * width;
+        s0.add_product(value[e], x);
+        s1.add_product(value[e], x + n);
+        s2.add_product(value[e], x + 2 * n);
+        s3.add_product(value[e], x + 3 * n);
+      }
+    } else {
+      Lanes<T> s4 = Lanes<T>::load(y + 4 * n);
+      Lanes<T> s5 = Lanes<T>::load(y + 5 * n);
+      Lanes<T> s6 = Lanes<T>::load(y + 6 * n);
+      Lanes<T> s7 = Lanes<T>::load(y + 7 * n);
+      for (const stored_index_t i = row[e]; e < k && row[e] == i; ++e) {
+        const T* x = pack + col[e] * width;
+        s0.add_product(value[e], x);
+        s1.add_product(value[e], x + n);
+        s2.add_product(value[e], x + 2 * n);
+        s3.add_product(value[e], x + 3 * n);
+        s4.add_product(value[e], x + 4 * n);
+        s5.add_product(value[e], x + 5 * n);
+        s6.add_product(value[e], x + 6 * n);
+        s7.add_product(value[e], x + 7 * n);
+      }
+      s4.store(y + 4 * n);
+      s5.store(y + 5 * n);
+      s6.store(y + 6 * n);
+      s7.store(y + 7 * n);
+    }
+    s0.store(y);
+    s1.store(y + n);
+    s2.store(y + 2 * n);
+    s3.store(y + 3 * n);
+    return e;
+  }
+
   template <index_t count, class T>
   static T product(const T* x, const T* y) {
-    constexpr index_t lanes = 64 / static_cast<index_t>(sizeof(T));
-    T sums[lanes] = {};
-    for (index_t t = 0; t < count; t += lanes)
-      for (index_t l = 0; l < lanes; ++l)
-        sums[l] += x[t + l] * y[t + l];
-    for (index_t width = lanes / 2; width > 0; width /= 2)
-      for (index_t l = 0; l < width; ++l)
-        sums[l] += sums[l + width];
-    return sums[0];
+    constexpr index_t n = Lanes<T>::count;
+    static_assert(count % (4 * n) == 0);
+    Lanes<T> s0, s1, s2, s3;
+    for (index_t t = 0; t < count; t += 4 * n) {
+      s0.add_product(x + t, y + t);
+      s1.add_product(x + t + n, y + t + n);
+      s2.add_product(x + t + 2 * n, y + t + 2 * n);
+      s3.add_product(x + t + 3 * n, y + t + 3 * n);
+    }
+    return sum_of(s0, s1, s2, s3);
   }
 
   template <class T>

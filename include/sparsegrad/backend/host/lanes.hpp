@@ -1,0 +1,87 @@
+// Short vectors for the loops that compilers do not keep in registers by themselves.
+#pragma once
+
+#include <cstring>
+
+#include "../../core/config.hpp"
+
+namespace sparsegrad::backend::host {
+
+/// A register's worth of numbers, by the vector extension of g++ and clang++: the compiler maps it to what the
+/// target has.
+template <class T>
+struct Lanes {
+#if defined(__AVX__)
+  static constexpr index_t bytes = 32;
+#else
+  static constexpr index_t bytes = 16;
+#endif
+  static constexpr index_t count = bytes / static_cast<index_t>(sizeof(T));
+  typedef T Vector __attribute__((vector_size(bytes)));
+
+  Vector v = {};
+
+  static Lanes load(const T* p) {
+    Lanes x;
+    std::memcpy(&x.v, p, sizeof x.v);
+    return x;
+  }
+  void store(T* p) const {
+    std::memcpy(p, &v, sizeof v);
+  }
+  void add_product(T a, const T* p) {
+    v += a * load(p).v;
+  }
+  void add_product(const T* p, const T* q) {
+    v += load(p).v * load(q).v;
+  }
+};
+
+/// Sum of the lanes of a + b + c + d, pairwise.
+template <class T>
+T sum_of(const Lanes<T>& a, const Lanes<T>& b, const Lanes<T>& c, const Lanes<T>& d) {
+  const typename Lanes<T>::Vector sum = (a.v + b.v) + (c.v + d.v);
+  T x[Lanes<T>::count];
+  std::memcpy(x, &sum, sizeof x);
+  for (index_t width = Lanes<T>::count / 2; width > 0; width /= 2)
+    for (index_t l = 0; l < width; ++l)
+      x[l] += x[l + width];
+  return x[0];
+}
+
+/// to[j, i] = from[i, j] of a 4x4 block in registers.
+template <class T>
+inline void transpose_4x4(const T* from, index_t from_stride, T* to, index_t to_stride) {
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define SPARSEGRAD_HAS_SHUFFLE 1
+#endif
+#endif
+#if defined(SPARSEGRAD_HAS_SHUFFLE)
+#undef SPARSEGRAD_HAS_SHUFFLE
+  typedef T Vector __attribute__((vector_size(4 * sizeof(T))));
+  Vector a, b, c, d;
+  std::memcpy(&a, from, sizeof a);
+  std::memcpy(&b, from + from_stride, sizeof b);
+  std::memcpy(&c, from + 2 * from_stride, sizeof c);
+  std::memcpy(&d, from + 3 * from_stride, sizeof d);
+  const Vector ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+  const Vector ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  const Vector cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+  const Vector cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  a = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
+  b = __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7);
+  c = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
+  d = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
+  std::memcpy(to, &a, sizeof a);
+  std::memcpy(to + to_stride, &b, sizeof b);
+  std::memcpy(to + 2 * to_stride, &c, sizeof c);
+  std::memcpy(to + 3 * to_stride, &d, sizeof d);
+#else
+  for (index_t j = 0; j < 4; ++j)
+    for (index_t i = 0; i < 4; ++i)
+      to[j * to_stride + i] = from[i * from_stride + j];
+#endif
+}
+
+}  // namespace sparsegrad::backend::host
