@@ -17,14 +17,22 @@ struct EigenSerial {
   template <class T>
   class Blocking : public Eigen::internal::level3_blocking<T, T> {
    public:
-    Blocking(index_t rows, index_t cols, index_t depth, T* memory) {
+    Blocking(index_t rows, index_t cols, index_t depth) {
       this->m_mc = rows;
       this->m_nc = cols;
       this->m_kc = depth;
       Eigen::internal::computeProductBlockingSizes<T, T, 1>(this->m_kc, this->m_mc, this->m_nc,
                                                             Eigen::Index(1));
-      this->m_blockA = memory;
-      this->m_blockB = memory == nullptr ? nullptr : memory + aligned(this->m_mc * this->m_kc);
+    }
+    /// A product smaller than the one that the memory was counted for may want other, larger blocks: halves them until
+    /// they fit.
+    void place(std::span<T> memory) {
+      while (count() > static_cast<index_t>(memory.size())) {
+        Eigen::Index& larger = this->m_mc > this->m_nc ? this->m_mc : this->m_nc;
+        larger = (larger + 1) / 2;
+      }
+      this->m_blockA = memory.data();
+      this->m_blockB = memory.data() + aligned(this->m_mc * this->m_kc);
     }
     index_t count() const { return aligned(this->m_mc * this->m_kc) + aligned(this->m_kc * this->m_nc); }
 
@@ -34,16 +42,16 @@ struct EigenSerial {
 
   template <class T>
   static index_t pack_count(index_t m, index_t n, index_t k) {
-    // Smaller products at the edges may be blocked otherwise: leave room for the largest of their blocks.
-    return Blocking<T>(n, m, k, nullptr).count() + 4096;
+    return Blocking<T>(n, m, k).count() + 4096;
   }
 
   template <class T, int OrderA, int OrderB>
   static void run(T alpha, MatrixView<const T> a, MatrixView<const T> b, index_t depth, MatrixView<T> c,
-                  T* pack) {
+                  std::span<T> pack) {
     // The kernel writes column-major: C^T = op(B)^T op(A)^T, where a row-major matrix is its transpose in
     // columns.
-    Blocking<T> blocking(c.cols, c.rows, depth, pack);
+    Blocking<T> blocking(c.cols, c.rows, depth);
+    blocking.place(pack);
     Eigen::internal::general_matrix_matrix_product<Eigen::Index, T, OrderB, false, T, OrderA, false,
                                                    Eigen::ColMajor, 1>::run(c.cols, c.rows, depth, b.data,
                                                                             b.stride, a.data, a.stride,
@@ -53,7 +61,7 @@ struct EigenSerial {
 
   template <class T>
   static void gemm(Op op_a, Op op_b, T alpha, MatrixView<const T> a, MatrixView<const T> b, T beta,
-                   MatrixView<T> c, T* pack) {
+                   MatrixView<T> c, std::span<T> pack) {
     for (index_t i = 0; i < c.rows && beta != T(1); ++i) {
       T* row = c.row(i);
       for (index_t j = 0; j < c.cols; ++j)
@@ -73,7 +81,7 @@ struct EigenSerial {
   }
   /// Lower triangle of C = op(A) op(A)^T.
   template <class T>
-  static void lower_gram(Op op, MatrixView<const T> a, MatrixView<T> c, T* pack) {
+  static void lower_gram(Op op, MatrixView<const T> a, MatrixView<T> c, std::span<T> pack) {
     gemm<T>(op, op == Op::none ? Op::transpose : Op::none, T(1), a, a, T(0), c, pack);
   }
 };
