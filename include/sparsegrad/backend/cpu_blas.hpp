@@ -24,7 +24,7 @@ struct BlasSerial {
   }
   template <class T>
   static void gemm(Op op_a, Op op_b, T alpha, MatrixView<const T> a, MatrixView<const T> b, T beta,
-                   MatrixView<T> c, T*) {
+                   MatrixView<T> c, std::span<T>) {
     static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>, "CBLAS knows float and double");
     const index_t depth = op_a == Op::none ? a.cols : a.rows;
     if (depth == 0 || beta == T(0)) {
@@ -52,7 +52,7 @@ struct BlasSerial {
   }
   /// Lower triangle of C = op(A) op(A)^T.
   template <class T>
-  static void lower_gram(Op op, MatrixView<const T> a, MatrixView<T> c, T*) {
+  static void lower_gram(Op op, MatrixView<const T> a, MatrixView<T> c, std::span<T>) {
     const index_t depth = op == Op::none ? a.cols : a.rows;
     if (depth == 0) {
       for (index_t i = 0; i < c.rows; ++i)

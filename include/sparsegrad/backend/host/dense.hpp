@@ -32,7 +32,7 @@ struct Dense {
       const index_t cols = std::min(tiles.cols, c.cols - col);
       Serial::template gemm<T>(op_a, op_b, alpha, rows_of<T>(op_a, a, row, rows),
                                cols_of<T>(op_b, b, col, cols), beta, c.block(row, col, rows, cols),
-                               pack + pack_count * worker);
+                               packing(pack, pack_count, worker));
     });
   }
 
@@ -50,7 +50,8 @@ struct Dense {
     ctx.parallel_for(static_cast<index_t>(cs.size()), [&](index_t i, int worker) {
       const auto e = static_cast<std::size_t>(i);
       if (cs[e].empty()) return;
-      Serial::template gemm<T>(op_a, op_b, alpha, as[e], bs[e], beta, cs[e], pack + pack_count * worker);
+      Serial::template gemm<T>(op_a, op_b, alpha, as[e], bs[e], beta, cs[e],
+                               packing(pack, pack_count, worker));
     });
   }
 
@@ -77,10 +78,12 @@ struct Dense {
       T* product = memory + own * worker;
       const MatrixView<T> target(product, rows, cols);
       if (i == j) {
-        Serial::template lower_gram<T>(op, rows_of<T>(op, a, i * edge, rows), target, product + tile_count);
+        Serial::template lower_gram<T>(op, rows_of<T>(op, a, i * edge, rows), target,
+                                       {product + tile_count, static_cast<std::size_t>(pack_count)});
       } else {
         Serial::template gemm<T>(op, other, T(1), rows_of<T>(op, a, i * edge, rows),
-                                 cols_of<T>(other, a, j * edge, cols), T(0), target, product + tile_count);
+                                 cols_of<T>(other, a, j * edge, cols), T(0), target,
+                                 {product + tile_count, static_cast<std::size_t>(pack_count)});
       }
       for (index_t r = 0; r < rows; ++r) {
         double* sums = g.row(i * edge + r) + j * edge;
@@ -93,6 +96,11 @@ struct Dense {
   }
 
  private:
+  template <class T>
+  static std::span<T> packing(T* memory, index_t count, int worker) {
+    return {memory + count * worker, static_cast<std::size_t>(count)};
+  }
+
   struct Tiles {
     index_t rows, cols, down, across;
     index_t count() const { return down * across; }
