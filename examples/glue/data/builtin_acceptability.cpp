@@ -8,6 +8,9 @@
 #include <unordered_set>
 #include <utility>
 
+// The order of draws decides what is drawn, so that no two of them may stand in the arguments of one function: the language
+// orders lists in braces only.
+
 namespace sparsegrad::glue {
 namespace {
 
@@ -605,22 +608,21 @@ Pair verb_form(Maker& m) {
   const Verb& verb = m.pick(irregular);
   const string object = m.thing(m.random.coin());
   const string_view place = m.maybe_place();
-  const auto pair = [&](string_view auxiliary, string_view right, string_view wrong) {
+  const auto pair = [&](std::initializer_list<string_view> auxiliaries, string_view right,
+                        std::initializer_list<string_view> wrong) {
+    const string_view auxiliary = m.one_of(auxiliaries);
     return Pair{join({subject.text, auxiliary, right, object, place}),
-                join({subject.text, auxiliary, wrong, object, place})};
+                join({subject.text, auxiliary, m.one_of(wrong), object, place})};
   };
   switch (m.random.below(6)) {
     case 0:
-      return pair(m.one_of({"has", "had"}), verb.participle, m.random.coin() ? verb.past : verb.base);
+      return pair({"has", "had"}, verb.participle, {verb.past, verb.base});
     case 1:
-      return pair("did not", verb.base, m.random.coin() ? verb.past : verb.third);
+      return pair({"did not"}, verb.base, {verb.past, verb.third});
     case 2:
-      return pair(m.one_of({"will", "must", "can", "should"}), verb.base,
-                  m.random.coin()   ? verb.past
-                  : m.random.coin() ? verb.third
-                                    : verb.participle);
+      return pair({"will", "must", "can", "should"}, verb.base, {verb.past, verb.third, verb.participle});
     case 3:
-      return pair(m.one_of({"is", "was"}), verb.ing, m.random.coin() ? verb.base : verb.third);
+      return pair({"is", "was"}, verb.ing, {verb.base, verb.third});
     case 4: {
       const string start = join({m.thing(), "was"});
       const string end = join({"by", subject.text, place});

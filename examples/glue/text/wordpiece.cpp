@@ -272,7 +272,9 @@ AddedToken read_added_token(const Json& entry, std::int32_t id, const std::files
 
 std::string type_of(const Json& component) {
   if (component.is_null()) return "none";
-  return component.is_object() ? component.value("type", "one without a type") : std::string("no object");
+  if (!component.is_object()) return "no object";
+  const auto type = component.find("type");
+  return type != component.end() && type->is_string() ? type->get<std::string>() : "one without a type";
 }
 
 void expect_type(const Json& root, const char* key, std::initializer_list<std::string_view> accepted,
@@ -315,7 +317,8 @@ void check_post_processor(const Json& root, Description& description, const std:
       return;
     }
     const Json& single = found->at("single");
-    if (single.size() == 3) {
+    const auto one_entry = [](const Json& item) { return item.is_object() && item.size() == 1; };
+    if (single.is_array() && single.size() == 3 && one_entry(single.front()) && one_entry(single.back())) {
       options.cls_token = single.front().begin()->value("id", options.cls_token);
       options.sep_token = single.back().begin()->value("id", options.sep_token);
     }
@@ -338,7 +341,8 @@ Description read_tokenizer_json(const std::filesystem::path& file) {
   Description description;
   const Json& model = object_at(root, "model", file);
   // Files of old versions do not name the model's type.
-  const std::string model_type = model.value("type", model.contains("merges") ? "BPE" : "WordPiece");
+  const std::string model_type =
+      get_optional<std::string>(model, "type", file).value_or(model.contains("merges") ? "BPE" : "WordPiece");
   if (model_type != "WordPiece") {
     throw TokenizerError(file.string() + ": expected a WordPiece model, found " + model_type);
   }
@@ -367,7 +371,7 @@ Description read_tokenizer_json(const std::filesystem::path& file) {
     for (const Json& entry : *added) {
       if (!entry.is_object())
         throw TokenizerError(file.string() + ": expected every added token to be an object");
-      const std::string content = entry.value("content", "");
+      const std::string content = get_optional<std::string>(entry, "content", file).value_or("");
       description.added.push_back(
           read_added_token(entry, to_id(entry.value("id", Json()), content, file), file));
     }

@@ -1,0 +1,219 @@
+#!/usr/bin/env python3
+"""Writes the tokenizer's goldens: what transformers' BertTokenizer makes of hard strings and of GLUE's sentences.
+
+    make_tokenizer_goldens.py --vocab DIR --glue DIR [--output tests/golden/glue]
+
+DIR of --vocab holds bert-base-uncased/vocab.txt, DIR of --glue the folders CoLA, SST-2, MRPC and STS-B. No network is
+used. Three files are written:
+  small_vocab.txt       a vocabulary of this script's own, which the hard strings need
+  hard_strings.json     the strings, with their tokens of that vocabulary under several options, and ids under
+                        bert-base-uncased's
+  glue_digests.json     of each GLUE file and maximum length: a hash of all ids, and of every 16 examples a short checksum;
+                        neither sentences nor ids, which are others' to publish
+"""
+
+import argparse
+import json
+import pathlib
+
+import tokenizers
+import transformers
+from tokenizers import normalizers
+from transformers import BertTokenizer
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+WORDS = """the a an of and cafe café CAFE naive naïve ##ve resume résumé istanbul İstanbul ##stanbul strasse straße un ##aff ##able
+unaffable hello Hello world World ##s ##ing ##ed ##'s don ' t ##t . , ! ? - – — … “ ” ( ) [ ] { } / \\ $ % & * + < = > @ ^ _ ` | ~
+: ; # ## ### 1 2 12 ##2 ##3 3 中 国 日本 日 本 語 ##語 한 국 ᄒ ##ᅡ ##ᆫ ف ##ا ##رس א ##ב ب σ ##ς ##σ οδος ##ο ##δ ο Σ dž ǆ ᾳ fi ﬁ ##n fin
+ffi e ##e é ##é i ı ##i ##ı ß ##ß ẞ s ss 😀 👩 ##👩 👨 ##👨 🏽 ##🏽 🇫 🇷 ##🇷 ❤ 𝐀 𝒳 x ##x xx ##xx xxx ##xxx y ##y sep cls ##cls ə ʼ ð ø ł ##ł ñ n ##n
+o ö ##ö u ü ##ü å Å ж й и ##й ##и ё е ##е क ##् ##ष ##ि ก ##ำ 𠀀 㐀 豈 〇 ａ Ａ ①  ² ½ ™ № ℃ Ω ω K k ſ t h e r ##r ##h""".split()
+
+HARD = [
+    "", " ", "   ", "\t", "\n", "\r\n", " \t\n\r ", "\u00a0", "\u3000\u2003\u2028\u2029\u0085\u000b\u000c",
+    "hello world", "  hello   world  ", "hello\tworld\nhello\rworld", "Hello, World!", "don't", "unaffable", "UNAFFABLE",
+    "the unaffable the", "hello-world_hello", "...", "!?.,", "a.b,c", "#hashtag ##s ###", "[ ] { } ( )", "$12.3%", "<a@b>",
+    "café", "cafe\u0301", "CAFÉ", "naïve résumé", "e\u0301\u0302\u0327", "\u0301", "\u0301\u0302", "a\u0301 \u0301a",
+    "\u0327\u0301e", "o\u0308", "Å", "A\u030a", "\u212b", "\u1e9b\u0323", "\u0344", "\u0340\u0341\u0343", "ﬁn", "ﬃ", "ĳ", "½ ² ™ № ℃",
+    "İstanbul", "istanbul", "I\u0307stanbul", "ıI", "Iı İi", "straße", "STRASSE", "STRAẞE", "ſt", "Σ", "ΟΔΟΣ", "ΟΔΟΣ ΟΔΟΣ", "ὈΔΥΣΣΕΎΣ",
+    "ǅ Ǆ ǆ", "ᾼ ᾳ", "Ω Ω ω", "K k K", "Й й и\u0306", "Ё ё", "Ꭰ ꭰ", "ა Ა", "Ԁ", "𐐀 𐐨",
+    "中国", "日本語", "中 国hello中国", "a中b", "한국", "각 가\u11a8", "\u1100\u1161\u11a8", "𠀀a", "\u2b81f x", "\U0002b81f\U0002b820\U0002b91f\U0002b920",
+    "㐀豈〇", "\u4dbf\u4dc0\u9fff\ua000\u33ff\u3400", "\uf8ff\uf900\ufaff\ufb00", "。、「」", "ａＡ！", "ｶﾞ ガ",
+    "😀", "hello😀world", "👩‍👩", "👩\u200d👩\u200d👨", "👩🏽", "🇫🇷", "❤️ ❤", "1️⃣", "😀😀😀", "☺ ☻ ♥",
+    "𝐀𝐁𝐂", "𝒳 x", "①②", "ⅷ Ⅷ", "ℵ", "\U0001f130",
+    "مرحبا", "فارسی", "ف\u0650ا", "אב", "א\u05b8ב", "\u202eabc\u202c", "\u200fhello\u200e", "a\u061cb", "क्षि", "กำ", "\u0e33", "ফ়",
+    "a\u200bb", "a\u200db", "a\u200cb", "a\u2060b", "a\ufeffb", "\ufeffhello", "a\u00adb", "hel\u00adlo", "a\u034fb", "a\u180eb", "a\u115fb",
+    "a\u0000b", "\u0000", "a\ufffdb", "\ufffd", "a\u0001b\u001fc\u007fd\u009fe", "a\u0085b", "a\u2028b\u2029c", "a\u000bb\u000cc",
+    "\ue000", "a\ue000b\uf8ff", "\U000f0000x\U0010fffd", "\ud7ff\ue000", "\uffff\ufffe", "\U0010ffff", "a\u0378b", "\u0378", "\U000e0041a",
+    "\U000e0100a", "\u2e43 \u2e52 \u2e3a", "\u166d \u1734 \u1885", "a\u1df5b\u1df6c", "a\u08d4\u08e3b", "\U00011938", "\ua7dc \u1c89", "\U0001e900",
+    "x" * 99, "x" * 100, "x" * 101, "x" * 1000, "x" * 100 + " " + "x" * 101, "é" * 50 + "x" * 50, "e\u0301" * 60, "e\u0301" * 101, "中" * 101,
+    "x" * 101 + "!", "!" * 150, "x" * 50 + "\u00ad" * 60 + "x" * 50, "ß" * 100, "İ" * 60, "👩" * 100, "👩" * 101,
+    "[SEP]", "[sep]", "[CLS] hello [SEP]", "hello[SEP]world", "[SEP][SEP]", "[[SEP]]", "[SEP", "SEP]", "[ SEP ]", "[MASK]hello[MASK]", "[PAD]", "[UNK]",
+    "[UNK]s", "a[MASK]b", "[\u00adSEP]", "[S\u0301EP]", "[CLS][CLS]中[MASK]", "[unused0]", "## ##s", "hello##s", "“hello” – ‘world’…", "it 's don 't",
+    "hello\u0300\u0301\u0302world", "\u200d", "\u200b \u200b", "\u00ad", "\u0303 \u0303", "١٢٣", "１２", "x\u20e3", "a\u0488b", "\u3099", "か\u3099 が",
+    "hello world " * 20, "\ufe0f", "\u20ac100 £5 ¥3", "C++ / C# ~ `x`", "a|b\\c^d", "\u2013\u2014\u2015\u2212", "¿¡§¶", "·•‣", "\u00b4 \u02c6 \u02dc",
+]
+
+PAIRS = [
+    ("hello world", "the unaffable cafe"), ("", ""), ("hello", ""), ("", "hello"), ("hello world " * 9, "the"), ("the", "hello world " * 9),
+    ("hello " * 7, "world " * 7), ("hello " * 8, "world " * 7), ("hello " * 7, "world " * 8), ("[SEP]", "[CLS] x"), ("a b c d e", "a b c"),
+]
+PAIR_LENGTHS = [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 32, 128]
+SINGLE_LENGTHS = [2, 3, 4, 8, 16, 128]
+SINGLE_STEP = 8
+
+OPTIONS = {
+    "uncased": {},
+    "cased": {"do_lower_case": False},
+    "cased_without_accents": {"do_lower_case": False, "strip_accents": True},
+    "uncased_with_accents": {"do_lower_case": True, "strip_accents": False},
+    "uncased_chinese_together": {"tokenize_chinese_chars": False},
+}
+
+GLUE_FILES = [  # task, file, header, column of a, of b, of the label
+    ("cola", "CoLA/train.tsv", False, 3, None, 1),
+    ("cola", "CoLA/dev.tsv", False, 3, None, 1),
+    ("sst2", "SST-2/train.tsv", True, 0, None, 1),
+    ("sst2", "SST-2/dev.tsv", True, 0, None, 1),
+    ("mrpc", "MRPC/train.tsv", True, 3, 4, 0),
+    ("mrpc", "MRPC/dev.tsv", True, 3, 4, 0),
+    ("stsb", "STS-B/train.tsv", True, 7, 8, 9),
+    ("stsb", "STS-B/dev.tsv", True, 7, 8, 9),
+]
+GLUE_LENGTHS = [512, 128, 32, 16]
+BLOCK = 16
+
+FNV_START = 0xCBF29CE484222325
+FNV_PRIME = 0x100000001B3
+
+
+def fnv1a(state, values):
+    """64-bit FNV-1a over 32-bit values, the lowest byte first."""
+    for value in values:
+        for byte in value.to_bytes(4, "little"):
+            state = ((state ^ byte) * FNV_PRIME) & 0xFFFFFFFFFFFFFFFF
+    return state
+
+
+def example_values(ids, type_ids):
+    """What is hashed of one example: its length, its ids, how many of them are of the second sentence."""
+    return [len(ids), *ids, sum(type_ids)]
+
+
+def read_vocab(path):
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return {token: i for i, token in enumerate(lines[:-1] if lines[-1] == "" else lines)}
+
+
+def encode(tokenizer, firsts, seconds, max_length):
+    # A list even for one example: alone, transformers takes an empty second sentence for none.
+    out = tokenizer(firsts, seconds, truncation="longest_first", max_length=max_length)
+    return list(zip(out["input_ids"], out["token_type_ids"]))
+
+
+def small_vocab():
+    """WORDS, and every second character that the strings come to under any of the options: the others stay unknown."""
+    characters = set()
+    for options in OPTIONS.values():
+        lower = options.get("do_lower_case", True)
+        normalizer = normalizers.BertNormalizer(True, True, options.get("strip_accents", lower), lower)
+        for text in HARD:
+            characters.update(normalizer.normalize_str(text))
+    characters = [c for c in sorted(characters) if not c.isspace()]
+    tokens = SPECIAL + WORDS + characters[::2] + ["##" + c for c in characters[1::2]]
+    return list(dict.fromkeys(tokens))
+
+
+def hard_strings(real_vocab):
+    vocab = small_vocab()
+    assert all("\n" not in token and "\r" not in token for token in vocab)
+    by_token = {token: i for i, token in enumerate(vocab)}
+    encodings = {}
+    for name, options in OPTIONS.items():
+        tokenizer = BertTokenizer(vocab=by_token, **options)
+        all_ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in HARD]
+        tokens = [" ".join(vocab[i] for i in ids) for ids in all_ids]
+        encodings[name] = {"options": options, "tokens": tokens}
+    tokenizer = BertTokenizer(vocab=by_token)
+    firsts, seconds = (list(side) for side in zip(*PAIRS))
+    real = BertTokenizer(vocab=real_vocab)
+    return vocab, {
+        "made_with": {"transformers": transformers.__version__, "tokenizers": tokenizers.__version__},
+        "strings": HARD,
+        "small_vocab": encodings,
+        "bert_base_uncased_ids": [real(text, add_special_tokens=False)["input_ids"] for text in HARD],
+        "pairs": PAIRS,
+        "pair_encodings": {str(n): encode(tokenizer, firsts, seconds, n) for n in PAIR_LENGTHS},
+        "singles": HARD[:: SINGLE_STEP],
+        "single_encodings": {str(n): encode(tokenizer, HARD[:: SINGLE_STEP], None, n) for n in SINGLE_LENGTHS},
+    }
+
+
+def glue_digests(real_vocab, glue):
+    tokenizer = BertTokenizer(vocab=real_vocab)
+    files = []
+    for task, name, header, column_a, column_b, column_label in GLUE_FILES:
+        lines = (glue / name).read_bytes().decode("utf-8-sig").split("\n")
+        lines = lines[:-1] if lines[-1] == "" else lines
+        rows = [line.rstrip("\r").split("\t") for line in lines][1 if header else 0 :]
+        firsts = [row[column_a] for row in rows]
+        seconds = [row[column_b] for row in rows] if column_b is not None else None
+        digests, blocks = {}, ""
+        for length in GLUE_LENGTHS:
+            examples = [example_values(*e) for e in encode(tokenizer, firsts, seconds, length)]
+            state = FNV_START
+            for values in examples:
+                state = fnv1a(state, values)
+            digests[str(length)] = {"ids": sum(values[0] for values in examples), "fnv1a": f"{state:016x}"}
+            if length == GLUE_LENGTHS[0]:
+                for start in range(0, len(examples), BLOCK):
+                    state = FNV_START
+                    for values in examples[start : start + BLOCK]:
+                        state = fnv1a(state, values)
+                    blocks += f"{state & 0xFFFF:04x}"
+        files.append({
+            "task": task, "split": pathlib.Path(name).stem, "examples": len(rows),
+            "label_sum": round(sum(float(row[column_label]) for row in rows), 3),
+            "digests": digests, "block_checksums": [blocks[i : i + 128] for i in range(0, len(blocks), 128)],
+        })
+        print(f"{name}: {len(rows)} examples, {digests['512']['ids']} ids")
+    return {
+        "made_with": {"transformers": transformers.__version__, "tokenizers": tokenizers.__version__},
+        "vocabulary": "bert-base-uncased", "block": BLOCK, "files": files,
+    }
+
+
+def pretty(value, indent=""):
+    """JSON with an entry a line, but lists that hold numbers in one."""
+    inner = indent + " "
+    if isinstance(value, dict):
+        entries = [f"{inner}{json.dumps(key)}: {pretty(item, inner)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(entries) + "\n" + indent + "}" if entries else "{}"
+    if isinstance(value, (list, tuple)) and any(isinstance(item, (str, list, tuple, dict)) for item in value):
+        if not any(isinstance(item, dict) for item in value) and len(value) == 2:
+            return json.dumps(value, separators=(",", ":"))
+        return "[\n" + ",\n".join(inner + pretty(item, inner) for item in value) + "\n" + indent + "]"
+    return json.dumps(value, separators=(",", ":"))
+
+
+def write_json(path, value):
+    path.write_text(pretty(value) + "\n", encoding="ascii")
+    print(f"{path}: {path.stat().st_size} bytes")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vocab", type=pathlib.Path, required=True)
+    parser.add_argument("--glue", type=pathlib.Path, required=True)
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("tests/golden/glue"))
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    real_vocab = read_vocab(arguments.vocab / "bert-base-uncased" / "vocab.txt")
+    vocab, hard = hard_strings(real_vocab)
+    (arguments.output / "small_vocab.txt").write_bytes("".join(token + "\n" for token in vocab).encode("utf-8"))
+    write_json(arguments.output / "hard_strings.json", hard)
+    write_json(arguments.output / "glue_digests.json", glue_digests(real_vocab, arguments.glue))
+
+
+if __name__ == "__main__":
+    main()
