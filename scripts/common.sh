@@ -12,7 +12,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 # Matplotlib's list of fonts.
 export MPLCONFIGDIR=${MPLCONFIGDIR:-$cache_dir/matplotlib}
 
-say() { printf '\n== %s\n' "$*"; }
+# The seconds since the start say what a slow run is slow at.
+say() { printf '\n== [%s s] %s\n' "$SECONDS" "$*"; }
 
 die() {
   printf 'error: %s\n' "$*" >&2
@@ -36,9 +37,11 @@ configure() {
   (cd "$project_root" && cmake --preset "$@")
 }
 
-# build PRESET [TARGET]: TARGET, or everything, in build/PRESET.
+# build PRESET [TARGET...]: the targets, or everything, in build/PRESET.
 build() {
-  local preset=$1 target=${2:-all}
-  say "Building build/$preset: $target"
-  (cd "$project_root" && cmake --build --preset "$preset" --parallel "$(build_jobs)" --target "$target")
+  local preset=$1
+  shift
+  (($# > 0)) || set -- all
+  say "Building build/$preset: $*"
+  (cd "$project_root" && cmake --build --preset "$preset" --parallel "$(build_jobs)" --target "$@")
 }
