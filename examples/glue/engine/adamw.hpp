@@ -38,7 +38,7 @@ class AdamW {
 
   struct Step {
     double learning_rate = 0;
-    double grad_scale = 1;        ///< multiplies every gradient first
+    double grad_scale = 1;         ///< multiplies every gradient first
     bool clear_gradients = false;  ///< leaves zeros behind, which saves a pass
   };
   void step(Context& ctx, const Step& step);

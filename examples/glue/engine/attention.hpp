@@ -47,19 +47,18 @@ class Attention {
         for (index_t i = 0; i < rows; ++i) {
           T* __restrict s = w.p + i * w.stride;
           const T top = max_of(s, t.keys);
-          for (index_t j = 0; j < t.keys; ++j)
-            s[j] = exp_of(s[j] - top);
+          for_packs<T>(t.keys, [=](auto at) { at.store(s, exp_of(at.load(s) - top)); });
           const T sum = sum_of<T>(t.keys, [s](index_t j) { return s[j]; });
           log_sums[t.sums + r + i] = top + std::log(sum);
           factor[i] = T(1) / sum;
           if (dropout.on()) {
             const auto mask = dropout.row(t.sums + r + i);
-            for (index_t j = 0; j < t.keys; ++j)
-              s[j] *= mask(j);
+            for_packs<T>(t.keys, [=](auto at) { at.store(s, at.load(s) * mask(at)); });
           }
         }
         T* o = out.row(t.first + r) + t.column;
-        small_gemm<T>(rows, head_size_, t.keys, {w.p, w.stride, 1}, v, qkv.stride, T(1), false, o, out.stride);
+        small_gemm<T>(rows, head_size_, t.keys, {w.p, w.stride, 1}, v, qkv.stride, T(1), false, o,
+                      out.stride);
         for (index_t i = 0; i < rows; ++i) {
           for (index_t c = 0; c < head_size_; ++c)
             o[i * out.stride + c] *= factor[i];
@@ -91,8 +90,8 @@ class Attention {
         const T* o = out.row(t.first + r) + t.column;
         small_gemm<T>(rows, w.stride, head_size_, {query, qkv.stride, 1}, w.keys, w.stride, T(1), false, w.p,
                       w.stride);
-        small_gemm<T>(rows, w.stride, head_size_, {d_o, d_out.stride, 1}, w.values, w.stride, T(1), false, w.ds,
-                      w.stride);
+        small_gemm<T>(rows, w.stride, head_size_, {d_o, d_out.stride, 1}, w.values, w.stride, T(1), false,
+                      w.ds, w.stride);
         for (index_t i = 0; i < rows; ++i) {
           T* __restrict p = w.p + i * w.stride;
           T* __restrict ds = w.ds + i * w.stride;
@@ -102,18 +101,18 @@ class Attention {
           const T mean = sum_of<T>(head_size_, [oi, di](index_t c) { return oi[c] * di[c]; });
           if (dropout.on()) {
             const auto mask = dropout.row(t.sums + r + i);
-            for (index_t j = 0; j < t.keys; ++j) {
-              const T probability = exp_of(p[j] - log_sum);
-              const T multiplier = mask(j);
-              ds[j] = probability * (ds[j] * multiplier - mean);
-              p[j] = probability * multiplier;
-            }
+            for_packs<T>(t.keys, [=](auto at) {
+              const auto probability = exp_of(at.load(p) - log_sum);
+              const auto multiplier = mask(at);
+              at.store(ds, probability * (at.load(ds) * multiplier - mean));
+              at.store(p, probability * multiplier);
+            });
           } else {
-            for (index_t j = 0; j < t.keys; ++j) {
-              const T probability = exp_of(p[j] - log_sum);
-              ds[j] = probability * (ds[j] - mean);
-              p[j] = probability;
-            }
+            for_packs<T>(t.keys, [=](auto at) {
+              const auto probability = exp_of(at.load(p) - log_sum);
+              at.store(ds, probability * (at.load(ds) - mean));
+              at.store(p, probability);
+            });
           }
         }
         small_gemm<T>(t.keys, head_size_, rows, {w.p, 1, w.stride}, d_o, d_out.stride, T(1), r > 0, dv,

@@ -41,8 +41,8 @@ void Batch::reserve(index_t max_tokens, index_t max_sequences) {
   labels.reserve(sequences_wanted);
 }
 
-void Batch::add(std::span<const std::int32_t> token_ids, std::span<const std::int32_t> token_type_ids, float label,
-                index_t padded_length, std::int32_t pad_id) {
+void Batch::add(std::span<const std::int32_t> token_ids, std::span<const std::int32_t> token_type_ids,
+                float label, index_t padded_length, std::int32_t pad_id) {
   const auto length = static_cast<index_t>(token_ids.size());
   if (length == 0) throw ModelError("batch: a sequence has no tokens");
   if (!token_type_ids.empty() && token_type_ids.size() != token_ids.size()) {

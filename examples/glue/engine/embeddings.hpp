@@ -44,23 +44,21 @@ struct Embeddings {
       rstd[i] = normalize_row(norm, z, out, n);
       if (dropout.on()) {
         const auto mask = dropout.row(i);
-        for (index_t j = 0; j < n; ++j)
-          out[j] *= mask(j);
+        for_packs<T>(n, [=](auto at) { at.store(out, at.load(out) * mask(at)); });
       }
     });
   }
 
   /// `g` = dy is overwritten. Gradients are added to; each element of a table sums its tokens in their order.
-  void backward(Context& ctx, const Batch& batch, const Dropout<T>& dropout, MatrixView<const T> xhat, const T* rstd,
-                MatrixView<T> g) const {
+  void backward(Context& ctx, const Batch& batch, const Dropout<T>& dropout, MatrixView<const T> xhat,
+                const T* rstd, MatrixView<T> g) const {
     const index_t n = g.cols;
     T* const targets[2] = {norm.d_gamma, norm.d_beta};
     for_rows_with_sums<T, 2>(ctx, g.rows, n, targets, [&](index_t i, T* sums) {
       T* __restrict gi = g.row(i);
       if (dropout.on()) {
         const auto mask = dropout.row(i);
-        for (index_t j = 0; j < n; ++j)
-          gi[j] *= mask(j);
+        for_packs<T>(n, [=](auto at) { at.store(gi, at.load(gi) * mask(at)); });
       }
       normalize_row_backward(norm, gi, xhat.row(i), rstd[i], sums, n);
     });

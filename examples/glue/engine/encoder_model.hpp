@@ -22,8 +22,8 @@ struct TrainedParts {
 };
 
 struct ForwardOptions {
-  bool training = false;           ///< keeps what backward needs, and drops out
-  std::uint64_t dropout_key = 0;   ///< the masks of this pass: a new number for each pass
+  bool training = false;          ///< keeps what backward needs, and drops out
+  std::uint64_t dropout_key = 0;  ///< the masks of this pass: a new number for each pass
 };
 
 /// Bytes owned, by category.
@@ -84,7 +84,8 @@ class EncoderModel {
 
   /// After this, passes over at most so many tokens, sequences and rows a sequence allocate nothing, unless a layer's
   /// basis or collection changes what it keeps. `training` false: for evaluation alone, with far less memory.
-  void reserve(Context& ctx, index_t max_tokens, index_t max_sequences, index_t max_length, bool training = true);
+  void reserve(Context& ctx, index_t max_tokens, index_t max_sequences, index_t max_length,
+               bool training = true);
 
   struct Result {
     MatrixView<const T> logits;  ///< [sequences, num_labels], until the next forward
@@ -142,7 +143,7 @@ class EncoderModel {
   void backward_layer(Context& ctx, const Batch& batch, index_t l, MatrixView<const T> x);
 
   template <class F>
-  void timed(double ModelTimes::* kind, F&& f);
+  void timed(double ModelTimes::*kind, F&& f);
 
   MatrixView<T> tokens_by(T* data, index_t cols) const { return MatrixView<T>(data, tokens_, cols); }
 
@@ -167,9 +168,10 @@ class EncoderModel {
   T *embedding_xhat_ = nullptr, *embedding_rstd_ = nullptr, *embedding_y_ = nullptr;
   T *first_ = nullptr, *pooled_ = nullptr, *dropped_ = nullptr, *logits_ = nullptr, *d_logits_ = nullptr,
     *d_pooled_ = nullptr, *d_first_ = nullptr;
-  T *attention_work_ = nullptr;
+  T* attention_work_ = nullptr;
   // Gradients in flight.
-  T *g_ = nullptr, *g_product_ = nullptr, *g_context_ = nullptr, *g_qkv_ = nullptr, *g_a_ = nullptr, *g_mlp_ = nullptr;
+  T *g_ = nullptr, *g_product_ = nullptr, *g_context_ = nullptr, *g_qkv_ = nullptr, *g_a_ = nullptr,
+    *g_mlp_ = nullptr;
 
   // The last pass.
   index_t tokens_ = 0;

@@ -54,8 +54,12 @@ void EncoderModel<T, Backend>::bind() {
   const Parameter<T> position = matrix("bert.embeddings.position_embeddings.weight");
   const Parameter<T> type = matrix("bert.embeddings.token_type_embeddings.weight");
   const double eps = config_.layer_norm_eps;
-  embeddings_ = {word.weight,         position.weight, type.weight,
-                 word.gradient,       position.gradient, type.gradient,
+  embeddings_ = {word.weight,
+                 position.weight,
+                 type.weight,
+                 word.gradient,
+                 position.gradient,
+                 type.gradient,
                  detail::norm_of(p, "bert.embeddings.LayerNorm", eps)};
   for (index_t l = 0; l < config_.layers; ++l) {
     const auto name = [l](const char* rest) { return layer_parameter(l, rest); };
@@ -80,7 +84,8 @@ void EncoderModel<T, Backend>::bind() {
     layers_.push_back(layer);
   }
   const Parameter<T>& pooler_bias = p.at("bert.pooler.dense.bias");
-  pooler_ = {detail::linear_of(p, "bert.pooler.dense.weight"), pooler_bias.weight.data, pooler_bias.gradient.data};
+  pooler_ = {detail::linear_of(p, "bert.pooler.dense.weight"), pooler_bias.weight.data,
+             pooler_bias.gradient.data};
   const Parameter<T>& head_bias = p.at("classifier.bias");
   head_ = {detail::linear_of(p, "classifier.weight"), head_bias.weight.data, head_bias.gradient.data};
 }
@@ -120,8 +125,8 @@ std::vector<index_t> EncoderModel<T, Backend>::kept_cols() const {
 }
 
 template <class T, class Backend>
-void EncoderModel<T, Backend>::reserve(Context& ctx, index_t max_tokens, index_t max_sequences, index_t max_length,
-                                       bool training) {
+void EncoderModel<T, Backend>::reserve(Context& ctx, index_t max_tokens, index_t max_sequences,
+                                       index_t max_length, bool training) {
   max_tokens_ = std::max<index_t>(max_tokens, 1);
   max_sequences_ = std::max<index_t>(max_sequences, 1);
   max_length_ = std::max<index_t>(max_length, 1);
@@ -227,7 +232,7 @@ void EncoderModel<T, Backend>::require_room(Context& ctx, const Batch& batch, bo
 
 template <class T, class Backend>
 template <class F>
-void EncoderModel<T, Backend>::timed(double ModelTimes::* kind, F&& f) {
+void EncoderModel<T, Backend>::timed(double ModelTimes::*kind, F&& f) {
   if (!measuring_) return f();
   const auto start = std::chrono::steady_clock::now();
   f();
@@ -281,7 +286,8 @@ typename EncoderModel<T, Backend>::Result EncoderModel<T, Backend>::forward(Cont
 }
 
 template <class T, class Backend>
-void EncoderModel<T, Backend>::forward_layer(Context& ctx, const Batch& batch, index_t l, MatrixView<const T> x) {
+void EncoderModel<T, Backend>::forward_layer(Context& ctx, const Batch& batch, index_t l,
+                                             MatrixView<const T> x) {
   const LayerParameters& p = layers_[static_cast<std::size_t>(l)];
   LayerActivations& a = activations_[static_cast<std::size_t>(l)];
   const auto number = static_cast<std::size_t>(2 * l);
@@ -296,8 +302,8 @@ void EncoderModel<T, Backend>::forward_layer(Context& ctx, const Batch& batch, i
 
   timed(&ModelTimes::products, [&] { p.qkv.forward(ctx, x, qkv); });
   timed(&ModelTimes::attention, [&] {
-    attention_.forward(ctx, batch, p.qkv_bias, dropout(config_.attention_dropout, l, attention_site), qkv, context,
-                       a.log_sums, attention_work_);
+    attention_.forward(ctx, batch, p.qkv_bias, dropout(config_.attention_dropout, l, attention_site), qkv,
+                       context, a.log_sums, attention_work_);
   });
   timed(&ModelTimes::products, [&] { p.attention_output.forward(ctx, context, xhat1); });
   timed(&ModelTimes::elementwise, [&] {
@@ -319,12 +325,13 @@ void EncoderModel<T, Backend>::forward_layer(Context& ctx, const Batch& batch, i
     if (mlp_.empty()) {
       p.down.forward(ctx, gelu, xhat2);
     } else {
-      a.saved_down = mlp_[number + 1].forward(ctx, gelu, xhat2, keep(a.keep_down, laid_out_kept_[number + 1]));
+      a.saved_down =
+          mlp_[number + 1].forward(ctx, gelu, xhat2, keep(a.keep_down, laid_out_kept_[number + 1]));
     }
   });
   timed(&ModelTimes::elementwise, [&] {
-    residual_norm_forward<T>(ctx, p.norm2, dropout(config_.hidden_dropout, l, mlp_output_site), p.down_bias, xhat2,
-                             x1, a.rstd2, tokens_by(a.x, hidden));
+    residual_norm_forward<T>(ctx, p.norm2, dropout(config_.hidden_dropout, l, mlp_output_site), p.down_bias,
+                             xhat2, x1, a.rstd2, tokens_by(a.x, hidden));
   });
 }
 
@@ -362,7 +369,8 @@ void EncoderModel<T, Backend>::backward(Context& ctx, const Batch& batch, double
 }
 
 template <class T, class Backend>
-void EncoderModel<T, Backend>::backward_layer(Context& ctx, const Batch& batch, index_t l, MatrixView<const T> x) {
+void EncoderModel<T, Backend>::backward_layer(Context& ctx, const Batch& batch, index_t l,
+                                              MatrixView<const T> x) {
   const LayerParameters& p = layers_[static_cast<std::size_t>(l)];
   const LayerActivations& a = activations_[static_cast<std::size_t>(l)];
   const auto number = static_cast<std::size_t>(2 * l);
@@ -407,8 +415,8 @@ void EncoderModel<T, Backend>::backward_layer(Context& ctx, const Batch& batch, 
         [&] { p.attention_output.backward(ctx, dy1, tokens_by(a.context, hidden), T(0), g_context); });
   timed(&ModelTimes::attention, [&] {
     attention_.backward(ctx, batch, dropout(config_.attention_dropout, l, attention_site),
-                        tokens_by(a.qkv, 3 * hidden), tokens_by(a.context, hidden), a.log_sums, g_context, g_qkv,
-                        attention_work_);
+                        tokens_by(a.qkv, 3 * hidden), tokens_by(a.context, hidden), a.log_sums, g_context,
+                        g_qkv, attention_work_);
   });
   timed(&ModelTimes::elementwise, [&] {
     T* const targets[1] = {p.d_qkv_bias};

@@ -14,11 +14,11 @@ void gelu_forward(Context& ctx, const T* bias, MatrixView<T> h, MatrixView<T> ou
     T* __restrict x = h.row(i);
     T* __restrict y = out.row(i);
     const T* __restrict b = bias;
-    for (index_t j = 0; j < h.cols; ++j) {
-      const GeluPair<T> pair = gelu_of(x[j] + b[j]);
-      y[j] = pair.value;
-      x[j] = pair.derivative;
-    }
+    for_packs<T>(h.cols, [=](auto at) {
+      const auto pair = gelu_of(at.load(x) + at.load(b));
+      at.store(y, pair.value);
+      at.store(x, pair.derivative);
+    });
   });
 }
 

@@ -52,7 +52,7 @@ struct ClassificationHead {
     for (index_t i = 0; i < pooled.rows; ++i) {
       const auto mask = dropout.row(i);
       for (index_t j = 0; j < pooled.cols; ++j)
-        dropped(i, j) = dropout.on() ? pooled(i, j) * mask(j) : pooled(i, j);
+        dropped(i, j) = dropout.on() ? pooled(i, j) * mask(ElementAt<T>{j}) : pooled(i, j);
     }
     dense.forward(ctx, dropped, logits);
     for (index_t i = 0; i < logits.rows; ++i) {
@@ -60,15 +60,15 @@ struct ClassificationHead {
         logits(i, j) += bias[j];
     }
   }
-  void backward(Context& ctx, const Dropout<T>& dropout, MatrixView<const T> dropped, MatrixView<const T> d_logits,
-                MatrixView<T> d_pooled) const {
+  void backward(Context& ctx, const Dropout<T>& dropout, MatrixView<const T> dropped,
+                MatrixView<const T> d_logits, MatrixView<T> d_pooled) const {
     if (d_bias != nullptr) Backend::template column_sums<T>(ctx, d_logits, d_bias);
     dense.backward(ctx, d_logits, dropped, T(0), d_pooled);
     if (!dropout.on()) return;
     for (index_t i = 0; i < d_pooled.rows; ++i) {
       const auto mask = dropout.row(i);
       for (index_t j = 0; j < d_pooled.cols; ++j)
-        d_pooled(i, j) *= mask(j);
+        d_pooled(i, j) *= mask(ElementAt<T>{j});
     }
   }
 };

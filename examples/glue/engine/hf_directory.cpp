@@ -11,8 +11,8 @@ namespace sparsegrad::glue {
 namespace {
 
 constexpr const char* weights_file = "model.safetensors";
-constexpr const char* tokenizer_files[] = {"vocab.txt",  "tokenizer.json",    "tokenizer_config.json",
-                                           "vocab.json", "merges.txt",        "special_tokens_map.json",
+constexpr const char* tokenizer_files[] = {"vocab.txt",        "tokenizer.json", "tokenizer_config.json",
+                                           "vocab.json",       "merges.txt",     "special_tokens_map.json",
                                            "added_tokens.json"};
 
 bool may_be_missing(std::string_view name) {
@@ -23,8 +23,8 @@ bool may_be_missing(std::string_view name) {
 std::vector<std::string> spellings(const std::string& name) {
   std::vector<std::string> names{name};
   const auto with_old_norm = [&](const std::string& base) {
-    for (const auto& [now, before] : {std::pair{"LayerNorm.weight", "LayerNorm.gamma"},
-                                      std::pair{"LayerNorm.bias", "LayerNorm.beta"}}) {
+    for (const auto& [now, before] :
+         {std::pair{"LayerNorm.weight", "LayerNorm.gamma"}, std::pair{"LayerNorm.bias", "LayerNorm.beta"}}) {
       const std::string_view suffix(now);
       if (base.ends_with(suffix)) names.push_back(base.substr(0, base.size() - suffix.size()).append(before));
     }
@@ -85,16 +85,19 @@ std::string LoadReport::text() const {
 }
 
 template <class T, class Backend>
-LoadReport load_weights(const ModelDirectory& directory, EncoderModel<T, Backend>& model, std::uint64_t seed) {
+LoadReport load_weights(const ModelDirectory& directory, EncoderModel<T, Backend>& model,
+                        std::uint64_t seed) {
   const io::SafetensorsFile file((directory.path / weights_file).string());
   LoadReport report;
   std::set<std::string> used;
   for (Parameter<T>& p : model.parameters().all()) {
     const std::vector<std::string> names = spellings(p.name);
-    const auto at = std::find_if(names.begin(), names.end(), [&](const std::string& n) { return file.contains(n); });
+    const auto at =
+        std::find_if(names.begin(), names.end(), [&](const std::string& n) { return file.contains(n); });
     if (at == names.end()) {
       if (!may_be_missing(p.name)) {
-        throw ModelError(file.path() + ": the tensor \"" + p.name + "\" is missing (looked for " + join(names) + ")");
+        throw ModelError(file.path() + ": the tensor \"" + p.name + "\" is missing (looked for " +
+                         join(names) + ")");
       }
       report.initialized.push_back(p.name);
       continue;
@@ -141,9 +144,10 @@ void save_model(const std::filesystem::path& path, const ModelDirectory& source,
   writer.write((path / weights_file).string());
 }
 
-#define SPARSEGRAD_GLUE_INSTANTIATE(T)                                                                       \
-  template LoadReport load_weights(const ModelDirectory&, EncoderModel<T, backend::CpuBlas>&, std::uint64_t); \
-  template void save_model(const std::filesystem::path&, const ModelDirectory&,                              \
+#define SPARSEGRAD_GLUE_INSTANTIATE(T)                                                        \
+  template LoadReport load_weights(const ModelDirectory&, EncoderModel<T, backend::CpuBlas>&, \
+                                   std::uint64_t);                                            \
+  template void save_model(const std::filesystem::path&, const ModelDirectory&,               \
                            const EncoderModel<T, backend::CpuBlas>&);
 SPARSEGRAD_GLUE_INSTANTIATE(float)
 SPARSEGRAD_GLUE_INSTANTIATE(double)

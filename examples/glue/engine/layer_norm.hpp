@@ -39,8 +39,8 @@ inline T normalize_row(const LayerNorm<T>& norm, T* __restrict z, T* __restrict 
 
 /// dz from g = dy, in place of it; sums[0, n) += g xhat, sums[n, 2n) += g.
 template <class T>
-inline void normalize_row_backward(const LayerNorm<T>& norm, T* __restrict g, const T* __restrict xhat, T rstd,
-                                   T* __restrict sums, index_t n) {
+inline void normalize_row_backward(const LayerNorm<T>& norm, T* __restrict g, const T* __restrict xhat,
+                                   T rstd, T* __restrict sums, index_t n) {
   const T* __restrict gamma = norm.gamma;
   T* __restrict sums_beta = sums + n;
   for (index_t j = 0; j < n; ++j) {
@@ -67,8 +67,7 @@ void residual_norm_forward(Context& ctx, const LayerNorm<T>& norm, const Dropout
     const T* __restrict b = bias;
     if (dropout.on()) {
       const auto mask = dropout.row(i);
-      for (index_t j = 0; j < n; ++j)
-        z[j] = (z[j] + b[j]) * mask(j) + r[j];
+      for_packs<T>(n, [=](auto at) { at.store(z, (at.load(z) + at.load(b)) * mask(at) + at.load(r)); });
     } else {
       for (index_t j = 0; j < n; ++j)
         z[j] = z[j] + b[j] + r[j];
@@ -82,8 +81,8 @@ void residual_norm_forward(Context& ctx, const LayerNorm<T>& norm, const Dropout
 /// and d_bias are added to.
 template <class T, class Context>
 void residual_norm_backward(Context& ctx, const LayerNorm<T>& norm, const Dropout<T>& dropout,
-                            MatrixView<const T> xhat, const T* rstd, MatrixView<T> g, MatrixView<const T> extra,
-                            MatrixView<T> dx, T* d_bias) {
+                            MatrixView<const T> xhat, const T* rstd, MatrixView<T> g,
+                            MatrixView<const T> extra, MatrixView<T> dx, T* d_bias) {
   const index_t n = g.cols;
   T* const targets[3] = {norm.d_gamma, norm.d_beta, d_bias};
   for_rows_with_sums<T, 3>(ctx, g.rows, n, targets, [&](index_t i, T* sums) {
@@ -98,10 +97,11 @@ void residual_norm_backward(Context& ctx, const LayerNorm<T>& norm, const Dropou
     if (dropout.on()) {
       T* __restrict d = dx.row(i);
       const auto mask = dropout.row(i);
-      for (index_t j = 0; j < n; ++j) {
-        d[j] = gi[j] * mask(j);
-        sums_bias[j] += d[j];
-      }
+      for_packs<T>(n, [=](auto at) {
+        const auto kept = at.load(gi) * mask(at);
+        at.store(d, kept);
+        at.store(sums_bias, at.load(sums_bias) + kept);
+      });
     } else {
       for (index_t j = 0; j < n; ++j)
         sums_bias[j] += gi[j];

@@ -17,7 +17,8 @@ struct Linear {
   /// dx = dy W + beta dx (empty: skipped); d_weight += dy^T x.
   void backward(Context& ctx, MatrixView<const T> dy, MatrixView<const T> x, T beta, MatrixView<T> dx) const {
     if (!dx.empty()) Backend::template gemm<T>(ctx, Op::none, Op::none, T(1), dy, weight, beta, dx);
-    if (!d_weight.empty()) Backend::template gemm<T>(ctx, Op::transpose, Op::none, T(1), dy, x, T(1), d_weight);
+    if (!d_weight.empty())
+      Backend::template gemm<T>(ctx, Op::transpose, Op::none, T(1), dy, x, T(1), d_weight);
   }
 };
 

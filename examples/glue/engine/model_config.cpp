@@ -81,12 +81,13 @@ void ModelConfig::check(std::string_view source) const {
   positive("intermediate_size", intermediate);
   positive("num_labels", num_labels);
   if (hidden % heads != 0) {
-    fail(source, "\"hidden_size\" is " + std::to_string(hidden) + ", not a multiple of \"num_attention_heads\" " +
-                     std::to_string(heads));
+    fail(source, "\"hidden_size\" is " + std::to_string(hidden) +
+                     ", not a multiple of \"num_attention_heads\" " + std::to_string(heads));
   }
   const auto probability = [&](const char* key, double value) {
     if (!(value >= 0 && value < 1)) {
-      fail(source, std::string("the field \"") + key + "\" is " + std::to_string(value) + ", expected [0, 1)");
+      fail(source,
+           std::string("the field \"") + key + "\" is " + std::to_string(value) + ", expected [0, 1)");
     }
   };
   probability("hidden_dropout_prob", hidden_dropout);
@@ -96,7 +97,8 @@ void ModelConfig::check(std::string_view source) const {
     fail(source, "the field \"layer_norm_eps\" is " + std::to_string(layer_norm_eps) + ", expected > 0");
   }
   if (!(initializer_range >= 0) || !std::isfinite(initializer_range)) {
-    fail(source, "the field \"initializer_range\" is " + std::to_string(initializer_range) + ", expected >= 0");
+    fail(source,
+         "the field \"initializer_range\" is " + std::to_string(initializer_range) + ", expected >= 0");
   }
   if (problem == ProblemType::regression && num_labels != 1) {
     fail(source, "regression has " + std::to_string(num_labels) + " outputs, expected 1");
@@ -193,8 +195,8 @@ json to_json(const ModelConfig& c, const json& original) {
   json names = json::object();
   json ids = json::object();
   for (index_t i = 0; i < c.num_labels; ++i) {
-    const std::string name = c.label_names.empty() ? "LABEL_" + std::to_string(i)
-                                                   : c.label_names[static_cast<std::size_t>(i)];
+    const std::string name =
+        c.label_names.empty() ? "LABEL_" + std::to_string(i) : c.label_names[static_cast<std::size_t>(i)];
     names[std::to_string(i)] = name;
     ids[name] = i;
   }

@@ -154,7 +154,8 @@ template <class T, class Backend>
 typename ParameterSet<T, Backend>::Joined ParameterSet<T, Backend>::attention_inputs(index_t layer) {
   const Parameter<T>& weight = at(layer_parameter(layer, "attention.self.query.weight"));
   const Parameter<T>& bias = at(layer_parameter(layer, "attention.self.query.bias"));
-  Joined joined{MatrixView<T>(weight.weight.data, 3 * hidden_, hidden_), {}, bias.weight.data, bias.gradient.data};
+  Joined joined{
+      MatrixView<T>(weight.weight.data, 3 * hidden_, hidden_), {}, bias.weight.data, bias.gradient.data};
   if (!weight.gradient.empty()) joined.d_weight = MatrixView<T>(weight.gradient.data, 3 * hidden_, hidden_);
   return joined;
 }

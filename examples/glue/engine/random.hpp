@@ -21,12 +21,13 @@ inline std::uint64_t stream_key(std::uint64_t key, std::uint64_t number) {
   return mix_bits(key ^ mix_bits(number));
 }
 
-/// 32 bits at `column` of the row whose key is `row_key`.
-inline std::uint32_t bits_at(std::uint64_t row_key, std::uint32_t column) {
-  std::uint32_t x = column * 0x9E3779B1U + static_cast<std::uint32_t>(row_key);
+/// 32 bits at `column` of the row whose key is `row_key`; U is std::uint32_t or a vector of them.
+template <class U>
+inline U bits_at(std::uint64_t row_key, U column) {
+  U x = column * 0x9E3779B1U + static_cast<std::uint32_t>(row_key);
   x ^= x >> 16;
   x *= 0x7FEB352DU;
-  x ^= static_cast<std::uint32_t>(row_key >> 32) ^ (x >> 15);
+  x ^= (x >> 15) ^ static_cast<std::uint32_t>(row_key >> 32);
   x *= 0x846CA68BU;
   return x ^ (x >> 16);
 }

@@ -12,9 +12,7 @@ struct RowBlocks {
   static constexpr index_t most = 32;
   static constexpr index_t least = 16;
 
-  explicit RowBlocks(index_t rows_) : rows(rows_) {
-    count = std::clamp<index_t>(rows / least, 1, most);
-  }
+  explicit RowBlocks(index_t rows_) : rows(rows_) { count = std::clamp<index_t>(rows / least, 1, most); }
   index_t begin(index_t block) const { return rows * block / count; }
   index_t end(index_t block) const { return rows * (block + 1) / count; }
 

@@ -50,27 +50,32 @@ inline void small_tile(index_t depth, const T* __restrict a, index_t row_step, i
 }
 
 template <class T, int Vectors>
-inline void small_rows(index_t m, index_t depth, SmallLeft<T> a, const T* b, index_t b_stride, T alpha, bool add,
-                       T* c, index_t c_stride) {
+inline void small_rows(index_t m, index_t depth, SmallLeft<T> a, const T* b, index_t b_stride, T alpha,
+                       bool add, T* c, index_t c_stride) {
   constexpr int full = 6;
   index_t i = 0;
   for (; i + full <= m; i += full) {
-    small_tile<T, full, Vectors>(depth, a.data + i * a.row_step, a.row_step, a.col_step, b, b_stride, alpha, add,
-                                 c + i * c_stride, c_stride);
+    small_tile<T, full, Vectors>(depth, a.data + i * a.row_step, a.row_step, a.col_step, b, b_stride, alpha,
+                                 add, c + i * c_stride, c_stride);
   }
   const T* rest = a.data + i * a.row_step;
   T* c_rest = c + i * c_stride;
   switch (m - i) {
     case 5:
-      return small_tile<T, 5, Vectors>(depth, rest, a.row_step, a.col_step, b, b_stride, alpha, add, c_rest, c_stride);
+      return small_tile<T, 5, Vectors>(depth, rest, a.row_step, a.col_step, b, b_stride, alpha, add, c_rest,
+                                       c_stride);
     case 4:
-      return small_tile<T, 4, Vectors>(depth, rest, a.row_step, a.col_step, b, b_stride, alpha, add, c_rest, c_stride);
+      return small_tile<T, 4, Vectors>(depth, rest, a.row_step, a.col_step, b, b_stride, alpha, add, c_rest,
+                                       c_stride);
     case 3:
-      return small_tile<T, 3, Vectors>(depth, rest, a.row_step, a.col_step, b, b_stride, alpha, add, c_rest, c_stride);
+      return small_tile<T, 3, Vectors>(depth, rest, a.row_step, a.col_step, b, b_stride, alpha, add, c_rest,
+                                       c_stride);
     case 2:
-      return small_tile<T, 2, Vectors>(depth, rest, a.row_step, a.col_step, b, b_stride, alpha, add, c_rest, c_stride);
+      return small_tile<T, 2, Vectors>(depth, rest, a.row_step, a.col_step, b, b_stride, alpha, add, c_rest,
+                                       c_stride);
     case 1:
-      return small_tile<T, 1, Vectors>(depth, rest, a.row_step, a.col_step, b, b_stride, alpha, add, c_rest, c_stride);
+      return small_tile<T, 1, Vectors>(depth, rest, a.row_step, a.col_step, b, b_stride, alpha, add, c_rest,
+                                       c_stride);
     default:
       return;
   }
@@ -80,8 +85,8 @@ inline void small_rows(index_t m, index_t depth, SmallLeft<T> a, const T* b, ind
 
 /// C [m, n] = alpha A B, or C += alpha A B; B [depth, n] and C are row-major.
 template <class T>
-inline void small_gemm(index_t m, index_t n, index_t depth, SmallLeft<T> a, const T* b, index_t b_stride, T alpha,
-                       bool add, T* c, index_t c_stride) {
+inline void small_gemm(index_t m, index_t n, index_t depth, SmallLeft<T> a, const T* b, index_t b_stride,
+                       T alpha, bool add, T* c, index_t c_stride) {
   constexpr index_t width = Simd<T>::width;
   index_t j = 0;
   for (; j + 2 * width <= n; j += 2 * width)

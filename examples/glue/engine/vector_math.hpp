@@ -1,10 +1,12 @@
-// Elementary functions and reductions in a form that compilers turn into vector code without -ffast-math.
+// Elementary functions and loops on vectors of registers' width, by the compilers' vector types: neither intrinsics nor
+// -ffast-math.
 #pragma once
 
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include <sparsegrad/core/config.hpp>
 
@@ -23,34 +25,76 @@ struct Simd {
   static constexpr int width = bytes / static_cast<int>(sizeof(T));
   typedef T type __attribute__((vector_size(bytes)));
 
-  static constexpr index_t round_up(index_t n) { return (n + width - 1) / width * width; }
+  static constexpr index_t round_up(index_t n) {
+    return (n + width - 1) / width * width;
+  }
 };
 
-/// e^x. float: relative error below 2e-7; x is clamped to [-87, 88], so that the result is normal and finite.
-inline float exp_of(float x) {
-  x = x < -87.0F ? -87.0F : x;
-  x = x > 88.0F ? 88.0F : x;
+template <class T>
+using Pack = typename Simd<T>::type;
+
+/// A place in a row that a loop is at: one element, or as many as fill a Pack.
+template <class T>
+struct ElementAt {
+  using value = T;
+  index_t j;
+  T load(const T* x) const { return x[j]; }
+  void store(T* x, T v) const { x[j] = v; }
+};
+template <class T>
+struct PackAt {
+  using value = Pack<T>;
+  index_t j;
+  Pack<T> load(const T* x) const {
+    Pack<T> v;
+    std::memcpy(&v, x + j, sizeof(v));
+    return v;
+  }
+  void store(T* x, Pack<T> v) const { std::memcpy(x + j, &v, sizeof(v)); }
+};
+
+/// Calls f(PackAt) over [0, n), then f(ElementAt) for what is left: f is a generic lambda.
+template <class T, class F>
+inline void for_packs(index_t n, F f) {
+  index_t j = 0;
+  for (; j + Simd<T>::width <= n; j += Simd<T>::width)
+    f(PackAt<T>{j});
+  for (; j < n; ++j)
+    f(ElementAt<T>{j});
+}
+
+namespace detail {
+
+/// Unsigned integers as wide as a float, or as those of a Pack<float>.
+typedef std::uint32_t WordPack __attribute__((vector_size(Simd<float>::bytes)));
+template <class V>
+using words_of = std::conditional_t<std::is_same_v<V, float>, std::uint32_t, WordPack>;
+
+template <class V>
+inline V exp_of_floats(V x) {
+  const V low = V{} - 87.0F;
+  const V high = V{} + 88.0F;
+  x = x < low ? low : x;
+  x = x > high ? high : x;
   constexpr float shift = 12582912.0F;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
-  const float shifted = x * 1.44269504F + shift;
-  const float n = shifted - shift;
-  const float r = (x - n * 0.693359375F) - n * -2.12194440e-4F;
-  float q = 1.3814447e-3F;
-  q = q * r + 8.3687804e-3F;
+  const V shifted = x * 1.44269504F + shift;
+  const V n = shifted - shift;
+  const V r = (x - n * 0.693359375F) - n * -2.12194440e-4F;
+  V q = r * 1.3814447e-3F + 8.3687804e-3F;
   q = q * r + 4.1668394e-2F;
   q = q * r + 1.6666520e-1F;
   q = q * r + 4.9999993e-1F;
-  const float mantissa = q * (r * r) + r + 1.0F;
-  const auto power = std::bit_cast<float>((std::bit_cast<std::uint32_t>(shifted) << 23) + 0x3F800000U);
-  return mantissa * power;
+  const V mantissa = q * (r * r) + r + 1.0F;
+  const auto power = (std::bit_cast<words_of<V>>(shifted) << 23) + 0x3F800000U;
+  return mantissa * std::bit_cast<V>(power);
 }
-inline double exp_of(double x) { return std::exp(x); }
 
 /// erfc(z) e^(z^2) for z >= 0 as a polynomial in t = 1 / (1 + 0.35 z), fitted by least maximum of
 /// |error| e^(-z^2), which is 5.3e-9 before rounding.
-inline float scaled_erfc(float z) {
-  const float t = 1.0F / (1.0F + 0.35F * z);
-  float p = -0.197394736F;
-  p = p * t + 0.769597007F;
+template <class V>
+inline V scaled_erfc(V z) {
+  const V t = 1.0F / (1.0F + 0.35F * z);
+  V p = t * -0.197394736F + 0.769597007F;
   p = p * t - 0.675243928F;
   p = p * t + 0.679020864F;
   p = p * t - 0.00532214469F;
@@ -59,31 +103,77 @@ inline float scaled_erfc(float z) {
   return p * t;
 }
 
+template <class V>
+inline V absolute(V x) {
+  return std::bit_cast<V>(std::bit_cast<words_of<V>>(x) & 0x7FFFFFFFU);
+}
+
+/// One lane after the other, for types without a vector form.
+template <class F>
+inline Pack<double> by_lane(Pack<double> x, F f) {
+  for (int l = 0; l < Simd<double>::width; ++l)
+    x[l] = f(x[l]);
+  return x;
+}
+
+}  // namespace detail
+
+/// e^x. float: relative error below 2e-7; x is clamped to [-87, 88], so that the result is normal and finite.
+inline float exp_of(float x) {
+  return detail::exp_of_floats(x);
+}
+inline Pack<float> exp_of(Pack<float> x) {
+  return detail::exp_of_floats(x);
+}
+inline double exp_of(double x) {
+  return std::exp(x);
+}
+inline Pack<double> exp_of(Pack<double> x) {
+  return detail::by_lane(x, [](double v) { return std::exp(v); });
+}
+
 /// erf(x). float: absolute error below 2e-7.
 inline float erf_of(float x) {
   const float z = std::fabs(x);
-  return std::copysign(1.0F - exp_of(-z * z) * scaled_erfc(z), x);
+  return std::copysign(1.0F - exp_of(-z * z) * detail::scaled_erfc(z), x);
 }
-inline double erf_of(double x) { return std::erf(x); }
+inline double erf_of(double x) {
+  return std::erf(x);
+}
 
-template <class T>
+template <class V>
 struct GeluPair {
-  T value;
-  T derivative;
+  V value;
+  V derivative;
 };
+
+namespace detail {
+template <class V>
+inline GeluPair<V> gelu_of_floats(V x) {
+  const V bell = exp_of(-0.5F * x * x);
+  const V tail = 0.5F * bell * scaled_erfc(absolute(x) * 0.707106781F);
+  const V zero = V{};
+  const V other = 1.0F - tail;
+  const V phi = x < zero ? tail : other;
+  return {x * phi, phi + x * bell * 0.398942280F};
+}
+}  // namespace detail
 
 /// gelu(x) = x Phi(x) and gelu'(x) = Phi(x) + x phi(x), the normal distribution's Phi and phi. float: absolute
 /// errors below 2e-7 (1 + |x|).
 inline GeluPair<float> gelu_of(float x) {
-  const float z = std::fabs(x) * 0.707106781F;
-  const float bell = exp_of(-0.5F * x * x);
-  const float tail = 0.5F * bell * scaled_erfc(z);
-  const float phi = x < 0.0F ? tail : 1.0F - tail;
-  return {x * phi, phi + x * bell * 0.398942280F};
+  return detail::gelu_of_floats(x);
+}
+inline GeluPair<Pack<float>> gelu_of(Pack<float> x) {
+  return detail::gelu_of_floats(x);
 }
 inline GeluPair<double> gelu_of(double x) {
   const double phi = 0.5 * std::erfc(-x * 0.70710678118654752440);
   return {x * phi, phi + x * std::exp(-0.5 * x * x) * 0.39894228040143267794};
+}
+inline GeluPair<Pack<double>> gelu_of(Pack<double> x) {
+  return {detail::by_lane(x, [](double v) { return gelu_of(v).value; }),
+          detail::by_lane(x, [](double v) { return gelu_of(v).derivative; })};
 }
 
 /// Sum of f(0) .. f(n - 1) in an order that depends on n alone: lane l adds f(l), f(l + W), ...; then the lanes
