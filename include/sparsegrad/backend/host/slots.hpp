@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 
 #include "../reference.hpp"
@@ -31,14 +32,20 @@ struct Slots : Reference {
       slot[e] = static_cast<stored_index_t>(last);
     }
 
-    // Without branches: whether an entry is new follows no pattern.
+    if (n == 0) {
+      for (index_t e = 0; e < k; ++e)
+        slot[e] = fresh[e] = static_cast<stored_index_t>(e);
+      return k;
+    }
+    // Without branches: whether an entry is new follows no pattern. Past the end stands no equal: the last
+    // element is smaller.
     index_t q = 0;
     for (index_t e = 0; e < k; ++e) {
       const index_t place = slot[e];
-      const bool hit = place < n && held[std::min(place, n - 1)] == index[e];
+      const auto differ = static_cast<std::uint32_t>(index[e] ^ held[std::min(place, n - 1)]);
       slot[e] = static_cast<stored_index_t>(place + q);
       fresh[q] = static_cast<stored_index_t>(e);
-      q += hit ? 0 : 1;
+      q += static_cast<index_t>((differ | (0U - differ)) >> 31);  // differ != 0
     }
     return q;
   }
@@ -68,13 +75,14 @@ struct Slots : Reference {
  private:
   /// First position >= i whose element is not below x.
   static index_t advance(const stored_index_t* held, index_t n, index_t i, stored_index_t x) {
-    constexpr index_t window = 16;
+    constexpr index_t window = 15;
     if (i + window <= n) {
-      std::int32_t below = 0;
-      for (index_t j = 0; j < window; ++j)
-        below += held[i + j] < x ? 1 : 0;
-      i += below;
-      if (below < window) return i;
+      // Arithmetic in place of branches, which nothing could predict.
+      i += static_cast<index_t>(held[i + 7] < x) * 8;
+      i += static_cast<index_t>(held[i + 3] < x) * 4;
+      i += static_cast<index_t>(held[i + 1] < x) * 2;
+      i += static_cast<index_t>(held[i] < x);
+      if (i == n || held[i] >= x) return i;
     }
     index_t step = window;
     while (i + step < n && held[i + step] < x) {
