@@ -24,7 +24,7 @@ struct Dense {
     const Tiles tiles = partition(ctx, c.rows, c.cols, depth);
     Scratch::Frame frame(ctx.scratch());
     const index_t pack_count = Serial::template pack_count<T>(tiles.rows, tiles.cols, depth);
-    T* pack = frame.take<T>(pack_count * std::min<index_t>(ctx.threads(), tiles.count()));
+    T* pack = frame.take<T>(pack_count * ctx.threads());  // any worker may take any tile
     ctx.parallel_for(tiles.count(), [&](index_t tile, int worker) {
       const index_t row = tile / tiles.across * tiles.rows;
       const index_t col = tile % tiles.across * tiles.cols;
