@@ -205,9 +205,13 @@ class SparseGradLinear {
       auto frame = ctx.frame();
       MatrixView<const T> xu = keep;
       if (!narrow) xu = projected_input(ctx, frame, x);
-      const MatrixView<T> core_y = frame.template matrix<T>(x.rows, basis_->rows());
-      Backend::template gemm<T>(ctx, Op::none, Op::transpose, T(1), xu, delta(), T(0), core_y);
-      basis_->out().expand_columns(ctx, core_y, T(1), y);
+      if (basis_->out().rotates()) {
+        const MatrixView<T> core_y = frame.template matrix<T>(x.rows, basis_->rows());
+        Backend::template gemm<T>(ctx, Op::none, Op::transpose, T(1), xu, delta(), T(0), core_y);
+        basis_->out().expand_columns(ctx, core_y, T(1), y);
+      } else {
+        Backend::template gemm<T>(ctx, Op::none, Op::transpose, T(1), xu, delta(), T(1), y);
+      }
     }
     return saved;
   }
@@ -236,9 +240,13 @@ class SparseGradLinear {
         Backend::template gemm<T>(ctx, Op::none, weight_op(Op::none), T(1), dy, weight_, T(0), dx);
       }
       if (has_adapter_term()) {
-        const MatrixView<T> core_x = frame.template matrix<T>(dy.rows, basis_->cols());
-        Backend::template gemm<T>(ctx, Op::none, Op::none, T(1), dy_v, delta(), T(0), core_x);
-        basis_->in().expand_columns(ctx, core_x, T(1), dx);
+        if (basis_->in().rotates()) {
+          const MatrixView<T> core_x = frame.template matrix<T>(dy.rows, basis_->cols());
+          Backend::template gemm<T>(ctx, Op::none, Op::none, T(1), dy_v, delta(), T(0), core_x);
+          basis_->in().expand_columns(ctx, core_x, T(1), dx);
+        } else {
+          Backend::template gemm<T>(ctx, Op::none, Op::none, T(1), dy_v, delta(), T(1), dx);
+        }
       }
     }
 
@@ -463,9 +471,18 @@ class SparseGradLinear {
 
   /// Projects what the plan left, from the front of the gradient memory to the front of it.
   void finish(Context& ctx, MatrixView<T> whole) {
-    const bool out_left = plan_.out == SideOrder::multiply_first && basis_->out().rotates();
-    const bool in_left = plan_.in == SideOrder::multiply_first && basis_->in().rotates();
+    bool out_left = plan_.out == SideOrder::multiply_first && basis_->out().rotates();
+    bool in_left = plan_.in == SideOrder::multiply_first && basis_->in().rotates();
     const MatrixView<T> core(memory(), basis_->rows(), basis_->cols());
+    // A fast transform works in place; it comes first unless the other side makes its matrix smaller.
+    if (in_left && !basis_->in().has_factor() && (!out_left || basis_->rows() == out_)) {
+      Backend::template fast_transform<T>(ctx, basis_->in().signs(), false, TransformSide::rows, whole);
+      in_left = false;
+    }
+    if (out_left && !basis_->out().has_factor() && (!in_left || basis_->cols() == in_)) {
+      Backend::template fast_transform<T>(ctx, basis_->out().signs(), false, TransformSide::columns, whole);
+      out_left = false;
+    }
     if (!out_left && !in_left) return;
     auto frame = ctx.frame();
     if (out_left && in_left) {

@@ -95,10 +95,14 @@ void expand_sparse(typename Backend::Context& ctx, const BasisSide<T, Backend>& 
     // A fast transform and nothing dense: through one matrix of the weight's size.
     const MatrixView<T> full = frame.template matrix<T>(w.rows, w.cols);
     Backend::template zero<T>(ctx, full.data, full.size());
-    const GroupedSupport g = group(false, ordered);
-    stored_index_t* row = frame.template take<stored_index_t>(count);
-    Backend::template gather<stored_index_t>(ctx, g.list, g.slot, count, row);
-    Backend::template scatter_add<T>(ctx, row, g.other, ordered, count, full);
+    if (swapped) {
+      const GroupedSupport g = group(false, ordered);
+      stored_index_t* row = frame.template take<stored_index_t>(count);
+      Backend::template gather<stored_index_t>(ctx, g.list, g.slot, count, row);
+      Backend::template scatter_add<T>(ctx, row, g.other, ordered, count, full);
+    } else {
+      Backend::template scatter<T>(ctx, d.values(), d.indices(), count, full.data);
+    }
     if (cols.rotates())
       Backend::template fast_transform<T>(ctx, cols.signs(), true, TransformSide::rows, full);
     if (rows.rotates())

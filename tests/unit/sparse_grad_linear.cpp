@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "doctest/doctest.h"
@@ -512,7 +513,11 @@ TEST_CASE("an adapter computes what its merged weight does") {
   const int out = 7;
   const int in = 9;
   for (const WeightLayout layout : {WeightLayout::out_in, WeightLayout::in_out}) {
-    for (const std::string in_kind : {"truncated", "identity", "full"}) {
+    for (const auto& [out_kind, in_kind] :
+         std::vector<std::pair<std::string, std::string>>{{"truncated", "truncated"},
+                                                          {"truncated", "identity"},
+                                                          {"truncated", "full"},
+                                                          {"identity", "truncated"}}) {
       const Matrix w = random.matrix(out, in);
       Padded<double> weight(layout == WeightLayout::out_in ? w : oracle::transposed(w));
       const std::vector<double> before = weight.data;
@@ -520,7 +525,7 @@ TEST_CASE("an adapter computes what its merged weight does") {
       options.layout = layout;
       options.mode = UpdateMode::adapter;
       SparseGradLinear<double, B> layer(ctx, weight.view(), nullptr, options);
-      auto v = make_side<double, B>(ctx, "truncated", out, random);
+      auto v = make_side<double, B>(ctx, out_kind, out, random);
       auto u = make_side<double, B>(ctx, in_kind, in, random);
       const auto basis = TuckerBasis<double, B>::from_sides(std::move(v.side), std::move(u.side));
       layer.set_basis(ctx, basis);
