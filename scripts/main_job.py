@@ -196,7 +196,7 @@ def draw(logs, target):
             for loss in losses:
                 smooth.append(loss if not smooth else 0.8 * smooth[-1] + 0.2 * loss)
             left.plot(steps, smooth, color=f"C{number}", linewidth=1, label=label)
-            points = [(e["step"], next(iter(e["metrics"].values()))) for e in log["evaluations"]]
+            points = [(e["step"], e["metrics"][log["best"]["metric"]]) for e in log["evaluations"]]
             points = [(step, 0.0 if value is None else value) for step, value in points]
             right.plot(*zip(*points), color=f"C{number}", marker=".", linewidth=1, label=label)
     left.set_ylabel("training loss, exponential mean")
