@@ -95,10 +95,11 @@ TEST_CASE("the losses of 20 AdamW steps equal those of torch") {
       load_weights(g.directory, model, 1);
       const json& run = g.golden["adamw"];
       AdamW<float, Blas> adam(ctx,
-                                 dense_segments<float, Blas>(ctx, model, run["weight_decay"].get<double>()));
+                              dense_segments<float, Blas>(ctx, model, run["weight_decay"].get<double>()));
       for (std::size_t step = 0; step < run["losses"].size(); ++step) {
         CAPTURE(step);
-        const Batch batch = batch_of(g.golden["batches"][step], padded ? g.golden["pad_to"].get<index_t>() : 0);
+        const Batch batch =
+            batch_of(g.golden["batches"][step], padded ? g.golden["pad_to"].get<index_t>() : 0);
         const double loss = model.forward(ctx, batch, {.training = true}).loss;
         CHECK(loss == doctest::Approx(run["losses"][step].get<double>()).epsilon(1e-4));
         model.backward(ctx, batch);

@@ -29,10 +29,12 @@ inline Batch batch_of(const nlohmann::json& rows, index_t pad_to = 0) {
 /// What AdamW trains: every dense gradient, and the MLP layers' cores (once `core` was called on all of them).
 template <class T, class Backend>
 std::vector<typename AdamW<T, Backend>::Segment> dense_segments(typename Backend::Context& ctx,
-                                                               EncoderModel<T, Backend>& model, double decay) {
+                                                                EncoderModel<T, Backend>& model,
+                                                                double decay) {
   std::vector<typename AdamW<T, Backend>::Segment> segments;
   for (auto& p : model.parameters().all()) {
-    if (!p.gradient.empty()) segments.push_back({p.name, p.weight.data, p.gradient.data, p.weight.size(), decay});
+    if (!p.gradient.empty())
+      segments.push_back({p.name, p.weight.data, p.gradient.data, p.weight.size(), decay});
   }
   for (index_t i = 0; i < static_cast<index_t>(model.mlp().size()); ++i) {
     auto& layer = model.mlp()[static_cast<std::size_t>(i)];
@@ -53,7 +55,8 @@ void clear_gradients(typename Backend::Context& ctx, EncoderModel<T, Backend>& m
 
 /// The gradient of a parameter, wherever it is kept.
 template <class T, class Backend>
-MatrixView<T> gradient_of(typename Backend::Context& ctx, EncoderModel<T, Backend>& model, const std::string& name) {
+MatrixView<T> gradient_of(typename Backend::Context& ctx, EncoderModel<T, Backend>& model,
+                          const std::string& name) {
   for (index_t i = 0; i < static_cast<index_t>(model.mlp().size()); ++i) {
     if (model.mlp_name(i) == name) return model.mlp()[static_cast<std::size_t>(i)].core(ctx);
   }

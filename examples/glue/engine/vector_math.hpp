@@ -132,15 +132,6 @@ inline Pack<double> exp_of(Pack<double> x) {
   return detail::by_lane(x, [](double v) { return std::exp(v); });
 }
 
-/// erf(x). float: absolute error below 2e-7.
-inline float erf_of(float x) {
-  const float z = std::fabs(x);
-  return std::copysign(1.0F - exp_of(-z * z) * detail::scaled_erfc(z), x);
-}
-inline double erf_of(double x) {
-  return std::erf(x);
-}
-
 template <class V>
 struct GeluPair {
   V value;
