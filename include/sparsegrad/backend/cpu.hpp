@@ -42,6 +42,7 @@ struct EigenSerial {
 
   template <class T>
   static index_t pack_count(index_t m, index_t n, index_t k) {
+    if (m == 0 || n == 0 || k == 0) return 0;  // Eigen's heuristic divides by the extents
     return Blocking<T>(n, m, k).count() + 4096;
   }
 
