@@ -175,7 +175,7 @@ class SparseAdam {
   /// Steps taken: t of the last step.
   std::int64_t steps() const { return steps_; }
 
-  /// Entries that D must have room for when S has at most k: k, but under dense_core all that the state may
+  /// Entries that D is to be made for when S has at most k: k, but under dense_core all that the state may
   /// hold.
   index_t update_capacity(index_t k) const {
     if (options_.semantics != AdamSemantics::dense_core) return k;
@@ -188,7 +188,7 @@ class SparseAdam {
   void reserve(Context& ctx, index_t k) const {
     const auto entries = [](index_t n, std::size_t bytes) { return n * static_cast<index_t>(bytes); };
     index_t bytes = entries(k, 2 * sizeof(stored_index_t)) + index_t{4096};
-    if (options_.semantics == AdamSemantics::dense_core) bytes += entries(capacity(), sizeof(T));
+    if (options_.semantics == AdamSemantics::dense_core) bytes += entries(capacity(), 2 * sizeof(T));
     if (compact_ && options_.overflow == Overflow::evict_smallest) {
       bytes += entries(capacity(), 2 * sizeof(T) + 2 * sizeof(stored_index_t)) +
                Backend::template scratch_bound<T>(ctx, capacity());
@@ -224,7 +224,7 @@ class SparseAdam {
   }
 
   /// One step. D, another object than S, gets the update on S's support (dense_core: on all entries of the
-  /// state) and carries -lr. When it throws, nothing has changed but D. Throws what `check` throws;
+  /// state, or on the whole core, the rest being 0, when D was made for that) and carries -lr. When it throws, nothing has changed but D. Throws what `check` throws;
   /// ValueError for a learning rate or scale that is not finite or when D.capacity() <
   /// update_capacity(S.count()).
   StepReport step(Context& ctx, const Gradient& s, const StepOptions& step_options, Gradient& d) {
@@ -241,6 +241,12 @@ class SparseAdam {
     if (!std::isfinite(step_options.grad_scale)) {
       throw ValueError("grad_scale is " + std::to_string(step_options.grad_scale) +
                        ", expected a finite number");
+    }
+
+    const bool whole_core = options_.semantics == AdamSemantics::dense_core;
+    if (!whole_core && d.capacity() == d.size() && s.count() > 0 && s.count() < s.size()) {
+      throw ValueError("D was made for all entries of the core, expected room for the positions of " +
+                       std::to_string(s.count()));
     }
 
     StepReport report;
@@ -274,8 +280,11 @@ class SparseAdam {
     c.eps_uncorrected = options_.semantics == AdamSemantics::torch;
 
     const index_t state = compact_ ? held_count_ + slots.fresh_count : rows_ * cols_;
-    const bool whole = options_.semantics == AdamSemantics::dense_core && !s.dense();
+    const bool whole = whole_core && !s.dense();
     T* gradient = whole ? frame.template take<T>(state) : nullptr;
+    // A D made for all entries holds no part of them.
+    const bool fill = whole && compact_ && d.capacity() == d.size();
+    T* update = fill ? frame.template take<T>(state) : nullptr;
 
     // From here on nothing throws.
     if (compact_ && slots.fresh_count > 0) {
@@ -287,9 +296,14 @@ class SparseAdam {
     if (whole) {
       Backend::template zero<T>(ctx, gradient, state);
       Backend::template scatter<T>(ctx, s.values(), place, s.count(), gradient);
-      d.set_count(state);
+      d.set_count(fill ? d.size() : state);
       if (!d.dense()) copy_n<stored_index_t>(ctx, index_.data(), d.indices(), state);
-      Backend::template adam<T>(ctx, c, gradient, nullptr, state, m_.data(), v_.data(), nullptr, d.values());
+      if (!fill) update = d.values();
+      Backend::template adam<T>(ctx, c, gradient, nullptr, state, m_.data(), v_.data(), nullptr, update);
+      if (fill) {
+        Backend::template zero<T>(ctx, d.values(), d.size());
+        Backend::template scatter<T>(ctx, update, index_.data(), state, d.values());
+      }
     } else {
       d.copy_support(ctx, s);
       Backend::template adam<T>(ctx, c, s.values(), place, s.count(), m_.data(), v_.data(), count_.data(),

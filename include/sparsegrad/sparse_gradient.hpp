@@ -23,7 +23,7 @@ class SparseGradient {
 
   SparseGradient() = default;
 
-  /// Room for `capacity` entries; capacity == rows * cols needs no positions.
+  /// Room for `capacity` entries. With capacity == rows * cols it holds all entries or none, without positions.
   /// Throws ValueError unless 0 <= capacity <= rows * cols < 2^31.
   SparseGradient(Context& ctx, index_t rows, index_t cols, index_t capacity)
       : rows_(rows), cols_(cols), capacity_(capacity) {
@@ -62,11 +62,16 @@ class SparseGradient {
   }
 
   /// Announces `count` entries, whose positions and values the caller writes. count == rows * cols makes it
-  /// dense. Throws ValueError when count exceeds the capacity.
+  /// dense. Throws ValueError when count exceeds the capacity, or when it is a part of a gradient made for all
+  /// entries, which has no room for positions.
   void set_count(index_t count) {
     if (count < 0 || count > capacity_) {
       throw ValueError("count is " + std::to_string(count) +
                        ", expected 0 <= count <= capacity = " + std::to_string(capacity_));
+    }
+    if (count > 0 && count < size() && capacity_ == size()) {
+      throw ValueError("count is " + std::to_string(count) + ", expected 0 or all " + std::to_string(size()) +
+                       " entries, for which this gradient was made: it has no room for positions");
     }
     count_ = count;
     dense_ = count == size() && size() > 0;

@@ -45,7 +45,7 @@ HARD = [
     "a\u200bb", "a\u200db", "a\u200cb", "a\u2060b", "a\ufeffb", "\ufeffhello", "a\u00adb", "hel\u00adlo", "a\u034fb", "a\u180eb", "a\u115fb",
     "a\u0000b", "\u0000", "a\ufffdb", "\ufffd", "a\u0001b\u001fc\u007fd\u009fe", "a\u0085b", "a\u2028b\u2029c", "a\u000bb\u000cc",
     "\ue000", "a\ue000b\uf8ff", "\U000f0000x\U0010fffd", "\ud7ff\ue000", "\uffff\ufffe", "\U0010ffff", "a\u0378b", "\u0378", "\U000e0041a",
-    "\U000e0100a", "\u2e43 \u2e52 \u2e3a", "\u166d \u1734 \u1885", "a\u1df5b\u1df6c", "a\u08d4\u08e3b", "\U00011938", "\ua7dc \u1c89", "\U0001e900",
+    "\U000e0100a", "a\u2e43b\u2e52c\u2e3ad", "a\u166db", "a\u1734b", "a\u1885b", "a\ua9bdb", "a\U000111c9b", "a\u0890b\u08e2c", "a\u1df5b\u1df6c", "a\u08d4\u08e3b", "\U00011938", "\ua7dc \u1c89", "\U0001e900",
     "x" * 99, "x" * 100, "x" * 101, "x" * 1000, "x" * 100 + " " + "x" * 101, "é" * 50 + "x" * 50, "e\u0301" * 60, "e\u0301" * 101, "中" * 101,
     "x" * 101 + "!", "!" * 150, "x" * 50 + "\u00ad" * 60 + "x" * 50, "ß" * 100, "İ" * 60, "👩" * 100, "👩" * 101,
     "[SEP]", "[sep]", "[CLS] hello [SEP]", "hello[SEP]world", "[SEP][SEP]", "[[SEP]]", "[SEP", "SEP]", "[ SEP ]", "[MASK]hello[MASK]", "[PAD]", "[UNK]",
@@ -112,15 +112,15 @@ def encode(tokenizer, firsts, seconds, max_length):
 
 
 def small_vocab():
-    """WORDS, and every second character that the strings come to under any of the options: the others stay unknown."""
+    """WORDS, and the characters that the strings come to under any of the options, but for some that stay unknown."""
     characters = set()
     for options in OPTIONS.values():
         lower = options.get("do_lower_case", True)
         normalizer = normalizers.BertNormalizer(True, True, options.get("strip_accents", lower), lower)
         for text in HARD:
             characters.update(normalizer.normalize_str(text))
-    characters = [c for c in sorted(characters) if not c.isspace()]
-    tokens = SPECIAL + WORDS + characters[::2] + ["##" + c for c in characters[1::2]]
+    characters = [c for i, c in enumerate(sorted(characters)) if not c.isspace() and i % 9 != 4]
+    tokens = SPECIAL + WORDS + characters + ["##" + c for c in characters]
     return list(dict.fromkeys(tokens))
 
 

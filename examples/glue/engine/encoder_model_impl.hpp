@@ -134,6 +134,8 @@ void EncoderModel<T, Backend>::reserve(Context& ctx, index_t max_tokens, index_t
   lay_out(ctx);
   for (MlpLayer& layer : mlp_)
     layer.reserve(ctx, max_tokens_);
+  const index_t sums = RowBlocks::most * std::max(3 * config_.hidden, config_.intermediate);
+  ctx.scratch().reserve(sums * static_cast<index_t>(sizeof(T)) + 4096);
 }
 
 template <class T, class Backend>

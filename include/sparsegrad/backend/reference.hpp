@@ -135,7 +135,8 @@ struct Reference {
   template <class T>
   static void add_to_rows(Context&, const T* terms, MatrixView<T> a) {
     for (index_t i = 0; i < a.rows; ++i)
-      for (index_t j = 0; j < a.cols; ++j) a(i, j) += terms[j];
+      for (index_t j = 0; j < a.cols; ++j)
+        a(i, j) += terms[j];
   }
   template <class T>
   static void scale(Context&, std::type_identity_t<T> alpha, MatrixView<T> a) {

@@ -1,0 +1,73 @@
+// What one benchmark is, and how one run of it is timed.
+#pragma once
+
+#include <chrono>
+#include <ctime>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+
+namespace sparsegrad::bench {
+
+/// A prepared benchmark; what `run` needs lives as long as this.
+struct Work {
+  std::function<void()> run;
+  double flops = 0;  ///< of the dense products in one run, 0: none worth a rate
+  double bytes = 0;  ///< read and written at least, 0: not stated
+};
+
+/// A benchmark by name. Nothing is allocated before `prepare`.
+struct Case {
+  std::string name;
+  std::function<Work()> prepare;
+  double most_ratio = 0;    ///< wanted at most: time in units of the dense step's; 0: nothing promised
+  double most_seconds = 0;  ///< wanted at most; 0: nothing promised
+};
+
+/// An object that several cases share: made when the first of them is prepared, gone with the last.
+template <class T>
+class OnDemand {
+ public:
+  explicit OnDemand(std::function<std::shared_ptr<T>()> make) : state_(std::make_shared<State>()) {
+    state_->make = std::move(make);
+  }
+  std::shared_ptr<T> operator()() const {
+    std::shared_ptr<T> object = state_->object.lock();
+    if (object == nullptr) {
+      object = state_->make();
+      state_->object = object;
+    }
+    return object;
+  }
+
+ private:
+  struct State {
+    std::function<std::shared_ptr<T>()> make;
+    std::weak_ptr<T> object;
+  };
+  std::shared_ptr<State> state_;
+};
+
+/// Wall-clock time, and the processor time of all threads: the second suffers less on a machine that others use too.
+struct Sample {
+  double wall = 0;
+  double cpu = 0;
+};
+
+inline double cpu_seconds() {
+  std::timespec now{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+/// One run.
+inline Sample time(const Work& work) {
+  const double cpu = cpu_seconds();
+  const auto start = std::chrono::steady_clock::now();
+  work.run();
+  const std::chrono::duration<double> wall = std::chrono::steady_clock::now() - start;
+  return {wall.count(), cpu_seconds() - cpu};
+}
+
+}  // namespace sparsegrad::bench

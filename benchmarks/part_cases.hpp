@@ -1,0 +1,284 @@
+// Parts of a layer's step on their own.
+#pragma once
+
+#include <sparsegrad/sparsegrad.hpp>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "case.hpp"
+#include "data.hpp"
+#include "layer_cases.hpp"
+
+namespace sparsegrad::bench {
+
+/// About `count` positions of a core [rows, cols], those of every seed out of the same `pool` of them.
+template <class Backend>
+SparseGradient<float, Backend> random_support(typename Backend::Context& ctx, index_t rows, index_t cols,
+                                              index_t count, index_t pool, std::uint64_t seed) {
+  Random random(seed);
+  const index_t slot = rows * cols / pool;
+  std::vector<stored_index_t> index;
+  for (index_t p = 0; p < pool; ++p) {
+    if (random.uniform() * static_cast<float>(pool) < static_cast<float>(count)) {
+      index.push_back(static_cast<stored_index_t>(slot * p + p * 7919 % slot));
+    }
+  }
+  std::vector<float> value(index.size());
+  for (float& v : value)
+    v = random.normal();
+  SparseGradient<float, Backend> s(ctx, rows, cols, static_cast<index_t>(index.size()));
+  s.assign(ctx, index, value);
+  return s;
+}
+
+/// The parts of the step of one layer, and of phase 1.
+template <class Backend>
+std::vector<Case> part_cases(typename Backend::Context& ctx, typename Backend::Context& one_thread,
+                             const LayerShape& shape) {
+  using Basis = TuckerBasis<float, Backend>;
+  using Side = BasisSide<float, Backend>;
+  using Matrix = Buffer<float, Backend>;
+  using Gradient = SparseGradient<float, Backend>;
+  const index_t out = shape.out;
+  const index_t in = shape.in;
+  const index_t size = out * in;
+  const index_t k = shape.entries;
+  const auto bytes = [](index_t n) { return 4.0 * static_cast<double>(n); };
+  const auto flops = [](index_t m, index_t n, index_t l) {
+    return 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(l);
+  };
+  const OnDemand<LayerData<Backend>> data(
+      [&ctx, shape] { return std::make_shared<LayerData<Backend>>(ctx, shape); });
+  const auto normal = [&ctx, out, in] {
+    return std::make_shared<Matrix>(normal_matrix<Backend>(ctx, out, in, 0, 31));
+  };
+  const OnDemand<const Basis> full([&ctx, in, out] {
+    return Basis::from_sides(stored_side<Backend>(ctx, out, out, 1), stored_side<Backend>(ctx, in, in, 2));
+  });
+  const OnDemand<const Basis> width([&ctx, in, out] {
+    return Basis::from_sides(Side::identity(out), stored_side<Backend>(ctx, in, in, 2));
+  });
+  const OnDemand<const Basis> fast(
+      [&ctx, in, out] { return Basis::from_sides(Side::fast(ctx, out, 1), Side::fast(ctx, in, 2)); });
+  const OnDemand<const Basis> identity([in, out] { return Basis::identity(out, in); });
+  std::vector<Case> cases;
+
+  // Selection, on one thread.
+  const auto top_k = [&](const std::string& kind, bool heavy) {
+    cases.push_back(
+        {.name = "top-k " + std::to_string(size) + " -> " + std::to_string(k) + ", " + kind + ", one thread",
+         .prepare =
+             [&one_thread, out, in, size, k, heavy, bytes] {
+               auto x =
+                   std::make_shared<Matrix>(normal_matrix<Backend>(one_thread, out, in, heavy ? 1 : 0, 32));
+               for (index_t i = 0; heavy && i < size; ++i)
+                 x->data()[i] *= x->data()[i] * x->data()[i];
+               auto s = std::make_shared<Gradient>(one_thread, out, in, k);
+               return Work{
+                   .run = [&one_thread, out, in, k, x, s] { TopK{k}(one_thread, x->matrix(out, in), *s); },
+                   .bytes = bytes(size)};
+             },
+         .most_seconds = 2.5e-3});
+  };
+  top_k("normal", false);
+  top_k("heavy tails", true);
+
+  // Optimizers.
+  cases.push_back({.name = "SparseAdam, changing supports, one thread", .prepare = [&one_thread, out, in, k] {
+                     constexpr std::uint64_t variety = 8;
+                     auto supports = std::make_shared<std::vector<Gradient>>();
+                     for (std::uint64_t i = 0; i < variety; ++i)
+                       supports->push_back(random_support<Backend>(one_thread, out, in, k, 4 * k, i));
+                     auto adam = std::make_shared<SparseAdam<float, Backend>>(
+                         one_thread, out, in, SparseAdamOptions{.capacity = 4 * k});
+                     auto update = std::make_shared<Gradient>(one_thread, out, in, 2 * k);
+                     auto turn = std::make_shared<std::size_t>(0);
+                     return Work{.run = [&one_thread, supports, adam, update, turn] {
+                       const Gradient& s = (*supports)[(*turn)++ % variety];
+                       adam->step(one_thread, s, {.learning_rate = 1e-5}, *update);
+                     }};
+                   }});
+  cases.push_back({.name = "dense AdamW", .prepare = [&ctx, size, normal, bytes] {
+                     auto adam = std::make_shared<DenseAdamW<Backend>>(ctx, size);
+                     auto g = normal();
+                     auto w = normal();
+                     return Work{.run = [&ctx, adam, g, w] { adam->step(ctx, g->data(), w->data()); },
+                                 .bytes = bytes(7 * size)};
+                   }});
+
+  // From dW, or from dY and X, to the core gradient.
+  const auto project = [&](const std::string& name, const OnDemand<const Basis>& basis, double operations) {
+    cases.push_back(
+        {.name = "project dW, " + name, .prepare = [&ctx, basis, normal, out, in, size, operations, bytes] {
+           auto b = basis();
+           auto g = normal();
+           auto core = std::make_shared<Matrix>(ctx, size);
+           return Work{.run = [&ctx, b, g, core, out,
+                               in] { b->project(ctx, g->matrix(out, in), core->matrix(out, in)); },
+                       .flops = operations,
+                       .bytes = operations > 0 ? 0 : bytes(2 * size)};
+         }});
+  };
+  project("both sides full", full, flops(out, in, in) + flops(out, out, in));
+  project("width side full", width, flops(out, in, in));
+  project("both sides fast transforms", fast, 0);
+  for (const TransformSide side : {TransformSide::rows, TransformSide::columns}) {
+    const std::string name = side == TransformSide::rows ? "rows" : "columns";
+    cases.push_back(
+        {.name = "fast transform of " + name, .prepare = [&ctx, fast, side, normal, out, in, size, bytes] {
+           auto b = fast();
+           auto g = normal();
+           const float* signs = side == TransformSide::rows ? b->in().signs() : b->out().signs();
+           return Work{.run =
+                           [&ctx, b, g, signs, side, out, in] {
+                             Backend::template fast_transform<float>(ctx, signs, false, side,
+                                                                     g->matrix(out, in));
+                           },
+                       .bytes = bytes(2 * size)};
+         }});
+  }
+  cases.push_back({.name = "dW, dense product", .prepare = [&ctx, data, out, in, size, flops] {
+                     auto d = data();
+                     auto dw = std::make_shared<Matrix>(ctx, size);
+                     return Work{.run =
+                                     [&ctx, d, dw, out, in] {
+                                       Backend::template gemm<float>(ctx, Op::transpose, Op::none, 1,
+                                                                     d->dy(0), d->x(0), 0,
+                                                                     dw->matrix(out, in));
+                                     },
+                                 .flops = flops(out, in, d->shape.tokens)};
+                   }});
+  cases.push_back({.name = "dW at a fixed support (SDDMM)", .prepare = [&ctx, data, out, in, size, k, flops] {
+                     auto d = data();
+                     auto s =
+                         std::make_shared<Gradient>(random_support<Backend>(ctx, out, in, k, size / 4, 1));
+                     return Work{.run =
+                                     [&ctx, d, s, in] {
+                                       Backend::template sampled_product<float>(
+                                           ctx, d->dy(0), d->x(0), s->indices(), s->count(), in, s->values());
+                                     },
+                                 .flops = flops(s->count(), d->shape.tokens, 1)};
+                   }});
+
+  // The way back.
+  cases.push_back({.name = "sparse rows times a factor", .prepare = [&ctx, full, out, in, size, k, flops] {
+                     auto b = full();
+                     auto d =
+                         std::make_shared<Gradient>(random_support<Backend>(ctx, in, out, k, size / 4, 1));
+                     auto row = std::make_shared<std::vector<stored_index_t>>();
+                     auto col = std::make_shared<std::vector<stored_index_t>>();
+                     for (index_t e = 0; e < d->count(); ++e) {
+                       row->push_back(static_cast<stored_index_t>(d->indices()[e] / out));
+                       col->push_back(static_cast<stored_index_t>(d->indices()[e] % out));
+                     }
+                     auto panel = std::make_shared<Matrix>(ctx, size);
+                     return Work{.run =
+                                     [&ctx, b, d, row, col, panel, out, in] {
+                                       Backend::template expand_rows<float>(
+                                           ctx, row->data(), col->data(), d->values(), d->count(),
+                                           b->out().factor(), panel->matrix(in, out));
+                                     },
+                                 .flops = flops(d->count(), out, 1)};
+                   }});
+  const auto apply = [&](const std::string& name, const OnDemand<const Basis>& basis) {
+    cases.push_back({.name = "apply, " + name, .prepare = [&ctx, basis, normal, out, in, size, k] {
+                       auto b = basis();
+                       auto w = normal();
+                       auto d =
+                           std::make_shared<Gradient>(random_support<Backend>(ctx, out, in, k, size / 4, 1));
+                       return Work{.run = [&ctx, b, w, d, out, in] {
+                         add_expanded<float, Backend>(ctx, *b, *d, WeightLayout::out_in, w->matrix(out, in));
+                       }};
+                     }});
+  };
+  apply("both sides full", full);
+  apply("width side full", width);
+  apply("both sides fast transforms", fast);
+  apply("no rotation", identity);
+
+  // The forward pass of an adapter beside that of the plain layer.
+  const auto forward = [&](const std::string& name, bool adapter) {
+    cases.push_back({.name = name, .prepare = [&ctx, data, normal, out, in, adapter, shape, flops] {
+                       auto d = data();
+                       auto w = normal();
+                       auto layer = std::make_shared<SparseGradLinear<float, Backend>>(
+                           ctx, w->matrix(out, in), nullptr,
+                           LinearOptions{.mode = adapter ? UpdateMode::adapter : UpdateMode::weight});
+                       if (adapter) {
+                         layer->set_basis(ctx, Basis::from_sides(Side::identity(out),
+                                                                 stored_side<Backend>(
+                                                                     ctx, in, std::min<index_t>(64, in), 3)));
+                         Gradient one(ctx, out, layer->basis()->cols(), 1);
+                         const stored_index_t at = 5;
+                         const float by = 1;
+                         one.assign(ctx, {&at, 1}, {&by, 1});
+                         layer->apply(ctx, one);
+                       }
+                       auto keep = std::make_shared<Matrix>(ctx, shape.tokens * layer->kept_cols());
+                       return Work{.run =
+                                       [&ctx, d, w, layer, keep, shape] {
+                                         layer->forward(ctx, d->x(0), d->y(),
+                                                        keep->matrix(keep->empty() ? 0 : shape.tokens,
+                                                                     layer->kept_cols()));
+                                       },
+                                   .flops = flops(shape.tokens, out, in)};
+                     }});
+  };
+  forward("forward", false);
+  forward("forward with an adapter, width side 64", true);
+
+  // The bias.
+  cases.push_back(
+      {.name = "column sums of dY", .prepare = [&ctx, data, out, bytes] {
+         auto d = data();
+         auto sums = std::make_shared<Matrix>(ctx, out);
+         return Work{
+             .run = [&ctx, d, sums] { Backend::template column_sums<float>(ctx, d->dy(0), sums->data()); },
+             .bytes = bytes(d->shape.tokens * out)};
+       }});
+  cases.push_back(
+      {.name = "bias added to Y", .prepare = [&ctx, data, out, bytes] {
+         auto d = data();
+         auto bias = std::make_shared<Matrix>(ctx, out);
+         return Work{
+             .run = [&ctx, d, bias] { Backend::template add_to_rows<float>(ctx, bias->data(), d->y()); },
+             .bytes = bytes(2 * d->shape.tokens * out)};
+       }});
+
+  // Phase 1.
+  cases.push_back({.name = "accumulator add, both sides", .prepare = [&ctx, normal, out, in, flops] {
+                     auto sums = std::make_shared<HosvdAccumulator<float, Backend>>(ctx, out, in);
+                     auto g = normal();
+                     return Work{.run = [&ctx, sums, g, out, in] { sums->add(ctx, g->matrix(out, in)); },
+                                 .flops = flops(out, in, out) / 2 + flops(out, in, in) / 2};
+                   }});
+  return cases;
+}
+
+/// The fit of a basis from the Gram sums of one gradient. Both sides full takes many seconds.
+template <class Backend>
+std::vector<Case> fit_cases(typename Backend::Context& ctx, const LayerShape& shape) {
+  std::vector<Case> cases;
+  const auto fit = [&](const std::string& name, const RankRule& out_rule, const RankRule& in_rule) {
+    cases.push_back(
+        {.name = "fit, " + name, .prepare = [&ctx, shape, out_rule, in_rule] {
+           auto sums = std::make_shared<HosvdAccumulator<float, Backend>>(
+               ctx, shape.out, shape.in,
+               HosvdOptions{.out_side = out_rule.needs_gradients(), .in_side = in_rule.needs_gradients()});
+           const auto g = normal_matrix<Backend>(ctx, shape.out, shape.in, 0.5F, 41);
+           sums->add(ctx, g.matrix(shape.out, shape.in));
+           return Work{.run = [&ctx, sums, out_rule, in_rule] {
+             (void)TuckerBasis<float, Backend>::fit(ctx, *sums, out_rule, in_rule);
+           }};
+         }});
+  };
+  fit("width side full", RankRule::identity(), RankRule::full());
+  fit("both sides full", RankRule::full(), RankRule::full());
+  return cases;
+}
+
+}  // namespace sparsegrad::bench

@@ -1,0 +1,5 @@
+#include "train/commands.hpp"
+
+int main(int argc, char** argv) {
+  return sparsegrad::glue::run_program(argc, argv);
+}

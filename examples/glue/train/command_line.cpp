@@ -1,0 +1,349 @@
+#include <algorithm>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+#include <sparsegrad/version.hpp>
+
+#include "data/glue.hpp"
+#include "train/commands.hpp"
+#include "train/interrupt.hpp"
+#include "train/presets.hpp"
+
+namespace sparsegrad::glue {
+
+namespace {
+
+constexpr const char* footer =
+    "Exit status: 0 done; 1 an error, told on stderr; 2 a command line that is not understood; 130 "
+    "interrupted (Ctrl-C,\n"
+    "SIGTERM): the step was finished, the log and a checkpoint were written.";
+
+std::string task_names() {
+  std::string names;
+  for (const Task& task : all_tasks())
+    names += (names.empty() ? "" : ", ") + std::string(task.name);
+  return names;
+}
+
+std::string preset_text() {
+  std::string text = "bundle of options below; what is given explicitly has precedence.";
+  for (const Preset& preset : all_presets()) {
+    text += fmt::format(" {}: {} (", preset.name, preset.description);
+    for (const auto& [option, value] : preset.options)
+      text += fmt::format("{}{} {}", option == preset.options.front().first ? "" : " ", option, value);
+    text += ").";
+  }
+  return text;
+}
+
+template <class E>
+CLI::Option* add_choice(CLI::App& app, const char* name, E& value, std::map<std::string, E> names,
+                        const char* help) {
+  std::string shown;
+  std::string now;
+  for (const auto& [key, entry] : names) {
+    shown += (shown.empty() ? "" : "|") + key;
+    if (entry == value) now = key;
+  }
+  CLI::Option* option = app.add_option_function<std::string>(
+      name,
+      [&value, names, name](const std::string& text) {
+        const auto found = names.find(text);
+        if (found != names.end()) {
+          value = found->second;
+          return;
+        }
+        std::string known;
+        for (const auto& entry : names)
+          known += (known.empty() ? "" : ", ") + entry.first;
+        throw CLI::ValidationError(name, fmt::format("is '{}', expected one of: {}", text, known));
+      },
+      help);
+  return option->type_name(shown)->default_str(now);
+}
+
+/// Options that all commands have.
+void add_common(CLI::App& app, TrainOptions& o) {
+  app.add_option("--task", o.task, "GLUE task: " + task_names())->capture_default_str()->group("Input");
+  app.add_option(
+         "--model,--model-path", o.model,
+         "folder of a BERT in Hugging Face form: config.json, model.safetensors, vocab.txt or tokenizer.json")
+      ->required()
+      ->group("Input");
+  app.add_option("--data", o.data,
+                 "folder with the GLUE data (the task's own folder, or the one above it). Default: "
+                 "$SPARSEGRAD_GLUE_DIR; "
+                 "else, for cola, a built-in set of acceptability judgements")
+      ->group("Input");
+  app.add_option("--max-length", o.max_length, "tokens of a sequence; longer ones are cut")
+      ->capture_default_str()
+      ->group("Input");
+  add_choice<Padding>(
+      app, "--padding", o.padding, {{"unpadded", Padding::unpadded}, {"max_length", Padding::max_length}},
+      "unpadded: batches hold real tokens alone; max_length: every sequence is filled up, which computes "
+      "the same, slower")
+      ->group("Input");
+  app.add_option("--dev-limit", o.dev_limit, "use only the first N dev examples (0: all)")
+      ->capture_default_str()
+      ->group("Input");
+  app.add_option("--threads", o.threads, "threads (0: all of the machine)")
+      ->capture_default_str()
+      ->group("Machine");
+  app.add_flag("--deterministic", o.deterministic, "same bits for any number of threads, at some cost")
+      ->group("Machine");
+  app.add_flag("--quiet", o.quiet, "print nothing but errors and results")->group("Machine");
+}
+
+/// Options of what trains: train and inspect.
+void add_training(CLI::App& app, TrainOptions& o) {
+  app.add_option("--train-limit", o.train_limit, "use only the first N training examples (0: all)")
+      ->capture_default_str()
+      ->group("Input");
+  app.add_option("--batch-size", o.batch_size, "examples of a micro-batch")
+      ->capture_default_str()
+      ->group("Training");
+  app.add_option("--accumulation", o.accumulation,
+                 "micro-batches of an optimizer step; gradients are means over all their examples")
+      ->capture_default_str()
+      ->group("Training");
+  app.add_option("--learning-rate,--lr", o.learning_rate, "of AdamW")
+      ->capture_default_str()
+      ->group("Training");
+  app.add_option("--weight-decay", o.weight_decay, "decoupled, not on biases and LayerNorms")
+      ->capture_default_str()
+      ->group("Training");
+  app.add_option("--clip-norm", o.clip_norm, "largest norm of the whole gradient (0: off)")
+      ->capture_default_str()
+      ->group("Training");
+  app.add_option("--seed", o.seed, "of the order of examples, dropout, and a new head")
+      ->capture_default_str()
+      ->group("Training");
+  app.add_option_function<double>(
+         "--dropout", [&o](const double& p) { o.dropout = p; },
+         "probability of all dropouts (default: what the model's config.json says)")
+      ->group("Training");
+  app.add_flag_callback(
+         "--no-shuffle", [&o] { o.shuffle = false; }, "take the examples in the order of the file")
+      ->group("Training");
+  SparseOptions& s = o.sparse;
+  const char* group = "Sparse gradients";
+  app.add_option("--n-params", s.n_params,
+                 "entries that a step changes in a matrix of 768 x 3072, scaled to the size of the model's "
+                 "matrices: 28000 "
+                 "is 1.2 % of any size")
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--share", s.share,
+                 "the same as a share of a matrix's entries, in (0, 1], in place of --n-params")
+      ->group(group);
+  app.add_option("--phase1-steps", s.phase1_steps,
+                 "dense steps whose gradients the bases are fitted to (paper: 30, its code: 11); left out "
+                 "when no side "
+                 "needs gradients")
+      ->capture_default_str()
+      ->group(group);
+  app.add_flag("--normalize", s.normalize, "each collected gradient enters with norm 1")->group(group);
+}
+
+void add_train_options(CLI::App& app, TrainOptions& o) {
+  add_choice<RunType>(
+      app, "--run-type", o.run_type,
+      {{"ft", RunType::ft}, {"sparse", RunType::sparse}, {"frozen-mlp", RunType::frozen_mlp}},
+      "ft: AdamW on everything; sparse: SparseGrad on the MLP matrices, AdamW on the rest; frozen-mlp "
+      "(control): the MLP matrices stay, AdamW on the rest")
+      ->group("Training");
+  app.add_option("--output", o.output,
+                 "folder for run.json, model/ (the best one) and, after an interrupt, checkpoint/")
+      ->required()
+      ->group("Output");
+  app.add_flag_callback(
+         "--no-save", [&o] { o.save = false; }, "write no models, only the log")
+      ->group("Output");
+  app.add_option("--epochs", o.epochs, "passes over the training set")
+      ->capture_default_str()
+      ->group("Training");
+  app.add_option("--max-steps", o.max_steps, "end after N optimizer steps (0: no limit beside --epochs)")
+      ->capture_default_str()
+      ->group("Training");
+  app.add_option_function<double>(
+         "--sparse-learning-rate", [&o](const double& rate) { o.sparse_learning_rate = rate; },
+         "of the MLP matrices (default: --learning-rate)")
+      ->group("Training");
+  add_choice<Schedule>(app, "--schedule", o.schedule,
+                       {{"constant", Schedule::constant}, {"linear", Schedule::linear}},
+                       "of the learning rates, after the warm-up; linear falls to 0 at the last step")
+      ->group("Training");
+  app.add_option("--warmup", o.warmup,
+                 "steps (below 1: share of all steps) over which the learning rates rise from 0")
+      ->capture_default_str()
+      ->group("Training");
+  app.add_option("--eval-every", o.eval_every,
+                 "evaluate on dev every N steps (0: only at the end of each epoch, which is done anyway)")
+      ->capture_default_str()
+      ->group("Output");
+  app.add_option("--patience", o.patience,
+                 "stop after N evaluations without a better main metric (0: never); judged on dev, as is the "
+                 "best model")
+      ->capture_default_str()
+      ->group("Output");
+  app.add_option("--log-every", o.log_every, "steps between two records of the log")
+      ->capture_default_str()
+      ->group("Output");
+
+  SparseOptions& s = o.sparse;
+  const char* group = "Sparse gradients";
+  app.add_option("--preset", o.preset, preset_text())->group(group);
+  add_choice<BasisScope>(app, "--basis-scope", s.scope,
+                         {{"kind", BasisScope::kind}, {"layer", BasisScope::layer}},
+                         "which matrices share a basis: all up (all down) matrices, as the paper, or none")
+      ->group(group);
+  const std::string rules =
+      " side: identity (not rotated), full (HOSVD), a rank such as 64, an energy share such as 0.95, "
+      "hadamard[:seed], "
+      "random[:rank[:seed]]";
+  app.add_option("--width-side", s.sides.width, "the model-width" + rules)
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--other-side", s.sides.other, "the inner" + rules)->capture_default_str()->group(group);
+  app.add_option("--out-side", s.sides.out, "the output side of every matrix, in place of the two above")
+      ->group(group);
+  app.add_option("--in-side", s.sides.in, "the input side of every matrix, in place of the two above")
+      ->group(group);
+  app.add_option("--refresh-every", s.refresh_every, "fit the bases anew every N steps (0: never)")
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--refresh-window", s.refresh_window,
+                 "steps before a refresh whose gradients it is fitted to")
+      ->capture_default_str()
+      ->group(group);
+  app.add_flag("--keep-phase1", s.keep_phase1,
+               "keep the weights of phase 1 (the reference code's head start); else they are as before it")
+      ->group(group);
+  add_choice<AdamSemantics>(
+      app, "--adam", s.adam,
+      {{"torch", AdamSemantics::torch},
+       {"per_entry_step", AdamSemantics::per_entry_step},
+       {"dense_core", AdamSemantics::dense_core}},
+      "moments of entries that are not in every gradient: torch: those of torch.optim.SparseAdam; "
+      "per_entry_step: each entry counts its own steps; dense_core: all move in every step")
+      ->group(group);
+  app.add_option(
+         "--plan", s.plan,
+         "order of the products: auto (the cheapest), multiply_first, project_first, out_first, in_first")
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--state-capacity", s.state_capacity,
+                 "room of SparseAdam's state as a multiple of the entries of a step; a state that outgrows "
+                 "it becomes "
+                 "dense (0: dense from the start)")
+      ->capture_default_str()
+      ->group(group);
+  add_choice<MomentsPolicy>(app, "--moments", s.moments,
+                            {{"reset", MomentsPolicy::reset}, {"transport", MomentsPolicy::transport}},
+                            "what becomes of SparseAdam's state when a basis is refreshed")
+      ->group(group);
+}
+
+void apply_preset(CLI::App& app, const std::string& name) {
+  if (name.empty()) return;
+  for (const auto& [option_name, value] : find_preset(name).options) {
+    CLI::Option* option = app.get_option(std::string(option_name));
+    if (option->count() > 0) continue;
+    option->add_result(std::string(value));
+    option->run_callback();
+  }
+}
+
+}  // namespace
+
+int run_program(int argc, char** argv) {
+  CLI::App app("Fine-tunes BERT on GLUE tasks, densely or with SparseGrad's sparse gradients.",
+               "sparsegrad-glue");
+  app.set_version_flag("--version", SPARSEGRAD_VERSION);
+  app.require_subcommand(1);
+  app.footer(footer);
+
+  TrainOptions train;
+  CLI::App* train_app = app.add_subcommand("train", "fine-tune a model; writes run.json and the best model");
+  add_common(*train_app, train);
+  add_training(*train_app, train);
+  add_train_options(*train_app, train);
+  train_app->footer(footer);
+
+  EvaluateCommand evaluate_command;
+  CLI::App* evaluate_app = app.add_subcommand("evaluate", "print a fine-tuned model's metrics");
+  add_common(*evaluate_app, evaluate_command.common);
+  evaluate_app->add_option("--batch-size", evaluate_command.common.batch_size, "most examples of a batch")
+      ->capture_default_str()
+      ->group("Machine");
+  evaluate_app
+      ->add_option("--train-limit", evaluate_command.common.train_limit,
+                   "use only the first N training examples (0: all)")
+      ->capture_default_str()
+      ->group("Input");
+  evaluate_app->add_option("--split", evaluate_command.split, "dev or train")
+      ->capture_default_str()
+      ->group("Input");
+  evaluate_app
+      ->add_option(
+          "--predictions", evaluate_command.predictions,
+          "file to write: one line an example, logits with 9 significant digits separated by tabs, then the "
+          "label of the data")
+      ->group("Output");
+  evaluate_app->footer(footer);
+
+  InspectCommand inspect;
+  CLI::App* inspect_app = app.add_subcommand(
+      "inspect", "show where the energy of a model's gradients lies, in which basis; with plots");
+  add_common(*inspect_app, inspect.common);
+  add_training(*inspect_app, inspect.common);
+  inspect_app->add_option("--output", inspect.common.output, "folder for inspect.json and the plots")
+      ->required()
+      ->group("Output");
+  inspect_app
+      ->add_option("--at-step", inspect.at_step,
+                   "step whose gradients are measured, after the steps that the bases are fitted to")
+      ->capture_default_str();
+  inspect_app->add_option("--layer", inspect.layer,
+                          "layer whose gradient is drawn (default: the middle one)");
+  inspect_app->add_flag_callback(
+      "--no-plots", [&inspect] { inspect.draw = false; }, "write tables and data, draw nothing");
+  inspect_app->footer(footer);
+
+  // Names may be spelt with underscores.
+  std::vector<std::string> arguments;
+  for (int i = argc - 1; i > 0; --i) {
+    std::string text = argv[i];
+    if (text.starts_with("--")) {
+      const std::size_t end = std::min(text.find('='), text.size());
+      std::replace(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(end), '_', '-');
+    }
+    arguments.push_back(std::move(text));
+  }
+  try {
+    app.parse(std::move(arguments));
+    if (train_app->parsed()) apply_preset(*train_app, train.preset);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "sparsegrad-glue: {}\n", error.what());
+    return 2;
+  }
+  try {
+    if (train_app->parsed()) return run_train(train);
+    if (evaluate_app->parsed()) return run_evaluate(evaluate_command);
+    return run_inspect(inspect);
+  } catch (const std::bad_alloc&) {
+    fmt::print(stderr,
+               "sparsegrad-glue: not enough memory; a smaller --batch-size with --accumulation needs less\n");
+    return 1;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "sparsegrad-glue: {}\n", error.what());
+    return 1;
+  }
+}
+
+}  // namespace sparsegrad::glue

@@ -1,0 +1,32 @@
+// The program's commands.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "train/options.hpp"
+
+namespace sparsegrad::glue {
+
+/// Each returns the program's exit status; errors are exceptions.
+int run_train(const TrainOptions& options);
+
+struct EvaluateCommand {
+  TrainOptions common;  ///< task, model, data, max_length, padding, dev_limit, threads
+  std::string split = "dev";
+  std::filesystem::path predictions;
+};
+int run_evaluate(const EvaluateCommand& command);
+
+struct InspectCommand {
+  TrainOptions common;
+  index_t at_step = 50;
+  index_t layer = -1;  ///< whose gradient is drawn; -1: the middle one
+  bool draw = true;
+};
+int run_inspect(const InspectCommand& command);
+
+/// Reads the command line and runs what it says; reports errors on stderr.
+int run_program(int argc, char** argv);
+
+}  // namespace sparsegrad::glue

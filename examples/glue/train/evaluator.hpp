@@ -1,0 +1,44 @@
+// A model's answers on a data set, and what they are worth.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "engine/encoder_model.hpp"
+#include "train/encoded_dataset.hpp"
+#include "train/metrics.hpp"
+
+namespace sparsegrad::glue {
+
+using Model = EncoderModel<float, backend::CpuBlas>;
+using GlueContext = Model::Context;
+
+struct EvaluateOptions {
+  Padding padding = Padding::unpadded;
+  index_t max_tokens = 4096;   ///< rows of a batch (one example may have more)
+  index_t max_sequences = 64;  ///< examples of a batch
+  std::function<void(index_t done, index_t total)> progress;
+  std::function<bool()> cancelled;  ///< asked after each batch
+};
+
+struct Evaluation {
+  double loss = 0;  ///< mean over the examples
+  std::vector<Metric> metrics;
+  std::vector<float> logits;  ///< [examples, outputs]
+  index_t outputs = 0;
+  bool cancelled = false;  ///< nothing else is valid then
+
+  double main_metric() const { return metrics.front().value; }
+};
+
+/// Runs the model over the data without dropout. Throws ModelError when a logit is NaN or Inf.
+Evaluation evaluate_model(GlueContext& ctx, Model& model, const Task& task, const EncodedDataset& data,
+                          const EvaluateOptions& options = {});
+
+/// Class numbers (first largest logit) or scores.
+std::vector<float> predictions_of(const Task& task, const Evaluation& evaluation);
+
+/// One line an example: logits with 9 significant digits separated by tabs, then the label of the data.
+std::string predictions_text(const Task& task, const Evaluation& evaluation, const EncodedDataset& data);
+
+}  // namespace sparsegrad::glue

@@ -1,0 +1,163 @@
+#include "train/options.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+namespace sparsegrad::glue {
+
+std::string_view to_string(RunType type) {
+  switch (type) {
+    case RunType::ft:
+      return "ft";
+    case RunType::sparse:
+      return "sparse";
+    case RunType::frozen_mlp:
+      return "frozen-mlp";
+  }
+  return "?";
+}
+
+std::string_view to_string(Padding padding) {
+  return padding == Padding::unpadded ? "unpadded" : "max_length";
+}
+
+std::string_view to_string(Schedule schedule) {
+  return schedule == Schedule::constant ? "constant" : "linear";
+}
+
+BasisRules SideOptions::rules(const std::string& kind) const {
+  const RankRule width_rule = RankRule::parse(width);
+  const RankRule other_rule = RankRule::parse(other);
+  BasisRules rules;
+  rules.out = kind == "up" ? other_rule : width_rule;
+  rules.in = kind == "up" ? width_rule : other_rule;
+  if (!out.empty()) rules.out = RankRule::parse(out);
+  if (!in.empty()) rules.in = RankRule::parse(in);
+  return rules;
+}
+
+bool SparseOptions::needs_gradients() const {
+  for (const char* kind : {"up", "down"}) {
+    const BasisRules rules = sides.rules(kind);
+    if (rules.out.needs_gradients() || rules.in.needs_gradients()) return true;
+  }
+  return false;
+}
+
+index_t kept_entries(const SparseOptions& options, index_t matrix_entries) {
+  const double share = options.share > 0 ? options.share
+                                         : static_cast<double>(options.n_params) /
+                                               static_cast<double>(reference_matrix_entries);
+  const auto entries = static_cast<index_t>(std::llround(share * static_cast<double>(matrix_entries)));
+  return std::clamp<index_t>(entries, 1, matrix_entries);
+}
+
+std::optional<Plan> parse_plan(const std::string& text) {
+  const auto project = SideOrder::project_first;
+  const auto multiply = SideOrder::multiply_first;
+  if (text == "auto") return std::nullopt;
+  if (text == "multiply_first") return Plan{multiply, multiply};
+  if (text == "project_first") return Plan{project, project};
+  if (text == "out_first") return Plan{project, multiply};
+  if (text == "in_first") return Plan{multiply, project};
+  throw ValueError("--plan is '" + text +
+                   "', expected auto, multiply_first, project_first, out_first or in_first");
+}
+
+void TrainOptions::check() const {
+  const auto require = [](bool good, const char* name, const auto& value, const char* expected) {
+    if (!good) throw ValueError(fmt::format("{} is {}, expected {}", name, value, expected));
+  };
+  const auto finite_from_zero = [](double x) { return std::isfinite(x) && x >= 0; };
+  require(std::isfinite(epochs) && epochs > 0, "--epochs", epochs, "a number above 0");
+  require(max_steps >= 0, "--max-steps", max_steps, "a number of steps, 0 for no limit");
+  require(batch_size >= 1, "--batch-size", batch_size, "at least 1 example");
+  require(accumulation >= 1, "--accumulation", accumulation, "at least 1 micro-batch");
+  require(finite_from_zero(learning_rate), "--learning-rate", learning_rate, "a finite number from 0");
+  require(finite_from_zero(rate_of_mlp()), "--sparse-learning-rate", rate_of_mlp(), "a finite number from 0");
+  require(finite_from_zero(weight_decay), "--weight-decay", weight_decay, "a finite number from 0");
+  require(finite_from_zero(clip_norm), "--clip-norm", clip_norm, "a finite number from 0 (0: off)");
+  require(finite_from_zero(warmup), "--warmup", warmup, "steps, or a share below 1");
+  require(!dropout || (*dropout >= 0 && *dropout < 1), "--dropout", dropout.value_or(0),
+          "a probability from 0 to below 1");
+  require(max_length >= 3, "--max-length", max_length, "at least 3 tokens");
+  require(eval_every >= 0, "--eval-every", eval_every, "a number of steps, 0 for the ends of epochs alone");
+  require(patience >= 0, "--patience", patience, "a number of evaluations, 0 for no early stopping");
+  require(log_every >= 1, "--log-every", log_every, "at least 1 step");
+  require(threads >= 0, "--threads", threads, "a number of threads, 0 for all");
+  require(train_limit >= 0, "--train-limit", train_limit, "a number of examples, 0 for all");
+  require(dev_limit >= 0, "--dev-limit", dev_limit, "a number of examples, 0 for all");
+  if (run_type != RunType::sparse) return;
+  require(sparse.n_params >= 1, "--n-params", sparse.n_params, "at least 1 entry");
+  require(sparse.share >= 0 && sparse.share <= 1, "--share", sparse.share, "a share above 0 and at most 1");
+  require(sparse.refresh_every >= 0, "--refresh-every", sparse.refresh_every,
+          "a number of steps, 0 for never");
+  require(sparse.refresh_window >= 1, "--refresh-window", sparse.refresh_window, "at least 1 step");
+  require(sparse.refresh_every == 0 || sparse.refresh_window <= sparse.refresh_every, "--refresh-window",
+          sparse.refresh_window, "at most --refresh-every");
+  require(sparse.phase1_steps >= 1, "--phase1-steps", sparse.phase1_steps, "at least 1 step");
+  require(finite_from_zero(sparse.state_capacity), "--state-capacity", sparse.state_capacity,
+          "a factor from 1, or 0 for a dense state");
+  require(sparse.state_capacity == 0 || sparse.state_capacity >= 1, "--state-capacity", sparse.state_capacity,
+          "a factor from 1, or 0 for a dense state");
+  sparse.needs_gradients();
+  parse_plan(sparse.plan);
+}
+
+nlohmann::json to_json(const TrainOptions& o) {
+  nlohmann::json json{{"task", o.task},
+                      {"run_type", to_string(o.run_type)},
+                      {"model", o.model.string()},
+                      {"data", o.data.string()},
+                      {"output", o.output.string()},
+                      {"preset", o.preset},
+                      {"epochs", o.epochs},
+                      {"max_steps", o.max_steps},
+                      {"batch_size", o.batch_size},
+                      {"accumulation", o.accumulation},
+                      {"learning_rate", o.learning_rate},
+                      {"sparse_learning_rate", o.rate_of_mlp()},
+                      {"weight_decay", o.weight_decay},
+                      {"clip_norm", o.clip_norm},
+                      {"schedule", to_string(o.schedule)},
+                      {"warmup", o.warmup},
+                      {"seed", o.seed},
+                      {"dropout", o.dropout ? nlohmann::json(*o.dropout) : nlohmann::json()},
+                      {"shuffle", o.shuffle},
+                      {"max_length", o.max_length},
+                      {"padding", to_string(o.padding)},
+                      {"eval_every", o.eval_every},
+                      {"patience", o.patience},
+                      {"log_every", o.log_every},
+                      {"threads", o.threads},
+                      {"deterministic", o.deterministic},
+                      {"train_limit", o.train_limit},
+                      {"dev_limit", o.dev_limit},
+                      {"save", o.save}};
+  if (o.run_type != RunType::sparse) return json;
+  const SparseOptions& s = o.sparse;
+  const BasisRules up = s.sides.rules("up");
+  const BasisRules down = s.sides.rules("down");
+  json["sparse"] = {{"n_params", s.share > 0 ? nlohmann::json() : nlohmann::json(s.n_params)},
+                    {"share", s.share > 0 ? s.share
+                                          : static_cast<double>(s.n_params) /
+                                                static_cast<double>(reference_matrix_entries)},
+                    {"basis_scope", s.scope == BasisScope::kind ? "kind" : "layer"},
+                    {"up", {{"out", up.out.to_string()}, {"in", up.in.to_string()}}},
+                    {"down", {{"out", down.out.to_string()}, {"in", down.in.to_string()}}},
+                    {"refresh_every", s.refresh_every},
+                    {"refresh_window", s.refresh_window},
+                    {"phase1_steps", s.needs_gradients() ? s.phase1_steps : 0},
+                    {"keep_phase1", s.keep_phase1},
+                    {"normalize", s.normalize},
+                    {"adam", sparsegrad::to_string(s.adam)},
+                    {"plan", s.plan},
+                    {"state_capacity", s.state_capacity},
+                    {"moments", s.moments == MomentsPolicy::reset ? "reset" : "transport"}};
+  return json;
+}
+
+}  // namespace sparsegrad::glue

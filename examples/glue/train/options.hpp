@@ -1,0 +1,110 @@
+// What a run is asked to do: the command line's options as values.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include <nlohmann/json_fwd.hpp>
+#include <sparsegrad/sparse_grad_group.hpp>
+
+namespace sparsegrad::glue {
+
+/// What is trained, and how.
+enum class RunType {
+  ft,          ///< full fine-tuning: AdamW on everything
+  sparse,      ///< SparseGrad on the MLP matrices, AdamW on everything else
+  frozen_mlp,  ///< control: the MLP matrices stay as they are, AdamW on everything else
+};
+std::string_view to_string(RunType type);
+
+enum class Padding { unpadded, max_length };
+std::string_view to_string(Padding padding);
+
+enum class Schedule { constant, linear };
+std::string_view to_string(Schedule schedule);
+
+/// Entries to keep are given for a matrix of BERT-base and scaled to the size of the layer.
+inline constexpr index_t reference_matrix_entries = 768 * 3072;
+
+/// Sides of the MLP matrices' bases. "Width" is the model's width: the input of an up matrix (intermediate.dense), the
+/// output of a down matrix (output.dense); "other" is the side of the MLP's inner width.
+struct SideOptions {
+  std::string width = "full";
+  std::string other = "full";
+  std::string out;  ///< when given: the output side of every matrix, in place of the two above
+  std::string in;   ///< the same for the input side
+
+  /// The rules of kind "up" or "down". Throws ValueError for a text that names no rule.
+  BasisRules rules(const std::string& kind) const;
+};
+
+struct SparseOptions {
+  index_t n_params = 28000;  ///< entries of a 768 x 3072 matrix, see reference_matrix_entries
+  double share = 0;          ///< when positive: share of a matrix's entries, in place of n_params
+  BasisScope scope = BasisScope::kind;
+  SideOptions sides;
+  index_t refresh_every = 0;   ///< steps; 0: never
+  index_t refresh_window = 1;  ///< steps before a refresh whose gradients it is fitted to
+  index_t phase1_steps = 11;
+  bool keep_phase1 = false;
+  bool normalize = false;
+  AdamSemantics adam = AdamSemantics::torch;
+  std::string plan = "auto";
+  double state_capacity = 4;  ///< optimizer state for this many times the kept entries; 0: dense
+  MomentsPolicy moments = MomentsPolicy::reset;
+
+  /// Whether a rule needs gradients, and with it phase 1.
+  bool needs_gradients() const;
+};
+
+struct TrainOptions {
+  std::string task = "cola";
+  RunType run_type = RunType::sparse;
+  std::filesystem::path model;
+  std::filesystem::path data;
+  std::filesystem::path output;
+  std::string preset;
+
+  double epochs = 3;
+  index_t max_steps = 0;  ///< 0: no limit beside the epochs
+  index_t batch_size = 32;
+  index_t accumulation = 1;
+  double learning_rate = 3e-5;
+  std::optional<double> sparse_learning_rate;  ///< not given: learning_rate
+  double weight_decay = 0;
+  double clip_norm = 0;  ///< 0: off
+  Schedule schedule = Schedule::constant;
+  double warmup = 0;  ///< steps, or below 1 a share of all steps
+  std::uint64_t seed = 42;
+  std::optional<double> dropout;
+  bool shuffle = true;
+  index_t max_length = 128;
+  Padding padding = Padding::unpadded;
+  index_t eval_every = 0;  ///< steps; 0: at the end of each epoch alone
+  index_t patience = 0;    ///< evaluations without a better result; 0: never stops early
+  index_t log_every = 10;
+  int threads = 0;
+  bool deterministic = false;
+  index_t train_limit = 0;
+  index_t dev_limit = 0;
+  bool save = true;
+  bool quiet = false;
+  SparseOptions sparse;
+
+  double rate_of_mlp() const { return sparse_learning_rate.value_or(learning_rate); }
+  /// Throws ValueError naming the option, what it is and what was expected.
+  void check() const;
+};
+
+nlohmann::json to_json(const TrainOptions& options);
+
+/// Entries that a matrix of this size keeps.
+index_t kept_entries(const SparseOptions& options, index_t matrix_entries);
+
+/// "auto" (nothing), "multiply_first", "project_first", "out_first", "in_first". Throws ValueError.
+std::optional<Plan> parse_plan(const std::string& text);
+
+}  // namespace sparsegrad::glue

@@ -1,0 +1,141 @@
+#include <cstdio>
+
+#include <fmt/format.h>
+
+#include "train/commands.hpp"
+#include "train/interrupt.hpp"
+#include "train/output_file.hpp"
+#include "train/progress_bar.hpp"
+#include "train/run_log.hpp"
+#include "train/session.hpp"
+
+namespace sparsegrad::glue {
+
+namespace {
+
+double mib(index_t bytes) {
+  return static_cast<double>(bytes) / (1 << 20);
+}
+
+std::string metrics_text(const std::vector<Metric>& metrics) {
+  std::string text;
+  for (const Metric& metric : metrics)
+    text += fmt::format("{}{} {:.4f}{}", text.empty() ? "" : ", ", metric.name, metric.value,
+                        metric.defined ? "" : " (undefined)");
+  return text;
+}
+
+void print_memory(const char* name, const MemoryAccount& account) {
+  const MemoryParts& p = account.parts;
+  fmt::print(
+      "{}: peak {:.0f} MiB = program {:.0f} + weights {:.0f} + gradients {:.0f} + optimizer {:.0f} + "
+      "activations {:.0f} "
+      "+ basis {:.1f} + collection {:.0f} (sum {:.0f})\n",
+      name, mib(account.process_peak), mib(p.program), mib(p.weights), mib(p.gradients), mib(p.optimizer),
+      mib(p.activations), mib(p.basis), mib(p.collection), mib(p.sum()));
+}
+
+}  // namespace
+
+int run_train(const TrainOptions& options) {
+  options.check();
+  if (options.output.empty()) throw ValueError("--output DIR is missing: where the run's log and model go");
+  const InterruptGuard guard;
+  // Fails before the work rather than after it.
+  make_folder(options.output);
+  const auto log_path = options.output / "run.json";
+  const auto model_path = options.output / "model";
+  const auto checkpoint_path = options.output / "checkpoint";
+
+  Session session(options, true);
+  session.load_model(options, trained_parts(options.run_type));
+  Trainer trainer(session.ctx(), session.model(), session.task(), session.train(), session.dev(), options,
+                  session.program_bytes());
+
+  nlohmann::json log{{"format", "sparsegrad-glue run 1"},
+                     {"options", to_json(options)},
+                     {"versions", versions_json(session.ctx())},
+                     {"data", session.data_json()},
+                     {"model", session.model_json()},
+                     {"trained",
+                      {{"dense_parameters", trainer.dense_parameters()},
+                       {"sparse_parameters", trainer.sparse_parameters()},
+                       {"sparse_entries_a_step", trainer.entries_a_step()}}}};
+  const auto write_log = [&](bool finished) {
+    log.update(to_json(trainer.report()));
+    log["finished"] = finished;
+    write_json(log_path, log);
+  };
+  write_log(false);
+
+  const bool talk = !options.quiet;
+  if (talk) {
+    fmt::print("data: {}\n", session.source().text);
+    fmt::print("      {} training examples, {} dev examples\n", session.train().size(), session.dev().size());
+    fmt::print("model: {} layers of width {}, {} parameters\n", session.model().config().layers,
+               session.model().config().hidden, session.model().parameters().count());
+    if (const std::string text = session.load_report().text(); !text.empty()) fmt::print("       {}\n", text);
+    fmt::print("run: {}, {} steps, {} parameters trained by AdamW", to_string(options.run_type),
+               trainer.steps_planned(), trainer.dense_parameters());
+    if (trainer.group() != nullptr) {
+      fmt::print(", {} of {} MLP entries a step by SparseAdam", trainer.entries_a_step(),
+                 trainer.sparse_parameters());
+    }
+    fmt::print("\n");
+    std::fflush(stdout);
+  }
+
+  ProgressBar bar(talk);
+  TrainHooks hooks;
+  hooks.interrupted = InterruptGuard::requested;
+  hooks.progress = [&](std::string_view what, index_t done, index_t total) { bar.show(what, done, total); };
+  if (options.save) {
+    hooks.keep_best = [&] { save_model(model_path, session.directory(), session.model()); };
+  }
+  hooks.evaluated = [&](const EvaluationRecord& record) {
+    bar.clear();
+    if (talk) {
+      fmt::print("step {:>6}  epoch {:.2f}  dev loss {:.4f}  {}{}\n", record.step, record.epoch, record.loss,
+                 metrics_text(record.metrics), record.best ? "  *" : "");
+      std::fflush(stdout);
+    }
+    write_log(false);
+  };
+  try {
+    trainer.run(hooks);
+  } catch (const std::exception& error) {
+    log["error"] = error.what();
+    write_log(false);
+    throw;
+  }
+  bar.clear();
+  const TrainReport& report = trainer.report();
+  if (report.interrupted) {
+    if (options.save) save_model(checkpoint_path, session.directory(), session.model());
+    write_log(false);
+    fmt::print(stderr, "interrupted after step {} of {}{}\n", report.steps_done, report.steps_planned,
+               options.save ? "; the model as it was is in " + checkpoint_path.string() : "");
+    return interrupted_status;
+  }
+  write_log(true);
+  if (talk) {
+    if (report.phase1.steps > 0) {
+      fmt::print("phase 1: {} steps, {:.1f} s with {:.1f} s for the bases\n", report.phase1.steps,
+                 report.phase1.seconds, report.phase1.fit_seconds);
+      print_memory("memory of phase 1", report.phase1.memory);
+    }
+    fmt::print("training: {} steps in {:.1f} s, {:.2f} steps/s; evaluation {:.1f} s{}\n", report.steps_done,
+               report.training_seconds, static_cast<double>(report.steps_done) / report.training_seconds,
+               report.evaluation_seconds, report.stopped_early ? "; stopped early" : "");
+    print_memory("memory of training", report.memory);
+    if (report.best) {
+      const EvaluationRecord& best = report.evaluations[*report.best];
+      fmt::print("best: step {}, {}\n", best.step, metrics_text(best.metrics));
+    }
+    fmt::print("log: {}\n", log_path.string());
+    if (options.save) fmt::print("model: {}\n", model_path.string());
+  }
+  return 0;
+}
+
+}  // namespace sparsegrad::glue

@@ -1,0 +1,454 @@
+#include "train/trainer.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "train/process_memory.hpp"
+
+namespace sparsegrad::glue {
+
+namespace {
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// Streams of random numbers that a seed gives.
+constexpr std::uint64_t order_stream = 1;
+constexpr std::uint64_t dropout_stream_number = 2;
+
+/// FNV-1a over words, then bytes.
+class Hash {
+ public:
+  void add(const void* data, std::size_t bytes) {
+    const auto* p = static_cast<const unsigned char*>(data);
+    for (; bytes >= 8; bytes -= 8, p += 8) {
+      std::uint64_t word = 0;
+      std::memcpy(&word, p, 8);
+      mix(word);
+    }
+    for (; bytes > 0; --bytes, ++p)
+      mix(*p);
+  }
+  template <class V>
+  void add_value(V value) {
+    add(&value, sizeof value);
+  }
+  std::uint64_t value() const { return value_; }
+
+ private:
+  void mix(std::uint64_t word) { value_ = mix_bits(value_ ^ word) * 0x100000001B3ULL; }
+  std::uint64_t value_ = 0xCBF29CE484222325ULL;
+};
+
+}  // namespace
+
+TrainedParts trained_parts(RunType type) {
+  TrainedParts parts;
+  parts.mlp_matrices = type != RunType::frozen_mlp;
+  return parts;
+}
+
+Trainer::Trainer(GlueContext& ctx, Model& model, const Task& task, const EncodedDataset& train,
+                 const EncodedDataset& dev, TrainOptions options, index_t program_bytes)
+    : ctx_(ctx),
+      model_(model),
+      task_(task),
+      train_(train),
+      dev_(dev),
+      options_(std::move(options)),
+      program_bytes_(program_bytes),
+      sampler_(train.size(), stream_key(options_.seed, order_stream), options_.shuffle),
+      rate_(options_.schedule, options_.warmup, 1) {
+  options_.check();
+  if (train.size() == 0) throw ValueError(train.name() + ": the training set is empty, expected examples");
+  if (model.trains_mlp() != trained_parts(options_.run_type).mlp_matrices) {
+    throw ValueError(fmt::format("the model was made {} trained MLP matrices, which run type {} does not fit",
+                                 model.trains_mlp() ? "with" : "without", to_string(options_.run_type)));
+  }
+  const index_t steps_an_epoch = (train.size() + examples_a_step() - 1) / examples_a_step();
+  const double planned = std::ceil(options_.epochs * static_cast<double>(steps_an_epoch));
+  if (planned > 1e12)
+    throw ValueError(fmt::format("--epochs is {}, which are more than 1e12 steps", options_.epochs));
+  report_.steps_planned = std::max<index_t>(1, static_cast<index_t>(planned));
+  if (options_.max_steps > 0) report_.steps_planned = std::min(report_.steps_planned, options_.max_steps);
+  rate_ = LearningRate(options_.schedule, options_.warmup, report_.steps_planned);
+  measure_batches();
+
+  std::vector<AdamW<float, Backend>::Segment> dense;
+  std::vector<AdamW<float, Backend>::Segment> mlp;
+  for (Parameter<float>& p : model_.parameters().all()) {
+    const double decay = p.is_bias_or_norm() ? 0 : options_.weight_decay;
+    if (p.kind == ParameterKind::mlp_matrix) {
+      mlp.push_back({p.name, p.weight.data, nullptr, p.weight.size(), decay});
+    } else if (!p.gradient.empty()) {
+      dense.push_back({p.name, p.weight.data, p.gradient.data, p.weight.size(), decay});
+    }
+  }
+  dense_ = std::make_unique<AdamW<float, Backend>>(ctx_, std::move(dense));
+  if (options_.run_type == RunType::ft) {
+    mlp_dense_ = std::make_unique<AdamW<float, Backend>>(ctx_, std::move(mlp));
+  }
+  if (sparse()) {
+    const bool share = false;
+    group_ = make_group(ctx_, model_, options_.sparse, {mean_tokens_, options_.accumulation}, share);
+  }
+}
+
+void Trainer::measure_batches() {
+  Sampler walk(train_.size(), stream_key(options_.seed, order_stream), options_.shuffle);
+  double tokens = 0;
+  index_t batches = 0;
+  // What a few epochs show is what all of them are like; a longer batch later on makes the model take more room.
+  const index_t steps = std::min<index_t>(report_.steps_planned, 20000);
+  for (index_t s = 0; s < steps; ++s) {
+    const std::span<const index_t> all = walk.take(examples_a_step());
+    for (std::size_t first = 0; first < all.size(); first += static_cast<std::size_t>(options_.batch_size)) {
+      const auto micro =
+          all.subspan(first, std::min(all.size() - first, static_cast<std::size_t>(options_.batch_size)));
+      index_t rows = 0;
+      for (const index_t i : micro) {
+        rows += train_.rows(i, options_.padding);
+        max_rows_ = std::max(max_rows_, train_.rows(i, options_.padding));
+      }
+      max_tokens_ = std::max(max_tokens_, rows);
+      tokens += static_cast<double>(rows);
+      ++batches;
+    }
+  }
+  mean_tokens_ =
+      std::max<index_t>(1, static_cast<index_t>(tokens / static_cast<double>(std::max<index_t>(batches, 1))));
+}
+
+void Trainer::reserve() {
+  batch_.reserve(max_tokens_, options_.batch_size);
+  model_.reserve(ctx_, max_tokens_, options_.batch_size, max_rows_);
+}
+
+std::uint64_t Trainer::dropout_key() const {
+  return stream_key(stream_key(options_.seed, dropout_stream_number), pass_);
+}
+
+index_t Trainer::dense_parameters() const {
+  index_t sum = 0;
+  for (const auto& segment : dense_->segments())
+    sum += segment.count;
+  if (mlp_dense_ && options_.run_type == RunType::ft) {
+    for (const auto& segment : mlp_dense_->segments())
+      sum += segment.count;
+  }
+  return sum;
+}
+
+index_t Trainer::sparse_parameters() const {
+  if (!group_) return 0;
+  index_t sum = 0;
+  for (Model::MlpLayer& layer : model_.mlp())
+    sum += layer.weight().size();
+  return sum;
+}
+
+index_t Trainer::entries_a_step() const {
+  if (!group_) return 0;
+  index_t sum = 0;
+  for (index_t i = 0; i < group_->size(); ++i)
+    sum += group_->kept(i);
+  return sum;
+}
+
+std::uint64_t Trainer::state_hash() const {
+  Hash hash;
+  const auto add_matrix = [&](MatrixView<const float> m) {
+    hash.add(m.data, static_cast<std::size_t>(m.size()) * sizeof(float));
+  };
+  add_matrix(std::as_const(model_.parameters()).weights());
+  for (const auto* adam : {dense_.get(), mlp_dense_.get()}) {
+    if (adam == nullptr) continue;
+    hash.add_value(adam->steps());
+    auto& state = const_cast<AdamW<float, Backend>&>(*adam);
+    add_matrix(state.first_moments());
+    add_matrix(state.second_moments());
+  }
+  if (group_) {
+    for (index_t i = 0; i < group_->size(); ++i) {
+      group_->optimizer(i).visit_state(
+          [&](std::string_view, const auto& view) { hash.add(view.data(), view.size_bytes()); });
+    }
+  }
+  hash.add_value(sampler_.position().epoch);
+  hash.add_value(sampler_.position().next);
+  hash.add_value(pass_);
+  hash.add_value(report_.steps_done);
+  return hash.value();
+}
+
+MemoryParts Trainer::memory_now() const {
+  MemoryParts parts;
+  const ModelMemory model = model_.memory();
+  parts.program = program_bytes_;
+  parts.weights = model.weights + copied_bytes_;
+  parts.activations = model.activations + ctx_.scratch().most_used();
+  parts.gradients = model.dense_gradients;
+  parts.optimizer = dense_->state_bytes() + (mlp_dense_ ? mlp_dense_->state_bytes() : 0);
+  if (group_) {
+    const GroupMemory group = group_->memory();
+    parts.gradients += group.gradients + group.sparse_gradients + group.deltas;
+    parts.optimizer += group.optimizer;
+    parts.basis = group.bases;
+    parts.collection = group.collection;
+  } else {
+    parts.gradients += model.mlp_gradients;
+  }
+  return parts;
+}
+
+Trainer::StepLoss Trainer::accumulate() {
+  const std::span<const index_t> all = sampler_.take(examples_a_step());
+  const auto total = static_cast<double>(all.size());
+  StepLoss sum;
+  for (std::size_t first = 0; first < all.size(); first += static_cast<std::size_t>(options_.batch_size)) {
+    const auto micro =
+        all.subspan(first, std::min(all.size() - first, static_cast<std::size_t>(options_.batch_size)));
+    batch_.clear();
+    for (const index_t i : micro)
+      train_.add_to(batch_, i, options_.padding);
+    const Model::Result forward =
+        model_.forward(ctx_, batch_, {.training = true, .dropout_key = dropout_key()});
+    ++pass_;
+    if (!std::isfinite(forward.loss)) {
+      throw NonFiniteError(
+          fmt::format("step {}: the loss is {}, expected a finite number; the learning rate may be too large",
+                      report_.steps_done + 1, forward.loss));
+    }
+    // The model's loss is a mean over its own batch: weighted, the step's is one over all examples.
+    const double share = static_cast<double>(micro.size()) / total;
+    sum.loss += forward.loss * share;
+    sum.tokens += batch_.tokens();
+    model_.backward(ctx_, batch_, share);
+  }
+  sum.examples = static_cast<index_t>(all.size());
+  return sum;
+}
+
+double Trainer::gradient_scale() {
+  if (options_.clip_norm <= 0) return 1;
+  const double dense = dense_->gradient_norm(ctx_);
+  double squares = dense * dense;
+  for (Model::MlpLayer& layer : model_.mlp())
+    squares += Backend::squared_norm<float>(ctx_, layer.core(ctx_));
+  return clip_factor(std::sqrt(squares), options_.clip_norm);
+}
+
+void Trainer::step_mlp_densely(AdamW<float, Backend>& adam, double rate, double scale) {
+  std::size_t number = 0;
+  for (Model::MlpLayer& layer : model_.mlp())
+    adam.set_gradient(number++, layer.core(ctx_).data);
+  adam.step(ctx_, {.learning_rate = rate, .grad_scale = scale});
+}
+
+bool Trainer::collect_bases(const TrainHooks& hooks) {
+  if (!group_) return true;
+  const auto start = Clock::now();
+  const SparseOptions& sparse_options = options_.sparse;
+  const bool resets = reset_peak_memory();
+  bool whole = true;
+  group_->collect(ctx_, make_recipe(sparse_options));
+  if (sparse_options.needs_gradients()) {
+    reserve();
+    const MatrixView<float> weights = model_.parameters().weights();
+    std::vector<float> before;
+    if (!sparse_options.keep_phase1) before.assign(weights.data, weights.data + weights.size());
+    copied_bytes_ = static_cast<index_t>(before.size() * sizeof(float));
+    const Sampler::Position position = sampler_.position();
+    const std::uint64_t pass = pass_;
+    std::vector<AdamW<float, Backend>::Segment> segments;
+    for (Parameter<float>& p : model_.parameters().all()) {
+      if (p.kind == ParameterKind::mlp_matrix)
+        segments.push_back({p.name, p.weight.data, nullptr, p.weight.size(), options_.weight_decay});
+    }
+    mlp_dense_ = std::make_unique<AdamW<float, Backend>>(ctx_, std::move(segments));
+    for (index_t s = 0; s < sparse_options.phase1_steps && whole; ++s) {
+      if (hooks.progress) hooks.progress("phase 1", s, sparse_options.phase1_steps);
+      const StepLoss loss = accumulate();
+      report_.phase1.losses.push_back(loss.loss);
+      const double factor = rate_.factor(std::min(s, report_.steps_planned - 1));
+      const double scale = gradient_scale();
+      step_mlp_densely(*mlp_dense_, options_.learning_rate * factor, scale);
+      group_->end_collecting_step(ctx_);
+      dense_->step(
+          ctx_,
+          {.learning_rate = options_.learning_rate * factor, .grad_scale = scale, .clear_gradients = true});
+      ++report_.phase1.steps;
+      whole = !(hooks.interrupted && hooks.interrupted());
+    }
+    report_.phase1.memory.note(memory_now());
+    mlp_dense_.reset();
+    dense_->reset(ctx_);
+    if (!sparse_options.keep_phase1) std::copy(before.begin(), before.end(), weights.data);
+    copied_bytes_ = 0;
+    sampler_.seek(position);
+    pass_ = pass;
+  }
+  if (!whole) return false;
+  const auto fit = Clock::now();
+  ctx_.scratch().forget_most_used();
+  group_->refresh(ctx_);
+  report_.phase1.fit_seconds = seconds_since(fit);
+  report_.phase1.seconds = seconds_since(start);
+  report_.phase1.memory.note(memory_now());
+  report_.phase1.memory.process_peak = process_memory().peak;
+  report_.phase1.memory.peak_is_own = resets;
+  return true;
+}
+
+bool Trainer::refresh_due(index_t steps_ahead) const {
+  const index_t every = options_.sparse.refresh_every;
+  const index_t at = report_.steps_done + steps_ahead;
+  return group_ && every > 0 && options_.sparse.needs_gradients() && at % every == 0 && at > 0 &&
+         at < report_.steps_planned;
+}
+
+void Trainer::step(const std::function<void()>& look) {
+  // A refresh after step n is fitted to the gradients of the steps up to n.
+  for (index_t ahead = 1; ahead <= options_.sparse.refresh_window; ++ahead) {
+    if (group_ && !group_->collecting() && refresh_due(ahead))
+      group_->collect(ctx_, make_recipe(options_.sparse));
+  }
+  const StepLoss loss = accumulate();
+  if (look) look();
+  const double factor = rate_.factor(report_.steps_done);
+  const double rate = options_.learning_rate * factor;
+  const double mlp_rate = options_.rate_of_mlp() * factor;
+  const double scale = gradient_scale();
+  // First what may refuse the step: nothing has changed when it throws.
+  kept_ = 0;
+  if (group_) {
+    try {
+      kept_ =
+          group_
+              ->step(ctx_,
+                     {.learning_rate = mlp_rate, .weight_decay = options_.weight_decay, .grad_scale = scale})
+              .kept;
+    } catch (const NonFiniteError& error) {
+      throw NonFiniteError(fmt::format("step {}: {}", report_.steps_done + 1, error.what()));
+    }
+  } else if (mlp_dense_) {
+    step_mlp_densely(*mlp_dense_, mlp_rate, scale);
+    for (Model::MlpLayer& layer : model_.mlp())
+      layer.clear(ctx_);
+  }
+  dense_->step(ctx_, {.learning_rate = rate, .grad_scale = scale, .clear_gradients = true});
+  report_.memory.note(memory_now());
+  if (refresh_due(1)) {
+    const auto start = Clock::now();
+    group_->refresh(ctx_, options_.sparse.moments);
+    report_.refresh_seconds += seconds_since(start);
+    ++report_.refreshes;
+  }
+
+  ++report_.steps_done;
+  report_.tokens += loss.tokens;
+  loss_since_record_ += loss.loss;
+  ++steps_since_record_;
+  if (report_.steps_done % options_.log_every == 0 || report_.steps_done == report_.steps_planned) {
+    StepRecord record;
+    record.step = report_.steps_done;
+    record.epoch = static_cast<double>(sampler_.position().epoch) +
+                   static_cast<double>(sampler_.position().next) / static_cast<double>(sampler_.size());
+    record.loss = loss.loss;
+    record.mean_loss = loss_since_record_ / static_cast<double>(steps_since_record_);
+    record.learning_rate = rate;
+    record.sparse_learning_rate = mlp_rate;
+    record.examples = loss.examples;
+    record.tokens = loss.tokens;
+    record.kept = kept_;
+    report_.steps.push_back(record);
+    loss_since_record_ = 0;
+    steps_since_record_ = 0;
+  }
+}
+
+void Trainer::evaluate(const TrainHooks& hooks, bool& stop) {
+  const auto start = Clock::now();
+  EvaluateOptions options;
+  options.padding = options_.padding;
+  // Within the room that training takes anyway.
+  options.max_tokens = max_tokens_;
+  options.max_sequences = options_.batch_size;
+  options.cancelled = hooks.interrupted;
+  if (hooks.progress)
+    options.progress = [&](index_t done, index_t total) { hooks.progress("evaluation", done, total); };
+  const Evaluation result = evaluate_model(ctx_, model_, task_, dev_, options);
+  if (!result.cancelled) {
+    EvaluationRecord record;
+    record.step = report_.steps_done;
+    record.epoch = static_cast<double>(sampler_.position().epoch) +
+                   static_cast<double>(sampler_.position().next) / static_cast<double>(sampler_.size());
+    record.loss = result.loss;
+    record.metrics = result.metrics;
+    record.best =
+        !report_.best || result.main_metric() > report_.evaluations[*report_.best].metrics.front().value;
+    if (record.best && hooks.keep_best) hooks.keep_best();
+    record.seconds = seconds_since(start);
+    if (record.best) {
+      report_.best = report_.evaluations.size();
+      since_best_ = 0;
+    } else {
+      ++since_best_;
+    }
+    report_.evaluations.push_back(record);
+    if (options_.patience > 0 && since_best_ >= options_.patience) {
+      report_.stopped_early = true;
+      stop = true;
+    }
+    if (hooks.evaluated) hooks.evaluated(report_.evaluations.back());
+  }
+  report_.evaluation_seconds += seconds_since(start);
+}
+
+void Trainer::run(const TrainHooks& hooks) {
+  const auto interrupted = [&] {
+    report_.interrupted = report_.interrupted || (hooks.interrupted && hooks.interrupted());
+    return report_.interrupted;
+  };
+  if (!collect_bases(hooks)) {
+    report_.interrupted = true;
+    return;
+  }
+  reserve();
+  return_freed_memory();
+  ctx_.scratch().forget_most_used();
+  report_.memory.peak_is_own = reset_peak_memory();
+  auto start = Clock::now();
+  // What happens between the two is no training: neither its time nor its memory counts.
+  const auto pause = [&] {
+    report_.training_seconds += seconds_since(start);
+    report_.memory.process_peak = std::max(report_.memory.process_peak, process_memory().peak);
+  };
+  const auto resume = [&] {
+    if (report_.memory.peak_is_own) reset_peak_memory();
+    start = Clock::now();
+  };
+  bool stop = false;
+  while (!stop && report_.steps_done < report_.steps_planned && !interrupted()) {
+    step();
+    if (!report_.steps.empty() && report_.steps.back().step == report_.steps_done)
+      report_.steps.back().seconds = report_.training_seconds + seconds_since(start);
+    if (hooks.progress) hooks.progress("training", report_.steps_done, report_.steps_planned);
+    const bool last = report_.steps_done == report_.steps_planned;
+    const bool every = options_.eval_every > 0 && report_.steps_done % options_.eval_every == 0;
+    if (!interrupted() && (last || every || sampler_.at_epoch_end())) {
+      pause();
+      evaluate(hooks, stop);
+      resume();
+    }
+  }
+  pause();
+}
+
+}  // namespace sparsegrad::glue

@@ -1,0 +1,163 @@
+// The training loop.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/adamw.hpp"
+#include "train/evaluator.hpp"
+#include "train/learning_rate.hpp"
+#include "train/memory_account.hpp"
+#include "train/sampler.hpp"
+#include "train/sparse_setup.hpp"
+
+namespace sparsegrad::glue {
+
+struct StepRecord {
+  index_t step = 0;  ///< from 1
+  double epoch = 0;
+  double loss = 0;       ///< of this step's examples, before its update
+  double mean_loss = 0;  ///< over the steps since the record before
+  double learning_rate = 0;
+  double sparse_learning_rate = 0;
+  index_t examples = 0;
+  index_t tokens = 0;  ///< rows of all micro-batches
+  double seconds = 0;  ///< training time up to here
+  index_t kept = 0;    ///< entries of all sparse gradients
+};
+
+struct EvaluationRecord {
+  index_t step = 0;
+  double epoch = 0;
+  double loss = 0;
+  std::vector<Metric> metrics;
+  double seconds = 0;
+  bool best = false;
+};
+
+struct PhaseOneRecord {
+  index_t steps = 0;
+  double seconds = 0;  ///< with the fit of the bases
+  double fit_seconds = 0;
+  std::vector<double> losses;
+  MemoryAccount memory;
+};
+
+/// Everything that a run has found out so far.
+struct TrainReport {
+  std::vector<StepRecord> steps;
+  std::vector<EvaluationRecord> evaluations;
+  std::optional<std::size_t> best;  ///< in evaluations
+  PhaseOneRecord phase1;
+  MemoryAccount memory;  ///< of the steps; neither phase 1 nor evaluations
+  index_t steps_done = 0;
+  index_t steps_planned = 0;
+  index_t tokens = 0;
+  index_t refreshes = 0;
+  double refresh_seconds = 0;     ///< part of the training time
+  double training_seconds = 0;    ///< of the steps alone
+  double evaluation_seconds = 0;  ///< with keeping the best model
+  bool interrupted = false;
+  bool stopped_early = false;
+};
+
+/// What the trainer calls; each may be empty.
+struct TrainHooks {
+  std::function<void()> keep_best;                         ///< the model is the best so far
+  std::function<void(const EvaluationRecord&)> evaluated;  ///< after keep_best
+  std::function<void(std::string_view what, index_t done, index_t total)> progress;
+  std::function<bool()> interrupted;  ///< asked after each step: whether to end
+};
+
+/// Trains a model that was made for the options' run type (see trained_parts). Gradients are means over the examples of
+/// all micro-batches of a step. Equal seeds give the same order of examples and the same dropout masks in all run types.
+class Trainer {
+ public:
+  using Backend = backend::CpuBlas;
+
+  /// All arguments but the options are borrowed. `program_bytes`: memory of the process before the model was made.
+  /// Throws ValueError for bad options and for an empty training set.
+  Trainer(GlueContext& ctx, Model& model, const Task& task, const EncodedDataset& train,
+          const EncodedDataset& dev, TrainOptions options, index_t program_bytes = 0);
+
+  /// Phase 1 where it is needed, then the steps. Throws NonFiniteError naming the step when loss or gradient is NaN or
+  /// Inf. What was recorded up to there stays in report().
+  void run(const TrainHooks& hooks = {});
+
+  /// The parts of `run`. Bases are collected and set; everything else is as before (but for keep_phase1, which keeps
+  /// the weights). False when it was interrupted.
+  bool collect_bases(const TrainHooks& hooks = {});
+  /// One optimizer step. `look`, if given, is called between its gradients and its update.
+  void step(const std::function<void()>& look = {});
+
+  const TrainReport& report() const { return report_; }
+  const SparseGroup* group() const { return group_.get(); }
+  index_t steps_planned() const { return report_.steps_planned; }
+  index_t steps_done() const { return report_.steps_done; }
+  /// Numbers that are trained by AdamW, and those of the MLP matrices that are trained sparsely.
+  index_t dense_parameters() const;
+  index_t sparse_parameters() const;
+  /// Entries of the MLP matrices that a step changes; 0 unless sparse.
+  index_t entries_a_step() const;
+
+  /// Hash of weights, both optimizers' states, sampler, and counters of steps and dropout: what phase 1 must not change.
+  std::uint64_t state_hash() const;
+
+  MemoryParts memory_now() const;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct StepLoss {
+    double loss = 0;
+    index_t examples = 0;
+    index_t tokens = 0;
+  };
+
+  bool sparse() const { return options_.run_type == RunType::sparse; }
+  std::uint64_t dropout_key() const;
+  index_t examples_a_step() const { return options_.batch_size * options_.accumulation; }
+  /// Rows of the largest micro-batch, and their mean, over all steps to come.
+  void measure_batches();
+  void reserve();
+  StepLoss accumulate();
+  /// The factor for all gradients that clipping asks for.
+  double gradient_scale();
+  void step_mlp_densely(AdamW<float, Backend>& adam, double rate, double scale);
+  bool refresh_due(index_t steps_ahead) const;
+  void evaluate(const TrainHooks& hooks, bool& stop);
+
+  GlueContext& ctx_;
+  Model& model_;
+  const Task& task_;
+  const EncodedDataset& train_;
+  const EncodedDataset& dev_;
+  TrainOptions options_;
+  index_t program_bytes_;
+  Sampler sampler_;
+  std::uint64_t pass_ = 0;  ///< forward passes in training: numbers the dropout masks
+  LearningRate rate_;
+  Batch batch_;
+  index_t max_tokens_ = 0;
+  index_t max_rows_ = 0;  ///< of one sequence
+  index_t mean_tokens_ = 0;
+  std::unique_ptr<AdamW<float, Backend>> dense_;
+  std::unique_ptr<AdamW<float, Backend>> mlp_dense_;  ///< ft, and phase 1
+  std::unique_ptr<SparseGroup> group_;
+  index_t copied_bytes_ = 0;  ///< of the weights' copy during phase 1
+  double loss_since_record_ = 0;
+  index_t steps_since_record_ = 0;
+  index_t since_best_ = 0;
+  index_t kept_ = 0;
+  TrainReport report_;
+};
+
+/// What of a model a run type trains.
+TrainedParts trained_parts(RunType type);
+
+}  // namespace sparsegrad::glue

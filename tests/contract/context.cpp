@@ -1,0 +1,291 @@
+// HostContext, ThreadPool, Scratch and MatrixView: what every host backend stands on.
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <cstdint>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <sparsegrad/backend/host/context.hpp>
+#include <sparsegrad/core/error.hpp>
+#include <sparsegrad/core/view.hpp>
+
+namespace sparsegrad {
+namespace {
+
+using backend::host::Executor;
+using backend::host::HostContext;
+using backend::host::Scratch;
+using backend::host::ThreadPool;
+
+template <class F>
+std::string message_of(F&& f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "nothing was thrown";
+}
+
+TEST_CASE("MatrixView: layout, blocks, refusals with their text") {
+  std::vector<float> memory(12);
+  std::iota(memory.begin(), memory.end(), 0.0F);
+  const MatrixView<float> a(memory.data(), 3, 3, 4);
+  CHECK(a(2, 1) == 9);
+  CHECK(a.size() == 9);
+  CHECK_FALSE(a.contiguous());
+  CHECK(MatrixView<float>(memory.data(), 3, 4).contiguous());
+  CHECK(MatrixView<float>(memory.data(), 1, 3, 4).contiguous());
+  const MatrixView<const float> part = a.block(1, 1, 2, 2);
+  CHECK(part(1, 1) == 10);
+  CHECK(part.stride == 4);
+  CHECK(MatrixView<float>().empty());
+  CHECK(MatrixView<float>(nullptr, 0, 7).empty());
+  CHECK(message_of([&] { MatrixView<float>(memory.data(), 3, 4, 2); }) ==
+        "matrix view of 3x4 with row stride 2: expected extents >= 0, stride >= cols, and data that is not "
+        "null");
+  CHECK_THROWS_AS(MatrixView<float>(memory.data(), -1, 2), ShapeError);
+  CHECK_THROWS_AS(MatrixView<float>(memory.data(), 2, -1), ShapeError);
+  CHECK_THROWS_AS(MatrixView<float>(nullptr, 1, 1), ShapeError);
+}
+
+TEST_CASE("require_shape names the argument and both shapes") {
+  CHECK(message_of([] { require_shape("dY", 3, 5, 3, 4, "tokens x out"); }) ==
+        "dY is 3x5, expected 3x4 (tokens x out)");
+  CHECK_NOTHROW(require_shape("dY", 3, 4, 3, 4, "tokens x out"));
+}
+
+TEST_CASE("HostContext: number of threads") {
+  CHECK(HostContext(3).threads() == 3);
+  CHECK(HostContext(1).threads() == 1);
+  CHECK(HostContext(0).threads() >= 1);
+  CHECK(message_of([] { HostContext(-2); }) == "threads is -2, expected >= 0 (0: all)");
+  HostContext ctx(1, true);
+  CHECK(ctx.deterministic());
+  ctx.deterministic(false);
+  CHECK_FALSE(ctx.deterministic());
+}
+
+TEST_CASE("parallel_for: every task once, workers within range, none twice at once") {
+  for (const int threads : {1, 2, 5}) {
+    HostContext ctx(threads);
+    for (const index_t count : {index_t{0}, index_t{1}, index_t{2}, index_t{1000}}) {
+      std::vector<std::atomic<int>> calls(static_cast<std::size_t>(count));
+      std::vector<std::atomic<int>> busy(static_cast<std::size_t>(threads));
+      std::atomic<bool> clash{false};
+      ctx.parallel_for(count, [&](index_t i, int worker) {
+        if (worker < 0 || worker >= threads) {
+          clash = true;
+          return;
+        }
+        if (busy[static_cast<std::size_t>(worker)].fetch_add(1) != 0) clash = true;
+        ++calls[static_cast<std::size_t>(i)];
+        busy[static_cast<std::size_t>(worker)].fetch_sub(1);
+      });
+      CHECK_FALSE(clash.load());
+      bool once = true;
+      for (const auto& c : calls)
+        once = once && c.load() == 1;
+      CHECK(once);
+    }
+  }
+}
+
+TEST_CASE("parallel_ranges: covers the range without gaps, no more pieces than threads") {
+  HostContext ctx(3);
+  for (const index_t count : {0, 1, 2, 10, 1001}) {
+    for (const index_t grain : {0, 1, 7, 5000}) {
+      std::vector<std::atomic<int>> calls(static_cast<std::size_t>(count));
+      std::atomic<int> pieces{0};
+      ctx.parallel_ranges(count, grain, [&](index_t begin, index_t end) {
+        ++pieces;
+        for (index_t i = begin; i < end; ++i)
+          ++calls[static_cast<std::size_t>(i)];
+      });
+      CHECK(pieces.load() <= 3);
+      bool once = true;
+      for (const auto& c : calls)
+        once = once && c.load() == 1;
+      CHECK(once);
+    }
+  }
+}
+
+TEST_CASE("parallel_for: the first exception comes out, the context works on") {
+  for (const int threads : {1, 3}) {
+    HostContext ctx(threads);
+    for (int repeat = 0; repeat < 20; ++repeat) {
+      const auto fail = [&] {
+        ctx.parallel_for(50, [](index_t i) {
+          if (i % 7 == 3) throw std::out_of_range("task " + std::to_string(i));
+        });
+      };
+      CHECK_THROWS_AS(fail(), std::out_of_range);
+      std::atomic<index_t> sum{0};
+      ctx.parallel_for(100, [&](index_t i) { sum += i; });
+      CHECK(sum.load() == 4950);
+    }
+  }
+}
+
+TEST_CASE("parallel_for: a call from inside a task runs there") {
+  HostContext ctx(3);
+  std::atomic<index_t> sum{0};
+  ctx.parallel_for(10, [&](index_t) { ctx.parallel_for(10, [&](index_t i) { sum += i; }); });
+  CHECK(sum.load() == 450);
+}
+
+TEST_CASE("ThreadPool: many short runs") {
+  for (const int threads : {2, 3, 8}) {
+    HostContext ctx(threads);
+    std::atomic<index_t> sum{0};
+    for (int repeat = 0; repeat < 20000; ++repeat)
+      ctx.parallel_for(4, [&](index_t i) { sum.fetch_add(i, std::memory_order_relaxed); });
+    CHECK(sum.load() == 20000 * 6);
+  }
+}
+
+TEST_CASE("ThreadPool: starts and ends without work") {
+  for (int repeat = 0; repeat < 50; ++repeat) {
+    const HostContext ctx(3);
+    CHECK(ctx.threads() == 3);
+  }
+}
+
+/// Runs tasks backwards on the caller's thread, as worker 1 of 2.
+class BackwardExecutor final : public Executor {
+ public:
+  int concurrency() const override { return 2; }
+  void run(index_t count, Task task, void* argument) override {
+    ++runs;
+    for (index_t i = count - 1; i >= 0; --i)
+      task(argument, i, 1);
+  }
+  int runs = 0;
+};
+
+TEST_CASE("a borrowed executor runs the tasks") {
+  BackwardExecutor executor;
+  HostContext ctx(executor);
+  CHECK(ctx.threads() == 2);
+  std::vector<index_t> seen;
+  int worker_seen = 0;
+  ctx.parallel_for(4, [&](index_t i, int worker) {
+    seen.push_back(i);
+    worker_seen = worker;
+  });
+  CHECK(seen == std::vector<index_t>{3, 2, 1, 0});
+  CHECK(worker_seen == 1);
+  CHECK(executor.runs == 1);
+  const auto fail = [&] { ctx.parallel_for(3, [](index_t) { throw StateError("from a task"); }); };
+  CHECK_THROWS_AS(fail(), StateError);
+}
+
+TEST_CASE("Scratch: pieces do not overlap, are aligned, and end with their frame") {
+  Scratch scratch;
+  std::vector<std::pair<std::uintptr_t, std::uintptr_t>> pieces;
+  const Scratch::Frame outer(scratch);
+  {
+    Scratch::Frame frame(scratch);
+    for (const index_t count : {0, 1, 63, 64, 1000, 100000, 5, 0, 300000}) {
+      char* p = frame.take<char>(count);
+      const auto at = reinterpret_cast<std::uintptr_t>(p);
+      CHECK(at % 64 == 0);
+      std::fill(p, p + count, 'x');
+      const std::uintptr_t end = at + std::max<std::uintptr_t>(static_cast<std::uintptr_t>(count), 1);
+      for (const auto& [first, last] : pieces)
+        CHECK((end <= first || at >= last));
+      pieces.emplace_back(at, end);
+    }
+  }
+}
+
+TEST_CASE("Scratch: an inner frame leaves the outer one's pieces alone, also across blocks") {
+  Scratch scratch;
+  for (int repeat = 0; repeat < 3; ++repeat) {
+    Scratch::Frame outer(scratch);
+    int* kept = outer.take<int>(1000);
+    std::iota(kept, kept + 1000, repeat);
+    for (const index_t count : {10, 100000, 20, 1000000}) {
+      Scratch::Frame inner(scratch);
+      int* p = inner.take<int>(count);
+      std::fill(p, p + count, -1);
+      Scratch::Frame deeper(scratch);
+      int* q = deeper.take<int>(2 * count);
+      std::fill(q, q + 2 * count, -2);
+      CHECK(p[count - 1] == -1);
+    }
+    int* second = outer.take<int>(50000);
+    std::fill(second, second + 50000, -3);
+    bool same = true;
+    for (int i = 0; i < 1000; ++i)
+      same = same && kept[i] == i + repeat;
+    CHECK(same);
+  }
+}
+
+TEST_CASE("Scratch: after one turn the memory is one block that no longer grows") {
+  Scratch scratch;
+  const auto turn = [&] {
+    Scratch::Frame outer(scratch);
+    outer.take<double>(1000);
+    for (const index_t count : {50000, 10, 200000}) {
+      Scratch::Frame inner(scratch);
+      inner.take<double>(count);
+      inner.take<double>(count / 2);
+    }
+    outer.take<double>(77);
+  };
+  turn();
+  turn();
+  const index_t bytes = scratch.bytes();
+  for (int repeat = 0; repeat < 5; ++repeat)
+    turn();
+  CHECK(scratch.bytes() == bytes);
+  CHECK(bytes <= static_cast<index_t>((1000 + 300000 + 77) * sizeof(double) + 1024));
+}
+
+TEST_CASE("Scratch: a reserve is enough for what was reserved, and nests") {
+  Scratch scratch;
+  scratch.reserve(100000);
+  const index_t bytes = scratch.bytes();
+  CHECK(bytes >= 100000);
+  {
+    Scratch::Frame frame(scratch);
+    frame.take<char>(60000);
+    scratch.reserve(50);
+    frame.take<char>(30000);
+  }
+  CHECK(scratch.bytes() == bytes);
+  {
+    Scratch::Frame frame(scratch);
+    char* p = frame.take<char>(1000);
+    std::fill(p, p + 1000, 'p');
+    scratch.reserve(400000);  // in the middle of a frame: pieces in use stay where they are
+    CHECK(p[999] == 'p');
+  }
+  scratch.reserve(400000);
+  CHECK(scratch.bytes() >= 400000);
+}
+
+TEST_CASE("Scratch: a failed allocation leaves it usable") {
+  Scratch scratch;
+  {
+    Scratch::Frame frame(scratch);
+    frame.take<char>(100);
+    CHECK_THROWS_AS(frame.take<char>(index_t{1} << 60), std::bad_alloc);
+    char* p = frame.take<char>(200);
+    std::fill(p, p + 200, 'x');
+  }
+  Scratch::Frame frame(scratch);
+  char* p = frame.take<char>(5000);
+  std::fill(p, p + 5000, 'y');
+  CHECK(scratch.bytes() < 1 << 20);
+}
+
+}  // namespace
+}  // namespace sparsegrad

@@ -1,0 +1,5 @@
+#include <sparsegrad/backend/reference.hpp>
+
+using ContractBackend = sparsegrad::backend::Reference;
+
+#include "contract.hpp"

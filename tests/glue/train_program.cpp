@@ -1,0 +1,251 @@
+// The program as its users run it: exit statuses, messages, files.
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "../support/tiny_bert.hpp"
+#include "files.hpp"
+
+using namespace sparsegrad;
+using namespace sparsegrad::glue::test;
+
+namespace {
+
+namespace fs = std::filesystem;
+
+fs::path program() {
+  const fs::path path = fs::read_symlink("/proc/self/exe").parent_path().parent_path() / "sparsegrad-glue";
+  REQUIRE_MESSAGE(fs::exists(path), path.string() << " is not built");
+  return path;
+}
+
+struct Finished {
+  int status = -1;
+  std::string out;
+  std::string err;
+};
+
+std::string content(const fs::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+}
+
+/// Runs the program with words separated by spaces, without the variable that names the data.
+Finished run(const std::string& words) {
+  const fs::path folder = SPARSEGRAD_TEST_OUTPUT_DIR;
+  const std::string command = "env -u SPARSEGRAD_GLUE_DIR '" + program().string() + "' " + words + " >'" +
+                              (folder / "out.txt").string() + "' 2>'" + (folder / "err.txt").string() + "'";
+  const int status = std::system(command.c_str());
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, content(folder / "out.txt"),
+          content(folder / "err.txt")};
+}
+
+nlohmann::json json_of(const fs::path& file) {
+  return nlohmann::json::parse(content(file));
+}
+
+const fs::path& tiny() {
+  static const fs::path path = make_tiny_bert(fresh_folder("tiny"));
+  return path;
+}
+
+std::string train_words(const fs::path& output, const std::string& more) {
+  return "train --task cola --model '" + tiny().string() + "' --output '" + output.string() +
+         "' --threads 1 --max-length 32 --train-limit 256 --dev-limit 64 " + more;
+}
+
+std::size_t lines_of(const std::string& text) {
+  return static_cast<std::size_t>(std::count(text.begin(), text.end(), '\n'));
+}
+
+}  // namespace
+
+TEST_CASE("help explains, and bad command lines end with status 2") {
+  const Finished help = run("train --help");
+  CHECK(help.status == 0);
+  for (const char* text : {"--run-type", "--n-params", "--preset", "paper", "Exit status", "130", "[32]"})
+    check_says(help.out, text);
+  CHECK(run("--version").status == 0);
+  CHECK(run("").status == 2);
+  CHECK(run("train").status == 2);
+  const Finished unknown = run("train --nonsense 3");
+  CHECK(unknown.status == 2);
+  const Finished type = run("train --model x --output y --run-type lora-x");
+  CHECK(type.status == 2);
+  check_says(type.err, "expected one of: frozen-mlp, ft, sparse");
+  const Finished preset = run("train --model x --output y --preset nothing");
+  CHECK(preset.status == 2);
+  check_says(preset.err, "expected one of: paper, best");
+}
+
+TEST_CASE("errors say what was expected and found, with status 1") {
+  const fs::path output = fresh_folder("errors");
+  const auto fails = [&](const std::string& words, const char* message) {
+    const Finished finished = run(words);
+    CHECK(finished.status == 1);
+    check_says(finished.err, message);
+  };
+  fails("train --task nosuch --model '" + tiny().string() + "' --output '" + output.string() + "'", "nosuch");
+  fails("train --task cola --model /no/such/model --output '" + output.string() + "'", "/no/such/model");
+  fails(train_words(output, "--data /no/such/data"), "/no/such/data");
+  fails("train --task sst2 --model '" + tiny().string() + "' --output '" + output.string() + "'",
+        "SPARSEGRAD_GLUE_DIR");
+  fails(train_words(output, "--batch-size 0"), "--batch-size is 0");
+  fails(train_words(output, "--width-side 12x"), "rank rule \"12x\"");
+  fails(train_words("/dev/full", ""), "/dev/full");
+  fails(train_words(output, "--max-length 4096"), "at most the model's 128 positions");
+  fails("evaluate --task cola --model '" + tiny().string() + "' --max-length 32 --dev-limit 8", "classifier");
+}
+
+TEST_CASE("train, then evaluate with predictions") {
+  const fs::path output = fresh_folder("train");
+  const Finished train = run(train_words(
+      output,
+      "--run_type sparse --max-steps 12 --eval-every 6 --log-every 1 --learning_rate 1e-3 --phase1-steps 3"));
+  CHECK_MESSAGE(train.status == 0, train.err);
+  check_says(train.out, "built-in set of acceptability judgements");
+  CHECK(train.err.empty());
+  const nlohmann::json log = json_of(output / "run.json");
+  CHECK(log["finished"] == true);
+  CHECK(log["interrupted"] == false);
+  CHECK(log["steps"].size() == 12);
+  CHECK(log["evaluations"].size() == 2);
+  CHECK(log["options"]["learning_rate"] == 1e-3);
+  CHECK(log["options"]["sparse"]["n_params"] == 28000);
+  CHECK(log["data"]["source"] == "builtin");
+  CHECK(log["data"]["train"]["examples"] == 256);
+  CHECK(log["versions"].contains("sparsegrad"));
+  CHECK(log["trained"]["sparse_parameters"] == 4 * 32 * 64);
+  CHECK_FALSE(fs::exists(output / "run.json.partial"));
+
+  const fs::path predictions = output / "predictions.tsv";
+  const std::string evaluate = "evaluate --task cola --model '" + (output / "model").string() +
+                               "' --threads 1 --max-length 32 --dev-limit 64 --predictions ";
+  const Finished evaluated = run(evaluate + "'" + predictions.string() + "'");
+  CHECK_MESSAGE(evaluated.status == 0, evaluated.err);
+  check_says(evaluated.out, "matthews_correlation");
+  CHECK(lines_of(content(predictions)) == 64);
+  // The model kept is the best one.
+  std::ostringstream best;
+  best.precision(6);
+  best << std::fixed << log["best"]["value"].get<double>();
+  check_says(evaluated.out, "matthews_correlation " + best.str());
+  CHECK(run(evaluate + "/dev/full").status == 1);
+  CHECK(run("evaluate --split train --train-limit 16 --task cola --model '" + (output / "model").string() +
+            "' --max-length 32")
+            .status == 0);
+}
+
+TEST_CASE("a preset yields to explicit options") {
+  const fs::path output = fresh_folder("preset");
+  const Finished train =
+      run(train_words(output, "--preset paper --phase1-steps 2 --max-steps 2 --no-save --quiet"));
+  CHECK_MESSAGE(train.status == 0, train.err);
+  CHECK(train.out.empty());
+  const nlohmann::json log = json_of(output / "run.json");
+  CHECK(log["phase1"]["steps"] == 2);
+  CHECK(log["options"]["sparse"]["basis_scope"] == "kind");
+  CHECK_FALSE(fs::exists(output / "model"));
+}
+
+TEST_CASE("an interrupt leaves a log and a checkpoint that can be evaluated") {
+  const fs::path output = fresh_folder("interrupt");
+  std::vector<std::string> words{program().string(), "train",
+                                 "--task",           "cola",
+                                 "--model",          tiny().string(),
+                                 "--output",         output.string(),
+                                 "--threads",        "1",
+                                 "--max-length",     "32",
+                                 "--train-limit",    "256",
+                                 "--dev-limit",      "64",
+                                 "--epochs",         "100000",
+                                 "--eval-every",     "3",
+                                 "--phase1-steps",   "2",
+                                 "--quiet"};
+  unsetenv("SPARSEGRAD_GLUE_DIR");
+  std::vector<char*> arguments;
+  for (std::string& word : words)
+    arguments.push_back(word.data());
+  arguments.push_back(nullptr);
+  pid_t child = 0;
+  REQUIRE(posix_spawn(&child, words[0].c_str(), nullptr, nullptr, arguments.data(), environ) == 0);
+  bool evaluated = false;
+  for (int i = 0; i < 600 && !evaluated; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    evaluated = fs::exists(output / "run.json") &&
+                !json_of(output / "run.json").value("evaluations", nlohmann::json::array()).empty();
+  }
+  CHECK(evaluated);
+  kill(child, SIGINT);
+  int status = 0;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  REQUIRE(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 130);
+  const nlohmann::json log = json_of(output / "run.json");
+  CHECK(log["interrupted"] == true);
+  CHECK(log["finished"] == false);
+  CHECK(log["steps_done"] > 0);
+  for (const char* folder : {"model", "checkpoint"}) {
+    CHECK(
+        run("evaluate --task cola --model '" + (output / folder).string() + "' --max-length 32 --dev-limit 8")
+            .status == 0);
+  }
+}
+
+TEST_CASE("the parts of memory add up to the process's peak") {
+  glue::test::TinyBert extents;
+  extents.layers = 4;
+  extents.hidden = 256;
+  extents.intermediate = 1024;
+  const fs::path model = make_tiny_bert(fresh_folder("middle"), extents);
+  for (const char* type :
+       {"ft", "sparse --basis-scope layer", "sparse --width-side 16 --other-side identity", "frozen-mlp"}) {
+    const fs::path output = fresh_folder("memory");
+    const Finished train =
+        run("train --task cola --model '" + model.string() + "' --output '" + output.string() +
+            "' --threads 1 --max-length 32 --train-limit 256 --dev-limit 32 --max-steps 4 "
+            "--phase1-steps 2 --no-save --run-type " +
+            type);
+    REQUIRE_MESSAGE(train.status == 0, train.err);
+    const nlohmann::json memory = json_of(output / "run.json")["memory"];
+    const auto peak = memory["process_peak_bytes"].get<double>();
+    const auto sum = memory["sum_of_parts_bytes"].get<double>();
+    CAPTURE(memory.dump());
+    CHECK(sum > 0.9 * peak);
+    CHECK(sum < 1.1 * peak);
+  }
+}
+
+TEST_CASE("inspect writes a table and the data of its plots") {
+  const fs::path output = fresh_folder("inspect");
+  const Finished done =
+      run("inspect --task cola --model '" + tiny().string() + "' --output '" + output.string() +
+          "' --threads 1 --max-length 32 --train-limit 256 --dev-limit 8 --at-step 12 --phase1-steps 3 "
+          "--no-plots");
+  CHECK_MESSAGE(done.status == 0, done.err);
+  const nlohmann::json json = json_of(output / "inspect.json");
+  CHECK(json["spaces"].size() == 8);
+  for (const nlohmann::json& space : json["spaces"]) {
+    check_says(done.out, space["name"].get<std::string>());
+    CHECK(space["up"].size() == 2);
+    for (const nlohmann::json& share : space["down"]) {
+      CHECK(share > 0.0);
+      CHECK(share <= 1.0);
+    }
+  }
+  for (const nlohmann::json& picture : json["pictures"])
+    CHECK(fs::file_size(output / picture["file"].get<std::string>()) == 128 + 4 * 32 * 64);
+  const Finished refused = run("inspect --task cola --model '" + tiny().string() + "' --output '" +
+                               output.string() + "' --max-length 32 --at-step 5");
+  CHECK(refused.status == 1);
+  check_says(refused.err, "--at-step is 5");
+}

@@ -1,0 +1,323 @@
+// Training runs of a tiny model on the built-in sentences.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "../support/tiny_bert.hpp"
+#include "files.hpp"
+#include "text/tokenizer.hpp"
+#include "train/run_log.hpp"
+#include "train/trainer.hpp"
+
+using namespace sparsegrad;
+using namespace sparsegrad::glue;
+using namespace sparsegrad::glue::test;
+
+namespace {
+
+const ModelDirectory& tiny_directory() {
+  static const ModelDirectory directory = open_model_directory(make_tiny_bert(fresh_folder("tiny_bert")));
+  return directory;
+}
+
+TrainOptions tiny_options(RunType type) {
+  TrainOptions options;
+  options.run_type = type;
+  options.batch_size = 16;
+  options.max_steps = 20;
+  options.epochs = 10;
+  options.learning_rate = 1e-3;
+  options.log_every = 1;
+  options.sparse.phase1_steps = 4;
+  options.sparse.share = 0.05;
+  return options;
+}
+
+/// Model, data and trainer of one run.
+struct Run {
+  explicit Run(TrainOptions options, int threads = 1, index_t examples = 160)
+      : ctx(threads, true),
+        model(ctx, tiny_directory().config, trained_parts(options.run_type)),
+        tokenizer(load_tokenizer(tiny_directory().path)),
+        train(builtin_acceptability(Split::train), *tokenizer, 32, examples),
+        dev(builtin_acceptability(Split::dev), *tokenizer, 32, 40) {
+    load_weights(tiny_directory(), model, options.seed);
+    if (options.dropout) model.set_dropout(*options.dropout);
+    trainer = std::make_unique<Trainer>(ctx, model, find_task("acceptability"), train, dev, options);
+  }
+
+  std::vector<double> losses() const {
+    std::vector<double> all;
+    for (const StepRecord& record : trainer->report().steps)
+      all.push_back(record.loss);
+    return all;
+  }
+
+  GlueContext ctx;
+  Model model;
+  std::unique_ptr<Tokenizer> tokenizer;
+  EncodedDataset train;
+  EncodedDataset dev;
+  std::unique_ptr<Trainer> trainer;
+};
+
+double mean(const std::vector<double>& values, std::size_t first, std::size_t count) {
+  double sum = 0;
+  for (std::size_t i = first; i < first + count; ++i)
+    sum += values[i];
+  return sum / static_cast<double>(count);
+}
+
+std::vector<float> mlp_weights(Model& model) {
+  std::vector<float> all;
+  for (const Parameter<float>& p : model.parameters().all()) {
+    if (p.kind == ParameterKind::mlp_matrix)
+      all.insert(all.end(), p.weight.data, p.weight.data + p.weight.size());
+  }
+  return all;
+}
+
+void check_close(const std::vector<double>& a, const std::vector<double>& b, double tolerance) {
+  REQUIRE(a.size() == b.size());
+  for (std::size_t i = 0; i < a.size(); ++i)
+    CHECK_MESSAGE(std::abs(a[i] - b[i]) <= tolerance * std::abs(b[i]),
+                  "step " << i << ": " << a[i] << " and " << b[i]);
+}
+
+}  // namespace
+
+TEST_CASE("phase 1 leaves no trace but the bases") {
+  for (const double clip : {0.0, 0.5}) {
+    TrainOptions options = tiny_options(RunType::sparse);
+    options.clip_norm = clip;
+    options.weight_decay = 0.01;
+    Run run(options);
+    const std::uint64_t before = run.trainer->state_hash();
+    REQUIRE(run.trainer->collect_bases());
+    CHECK(run.trainer->state_hash() == before);
+    CHECK(run.trainer->report().phase1.losses.size() == 4);
+    CHECK(run.model.mlp_up(0).basis()->out().kind() == SideKind::factor);
+    CHECK(run.model.mlp_up(0).basis() == run.model.mlp_up(1).basis());
+    CHECK(run.model.mlp_up(0).basis() != run.model.mlp_down(0).basis());
+    for (const Parameter<float>& p : run.model.parameters().all()) {
+      CHECK(std::all_of(p.gradient.data, p.gradient.data + p.gradient.size(),
+                        [](float g) { return g == 0.0F; }));
+    }
+  }
+}
+
+TEST_CASE("phase 1 changes the weights when asked to") {
+  TrainOptions options = tiny_options(RunType::sparse);
+  options.sparse.keep_phase1 = true;
+  Run run(options);
+  const std::uint64_t before = run.trainer->state_hash();
+  REQUIRE(run.trainer->collect_bases());
+  CHECK(run.trainer->state_hash() != before);
+}
+
+TEST_CASE("sides that need no gradients skip phase 1") {
+  TrainOptions options = tiny_options(RunType::sparse);
+  options.sparse.sides = {"hadamard", "random:16", "", ""};
+  options.sparse.scope = BasisScope::layer;
+  Run run(options);
+  run.trainer->run();
+  CHECK(run.trainer->report().phase1.steps == 0);
+  CHECK(run.model.mlp_up(0).basis()->in().kind() == SideKind::fast_transform);
+  CHECK(run.model.mlp_up(0).basis()->out().kind() == SideKind::random);
+  CHECK(run.model.mlp_up(0).basis()->rows() == 16);
+}
+
+TEST_CASE("every run type trains, and its loss falls") {
+  for (const RunType type : {RunType::ft, RunType::sparse, RunType::frozen_mlp}) {
+    CAPTURE(to_string(type));
+    TrainOptions options = tiny_options(type);
+    options.max_steps = 60;
+    options.learning_rate = 3e-3;
+    Run run(options, 1, 64);
+    const std::vector<float> before = mlp_weights(run.model);
+    run.trainer->run();
+    const std::vector<double> losses = run.losses();
+    REQUIRE(losses.size() == 60);
+    CHECK(mean(losses, 56, 4) < mean(losses, 0, 4) - 0.05);
+    const bool same = mlp_weights(run.model) == before;
+    CHECK(same == (type == RunType::frozen_mlp));
+    CHECK(run.trainer->report().best.has_value());
+    CHECK((run.trainer->entries_a_step() > 0) == (type == RunType::sparse));
+  }
+}
+
+TEST_CASE("equal seeds give equal bits, for any number of threads") {
+  for (const RunType type : {RunType::ft, RunType::sparse, RunType::frozen_mlp}) {
+    TrainOptions options = tiny_options(type);
+    options.sparse.refresh_every = 5;
+    Run first(options);
+    Run second(options, 2);
+    first.trainer->run();
+    second.trainer->run();
+    CHECK(first.trainer->state_hash() == second.trainer->state_hash());
+    CHECK(first.losses() == second.losses());
+    options.seed = 43;
+    Run third(options);
+    third.trainer->run();
+    CHECK(third.trainer->state_hash() != first.trainer->state_hash());
+  }
+}
+
+TEST_CASE("all run types start with the same loss, dropout included") {
+  double first = 0;
+  for (const RunType type : {RunType::ft, RunType::sparse, RunType::frozen_mlp}) {
+    Run run(tiny_options(type));
+    REQUIRE(run.trainer->collect_bases());
+    run.trainer->step();
+    const double loss = run.losses().front();
+    if (type == RunType::ft) first = loss;
+    CHECK(loss == doctest::Approx(first).epsilon(1e-6));
+  }
+}
+
+TEST_CASE("accumulated micro-batches are one batch") {
+  for (const RunType type : {RunType::ft, RunType::sparse}) {
+    TrainOptions options = tiny_options(type);
+    options.dropout = 0;
+    options.learning_rate = 1e-4;
+    options.clip_norm = 1;
+    options.batch_size = 32;
+    Run whole(options);
+    options.batch_size = 16;
+    options.accumulation = 2;
+    Run parts(options);
+    whole.trainer->run();
+    parts.trainer->run();
+    check_close(parts.losses(), whole.losses(), type == RunType::ft ? 1e-5 : 1e-3);
+  }
+}
+
+TEST_CASE("all entries without rotation, with dense moments, are full fine-tuning") {
+  TrainOptions options = tiny_options(RunType::ft);
+  options.weight_decay = 0.1;
+  options.clip_norm = 1;
+  Run dense(options);
+  dense.trainer->run();
+  options.run_type = RunType::sparse;
+  options.sparse.share = 1;
+  options.sparse.sides = {"identity", "identity", "", ""};
+  options.sparse.adam = AdamSemantics::dense_core;
+  options.sparse.state_capacity = 0;
+  Run sparse(options);
+  sparse.trainer->run();
+  check_close(sparse.losses(), dense.losses(), 1e-5);
+}
+
+TEST_CASE("bases are refreshed while training") {
+  for (const MomentsPolicy moments : {MomentsPolicy::reset, MomentsPolicy::transport}) {
+    TrainOptions options = tiny_options(RunType::sparse);
+    options.sparse.refresh_every = 6;
+    options.sparse.refresh_window = 2;
+    options.sparse.scope = BasisScope::layer;
+    options.sparse.state_capacity = 0;
+    options.sparse.moments = moments;
+    Run run(options);
+    run.trainer->run();
+    CHECK(run.trainer->report().refreshes == 3);
+    CHECK(run.losses().size() == 20);
+  }
+}
+
+TEST_CASE("training stops when the metric does not improve") {
+  TrainOptions options = tiny_options(RunType::ft);
+  options.learning_rate = 0;
+  options.eval_every = 2;
+  options.patience = 2;
+  Run run(options);
+  index_t kept = 0;
+  TrainHooks hooks;
+  hooks.keep_best = [&] { ++kept; };
+  run.trainer->run(hooks);
+  CHECK(run.trainer->report().stopped_early);
+  CHECK(run.trainer->report().evaluations.size() == 3);
+  CHECK(run.trainer->steps_done() == 6);
+  CHECK(kept == 1);
+}
+
+TEST_CASE("an interrupt ends after the step, in phase 1 too") {
+  TrainOptions options = tiny_options(RunType::sparse);
+  for (const int after : {2, 7}) {
+    Run run(options);
+    int asked = 0;
+    TrainHooks hooks;
+    hooks.interrupted = [&] { return ++asked > after; };
+    const std::uint64_t before = run.trainer->state_hash();
+    run.trainer->run(hooks);
+    CHECK(run.trainer->report().interrupted);
+    if (after == 2) {
+      CHECK(run.trainer->steps_done() == 0);
+      CHECK(run.trainer->state_hash() == before);
+    } else {
+      CHECK(run.trainer->steps_done() > 0);
+      CHECK(run.trainer->steps_done() < 20);
+    }
+  }
+}
+
+TEST_CASE("a loss that is no number ends the run with the step's number") {
+  TrainOptions options = tiny_options(RunType::ft);
+  options.learning_rate = 1e30;
+  Run run(options);
+  check_says(error_of([&] { run.trainer->run(); }), "expected a finite number");
+}
+
+TEST_CASE("padding changes nothing but time") {
+  TrainOptions options = tiny_options(RunType::sparse);
+  options.dropout = 0;
+  options.learning_rate = 1e-4;
+  options.max_steps = 5;
+  Run unpadded(options);
+  options.padding = Padding::max_length;
+  Run padded(options);
+  unpadded.trainer->run();
+  padded.trainer->run();
+  check_close(padded.losses(), unpadded.losses(), 1e-3);
+}
+
+TEST_CASE("the log holds what happened") {
+  TrainOptions options = tiny_options(RunType::sparse);
+  options.eval_every = 10;
+  Run run(options);
+  run.trainer->run();
+  const nlohmann::json json = to_json(run.trainer->report());
+  CHECK(json["steps"].size() == 20);
+  CHECK(json["steps"][0]["step"] == 1);
+  CHECK(json["steps"][0]["learning_rate"] == 1e-3);
+  CHECK(json["steps"][0]["tokens"] > 16);
+  CHECK(json["steps"][0]["kept_entries"] == run.trainer->entries_a_step());
+  CHECK(json["evaluations"].size() == 2);
+  CHECK(json["evaluations"][0]["metrics"].contains("matthews_correlation"));
+  CHECK(json["best"]["metric"] == "matthews_correlation");
+  CHECK(json["phase1"]["steps"] == 4);
+  CHECK(json["time"]["steps_per_second"] > json["time"]["steps_per_second_with_all"]);
+  CHECK(json["memory"]["parts_bytes"]["weights"] > 0);
+  CHECK(json["interrupted"] == false);
+}
+
+TEST_CASE("predictions: a line an example, read back as they were") {
+  Run run(tiny_options(RunType::ft));
+  const Task& task = find_task("acceptability");
+  const Evaluation evaluation = evaluate_model(run.ctx, run.model, task, run.dev);
+  const std::string text = predictions_text(task, evaluation, run.dev);
+  std::istringstream in(text);
+  std::string line;
+  std::size_t number = 0;
+  while (std::getline(in, line)) {
+    std::istringstream fields(line);
+    float a = 0;
+    float b = 0;
+    int label = -1;
+    fields >> a >> b >> label;
+    CHECK(a == evaluation.logits[2 * number]);
+    CHECK(b == evaluation.logits[2 * number + 1]);
+    CHECK(static_cast<float>(label) == run.dev.label(static_cast<index_t>(number)));
+    ++number;
+  }
+  CHECK(number == 40);
+}

@@ -1,0 +1,63 @@
+#include "allocation_counter.hpp"
+
+#include <cerrno>
+#include <cstdlib>
+
+#include <atomic>
+
+// glibc's own functions under the names that it keeps for interposers. operator new calls malloc or
+// aligned_alloc, and so is counted through these.
+extern "C" {
+void* __libc_malloc(std::size_t size);
+void* __libc_calloc(std::size_t count, std::size_t size);
+void* __libc_realloc(void* p, std::size_t size);
+void* __libc_memalign(std::size_t alignment, std::size_t size);
+}
+
+namespace {
+
+std::atomic<std::int64_t> count{0};
+std::atomic<std::int64_t> bytes{0};
+
+void note(std::size_t size) {
+  count.fetch_add(1, std::memory_order_relaxed);
+  bytes.fetch_add(static_cast<std::int64_t>(size), std::memory_order_relaxed);
+}
+
+}  // namespace
+
+extern "C" {
+void* malloc(std::size_t size) noexcept {
+  note(size);
+  return __libc_malloc(size);
+}
+void* calloc(std::size_t n, std::size_t size) noexcept {
+  note(n * size);
+  return __libc_calloc(n, size);
+}
+void* realloc(void* p, std::size_t size) noexcept {
+  note(size);
+  return __libc_realloc(p, size);
+}
+void* memalign(std::size_t alignment, std::size_t size) noexcept {
+  note(size);
+  return __libc_memalign(alignment, size);
+}
+void* aligned_alloc(std::size_t alignment, std::size_t size) noexcept {
+  note(size);
+  return __libc_memalign(alignment, size);
+}
+int posix_memalign(void** p, std::size_t alignment, std::size_t size) noexcept {
+  note(size);
+  *p = __libc_memalign(alignment, size);
+  return *p == nullptr ? ENOMEM : 0;
+}
+}
+
+namespace sparsegrad::test {
+
+Allocations allocations() {
+  return {count.load(), bytes.load()};
+}
+
+}  // namespace sparsegrad::test

@@ -1,0 +1,29 @@
+// Counts the heap allocations of a program, on all its threads. Link allocation_counter.cpp into a program of its
+// own: it replaces the allocation functions of the whole program.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace sparsegrad::test {
+
+/// Allocations (malloc, calloc, realloc, aligned_alloc, posix_memalign, memalign, operator new and what calls
+/// them) of all threads since the program's start.
+struct Allocations {
+  std::int64_t count = 0;
+  std::int64_t bytes = 0;
+};
+Allocations allocations();
+
+/// Counts from its construction on.
+class AllocationMark {
+ public:
+  AllocationMark() : start_(allocations()) {}
+  std::int64_t count() const { return allocations().count - start_.count; }
+  std::int64_t bytes() const { return allocations().bytes - start_.bytes; }
+
+ private:
+  Allocations start_;
+};
+
+}  // namespace sparsegrad::test
