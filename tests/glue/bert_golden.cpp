@@ -139,7 +139,9 @@ TEST_CASE("the real model equals transformers") {
   check_logits(result.logits, golden["logits"]);
   CHECK(result.loss == doctest::Approx(golden["loss"].get<double>()).epsilon(1e-5));
   model.backward(ctx, batch);
-  for (const auto& [name, wanted] : golden["gradients"].items()) {
+  for (const auto& entry : golden["gradients"].items()) {
+    const std::string& name = entry.key();
+    const json& wanted = entry.value();
     CAPTURE(name);
     const MatrixView<float> found = gradient_of(ctx, model, name);
     const double norm = wanted["norm"].get<double>();
