@@ -41,7 +41,8 @@ def main():
         value = torch.randn(len(index), generator=generator) * scale
         weight.grad = torch.sparse_coo_tensor(torch.stack([index // COLS, index % COLS]), value, (ROWS, COLS))
         sparse_adam.step()
-        gradient = torch.randn(ROWS, COLS, generator=generator) * 10 ** (-10 * torch.rand(ROWS, COLS, generator=generator))
+        scale = 10 ** (-10 * torch.rand(ROWS, COLS, generator=generator))
+        gradient = torch.randn(ROWS, COLS, generator=generator) * scale
         dense.grad = gradient
         adam.step()
         counts.append(len(index))

@@ -265,8 +265,8 @@ TEST_CASE_TEMPLATE("SparseAdam: torch.optim.SparseAdam and torch.optim.Adam over
   const double lr = 3e-3;
 
   // A few ulp of the quantity, or of the largest of its kind that took part in a cancelling sum.
-  const auto near = [](float found, float expected, float scale) {
-    return std::abs(found - expected) <= 8 * 6e-8F * (std::abs(expected) + scale);
+  const auto near = [](float found, float expected, float scale, float ulp = 8) {
+    return std::abs(found - expected) <= ulp * 6e-8F * (std::abs(expected) + scale);
   };
   for (const index_t capacity : {index_t{0}, index_t{43}}) {
     CAPTURE(capacity);
@@ -302,7 +302,8 @@ TEST_CASE_TEMPLATE("SparseAdam: torch.optim.SparseAdam and torch.optim.Adam over
     }
   }
 
-  // k = all under dense_core.
+  // k = all under dense_core. torch's Adam multiplies by beta, rounded to float, where SparseAdam adds a
+  // difference: an ulp a step lies between the two.
   SparseAdam<float, Backend> adam(ctx, rows, cols, {.semantics = AdamSemantics::dense_core});
   SparseGradient<float, Backend> s(ctx, rows, cols, rows * cols);
   SparseGradient<float, Backend> d(ctx, rows, cols, rows * cols);
@@ -321,8 +322,8 @@ TEST_CASE_TEMPLATE("SparseAdam: torch.optim.SparseAdam and torch.optim.Adam over
   for (std::size_t i = 0; i < weight.size(); ++i) {
     CAPTURE(i);
     CHECK(near(weight[i], expected[i], 0.05F));
-    CHECK(near(state.m[i], m[i], 0.01F));
-    CHECK(near(state.v[i], v[i], 0));
+    CHECK(near(state.m[i], m[i], 0.01F, 50));
+    CHECK(near(state.v[i], v[i], 0, 50));
   }
 }
 
@@ -683,11 +684,12 @@ TEST_CASE_TEMPLATE("SparseAdam: rebase transports exactly between full bases", O
     for (const auto& from : bases) {
       for (const auto& to : bases) {
         SparseAdam<T, B> adam(ctx, rows, cols, {.semantics = semantics});
-        SparseGradient<T, B> d(ctx, rows, cols, rows * cols);
         Random random(6);
-        for (int t = 0; t < 5; ++t)
-          adam.step(ctx, gradient<T, B>(ctx, rows, cols, random.entries(rows * cols, t == 0 ? 48 : 20)), {},
-                    d);
+        for (int t = 0; t < 5; ++t) {
+          const auto s = gradient<T, B>(ctx, rows, cols, random.entries(rows * cols, t == 0 ? 48 : 20));
+          auto d = update_for(ctx, adam, s);
+          adam.step(ctx, s, {}, d);
+        }
         SparseAdamState<T> before = adam.state(ctx);
         // Equal counts: the common bias is then no question.
         if (!before.count.empty()) std::fill(before.count.begin(), before.count.end(), 3);
