@@ -98,10 +98,10 @@ class SparseGradGroup {
 
   /// Adds a layer, which must outlive the group; returns its number. `kind` names the layers that share a basis under
   /// BasisScope::kind; they must have the same extents (checked by collect).
-  index_t add(Context& ctx, Layer& layer, std::string kind) {
+  index_t add(Context& ctx, Layer& layer, const std::string& kind) {
     Member member;
     member.layer = &layer;
-    member.kind = std::move(kind);
+    member.kind = kind;
     prepare(ctx, member);
     members_.push_back(std::move(member));
     if (options_.share_gradient_memory) share_memory(ctx);

@@ -55,6 +55,8 @@ TEST_CASE("training and evaluation steps allocate nothing after reserve") {
 
 #else
 
-TEST_CASE("skipped: the address sanitizer has its own allocation functions") { CHECK(true); }
+TEST_CASE("skipped: the address sanitizer has its own allocation functions") {
+  CHECK(true);
+}
 
 #endif

@@ -102,15 +102,15 @@ std::vector<double> nystroem(typename Backend::Context& ctx, MatrixView<const T>
                              MatrixView<const double> y, Buffer<double, Backend>& vectors, index_t& q) {
   const index_t n = y.rows;
   const index_t s = y.cols;
-  Buffer<double, Backend> small(ctx, s * s);
+  Buffer<double, Backend> reduced(ctx, s * s);
   {
     Buffer<double, Backend> wide(ctx, n * s);
     Backend::template add_wide<T>(ctx, 1.0, omega, wide.matrix(n, s));
     // Symmetric up to rounding: eigh reads the lower triangle.
     Backend::template gemm<double>(ctx, Op::transpose, Op::none, 1.0, std::as_const(wide).matrix(n, s), y,
-                                   0.0, small.matrix(s, s));
+                                   0.0, reduced.matrix(s, s));
   }
-  std::vector<double> values = eigenpairs<Backend>(ctx, small.matrix(s, s));
+  std::vector<double> values = eigenpairs<Backend>(ctx, reduced.matrix(s, s));
   const double noise =
       4 * static_cast<double>(std::numeric_limits<T>::epsilon()) * std::sqrt(static_cast<double>(s));
   q = 0;
@@ -119,12 +119,13 @@ std::vector<double> nystroem(typename Backend::Context& ctx, MatrixView<const T>
   if (q == 0) return {};
   for (index_t i = 0; i < q; ++i) {
     Backend::template scale<double>(ctx, 1 / std::sqrt(values[static_cast<std::size_t>(i)]),
-                                    small.matrix(s, s).block(i, 0, 1, s));
+                                    reduced.matrix(s, s).block(i, 0, 1, s));
   }
   // F = (Y Q diag(w)^-1/2)^T [q, n], A ~ F^T F.
   Buffer<double, Backend> f(ctx, q * n);
   Backend::template gemm<double>(ctx, Op::none, Op::transpose, 1.0,
-                                 std::as_const(small).matrix(s, s).block(0, 0, q, s), y, 0.0, f.matrix(q, n));
+                                 std::as_const(reduced).matrix(s, s).block(0, 0, q, s), y, 0.0,
+                                 f.matrix(q, n));
   Buffer<double, Backend> inner(ctx, q * q);
   Backend::template gram<double>(ctx, Op::none, std::as_const(f).matrix(q, n), 1.0, inner.matrix(q, q));
   std::vector<double> energies = eigenpairs<Backend>(ctx, inner.matrix(q, q));

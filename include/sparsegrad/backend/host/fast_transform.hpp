@@ -23,8 +23,9 @@ class FastTransform {
   }
 
  private:
-  static constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));     ///< elements of a cache line
-  static constexpr index_t near = 16384 / static_cast<index_t>(sizeof(T));  ///< elements that stay in the L1
+  static constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));  ///< elements of a cache line
+  static constexpr index_t cache_size =
+      16384 / static_cast<index_t>(sizeof(T));  ///< elements that stay in the L1
 
   FastTransform(const T* signs, bool inverse, index_t n)
       : signs_(signs),
@@ -83,7 +84,7 @@ class FastTransform {
   template <class Row, class Stage, class Enter, class Leave>
   void on_strips(HostContext& ctx, MatrixView<T> a, index_t groups, index_t count, Row row, Stage stage,
                  Enter enter, Leave leave) const {
-    const index_t fitting = near / count / line * line;
+    const index_t fitting = cache_size / count / line * line;
     const index_t width = std::min(std::clamp<index_t>(fitting, line, 16 * line), a.cols);
     const index_t strips = (a.cols + width - 1) / width;
     const index_t per_task = std::clamp<index_t>(32768 / (count * width), 1, strips);
@@ -140,7 +141,7 @@ class FastTransform {
   /// All butterflies between elements `step`, 2 step, ... size / 2 apart. From the widest down, so that the
   /// later stages of a long vector find their part in the cache.
   static void hadamard(T* x, index_t step, index_t size) {
-    if (size > near && size >= 4 * step) {
+    if (size > cache_size && size >= 4 * step) {
       const index_t quarter = size / 4;
       radix4(x, quarter);
       for (index_t part = 0; part < 4; ++part)
@@ -148,7 +149,7 @@ class FastTransform {
       return;
     }
     index_t h = size;
-    const index_t lowest = step == 1 && size >= small ? small : step;
+    const index_t lowest = step == 1 && size >= edge ? edge : step;
     for (; h >= 4 * lowest; h /= 4)
       for (T* part = x; part < x + size; part += h)
         radix4(part, h / 4);
@@ -157,7 +158,7 @@ class FastTransform {
         radix2(part, h / 2);
     }
     if (lowest != step) {
-      for (T* part = x; part < x + size; part += small)
+      for (T* part = x; part < x + size; part += edge)
         lowest_stages(part);
     }
   }
@@ -188,20 +189,20 @@ class FastTransform {
     }
   }
 
-  static constexpr index_t small = 8;
+  static constexpr index_t edge = 8;
 
   /// The stages within 8 neighbours, as sums of the rows of H_8: along a vector register there is nothing to
   /// gain from butterflies.
   static void lowest_stages(T* x) {
-    static constexpr T rows[small][small] = {{1, 1, 1, 1, 1, 1, 1, 1},     {1, -1, 1, -1, 1, -1, 1, -1},
-                                             {1, 1, -1, -1, 1, 1, -1, -1}, {1, -1, -1, 1, 1, -1, -1, 1},
-                                             {1, 1, 1, 1, -1, -1, -1, -1}, {1, -1, 1, -1, -1, 1, -1, 1},
-                                             {1, 1, -1, -1, -1, -1, 1, 1}, {1, -1, -1, 1, -1, 1, 1, -1}};
-    T y[small] = {};
-    for (index_t i = 0; i < small; ++i)
-      for (index_t j = 0; j < small; ++j)
+    static constexpr T rows[edge][edge] = {{1, 1, 1, 1, 1, 1, 1, 1},     {1, -1, 1, -1, 1, -1, 1, -1},
+                                           {1, 1, -1, -1, 1, 1, -1, -1}, {1, -1, -1, 1, 1, -1, -1, 1},
+                                           {1, 1, 1, 1, -1, -1, -1, -1}, {1, -1, 1, -1, -1, 1, -1, 1},
+                                           {1, 1, -1, -1, -1, -1, 1, 1}, {1, -1, -1, 1, -1, 1, 1, -1}};
+    T y[edge] = {};
+    for (index_t i = 0; i < edge; ++i)
+      for (index_t j = 0; j < edge; ++j)
         y[j] += x[i] * rows[i][j];
-    for (index_t j = 0; j < small; ++j)
+    for (index_t j = 0; j < edge; ++j)
       x[j] = y[j];
   }
 
