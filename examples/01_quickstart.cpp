@@ -17,7 +17,7 @@ int main() {
   SparseGradGroup<float> group({.share = 0.05});
   group.add(ctx, layer, "up");
   group.collect(ctx, {});  // the first gradients make the basis, both sides full
-  for (int step = 0; step <= 110; ++step) {
+  for (int step = 0; step <= 70; ++step) {
     for (index_t i = 0; i < tokens * in; ++i)
       x[i] = std::sin(1.7F * i + 0.9F * step * step);
     const auto saved = layer.forward(ctx, {x.data(), tokens, in}, {y.data(), tokens, out});
@@ -35,7 +35,7 @@ int main() {
     if (step == 9) group.refresh(ctx);
     if (step >= 10) group.step(ctx, {.learning_rate = 0.03});
     if (step % 20 == 10)
-      std::printf("step %3d  loss %8.4f  kept %lld of %lld\n", step - 10, loss,
+      std::printf("step %3d  loss %4.1f  kept %lld of %lld\n", step - 10, loss,
                   static_cast<long long>(group.kept(0)), static_cast<long long>(out * in));
   }
 }
