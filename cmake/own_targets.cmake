@@ -6,6 +6,11 @@ if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
   list(APPEND sparsegrad_warning_flags -Wno-sign-conversion)
 endif()
 
+# g++ 12 sees overlapping copies in `"text" + std::string` where there are none (GCC bug 105651).
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  list(APPEND sparsegrad_warning_flags -Wno-restrict)
+endif()
+
 add_library(sparsegrad_warnings INTERFACE)
 target_compile_options(sparsegrad_warnings INTERFACE ${sparsegrad_warning_flags})
 if(SPARSEGRAD_WERROR)

@@ -19,7 +19,11 @@ namespace {
 using test::AllocationMark;
 
 // Where the compiler cannot see that the memory is not needed.
-void* volatile kept;
+void* volatile hidden;
+void* kept(void* p) {
+  hidden = p;
+  return p;
+}
 
 TEST_CASE("the counter sees every way to allocate, on every thread") {
   const auto seen = [](auto&& f) {
@@ -28,20 +32,19 @@ TEST_CASE("the counter sees every way to allocate, on every thread") {
     return mark.count();
   };
   CHECK(seen([] {}) == 0);
-  CHECK(seen([] { std::free(kept = std::malloc(100)); }) == 1);
-  CHECK(seen([] { std::free(kept = std::calloc(3, 100)); }) == 1);
-  CHECK(seen([] { std::free(kept = std::realloc(kept = std::malloc(10), 10000)); }) == 2);
-  CHECK(seen([] { std::free(kept = std::aligned_alloc(64, 128)); }) == 1);
+  CHECK(seen([] { std::free(kept(std::malloc(100))); }) == 1);
+  CHECK(seen([] { std::free(kept(std::calloc(3, 100))); }) == 1);
+  CHECK(seen([] { std::free(kept(std::realloc(kept(std::malloc(10)), 10000))); }) == 2);
+  CHECK(seen([] { std::free(kept(std::aligned_alloc(64, 128))); }) == 1);
   CHECK(seen([] {
           void* p = nullptr;
-          CHECK(posix_memalign(&p, 64, 100) == 0);
-          std::free(p);
+          if (posix_memalign(&p, 64, 100) == 0) std::free(kept(p));
         }) == 1);
-  CHECK(seen([] { ::operator delete(kept = ::operator new(100)); }) >= 1);
+  CHECK(seen([] { ::operator delete(kept(::operator new(100))); }) >= 1);
   CHECK(seen([] {
-          ::operator delete (kept = ::operator new (100, std::align_val_t{64}), std::align_val_t{64});
+          ::operator delete (kept(::operator new (100, std::align_val_t{64})), std::align_val_t{64});
         }) >= 1);
-  CHECK(seen([] { std::thread([] { std::free(kept = std::malloc(100)); }).join(); }) >= 2);
+  CHECK(seen([] { std::thread([] { std::free(kept(std::malloc(100))); }).join(); }) >= 2);
 }
 
 /// One of everything that a training step calls, on the leading part of fixed arrays.
@@ -50,7 +53,7 @@ struct Work {
   using Context = typename B::Context;
   static constexpr index_t largest = 420;
 
-  std::vector<T> x, y, z, w, signs, value, m, v, d, sums;
+  std::vector<T> x, y, z, w, out, signs, value, m, v, d, sums;
   std::vector<double> g;
   std::vector<stored_index_t> index, slot, other, order, list;
   std::vector<std::int32_t> count;
@@ -63,7 +66,7 @@ struct Work {
       for (T& e : a)
         e = static_cast<T>(normal(random));
     };
-    for (std::vector<T>* a : {&x, &y, &z, &w, &value, &m, &v, &d})
+    for (std::vector<T>* a : {&x, &y, &z, &w, &out, &value, &m, &v, &d})
       fill(*a);
     for (T& e : v)
       e = e * e;
@@ -98,8 +101,9 @@ struct Work {
     const index_t groups = B::group_support(ctx, index.data(), k, rows, cols, true, slot.data(), other.data(),
                                             order.data(), list.data());
     B::template expand_rows<T>(ctx, slot.data(), other.data(), d.data(), k,
-                               MatrixView<const T>(x.data(), rows, 64), MatrixView<T>(y.data(), groups, 64));
-    B::template transpose<T>(ctx, core, MatrixView<T>(x.data(), cols, rows));
+                               MatrixView<const T>(x.data(), rows, 64),
+                               MatrixView<T>(out.data(), groups, 64));
+    B::template transpose<T>(ctx, core, MatrixView<T>(out.data(), cols, rows));
     B::template scale<T>(ctx, T(0.5), weight);
     B::template add<T>(ctx, T(0.5), core, weight);
   }
