@@ -211,7 +211,8 @@ void write_cost_model(Page& page, const std::vector<Measured>& all, const bench:
   const double multiply_add = product.best_cpu() / (0.5 * product.flops);
   const auto size = static_cast<double>(shape.out * shape.in);
   const double transform =
-      find("project dW, both sides fast transforms").best_cpu() / (2 * size) / multiply_add;
+      (find("fast transform of rows").best_cpu() + find("fast transform of columns").best_cpu()) /
+      (2 * size) / multiply_add;
   const Measured& expand = find("sparse rows times a factor");
   const double sparse = expand.best_cpu() / (0.5 * expand.flops) / multiply_add;
   const CostModel model;

@@ -20,11 +20,13 @@ template <class Backend>
 SparseGradient<float, Backend> random_support(typename Backend::Context& ctx, index_t rows, index_t cols,
                                               index_t count, index_t pool, std::uint64_t seed) {
   Random random(seed);
+  Random places(7);
   const index_t slot = rows * cols / pool;
   std::vector<stored_index_t> index;
   for (index_t p = 0; p < pool; ++p) {
+    const auto place = static_cast<index_t>(places.uniform() * static_cast<float>(slot));
     if (random.uniform() * static_cast<float>(pool) < static_cast<float>(count)) {
-      index.push_back(static_cast<stored_index_t>(slot * p + p * 7919 % slot));
+      index.push_back(static_cast<stored_index_t>(slot * p + place));
     }
   }
   std::vector<float> value(index.size());

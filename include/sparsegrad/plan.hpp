@@ -46,10 +46,11 @@ struct Workload {
 };
 
 /// Cost of the orders in multiply-adds of a dense product. The weights say how many such multiply-adds another
-/// operation takes the time of; the defaults were measured on two cores of an AMD Zen 3 with OpenBLAS.
+/// operation takes the time of; the defaults were measured on two cores of an AMD Zen 3 with OpenBLAS (benchmark_compare
+/// measures them).
 struct CostModel {
-  double transform_entry = 64;  ///< a fast transform, for each entry of the matrix
-  double sparse_entry = 6;      ///< a multiply-add of a sparse row expansion
+  double transform_entry = 80;  ///< a fast transform, for each entry of the matrix
+  double sparse_entry = 8;      ///< a multiply-add of a sparse row expansion
 
   /// Projecting `vectors` vectors of a side's extent.
   double projection(const SideShape& side, index_t vectors) const {

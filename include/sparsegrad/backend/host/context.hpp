@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "../../core/error.hpp"
+#include "blas_threads.hpp"
 #include "scratch.hpp"
 
 namespace sparsegrad::backend::host {
@@ -78,6 +79,9 @@ class ThreadPool final : public Executor {
   }
 
   void work(int id) {
+    // These threads are the pool's own: a BLAS called from them stays on them. Said once, at their start, because an
+    // OpenMP runtime takes memory when a thread says it for the first time.
+    const BlasThreads serial(1);
     std::uint32_t seen = 0;
     for (;;) {
       for (int spin = 0; spin < spin_limit && generation_.load() == seen; ++spin) {

@@ -1,0 +1,86 @@
+// After reserve(max_tokens) a whole step allocates nothing, whatever the number of tokens.
+#include <doctest/doctest.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <sparsegrad/backend/cpu_blas.hpp>
+#include <sparsegrad/sparsegrad.hpp>
+
+#include "support/allocation_counter.hpp"
+#include "support/layer_oracle.hpp"
+
+using namespace sparsegrad;
+
+namespace {
+
+template <class B>
+void steps_without_allocation(int threads, const std::string& out_rule, const std::string& in_rule) {
+  constexpr index_t out = 96;
+  constexpr index_t in = 70;
+  constexpr index_t most = 90;
+  typename B::Context ctx(threads);
+  oracle::Random random(4);
+  std::vector<float> weight(static_cast<std::size_t>(out * in), 0.1F);
+  std::vector<float> bias(static_cast<std::size_t>(out), 0.0F);
+  std::vector<float> db(bias);
+  std::vector<float> x(static_cast<std::size_t>(most * in));
+  std::vector<float> y(static_cast<std::size_t>(most * out));
+  std::vector<float> dx(x.size());
+  std::vector<float> keep(x.size());
+  for (float& v : x)
+    v = static_cast<float>(random.next());
+  SparseGradLinear<float, B> layer(ctx, MatrixView<float>(weight.data(), out, in), bias.data());
+  GroupOptions options;
+  options.share = 0.02;
+  options.adam.overflow = Overflow::evict_smallest;
+  SparseGradGroup<float, B> group(options);
+  group.add(ctx, layer, "up");
+  BasisRecipe recipe;
+  recipe.rules = [&](const std::string&) {
+    return BasisRules{RankRule::parse(out_rule), RankRule::parse(in_rule)};
+  };
+
+  const auto step = [&](index_t tokens, bool collecting) {
+    for (int micro = 0; micro < 2; ++micro) {
+      MatrixView<float> kept;
+      if (layer.kept_cols() > 0) kept = MatrixView<float>(keep.data(), tokens, layer.kept_cols());
+      const auto saved = layer.forward(ctx, MatrixView<const float>(x.data(), tokens, in),
+                                       MatrixView<float>(y.data(), tokens, out), kept);
+      for (float& v : y)
+        v = v * v - static_cast<float>(random.next());
+      layer.backward(ctx, MatrixView<const float>(y.data(), tokens, out), saved,
+                     MatrixView<float>(dx.data(), tokens, in), db.data());
+    }
+    if (collecting) {
+      group.end_collecting_step(ctx);
+    } else {
+      group.step(ctx, {.learning_rate = 1e-3, .weight_decay = 0.1, .clip_norm = 1});
+    }
+  };
+
+  group.collect(ctx, recipe);
+  for (int i = 0; i < 3; ++i)
+    step(most, true);
+  group.refresh(ctx);
+  group.reserve(ctx, most);
+  const test::AllocationMark mark;
+  for (const index_t tokens : {7, 90, 1, 33, 64, 90, 2})
+    step(tokens, false);
+  const auto allocations = mark.count();
+  INFO(B::name(), ", ", threads, " threads, out ", out_rule, ", in ", in_rule);
+  CHECK(allocations == 0);
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("no allocation in a step after reserve", B, backend::Cpu, backend::CpuBlas) {
+  for (const int threads : {1, 2, 3}) {
+    for (const auto& [out, in] :
+         {std::pair("full", "full"), std::pair("identity", "16"), std::pair("24", "identity"),
+          std::pair("hadamard", "hadamard"), std::pair("hadamard", "full")}) {
+      steps_without_allocation<B>(threads, out, in);
+    }
+  }
+}
