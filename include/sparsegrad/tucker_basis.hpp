@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <limits>
 #include <memory>
 #include <string>
@@ -18,6 +19,15 @@
 #include "rank_rule.hpp"
 
 namespace sparsegrad {
+
+namespace detail {
+/// "1e-09": few digits, any magnitude.
+inline std::string short_number(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.3g", value);
+  return text;
+}
+}  // namespace detail
 
 /// What a fit knows of one side.
 struct SideReport {
@@ -257,8 +267,8 @@ class TuckerBasis {
     const auto check = [&](const char* name, double value) {
       if (value <= tolerance) return;
       throw ValueError(std::string("the columns of ") + name + " are not orthonormal: max |" + name + "^T " +
-                       name + " - I| is " + std::to_string(value) + ", expected at most " +
-                       std::to_string(tolerance));
+                       name + " - I| is " + detail::short_number(value) + ", expected at most " +
+                       detail::short_number(tolerance));
     };
     check("V", defect.out);
     check("U", defect.in);
