@@ -109,7 +109,8 @@ class RankRule {
   Kind kind() const { return kind_; }
   /// The text that `parse` turns into the same rule ("custom" for a callable).
   std::string to_string() const {
-    const std::string seed = seed_ == default_seed ? std::string() : ":" + std::to_string(seed_);
+    std::string seed;
+    if (seed_ != default_seed) seed.append(1, ':').append(std::to_string(seed_));
     switch (kind_) {
       case Kind::identity:
         return "identity";
@@ -122,10 +123,10 @@ class RankRule {
       case Kind::custom:
         return "custom";
       case Kind::random:
-        if (rank_ == 0) return seed.empty() ? "random" : "random:full" + seed;
-        return "random:" + std::to_string(rank_) + seed;
+        if (rank_ == 0) return std::string(seed.empty() ? "random" : "random:full").append(seed);
+        return std::string("random:").append(std::to_string(rank_)).append(seed);
       case Kind::fast_transform:
-        return "hadamard" + seed;
+        return std::string("hadamard").append(seed);
     }
     return "?";
   }

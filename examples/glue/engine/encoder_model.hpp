@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <vector>
@@ -98,6 +99,12 @@ class EncoderModel {
   /// to the MLP layers. `batch` is that of forward. Throws StateError otherwise.
   void backward(Context& ctx, const Batch& batch, double loss_scale = 1);
 
+  /// Called within backward as soon as the gradient of MLP matrix `number` (as in mlp()) is complete for this pass. The
+  /// callback may use the gradient and change the matrix; backward has no more need of either.
+  void on_mlp_gradient(std::function<void(index_t number)> callback) {
+    on_mlp_gradient_ = std::move(callback);
+  }
+
   ModelMemory memory() const;
   /// Sums over all passes since the last reset; measured only after `measure_times(true)`.
   const ModelTimes& times() const { return times_; }
@@ -178,6 +185,7 @@ class EncoderModel {
   bool training_ = false;
   bool backward_possible_ = false;
   std::uint64_t pass_key_ = 0;
+  std::function<void(index_t)> on_mlp_gradient_;
   bool measuring_ = false;
   ModelTimes times_;
 };

@@ -396,6 +396,7 @@ void EncoderModel<T, Backend>::backward_layer(Context& ctx, const Batch& batch, 
       p.down.backward(ctx, dy2, {}, T(0), g_a);
     } else {
       mlp_[number + 1].backward(ctx, dy2, a.saved_down, g_a, nullptr);
+      if (on_mlp_gradient_) on_mlp_gradient_(2 * l + 1);
     }
   });
   timed(&ModelTimes::elementwise, [&] { gelu_backward<T>(ctx, tokens_by(a.slope, wide), g_a, p.d_up_bias); });
@@ -404,6 +405,7 @@ void EncoderModel<T, Backend>::backward_layer(Context& ctx, const Batch& batch, 
       p.up.backward(ctx, g_a, {}, T(0), g_mlp);
     } else {
       mlp_[number].backward(ctx, g_a, a.saved_up, g_mlp, nullptr);
+      if (on_mlp_gradient_) on_mlp_gradient_(2 * l);
     }
   });
 

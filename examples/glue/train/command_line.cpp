@@ -241,6 +241,16 @@ void add_train_options(CLI::App& app, TrainOptions& o) {
                  "dense (0: dense from the start)")
       ->capture_default_str()
       ->group(group);
+  add_choice<Overflow>(app, "--state-overflow", s.overflow,
+                       {{"go_dense", Overflow::go_dense}, {"evict_smallest", Overflow::evict_smallest}},
+                       "what SparseAdam's state does when it outgrows its room: go_dense keeps every moment, "
+                       "evict_smallest forgets the smallest")
+      ->group(group);
+  app.add_flag_callback(
+         "--own-gradient-memory", [&s] { s.share_gradient_memory = false; },
+         "a gradient memory for each matrix; else, in steps of one micro-batch without clipping, one serves "
+         "all")
+      ->group(group);
   add_choice<MomentsPolicy>(app, "--moments", s.moments,
                             {{"reset", MomentsPolicy::reset}, {"transport", MomentsPolicy::transport}},
                             "what becomes of SparseAdam's state when a basis is refreshed")

@@ -156,6 +156,8 @@ nlohmann::json to_json(const TrainOptions& o) {
                     {"adam", sparsegrad::to_string(s.adam)},
                     {"plan", s.plan},
                     {"state_capacity", s.state_capacity},
+                    {"state_overflow", sparsegrad::to_string(s.overflow)},
+                    {"share_gradient_memory", o.shares_gradient_memory()},
                     {"moments", s.moments == MomentsPolicy::reset ? "reset" : "transport"}};
   return json;
 }

@@ -54,7 +54,12 @@ struct SparseOptions {
   AdamSemantics adam = AdamSemantics::torch;
   std::string plan = "auto";
   double state_capacity = 4;  ///< optimizer state for this many times the kept entries; 0: dense
+  Overflow overflow = Overflow::go_dense;
   MomentsPolicy moments = MomentsPolicy::reset;
+
+  /// One gradient memory for all MLP matrices, each selected as soon as its backward is done. Needs steps of one
+  /// micro-batch and no clipping, and is left out elsewhere.
+  bool share_gradient_memory = true;
 
   /// Whether a rule needs gradients, and with it phase 1.
   bool needs_gradients() const;
@@ -95,6 +100,9 @@ struct TrainOptions {
   SparseOptions sparse;
 
   double rate_of_mlp() const { return sparse_learning_rate.value_or(learning_rate); }
+  bool shares_gradient_memory() const {
+    return run_type == RunType::sparse && sparse.share_gradient_memory && accumulation == 1 && clip_norm == 0;
+  }
   /// Throws ValueError naming the option, what it is and what was expected.
   void check() const;
 };

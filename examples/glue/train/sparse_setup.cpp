@@ -9,6 +9,7 @@ std::unique_ptr<SparseGroup> make_group(GlueContext& ctx, Model& model, const Sp
   group_options.entries = kept_entries(options, matrix);
   group_options.capacity_factor = options.state_capacity;
   group_options.adam.semantics = options.adam;
+  group_options.adam.overflow = options.overflow;
   group_options.share_gradient_memory = share_gradient_memory;
   auto group = std::make_unique<SparseGroup>(group_options);
   index_t number = 0;

@@ -81,23 +81,32 @@ Trainer::Trainer(GlueContext& ctx, Model& model, const Task& task, const Encoded
   measure_batches();
 
   std::vector<AdamW<float, Backend>::Segment> dense;
-  std::vector<AdamW<float, Backend>::Segment> mlp;
   for (Parameter<float>& p : model_.parameters().all()) {
+    if (p.kind == ParameterKind::mlp_matrix || p.gradient.empty()) continue;
     const double decay = p.is_bias_or_norm() ? 0 : options_.weight_decay;
-    if (p.kind == ParameterKind::mlp_matrix) {
-      mlp.push_back({p.name, p.weight.data, nullptr, p.weight.size(), decay});
-    } else if (!p.gradient.empty()) {
-      dense.push_back({p.name, p.weight.data, p.gradient.data, p.weight.size(), decay});
-    }
+    dense.push_back({p.name, p.weight.data, p.gradient.data, p.weight.size(), decay});
   }
   dense_ = std::make_unique<AdamW<float, Backend>>(ctx_, std::move(dense));
-  if (options_.run_type == RunType::ft) {
-    mlp_dense_ = std::make_unique<AdamW<float, Backend>>(ctx_, std::move(mlp));
-  }
+  if (options_.run_type == RunType::ft) make_mlp_dense();
   if (sparse()) {
-    const bool share = false;
-    group_ = make_group(ctx_, model_, options_.sparse, {mean_tokens_, options_.accumulation}, share);
+    group_ = make_group(ctx_, model_, options_.sparse, {mean_tokens_, options_.accumulation},
+                        options_.shares_gradient_memory());
   }
+}
+
+void Trainer::make_mlp_dense() {
+  index_t number = 0;
+  for (Model::MlpLayer& layer : model_.mlp()) {
+    const MatrixView<float> weight = layer.weight();
+    mlp_dense_.push_back(std::make_unique<AdamW<float, Backend>>(
+        ctx_, std::vector<AdamW<float, Backend>::Segment>{
+                  {Model::mlp_name(number++), weight.data, nullptr, weight.size(), options_.weight_decay}}));
+  }
+}
+
+double Trainer::epoch() const {
+  return static_cast<double>(sampler_.position().epoch) +
+         static_cast<double>(sampler_.position().next) / static_cast<double>(sampler_.size());
 }
 
 void Trainer::measure_batches() {
@@ -138,10 +147,8 @@ index_t Trainer::dense_parameters() const {
   index_t sum = 0;
   for (const auto& segment : dense_->segments())
     sum += segment.count;
-  if (mlp_dense_ && options_.run_type == RunType::ft) {
-    for (const auto& segment : mlp_dense_->segments())
-      sum += segment.count;
-  }
+  for (const auto& adam : mlp_dense_)
+    sum += adam->segments().front().count;
   return sum;
 }
 
@@ -167,13 +174,14 @@ std::uint64_t Trainer::state_hash() const {
     hash.add(m.data, static_cast<std::size_t>(m.size()) * sizeof(float));
   };
   add_matrix(std::as_const(model_.parameters()).weights());
-  for (const auto* adam : {dense_.get(), mlp_dense_.get()}) {
-    if (adam == nullptr) continue;
-    hash.add_value(adam->steps());
-    auto& state = const_cast<AdamW<float, Backend>&>(*adam);
-    add_matrix(state.first_moments());
-    add_matrix(state.second_moments());
-  }
+  const auto add_adam = [&](AdamW<float, Backend>& adam) {
+    hash.add_value(adam.steps());
+    add_matrix(adam.first_moments());
+    add_matrix(adam.second_moments());
+  };
+  add_adam(*dense_);
+  for (const auto& adam : mlp_dense_)
+    add_adam(*adam);
   if (group_) {
     for (index_t i = 0; i < group_->size(); ++i) {
       group_->optimizer(i).visit_state(
@@ -194,7 +202,9 @@ MemoryParts Trainer::memory_now() const {
   parts.weights = model.weights + copied_bytes_;
   parts.activations = model.activations + ctx_.scratch().most_used();
   parts.gradients = model.dense_gradients;
-  parts.optimizer = dense_->state_bytes() + (mlp_dense_ ? mlp_dense_->state_bytes() : 0);
+  parts.optimizer = dense_->state_bytes();
+  for (const auto& adam : mlp_dense_)
+    parts.optimizer += adam->state_bytes();
   if (group_) {
     const GroupMemory group = group_->memory();
     parts.gradients += group.gradients + group.sparse_gradients + group.deltas;
@@ -221,9 +231,8 @@ Trainer::StepLoss Trainer::accumulate() {
         model_.forward(ctx_, batch_, {.training = true, .dropout_key = dropout_key()});
     ++pass_;
     if (!std::isfinite(forward.loss)) {
-      throw NonFiniteError(
-          fmt::format("step {}: the loss is {}, expected a finite number; the learning rate may be too large",
-                      report_.steps_done + 1, forward.loss));
+      throw NonFiniteError(fmt::format(
+          "the loss is {}, expected a finite number; the learning rate may be too large", forward.loss));
     }
     // The model's loss is a mean over its own batch: weighted, the step's is one over all examples.
     const double share = static_cast<double>(micro.size()) / total;
@@ -244,11 +253,12 @@ double Trainer::gradient_scale() {
   return clip_factor(std::sqrt(squares), options_.clip_norm);
 }
 
-void Trainer::step_mlp_densely(AdamW<float, Backend>& adam, double rate, double scale) {
-  std::size_t number = 0;
-  for (Model::MlpLayer& layer : model_.mlp())
-    adam.set_gradient(number++, layer.core(ctx_).data);
+void Trainer::step_mlp_densely(index_t number, double rate, double scale) {
+  Model::MlpLayer& layer = model_.mlp()[static_cast<std::size_t>(number)];
+  AdamW<float, Backend>& adam = *mlp_dense_[static_cast<std::size_t>(number)];
+  adam.set_gradient(0, layer.core(ctx_).data);
   adam.step(ctx_, {.learning_rate = rate, .grad_scale = scale});
+  layer.clear(ctx_);
 }
 
 bool Trainer::collect_bases(const TrainHooks& hooks) {
@@ -266,28 +276,26 @@ bool Trainer::collect_bases(const TrainHooks& hooks) {
     copied_bytes_ = static_cast<index_t>(before.size() * sizeof(float));
     const Sampler::Position position = sampler_.position();
     const std::uint64_t pass = pass_;
-    std::vector<AdamW<float, Backend>::Segment> segments;
-    for (Parameter<float>& p : model_.parameters().all()) {
-      if (p.kind == ParameterKind::mlp_matrix)
-        segments.push_back({p.name, p.weight.data, nullptr, p.weight.size(), options_.weight_decay});
-    }
-    mlp_dense_ = std::make_unique<AdamW<float, Backend>>(ctx_, std::move(segments));
+    make_mlp_dense();
+    const bool shared = options_.shares_gradient_memory();
+    double rate = 0;
+    // With one memory for all, each matrix is stepped as soon as its gradient is there.
+    if (shared) model_.on_mlp_gradient([&](index_t number) { step_mlp_densely(number, rate, 1); });
     for (index_t s = 0; s < sparse_options.phase1_steps && whole; ++s) {
       if (hooks.progress) hooks.progress("phase 1", s, sparse_options.phase1_steps);
-      const StepLoss loss = accumulate();
-      report_.phase1.losses.push_back(loss.loss);
-      const double factor = rate_.factor(std::min(s, report_.steps_planned - 1));
+      rate = options_.learning_rate * rate_.factor(std::min(s, report_.steps_planned - 1));
+      report_.phase1.losses.push_back(accumulate().loss);
       const double scale = gradient_scale();
-      step_mlp_densely(*mlp_dense_, options_.learning_rate * factor, scale);
-      group_->end_collecting_step(ctx_);
-      dense_->step(
-          ctx_,
-          {.learning_rate = options_.learning_rate * factor, .grad_scale = scale, .clear_gradients = true});
+      for (index_t i = 0; i < group_->size() && !shared; ++i)
+        step_mlp_densely(i, rate, scale);
+      group_->clear(ctx_);
+      dense_->step(ctx_, {.learning_rate = rate, .grad_scale = scale, .clear_gradients = true});
       ++report_.phase1.steps;
       whole = !(hooks.interrupted && hooks.interrupted());
     }
+    model_.on_mlp_gradient({});
     report_.phase1.memory.note(memory_now());
-    mlp_dense_.reset();
+    mlp_dense_.clear();
     dense_->reset(ctx_);
     if (!sparse_options.keep_phase1) std::copy(before.begin(), before.end(), weights.data);
     copied_bytes_ = 0;
@@ -319,29 +327,33 @@ void Trainer::step(const std::function<void()>& look) {
     if (group_ && !group_->collecting() && refresh_due(ahead))
       group_->collect(ctx_, make_recipe(options_.sparse));
   }
-  const StepLoss loss = accumulate();
-  if (look) look();
+  StepLoss loss;
+  double scale = 1;
   const double factor = rate_.factor(report_.steps_done);
   const double rate = options_.learning_rate * factor;
   const double mlp_rate = options_.rate_of_mlp() * factor;
-  const double scale = gradient_scale();
-  // First what may refuse the step: nothing has changed when it throws.
   kept_ = 0;
-  if (group_) {
-    try {
+  try {
+    if (group_ && options_.shares_gradient_memory())
+      model_.on_mlp_gradient([&](index_t number) { group_->select(ctx_, number); });
+    loss = accumulate();
+    model_.on_mlp_gradient({});
+    if (look) look();
+    scale = gradient_scale();
+    // The group refuses a step before anything has changed.
+    if (group_) {
       kept_ =
           group_
               ->step(ctx_,
                      {.learning_rate = mlp_rate, .weight_decay = options_.weight_decay, .grad_scale = scale})
               .kept;
-    } catch (const NonFiniteError& error) {
-      throw NonFiniteError(fmt::format("step {}: {}", report_.steps_done + 1, error.what()));
     }
-  } else if (mlp_dense_) {
-    step_mlp_densely(*mlp_dense_, mlp_rate, scale);
-    for (Model::MlpLayer& layer : model_.mlp())
-      layer.clear(ctx_);
+  } catch (const NonFiniteError& error) {
+    model_.on_mlp_gradient({});
+    throw NonFiniteError(fmt::format("step {}: {}", report_.steps_done + 1, error.what()));
   }
+  for (index_t i = 0; i < static_cast<index_t>(mlp_dense_.size()); ++i)
+    step_mlp_densely(i, mlp_rate, scale);
   dense_->step(ctx_, {.learning_rate = rate, .grad_scale = scale, .clear_gradients = true});
   report_.memory.note(memory_now());
   if (refresh_due(1)) {
@@ -358,8 +370,7 @@ void Trainer::step(const std::function<void()>& look) {
   if (report_.steps_done % options_.log_every == 0 || report_.steps_done == report_.steps_planned) {
     StepRecord record;
     record.step = report_.steps_done;
-    record.epoch = static_cast<double>(sampler_.position().epoch) +
-                   static_cast<double>(sampler_.position().next) / static_cast<double>(sampler_.size());
+    record.epoch = epoch();
     record.loss = loss.loss;
     record.mean_loss = loss_since_record_ / static_cast<double>(steps_since_record_);
     record.learning_rate = rate;
@@ -387,8 +398,7 @@ void Trainer::evaluate(const TrainHooks& hooks, bool& stop) {
   if (!result.cancelled) {
     EvaluationRecord record;
     record.step = report_.steps_done;
-    record.epoch = static_cast<double>(sampler_.position().epoch) +
-                   static_cast<double>(sampler_.position().next) / static_cast<double>(sampler_.size());
+    record.epoch = epoch();
     record.loss = result.loss;
     record.metrics = result.metrics;
     record.best =

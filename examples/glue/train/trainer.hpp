@@ -128,9 +128,12 @@ class Trainer {
   StepLoss accumulate();
   /// The factor for all gradients that clipping asks for.
   double gradient_scale();
-  void step_mlp_densely(AdamW<float, Backend>& adam, double rate, double scale);
+  void make_mlp_dense();
+  /// AdamW's step of MLP matrix `number`, from its finished gradient.
+  void step_mlp_densely(index_t number, double rate, double scale);
   bool refresh_due(index_t steps_ahead) const;
   void evaluate(const TrainHooks& hooks, bool& stop);
+  double epoch() const;
 
   GlueContext& ctx_;
   Model& model_;
@@ -147,7 +150,7 @@ class Trainer {
   index_t max_rows_ = 0;  ///< of one sequence
   index_t mean_tokens_ = 0;
   std::unique_ptr<AdamW<float, Backend>> dense_;
-  std::unique_ptr<AdamW<float, Backend>> mlp_dense_;  ///< ft, and phase 1
+  std::vector<std::unique_ptr<AdamW<float, Backend>>> mlp_dense_;  ///< one a matrix: ft, and phase 1
   std::unique_ptr<SparseGroup> group_;
   index_t copied_bytes_ = 0;  ///< of the weights' copy during phase 1
   double loss_since_record_ = 0;
