@@ -40,7 +40,9 @@ TEST_CASE_TEMPLATE("hosvd accumulator: Gram sums against plain loops", S, SPARSE
   using T = typename S::T;
   using B = typename S::B;
   typename B::Context ctx(2);
-  for (const auto& [out, in] : {std::pair<index_t, index_t>{1, 1}, {7, 13}, {31, 17}, {1, 19}, {23, 1}}) {
+  for (const auto& extents : {std::pair<index_t, index_t>{1, 1}, {7, 13}, {31, 17}, {1, 19}, {23, 1}}) {
+    const index_t out = extents.first;
+    const index_t in = extents.second;
     CAPTURE(out);
     CAPTURE(in);
     std::vector<Matrix<T>> gradients;

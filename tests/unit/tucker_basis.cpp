@@ -91,7 +91,9 @@ TEST_CASE_TEMPLATE("tucker basis: spectra and subspaces equal an SVD of the unfo
   using T = typename S::T;
   using B = typename S::B;
   typename B::Context ctx(2);
-  for (const auto& [out, in] : {std::pair<index_t, index_t>{11, 7}, {5, 13}}) {
+  for (const auto& extents : {std::pair<index_t, index_t>{11, 7}, {5, 13}}) {
+    const index_t out = extents.first;
+    const index_t in = extents.second;
     CAPTURE(out);
     std::vector<Matrix<T>> gradients = planted_stack<T>(3, out, in, 4, 0.6, 5).gradients;
     for (std::size_t g = 0; g < gradients.size(); ++g) {  // and a full-rank rest
@@ -184,7 +186,9 @@ TEST_CASE_TEMPLATE("tucker basis: project and expand against plain loops, all ki
   using T = typename S::T;
   using B = typename S::B;
   typename B::Context ctx(2);
-  for (const auto& [out, in] : {std::pair<index_t, index_t>{1, 1}, {12, 7}, {3, 17}}) {
+  for (const auto& extents : {std::pair<index_t, index_t>{1, 1}, {12, 7}, {3, 17}}) {
+    const index_t out = extents.first;
+    const index_t in = extents.second;
     const std::vector<Matrix<T>> gradients{random_matrix<T>(out, in, 1), random_matrix<T>(out, in, 2)};
     const auto sums = summed<T, B>(ctx, gradients);
     for (const char* out_rule : {"identity", "full", "2", "0.8", "hadamard", "random:2"}) {
