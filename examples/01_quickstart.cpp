@@ -7,25 +7,25 @@
 
 int main() {
   using namespace sparsegrad;
-  const index_t in = 32, out = 64, tokens = 128;
+  const int in = 32, out = 64, tokens = 128;
   backend::Cpu::Context ctx;
   std::vector<float> w(out * in), teacher(out * in), x(tokens * in), y(tokens * out), dy(tokens * out);
-  for (index_t i = 0; i < out * in; ++i)
-    teacher[i] = std::sin(0.1F * (i / in)) * std::cos(0.3F * (i % in));
+  for (int i = 0; i < out * in; ++i)
+    teacher[i] = static_cast<float>(std::sin(0.1 * (i / in)) * std::cos(0.3 * (i % in)));
 
   SparseGradLinear<float> layer(ctx, {w.data(), out, in}, nullptr);
   SparseGradGroup<float> group({.share = 0.05});
   group.add(ctx, layer, "up");
   group.collect(ctx, {});  // the first gradients make the basis, both sides full
   for (int step = 0; step <= 70; ++step) {
-    for (index_t i = 0; i < tokens * in; ++i)
-      x[i] = std::sin(1.7F * i + 0.9F * step * step);
+    for (int i = 0; i < tokens * in; ++i)
+      x[i] = static_cast<float>(std::sin(1.7 * i + 0.9 * step * step));
     const auto saved = layer.forward(ctx, {x.data(), tokens, in}, {y.data(), tokens, out});
     double loss = 0;
-    for (index_t t = 0; t < tokens; ++t)
-      for (index_t o = 0; o < out; ++o) {
+    for (int t = 0; t < tokens; ++t)
+      for (int o = 0; o < out; ++o) {
         float error = y[t * out + o];
-        for (index_t i = 0; i < in; ++i)
+        for (int i = 0; i < in; ++i)
           error -= x[t * in + i] * teacher[o * in + i];
         loss += 0.5 * error * error / tokens;
         dy[t * out + o] = error / tokens;
@@ -35,7 +35,7 @@ int main() {
     if (step == 9) group.refresh(ctx);
     if (step >= 10) group.step(ctx, {.learning_rate = 0.03});
     if (step % 20 == 10)
-      std::printf("step %3d  loss %4.1f  kept %lld of %lld\n", step - 10, loss,
-                  static_cast<long long>(group.kept(0)), static_cast<long long>(out * in));
+      std::printf("step %3d  loss %4.1f  kept %lld of %d\n", step - 10, loss,
+                  static_cast<long long>(group.kept(0)), out * in);
   }
 }

@@ -274,6 +274,7 @@ int run_program(int argc, char** argv) {
                "sparsegrad-glue");
   app.set_version_flag("--version", SPARSEGRAD_VERSION);
   app.require_subcommand(1);
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   app.footer(footer);
 
   TrainOptions train;

@@ -22,6 +22,20 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 constexpr std::uint64_t order_stream = 1;
 constexpr std::uint64_t dropout_stream_number = 2;
 
+/// Calls a function for each MLP matrix as soon as its gradient is there, until the end of a scope.
+class MlpGradientScope {
+ public:
+  MlpGradientScope(Model& model, std::function<void(index_t)> callback) : model_(model) {
+    model.on_mlp_gradient(std::move(callback));
+  }
+  ~MlpGradientScope() { model_.on_mlp_gradient({}); }
+  MlpGradientScope(const MlpGradientScope&) = delete;
+  MlpGradientScope& operator=(const MlpGradientScope&) = delete;
+
+ private:
+  Model& model_;
+};
+
 /// FNV-1a over words, then bytes.
 class Hash {
  public:
@@ -280,7 +294,8 @@ bool Trainer::collect_bases(const TrainHooks& hooks) {
     const bool shared = options_.shares_gradient_memory();
     double rate = 0;
     // With one memory for all, each matrix is stepped as soon as its gradient is there.
-    if (shared) model_.on_mlp_gradient([&](index_t number) { step_mlp_densely(number, rate, 1); });
+    const MlpGradientScope scope(model_, shared ? [&](index_t number) { step_mlp_densely(number, rate, 1); }
+                                                : std::function<void(index_t)>());
     for (index_t s = 0; s < sparse_options.phase1_steps && whole; ++s) {
       if (hooks.progress) hooks.progress("phase 1", s, sparse_options.phase1_steps);
       rate = options_.learning_rate * rate_.factor(std::min(s, report_.steps_planned - 1));
@@ -293,7 +308,6 @@ bool Trainer::collect_bases(const TrainHooks& hooks) {
       ++report_.phase1.steps;
       whole = !(hooks.interrupted && hooks.interrupted());
     }
-    model_.on_mlp_gradient({});
     report_.phase1.memory.note(memory_now());
     mlp_dense_.clear();
     dense_->reset(ctx_);
@@ -334,10 +348,12 @@ void Trainer::step(const std::function<void()>& look) {
   const double mlp_rate = options_.rate_of_mlp() * factor;
   kept_ = 0;
   try {
-    if (group_ && options_.shares_gradient_memory())
-      model_.on_mlp_gradient([&](index_t number) { group_->select(ctx_, number); });
-    loss = accumulate();
-    model_.on_mlp_gradient({});
+    {
+      const bool shared = group_ && options_.shares_gradient_memory();
+      const MlpGradientScope scope(model_, shared ? [&](index_t number) { group_->select(ctx_, number); }
+                                                  : std::function<void(index_t)>());
+      loss = accumulate();
+    }
     if (look) look();
     scale = gradient_scale();
     // The group refuses a step before anything has changed.
@@ -349,7 +365,6 @@ void Trainer::step(const std::function<void()>& look) {
               .kept;
     }
   } catch (const NonFiniteError& error) {
-    model_.on_mlp_gradient({});
     throw NonFiniteError(fmt::format("step {}: {}", report_.steps_done + 1, error.what()));
   }
   for (index_t i = 0; i < static_cast<index_t>(mlp_dense_.size()); ++i)
