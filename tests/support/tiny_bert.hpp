@@ -18,7 +18,6 @@ struct TinyBert {
   index_t hidden = 32;
   index_t heads = 4;
   index_t intermediate = 64;
-  bool with_head = false;
 };
 
 /// Special tokens, letters, and every word of the built-in training sentences.

@@ -88,6 +88,7 @@ int run_train(const TrainOptions& options) {
   ProgressBar bar(talk);
   TrainHooks hooks;
   hooks.interrupted = InterruptGuard::requested;
+  hooks.restore_weights = [&] { load_weights(session.directory(), session.model(), options.seed); };
   hooks.progress = [&](std::string_view what, index_t done, index_t total) { bar.show(what, done, total); };
   if (options.save) {
     hooks.keep_best = [&] { save_model(model_path, session.directory(), session.model()); };

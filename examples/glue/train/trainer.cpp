@@ -286,7 +286,8 @@ bool Trainer::collect_bases(const TrainHooks& hooks) {
     reserve();
     const MatrixView<float> weights = model_.parameters().weights();
     std::vector<float> before;
-    if (!sparse_options.keep_phase1) before.assign(weights.data, weights.data + weights.size());
+    const bool copies = !sparse_options.keep_phase1 && !hooks.restore_weights;
+    if (copies) before.assign(weights.data, weights.data + weights.size());
     copied_bytes_ = static_cast<index_t>(before.size() * sizeof(float));
     const Sampler::Position position = sampler_.position();
     const std::uint64_t pass = pass_;
@@ -311,7 +312,8 @@ bool Trainer::collect_bases(const TrainHooks& hooks) {
     report_.phase1.memory.note(memory_now());
     mlp_dense_.clear();
     dense_->reset(ctx_);
-    if (!sparse_options.keep_phase1) std::copy(before.begin(), before.end(), weights.data);
+    if (copies) std::copy(before.begin(), before.end(), weights.data);
+    if (!copies && !sparse_options.keep_phase1) hooks.restore_weights();
     copied_bytes_ = 0;
     sampler_.seek(position);
     pass_ = pass;

@@ -73,6 +73,9 @@ struct TrainHooks {
   std::function<void(const EvaluationRecord&)> evaluated;  ///< after keep_best
   std::function<void(std::string_view what, index_t done, index_t total)> progress;
   std::function<bool()> interrupted;  ///< asked after each step: whether to end
+  /// Puts the weights of the start back, bit by bit, after phase 1 (from their file, say). Without it phase 1 keeps a
+  /// copy of them.
+  std::function<void()> restore_weights;
 };
 
 /// Trains a model that was made for the options' run type (see trained_parts). Gradients are means over the examples of
