@@ -1,9 +1,12 @@
-// The backend of types that name none.
+// The backend of types that name none. Only declared here, so that a stage's header reaches no Eigen: a program that
+// uses it includes <sparsegrad/sparsegrad.hpp>, or <sparsegrad/backend/cpu.hpp> beside the stage's own header.
 #pragma once
 
-#include "backend/cpu.hpp"
-
 namespace sparsegrad {
+
+namespace backend {
+struct Cpu;
+}
 
 using DefaultBackend = backend::Cpu;
 

@@ -4,6 +4,8 @@
 
 #include "version.hpp"
 
+#include "backend/cpu.hpp"
+
 #include "hosvd_accumulator.hpp"
 #include "rank_rule.hpp"
 #include "tucker_basis.hpp"

@@ -5,6 +5,22 @@
 
 #include <atomic>
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SPARSEGRAD_TEST_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SPARSEGRAD_TEST_SANITIZED 1
+#endif
+#endif
+
+namespace {
+
+std::atomic<std::int64_t> count{0};
+std::atomic<std::int64_t> bytes{0};
+
+}  // namespace
+
+#if !defined(SPARSEGRAD_TEST_SANITIZED)
 // glibc's own functions under the names that it keeps for interposers. operator new calls malloc or
 // aligned_alloc, and so is counted through these.
 extern "C" {
@@ -15,9 +31,6 @@ void* __libc_memalign(std::size_t alignment, std::size_t size);
 }
 
 namespace {
-
-std::atomic<std::int64_t> count{0};
-std::atomic<std::int64_t> bytes{0};
 
 void note(std::size_t size) {
   count.fetch_add(1, std::memory_order_relaxed);
@@ -53,6 +66,7 @@ int posix_memalign(void** p, std::size_t alignment, std::size_t size) noexcept {
   return *p == nullptr ? ENOMEM : 0;
 }
 }
+#endif
 
 namespace sparsegrad::test {
 

@@ -7,6 +7,19 @@
 
 namespace sparsegrad::test {
 
+/// False where a sanitizer has allocation functions of its own, which stay in place: then nothing is counted.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool counts_allocations = false;
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+inline constexpr bool counts_allocations = false;
+#else
+inline constexpr bool counts_allocations = true;
+#endif
+#else
+inline constexpr bool counts_allocations = true;
+#endif
+
 /// Allocations (malloc, calloc, realloc, aligned_alloc, posix_memalign, memalign, operator new and what calls
 /// them) of all threads since the program's start.
 struct Allocations {

@@ -31,6 +31,7 @@ struct AdamCoefficients {
       false;  ///< eps beside sqrt(v) as torch.optim.SparseAdam, else beside sqrt(v / (1 - beta2^t))
 };
 
+// clang-format off
 /// Concept of a backend. A backend is a type with no state; every function is static, takes the context first
 /// and works on views of the backend's own memory. `T` is float or double. Extents are checked by the
 /// callers; any extent may be 0. Aliasing of inputs and outputs is not allowed unless said.
@@ -41,21 +42,31 @@ struct AdamCoefficients {
 /// | `zero<T>(ctx, p, n)` | p[i] = 0 |
 /// | `upload<T>(ctx, host, p, n)`, `download<T>(ctx, p, host, n)` | copies from and to host memory |
 /// | `copy<T>(ctx, A, B)` | B = A, any strides |
-/// | `gemm<T>(ctx, op_a, op_b, alpha, A, B, beta, C)` | C = alpha op(A) op(B) + beta C; beta = 0 overwrites
-/// NaN | | `gemm_batched<T>(ctx, op_a, op_b, alpha, As, Bs, beta, Cs)` | the same for many small independent
-/// products | | `gram<T>(ctx, op, A, weight, G)` | lower triangle of G (double) += weight op(A) op(A)^T;
-/// products in T | | `eigh(ctx, A, w)` | rows of A = orthonormal eigenvectors of the symmetric A (lower
-/// triangle, double); w descending | | `column_sums<T>(ctx, A, s)` | s[j] += sum_i A(i, j) | | `scale<T>(ctx,
-/// alpha, A)` | A *= alpha | | `add<T>(ctx, alpha, A, B)` | B += alpha A | | `add_wide<T>(ctx, alpha, A, B)` | B (double)
-/// += alpha A | | `squared_norm<T>(ctx, A)` | sum
-/// of squares, in double, on the host | | `first_nonfinite<T>(ctx, A)` | row-major position of the first NaN
-/// or Inf, or -1 | | `fast_transform<T>(ctx, signs, inverse, side, A)` | A's rows or columns times a
-/// randomised block Hadamard, in place | | `top_k<T>(ctx, x, n, k, index, value)` | the k <= n largest by
-/// absolute value, by rising index (see top_k.hpp) | | `gather<T>(ctx, x, index, k, value)` | value[e] =
-/// x[index[e]] | | `sampled_product<T>(ctx, A, B, index, k, cols, value)` | value[e] += sum_t A(t, i) B(t,
-/// j), index[e] = i cols + j | | `expand_rows<T>(ctx, row, col, value, k, F, M)` | M.row(row[e]) += value[e]
-/// F.row(col[e]); row[] rising | | `adam<T>(ctx, c, g, slot, k, m, v, count, d)` | the update of
-/// sparse_adam.hpp on m[slot[e]], v[slot[e]] |
+/// | `transpose<T>(ctx, A, B)` | B = A^T |
+/// | `gemm<T>(ctx, op_a, op_b, alpha, A, B, beta, C)` | C = alpha op(A) op(B) + beta C; beta = 0 overwrites NaN |
+/// | `gemm_batched<T>(ctx, op_a, op_b, alpha, As, Bs, beta, Cs)` | the same for many small independent products |
+/// | `gram<T>(ctx, op, A, weight, G)` | lower triangle of G (double) += weight op(A) op(A)^T; products in T |
+/// | `eigh(ctx, A, w)` | rows of A = orthonormal eigenvectors of the symmetric A (lower triangle, double); w descending |
+/// | `column_sums<T>(ctx, A, s)` | s[j] += sum_i A(i, j) |
+/// | `add_to_rows<T>(ctx, b, A)` | every row of A += b |
+/// | `scale<T>(ctx, alpha, A)` | A *= alpha |
+/// | `add<T>(ctx, alpha, A, B)` | B += alpha A |
+/// | `add_wide<T>(ctx, alpha, A, B)` | B (double) += alpha A |
+/// | `squared_norm<T>(ctx, A)` | sum of squares, in double, on the host |
+/// | `first_nonfinite<T>(ctx, A)` | row-major position of the first NaN or Inf, or -1 |
+/// | `fast_transform<T>(ctx, signs, inverse, side, A)` | A's rows or columns times a randomised block Hadamard, in place |
+/// | `top_k<T>(ctx, x, n, k, index, value)` | the k <= n largest by absolute value, by rising index (see top_k.hpp) |
+/// | `gather<T>(ctx, x, index, k, value)` | value[e] = x[index[e]] |
+/// | `scatter<T>(ctx, value, index, k, x)` | x[index[e]] = value[e] |
+/// | `sampled_product<T>(ctx, A, B, index, k, cols, value)` | value[e] += sum_t A(t, i) B(t, j), index[e] = i cols + j |
+/// | `expand_rows<T>(ctx, row, col, value, k, F, M)` | M.row(row[e]) += value[e] F.row(col[e]); row[] rising |
+/// | `scatter_add<T>(ctx, row, col, value, k, M)` | M(row[e], col[e]) += value[e] |
+/// | `gather_rows<T>(ctx, F, list, q, P)` | P.row(s) = F.row(list[s]), s < q |
+/// | `add_rows<T>(ctx, P, list, M)` | M.row(list[s]) += P.row(s) |
+/// | `add_columns<T>(ctx, P, list, M)` | M's column list[s] += P.row(s) |
+/// | `scratch_bound<T>(ctx, n)` | bytes of scratch that any primitive takes on arrays of n elements |
+/// | `group_support(ctx, index, k, rows, cols, columns, slot, other, order, list)` | the groups of GroupedSupport; returns their number |
+/// | `adam<T>(ctx, c, g, slot, k, m, v, count, d)` | the update of sparse_adam.hpp on m[slot[e]], v[slot[e]] |
 ///
 /// Supports merged into a compact state (both lists of positions rise strictly):
 ///
@@ -65,6 +76,7 @@ struct AdamCoefficients {
 /// | `open_slots<T>(ctx, index, slot, fresh, q, held, n, m, v, count)` | held[n] becomes the union [n + q], in place; m, v and count (may be null) move along, 0 at new entries |
 ///
 /// held {2, 5, 9}, index {1, 5, 7}: slot {0, 2, 3}, fresh {0, 2}, q = 2; held becomes {1, 2, 5, 7, 9}.
+// clang-format on
 template <class B>
 concept Backend = requires(typename B::Context& ctx, MatrixView<float> f, MatrixView<double> d, float* x,
                            double* w, const float* in, const stored_index_t* index, stored_index_t* out,
