@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# demo.sh [--quick | --full] [--data DIR] [--output DIR] [-- option of the main job...]
+# demo.sh [--quick | --study | --full] [--data DIR] [--output DIR] [-- option of the main job...]
 # Sets everything up, builds the program, fetches a BERT of 6 layers and fine-tunes it on CoLA: densely, sparsely
 # as the paper, and sparsely with this project's best settings. Ends with a table and the plots it has drawn.
 #   --quick       a few minutes on two cores (default)
+#   --study       learning rates searched alike, three seeds: an hour or two
 #   --full        the whole protocol: every seed and learning rate
 #   --data DIR    GLUE data, with DIR/CoLA/train.tsv and dev.tsv. Else $SPARSEGRAD_GLUE_DIR, else CoLA's official
 #                 address, else the program's built-in set of sentences
@@ -20,14 +21,14 @@ output=$project_root/runs/demo
 job_options=()
 while (($# > 0)); do
   case $1 in
-    --quick | --full) length=$1 ;;
+    --quick | --study | --full) length=$1 ;;
     --data | --output)
       [[ $# -ge 2 ]] || die "$1 needs a folder"
       if [[ $1 == --data ]]; then data=$2; else output=$2; fi
       shift
       ;;
     -h | --help)
-      sed -n '2,10s/^# \{0,1\}//p' "$0"
+      sed -n '2,11s/^# \{0,1\}//p' "$0"
       exit 0
       ;;
     --)
@@ -35,7 +36,7 @@ while (($# > 0)); do
       job_options=("$@")
       break
       ;;
-    *) die "demo.sh does not know '$1' (--quick, --full, --data DIR, --output DIR)" ;;
+    *) die "demo.sh does not know '$1' (--quick, --study, --full, --data DIR, --output DIR)" ;;
   esac
   shift
 done

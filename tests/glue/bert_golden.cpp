@@ -5,8 +5,10 @@
 #include <doctest/doctest.h>
 
 #include <sparsegrad/io/safetensors.hpp>
+#include <sparsegrad/sparse_grad_group.hpp>
 
 #include "bert_support.hpp"
+#include "train/sparse_setup.hpp"
 
 namespace {
 
@@ -106,6 +108,64 @@ TEST_CASE("the losses of 20 AdamW steps equal those of torch") {
         for (auto& layer : model.mlp())
           layer.core(ctx);
         adam.step(ctx, {.learning_rate = run["learning_rate"].get<double>()});
+        clear_gradients(ctx, model);
+      }
+    }
+  }
+}
+
+TEST_CASE("the losses of 20 sparse steps equal those of torch") {
+  Blas::Context ctx(2);
+  for (const char* variant : variants) {
+    for (const bool own_bases : {false, true}) {
+      CAPTURE(variant);
+      CAPTURE(own_bases);
+      const Golden g = read_golden(variant);
+      const json& run = g.golden["sparse"];
+      Model model(ctx, g.directory.config);
+      load_weights(g.directory, model, 1);
+      SparseGradGroup<float, Blas> group({.entries = run["count"].get<index_t>()});
+      index_t number = 0;
+      for (auto& layer : model.mlp())
+        group.add(ctx, layer, mlp_kind(number++));
+
+      if (own_bases) {
+        group.collect(ctx, {});
+        for (std::size_t i = 0; i < run["basis_steps"].get<std::size_t>(); ++i) {
+          const Batch batch = batch_of(g.golden["batches"][i]);
+          model.forward(ctx, batch, {.training = true});
+          model.backward(ctx, batch);
+          group.end_collecting_step(ctx);
+        }
+        group.refresh(ctx);
+        clear_gradients(ctx, model);
+      } else {
+        const io::SafetensorsFile bases((g.directory.path / "bases.safetensors").string());
+        for (index_t i = 0; i < group.size(); ++i) {
+          const index_t out = group.layer(i).out_extent();
+          const index_t in = group.layer(i).in_extent();
+          const std::vector<float> v = bases.read<float>(group.kind(i) + ".v");
+          const std::vector<float> u = bases.read<float>(group.kind(i) + ".u");
+          group.set_basis(
+              ctx, i, TuckerBasis<float, Blas>::from_factors(ctx, {v.data(), out, out}, {u.data(), in, in}));
+        }
+      }
+
+      std::vector<AdamW<float, Blas>::Segment> segments;
+      for (auto& p : model.parameters().all()) {
+        if (!p.gradient.empty())
+          segments.push_back({p.name, p.weight.data, p.gradient.data, p.weight.size(),
+                              g.golden["adamw"]["weight_decay"].get<double>()});
+      }
+      AdamW<float, Blas> adam(ctx, std::move(segments));
+      for (std::size_t step = 0; step < run["losses"].size(); ++step) {
+        CAPTURE(step);
+        const Batch batch = batch_of(g.golden["batches"][step]);
+        const double loss = model.forward(ctx, batch, {.training = true}).loss;
+        CHECK(loss == doctest::Approx(run["losses"][step].get<double>()).epsilon(1e-4));
+        model.backward(ctx, batch);
+        group.step(ctx, {.learning_rate = run["learning_rate"].get<double>()});
+        adam.step(ctx, {.learning_rate = g.golden["adamw"]["learning_rate"].get<double>()});
         clear_gradients(ctx, model);
       }
     }
