@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fine-tunes a BERT on CoLA densely, sparsely and with the MLP matrices frozen, and compares.
 
-main_job.py --program P --model DIR --output DIR [--data DIR] [--quick | --study | --full]
+main_job.py --program P --model DIR --output DIR [--data DIR] [--quick | --study | --full] [--also NAME]...
 
   --quick  one seed, one epoch each, known learning rates: minutes (default)
   --study  a learning rate searched for each run type alike with one seed, then three other seeds
@@ -26,6 +26,34 @@ KINDS = {
     "sparse-paper": {"title": "sparse (paper)", "options": ["--run-type", "sparse", "--preset", "paper"], "rate": 1e-4},
     "sparse-best": {"title": "sparse (best)", "options": ["--run-type", "sparse", "--preset", "best"], "rate": 1e-4},
     "frozen-mlp": {"title": "frozen MLP", "options": ["--run-type", "frozen-mlp"], "rate": 1e-4},
+}
+# Further settings that --also adds to the comparison.
+CANDIDATES = {
+    "fast": {
+        "title": "sparse, fast transforms",
+        "options": "--run-type sparse --preset paper --width-side hadamard --other-side hadamard".split(),
+        "rate": 1e-4,
+    },
+    "random": {
+        "title": "sparse, random basis",
+        "options": "--run-type sparse --preset paper --width-side random --other-side random".split(),
+        "rate": 1e-4,
+    },
+    "raw": {
+        "title": "sparse, no basis",
+        "options": "--run-type sparse --preset paper --width-side identity --other-side identity".split(),
+        "rate": 1e-4,
+    },
+    "layer": {
+        "title": "sparse (paper), a basis a layer, refreshed",
+        "options": "--run-type sparse --preset paper --basis-scope layer --refresh-every 100".split(),
+        "rate": 1e-4,
+    },
+    "random-64": {
+        "title": "sparse (best), random basis",
+        "options": "--run-type sparse --preset best --width-side random:64".split(),
+        "rate": 1e-4,
+    },
 }
 SEARCH_SEED = 7777
 
@@ -223,10 +251,12 @@ def main():
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side (with --threads 1, say)")
     parser.add_argument("--threads", type=int, default=0, help="of a run; 0: all")
     parser.add_argument("--epochs", type=float, help="in place of the mode's")
+    parser.add_argument("--also", action="append", default=[], choices=CANDIDATES, help="a further kind of run; repeatable")
     parser.add_argument("--no-save", action="store_true", help="keep no trained models")
     parser.add_argument("--no-inspect", action="store_true", help="leave out the energy measurement")
     parser.add_argument("more", nargs="*", help="after --: further options of every train command")
     arguments = parser.parse_args()
+    KINDS.update((name, CANDIDATES[name]) for name in arguments.also)
     mode = dict(MODES[arguments.mode or "quick"])
     if arguments.epochs:
         mode["epochs"] = arguments.epochs

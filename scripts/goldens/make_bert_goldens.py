@@ -4,8 +4,8 @@
     make_bert_goldens.py OUTPUT_DIR             the tiny models (tests/golden/bert_tiny)
     make_bert_goldens.py OUTPUT_DIR --real DIR  also real.json, for the model in DIR (a Hugging Face directory)
 
-tiny: a BERT of 2 layers with random weights, a batch of ragged length, in two variants (classification, regression):
-logits, loss, every gradient, the losses of 20 AdamW steps, and those of 20 steps of the sparse method.
+tiny: a BERT of 2 layers with random weights, a batch of ragged length, in two variants (classification, regression),
+and a RoBERTa (classification): logits, loss, every gradient, the losses of 20 AdamW steps, and those of 20 steps of the sparse method.
 All in double precision, so that the goldens carry no rounding of their own, with dropout 0.
 """
 
@@ -15,7 +15,7 @@ import pathlib
 
 import torch
 from safetensors.torch import save_file
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
 
 STEPS = 20
 LEARNING_RATE = 1e-3
@@ -25,18 +25,20 @@ SPARSE_KEEP = 25  # entries of a core of 64 x 32
 BASIS_STEPS = 4
 
 
-def tiny_config(regression):
-    return BertConfig(
+def tiny_config(regression, roberta):
+    family = {"pad_token_id": 1, "type_vocab_size": 1, "max_position_embeddings": 26} if roberta else {
+        "type_vocab_size": 2, "max_position_embeddings": 24}
+    return (RobertaConfig if roberta else BertConfig)(
         vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
-        max_position_embeddings=24, type_vocab_size=2, hidden_act="gelu", hidden_dropout_prob=0.0,
+        **family, hidden_act="gelu", hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0, layer_norm_eps=1e-12, num_labels=1 if regression else 3,
         problem_type="regression" if regression else "single_label_classification",
         attn_implementation="eager")
 
 
-def tiny_model(regression):
+def tiny_model(regression, roberta):
     torch.manual_seed(20240 + regression)
-    model = BertForSequenceClassification(tiny_config(regression))
+    model = (RobertaForSequenceClassification if roberta else BertForSequenceClassification)(tiny_config(regression, roberta))
     with torch.no_grad():  # livelier than the usual start, so that no gradient is tiny
         for name, p in model.named_parameters():
             if "LayerNorm.weight" in name:
@@ -48,7 +50,7 @@ def tiny_model(regression):
     return model
 
 
-def make_batches(count, vocab, longest, labels, regression, seed, sequences=5):
+def make_batches(count, vocab, longest, labels, regression, seed, sequences=5, first_id=1, types_of=2):
     generator = torch.Generator().manual_seed(seed)
 
     def integer(low, high):
@@ -59,18 +61,18 @@ def make_batches(count, vocab, longest, labels, regression, seed, sequences=5):
         rows = []
         for s in range(sequences):
             length = longest if s == 1 else integer(1 if s == 2 else 3, longest + 1)
-            ids = [integer(1, vocab) for _ in range(length)]
+            ids = [integer(first_id, vocab) for _ in range(length)]
             cut = integer(1, length + 1)
-            types = [0 if i < cut else 1 for i in range(length)]
+            types = [0 if i < cut else types_of - 1 for i in range(length)]
             label = round(float(torch.randn(1, generator=generator)), 3) if regression else integer(0, labels)
             rows.append({"ids": ids, "type_ids": types, "label": label})
         batches.append(rows)
     return batches
 
 
-def tensors(batch, regression, pad_to=None):
+def tensors(batch, config, regression, pad_to=None):
     length = pad_to or max(len(row["ids"]) for row in batch)
-    ids = torch.zeros(len(batch), length, dtype=torch.long)
+    ids = torch.full((len(batch), length), config.pad_token_id or 0, dtype=torch.long)
     types = torch.zeros_like(ids)
     mask = torch.zeros_like(ids)
     for i, row in enumerate(batch):
@@ -87,7 +89,7 @@ def adamw_losses(model, batches, regression):
     losses = []
     for batch in batches:
         optimizer.zero_grad()
-        loss = model(**tensors(batch, regression)).loss
+        loss = model(**tensors(batch, model.config, regression)).loss
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -96,7 +98,7 @@ def adamw_losses(model, batches, regression):
 
 def mlp_matrices(model):
     """(kind, parameter) of every MLP matrix; "up" is [intermediate, hidden], "down" [hidden, intermediate]."""
-    for layer in model.bert.encoder.layer:
+    for layer in model.base_model.encoder.layer:
         yield "up", layer.intermediate.dense.weight
         yield "down", layer.output.dense.weight
 
@@ -107,7 +109,7 @@ def hosvd_bases(model, batches, regression):
     sums = {}
     for batch in batches:
         model.zero_grad()
-        model(**tensors(batch, regression)).loss.backward()
+        model(**tensors(batch, model.config, regression)).loss.backward()
         for kind, weight in mlp_matrices(model):
             g = weight.grad
             left, right = sums.setdefault(kind, [torch.zeros(g.shape[0], g.shape[0], dtype=g.dtype),
@@ -147,7 +149,7 @@ def sparse_losses(model, bases, batches, regression):
     losses = []
     for batch in batches:
         model.zero_grad()
-        loss = model(**tensors(batch, regression)).loss
+        loss = model(**tensors(batch, model.config, regression)).loss
         loss.backward()
         losses.append(loss.item())
         for core, (kind, weight) in zip(cores, matrices):
@@ -163,11 +165,10 @@ def sparse_losses(model, bases, batches, regression):
     return losses
 
 
-def make_tiny(output, regression):
-    name = "regression" if regression else "classification"
+def make_tiny(output, name, regression=False, roberta=False):
     folder = output / name
     folder.mkdir(parents=True, exist_ok=True)
-    model = tiny_model(regression)
+    model = tiny_model(regression, roberta)
     config = model.config.to_dict()
     for key in ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "_attn_implementation_autoset"):
         config.pop(key, None)
@@ -177,15 +178,16 @@ def make_tiny(output, regression):
 
     model = model.double().train()
     config = model.config
-    batches = make_batches(STEPS, config.vocab_size, 12, config.num_labels, regression, 7)
+    batches = make_batches(STEPS, config.vocab_size, 12, config.num_labels, regression, 7,
+                           first_id=2 if roberta else 1, types_of=config.type_vocab_size)
 
     def restart():
         model.load_state_dict({k: v.double() for k, v in start.items()})
         model.zero_grad()
 
     restart()
-    result = model(**tensors(batches[0], regression))
-    padded = model(**tensors(batches[0], regression, pad_to=16))
+    result = model(**tensors(batches[0], config, regression))
+    padded = model(**tensors(batches[0], config, regression, pad_to=16))
     assert torch.allclose(result.logits, padded.logits, atol=1e-12)
     result.loss.backward()
     gradients = {n: p.grad.float().contiguous() for n, p in model.named_parameters()}
@@ -220,7 +222,7 @@ def make_real(output, directory):
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     batch = make_batches(1, model.config.vocab_size, 40, 2, False, 11, sequences=6)[0]
-    result = model(**tensors(batch, False))
+    result = model(**tensors(batch, model.config, False))
     result.loss.backward()
     gradients = {}
     for name, p in model.named_parameters():
@@ -239,8 +241,9 @@ def main():
     parser.add_argument("--real", type=pathlib.Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    for regression in (False, True):
-        make_tiny(arguments.output, regression)
+    make_tiny(arguments.output, "classification")
+    make_tiny(arguments.output, "regression", regression=True)
+    make_tiny(arguments.output, "roberta", roberta=True)
     if arguments.real:
         make_real(arguments.output, arguments.real)
 

@@ -107,12 +107,18 @@ TEST_CASE("exp and gelu") {
 
 TEST_CASE("gradients equal finite differences, for every kind of parameter, with dropout on") {
   Blas::Context ctx(2);
-  for (const bool regression : {false, true}) {
+  enum class Variant { classification, regression, roberta };
+  for (const Variant variant : {Variant::classification, Variant::regression, Variant::roberta}) {
     for (const double dropout : {0.0, 0.2}) {
       ModelConfig config = micro_config();
+      const bool regression = variant == Variant::regression;
       if (regression) {
         config.problem = ProblemType::regression;
         config.num_labels = 1;
+      }
+      if (variant == Variant::roberta) {
+        config.family = ModelFamily::roberta;
+        config.pad_token_id = 1;
       }
       config.set_dropout(dropout);
       EncoderModel<double, Blas> model(ctx, config);
@@ -304,7 +310,7 @@ TEST_CASE("wrong batches and wrong order are refused") {
 }
 
 TEST_CASE("configurations that the engine cannot run are refused by the field's name") {
-  const json good = read_json(golden_folder() / "classification" / "config.json");
+  json good = read_json(golden_folder() / "classification" / "config.json");
   const auto refused = [&](const char* key, const json& value) {
     json j = good;
     j[key] = value;
@@ -312,7 +318,7 @@ TEST_CASE("configurations that the engine cannot run are refused by the field's 
   };
   CHECK(parse_model_config(good, "").num_labels == 3);
   CHECK(has(refused("hidden_act", "relu"), "\"hidden_act\" is \"relu\""));
-  CHECK(has(refused("model_type", "roberta"), "\"model_type\" is \"roberta\""));
+  CHECK(has(refused("model_type", "gpt2"), "\"model_type\" is \"gpt2\""));
   CHECK(has(refused("position_embedding_type", "relative_key"), "position_embedding_type"));
   CHECK(has(refused("hidden_size", 33), "not a multiple"));
   CHECK(has(refused("hidden_size", "32"), "expected an integer"));
@@ -323,6 +329,14 @@ TEST_CASE("configurations that the engine cannot run are refused by the field's 
   CHECK(has(refused("vocab_size", 1LL << 40), "vocab_size"));
   CHECK(has(refused("problem_type", "multi_label_classification"), "problem_type"));
   CHECK(has(error_text([] { parse_model_config(json::array(), "config.json"); }), "expected a JSON object"));
+  // RoBERTa's positions begin behind the padding index.
+  good["model_type"] = "roberta";
+  good.erase("pad_token_id");
+  const ModelConfig roberta = parse_model_config(good, "");
+  CHECK(roberta.first_position() == 2);
+  CHECK(roberta.longest_sequence() == roberta.max_positions - 2);
+  CHECK(has(refused("pad_token_id", roberta.max_positions - 1), "\"pad_token_id\""));
+  CHECK(has(refused("pad_token_id", -1), "\"pad_token_id\""));
 }
 
 TEST_CASE(

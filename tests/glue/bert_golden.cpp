@@ -47,7 +47,7 @@ double norm_of_values(const float* x, index_t n) {
   return std::sqrt(sum);
 }
 
-constexpr const char* variants[] = {"classification", "regression"};
+constexpr const char* variants[] = {"classification", "regression", "roberta"};
 
 }  // namespace
 

@@ -42,13 +42,15 @@ struct ModelTimes {
   double elementwise = 0;
 };
 
-/// A BERT encoder with pooler and head. Hidden states are [tokens, hidden]; see Batch for what a row is.
+/// A BERT or RoBERTa encoder with head. Hidden states are [tokens, hidden]; see Batch for what a row is.
 ///
 /// One layer, x the layer's input:
 ///     qkv = x [Wq|Wk|Wv]^T           context = attention(qkv + b)
 ///     x1  = norm1(dropout(context Wo^T + bo) + x)
 ///     h   = x1 Wup^T                 a = gelu(h + bup)
 ///     x'  = norm2(dropout(a Wdown^T + bdown) + x1)
+/// Head, h the last state of a sequence's first token: logits = dropout(tanh(h Wd^T + bd)) Wo^T + bo; RoBERTa drops out
+/// h as well.
 /// Wup and Wdown are SparseGradLinear layers without bias (the bias is part of the fused passes).
 template <class T, class Backend = backend::CpuBlas>
 class EncoderModel {
@@ -79,8 +81,9 @@ class EncoderModel {
   std::span<MlpLayer> mlp() { return mlp_; }
   MlpLayer& mlp_up(index_t layer) { return mlp_[static_cast<std::size_t>(2 * layer)]; }
   MlpLayer& mlp_down(index_t layer) { return mlp_[static_cast<std::size_t>(2 * layer + 1)]; }
-  static std::string mlp_name(index_t number) {
-    return layer_parameter(number / 2, number % 2 == 0 ? "intermediate.dense.weight" : "output.dense.weight");
+  std::string mlp_name(index_t number) const {
+    return layer_parameter(config_, number / 2,
+                           number % 2 == 0 ? "intermediate.dense.weight" : "output.dense.weight");
   }
 
   /// After this, passes over at most so many tokens, sequences and rows a sequence allocate nothing, unless a layer's
@@ -138,7 +141,14 @@ class EncoderModel {
     SavedInput<T> saved_up, saved_down;
   };
 
-  enum Site { embedding_site, attention_site, attention_output_site, mlp_output_site, head_site };
+  enum Site {
+    embedding_site,
+    attention_site,
+    attention_output_site,
+    mlp_output_site,
+    head_site,
+    head_input_site
+  };
 
   void bind();
   void lay_out(Context& ctx);
@@ -146,6 +156,10 @@ class EncoderModel {
   std::vector<index_t> kept_cols() const;
   Dropout<T> dropout(double probability, index_t layer, Site site) const;
 
+  Dropout<T> head_input_dropout() const {
+    if (config_.family != ModelFamily::roberta) return {};
+    return dropout(config_.classifier_dropout, -1, head_input_site);
+  }
   void forward_layer(Context& ctx, const Batch& batch, index_t l, MatrixView<const T> x);
   void backward_layer(Context& ctx, const Batch& batch, index_t l, MatrixView<const T> x);
 

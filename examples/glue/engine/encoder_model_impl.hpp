@@ -49,20 +49,24 @@ EncoderModel<T, Backend>::EncoderModel(Context& ctx, const ModelConfig& config, 
 template <class T, class Backend>
 void EncoderModel<T, Backend>::bind() {
   auto& p = parameters_;
-  const auto matrix = [&](const char* name) { return p.at(name); };
-  const Parameter<T> word = matrix("bert.embeddings.word_embeddings.weight");
-  const Parameter<T> position = matrix("bert.embeddings.position_embeddings.weight");
-  const Parameter<T> type = matrix("bert.embeddings.token_type_embeddings.weight");
+  const std::string tables = config_.prefix() + "embeddings.";
+  const Parameter<T> word = p.at(tables + "word_embeddings.weight");
+  const Parameter<T> position = p.at(tables + "position_embeddings.weight");
+  const Parameter<T> type = p.at(tables + "token_type_embeddings.weight");
+  const auto positions = [&](MatrixView<T> table) {
+    return table.empty() ? table
+                         : table.block(config_.first_position(), 0, config_.longest_sequence(), table.cols);
+  };
   const double eps = config_.layer_norm_eps;
   embeddings_ = {word.weight,
-                 position.weight,
+                 positions(position.weight),
                  type.weight,
                  word.gradient,
-                 position.gradient,
+                 positions(position.gradient),
                  type.gradient,
-                 detail::norm_of(p, "bert.embeddings.LayerNorm", eps)};
+                 detail::norm_of(p, tables + "LayerNorm", eps)};
   for (index_t l = 0; l < config_.layers; ++l) {
-    const auto name = [l](const char* rest) { return layer_parameter(l, rest); };
+    const auto name = [&](const char* rest) { return layer_parameter(config_, l, rest); };
     const auto joined = p.attention_inputs(l);
     LayerParameters layer;
     layer.qkv = {joined.weight, joined.d_weight};
@@ -83,11 +87,12 @@ void EncoderModel<T, Backend>::bind() {
     layer.norm2 = detail::norm_of(p, name("output.LayerNorm"), eps);
     layers_.push_back(layer);
   }
-  const Parameter<T>& pooler_bias = p.at("bert.pooler.dense.bias");
-  pooler_ = {detail::linear_of(p, "bert.pooler.dense.weight"), pooler_bias.weight.data,
+  const HeadNames names = head_names(config_);
+  const Parameter<T>& pooler_bias = p.at(names.dense + ".bias");
+  pooler_ = {detail::linear_of(p, names.dense + ".weight"), pooler_bias.weight.data,
              pooler_bias.gradient.data};
-  const Parameter<T>& head_bias = p.at("classifier.bias");
-  head_ = {detail::linear_of(p, "classifier.weight"), head_bias.weight.data, head_bias.gradient.data};
+  const Parameter<T>& head_bias = p.at(names.output + ".bias");
+  head_ = {detail::linear_of(p, names.output + ".weight"), head_bias.weight.data, head_bias.gradient.data};
 }
 
 template <class T, class Backend>
@@ -109,8 +114,10 @@ void EncoderModel<T, Backend>::initialize(std::uint64_t seed, const ParameterRul
       p.weight.data[i] =
           static_cast<T>(config_.initializer_range * normal_at(key, static_cast<std::uint64_t>(i)));
     }
-    if (p.name.ends_with("word_embeddings.weight") && config_.pad_token_id >= 0 &&
-        config_.pad_token_id < p.weight.rows) {
+    const bool padded =
+        p.name.ends_with("word_embeddings.weight") ||
+        (config_.family == ModelFamily::roberta && p.name.ends_with("position_embeddings.weight"));
+    if (padded && config_.pad_token_id >= 0 && config_.pad_token_id < p.weight.rows) {
       std::fill_n(p.weight.row(config_.pad_token_id), p.weight.cols, T(0));
     }
   }
@@ -274,6 +281,7 @@ typename EncoderModel<T, Backend>::Result EncoderModel<T, Backend>::forward(Cont
     std::copy_n(x.row(batch.offsets[static_cast<std::size_t>(s)]), hidden, first.row(s));
   const MatrixView<T> pooled(pooled_, sequences, hidden);
   const MatrixView<T> logits(logits_, sequences, config_.num_labels);
+  apply_mask(head_input_dropout(), first);
   timed(&ModelTimes::products, [&] {
     pooler_.forward(ctx, first, pooled);
     head_.forward(ctx, dropout(config_.classifier_dropout, -1, head_site), pooled,
@@ -357,6 +365,7 @@ void EncoderModel<T, Backend>::backward(Context& ctx, const Batch& batch, double
     pooler_.backward(ctx, MatrixView<T>(first_, sequences, hidden), MatrixView<T>(pooled_, sequences, hidden),
                      d_pooled, d_first);
   });
+  apply_mask(head_input_dropout(), d_first);
   std::fill_n(g.data, g.size(), T(0));
   for (index_t s = 0; s < sequences; ++s)
     std::copy_n(d_first.row(s), hidden, g.row(batch.offsets[static_cast<std::size_t>(s)]));

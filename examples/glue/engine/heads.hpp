@@ -12,6 +12,17 @@
 
 namespace sparsegrad::glue {
 
+/// x *= mask.
+template <class T>
+void apply_mask(const Dropout<T>& dropout, MatrixView<T> x) {
+  if (!dropout.on()) return;
+  for (index_t i = 0; i < x.rows; ++i) {
+    const auto mask = dropout.row(i);
+    for (index_t j = 0; j < x.cols; ++j)
+      x(i, j) *= mask(ElementAt<T>{j});
+  }
+}
+
 /// pooled = tanh(first W^T + b), where `first` [sequences, hidden] are the rows of the sequences' first tokens.
 template <class T, class Backend>
 struct Pooler {
@@ -49,11 +60,9 @@ struct ClassificationHead {
 
   void forward(Context& ctx, const Dropout<T>& dropout, MatrixView<const T> pooled, MatrixView<T> dropped,
                MatrixView<T> logits) const {
-    for (index_t i = 0; i < pooled.rows; ++i) {
-      const auto mask = dropout.row(i);
-      for (index_t j = 0; j < pooled.cols; ++j)
-        dropped(i, j) = dropout.on() ? pooled(i, j) * mask(ElementAt<T>{j}) : pooled(i, j);
-    }
+    for (index_t i = 0; i < pooled.rows; ++i)
+      std::copy_n(pooled.row(i), pooled.cols, dropped.row(i));
+    apply_mask(dropout, dropped);
     dense.forward(ctx, dropped, logits);
     for (index_t i = 0; i < logits.rows; ++i) {
       for (index_t j = 0; j < logits.cols; ++j)
@@ -64,12 +73,7 @@ struct ClassificationHead {
                 MatrixView<const T> d_logits, MatrixView<T> d_pooled) const {
     if (d_bias != nullptr) Backend::template column_sums<T>(ctx, d_logits, d_bias);
     dense.backward(ctx, d_logits, dropped, T(0), d_pooled);
-    if (!dropout.on()) return;
-    for (index_t i = 0; i < d_pooled.rows; ++i) {
-      const auto mask = dropout.row(i);
-      for (index_t j = 0; j < d_pooled.cols; ++j)
-        d_pooled(i, j) *= mask(ElementAt<T>{j});
-    }
+    apply_mask(dropout, d_pooled);
   }
 };
 

@@ -15,12 +15,13 @@ constexpr const char* tokenizer_files[] = {"vocab.txt",        "tokenizer.json",
                                            "vocab.json",       "merges.txt",     "special_tokens_map.json",
                                            "added_tokens.json"};
 
-bool may_be_missing(std::string_view name) {
-  return name.starts_with("bert.pooler.") || name.starts_with("classifier.");
+bool may_be_missing(const ModelConfig& config, std::string_view name) {
+  const HeadNames head = head_names(config);
+  return name.starts_with(head.dense) || name.starts_with(head.output);
 }
 
 /// The names under which files may hold a parameter, the usual one first.
-std::vector<std::string> spellings(const std::string& name) {
+std::vector<std::string> spellings(const std::string& name, const std::string& prefix) {
   std::vector<std::string> names{name};
   const auto with_old_norm = [&](const std::string& base) {
     for (const auto& [now, before] :
@@ -30,7 +31,6 @@ std::vector<std::string> spellings(const std::string& name) {
     }
   };
   with_old_norm(name);
-  constexpr std::string_view prefix = "bert.";
   if (name.starts_with(prefix)) {
     const std::string bare = name.substr(prefix.size());
     names.push_back(bare);
@@ -91,11 +91,11 @@ LoadReport load_weights(const ModelDirectory& directory, EncoderModel<T, Backend
   LoadReport report;
   std::set<std::string> used;
   for (Parameter<T>& p : model.parameters().all()) {
-    const std::vector<std::string> names = spellings(p.name);
+    const std::vector<std::string> names = spellings(p.name, model.config().prefix());
     const auto at =
         std::find_if(names.begin(), names.end(), [&](const std::string& n) { return file.contains(n); });
     if (at == names.end()) {
-      if (!may_be_missing(p.name)) {
+      if (!may_be_missing(model.config(), p.name)) {
         throw ModelError(file.path() + ": the tensor \"" + p.name + "\" is missing (looked for " +
                          join(names) + ")");
       }

@@ -29,14 +29,14 @@ struct LoadReport {
   std::string text() const;
 };
 
-/// Fills the model's weights from model.safetensors. Names may lack the prefix "bert." and LayerNorm may be called
+/// Fills the model's weights from model.safetensors. Names may lack the prefix "bert." or "roberta." and LayerNorm may be called
 /// gamma and beta; F64, F32, F16 and BF16 are converted. A missing pooler or classifier is initialised with `seed`.
 /// Throws ModelError or IoError naming the file and tensor: one that is missing, has another shape than config.json
 /// says, or is not of a floating-point type. The weights are unspecified then.
 template <class T, class Backend>
 LoadReport load_weights(const ModelDirectory& directory, EncoderModel<T, Backend>& model, std::uint64_t seed);
 
-/// Writes a directory that transformers' BertForSequenceClassification and its tokenizer load: model.safetensors (F32),
+/// Writes a directory that transformers' BertForSequenceClassification or RobertaForSequenceClassification and the tokenizer load: model.safetensors (F32),
 /// config.json, and copies of the tokenizer's files of `source`. Each file is written aside and renamed, the weights
 /// last. Throws ModelError or IoError.
 template <class T, class Backend>

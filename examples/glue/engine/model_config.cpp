@@ -60,6 +60,10 @@ void require_text(const json& j, const char* key, const char* supported, std::st
 
 }  // namespace
 
+std::string_view to_string(ModelFamily family) {
+  return family == ModelFamily::roberta ? "roberta" : "bert";
+}
+
 void ModelConfig::set_dropout(double probability) {
   hidden_dropout = attention_dropout = classifier_dropout = probability;
 }
@@ -80,6 +84,11 @@ void ModelConfig::check(std::string_view source) const {
   positive("num_attention_heads", heads);
   positive("intermediate_size", intermediate);
   positive("num_labels", num_labels);
+  if (family == ModelFamily::roberta && (pad_token_id < 0 || longest_sequence() < 1)) {
+    fail(source, "\"pad_token_id\" is " + std::to_string(pad_token_id) +
+                     ", expected >= 0 and below \"max_position_embeddings\" " +
+                     std::to_string(max_positions) + " - 1, for positions start behind it");
+  }
   if (hidden % heads != 0) {
     fail(source, "\"hidden_size\" is " + std::to_string(hidden) +
                      ", not a multiple of \"num_attention_heads\" " + std::to_string(heads));
@@ -111,10 +120,14 @@ void ModelConfig::check(std::string_view source) const {
 
 ModelConfig parse_model_config(const json& j, std::string_view source) {
   if (!j.is_object()) fail(source, "expected a JSON object");
-  require_text(j, "model_type", "bert", source);
+  const std::string family = text_or(j, "model_type", "bert", source);
+  if (family != "bert" && family != "roberta") {
+    fail(source, "the field \"model_type\" is \"" + family + "\", the engine knows \"bert\" and \"roberta\"");
+  }
   require_text(j, "hidden_act", "gelu", source);
   require_text(j, "position_embedding_type", "absolute", source);
   ModelConfig c;
+  c.family = family == "roberta" ? ModelFamily::roberta : ModelFamily::bert;
   c.vocab_size = integer(j, "vocab_size", source);
   c.max_positions = integer(j, "max_position_embeddings", source);
   c.type_vocab_size = integer_or(j, "type_vocab_size", 2, source);
@@ -127,7 +140,8 @@ ModelConfig parse_model_config(const json& j, std::string_view source) {
   c.attention_dropout = number_or(j, "attention_probs_dropout_prob", c.attention_dropout, source);
   c.classifier_dropout = number_or(j, "classifier_dropout", c.hidden_dropout, source);
   c.initializer_range = number_or(j, "initializer_range", c.initializer_range, source);
-  c.pad_token_id = static_cast<int>(integer_or(j, "pad_token_id", 0, source));
+  c.pad_token_id =
+      static_cast<int>(integer_or(j, "pad_token_id", c.family == ModelFamily::roberta ? 1 : 0, source));
   if (const json* names = find(j, "id2label")) {
     if (!names->is_object() || names->empty()) {
       fail(source, "the field \"id2label\" is " + names->dump() + ", expected an object");
@@ -174,8 +188,9 @@ json to_json(const ModelConfig& c, const json& original) {
   json j = original.is_object() ? original : json::object();
   j.erase("_name_or_path");
   j.erase("num_labels");  // transformers counts id2label
-  j["architectures"] = {"BertForSequenceClassification"};
-  j["model_type"] = "bert";
+  j["architectures"] = {c.family == ModelFamily::roberta ? "RobertaForSequenceClassification"
+                                                         : "BertForSequenceClassification"};
+  j["model_type"] = to_string(c.family);
   j["hidden_act"] = "gelu";
   j["position_embedding_type"] = "absolute";
   j["vocab_size"] = c.vocab_size;

@@ -17,8 +17,10 @@ class ModelError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// The encoder's family: which names its tensors have and how positions are counted.
-enum class ModelFamily { bert };
+/// The encoder's family: which names its tensors have, how positions are counted, and what the head is.
+enum class ModelFamily { bert, roberta };
+/// The "model_type" of config.json.
+std::string_view to_string(ModelFamily family);
 
 enum class ProblemType { classification, regression };
 
@@ -44,6 +46,12 @@ struct ModelConfig {
   std::vector<std::string> label_names;  ///< id2label; empty: LABEL_0, LABEL_1, ...
 
   index_t head_size() const { return hidden / heads; }
+  /// Row of the position embeddings for a sequence's first token: RoBERTa counts from the padding index + 1.
+  index_t first_position() const { return family == ModelFamily::roberta ? pad_token_id + 1 : 0; }
+  /// Tokens of the longest sequence that has positions.
+  index_t longest_sequence() const { return max_positions - first_position(); }
+  /// What a file puts before the encoder's names: "bert." or "roberta.".
+  std::string prefix() const { return std::string(to_string(family)) + "."; }
 
   /// All dropout probabilities at once.
   void set_dropout(double probability);
@@ -52,7 +60,7 @@ struct ModelConfig {
   void check(std::string_view source) const;
 };
 
-/// Reads the fields of a BERT config.json. Throws ModelError naming `source` and the field that is missing, of
+/// Reads the fields of a BERT or RoBERTa config.json. Throws ModelError naming `source` and the field that is missing, of
 /// the wrong type or out of range, or a feature that the engine does not have (model_type, hidden_act,
 /// position_embedding_type).
 ModelConfig parse_model_config(const nlohmann::json& json, std::string_view source);
@@ -60,7 +68,7 @@ ModelConfig parse_model_config(const nlohmann::json& json, std::string_view sour
 nlohmann::json read_json(const std::filesystem::path& path);
 ModelConfig read_model_config(const std::filesystem::path& config_json);
 
-/// The config.json that transformers' BertForSequenceClassification reads. Fields of `original` that the
+/// The config.json that transformers' BertForSequenceClassification or RobertaForSequenceClassification reads. Fields of `original` that the
 /// engine does not know are kept.
 nlohmann::json to_json(const ModelConfig& config, const nlohmann::json& original = nlohmann::json::object());
 

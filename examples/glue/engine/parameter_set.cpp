@@ -23,32 +23,34 @@ std::vector<Shape> shapes_of(const ModelConfig& c) {
     add(name + ".weight", 1, c.hidden);
     add(name + ".bias", 1, c.hidden);
   };
-  add("bert.embeddings.word_embeddings.weight", c.vocab_size, c.hidden);
-  add("bert.embeddings.position_embeddings.weight", c.max_positions, c.hidden);
-  add("bert.embeddings.token_type_embeddings.weight", c.type_vocab_size, c.hidden);
-  add_norm("bert.embeddings.LayerNorm");
+  const std::string embeddings = c.prefix() + "embeddings.";
+  add(embeddings + "word_embeddings.weight", c.vocab_size, c.hidden);
+  add(embeddings + "position_embeddings.weight", c.max_positions, c.hidden);
+  add(embeddings + "token_type_embeddings.weight", c.type_vocab_size, c.hidden);
+  add_norm(embeddings + "LayerNorm");
   for (index_t l = 0; l < c.layers; ++l) {
-    add(layer_parameter(l, "attention.self.query.weight"), c.hidden, c.hidden);
-    add(layer_parameter(l, "attention.self.key.weight"), c.hidden, c.hidden, true);
-    add(layer_parameter(l, "attention.self.value.weight"), c.hidden, c.hidden, true);
-    add(layer_parameter(l, "attention.self.query.bias"), 1, c.hidden);
-    add(layer_parameter(l, "attention.self.key.bias"), 1, c.hidden, true);
-    add(layer_parameter(l, "attention.self.value.bias"), 1, c.hidden, true);
-    add(layer_parameter(l, "attention.output.dense.weight"), c.hidden, c.hidden);
-    add(layer_parameter(l, "attention.output.dense.bias"), 1, c.hidden);
-    add_norm(layer_parameter(l, "attention.output.LayerNorm"));
-    add(layer_parameter(l, "intermediate.dense.bias"), 1, c.intermediate);
-    add(layer_parameter(l, "output.dense.bias"), 1, c.hidden);
-    add_norm(layer_parameter(l, "output.LayerNorm"));
+    add(layer_parameter(c, l, "attention.self.query.weight"), c.hidden, c.hidden);
+    add(layer_parameter(c, l, "attention.self.key.weight"), c.hidden, c.hidden, true);
+    add(layer_parameter(c, l, "attention.self.value.weight"), c.hidden, c.hidden, true);
+    add(layer_parameter(c, l, "attention.self.query.bias"), 1, c.hidden);
+    add(layer_parameter(c, l, "attention.self.key.bias"), 1, c.hidden, true);
+    add(layer_parameter(c, l, "attention.self.value.bias"), 1, c.hidden, true);
+    add(layer_parameter(c, l, "attention.output.dense.weight"), c.hidden, c.hidden);
+    add(layer_parameter(c, l, "attention.output.dense.bias"), 1, c.hidden);
+    add_norm(layer_parameter(c, l, "attention.output.LayerNorm"));
+    add(layer_parameter(c, l, "intermediate.dense.bias"), 1, c.intermediate);
+    add(layer_parameter(c, l, "output.dense.bias"), 1, c.hidden);
+    add_norm(layer_parameter(c, l, "output.LayerNorm"));
   }
-  add("bert.pooler.dense.weight", c.hidden, c.hidden);
-  add("bert.pooler.dense.bias", 1, c.hidden);
-  add("classifier.weight", c.num_labels, c.hidden);
-  add("classifier.bias", 1, c.num_labels);
+  const HeadNames head = head_names(c);
+  add(head.dense + ".weight", c.hidden, c.hidden);
+  add(head.dense + ".bias", 1, c.hidden);
+  add(head.output + ".weight", c.num_labels, c.hidden);
+  add(head.output + ".bias", 1, c.num_labels);
   for (index_t l = 0; l < c.layers; ++l) {
-    add(layer_parameter(l, "intermediate.dense.weight"), c.intermediate, c.hidden);
+    add(layer_parameter(c, l, "intermediate.dense.weight"), c.intermediate, c.hidden);
     shapes.back().kind = ParameterKind::mlp_matrix;
-    add(layer_parameter(l, "output.dense.weight"), c.hidden, c.intermediate);
+    add(layer_parameter(c, l, "output.dense.weight"), c.hidden, c.intermediate);
     shapes.back().kind = ParameterKind::mlp_matrix;
   }
   return shapes;
@@ -77,13 +79,18 @@ class Layout {
 
 }  // namespace
 
-std::string layer_parameter(index_t layer, std::string_view rest) {
-  return "bert.encoder.layer." + std::to_string(layer) + "." + std::string(rest);
+std::string layer_parameter(const ModelConfig& config, index_t layer, std::string_view rest) {
+  return config.prefix() + "encoder.layer." + std::to_string(layer) + "." + std::string(rest);
+}
+
+HeadNames head_names(const ModelConfig& config) {
+  if (config.family == ModelFamily::roberta) return {"classifier.dense", "classifier.out_proj"};
+  return {"bert.pooler.dense", "classifier"};
 }
 
 template <class T, class Backend>
 ParameterSet<T, Backend>::ParameterSet(Context& ctx, const ModelConfig& config, const ParameterRule& trained)
-    : hidden_(config.hidden) {
+    : config_(config) {
   const std::vector<Shape> shapes = shapes_of(config);
   Layout weights(sizeof(T));
   Layout gradients(sizeof(T));
@@ -152,11 +159,12 @@ index_t ParameterSet<T, Backend>::count() const {
 
 template <class T, class Backend>
 typename ParameterSet<T, Backend>::Joined ParameterSet<T, Backend>::attention_inputs(index_t layer) {
-  const Parameter<T>& weight = at(layer_parameter(layer, "attention.self.query.weight"));
-  const Parameter<T>& bias = at(layer_parameter(layer, "attention.self.query.bias"));
+  const index_t hidden = config_.hidden;
+  const Parameter<T>& weight = at(layer_parameter(config_, layer, "attention.self.query.weight"));
+  const Parameter<T>& bias = at(layer_parameter(config_, layer, "attention.self.query.bias"));
   Joined joined{
-      MatrixView<T>(weight.weight.data, 3 * hidden_, hidden_), {}, bias.weight.data, bias.gradient.data};
-  if (!weight.gradient.empty()) joined.d_weight = MatrixView<T>(weight.gradient.data, 3 * hidden_, hidden_);
+      MatrixView<T>(weight.weight.data, 3 * hidden, hidden), {}, bias.weight.data, bias.gradient.data};
+  if (!weight.gradient.empty()) joined.d_weight = MatrixView<T>(weight.gradient.data, 3 * hidden, hidden);
   return joined;
 }
 

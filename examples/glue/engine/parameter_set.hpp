@@ -76,10 +76,17 @@ class ParameterSet {
   Buffer<T, Backend> weights_;
   Buffer<T, Backend> gradients_;
   std::vector<Parameter<T>> parameters_;
-  index_t hidden_ = 0;
+  ModelConfig config_;
 };
 
-/// "bert.encoder.layer.3." and what follows.
-std::string layer_parameter(index_t layer, std::string_view rest);
+/// "bert.encoder.layer.3." (or "roberta...") and what follows.
+std::string layer_parameter(const ModelConfig& config, index_t layer, std::string_view rest);
+
+/// The two linear maps between the first token's state and the logits, tanh between them.
+struct HeadNames {
+  std::string dense;   ///< BERT's pooler, RoBERTa's classifier.dense
+  std::string output;  ///< BERT's classifier, RoBERTa's classifier.out_proj
+};
+HeadNames head_names(const ModelConfig& config);
 
 }  // namespace sparsegrad::glue

@@ -19,13 +19,13 @@ std::span<const Preset> all_presets() {
         {"--adam", "torch"},
         {"--refresh-every", "0"}}},
       {"best",
-       "a basis a layer, refreshed every 100 steps",
+       "one side: the model's width at rank 64, a basis a layer, refreshed every 100 steps, all entries of the core",
        {{"--basis-scope", "layer"},
-        {"--width-side", "full"},
-        {"--other-side", "full"},
-        {"--n-params", "28000"},
+        {"--width-side", "64"},
+        {"--other-side", "identity"},
+        {"--share", "1"},
         {"--phase1-steps", "11"},
-        {"--adam", "torch"},
+        {"--adam", "dense_core"},
         {"--refresh-every", "100"}}},
   };
   return presets;

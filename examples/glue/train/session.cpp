@@ -30,9 +30,9 @@ Session::Session(const TrainOptions& options, bool with_train)
       directory_(open_model_directory(options.model)) {
   directory_.config.num_labels = task_.num_labels;
   directory_.config.problem = task_.regression ? ProblemType::regression : ProblemType::classification;
-  if (options.max_length > directory_.config.max_positions) {
+  if (options.max_length > directory_.config.longest_sequence()) {
     throw ValueError(fmt::format("--max-length is {}, expected at most the model's {} positions",
-                                 options.max_length, directory_.config.max_positions));
+                                 options.max_length, directory_.config.longest_sequence()));
   }
   {
     const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.model);

@@ -114,7 +114,7 @@ void Trainer::make_mlp_dense() {
     const MatrixView<float> weight = layer.weight();
     mlp_dense_.push_back(std::make_unique<AdamW<float, Backend>>(
         ctx_, std::vector<AdamW<float, Backend>::Segment>{
-                  {Model::mlp_name(number++), weight.data, nullptr, weight.size(), options_.weight_decay}}));
+                  {model_.mlp_name(number++), weight.data, nullptr, weight.size(), options_.weight_decay}}));
   }
 }
 
