@@ -1,15 +1,21 @@
 #!/usr/bin/env python3
-"""Writes the tokenizer's goldens: what transformers' BertTokenizer makes of hard strings and of GLUE's sentences.
+"""Writes the tokenizer's goldens: what transformers' BertTokenizer and RobertaTokenizer make of hard strings and of
+GLUE's sentences.
 
     make_tokenizer_goldens.py --vocab DIR --glue DIR [--output tests/golden/glue]
 
-DIR of --vocab holds bert-base-uncased/vocab.txt, DIR of --glue the folders CoLA, SST-2, MRPC and STS-B. No network is
-used. Three files are written:
+DIR of --vocab holds bert-base-uncased/vocab.txt and roberta-base/vocab.json and merges.txt, DIR of --glue the folders CoLA,
+SST-2, MRPC and STS-B. No network is used. Written are:
   small_vocab.txt       a vocabulary of this script's own, which the hard strings need
   hard_strings.json     the strings, with their tokens of that vocabulary under several options, and ids under
                         bert-base-uncased's
   glue_digests.json     of each GLUE file and maximum length: a hash of all ids, and of every 16 examples a short checksum;
                         neither sentences nor ids, which are others' to publish
+  small_bpe/vocab.json, small_bpe/merges.txt
+                        a byte-level BPE of this script's own, trained on the hard strings
+  roberta_hard_strings.json, roberta_glue_digests.json
+                        as above, of RoBERTa; the strings also as cut by GPT-2's pattern, and a hash of the kind of character
+                        that the pattern takes every code point for
 """
 
 import argparse
@@ -18,8 +24,10 @@ import pathlib
 
 import tokenizers
 import transformers
-from tokenizers import normalizers
-from transformers import BertTokenizer
+from tokenizers import AddedToken, Tokenizer, normalizers, trainers
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import BertTokenizer, RobertaTokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -53,6 +61,35 @@ HARD = [
     "hello\u0300\u0301\u0302world", "\u200d", "\u200b \u200b", "\u00ad", "\u0303 \u0303", "١٢٣", "１２", "x\u20e3", "a\u0488b", "\u3099", "か\u3099 が",
     "hello world " * 20, "\ufe0f", "\u20ac100 £5 ¥3", "C++ / C# ~ `x`", "a|b\\c^d", "\u2013\u2014\u2015\u2212", "¿¡§¶", "·•‣", "\u00b4 \u02c6 \u02dc",
 ]
+
+ROBERTA_SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+
+# Beside HARD: what the pattern, the bytes and the special tokens of RoBERTa make hard.
+ROBERTA_HARD = [
+    "Hello world", " Hello world", "  Hello world", "Hello  world", "Hello world ", "Hello world  ", "Hello   ", "\tHello", "Hello\t\tworld",
+    "Hello\n\nworld", "Hello \n world", "Hello\r\n", " \n", "\n ", "a \t b", "a\t b", "a \u00a0b", "a\u00a0\u00a0b", "\u00a0hello", "hello\u00a0",
+    "a\u2003b", "a \u3000 b", "a\u200b b", "a\u180eb", "a\ufeff b", "a\u0085b", "a\x1cb\x1fc", "\x00\x01\x7f\x80\xad\xff",
+    "I'm you're he's we've they'll she'd don't", "I'M YOU'RE HE'S WE'VE THEY'LL SHE'D DON'T", "'s't're've'm'll'd", "'S'T'RE", "''s", "'''", " 's", "  's",
+    "!'s", "'sa", "'r", "'l", "'v e", "s's's", "1's", "'\u017f", "\u2019s don\u2019t", "`s", "'", "it's  's", "ca n't", "a'", "'1", "'re're",
+    "abc123def", "123abc", "3.14 -1,000", "a1b2", "x²", "½ Ⅷ", "٣٤ ३४ ১২ 𝟙𝟚", "一二三4", "①②③", "a١b", "２０２４年", "\U00010d40\U00010d49", "\U0001fbf0",
+    "!?.,;:", " !?", "a!b", "$5.00!!", "foo_bar", "__init__", "C++/C#", "<html>&amp;</html>", "http://www.example.com/a?b=c", "a@b.c", "#tag", "...", "…",
+    "e\u0301", "é", "naïve Café ÉCOLE", "ﬁn", "ß", "İ", "क्षि", "สวัสดี", "שָׁלוֹם", "مرحبا بالعالم", "日本語のテキスト", "안녕하세요", "привет мир", "Ελλάδα's",
+    "😀", "a😀b", " 😀 😀", "👩\u200d👩\u200d👧", "👩🏽", "🇫🇷🇩🇪", "❤️", "1️⃣", "\ufe0f", "\u0301", " \u0301", "a \u0301b", "\U0002ebf0a", "\U000323b0a",
+    "\ua7ceb \ua7cbb", "\ue000", "\uffff", "\U0010ffff", "\u0378a", "Ġ", "Ġthe", "Ċ", "Â", "âĢ", "\u0120the", "\ufffd",
+    "antidisestablishmentarianism" * 30, "ab" * 500, "a" * 999, "7" * 400, "!" * 300, " " * 300, " " * 300 + "a", "\n" * 100 + "a", "é" * 200, "日" * 200, "😀" * 100,
+    "the quick brown fox jumps over the lazy dog", "The Quick BROWN fOx", "supercalifragilisticexpialidocious", "Donaudampfschifffahrt", "aaaaabbbbbccccc",
+    "<s>", "</s>", "<pad>", "<unk>", "<mask>", "<S>", "<MASK>", "< mask >", "<mask", "mask>", "<|endoftext|>", "madeupword0000", "<<mask>>", "<s></s>",
+    "a <mask>", "a<mask>", "<mask> a", " <mask> ", "a  <mask>  b", "a\n\t<mask>\nb", "a\u00a0\u3000<mask>b", "<mask><mask>", "<mask> <mask>", "</s> <mask>",
+    "a </s> b", "a</s></s>b", "<s> Hello </s>", "Hello<mask>world", "x <unk> y", "<pad><pad>", "don<mask>'t", "a's</s>'s", "  <s>  ", "\u200b<mask>",
+]
+
+ROBERTA_OPTIONS = {  # beside options of RobertaTokenizer: whether <mask> takes the space before it
+    "default": {"lstrip": True},
+    "add_prefix_space": {"lstrip": True, "add_prefix_space": True},
+    "mask_as_others": {"lstrip": False},
+}
+
+ROBERTA_PAIR_LENGTHS = [4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 32, 128]
 
 PAIRS = [
     ("hello world", "the unaffable cafe"), ("", ""), ("hello", ""), ("", "hello"), ("hello world " * 9, "the"), ("the", "hello world " * 9),
@@ -108,7 +145,8 @@ def read_vocab(path):
 def encode(tokenizer, firsts, seconds, max_length):
     # A list even for one example: alone, transformers takes an empty second sentence for none.
     out = tokenizer(firsts, seconds, truncation="longest_first", max_length=max_length)
-    return list(zip(out["input_ids"], out["token_type_ids"]))
+    ids = out["input_ids"]
+    return list(zip(ids, out["token_type_ids"] if "token_type_ids" in out else [[0] * len(each) for each in ids]))
 
 
 def small_vocab():
@@ -149,8 +187,77 @@ def hard_strings(real_vocab):
     }
 
 
-def glue_digests(real_vocab, glue):
-    tokenizer = BertTokenizer(vocab=real_vocab)
+def read_bpe(folder):
+    vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+    return vocab, [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+
+
+def roberta(bpe, lstrip=True, **options):
+    return RobertaTokenizer(vocab=bpe[0], merges=bpe[1], mask_token=AddedToken("<mask>", lstrip=lstrip), **options)
+
+
+def write_small_bpe(folder):
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    alphabet = sorted(ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=700, special_tokens=ROBERTA_SPECIAL, initial_alphabet=alphabet, min_frequency=2,
+        max_token_length=16, show_progress=False
+    )
+    tokenizer.train_from_iterator(HARD + ROBERTA_HARD, trainer)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.model.save(str(folder))
+    return read_bpe(folder)
+
+
+def kind(splits, character):
+    """What GPT-2's pattern takes a character for, seen by what it does not separate it from."""
+    for name, like in (("l", "a"), ("n", "1"), ("o", "!")):
+        if len(splits(like + character)) == 1:
+            return name
+    return "s"
+
+
+def kind_hashes(splits):
+    """Of every 65536 code points but surrogates: a hash of their kinds."""
+    hashes = []
+    for plane in range(17):
+        codes = [c for c in range(plane << 16, (plane + 1) << 16) if not 0xD800 <= c <= 0xDFFF]
+        hashes.append(f"{fnv1a(FNV_START, [ord(kind(splits, chr(c))) for c in codes]):016x}")
+    return hashes
+
+
+def roberta_hard_strings(small, real):
+    strings = HARD + ROBERTA_HARD
+    pattern = ByteLevel(add_prefix_space=False)
+
+    def splits(text):
+        return [end - start for _, (start, end) in pattern.pre_tokenize_str(text)]
+
+    encodings = {}
+    for name, options in ROBERTA_OPTIONS.items():
+        tokenizer = roberta(small, **options)
+        ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in strings]
+        encodings[name] = {"options": options, "ids": ids}
+    tokenizer = roberta(small)
+    firsts, seconds = (list(side) for side in zip(*PAIRS))
+    real_tokenizer = roberta(real)
+    return {
+        "made_with": {"transformers": transformers.__version__, "tokenizers": tokenizers.__version__},
+        "strings": strings,
+        "word_lengths": [splits(text) for text in strings],
+        "kind_hashes": kind_hashes(splits),
+        "small_bpe": encodings,
+        "roberta_base_ids": [real_tokenizer(text, add_special_tokens=False)["input_ids"] for text in strings],
+        "pairs": PAIRS,
+        "pair_encodings": {str(n): encode(tokenizer, firsts, seconds, n) for n in ROBERTA_PAIR_LENGTHS},
+        "singles": strings[:: SINGLE_STEP],
+        "single_encodings": {str(n): encode(tokenizer, strings[:: SINGLE_STEP], None, n) for n in SINGLE_LENGTHS},
+    }
+
+
+def glue_digests(tokenizer, vocabulary, glue):
     files = []
     for task, name, header, column_a, column_b, column_label in GLUE_FILES:
         lines = (glue / name).read_bytes().decode("utf-8-sig").split("\n")
@@ -179,7 +286,7 @@ def glue_digests(real_vocab, glue):
         print(f"{name}: {len(rows)} examples, {digests['512']['ids']} ids")
     return {
         "made_with": {"transformers": transformers.__version__, "tokenizers": tokenizers.__version__},
-        "vocabulary": "bert-base-uncased", "block": BLOCK, "files": files,
+        "vocabulary": vocabulary, "block": BLOCK, "files": files,
     }
 
 
@@ -212,7 +319,15 @@ def main():
     vocab, hard = hard_strings(real_vocab)
     (arguments.output / "small_vocab.txt").write_bytes("".join(token + "\n" for token in vocab).encode("utf-8"))
     write_json(arguments.output / "hard_strings.json", hard)
-    write_json(arguments.output / "glue_digests.json", glue_digests(real_vocab, arguments.glue))
+    digests = glue_digests(BertTokenizer(vocab=real_vocab), "bert-base-uncased", arguments.glue)
+    write_json(arguments.output / "glue_digests.json", digests)
+
+    real_bpe = read_bpe(arguments.vocab / "roberta-base")
+    small_bpe = write_small_bpe(arguments.output / "small_bpe")
+    write_json(arguments.output / "roberta_hard_strings.json", roberta_hard_strings(small_bpe, real_bpe))
+    write_json(
+        arguments.output / "roberta_glue_digests.json", glue_digests(roberta(real_bpe), "roberta-base", arguments.glue)
+    )
 
 
 if __name__ == "__main__":

@@ -6,11 +6,14 @@
 #include <cstdlib>
 #include <filesystem>
 #include <numeric>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "data/glue.hpp"
 #include "glue/files.hpp"
+#include "text/byte_bpe.hpp"
 #include "text/wordpiece.hpp"
 
 using namespace sparsegrad::glue;
@@ -42,21 +45,18 @@ class Hash {
   std::uint64_t state_ = 0xCBF29CE484222325U;
 };
 
-}  // namespace
-
-TEST_CASE("every sentence of GLUE's files gives transformers' ids") {
+/// The folders of data and vocabularies; nothing, and a message, where they are not set.
+std::optional<std::pair<std::string, std::filesystem::path>> folders() {
   const char* glue = std::getenv("SPARSEGRAD_GLUE_DIR");
   const char* vocab = std::getenv("SPARSEGRAD_VOCAB_DIR");
-  if (glue == nullptr || vocab == nullptr) {
-    MESSAGE(
-        "skipped: set SPARSEGRAD_GLUE_DIR (a folder with CoLA, SST-2, MRPC, STS-B) and SPARSEGRAD_VOCAB_DIR "
-        "(a folder "
-        "with bert-base-uncased/vocab.txt)");
-    return;
-  }
-  const auto tokenizer =
-      WordPieceTokenizer::from_vocab(std::filesystem::path(vocab) / "bert-base-uncased" / "vocab.txt");
-  const nlohmann::json golden = read_golden("glue_digests.json");
+  if (glue != nullptr && vocab != nullptr) return std::pair<std::string, std::filesystem::path>(glue, vocab);
+  MESSAGE(
+      "skipped: set SPARSEGRAD_GLUE_DIR (a folder with CoLA, SST-2, MRPC, STS-B) and SPARSEGRAD_VOCAB_DIR (a "
+      "folder with bert-base-uncased/vocab.txt, roberta-base/vocab.json and roberta-base/merges.txt)");
+  return std::nullopt;
+}
+
+void check_digests(const Tokenizer& tokenizer, const nlohmann::json& golden, const std::string& glue) {
   const auto block = golden.at("block").get<std::size_t>();
   int tested = 0;
   for (const auto& file : golden.at("files")) {
@@ -105,4 +105,23 @@ TEST_CASE("every sentence of GLUE's files gives transformers' ids") {
     ++tested;
   }
   CHECK(tested > 0);
+}
+
+}  // namespace
+
+TEST_CASE("every sentence of GLUE's files gives the ids of transformers' BertTokenizer") {
+  const auto found = folders();
+  if (!found) return;
+  const auto& [glue, vocab] = *found;
+  check_digests(WordPieceTokenizer::from_vocab(vocab / "bert-base-uncased" / "vocab.txt"),
+                read_golden("glue_digests.json"), glue);
+}
+
+TEST_CASE("every sentence of GLUE's files gives the ids of transformers' RobertaTokenizer") {
+  const auto found = folders();
+  if (!found) return;
+  const auto& [glue, vocab] = *found;
+  check_digests(ByteBpeTokenizer::from_vocab(vocab / "roberta-base" / "vocab.json",
+                                             vocab / "roberta-base" / "merges.txt"),
+                read_golden("roberta_glue_digests.json"), glue);
 }

@@ -4,6 +4,8 @@
 #include <string>
 #include <utility>
 
+#include "text/byte_bpe.hpp"
+#include "text/tokenizer_files.hpp"
 #include "text/wordpiece.hpp"
 
 namespace sparsegrad::glue {
@@ -21,13 +23,26 @@ PairLengths truncate_longest_first(std::size_t length_a, std::size_t length_b, s
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& directory) {
   namespace fs = std::filesystem;
-  const bool wordpiece_files =
-      fs::exists(directory / "vocab.txt") || fs::exists(directory / "tokenizer.json");
-  if (!wordpiece_files && fs::exists(directory / "vocab.json") && fs::exists(directory / "merges.txt")) {
-    throw TokenizerError(directory.string() +
-                         ": has vocab.json and merges.txt, a byte-level BPE tokenizer; expected a WordPiece "
-                         "tokenizer (tokenizer.json or vocab.txt)");
+  tokenizer_files::require_directory(directory);
+  const auto has = [&](const char* name) {
+    std::error_code no_error;
+    return fs::exists(directory / name, no_error);
+  };
+  bool byte_bpe = false;
+  if (has("tokenizer.json")) {
+    const fs::path file = directory / "tokenizer.json";
+    const std::string type = tokenizer_files::model_type(tokenizer_files::read_json(file), file);
+    byte_bpe = type == "BPE";
+    if (!byte_bpe && type != "WordPiece")
+      throw TokenizerError(file.string() + ": expected a WordPiece or BPE model, found " + type);
+  } else if (!has("vocab.txt")) {
+    byte_bpe = has("vocab.json") || has("merges.txt");
+    if (!byte_bpe) {
+      throw TokenizerError(directory.string() +
+                           ": expected tokenizer.json, vocab.txt, or vocab.json with merges.txt, found none");
+    }
   }
+  if (byte_bpe) return std::make_unique<ByteBpeTokenizer>(ByteBpeTokenizer::from_directory(directory));
   return std::make_unique<WordPieceTokenizer>(WordPieceTokenizer::from_directory(directory));
 }
 

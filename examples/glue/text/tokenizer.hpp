@@ -56,7 +56,8 @@ class Tokenizer {
   Tokenizer& operator=(Tokenizer&&) = default;
 };
 
-/// The tokenizer of a Hugging Face model directory.
+/// The tokenizer of a Hugging Face model directory: WordPiece or byte-level BPE, as tokenizer.json says or else
+/// as there are vocab.txt, or vocab.json and merges.txt.
 /// Throws TokenizerError naming the files looked for when the directory has none that is known.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& directory);
 

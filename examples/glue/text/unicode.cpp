@@ -9,6 +9,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <stdexcept>
 #include <string>
 
@@ -60,6 +61,39 @@ constexpr std::array<CaseRange, 10> recent_capitals{{{0x1C89, 0x1C89, 1},
                                                      {0xA7DC, 0xA7DC, 0x019B - 0xA7DC},
                                                      {0x10D50, 0x10D65, 32},
                                                      {0x16EA0, 0x16EB8, 27}}};
+
+struct Range {
+  char32_t first, last;
+};
+
+// Letters and numbers that came with Unicode 15.1 and 16, for an ICU that is older.
+constexpr std::array<Range, 22> recent_letters{
+    {{0x1C89, 0x1C8A},   {0xA7CB, 0xA7CD},   {0xA7DA, 0xA7DC},   {0x105C0, 0x105F3}, {0x10D4A, 0x10D65},
+     {0x10D6F, 0x10D85}, {0x10EC2, 0x10EC4}, {0x11380, 0x11389}, {0x1138B, 0x1138B}, {0x1138E, 0x1138E},
+     {0x11390, 0x113B5}, {0x113B7, 0x113B7}, {0x113D1, 0x113D1}, {0x113D3, 0x113D3}, {0x11BC0, 0x11BE0},
+     {0x13460, 0x143FA}, {0x16100, 0x1611D}, {0x16D40, 0x16D6C}, {0x18CFF, 0x18CFF}, {0x1E5D0, 0x1E5ED},
+     {0x1E5F0, 0x1E5F0}, {0x2EBF0, 0x2EE5D}}};
+constexpr std::array<Range, 7> recent_numbers{{{0x10D40, 0x10D49},
+                                               {0x116D0, 0x116E3},
+                                               {0x11BF0, 0x11BF9},
+                                               {0x16130, 0x16139},
+                                               {0x16D70, 0x16D79},
+                                               {0x1CCF0, 0x1CCF9},
+                                               {0x1E5F1, 0x1E5FA}}};
+
+/// Whether the category as of Unicode 16 is in `mask`; `recent` are those that an older ICU does not know.
+bool is_of_unicode_16(char32_t c, std::uint32_t mask, std::span<const Range> recent) {
+  const auto category = U_GET_GC_MASK(to_icu(c));
+  if (c < 0x0300) return (category & mask) != 0;  // all of these are older
+  if ((category & U_GC_CN_MASK) != 0) {
+    return std::any_of(recent.begin(), recent.end(),
+                       [c](const Range& range) { return c >= range.first && c <= range.last; });
+  }
+  if ((category & mask) == 0) return false;
+  UVersionInfo age;
+  u_charAge(to_icu(c), age);
+  return age[0] <= 16;
+}
 
 /// Canonical decomposition that leaves characters later than Unicode 9 alone.
 class Decomposer {
@@ -142,6 +176,14 @@ bool is_word_character(char32_t c) {
   const auto mask = U_GET_GC_MASK(icu_c);
   return (mask & (U_GC_M_MASK | U_GC_ND_MASK | U_GC_PC_MASK)) != 0 || u_isUAlphabetic(icu_c) != 0 ||
          u_hasBinaryProperty(icu_c, UCHAR_JOIN_CONTROL) != 0;
+}
+
+bool is_letter(char32_t c) {
+  return is_of_unicode_16(c, U_GC_L_MASK, recent_letters);
+}
+
+bool is_number(char32_t c) {
+  return is_of_unicode_16(c, U_GC_N_MASK, recent_numbers);
 }
 
 std::u32string decompose(std::u32string_view text) {

@@ -4,8 +4,8 @@
 #include <string_view>
 
 // What the `tokenizers` package knows of Unicode. Its tables are of several ages: categories of Unicode 8,
-// decompositions of Unicode 9, case of Unicode 17. Characters that came later are treated here as it treats
-// them, whatever ICU's own version.
+// decompositions of Unicode 9, case of Unicode 17, letters and numbers of regular expressions of Unicode 16.
+// Characters that came later are treated here as it treats them, whatever ICU's own version.
 
 namespace sparsegrad::glue::unicode {
 
@@ -15,6 +15,8 @@ bool is_nonspacing_mark(char32_t c);    ///< category Mn
 bool is_punctuation(char32_t c);        ///< ASCII punctuation and symbols, categories P*
 bool is_chinese_character(char32_t c);  ///< the blocks that BERT takes apart
 bool is_word_character(char32_t c);     ///< \w of regular expressions
+bool is_letter(char32_t c);             ///< \p{L} of regular expressions
+bool is_number(char32_t c);             ///< \p{N} of regular expressions
 
 /// Canonical decomposition.
 std::u32string decompose(std::u32string_view text);

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "text/added_tokens.hpp"
 #include "text/tokenizer.hpp"
 
 namespace sparsegrad::glue {
@@ -27,17 +28,6 @@ struct WordPieceOptions {
   std::string sep_token = "[SEP]";
   std::string pad_token = "[PAD]";
   std::string mask_token = "[MASK]";
-};
-
-/// A token found in the raw or the normalised text before anything is split: the special tokens and those
-/// that users add.
-struct AddedToken {
-  std::string content;
-  std::int32_t id = 0;
-  bool single_word = false;  ///< only where no letter, digit or underscore touches it
-  bool lstrip = false;       ///< takes the white space before it
-  bool rstrip = false;       ///< takes the white space after it
-  bool normalized = false;   ///< looked for in the normalised text, not in the raw text
 };
 
 /// BERT's WordPiece, id by id as the `tokenizers` package computes it (transformers' BertTokenizerFast, the
