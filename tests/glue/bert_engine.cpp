@@ -107,8 +107,9 @@ TEST_CASE("exp and gelu") {
 
 TEST_CASE("gradients equal finite differences, for every kind of parameter, with dropout on") {
   Blas::Context ctx(2);
-  enum class Variant { classification, regression, roberta };
-  for (const Variant variant : {Variant::classification, Variant::regression, Variant::roberta}) {
+  enum class Variant { classification, regression, roberta, lora };
+  for (const Variant variant :
+       {Variant::classification, Variant::regression, Variant::roberta, Variant::lora}) {
     for (const double dropout : {0.0, 0.2}) {
       ModelConfig config = micro_config();
       const bool regression = variant == Variant::regression;
@@ -121,7 +122,13 @@ TEST_CASE("gradients equal finite differences, for every kind of parameter, with
         config.pad_token_id = 1;
       }
       config.set_dropout(dropout);
-      EncoderModel<double, Blas> model(ctx, config);
+      TrainedParts trained;
+      if (variant == Variant::lora) {
+        trained.mlp_matrices = false;
+        trained.lora_rank = 3;
+        trained.lora_scale = 0.7;
+      }
+      EncoderModel<double, Blas> model(ctx, config, trained);
       fill(model, 3);
       const Batch batch = micro_batch(0, regression ? 1 : 3);
       const ForwardOptions options{.training = true, .dropout_key = 17};
@@ -132,6 +139,7 @@ TEST_CASE("gradients equal finite differences, for every kind of parameter, with
       for (auto& p : model.parameters().all()) {
         CAPTURE(p.name);
         CAPTURE(dropout);
+        if (variant == Variant::lora && p.kind == ParameterKind::mlp_matrix) continue;
         const MatrixView<double> gradient = gradient_of(ctx, model, p.name);
         REQUIRE(gradient.size() == p.weight.size());
         const index_t step = std::max<index_t>(1, p.weight.size() / 7);
@@ -149,6 +157,36 @@ TEST_CASE("gradients equal finite differences, for every kind of parameter, with
         }
       }
     }
+  }
+}
+
+TEST_CASE("meProp: of a row of dY the largest entries are left") {
+  Blas::Context ctx(1);
+  Batch batch;
+  batch.add(std::vector<std::int32_t>{3}, {}, 1);
+  // One token: a row of dW is that entry of dY times x.
+  const auto gradient_of_last = [&](double share) {
+    TrainedParts trained;
+    trained.meprop_share = share;
+    EncoderModel<double, Blas> model(ctx, micro_config(), trained);
+    fill(model, 4);
+    model.forward(ctx, batch, {.training = true});
+    model.backward(ctx, batch);
+    const MatrixView<double> g = model.mlp_down(1).core(ctx);
+    return std::vector<double>(g.data, g.data + g.size());
+  };
+  const std::vector<double> whole = gradient_of_last(0);
+  CHECK(gradient_of_last(1) == whole);
+  const std::vector<double> kept = gradient_of_last(0.25);
+  const std::size_t cols = 20;
+  std::vector<double> size(12);
+  for (std::size_t i = 0; i < size.size(); ++i)
+    size[i] = std::abs(whole[i * cols]);
+  std::vector<double> sorted = size;
+  std::sort(sorted.begin(), sorted.end(), std::greater<>());
+  for (std::size_t i = 0; i < size.size(); ++i) {
+    for (std::size_t j = 0; j < cols; ++j)
+      CHECK(kept[i * cols + j] == (size[i] >= sorted[2] ? whole[i * cols + j] : 0.0));
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <string>
@@ -42,18 +43,25 @@ TEST_CASE("tasks go by many spellings") {
   CHECK(find_task("cola").main_metric() == MetricKind::matthews);
   CHECK(find_task("sst2").main_metric() == MetricKind::accuracy);
   const std::string error = error_of([] { find_task("col"); });
-  check_says(error, "one of cola, sst2, mrpc, stsb, acceptability");
+  check_says(error, "one of cola, sst2, mrpc, stsb, qqp, mnli, mnli-mm, qnli, rte, wnli, acceptability");
   check_says(error, "found \"col\"");
   check_says(error_of([] { find_task(""); }), "found \"\"");
   for (const Task& task : all_tasks()) {
     CHECK(&find_task(task.name) == &task);
     CHECK_FALSE(task.metrics.empty());
     for (const FileLayout& layout : task.layouts) {
-      CHECK(layout.column_a < layout.columns);
-      CHECK(layout.column_b < layout.columns);
-      CHECK(layout.column_label < layout.columns);
+      for (const Columns& columns : {layout.columns, layout.test_columns}) {
+        if (columns.count == 0) continue;
+        CHECK(columns.a < columns.count);
+        CHECK(columns.b < columns.count);
+        CHECK(columns.label < columns.count);
+      }
       CHECK_FALSE(layout.train_files.empty());
       CHECK_FALSE(layout.dev_files.empty());
+    }
+    if (!task.submission.empty()) {
+      CHECK(std::any_of(task.layouts.begin(), task.layouts.end(),
+                        [](const FileLayout& layout) { return !layout.test_files.empty(); }));
     }
   }
 }
@@ -146,6 +154,61 @@ TEST_CASE("pairs and scores") {
   write_file(folder / "stsb/dev.tsv", header + "0\tg\tf\ty\t1\tn\tn\tone\ttwo\t5.5\n");
   check_says(error_of([&] { load_split(find_task("stsb"), folder, Split::dev); }),
              "a number from 0 to 5, found \"5.5\"");
+}
+
+TEST_CASE("classes by name; train and dev of different width; two dev sets") {
+  const fs::path folder = fresh_folder("mnli");
+  const std::string eight = "0\tp\tq\tg\tb\tb\tp\tp\t";
+  write_file(folder / "MNLI/train.tsv", "1\t2\t3\t4\t5\t6\t7\t8\ts1\ts2\tlabel1\tgold_label\n" + eight +
+                                            "One .\tTwo .\tneutral\tneutral\n");
+  const std::string wide = "1\t2\t3\t4\t5\t6\t7\t8\ts1\ts2\tl1\tl2\tl3\tl4\tl5\tgold_label\n";
+  write_file(folder / "MNLI/dev_matched.tsv", wide + eight + "a\tb\tn\tn\tn\tn\tn\tcontradiction\n");
+  write_file(folder / "MNLI/dev_mismatched.tsv", wide + eight + "c\td\tn\tn\tn\tn\tn\tentailment\n");
+  const Task& task = find_task("MNLI");
+  CHECK(task.num_labels == 3);
+  const Example train = load_split(task, folder, Split::train).examples.at(0);
+  CHECK(train.a == "One .");
+  CHECK(train.b == "Two .");
+  CHECK(train.label == 1.0F);
+  CHECK(load_split(task, folder, Split::dev).examples.at(0).label == 2.0F);
+  const Example other = load_split(find_task("mnli-mm"), folder, Split::dev).examples.at(0);
+  CHECK(other.a == "c");
+  CHECK(other.label == 0.0F);
+  CHECK(load_split(find_task("mnli-mm"), folder, Split::train).examples.size() == 1);
+  write_file(folder / "MNLI/dev_matched.tsv", wide + eight + "a\tb\tn\tn\tn\tn\tn\t-\n");
+  check_says(error_of([&] { load_split(task, folder, Split::dev); }),
+             "dev_matched.tsv:2: expected a label, one of entailment, neutral, contradiction, found \"-\"");
+  write_file(folder / "MNLI/dev_matched.tsv", wide + eight + "a\tb\tcontradiction\n");
+  check_says(error_of([&] { load_split(task, folder, Split::dev); }),
+             "expected 16 tab-separated columns, found 11");
+  write_file(folder / "MNLI/dev_matched.tsv", "a\tb\n");
+  check_says(error_of([&] { load_split(task, folder, Split::dev); }),
+             "expected a header of at least 10 tab-separated columns, found 2");
+
+  write_file(folder / "RTE/dev.tsv", "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tnot_entailment\n");
+  CHECK(load_split(find_task("rte"), folder, Split::dev).examples.at(0).label == 1.0F);
+  write_file(folder / "RTE/dev.tsv", "0\ta\tb\tnot_entailment\n");
+  check_says(error_of([&] { load_split(find_task("rte"), folder, Split::dev); }), "expected a header");
+}
+
+TEST_CASE("QQP's short rows are left out; test splits have no labels") {
+  const fs::path folder = fresh_folder("qqp");
+  write_file(folder / "QQP/dev.tsv",
+             "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n1\t2\t3\ta ?\tb ?\t1\n1\t2\t3\ta\n"
+             "1\t2\t3\tc ?\td ?\t0\n");
+  const Dataset data = load_split(find_task("qqp"), folder, Split::dev);
+  REQUIRE(data.examples.size() == 2);
+  CHECK(data.examples[1].a == "c ?");
+  write_file(folder / "QQP/test.tsv", "id\tquestion1\tquestion2\n0\ta ?\tb ?\n");
+  const Dataset test = load_split(find_task("qqp"), folder, Split::test);
+  CHECK(test.name == "qqp/test");
+  CHECK(test.examples.at(0).b == "b ?");
+  CHECK(test.examples.at(0).label == 0.0F);
+  write_file(folder / "CoLA/test.tsv", "index\tsentence\n0\tShe left.\n");
+  CHECK(load_split(find_task("cola"), folder, Split::test).examples.at(0).a == "She left.");
+  check_says(error_of([&] { load_split(find_task("sst2"), folder, Split::test); }), "expected test.tsv");
+  check_says(error_of([&] { load_split(find_task("acceptability"), folder, Split::test); }),
+             "task acceptability: has no test split");
 }
 
 TEST_CASE("folders by many names") {

@@ -21,6 +21,9 @@ const ModelDirectory& tiny_directory() {
   return directory;
 }
 
+constexpr RunType every_type[] = {RunType::ft,   RunType::sparse, RunType::topk,
+                                  RunType::lora, RunType::meprop, RunType::frozen_mlp};
+
 TrainOptions tiny_options(RunType type) {
   TrainOptions options;
   options.run_type = type;
@@ -38,7 +41,7 @@ TrainOptions tiny_options(RunType type) {
 struct Run {
   explicit Run(TrainOptions options, int threads = 1, index_t examples = 160)
       : ctx(threads, true),
-        model(ctx, tiny_directory().config, trained_parts(options.run_type)),
+        model(ctx, tiny_directory().config, trained_parts(options)),
         tokenizer(load_tokenizer(tiny_directory().path)),
         train(builtin_acceptability(Split::train), *tokenizer, 32, examples),
         dev(builtin_acceptability(Split::dev), *tokenizer, 32, 40) {
@@ -139,7 +142,7 @@ TEST_CASE("sides that need no gradients skip phase 1") {
 }
 
 TEST_CASE("every run type trains, and its loss falls") {
-  for (const RunType type : {RunType::ft, RunType::sparse, RunType::frozen_mlp}) {
+  for (const RunType type : every_type) {
     CAPTURE(to_string(type));
     TrainOptions options = tiny_options(type);
     options.max_steps = 60;
@@ -152,14 +155,51 @@ TEST_CASE("every run type trains, and its loss falls") {
     REQUIRE(losses.size() == 60);
     CHECK(mean(losses, 56, 4) < mean(losses, 0, 4) - 0.05);
     const bool same = mlp_weights(run.model) == before;
-    CHECK(same == (type == RunType::frozen_mlp));
+    CHECK(same == (type == RunType::frozen_mlp || type == RunType::lora));
     CHECK(run.trainer->report().best.has_value());
-    CHECK((run.trainer->entries_a_step() > 0) == (type == RunType::sparse));
+    CHECK((run.trainer->entries_a_step() > 0) == options.steps_sparsely());
+  }
+}
+
+TEST_CASE("a LoRA run is saved with its adapters merged") {
+  Run run(tiny_options(RunType::lora));
+  run.trainer->run();
+  const std::filesystem::path folder = fresh_folder("lora");
+  save_model(folder, tiny_directory(), run.model);
+  const ModelDirectory saved = open_model_directory(folder);
+  Model plain(run.ctx, run.model.config());
+  CHECK(load_weights(saved, plain, 1).text() == "");
+  CHECK(mlp_weights(plain) != mlp_weights(run.model));
+  const Task& task = find_task("acceptability");
+  const std::vector<float> wanted = evaluate_model(run.ctx, run.model, task, run.dev).logits;
+  const std::vector<float> found = evaluate_model(run.ctx, plain, task, run.dev).logits;
+  REQUIRE(found.size() == wanted.size());
+  for (std::size_t i = 0; i < found.size(); ++i)
+    CHECK(found[i] == doctest::Approx(wanted[i]).epsilon(1e-4));
+}
+
+TEST_CASE("beside the MLP matrices their biases and the head alone may train") {
+  for (const RunType type : every_type) {
+    CAPTURE(to_string(type));
+    TrainOptions options = tiny_options(type);
+    options.trained = TrainedParameters::mlp;
+    Run run(options);
+    const auto value_of = [&](const char* name) {
+      const auto w = run.model.parameters().at(name).weight;
+      return std::vector<float>(w.data, w.data + w.size());
+    };
+    const auto query = value_of("bert.encoder.layer.0.attention.self.query.weight");
+    const auto attention = value_of("bert.encoder.layer.0.attention.output.dense.bias");
+    const auto bias = value_of("bert.encoder.layer.0.output.dense.bias");
+    run.trainer->run();
+    CHECK(value_of("bert.encoder.layer.0.attention.self.query.weight") == query);
+    CHECK(value_of("bert.encoder.layer.0.attention.output.dense.bias") == attention);
+    CHECK(value_of("bert.encoder.layer.0.output.dense.bias") != bias);
   }
 }
 
 TEST_CASE("equal seeds give equal bits, for any number of threads") {
-  for (const RunType type : {RunType::ft, RunType::sparse, RunType::frozen_mlp}) {
+  for (const RunType type : every_type) {
     TrainOptions options = tiny_options(type);
     options.sparse.refresh_every = 5;
     Run first(options);
@@ -177,7 +217,7 @@ TEST_CASE("equal seeds give equal bits, for any number of threads") {
 
 TEST_CASE("all run types start with the same loss, dropout included") {
   double first = 0;
-  for (const RunType type : {RunType::ft, RunType::sparse, RunType::frozen_mlp}) {
+  for (const RunType type : every_type) {
     Run run(tiny_options(type));
     REQUIRE(run.trainer->collect_bases());
     run.trainer->step();
@@ -331,4 +371,17 @@ TEST_CASE("predictions: a line an example, read back as they were") {
     ++number;
   }
   CHECK(number == 40);
+}
+
+TEST_CASE("submissions: numbers, names or scores") {
+  Evaluation evaluation;
+  evaluation.outputs = 2;
+  evaluation.logits = {1, 0, -1, 2};
+  CHECK(submission_text(find_task("cola"), evaluation) == "index\tprediction\n0\t0\n1\t1\n");
+  CHECK(submission_text(find_task("rte"), evaluation) ==
+        "index\tprediction\n0\tentailment\n1\tnot_entailment\n");
+  evaluation.outputs = 1;
+  evaluation.logits = {-0.25F, 2.5F, 7};
+  CHECK(submission_text(find_task("stsb"), evaluation) ==
+        "index\tprediction\n0\t0.000\n1\t2.500\n2\t5.000\n");
 }

@@ -22,28 +22,73 @@ const std::vector<Task>& task_table() {
       {.name = "cola", .folder = "CoLA", .aliases = {"cola_public", "cola_public_1.1"},
        .metrics = {MetricKind::matthews, MetricKind::accuracy},
        .layouts = {{.train_files = {"train.tsv"}, .dev_files = {"dev.tsv"},
-                    .columns = 4, .column_a = 3, .column_label = 1},
+                    .columns = {.count = 4, .a = 3, .label = 1},
+                    .test_files = {"test.tsv"}, .test_columns = {.header = true, .count = 2, .a = 1}},
                    // The corpus's own archive; GLUE's dev.tsv is its two dev files in this order.
                    {.train_files = {"raw/in_domain_train.tsv"},
                     .dev_files = {"raw/in_domain_dev.tsv", "raw/out_of_domain_dev.tsv"},
-                    .columns = 4, .column_a = 3, .column_label = 1}},
-       .origin = "https://nyu-mll.github.io/CoLA/cola_public_1.1.zip or https://dl.fbaipublicfiles.com/glue/data/CoLA.zip"},
+                    .columns = {.count = 4, .a = 3, .label = 1}}},
+       .origin = "https://nyu-mll.github.io/CoLA/cola_public_1.1.zip or https://dl.fbaipublicfiles.com/glue/data/CoLA.zip",
+       .submission = "CoLA.tsv"},
       {.name = "sst2", .folder = "SST-2", .aliases = {"sst"},
        .metrics = {MetricKind::accuracy},
        .layouts = {{.train_files = {"train.tsv"}, .dev_files = {"dev.tsv"},
-                    .header = true, .columns = 2, .column_a = 0, .column_label = 1}},
-       .origin = "https://dl.fbaipublicfiles.com/glue/data/SST-2.zip"},
+                    .columns = {.header = true, .count = 2, .a = 0, .label = 1},
+                    .test_files = {"test.tsv"}, .test_columns = {.header = true, .count = 2, .a = 1}}},
+       .origin = "https://dl.fbaipublicfiles.com/glue/data/SST-2.zip", .submission = "SST-2.tsv"},
       {.name = "mrpc", .folder = "MRPC", .aliases = {},
-       .metrics = {MetricKind::f1, MetricKind::accuracy},
+       .metrics = {MetricKind::accuracy, MetricKind::f1},
        .layouts = {{.train_files = {"train.tsv"}, .dev_files = {"dev.tsv"},
-                    .header = true, .columns = 5, .column_a = 3, .column_b = 4, .column_label = 0}},
-       .origin = "GLUE's download script (https://gluebenchmark.com/tasks)"},
+                    .columns = {.header = true, .count = 5, .a = 3, .b = 4, .label = 0},
+                    .test_files = {"test.tsv"}, .test_columns = {.header = true, .count = 5, .a = 3, .b = 4}}},
+       .origin = "GLUE's download script (https://gluebenchmark.com/tasks)", .submission = "MRPC.tsv"},
       {.name = "stsb", .folder = "STS-B", .aliases = {"sts"},
        .num_labels = 1, .regression = true, .label_max = 5.0F,
        .metrics = {MetricKind::pearson, MetricKind::spearman},
        .layouts = {{.train_files = {"train.tsv"}, .dev_files = {"dev.tsv"},
-                    .header = true, .columns = 10, .column_a = 7, .column_b = 8, .column_label = 9}},
-       .origin = "https://dl.fbaipublicfiles.com/glue/data/STS-B.zip"},
+                    .columns = {.header = true, .count = 10, .a = 7, .b = 8, .label = 9},
+                    .test_files = {"test.tsv"}, .test_columns = {.header = true, .count = 9, .a = 7, .b = 8}}},
+       .origin = "https://dl.fbaipublicfiles.com/glue/data/STS-B.zip", .submission = "STS-B.tsv"},
+      {.name = "qqp", .folder = "QQP", .aliases = {},
+       .metrics = {MetricKind::accuracy, MetricKind::f1},
+       .layouts = {{.train_files = {"train.tsv"}, .dev_files = {"dev.tsv"},
+                    .columns = {.header = true, .count = 6, .a = 3, .b = 4, .label = 5, .skip_short_rows = true},
+                    .test_files = {"test.tsv"}, .test_columns = {.header = true, .count = 3, .a = 1, .b = 2}}},
+       .origin = "https://dl.fbaipublicfiles.com/glue/data/QQP-clean.zip", .submission = "QQP.tsv"},
+      {.name = "mnli", .folder = "MNLI", .aliases = {"mnli-m", "mnli_matched"},
+       .num_labels = 3, .label_max = 2.0F, .label_names = {"entailment", "neutral", "contradiction"},
+       .metrics = {MetricKind::accuracy},
+       .layouts = {{.train_files = {"train.tsv"}, .dev_files = {"dev_matched.tsv"},
+                    .columns = {.header = true, .a = 8, .b = 9},
+                    .test_files = {"test_matched.tsv"}, .test_columns = {.header = true, .count = 10, .a = 8, .b = 9}}},
+       .origin = "https://dl.fbaipublicfiles.com/glue/data/MNLI.zip", .submission = "MNLI-m.tsv"},
+      {.name = "mnli-mm", .folder = "MNLI", .aliases = {"mnli_mismatched"},
+       .num_labels = 3, .label_max = 2.0F, .label_names = {"entailment", "neutral", "contradiction"},
+       .metrics = {MetricKind::accuracy},
+       .layouts = {{.train_files = {"train.tsv"}, .dev_files = {"dev_mismatched.tsv"},
+                    .columns = {.header = true, .a = 8, .b = 9},
+                    .test_files = {"test_mismatched.tsv"}, .test_columns = {.header = true, .count = 10, .a = 8, .b = 9}}},
+       .origin = "https://dl.fbaipublicfiles.com/glue/data/MNLI.zip", .submission = "MNLI-mm.tsv"},
+      {.name = "qnli", .folder = "QNLI", .aliases = {},
+       .label_names = {"entailment", "not_entailment"},
+       .metrics = {MetricKind::accuracy},
+       .layouts = {{.train_files = {"train.tsv"}, .dev_files = {"dev.tsv"},
+                    .columns = {.header = true, .count = 4, .a = 1, .b = 2, .label = 3},
+                    .test_files = {"test.tsv"}, .test_columns = {.header = true, .count = 3, .a = 1, .b = 2}}},
+       .origin = "https://dl.fbaipublicfiles.com/glue/data/QNLIv2.zip", .submission = "QNLI.tsv"},
+      {.name = "rte", .folder = "RTE", .aliases = {},
+       .label_names = {"entailment", "not_entailment"},
+       .metrics = {MetricKind::accuracy},
+       .layouts = {{.train_files = {"train.tsv"}, .dev_files = {"dev.tsv"},
+                    .columns = {.header = true, .count = 4, .a = 1, .b = 2, .label = 3},
+                    .test_files = {"test.tsv"}, .test_columns = {.header = true, .count = 3, .a = 1, .b = 2}}},
+       .origin = "https://dl.fbaipublicfiles.com/glue/data/RTE.zip", .submission = "RTE.tsv"},
+      {.name = "wnli", .folder = "WNLI", .aliases = {},
+       .metrics = {MetricKind::accuracy},
+       .layouts = {{.train_files = {"train.tsv"}, .dev_files = {"dev.tsv"},
+                    .columns = {.header = true, .count = 4, .a = 1, .b = 2, .label = 3},
+                    .test_files = {"test.tsv"}, .test_columns = {.header = true, .count = 3, .a = 1, .b = 2}}},
+       .origin = "https://dl.fbaipublicfiles.com/glue/data/WNLI.zip", .submission = "WNLI.tsv"},
       {.name = "acceptability", .folder = "", .aliases = {"builtin", "builtin_acceptability"},
        .metrics = {MetricKind::matthews, MetricKind::accuracy},
        .layouts = {}, .origin = "built in"},
@@ -71,6 +116,7 @@ bool is_called(const Task& task, std::string_view name) {
 }
 
 const std::vector<std::string_view>& files_of(const FileLayout& layout, Split split) {
+  if (split == Split::test) return layout.test_files;
   return split == Split::train ? layout.train_files : layout.dev_files;
 }
 
@@ -96,7 +142,8 @@ std::optional<Place> find_place(const Task& task, const fs::path& data_dir, Spli
   std::error_code no_error;
   for (const fs::path& folder : candidate_folders(task, data_dir)) {
     for (const FileLayout& layout : task.layouts) {
-      if (fs::is_regular_file(folder / files_of(layout, split).front(), no_error))
+      const std::vector<std::string_view>& files = files_of(layout, split);
+      if (!files.empty() && fs::is_regular_file(folder / files.front(), no_error))
         return Place{folder, &layout};
     }
   }
@@ -106,7 +153,8 @@ std::optional<Place> find_place(const Task& task, const fs::path& data_dir, Spli
 [[noreturn]] void throw_missing(const Task& task, const fs::path& data_dir, Split split) {
   std::string files;
   for (const FileLayout& layout : task.layouts) {
-    files += (files.empty() ? "" : " or ") + std::string(files_of(layout, split).front());
+    const std::vector<std::string_view>& names = files_of(layout, split);
+    if (!names.empty()) files += (files.empty() ? "" : " or ") + std::string(names.front());
   }
   std::error_code no_error;
   std::string found = "none there";
@@ -124,7 +172,7 @@ std::optional<Place> find_place(const Task& task, const fs::path& data_dir, Spli
 /// One file being read: its rows as columns, with errors that name file and line.
 class TableReader {
  public:
-  TableReader(fs::path file, const FileLayout& layout) : file_(std::move(file)), layout_(layout) {
+  TableReader(fs::path file, const Columns& layout) : file_(std::move(file)), layout_(layout) {
     std::ifstream stream(file_, std::ios::binary);
     if (!stream) throw DataError(file_.string() + ": cannot be opened");
     text_.assign(std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>());
@@ -156,8 +204,11 @@ class TableReader {
       if (tab == row.size()) break;
       start = tab + 1;
     }
-    if (columns.size() != static_cast<std::size_t>(layout_.columns)) {
-      fail("expected " + std::to_string(layout_.columns) + " tab-separated columns, found " +
+    if (expected_ == 0)
+      expected_ = layout_.count > 0 ? static_cast<std::size_t>(layout_.count) : columns.size();
+    if (columns.size() < expected_ && layout_.skip_short_rows) return next(columns);
+    if (columns.size() != expected_) {
+      fail("expected " + std::to_string(expected_) + " tab-separated columns, found " +
            std::to_string(columns.size()));
     }
     return true;
@@ -171,7 +222,8 @@ class TableReader {
 
  private:
   fs::path file_;
-  const FileLayout& layout_;
+  const Columns& layout_;
+  std::size_t expected_ = 0;  ///< columns of a row; 0 until the first one
   std::string text_;
   std::string_view rest_;
   std::size_t line_ = 0;
@@ -192,6 +244,14 @@ std::string short_number(float value) {
 }
 
 float read_label(const Task& task, std::string_view text, const TableReader& reader) {
+  if (!task.label_names.empty()) {
+    const auto at = std::find(task.label_names.begin(), task.label_names.end(), text);
+    if (at != task.label_names.end()) return static_cast<float>(at - task.label_names.begin());
+    std::string known;
+    for (const std::string_view name : task.label_names)
+      known += (known.empty() ? "" : ", ") + std::string(name);
+    reader.fail("expected a label, one of " + known + ", found \"" + std::string(text) + "\"");
+  }
   const std::optional<float> value = to_number(text);
   const bool whole = value && *value == std::floor(*value);
   if (value && *value >= task.label_min && *value <= task.label_max && (task.regression || whole))
@@ -201,19 +261,29 @@ float read_label(const Task& task, std::string_view text, const TableReader& rea
               std::string(text) + "\"");
 }
 
-void read_table(const Task& task, const FileLayout& layout, const fs::path& file, std::vector<Example>& out) {
+void read_table(const Task& task, const Columns& layout, bool labelled, const fs::path& file,
+                std::vector<Example>& out) {
   TableReader reader(file, layout);
   std::vector<std::string_view> columns;
   const auto column = [&](int index) { return columns[static_cast<std::size_t>(index)]; };
+  const auto label = [&] { return layout.label >= 0 ? column(layout.label) : columns.back(); };
   const std::size_t before = out.size();
-  if (layout.header && reader.next(columns) && to_number(column(layout.column_label))) {
-    reader.fail("expected a header, found a row with the label " + std::string(column(layout.column_label)));
+  if (layout.header && reader.next(columns)) {
+    const int last = std::max({layout.a, layout.b, layout.label});
+    if (columns.size() <= static_cast<std::size_t>(last)) {
+      reader.fail("expected a header of at least " + std::to_string(last + 1) +
+                  " tab-separated columns, found " + std::to_string(columns.size()));
+    }
+    const bool named =
+        std::find(task.label_names.begin(), task.label_names.end(), label()) != task.label_names.end();
+    if (labelled && (named || to_number(label())))
+      reader.fail("expected a header, found a row with the label " + std::string(label()));
   }
   while (reader.next(columns)) {
     Example& example = out.emplace_back();
-    example.a = column(layout.column_a);
-    if (layout.column_b >= 0) example.b = column(layout.column_b);
-    example.label = read_label(task, column(layout.column_label), reader);
+    example.a = column(layout.a);
+    if (layout.b >= 0) example.b = column(layout.b);
+    if (labelled) example.label = read_label(task, label(), reader);
   }
   if (out.size() == before) throw DataError(file.string() + ": expected rows, found a header alone");
 }
@@ -221,6 +291,7 @@ void read_table(const Task& task, const FileLayout& layout, const fs::path& file
 }  // namespace
 
 std::string_view to_string(Split split) {
+  if (split == Split::test) return "test";
   return split == Split::train ? "train" : "dev";
 }
 
@@ -259,8 +330,13 @@ std::optional<fs::path> find_task_folder(const Task& task, const fs::path& data_
 }
 
 Dataset load_split(const Task& task, const fs::path& data_dir, Split split) {
-  if (task.layouts.empty()) return builtin_acceptability(split);
+  if (task.layouts.empty() && split != Split::test) return builtin_acceptability(split);
   const std::optional<Place> place = find_place(task, data_dir, split);
+  const bool any = std::any_of(task.layouts.begin(), task.layouts.end(),
+                               [&](const FileLayout& layout) { return !files_of(layout, split).empty(); });
+  if (!any)
+    throw DataError("task " + std::string(task.name) + ": has no " + std::string(to_string(split)) +
+                    " split");
   if (!place) throw_missing(task, data_dir, split);
   Dataset out;
   out.name = std::string(task.name) + "/" + std::string(to_string(split));
@@ -268,7 +344,9 @@ Dataset load_split(const Task& task, const fs::path& data_dir, Split split) {
     // Only the first file is a must: the corpus's archive is also found with its in-domain part alone.
     std::error_code no_error;
     if (!out.examples.empty() && !fs::exists(place->folder / file, no_error)) continue;
-    read_table(task, *place->layout, place->folder / file, out.examples);
+    const bool test = split == Split::test;
+    read_table(task, test ? place->layout->test_columns : place->layout->columns, !test, place->folder / file,
+               out.examples);
   }
   return out;
 }

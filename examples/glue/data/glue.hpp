@@ -16,10 +16,10 @@ class DataError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-enum class Split { train, dev };
+enum class Split { train, dev, test };
 std::string_view to_string(Split split);
 
-/// `label` is the class's number, or the score in a regression task.
+/// `label` is the class's number, or the score in a regression task; 0 in a test split, whose labels are not public.
 struct Example {
   std::string a;
   std::optional<std::string> b;
@@ -35,16 +35,24 @@ enum class MetricKind { matthews, accuracy, f1, pearson, spearman };
 /// "matthews_correlation", "accuracy", "f1", "pearson", "spearman".
 std::string_view to_string(MetricKind metric);
 
-/// One way in which a task's files come: the files of a split, read one after the other, and their columns,
-/// counted from 0.
+/// The columns of a file, counted from 0.
+struct Columns {
+  bool header = false;
+  int count = 0;  ///< 0: as many as the header has
+  int a = 0;
+  int b = -1;      ///< -1: single sentences
+  int label = -1;  ///< -1: the last one
+  /// Rows of too few columns are left out, as every reader of that file does. Anywhere else they are errors.
+  bool skip_short_rows = false;
+};
+
+/// One way in which a task's files come: the files of a split, read one after the other, and their columns.
 struct FileLayout {
   std::vector<std::string_view> train_files;  ///< relative to the task's folder; the first one must be there
   std::vector<std::string_view> dev_files;
-  bool header = false;
-  int columns = 0;
-  int column_a = 0;
-  int column_b = -1;  ///< -1: single sentences
-  int column_label = 0;
+  Columns columns;
+  std::vector<std::string_view> test_files = {};  ///< none: this form has no test split
+  Columns test_columns = {};                      ///< its label is not read
 };
 
 /// A task is a row of a table in glue.cpp; a new one needs nothing but a new row.
@@ -56,9 +64,11 @@ struct Task {
   bool regression = false;
   float label_min = 0.0F;  ///< labels outside of [label_min, label_max] are errors
   float label_max = 1.0F;
-  std::vector<MetricKind> metrics;  ///< the first one chooses the best model
-  std::vector<FileLayout> layouts;  ///< tried in this order; none: the task is made, not read
-  std::string_view origin;          ///< where its files are to be had
+  std::vector<std::string_view> label_names = {};  ///< how files write the classes; none: as numbers
+  std::vector<MetricKind> metrics;                 ///< the first one chooses the best model
+  std::vector<FileLayout> layouts;                 ///< tried in this order; none: the task is made, not read
+  std::string_view origin;                         ///< where its files are to be had
+  std::string_view submission = {};  ///< the file's name in a submission to GLUE; none: it takes no part
 
   MetricKind main_metric() const { return metrics.front(); }
 };

@@ -12,6 +12,7 @@
 #include "attention.hpp"
 #include "embeddings.hpp"
 #include "heads.hpp"
+#include "lora.hpp"
 #include "parameter_set.hpp"
 
 namespace sparsegrad::glue {
@@ -20,6 +21,10 @@ namespace sparsegrad::glue {
 struct TrainedParts {
   bool mlp_matrices = true;  ///< false: they are constants, without gradients and without SparseGradLinear
   ParameterRule dense;       ///< dense parameters with a gradient; none given: all
+  index_t lora_rank = 0;     ///< with constant MLP matrices, > 0: each has an adapter of this rank
+  double lora_scale = 1;
+  LoraInit lora_init = LoraInit::kaiming;
+  double meprop_share = 0;  ///< with trained MLP matrices, > 0: share of each row of their dY that is kept
 };
 
 struct ForwardOptions {
@@ -108,6 +113,12 @@ class EncoderModel {
     on_mlp_gradient_ = std::move(callback);
   }
 
+  bool has_adapter(const Parameter<T>& parameter) const {
+    return parameter.kind == ParameterKind::mlp_matrix && trained_.lora_rank > 0;
+  }
+  /// An MLP matrix with its adapter: W + scale B A.
+  std::vector<T> merged(const Parameter<T>& parameter) const;
+
   ModelMemory memory() const;
   /// Sums over all passes since the last reset; measured only after `measure_times(true)`.
   const ModelTimes& times() const { return times_; }
@@ -122,6 +133,7 @@ class EncoderModel {
     const T *qkv_bias, *attention_output_bias, *up_bias, *down_bias;
     T *d_qkv_bias, *d_attention_output_bias, *d_up_bias, *d_down_bias;
     LayerNorm<T> norm1, norm2;
+    Lora<T, Backend> lora_up, lora_down;
   };
   /// What a layer keeps for its backward.
   struct LayerActivations {
@@ -138,6 +150,8 @@ class EncoderModel {
     T* x;  ///< the layer's output
     T* keep_up;
     T* keep_down;
+    T* lora_up;
+    T* lora_down;
     SavedInput<T> saved_up, saved_down;
   };
 
@@ -151,6 +165,7 @@ class EncoderModel {
   };
 
   void bind();
+  void initialize_adapter(Parameter<T>& parameter, std::uint64_t key);
   void lay_out(Context& ctx);
   void require_room(Context& ctx, const Batch& batch, bool training);
   std::vector<index_t> kept_cols() const;
@@ -192,7 +207,7 @@ class EncoderModel {
   T* attention_work_ = nullptr;
   // Gradients in flight.
   T *g_ = nullptr, *g_product_ = nullptr, *g_context_ = nullptr, *g_qkv_ = nullptr, *g_a_ = nullptr,
-    *g_mlp_ = nullptr;
+    *g_mlp_ = nullptr, *g_lora_ = nullptr;
 
   // The last pass.
   index_t tokens_ = 0;

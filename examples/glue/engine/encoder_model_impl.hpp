@@ -34,8 +34,11 @@ template <class T, class Backend>
 EncoderModel<T, Backend>::EncoderModel(Context& ctx, const ModelConfig& config, TrainedParts trained)
     : config_(detail::checked(config)),
       trained_(std::move(trained)),
-      parameters_(ctx, config_, trained_.dense),
+      parameters_(ctx, config_, trained_.dense, trained_.lora_rank),
       attention_(config_.heads, config_.head_size()) {
+  if (trained_.lora_rank > 0 && trained_.mlp_matrices)
+    throw ModelError("an adapter of rank " + std::to_string(trained_.lora_rank) +
+                     " was asked for beside trained MLP matrices, expected constant ones");
   bind();
   if (trained_.mlp_matrices) {
     for (index_t number = 0; number < 2 * config_.layers; ++number)
@@ -85,6 +88,15 @@ void EncoderModel<T, Backend>::bind() {
     bias("output.dense.bias", layer.down_bias, layer.d_down_bias);
     layer.norm1 = detail::norm_of(p, name("attention.output.LayerNorm"), eps);
     layer.norm2 = detail::norm_of(p, name("output.LayerNorm"), eps);
+    const auto adapter = [&](const char* matrix, Lora<T, Backend>& lora) {
+      const Parameter<T>& a = p.at(name(matrix) + ".lora_A.weight");
+      const Parameter<T>& b = p.at(name(matrix) + ".lora_B.weight");
+      lora = {a.weight, b.weight, a.gradient, b.gradient, static_cast<T>(trained_.lora_scale)};
+    };
+    if (trained_.lora_rank > 0) {
+      adapter("intermediate.dense", layer.lora_up);
+      adapter("output.dense", layer.lora_down);
+    }
     layers_.push_back(layer);
   }
   const HeadNames names = head_names(config_);
@@ -110,6 +122,10 @@ void EncoderModel<T, Backend>::initialize(std::uint64_t seed, const ParameterRul
       std::fill_n(p.weight.data, p.weight.size(), p.name.ends_with(".weight") ? T(1) : T(0));
       continue;
     }
+    if (p.kind == ParameterKind::adapter) {
+      initialize_adapter(p, key);
+      continue;
+    }
     for (index_t i = 0; i < p.weight.size(); ++i) {
       p.weight.data[i] =
           static_cast<T>(config_.initializer_range * normal_at(key, static_cast<std::uint64_t>(i)));
@@ -121,6 +137,39 @@ void EncoderModel<T, Backend>::initialize(std::uint64_t seed, const ParameterRul
       std::fill_n(p.weight.row(config_.pad_token_id), p.weight.cols, T(0));
     }
   }
+}
+
+template <class T, class Backend>
+void EncoderModel<T, Backend>::initialize_adapter(Parameter<T>& p, std::uint64_t key) {
+  if (p.name.ends_with(".lora_B.weight")) {
+    std::fill_n(p.weight.data, p.weight.size(), T(0));
+    return;
+  }
+  const double edge = 1 / std::sqrt(static_cast<double>(p.weight.cols));
+  const double deviation = 1 / static_cast<double>(p.weight.rows);
+  for (index_t i = 0; i < p.weight.size(); ++i) {
+    const auto at = static_cast<std::uint64_t>(i);
+    p.weight.data[i] =
+        static_cast<T>(trained_.lora_init == LoraInit::kaiming ? edge * (2 * uniform_at(key, at) - 1)
+                                                               : deviation * normal_at(key, at));
+  }
+}
+
+template <class T, class Backend>
+std::vector<T> EncoderModel<T, Backend>::merged(const Parameter<T>& parameter) const {
+  std::vector<T> values(parameter.weight.data, parameter.weight.data + parameter.weight.size());
+  const std::string matrix = parameter.name.substr(0, parameter.name.size() - std::string(".weight").size());
+  const MatrixView<T> a = parameters_.at(matrix + ".lora_A.weight").weight;
+  const MatrixView<T> b = parameters_.at(matrix + ".lora_B.weight").weight;
+  for (index_t i = 0; i < b.rows; ++i) {
+    T* row = values.data() + i * a.cols;
+    for (index_t r = 0; r < a.rows; ++r) {
+      const T factor = static_cast<T>(trained_.lora_scale) * b(i, r);
+      for (index_t j = 0; j < a.cols; ++j)
+        row[j] += factor * a(r, j);
+    }
+  }
+  return values;
 }
 
 template <class T, class Backend>
@@ -195,6 +244,8 @@ void EncoderModel<T, Backend>::lay_out(Context& ctx) {
         }
         take(a.xhat2, tokens, hidden);
         take(a.rstd2, tokens, 1);
+        take(a.lora_up, tokens, trained_.lora_rank);
+        take(a.lora_down, tokens, trained_.lora_rank);
         if (training) {
           take(a.x, tokens, hidden);
           take(a.keep_up, tokens, laid_out_kept_[2 * l]);
@@ -220,6 +271,7 @@ void EncoderModel<T, Backend>::lay_out(Context& ctx) {
       take(g_qkv_, tokens, 3 * hidden);
       take(g_a_, tokens, wide);
       take(g_mlp_, tokens, hidden);
+      take(g_lora_, tokens, trained_.lora_rank);
     }
     if (!placing && end != arena_.size()) arena_.resize(ctx, end);
   }
@@ -326,6 +378,7 @@ void EncoderModel<T, Backend>::forward_layer(Context& ctx, const Batch& batch, i
   timed(&ModelTimes::products, [&] {
     if (mlp_.empty()) {
       p.up.forward(ctx, x1, h);
+      if (p.lora_up.on()) p.lora_up.forward(ctx, x1, tokens_by(a.lora_up, trained_.lora_rank), h);
     } else {
       a.saved_up = mlp_[number].forward(ctx, x1, h, keep(a.keep_up, laid_out_kept_[number]));
     }
@@ -334,6 +387,7 @@ void EncoderModel<T, Backend>::forward_layer(Context& ctx, const Batch& batch, i
   timed(&ModelTimes::products, [&] {
     if (mlp_.empty()) {
       p.down.forward(ctx, gelu, xhat2);
+      if (p.lora_down.on()) p.lora_down.forward(ctx, gelu, tokens_by(a.lora_down, trained_.lora_rank), xhat2);
     } else {
       a.saved_down =
           mlp_[number + 1].forward(ctx, gelu, xhat2, keep(a.keep_down, laid_out_kept_[number + 1]));
@@ -399,19 +453,37 @@ void EncoderModel<T, Backend>::backward_layer(Context& ctx, const Batch& batch, 
     residual_norm_backward<T>(ctx, p.norm2, drop2, tokens_by(a.xhat2, hidden), a.rstd2, g, {}, g_product,
                               p.d_down_bias);
   });
-  const MatrixView<const T> dy2 = drop2.on() ? g_product : g;
+  const auto kept = [&](index_t width) {
+    const auto k = static_cast<index_t>(std::ceil(trained_.meprop_share * static_cast<double>(width)));
+    return std::clamp<index_t>(k, 1, width);
+  };
+  const bool meprop = trained_.meprop_share > 0 && !mlp_.empty();
+  if (meprop) {
+    // g itself goes on along the residual path.
+    if (!drop2.on()) Backend::template copy<T>(ctx, g, g_product);
+    keep_largest_of_rows<T, Backend>(ctx, kept(hidden), g_product);
+  }
+  const MatrixView<const T> dy2 = drop2.on() || meprop ? g_product : g;
+  const MatrixView<T> g_lora = tokens_by(g_lora_, trained_.lora_rank);
   timed(&ModelTimes::products, [&] {
     if (mlp_.empty()) {
       p.down.backward(ctx, dy2, {}, T(0), g_a);
+      if (p.lora_down.on())
+        p.lora_down.backward(ctx, dy2, tokens_by(a.a, wide), tokens_by(a.lora_down, trained_.lora_rank),
+                             g_lora, g_a);
     } else {
       mlp_[number + 1].backward(ctx, dy2, a.saved_down, g_a, nullptr);
       if (on_mlp_gradient_) on_mlp_gradient_(2 * l + 1);
     }
   });
   timed(&ModelTimes::elementwise, [&] { gelu_backward<T>(ctx, tokens_by(a.slope, wide), g_a, p.d_up_bias); });
+  if (meprop) keep_largest_of_rows<T, Backend>(ctx, kept(wide), g_a);
   timed(&ModelTimes::products, [&] {
     if (mlp_.empty()) {
       p.up.backward(ctx, g_a, {}, T(0), g_mlp);
+      if (p.lora_up.on())
+        p.lora_up.backward(ctx, g_a, tokens_by(a.x1, hidden), tokens_by(a.lora_up, trained_.lora_rank),
+                           g_lora, g_mlp);
     } else {
       mlp_[number].backward(ctx, g_a, a.saved_up, g_mlp, nullptr);
       if (on_mlp_gradient_) on_mlp_gradient_(2 * l);

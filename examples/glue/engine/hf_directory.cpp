@@ -90,7 +90,12 @@ LoadReport load_weights(const ModelDirectory& directory, EncoderModel<T, Backend
   const io::SafetensorsFile file((directory.path / weights_file).string());
   LoadReport report;
   std::set<std::string> used;
+  std::set<std::string> made;
   for (Parameter<T>& p : model.parameters().all()) {
+    if (p.kind == ParameterKind::adapter) {
+      made.insert(p.name);
+      continue;
+    }
     const std::vector<std::string> names = spellings(p.name, model.config().prefix());
     const auto at =
         std::find_if(names.begin(), names.end(), [&](const std::string& n) { return file.contains(n); });
@@ -100,6 +105,7 @@ LoadReport load_weights(const ModelDirectory& directory, EncoderModel<T, Backend
                          join(names) + ")");
       }
       report.initialized.push_back(p.name);
+      made.insert(p.name);
       continue;
     }
     (void)file.find(*at, shape_of(p));
@@ -107,9 +113,7 @@ LoadReport load_weights(const ModelDirectory& directory, EncoderModel<T, Backend
     std::copy(values.begin(), values.end(), p.weight.data);
     used.insert(*at);
   }
-  model.initialize(seed, [&](std::string_view name) {
-    return std::find(report.initialized.begin(), report.initialized.end(), name) != report.initialized.end();
-  });
+  model.initialize(seed, [&](std::string_view name) { return made.contains(std::string(name)); });
   for (const std::string& name : file.names()) {
     if (!used.contains(name)) report.unused.push_back(name);
   }
@@ -134,6 +138,12 @@ void save_model(const std::filesystem::path& path, const ModelDirectory& source,
   io::SafetensorsWriter writer;
   writer.metadata("format", "pt");
   for (const Parameter<T>& p : model.parameters().all()) {
+    if (p.kind == ParameterKind::adapter) continue;
+    if (model.has_adapter(p)) {
+      const std::vector<T> merged = model.merged(p);
+      writer.add(p.name, shape_of(p), std::vector<float>(merged.begin(), merged.end()));
+      continue;
+    }
     const std::span<const T> values(p.weight.data, static_cast<std::size_t>(p.weight.size()));
     if constexpr (std::is_same_v<T, float>) {
       writer.add(p.name, shape_of(p), values);

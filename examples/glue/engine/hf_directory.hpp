@@ -37,7 +37,7 @@ template <class T, class Backend>
 LoadReport load_weights(const ModelDirectory& directory, EncoderModel<T, Backend>& model, std::uint64_t seed);
 
 /// Writes a directory that transformers' BertForSequenceClassification or RobertaForSequenceClassification and the tokenizer load: model.safetensors (F32),
-/// config.json, and copies of the tokenizer's files of `source`. Each file is written aside and renamed, the weights
+/// config.json, and copies of the tokenizer's files of `source`; LoRA's adapters are merged. Each file is written aside and renamed, the weights
 /// last. Throws ModelError or IoError.
 template <class T, class Backend>
 void save_model(const std::filesystem::path& path, const ModelDirectory& source,

@@ -14,7 +14,7 @@ struct Shape {
   bool joined = false;  ///< follows its predecessor without a gap
 };
 
-std::vector<Shape> shapes_of(const ModelConfig& c) {
+std::vector<Shape> shapes_of(const ModelConfig& c, index_t lora_rank) {
   std::vector<Shape> shapes;
   const auto add = [&](std::string name, index_t rows, index_t cols, bool joined = false) {
     shapes.push_back({std::move(name), rows, cols, ParameterKind::dense, joined});
@@ -47,6 +47,16 @@ std::vector<Shape> shapes_of(const ModelConfig& c) {
   add(head.dense + ".bias", 1, c.hidden);
   add(head.output + ".weight", c.num_labels, c.hidden);
   add(head.output + ".bias", 1, c.num_labels);
+  const auto add_adapter = [&](const std::string& matrix, index_t out, index_t in) {
+    add(matrix + ".lora_A.weight", lora_rank, in);
+    shapes.back().kind = ParameterKind::adapter;
+    add(matrix + ".lora_B.weight", out, lora_rank);
+    shapes.back().kind = ParameterKind::adapter;
+  };
+  for (index_t l = 0; l < c.layers && lora_rank > 0; ++l) {
+    add_adapter(layer_parameter(c, l, "intermediate.dense"), c.intermediate, c.hidden);
+    add_adapter(layer_parameter(c, l, "output.dense"), c.hidden, c.intermediate);
+  }
   for (index_t l = 0; l < c.layers; ++l) {
     add(layer_parameter(c, l, "intermediate.dense.weight"), c.intermediate, c.hidden);
     shapes.back().kind = ParameterKind::mlp_matrix;
@@ -89,9 +99,10 @@ HeadNames head_names(const ModelConfig& config) {
 }
 
 template <class T, class Backend>
-ParameterSet<T, Backend>::ParameterSet(Context& ctx, const ModelConfig& config, const ParameterRule& trained)
+ParameterSet<T, Backend>::ParameterSet(Context& ctx, const ModelConfig& config, const ParameterRule& trained,
+                                       index_t lora_rank)
     : config_(config) {
-  const std::vector<Shape> shapes = shapes_of(config);
+  const std::vector<Shape> shapes = shapes_of(config, lora_rank);
   Layout weights(sizeof(T));
   Layout gradients(sizeof(T));
   std::vector<index_t> weight_at;
@@ -100,7 +111,8 @@ ParameterSet<T, Backend>::ParameterSet(Context& ctx, const ModelConfig& config, 
   for (const Shape& shape : shapes) {
     // Joined parameters are trained together: their gradient is one product.
     if (!shape.joined) {
-      group_trained = shape.kind == ParameterKind::dense && (!trained || trained(shape.name));
+      group_trained = shape.kind == ParameterKind::adapter ||
+                      (shape.kind == ParameterKind::dense && (!trained || trained(shape.name)));
     }
     weight_at.push_back(weights.take(shape.rows * shape.cols, shape.joined));
     gradient_at.push_back(group_trained ? gradients.take(shape.rows * shape.cols, shape.joined) : -1);

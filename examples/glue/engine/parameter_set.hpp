@@ -15,6 +15,7 @@ namespace sparsegrad::glue {
 enum class ParameterKind {
   dense,       ///< trained by a dense optimizer
   mlp_matrix,  ///< a weight of an MLP: its gradient, if any, belongs to its SparseGradLinear
+  adapter,     ///< LoRA's A and B: dense, in no file
 };
 
 /// A named parameter: a view of its part of the model's weights and of its gradient.
@@ -40,8 +41,10 @@ class ParameterSet {
  public:
   using Context = typename Backend::Context;
 
-  /// Zeros. `trained` chooses the dense parameters that have a gradient (none given: all).
-  ParameterSet(Context& ctx, const ModelConfig& config, const ParameterRule& trained = {});
+  /// Zeros. `trained` chooses the dense parameters that have a gradient (none given: all). `lora_rank` > 0: every MLP
+  /// matrix has an adapter, which is trained.
+  ParameterSet(Context& ctx, const ModelConfig& config, const ParameterRule& trained = {},
+               index_t lora_rank = 0);
 
   std::vector<Parameter<T>>& all() { return parameters_; }
   const std::vector<Parameter<T>>& all() const { return parameters_; }

@@ -32,6 +32,11 @@ inline U bits_at(std::uint64_t row_key, U column) {
   return x ^ (x >> 16);
 }
 
+/// Number `i` of the stream `key`, uniform in [0, 1).
+inline double uniform_at(std::uint64_t key, std::uint64_t i) {
+  return static_cast<double>(stream_key(key, i) >> 11) * 0x1.0p-53;
+}
+
 /// Standard normal number `i` of the stream `key` (Box and Muller).
 inline double normal_at(std::uint64_t key, std::uint64_t i) {
   const std::uint64_t a = stream_key(key, 2 * i);

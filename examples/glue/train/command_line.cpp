@@ -149,11 +149,37 @@ void add_training(CLI::App& app, TrainOptions& o) {
 }
 
 void add_train_options(CLI::App& app, TrainOptions& o) {
-  add_choice<RunType>(
-      app, "--run-type", o.run_type,
-      {{"ft", RunType::ft}, {"sparse", RunType::sparse}, {"frozen-mlp", RunType::frozen_mlp}},
-      "ft: AdamW on everything; sparse: SparseGrad on the MLP matrices, AdamW on the rest; frozen-mlp "
-      "(control): the MLP matrices stay, AdamW on the rest")
+  add_choice<RunType>(app, "--run-type", o.run_type,
+                      {{"ft", RunType::ft},
+                       {"sparse", RunType::sparse},
+                       {"topk", RunType::topk},
+                       {"lora", RunType::lora},
+                       {"meprop", RunType::meprop},
+                       {"frozen-mlp", RunType::frozen_mlp}},
+                      "ft: AdamW on everything; sparse: SparseGrad on the MLP matrices, AdamW on the rest; "
+                      "topk: the same without a "
+                      "basis; lora: adapters beside the MLP matrices; meprop: the largest entries of each "
+                      "row of the MLPs' dY; "
+                      "frozen-mlp (control): the MLP matrices stay, AdamW on the rest")
+      ->group("Training");
+  add_choice<TrainedParameters>(
+      app, "--train-parameters", o.trained,
+      {{"all", TrainedParameters::all}, {"mlp", TrainedParameters::mlp}},
+      "beside the MLP matrices: all, as the reference's code, or the MLPs' biases and the "
+      "head alone, as the paper's text")
+      ->group("Training");
+  app.add_option("--lora-rank", o.lora.rank, "of the adapters of run type lora")
+      ->capture_default_str()
+      ->group("Training");
+  app.add_option("--lora-scale", o.lora.scale, "factor of the adapters (0: 1 / rank)")
+      ->capture_default_str()
+      ->group("Training");
+  add_choice<LoraInit>(
+      app, "--lora-init", o.lora.init, {{"kaiming", LoraInit::kaiming}, {"gaussian", LoraInit::gaussian}},
+      "of A, B being 0: kaiming is uniform in +-1 / sqrt(in), gaussian has deviation 1 / rank")
+      ->group("Training");
+  app.add_option("--meprop-share", o.meprop_share, "of each row of dY that run type meprop keeps")
+      ->capture_default_str()
       ->group("Training");
   app.add_option("--output", o.output,
                  "folder for run.json, model/ (the best one) and, after an interrupt, checkpoint/")
@@ -295,7 +321,7 @@ int run_program(int argc, char** argv) {
                    "use only the first N training examples (0: all)")
       ->capture_default_str()
       ->group("Input");
-  evaluate_app->add_option("--split", evaluate_command.split, "dev or train")
+  evaluate_app->add_option("--split", evaluate_command.split, "dev, train or test (which has no labels)")
       ->capture_default_str()
       ->group("Input");
   evaluate_app
@@ -303,6 +329,11 @@ int run_program(int argc, char** argv) {
           "--predictions", evaluate_command.predictions,
           "file to write: one line an example, logits with 9 significant digits separated by tabs, then the "
           "label of the data")
+      ->group("Output");
+  evaluate_app
+      ->add_option(
+          "--submission", evaluate_command.submission,
+          "file to write for GLUE's server (named CoLA.tsv and so on): index and prediction of each example")
       ->group("Output");
   evaluate_app->footer(footer);
 
@@ -337,6 +368,7 @@ int run_program(int argc, char** argv) {
   try {
     app.parse(std::move(arguments));
     if (train_app->parsed()) apply_preset(*train_app, train.preset);
+    train.apply_run_type();
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   } catch (const std::exception& error) {

@@ -15,6 +15,7 @@ struct EvaluateCommand {
   TrainOptions common;  ///< task, model, data, max_length, padding, dev_limit, threads
   std::string split = "dev";
   std::filesystem::path predictions;
+  std::filesystem::path submission;
 };
 int run_evaluate(const EvaluateCommand& command);
 

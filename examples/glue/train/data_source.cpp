@@ -8,11 +8,11 @@
 
 namespace sparsegrad::glue {
 
-DataSource find_data(const Task& task, const std::filesystem::path& option) {
+DataSource find_data(const Task& task, const std::filesystem::path& option, Split needed) {
   if (task.layouts.empty()) return {fmt::format("the built-in set '{}'", task.name), "builtin", {}};
   const auto folder = [&](const std::filesystem::path& path, const char* kind, const char* named_by) {
     // Reports what is missing; the data itself is read later.
-    if (!find_task_folder(task, path, Split::train)) load_split(task, path, Split::train);
+    if (!find_task_folder(task, path, needed)) load_split(task, path, needed);
     return DataSource{fmt::format("{} in {} ({})", task.folder, path.string(), named_by), kind, path};
   };
   if (!option.empty()) return folder(option, "option", "--data");
@@ -31,7 +31,10 @@ DataSource find_data(const Task& task, const std::filesystem::path& option) {
 }
 
 Dataset load_data(const Task& task, const DataSource& source, Split split) {
-  if (source.kind == "builtin") return builtin_acceptability(split);
+  if (source.kind == "builtin") {
+    if (split == Split::test) throw DataError("the built-in set has no test split");
+    return builtin_acceptability(split);
+  }
   return load_split(task, source.folder, split);
 }
 

@@ -19,7 +19,7 @@ struct DataSource {
 
 /// `option` (may be empty), else the folder that the environment names, else, for cola, the built-in set. Throws
 /// DataError when there is none, or when a folder that was named lacks the task's files.
-DataSource find_data(const Task& task, const std::filesystem::path& option);
+DataSource find_data(const Task& task, const std::filesystem::path& option, Split needed);
 
 Dataset load_data(const Task& task, const DataSource& source, Split split);
 

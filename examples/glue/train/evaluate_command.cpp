@@ -10,11 +10,15 @@ namespace sparsegrad::glue {
 
 int run_evaluate(const EvaluateCommand& command) {
   const TrainOptions& options = command.common;
-  if (command.split != "dev" && command.split != "train")
-    throw ValueError(fmt::format("--split is '{}', expected dev or train", command.split));
+  if (command.split != "dev" && command.split != "train" && command.split != "test")
+    throw ValueError(fmt::format("--split is '{}', expected dev, train or test", command.split));
   const bool on_train = command.split == "train";
+  const bool labelled = command.split != "test";
+  if (!labelled && command.predictions.empty() && command.submission.empty())
+    throw ValueError(
+        "--split test has no labels to compare with; expected --submission FILE or --predictions FILE");
   const InterruptGuard guard;
-  Session session(options, on_train);
+  Session session(options, on_train, labelled ? Split::dev : Split::test);
   TrainedParts nothing;
   nothing.mlp_matrices = false;
   nothing.dense = [](std::string_view) { return false; };
@@ -45,7 +49,9 @@ int run_evaluate(const EvaluateCommand& command) {
   }
   if (!command.predictions.empty())
     write_file(command.predictions, predictions_text(session.task(), result, data));
+  if (!command.submission.empty()) write_file(command.submission, submission_text(session.task(), result));
   fmt::print("data: {}, {} examples of {}\n", session.source().text, data.size(), command.split);
+  if (!labelled) return 0;
   fmt::print("loss {:.6f}\n", result.loss);
   for (const Metric& metric : result.metrics)
     fmt::print("{} {:.6f}{}\n", metric.name, metric.value, metric.defined ? "" : " (undefined)");

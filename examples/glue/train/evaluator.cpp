@@ -68,4 +68,20 @@ std::string predictions_text(const Task& task, const Evaluation& evaluation, con
   return text;
 }
 
+std::string submission_text(const Task& task, const Evaluation& evaluation) {
+  std::string text = "index\tprediction\n";
+  const std::vector<float> predictions = predictions_of(task, evaluation);
+  for (std::size_t i = 0; i < predictions.size(); ++i) {
+    text += fmt::format("{}\t", i);
+    if (task.regression) {
+      text += fmt::format("{:.3f}\n", std::clamp(predictions[i], task.label_min, task.label_max));
+    } else if (task.label_names.empty()) {
+      text += fmt::format("{}\n", static_cast<int>(predictions[i]));
+    } else {
+      text += fmt::format("{}\n", task.label_names[static_cast<std::size_t>(predictions[i])]);
+    }
+  }
+  return text;
+}
+
 }  // namespace sparsegrad::glue

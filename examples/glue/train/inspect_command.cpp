@@ -106,7 +106,7 @@ int run_inspect(const InspectCommand& command) {
   const InterruptGuard guard;
   make_folder(options.output);
   Session session(options, true);
-  session.load_model(options, trained_parts(RunType::ft));
+  session.load_model(options, trained_parts(options));
   const index_t layers = session.model().config().layers;
   if (command.layer >= layers) {
     throw ValueError(

@@ -14,10 +14,20 @@ std::string_view to_string(RunType type) {
       return "ft";
     case RunType::sparse:
       return "sparse";
+    case RunType::topk:
+      return "topk";
+    case RunType::lora:
+      return "lora";
+    case RunType::meprop:
+      return "meprop";
     case RunType::frozen_mlp:
       return "frozen-mlp";
   }
   return "?";
+}
+
+std::string_view to_string(TrainedParameters which) {
+  return which == TrainedParameters::all ? "all" : "mlp";
 }
 
 std::string_view to_string(Padding padding) {
@@ -90,7 +100,11 @@ void TrainOptions::check() const {
   require(threads >= 0, "--threads", threads, "a number of threads, 0 for all");
   require(train_limit >= 0, "--train-limit", train_limit, "a number of examples, 0 for all");
   require(dev_limit >= 0, "--dev-limit", dev_limit, "a number of examples, 0 for all");
-  if (run_type != RunType::sparse) return;
+  require(lora.rank >= 1, "--lora-rank", lora.rank, "at least 1");
+  require(finite_from_zero(lora.scale), "--lora-scale", lora.scale, "a finite number from 0 (0: 1 / rank)");
+  require(meprop_share > 0 && meprop_share <= 1, "--meprop-share", meprop_share,
+          "a share above 0 and at most 1");
+  if (!steps_sparsely()) return;
   require(sparse.n_params >= 1, "--n-params", sparse.n_params, "at least 1 entry");
   require(sparse.share >= 0 && sparse.share <= 1, "--share", sparse.share, "a share above 0 and at most 1");
   require(sparse.refresh_every >= 0, "--refresh-every", sparse.refresh_every,
@@ -105,6 +119,10 @@ void TrainOptions::check() const {
           "a factor from 1, or 0 for a dense state");
   sparse.needs_gradients();
   parse_plan(sparse.plan);
+}
+
+void TrainOptions::apply_run_type() {
+  if (run_type == RunType::topk) sparse.sides = {"identity", "identity", "", ""};
 }
 
 nlohmann::json to_json(const TrainOptions& o) {
@@ -137,7 +155,14 @@ nlohmann::json to_json(const TrainOptions& o) {
                       {"train_limit", o.train_limit},
                       {"dev_limit", o.dev_limit},
                       {"save", o.save}};
-  if (o.run_type != RunType::sparse) return json;
+  json["trained"] = to_string(o.trained);
+  if (o.run_type == RunType::lora) {
+    json["lora"] = {{"rank", o.lora.rank},
+                    {"scale", o.lora.scale},
+                    {"init", o.lora.init == LoraInit::kaiming ? "kaiming" : "gaussian"}};
+  }
+  if (o.run_type == RunType::meprop) json["meprop_share"] = o.meprop_share;
+  if (!o.steps_sparsely()) return json;
   const SparseOptions& s = o.sparse;
   const BasisRules up = s.sides.rules("up");
   const BasisRules down = s.sides.rules("down");

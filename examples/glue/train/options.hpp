@@ -10,15 +10,27 @@
 #include <nlohmann/json_fwd.hpp>
 #include <sparsegrad/sparse_grad_group.hpp>
 
+#include "engine/lora.hpp"
+
 namespace sparsegrad::glue {
 
 /// What is trained, and how.
 enum class RunType {
   ft,          ///< full fine-tuning: AdamW on everything
   sparse,      ///< SparseGrad on the MLP matrices, AdamW on everything else
+  topk,        ///< the largest entries of the gradient itself, no basis (what the reference calls meprop)
+  lora,        ///< LoRA beside the MLP matrices, AdamW on it and everything else
+  meprop,      ///< meProp (Sun et al., 2017): the largest entries of each row of the MLP's dY; AdamW
   frozen_mlp,  ///< control: the MLP matrices stay as they are, AdamW on everything else
 };
 std::string_view to_string(RunType type);
+
+/// Which parameters beside the MLP matrices train.
+enum class TrainedParameters {
+  all,  ///< as the reference's code
+  mlp,  ///< the biases of the MLPs and the head, as the paper's text
+};
+std::string_view to_string(TrainedParameters which);
 
 enum class Padding { unpadded, max_length };
 std::string_view to_string(Padding padding);
@@ -65,9 +77,16 @@ struct SparseOptions {
   bool needs_gradients() const;
 };
 
+struct LoraOptions {
+  index_t rank = 7;
+  double scale = 0;  ///< 0: 1 / rank, as the reference
+  LoraInit init = LoraInit::kaiming;
+};
+
 struct TrainOptions {
   std::string task = "cola";
   RunType run_type = RunType::sparse;
+  TrainedParameters trained = TrainedParameters::all;
   std::filesystem::path model;
   std::filesystem::path data;
   std::filesystem::path output;
@@ -98,10 +117,16 @@ struct TrainOptions {
   bool save = true;
   bool quiet = false;
   SparseOptions sparse;
+  LoraOptions lora;
+  double meprop_share = 0.05;  ///< of each row of dY
 
+  /// Whether the MLP matrices are stepped sparsely.
+  bool steps_sparsely() const { return run_type == RunType::sparse || run_type == RunType::topk; }
+  /// Puts in what the run type decides: no sides rotate under topk.
+  void apply_run_type();
   double rate_of_mlp() const { return sparse_learning_rate.value_or(learning_rate); }
   bool shares_gradient_memory() const {
-    return run_type == RunType::sparse && sparse.share_gradient_memory && accumulation == 1 && clip_norm == 0;
+    return steps_sparsely() && sparse.share_gradient_memory && accumulation == 1 && clip_norm == 0;
   }
   /// Throws ValueError naming the option, what it is and what was expected.
   void check() const;

@@ -19,7 +19,8 @@ std::span<const Preset> all_presets() {
         {"--adam", "torch"},
         {"--refresh-every", "0"}}},
       {"best",
-       "one side: the model's width at rank 64, a basis a layer, refreshed every 100 steps, all entries of the core",
+       "one side: the model's width at rank 64, a basis a layer, refreshed every 100 steps, all entries of "
+       "the core",
        {{"--basis-scope", "layer"},
         {"--width-side", "64"},
         {"--other-side", "identity"},

@@ -23,10 +23,10 @@ void warm_up(GlueContext& ctx) {
 
 }  // namespace
 
-Session::Session(const TrainOptions& options, bool with_train)
+Session::Session(const TrainOptions& options, bool with_train, Split held_out)
     : ctx_(options.threads, options.deterministic),
       task_(find_task(options.task)),
-      source_(find_data(task_, options.data)),
+      source_(find_data(task_, options.data, with_train ? Split::train : held_out)),
       directory_(open_model_directory(options.model)) {
   directory_.config.num_labels = task_.num_labels;
   directory_.config.problem = task_.regression ? ProblemType::regression : ProblemType::classification;
@@ -45,7 +45,7 @@ Session::Session(const TrainOptions& options, bool with_train)
       train_ = std::make_unique<EncodedDataset>(load_data(task_, source_, Split::train), *tokenizer,
                                                 options.max_length, options.train_limit);
     }
-    dev_ = std::make_unique<EncodedDataset>(load_data(task_, source_, Split::dev), *tokenizer,
+    dev_ = std::make_unique<EncodedDataset>(load_data(task_, source_, held_out), *tokenizer,
                                             options.max_length, options.dev_limit);
   }
   warm_up(ctx_);

@@ -13,8 +13,9 @@ namespace sparsegrad::glue {
 /// Everything a run needs, made in the order in which memory can be told apart: data, then the model.
 class Session {
  public:
-  /// `with_train`: the training split is read too. Throws what is wrong with task, data or model directory.
-  Session(const TrainOptions& options, bool with_train);
+  /// `with_train`: the training split is read too. `held_out`: what dev() holds. Throws what is wrong with task, data
+  /// or model directory.
+  Session(const TrainOptions& options, bool with_train, Split held_out = Split::dev);
 
   GlueContext& ctx() { return ctx_; }
   const Task& task() const { return task_; }

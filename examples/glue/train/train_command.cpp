@@ -48,7 +48,7 @@ int run_train(const TrainOptions& options) {
   const auto checkpoint_path = options.output / "checkpoint";
 
   Session session(options, true);
-  session.load_model(options, trained_parts(options.run_type));
+  session.load_model(options, trained_parts(options));
   Trainer trainer(session.ctx(), session.model(), session.task(), session.train(), session.dev(), options,
                   session.program_bytes());
 

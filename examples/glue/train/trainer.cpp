@@ -36,6 +36,12 @@ class MlpGradientScope {
   Model& model_;
 };
 
+bool is_mlp_bias_or_head(std::string_view name) {
+  if (name.starts_with("bert.pooler.") || name.starts_with("classifier.")) return true;
+  return name.ends_with(".intermediate.dense.bias") ||
+         (name.ends_with(".output.dense.bias") && !name.ends_with(".attention.output.dense.bias"));
+}
+
 /// FNV-1a over words, then bytes.
 class Hash {
  public:
@@ -62,9 +68,17 @@ class Hash {
 
 }  // namespace
 
-TrainedParts trained_parts(RunType type) {
+TrainedParts trained_parts(const TrainOptions& options) {
   TrainedParts parts;
-  parts.mlp_matrices = type != RunType::frozen_mlp;
+  parts.mlp_matrices = options.run_type != RunType::frozen_mlp && options.run_type != RunType::lora;
+  if (options.trained == TrainedParameters::mlp) parts.dense = is_mlp_bias_or_head;
+  if (options.run_type == RunType::lora) {
+    parts.lora_rank = options.lora.rank;
+    parts.lora_scale =
+        options.lora.scale > 0 ? options.lora.scale : 1 / static_cast<double>(options.lora.rank);
+    parts.lora_init = options.lora.init;
+  }
+  if (options.run_type == RunType::meprop) parts.meprop_share = options.meprop_share;
   return parts;
 }
 
@@ -79,9 +93,10 @@ Trainer::Trainer(GlueContext& ctx, Model& model, const Task& task, const Encoded
       program_bytes_(program_bytes),
       sampler_(train.size(), stream_key(options_.seed, order_stream), options_.shuffle),
       rate_(options_.schedule, options_.warmup, 1) {
+  options_.apply_run_type();
   options_.check();
   if (train.size() == 0) throw ValueError(train.name() + ": the training set is empty, expected examples");
-  if (model.trains_mlp() != trained_parts(options_.run_type).mlp_matrices) {
+  if (model.trains_mlp() != trained_parts(options_).mlp_matrices) {
     throw ValueError(fmt::format("the model was made {} trained MLP matrices, which run type {} does not fit",
                                  model.trains_mlp() ? "with" : "without", to_string(options_.run_type)));
   }
@@ -101,7 +116,7 @@ Trainer::Trainer(GlueContext& ctx, Model& model, const Task& task, const Encoded
     dense.push_back({p.name, p.weight.data, p.gradient.data, p.weight.size(), decay});
   }
   dense_ = std::make_unique<AdamW<float, Backend>>(ctx_, std::move(dense));
-  if (options_.run_type == RunType::ft) make_mlp_dense();
+  if (model_.trains_mlp() && !sparse()) make_mlp_dense();
   if (sparse()) {
     group_ = make_group(ctx_, model_, options_.sparse, {mean_tokens_, options_.accumulation},
                         options_.shares_gradient_memory());

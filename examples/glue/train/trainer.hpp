@@ -122,7 +122,7 @@ class Trainer {
     index_t tokens = 0;
   };
 
-  bool sparse() const { return options_.run_type == RunType::sparse; }
+  bool sparse() const { return options_.steps_sparsely(); }
   std::uint64_t dropout_key() const;
   index_t examples_a_step() const { return options_.batch_size * options_.accumulation; }
   /// Rows of the largest micro-batch, and their mean, over all steps to come.
@@ -163,7 +163,7 @@ class Trainer {
   TrainReport report_;
 };
 
-/// What of a model a run type trains.
-TrainedParts trained_parts(RunType type);
+/// What of a model a run trains.
+TrainedParts trained_parts(const TrainOptions& options);
 
 }  // namespace sparsegrad::glue
