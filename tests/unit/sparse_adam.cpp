@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "sparsegrad/backend/cpu.hpp"
 #include "sparsegrad/backend/cpu_blas.hpp"
 #include "sparsegrad/backend/reference.hpp"
 #include "sparsegrad/io/safetensors.hpp"
