@@ -7,6 +7,7 @@
 #include "../support/tiny_bert.hpp"
 #include "files.hpp"
 #include "text/tokenizer.hpp"
+#include "train/memory_estimate.hpp"
 #include "train/run_log.hpp"
 #include "train/trainer.hpp"
 
@@ -272,6 +273,29 @@ TEST_CASE("bases are refreshed while training") {
     run.trainer->run();
     CHECK(run.trainer->report().refreshes == 3);
     CHECK(run.losses().size() == 20);
+  }
+}
+
+TEST_CASE("memory is estimated before it is taken, and refused when there is not enough") {
+  for (const RunType type : every_type) {
+    CAPTURE(to_string(type));
+    const TrainOptions options = tiny_options(type);
+    Run run(options);
+    const MemoryParts estimate = estimate_memory(run.model.config(), options, run.train.longest());
+    run.trainer->run();
+    const MemoryParts& found = run.trainer->report().memory.parts;
+    CHECK(static_cast<double>(estimate.weights) ==
+          doctest::Approx(static_cast<double>(found.weights)).epsilon(0.05));
+    if (!options.steps_sparsely()) {
+      CHECK(static_cast<double>(estimate.gradients) ==
+            doctest::Approx(static_cast<double>(found.gradients)).epsilon(0.05));
+      CHECK(static_cast<double>(estimate.optimizer) ==
+            doctest::Approx(static_cast<double>(found.optimizer)).epsilon(0.05));
+    }
+    require_memory(estimate, 0);
+    require_memory(estimate, estimate.sum());
+    CHECK_THROWS_WITH_AS(require_memory(estimate, 1000), doctest::Contains("this run needs at least"),
+                         ModelError);
   }
 }
 

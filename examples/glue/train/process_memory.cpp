@@ -17,6 +17,14 @@ ProcessMemory process_memory() {
   return memory;
 }
 
+index_t available_memory() {
+  std::ifstream info("/proc/meminfo");
+  for (std::string line; std::getline(info, line);) {
+    if (line.starts_with("MemAvailable:")) return 1024 * std::stoll(line.substr(13));
+  }
+  return 0;
+}
+
 bool reset_peak_memory() {
   // "5" resets the high-water mark of the resident set (proc(5)).
   std::ofstream file("/proc/self/clear_refs");

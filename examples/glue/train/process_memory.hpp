@@ -13,6 +13,9 @@ struct ProcessMemory {
 /// Zeros where the system does not tell.
 ProcessMemory process_memory();
 
+/// Bytes that the system could still give; 0 where it does not tell.
+index_t available_memory();
+
 /// Lets the peak start anew at the present size. False where the system does not allow it: the peak is then that of the
 /// process's whole life.
 bool reset_peak_memory();

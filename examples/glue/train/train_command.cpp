@@ -4,7 +4,9 @@
 
 #include "train/commands.hpp"
 #include "train/interrupt.hpp"
+#include "train/memory_estimate.hpp"
 #include "train/output_file.hpp"
+#include "train/process_memory.hpp"
 #include "train/progress_bar.hpp"
 #include "train/run_log.hpp"
 #include "train/session.hpp"
@@ -48,6 +50,14 @@ int run_train(const TrainOptions& options) {
   const auto checkpoint_path = options.output / "checkpoint";
 
   Session session(options, true);
+  const MemoryParts estimate =
+      estimate_memory(session.directory().config, options, session.train().longest());
+  if (!options.quiet) {
+    fmt::print("memory: up to {:.0f} MiB for weights, gradients, optimizer and activations\n",
+               mib(estimate.sum()));
+    std::fflush(stdout);
+  }
+  require_memory(estimate, available_memory());
   session.load_model(options, trained_parts(options));
   Trainer trainer(session.ctx(), session.model(), session.task(), session.train(), session.dev(), options,
                   session.program_bytes());
