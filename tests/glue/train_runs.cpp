@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 
 #include "../support/tiny_bert.hpp"
 #include "files.hpp"
@@ -274,6 +275,85 @@ TEST_CASE("bases are refreshed while training") {
     CHECK(run.trainer->report().refreshes == 3);
     CHECK(run.losses().size() == 20);
   }
+}
+
+TEST_CASE("a run that is ended and resumed gives the bits of one that was not") {
+  for (const RunType type : every_type) {
+    CAPTURE(to_string(type));
+    TrainOptions options = tiny_options(type);
+    options.eval_every = 5;
+    options.sparse.refresh_every = 6;
+    options.sparse.refresh_window = 2;
+    options.sparse.overflow = Overflow::evict_smallest;
+    Run whole(options);
+    whole.trainer->run();
+    for (const index_t at : {3, 5, 13}) {
+      CAPTURE(at);
+      const std::filesystem::path state = fresh_folder("resume") / "state.safetensors";
+      {
+        Run first(options);
+        TrainHooks hooks;
+        hooks.interrupted = [&] { return first.trainer->steps_done() >= at; };
+        first.trainer->run(hooks);
+        CHECK(first.trainer->report().interrupted);
+        CHECK(first.trainer->steps_done() >= at);
+        first.trainer->save_state(state);
+      }
+      Run second(options);
+      CHECK(second.trainer->restore_state(state) == "");
+      second.trainer->run();
+      CHECK(second.trainer->state_hash() == whole.trainer->state_hash());
+      CHECK(second.losses() == whole.losses());
+      const TrainReport& found = second.trainer->report();
+      const TrainReport& wanted = whole.trainer->report();
+      REQUIRE(found.evaluations.size() == wanted.evaluations.size());
+      for (std::size_t i = 0; i < found.evaluations.size(); ++i) {
+        CHECK(found.evaluations[i].step == wanted.evaluations[i].step);
+        CHECK(found.evaluations[i].loss == wanted.evaluations[i].loss);
+      }
+      CHECK(found.best == wanted.best);
+      CHECK(found.tokens == wanted.tokens);
+    }
+  }
+}
+
+TEST_CASE("a torn or altered state gives way to the one before; another run's is refused") {
+  TrainOptions options = tiny_options(RunType::sparse);
+  options.checkpoint_every = 4;
+  const std::filesystem::path folder = fresh_folder("torn");
+  const std::filesystem::path state = folder / "state.safetensors";
+  const std::filesystem::path before = folder / "state.safetensors.previous";
+  Run run(options);
+  TrainHooks hooks;
+  hooks.checkpoint = [&] { run.trainer->save_state(state); };
+  hooks.interrupted = [&] { return run.trainer->steps_done() >= 9; };
+  run.trainer->run(hooks);
+  REQUIRE(std::filesystem::exists(before));
+  const auto size = std::filesystem::file_size(state);
+
+  Run altered(options);
+  {
+    std::fstream file(state, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<std::streamoff>(size / 2));
+    file.put('\x2A');
+  }
+  check_says(altered.trainer->restore_state(state), "hash");
+  CHECK(altered.trainer->steps_done() == 4);
+
+  Run torn(options);
+  std::filesystem::resize_file(state, size / 2);
+  check_says(torn.trainer->restore_state(state), state.string());
+  CHECK(torn.trainer->steps_done() == 4);
+
+  options.learning_rate = 2e-3;
+  Run other(options);
+  check_says(error_of([&] { other.trainer->restore_state(before); }),
+             "options/learning_rate 0.001, this one has 0.002");
+
+  std::filesystem::resize_file(before, 100);
+  Run none(tiny_options(RunType::sparse));
+  check_says(error_of([&] { none.trainer->restore_state(state); }), before.string());
+  check_says(error_of([&] { none.trainer->restore_state(folder / "nothing"); }), "no state to resume from");
 }
 
 TEST_CASE("memory is estimated before it is taken, and refused when there is not enough") {

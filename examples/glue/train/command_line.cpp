@@ -215,6 +215,15 @@ void add_train_options(CLI::App& app, TrainOptions& o) {
                  "best model")
       ->capture_default_str()
       ->group("Output");
+  app.add_option("--checkpoint-every", o.checkpoint_every,
+                 "write the whole state to checkpoint/ every N steps (0: only at an interrupt)")
+      ->capture_default_str()
+      ->group("Output");
+  app.add_flag("--resume", o.resume,
+               "go on from checkpoint/ where there is one, with the same bits as a run that was never ended; "
+               "a run that "
+               "is finished is left alone")
+      ->group("Output");
   app.add_option("--log-every", o.log_every, "steps between two records of the log")
       ->capture_default_str()
       ->group("Output");

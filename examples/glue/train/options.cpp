@@ -97,6 +97,8 @@ void TrainOptions::check() const {
   require(eval_every >= 0, "--eval-every", eval_every, "a number of steps, 0 for the ends of epochs alone");
   require(patience >= 0, "--patience", patience, "a number of evaluations, 0 for no early stopping");
   require(log_every >= 1, "--log-every", log_every, "at least 1 step");
+  require(checkpoint_every >= 0, "--checkpoint-every", checkpoint_every,
+          "a number of steps, 0 for none but at an interrupt");
   require(threads >= 0, "--threads", threads, "a number of threads, 0 for all");
   require(train_limit >= 0, "--train-limit", train_limit, "a number of examples, 0 for all");
   require(dev_limit >= 0, "--dev-limit", dev_limit, "a number of examples, 0 for all");
@@ -150,6 +152,7 @@ nlohmann::json to_json(const TrainOptions& o) {
                       {"eval_every", o.eval_every},
                       {"patience", o.patience},
                       {"log_every", o.log_every},
+                      {"checkpoint_every", o.checkpoint_every},
                       {"threads", o.threads},
                       {"deterministic", o.deterministic},
                       {"train_limit", o.train_limit},

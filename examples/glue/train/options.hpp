@@ -110,6 +110,8 @@ struct TrainOptions {
   index_t eval_every = 0;  ///< steps; 0: at the end of each epoch alone
   index_t patience = 0;    ///< evaluations without a better result; 0: never stops early
   index_t log_every = 10;
+  index_t checkpoint_every = 0;  ///< steps; 0: only when interrupted
+  bool resume = false;
   int threads = 0;
   bool deterministic = false;
   index_t train_limit = 0;

@@ -37,6 +37,30 @@ void print_memory(const char* name, const MemoryAccount& account) {
       mib(p.activations), mib(p.basis), mib(p.collection), mib(p.sum()));
 }
 
+std::filesystem::path previous(std::filesystem::path state) {
+  return state += ".previous";
+}
+
+/// Whether this log is of a finished run. Throws ValueError when that run had other options.
+bool is_finished(const std::filesystem::path& log_path, const TrainOptions& options) {
+  if (!exists(log_path)) return false;
+  const nlohmann::json log = read_json(log_path);
+  if (!log.value("finished", false)) return false;
+  nlohmann::json had = log.value("options", nlohmann::json::object());
+  nlohmann::json wanted = to_json(options);
+  for (const char* name : {"output", "threads"}) {
+    had.erase(name);
+    wanted.erase(name);
+  }
+  if (had != wanted) {
+    throw ValueError(
+        fmt::format("{}: a run with other options is finished there; choose another --output, or run "
+                    "without --resume to replace it",
+                    log_path.string()));
+  }
+  return true;
+}
+
 }  // namespace
 
 int run_train(const TrainOptions& options) {
@@ -48,6 +72,11 @@ int run_train(const TrainOptions& options) {
   const auto log_path = options.output / "run.json";
   const auto model_path = options.output / "model";
   const auto checkpoint_path = options.output / "checkpoint";
+  const auto state_path = checkpoint_path / "state.safetensors";
+  if (options.resume && is_finished(log_path, options)) {
+    fmt::print("finished already: {}\n", log_path.string());
+    return 0;
+  }
 
   Session session(options, true);
   const MemoryParts estimate =
@@ -61,6 +90,13 @@ int run_train(const TrainOptions& options) {
   session.load_model(options, trained_parts(options));
   Trainer trainer(session.ctx(), session.model(), session.task(), session.train(), session.dev(), options,
                   session.program_bytes());
+
+  if (options.resume && (exists(state_path) || exists(previous(state_path)))) {
+    const std::string trouble = trainer.restore_state(state_path);
+    if (!trouble.empty()) fmt::print(stderr, "warning: {}; going on from the state before it\n", trouble);
+    if (!options.quiet)
+      fmt::print("resumed after step {} of {}\n", trainer.steps_done(), trainer.steps_planned());
+  }
 
   nlohmann::json log{{"format", "sparsegrad-glue run 1"},
                      {"options", to_json(options)},
@@ -103,6 +139,14 @@ int run_train(const TrainOptions& options) {
   if (options.save) {
     hooks.keep_best = [&] { save_model(model_path, session.directory(), session.model()); };
   }
+  const auto save_state = [&] {
+    make_folder(checkpoint_path);
+    trainer.save_state(state_path);
+  };
+  hooks.checkpoint = [&] {
+    save_state();
+    write_log(false);
+  };
   hooks.evaluated = [&](const EvaluationRecord& record) {
     bar.clear();
     if (talk) {
@@ -123,12 +167,19 @@ int run_train(const TrainOptions& options) {
   const TrainReport& report = trainer.report();
   if (report.interrupted) {
     if (options.save) save_model(checkpoint_path, session.directory(), session.model());
+    // Phase 1 leaves nothing to go on from.
+    const bool resumable = report.steps_done > 0 && (options.save || options.checkpoint_every > 0);
+    if (resumable) save_state();
     write_log(false);
-    fmt::print(stderr, "interrupted after step {} of {}{}\n", report.steps_done, report.steps_planned,
-               options.save ? "; the model as it was is in " + checkpoint_path.string() : "");
+    fmt::print(stderr, "interrupted after step {} of {}{}{}\n", report.steps_done, report.steps_planned,
+               options.save ? "; the model as it was is in " + checkpoint_path.string() : "",
+               resumable ? "; --resume goes on from there" : "");
     return interrupted_status;
   }
   write_log(true);
+  std::error_code kept;
+  std::filesystem::remove(state_path, kept);
+  std::filesystem::remove(previous(state_path), kept);
   if (talk) {
     if (report.phase1.steps > 0) {
       fmt::print("phase 1: {} steps, {:.1f} s with {:.1f} s for the bases\n", report.phase1.steps,

@@ -453,12 +453,20 @@ void Trainer::evaluate(const TrainHooks& hooks, bool& stop) {
   report_.evaluation_seconds += seconds_since(start);
 }
 
+bool Trainer::evaluation_due() const {
+  const bool last = report_.steps_done == report_.steps_planned;
+  const bool every = options_.eval_every > 0 && report_.steps_done % options_.eval_every == 0;
+  return last || every || sampler_.at_epoch_end();
+}
+
 void Trainer::run(const TrainHooks& hooks) {
+  // A collection for a refresh is finished first, so that what is left behind is whole.
   const auto interrupted = [&] {
-    report_.interrupted = report_.interrupted || (hooks.interrupted && hooks.interrupted());
+    const bool whole = !group_ || !group_->collecting();
+    report_.interrupted = report_.interrupted || (whole && hooks.interrupted && hooks.interrupted());
     return report_.interrupted;
   };
-  if (!collect_bases(hooks)) {
+  if (!resumed_ && !collect_bases(hooks)) {
     report_.interrupted = true;
     return;
   }
@@ -466,6 +474,7 @@ void Trainer::run(const TrainHooks& hooks) {
   return_freed_memory();
   ctx_.scratch().forget_most_used();
   report_.memory.peak_is_own = reset_peak_memory();
+  index_t next_checkpoint = report_.steps_done + options_.checkpoint_every;
   auto start = Clock::now();
   // What happens between the two is no training: neither its time nor its memory counts.
   const auto pause = [&] {
@@ -476,17 +485,30 @@ void Trainer::run(const TrainHooks& hooks) {
     if (report_.memory.peak_is_own) reset_peak_memory();
     start = Clock::now();
   };
-  bool stop = false;
+  bool stop = options_.patience > 0 && since_best_ >= options_.patience;
+  // The run may have ended between a step and its evaluation.
+  const bool evaluated =
+      !report_.evaluations.empty() && report_.evaluations.back().step == report_.steps_done;
+  if (resumed_ && report_.steps_done > 0 && !evaluated && evaluation_due()) {
+    pause();
+    evaluate(hooks, stop);
+    resume();
+  }
   while (!stop && report_.steps_done < report_.steps_planned && !interrupted()) {
     step();
     if (!report_.steps.empty() && report_.steps.back().step == report_.steps_done)
       report_.steps.back().seconds = report_.training_seconds + seconds_since(start);
     if (hooks.progress) hooks.progress("training", report_.steps_done, report_.steps_planned);
-    const bool last = report_.steps_done == report_.steps_planned;
-    const bool every = options_.eval_every > 0 && report_.steps_done % options_.eval_every == 0;
-    if (!interrupted() && (last || every || sampler_.at_epoch_end())) {
+    if (!interrupted() && evaluation_due()) {
       pause();
       evaluate(hooks, stop);
+      resume();
+    }
+    const bool whole = !group_ || !group_->collecting();
+    if (options_.checkpoint_every > 0 && report_.steps_done >= next_checkpoint && whole && hooks.checkpoint) {
+      next_checkpoint = report_.steps_done + options_.checkpoint_every;
+      pause();
+      hooks.checkpoint();
       resume();
     }
   }

@@ -3,12 +3,15 @@
 
 #include <chrono>
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
+
+#include <nlohmann/json_fwd.hpp>
 
 #include "engine/adamw.hpp"
 #include "train/evaluator.hpp"
@@ -73,6 +76,7 @@ struct TrainHooks {
   std::function<void(const EvaluationRecord&)> evaluated;  ///< after keep_best
   std::function<void(std::string_view what, index_t done, index_t total)> progress;
   std::function<bool()> interrupted;  ///< asked after each step: whether to end
+  std::function<void()> checkpoint;   ///< called every checkpoint_every steps, evaluation done
   /// Puts the weights of the start back, bit by bit, after phase 1 (from their file, say). Without it phase 1 keeps a
   /// copy of them.
   std::function<void()> restore_weights;
@@ -114,6 +118,14 @@ class Trainer {
 
   MemoryParts memory_now() const;
 
+  /// The whole state between two steps as a file, written aside and renamed; the file that was there before stays beside
+  /// it as `path`.previous. Throws StateError while gradients are collected for a refresh, IoError.
+  void save_state(const std::filesystem::path& path);
+  /// Puts back what save_state wrote, in a trainer made with the same options and data; `run` then goes on with the same
+  /// bits. A file that is torn or altered is passed over for the one before it: the text says why, empty if all was
+  /// well. Throws ValueError naming an option that differs, IoError when neither file serves.
+  std::string restore_state(const std::filesystem::path& path);
+
  private:
   using Clock = std::chrono::steady_clock;
   struct StepLoss {
@@ -136,6 +148,12 @@ class Trainer {
   void step_mlp_densely(index_t number, double rate, double scale);
   bool refresh_due(index_t steps_ahead) const;
   void evaluate(const TrainHooks& hooks, bool& stop);
+  bool evaluation_due() const;
+  void read_state(const std::filesystem::path& path);
+  /// What must be the same for a run to go on: every option but where things lie, and the data's size.
+  nlohmann::json fingerprint() const;
+  /// Of the state and the bases.
+  std::uint64_t checkpoint_hash() const;
   double epoch() const;
 
   GlueContext& ctx_;
@@ -160,6 +178,7 @@ class Trainer {
   index_t steps_since_record_ = 0;
   index_t since_best_ = 0;
   index_t kept_ = 0;
+  bool resumed_ = false;
   TrainReport report_;
 };
 
