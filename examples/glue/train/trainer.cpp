@@ -423,7 +423,7 @@ void Trainer::evaluate(const TrainHooks& hooks, bool& stop) {
   // Within the room that training takes anyway.
   options.max_tokens = max_tokens_;
   options.max_sequences = options_.batch_size;
-  options.cancelled = hooks.interrupted;
+  options.cancelled = [&] { return may_stop() && hooks.interrupted && hooks.interrupted(); };
   if (hooks.progress)
     options.progress = [&](index_t done, index_t total) { hooks.progress("evaluation", done, total); };
   const Evaluation result = evaluate_model(ctx_, model_, task_, dev_, options);
@@ -460,10 +460,8 @@ bool Trainer::evaluation_due() const {
 }
 
 void Trainer::run(const TrainHooks& hooks) {
-  // A collection for a refresh is finished first, so that what is left behind is whole.
   const auto interrupted = [&] {
-    const bool whole = !group_ || !group_->collecting();
-    report_.interrupted = report_.interrupted || (whole && hooks.interrupted && hooks.interrupted());
+    report_.interrupted = report_.interrupted || (may_stop() && hooks.interrupted && hooks.interrupted());
     return report_.interrupted;
   };
   if (!resumed_ && !collect_bases(hooks)) {
@@ -504,8 +502,8 @@ void Trainer::run(const TrainHooks& hooks) {
       evaluate(hooks, stop);
       resume();
     }
-    const bool whole = !group_ || !group_->collecting();
-    if (options_.checkpoint_every > 0 && report_.steps_done >= next_checkpoint && whole && hooks.checkpoint) {
+    if (options_.checkpoint_every > 0 && report_.steps_done >= next_checkpoint && may_stop() &&
+        hooks.checkpoint) {
       next_checkpoint = report_.steps_done + options_.checkpoint_every;
       pause();
       hooks.checkpoint();

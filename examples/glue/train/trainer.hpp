@@ -149,6 +149,8 @@ class Trainer {
   bool refresh_due(index_t steps_ahead) const;
   void evaluate(const TrainHooks& hooks, bool& stop);
   bool evaluation_due() const;
+  /// A collection for a refresh is finished first, so that what is left behind is whole.
+  bool may_stop() const { return !group_ || !group_->collecting(); }
   void read_state(const std::filesystem::path& path);
   /// What must be the same for a run to go on: every option but where things lie, and the data's size.
   nlohmann::json fingerprint() const;
