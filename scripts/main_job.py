@@ -20,11 +20,11 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-# Learning rates found by --study on CoLA with the 6-layer BERT (docs/results.md): dense part, MLP matrices.
+# Learning rates found by --study on CoLA with the 6-layer BERT (docs/results.md).
 KINDS = {
-    "ft": {"title": "ft", "options": ["--run-type", "ft"], "rate": 1e-4},
+    "ft": {"title": "ft", "options": ["--run-type", "ft"], "rate": 5e-5},
     "sparse-paper": {"title": "sparse (paper)", "options": ["--run-type", "sparse", "--preset", "paper"], "rate": 1e-4},
-    "sparse-best": {"title": "sparse (best)", "options": ["--run-type", "sparse", "--preset", "best"], "rate": 1e-4},
+    "sparse-best": {"title": "sparse (best)", "options": ["--run-type", "sparse", "--preset", "best"], "rate": 5e-5},
     "frozen-mlp": {"title": "frozen MLP", "options": ["--run-type", "frozen-mlp"], "rate": 1e-4},
 }
 # Further settings that --also adds to the comparison.
