@@ -1,60 +1,26 @@
 #!/usr/bin/env python3
 """Fine-tunes a BERT on CoLA densely, sparsely and with the MLP matrices frozen, and compares.
 
-main_job.py --program P --model DIR --output DIR [--data DIR] [--quick | --study | --full] [--also NAME]...
+main_job.py --program P --model DIR --output DIR [--data DIR] [--quick | --study | --full] [--also KIND]...
 
   --quick  one seed, one and a half epochs each, known learning rates: some ten minutes on two cores (default)
   --study  a learning rate searched for each run type alike with one seed, then three other seeds
   --full   the whole protocol: 20 epochs with early stopping, every learning rate, five seeds
 
-A run that is finished under the same options is not repeated: an interrupted job goes on where it was. Writes
-table.md, table.csv, learning_curves.png and what `sparsegrad-glue inspect` draws, and names them.
+A run that is finished under the same options is not repeated, one that was ended goes on. Writes table.md, table.csv,
+learning_curves.png and what `sparsegrad-glue inspect` draws, and names them.
 """
 
 import argparse
 import csv
-import json
 import pathlib
-import statistics
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
-# Learning rates found by --study on CoLA with the 6-layer BERT (docs/results.md).
-KINDS = {
-    "ft": {"title": "ft", "options": ["--run-type", "ft"], "rate": 5e-5},
-    "sparse-paper": {"title": "sparse (paper)", "options": ["--run-type", "sparse", "--preset", "paper"], "rate": 1e-4},
-    "sparse-best": {"title": "sparse (best)", "options": ["--run-type", "sparse", "--preset", "best"], "rate": 5e-5},
-    "frozen-mlp": {"title": "frozen MLP", "options": ["--run-type", "frozen-mlp"], "rate": 1e-4},
-}
-# Further settings that --also adds to the comparison.
-CANDIDATES = {
-    "fast": {
-        "title": "sparse, fast transforms",
-        "options": "--run-type sparse --preset paper --width-side hadamard --other-side hadamard".split(),
-        "rate": 1e-4,
-    },
-    "random": {
-        "title": "sparse, random basis",
-        "options": "--run-type sparse --preset paper --width-side random --other-side random".split(),
-        "rate": 1e-4,
-    },
-    "raw": {
-        "title": "sparse, no basis",
-        "options": "--run-type sparse --preset paper --width-side identity --other-side identity".split(),
-        "rate": 1e-4,
-    },
-    "layer": {
-        "title": "sparse (paper), a basis a layer, refreshed",
-        "options": "--run-type sparse --preset paper --basis-scope layer --refresh-every 100".split(),
-        "rate": 1e-4,
-    },
-    "random-64": {
-        "title": "sparse (best), random basis",
-        "options": "--run-type sparse --preset best --width-side random:64".split(),
-        "rate": 1e-4,
-    },
-}
+from glue_runs import KINDS, Runner, best_of, draw_curves, interval, markdown, mebibytes, say, spread
+
+COMPARED = ["ft", "sparse-paper", "sparse-best", "frozen-mlp"]
+CONTROL = "frozen-mlp"
 SEARCH_SEED = 7777
 
 MODES = {
@@ -70,71 +36,39 @@ MODES = {
 }
 
 
-def say(text):
-    print(text, flush=True)
-
-
 class Job:
-    def __init__(self, arguments, mode):
-        self.arguments = arguments
-        self.mode = mode
+    def __init__(self, arguments, mode, kinds):
+        self.arguments, self.mode, self.kinds = arguments, mode, kinds
         self.output = pathlib.Path(arguments.output)
+        more = [*mode["more"], *arguments.more, *(["--no-save"] if arguments.no_save else [])]
+        self.runner = Runner(arguments.program, arguments.jobs, arguments.threads, more)
+        self.search = ""
 
-    def command(self, kind, rate, seed, folder):
-        words = [self.arguments.program, "train", "--task", "cola", "--model", self.arguments.model]
+    def one(self, kind, rate, seed):
+        """Title, options and folder of a run."""
+        options = ["--task", "cola", "--model", self.arguments.model]
         if self.arguments.data:
-            words += ["--data", self.arguments.data]
-        words += KINDS[kind]["options"]
-        words += ["--epochs", str(self.mode["epochs"]), "--eval-every", str(self.mode["eval"])]
-        words += ["--learning-rate", f"{rate:g}", "--seed", str(seed), "--log-every", "10"]
-        words += ["--output", str(folder), *self.mode["more"], *self.arguments.more]
-        if self.arguments.threads:
-            words += ["--threads", str(self.arguments.threads)]
-        if self.arguments.no_save:
-            words += ["--no-save"]
-        return words
-
-    def run(self, kind, rate, seed):
-        """The run's log, from disk where it is finished under the same options."""
-        folder = self.output / "runs" / kind / f"lr-{rate:g}" / f"seed-{seed}"
-        command = self.command(kind, rate, seed, folder)
-        stamp = folder / "command.json"
-        log = folder / "run.json"
-        if stamp.exists() and log.exists() and json.loads(stamp.read_text()) == command[1:]:
-            result = json.loads(log.read_text())
-            if result.get("finished"):
-                return result
-        folder.mkdir(parents=True, exist_ok=True)
-        stamp.write_text(json.dumps(command[1:]))
-        say(f"--- {KINDS[kind]['title']}, learning rate {rate:g}, seed {seed}")
-        quiet = self.arguments.jobs > 1
-        if quiet:
-            command.append("--quiet")
-        done = subprocess.run(command, stdout=subprocess.DEVNULL if quiet else None)
-        if done.returncode != 0:
-            raise SystemExit(f"{' '.join(command)}\nended with status {done.returncode}")
-        return json.loads(log.read_text())
-
-    def run_all(self, wanted):
-        with ThreadPoolExecutor(max_workers=self.arguments.jobs) as pool:
-            return list(pool.map(lambda one: self.run(*one), wanted))
+            options += ["--data", self.arguments.data]
+        options += KINDS[kind]["options"].split()
+        options += ["--epochs", f"{self.mode['epochs']:g}", "--eval-every", str(self.mode["eval"])]
+        options += ["--learning-rate", f"{rate:g}", "--seed", str(seed), "--log-every", "10"]
+        title = f"{KINDS[kind]['title']}, learning rate {rate:g}, seed {seed}"
+        return title, options, self.output / "runs" / kind / f"lr-{rate:g}" / f"seed-{seed}"
 
     def rates(self):
         """The learning rate of each kind: known, or the one with the best metric in a search of equal effort."""
         if not self.mode["rates"]:
-            return {kind: data["rate"] for kind, data in KINDS.items()}
-        wanted = [(kind, rate, SEARCH_SEED) for kind in KINDS for rate in self.mode["rates"]]
-        results = dict(zip(wanted, self.run_all(wanted)))
-        chosen = {}
-        rows = []
-        for kind in KINDS:
-            scores = {rate: best_of(results[kind, rate, SEARCH_SEED]) for rate in self.mode["rates"]}
-            chosen[kind] = max(scores, key=scores.get)
-            rows.append([KINDS[kind]["title"]] + [f"{scores[rate]:.4f}" for rate in self.mode["rates"]])
+            return {kind: KINDS[kind]["rate"] for kind in self.kinds}
+        wanted = [(kind, rate) for kind in self.kinds for rate in self.mode["rates"]]
+        logs = self.runner.run_all([self.one(kind, rate, SEARCH_SEED) for kind, rate in wanted])
+        scores = {pair: best_of(log) for pair, log in zip(wanted, logs)}
+        rows = [
+            [KINDS[kind]["title"]] + [f"{scores[kind, rate]:.4f}" for rate in self.mode["rates"]] for kind in self.kinds
+        ]
         titles = [f"learning rate search, seed {SEARCH_SEED}"] + [f"{rate:g}" for rate in self.mode["rates"]]
         self.search = markdown(titles, rows)
         say(self.search)
-        return chosen
+        return {kind: max(self.mode["rates"], key=lambda rate: scores[kind, rate]) for kind in self.kinds}
 
     def inspect(self):
         folder = self.output / "inspect"
@@ -149,31 +83,11 @@ class Job:
         return sorted(folder.glob("*.png"))
 
 
-def best_of(log):
-    return -1.0 if log["best"] is None else log["best"]["value"]
-
-
-def spread(values, digits=3):
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return f"{mean:.{digits}f}"
-    return f"{mean:.{digits}f} ± {statistics.stdev(values):.{digits}f}"
-
-
-def markdown(titles, rows):
-    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
-
-
-def mebibytes(count):
-    return f"{count / 2**20:.0f}"
-
-
 def table(logs, rates):
     """Rows of the comparison: `logs[kind]` are one log a seed, in the order of the seeds."""
     titles = ["run", "learning rate", "Matthews correlation", "minus frozen MLP", "steps/s", "peak MiB", "weights"]
     titles += ["gradients", "optimizer", "activations", "basis", "program", "entries trained a step"]
-    control = [best_of(log) for log in logs["frozen-mlp"]]
+    control = [best_of(log) for log in logs[CONTROL]]
     rows = []
     for kind, runs in logs.items():
         scores = [best_of(log) for log in runs]
@@ -189,7 +103,7 @@ def table(logs, rates):
                 KINDS[kind]["title"],
                 f"{rates[kind]:g}",
                 spread(scores),
-                "" if kind == "frozen-mlp" else spread(differences),
+                "" if kind == CONTROL else interval(differences),
                 spread([log["time"]["steps_per_second"] for log in runs], 2),
                 mebibytes(first["memory"]["process_peak_bytes"]),
                 mebibytes(parts["weights"]),
@@ -204,41 +118,6 @@ def table(logs, rates):
     return titles, rows
 
 
-def draw(logs, target):
-    """Training loss (running mean) and dev metric against steps; a line a run, a colour a kind."""
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-    except ImportError:
-        say("learning curves: Python's matplotlib is missing (scripts/setup.sh --python installs it)")
-        return None
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
-    for number, (kind, runs) in enumerate(logs.items()):
-        for log in runs:
-            label = KINDS[kind]["title"] if log is runs[0] else None
-            steps = [record["step"] for record in log["steps"]]
-            losses = [record["mean_loss"] for record in log["steps"]]
-            smooth = []
-            for loss in losses:
-                smooth.append(loss if not smooth else 0.8 * smooth[-1] + 0.2 * loss)
-            left.plot(steps, smooth, color=f"C{number}", linewidth=1, label=label)
-            points = [(e["step"], e["metrics"][log["best"]["metric"]]) for e in log["evaluations"]]
-            points = [(step, 0.0 if value is None else value) for step, value in points]
-            right.plot(*zip(*points), color=f"C{number}", marker=".", linewidth=1, label=label)
-    left.set_ylabel("training loss, exponential mean")
-    right.set_ylabel("Matthews correlation on dev")
-    for axes in (left, right):
-        axes.set_xlabel("step")
-        axes.grid(alpha=0.3)
-    left.legend()
-    figure.tight_layout()
-    figure.savefig(target, dpi=120)
-    plt.close(figure)
-    return target
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", required=True, help="sparsegrad-glue")
@@ -251,36 +130,38 @@ def main():
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side (with --threads 1, say)")
     parser.add_argument("--threads", type=int, default=0, help="of a run; 0: all")
     parser.add_argument("--epochs", type=float, help="in place of the mode's")
-    parser.add_argument("--also", action="append", default=[], choices=CANDIDATES, help="a further kind of run; repeatable")
+    others = [kind for kind in KINDS if kind not in COMPARED]
+    parser.add_argument("--also", action="append", default=[], choices=others, help="a further kind of run; repeatable")
     parser.add_argument("--no-save", action="store_true", help="keep no trained models")
     parser.add_argument("--no-inspect", action="store_true", help="leave out the energy measurement")
     parser.add_argument("more", nargs="*", help="after --: further options of every train command")
     arguments = parser.parse_args()
-    KINDS.update((name, CANDIDATES[name]) for name in arguments.also)
     mode = dict(MODES[arguments.mode or "quick"])
     if arguments.epochs:
         mode["epochs"] = arguments.epochs
-    job = Job(arguments, mode)
+    kinds = COMPARED + arguments.also
+    job = Job(arguments, mode, kinds)
     job.output.mkdir(parents=True, exist_ok=True)
 
     rates = job.rates()
-    wanted = [(kind, rates[kind], seed) for kind in KINDS for seed in mode["seeds"]]
-    finished = job.run_all(wanted)
-    logs = {kind: [log for one, log in zip(wanted, finished) if one[0] == kind] for kind in KINDS}
+    wanted = [(kind, seed) for kind in kinds for seed in mode["seeds"]]
+    finished = job.runner.run_all([job.one(kind, rates[kind], seed) for kind, seed in wanted])
+    logs = {kind: [log for one, log in zip(wanted, finished) if one[0] == kind] for kind in kinds}
     pictures = [] if arguments.no_inspect else job.inspect()
 
     titles, rows = table(logs, rates)
     data = logs["ft"][0]["data"]
     text = f"CoLA: {data.get('text', data)}; {mode['epochs']:g} epochs, seeds {mode['seeds']}; memory by part in MiB\n\n"
     text += markdown(titles, rows)
+    if len(mode["seeds"]) > 1:
+        text += f"\n± is the standard deviation over {len(mode['seeds'])} seeds; differences are taken seed by seed, with"
+        text += " their 95 % confidence interval.\n"
     files = [job.output / "table.md", job.output / "table.csv"]
-    files[0].write_text(text + ("\n" + job.search if hasattr(job, "search") else ""))
+    files[0].write_text(text + ("\n" + job.search if job.search else ""))
     with files[1].open("w", newline="") as sheet:
         csv.writer(sheet).writerows([titles, *rows])
-    curves = draw(logs, job.output / "learning_curves.png")
+    curves = draw_curves(logs, "Matthews correlation", job.output / "learning_curves.png")
     say("\n" + text)
-    if len(mode["seeds"]) > 1:
-        say(f"± is the standard deviation over {len(mode['seeds'])} seeds; differences are taken seed by seed.")
     say("Files: " + ", ".join(str(f) for f in files + ([curves] if curves else []) + pictures))
 
 
