@@ -1,3 +1,4 @@
+#include <sparsegrad/backend/cpu.hpp>
 #include <sparsegrad/backend/cpu_blas.hpp>
 #include <sparsegrad/backend/reference.hpp>
 #include <sparsegrad/sparse_adam.hpp>
