@@ -81,7 +81,7 @@ TEST_CASE("help explains, and bad command lines end with status 2") {
   CHECK(unknown.status == 2);
   const Finished type = run("train --model x --output y --run-type lora-x");
   CHECK(type.status == 2);
-  check_says(type.err, "expected one of: frozen-mlp, ft, sparse");
+  check_says(type.err, "expected one of: frozen-mlp, ft, lora, meprop, sparse, topk");
   const Finished preset = run("train --model x --output y --preset nothing");
   CHECK(preset.status == 2);
   check_says(preset.err, "expected one of: paper, best");
