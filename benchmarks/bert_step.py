@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The whole fine-tuning step of a BERT: sparsegrad-glue against torch + transformers, and its run types against each other.
 
-    bert_step.py --program P --model DIR --data DIR [--rounds 3] [--steps 12] [--threads N] [--output FILE]
+    bert_step.py --program P --model DIR --data DIR [--rounds 3] [--steps 12] [--threads N] [--only TITLE]... [--output FILE]
 
 Each round runs every case once, in turn, on the same CoLA sentences in the same order (batch 32, dropout 0.1, AdamW);
 a case is compared with another of its own round. A step is forward, backward and optimizer; the first two of a case are
@@ -55,7 +55,8 @@ def program_seconds(a, options, padding, folder):
     command += ["--max-steps", str(a.steps), "--dev-limit", "32", "--threads", str(a.threads)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     steps = json.loads((pathlib.Path(folder) / "run.json").read_text())["steps"]
-    return [step["seconds"] for step in steps[WARM:]]
+    # The log has the training time up to each step.
+    return [after["seconds"] - before["seconds"] for before, after in zip(steps[WARM - 1 :], steps[WARM:])]
 
 
 class Torch:
@@ -111,6 +112,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--only", action="append", default=[], help="cases whose title begins so; repeatable")
     parser.add_argument("--output", help="file; default: the standard output")
     a = parser.parse_args()
     try:
@@ -119,6 +121,8 @@ def main():
         print(f"torch's rows are left out: {missing}")
         other = None
     cases = [case for case in CASES if case[1] is not None or other]
+    if a.only:
+        cases = [case for case in cases if any(case[0].startswith(start) for start in a.only)]
     times = {title: [] for title, _, _ in cases}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(a.rounds):
@@ -129,7 +133,7 @@ def main():
     lines = [
         f"{a.rounds} rounds of {a.steps} steps, {a.threads} threads, batch {BATCH}; {processor()}; "
         f"{datetime.date.today()}; {other.version if other else 'without torch'}; "
-        f"load average before the end {os.getloadavg()[0]:.1f}",
+        f"load average at the end {os.getloadavg()[0]:.1f}",
         "",
         "| step | median of the rounds, s | best, s | steps/s |",
         "|---|--:|--:|--:|",
