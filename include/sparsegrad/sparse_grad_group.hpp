@@ -86,6 +86,9 @@ class SparseGradGroup {
   using Context = typename Backend::Context;
   using Layer = SparseGradLinear<T, Backend>;
   using Basis = TuckerBasis<T, Backend>;
+  /// As SparseGradLinear::select's: fills the sparse gradient, whose capacity is the layer's `kept` entries.
+  using Selector =
+      std::function<SelectReport(Context&, MatrixView<T> core, SparseGradient<T, Backend>&, NonFinite)>;
 
   explicit SparseGradGroup(GroupOptions options = {}) : options_(std::move(options)) {
     if (options_.entries <= 0 && !(options_.share > 0 && options_.share <= 1)) {
@@ -117,6 +120,10 @@ class SparseGradGroup {
   /// Entries that the layer keeps in a step.
   index_t kept(index_t i) const { return at(i).gradient.capacity(); }
   const GroupOptions& options() const { return options_; }
+
+  /// Selects every layer's entries with this in place of TopK; null: TopK again. GroupOptions' entries (or share) then say
+  /// how many there may be at most.
+  void use_selector(Selector selector) { selector_ = std::move(selector); }
 
   /// After this no call of a step with up to `max_tokens` tokens allocates (but for Overflow::go_dense, once).
   void reserve(Context& ctx, index_t max_tokens) {
@@ -344,7 +351,8 @@ class SparseGradGroup {
   SelectReport select(Context& ctx, Member& m, bool need_norm) {
     if (need_norm) m.squared_norm = Backend::template squared_norm<T>(ctx, m.layer->core(ctx));
     const SelectReport report =
-        m.layer->select(ctx, TopK{m.gradient.capacity()}, m.gradient, options_.non_finite);
+        selector_ ? m.layer->select(ctx, selector_, m.gradient, options_.non_finite)
+                  : m.layer->select(ctx, TopK{m.gradient.capacity()}, m.gradient, options_.non_finite);
     m.selected = true;
     m.skipped = report.skipped;
     if (options_.share_gradient_memory) m.layer->clear(ctx);
@@ -352,6 +360,7 @@ class SparseGradGroup {
   }
 
   GroupOptions options_;
+  Selector selector_;
   std::vector<Member> members_;
   BasisRecipe recipe_;
   std::map<std::string, Collection> collections_;

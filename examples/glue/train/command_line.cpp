@@ -5,12 +5,14 @@
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
 #include <sparsegrad/version.hpp>
 
 #include "data/glue.hpp"
 #include "train/commands.hpp"
 #include "train/interrupt.hpp"
 #include "train/presets.hpp"
+#include "train/python_tool.hpp"
 
 namespace sparsegrad::glue {
 
@@ -224,6 +226,16 @@ void add_train_options(CLI::App& app, TrainOptions& o) {
                "a run that "
                "is finished is left alone")
       ->group("Output");
+  app.add_option(
+         "--held-out", o.held_out,
+         "evaluate on this share of the training examples in place of dev, and do not train on it (0: dev)")
+      ->capture_default_str()
+      ->group("Input");
+  app.add_option("--options", o.options_file,
+                 "JSON file of options of this command, {\"learning-rate\": 1e-4}: --optimize writes one; "
+                 "the command line "
+                 "has precedence")
+      ->group("Input");
   app.add_option("--log-every", o.log_every, "steps between two records of the log")
       ->capture_default_str()
       ->group("Output");
@@ -231,6 +243,25 @@ void add_train_options(CLI::App& app, TrainOptions& o) {
   SparseOptions& s = o.sparse;
   const char* group = "Sparse gradients";
   app.add_option("--preset", o.preset, preset_text())->group(group);
+  add_choice<bool>(
+      app, "--protocol", o.reference_protocol, {{"corrected", false}, {"reference", true}},
+      "reference: epochs, early stopping, evaluations, padding and both phases as the reference's code has "
+      "them, with everything under Replication switched on; what is given explicitly has precedence")
+      ->group("Replication");
+  app.add_flag(
+         "--transposed-basis", s.defects.transposed_basis,
+         "rotate the input side by U^T in place of U, as the reference's code: nothing is compacted there")
+      ->group("Replication");
+  app.add_flag("--rotated-bias", s.defects.rotated_bias,
+               "leave the MLP biases' gradients in the rotated space, as the reference's code")
+      ->group("Replication");
+  app.add_flag("--frozen-layernorm", s.defects.frozen_layer_norm,
+               "train no LayerNorm in run type sparse, as the reference's code")
+      ->group("Replication");
+  app.add_flag(
+         "--signed-selection", s.defects.signed_selection,
+         "keep the entries whose absolute value reaches the k-th largest signed one, as the reference's code")
+      ->group("Replication");
   add_choice<BasisScope>(app, "--basis-scope", s.scope,
                          {{"kind", BasisScope::kind}, {"layer", BasisScope::layer}},
                          "which matrices share a basis: all up (all down) matrices, as the paper, or none")
@@ -256,7 +287,7 @@ void add_train_options(CLI::App& app, TrainOptions& o) {
       ->group(group);
   app.add_flag("--keep-phase1", s.keep_phase1,
                "keep the weights of phase 1 (the reference code's head start); else they are as before it")
-      ->group(group);
+      ->group("Replication");
   add_choice<AdamSemantics>(
       app, "--adam", s.adam,
       {{"torch", AdamSemantics::torch},
@@ -292,14 +323,130 @@ void add_train_options(CLI::App& app, TrainOptions& o) {
       ->group(group);
 }
 
-void apply_preset(CLI::App& app, const std::string& name) {
-  if (name.empty()) return;
-  for (const auto& [option_name, value] : find_preset(name).options) {
-    CLI::Option* option = app.get_option(std::string(option_name));
-    if (option->count() > 0) continue;
-    option->add_result(std::string(value));
-    option->run_callback();
+/// Gives the option a value unless it has one.
+void set_unless_given(CLI::App& app, const std::string& name, const std::string& value) {
+  CLI::Option* option = app.get_option(name);
+  if (option->count() > 0) return;
+  option->add_result(value);
+  option->run_callback();
+}
+
+void apply_options_file(CLI::App& app, const std::filesystem::path& path) {
+  if (path.empty()) return;
+  const nlohmann::json file = read_json(path);
+  if (!file.is_object())
+    throw ValueError(fmt::format("{}: expected an object of options and their values", path.string()));
+  for (const auto& [key, value] : file.items()) {
+    std::string name = "--" + key;
+    std::replace(name.begin(), name.end(), '_', '-');
+    if (app.get_option_no_throw(name) == nullptr || value.is_structured() || value.is_null()) {
+      throw ValueError(fmt::format("{}: '{}' is {}, expected an option of this command with its value",
+                                   path.string(), key, value.dump()));
+    }
+    set_unless_given(app, name, value.is_string() ? value.get<std::string>() : value.dump());
   }
+}
+
+/// What presets put in, the more particular first. Explicit options come before all of them.
+void apply_presets(CLI::App& app, TrainOptions& o) {
+  apply_options_file(app, o.options_file);
+  if (o.reference_protocol) {
+    for (const auto& [name, value] : protocol_options())
+      set_unless_given(app, std::string(name), std::string(value));
+  }
+  if (!o.preset.empty()) {
+    for (const auto& [name, value] : find_preset(o.preset).options)
+      set_unless_given(app, std::string(name), std::string(value));
+  }
+}
+
+/// What depends on the task and the model's files.
+void apply_task_presets(CLI::App& app, TrainOptions& o) {
+  if (o.preset == "paper" && find_task(o.task).name != "acceptability") {
+    const PaperRate rate = paper_rate(read_model_config(o.model / "config.json"), o.task, o.run_type);
+    set_unless_given(app, "--learning-rate", fmt::format("{}", rate.learning_rate));
+    set_unless_given(app, "--batch-size", fmt::format("{}", rate.batch_size));
+  }
+  if (o.reference_protocol)
+    set_unless_given(app, "--eval-every", fmt::format("{}", protocol_eval_every(o.task, o.batch_size)));
+}
+
+/// Options of --optimize, and the words that the search hands to every trial.
+struct SearchOptions {
+  bool on = false;
+  index_t trials = 40;
+  double timeout = 0;
+  std::string objective = "held-out";
+  std::string rates = "1e-6,1e-1";
+  std::string batches = "16,32";
+};
+
+void add_search(CLI::App& app, SearchOptions& search) {
+  const char* group = "Search";
+  add_choice<bool>(
+      app, "--optimize", search.on, {{"True", true}, {"False", false}, {"true", true}, {"false", false}},
+      "True: search learning rate (log-uniform) and batch size with Optuna's TPE in place of one run; every "
+      "other option is that of each trial. Goes on where an earlier search in --output ended, and writes "
+      "best.json for --options")
+      ->group(group);
+  app.add_option("--trials", search.trials, "of the search, those of earlier calls included")
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--timeout", search.timeout, "seconds after which no trial starts (0: none)")
+      ->capture_default_str()
+      ->group(group);
+  add_choice<std::string>(
+      app, "--objective", search.objective, {{"held-out", "held-out"}, {"dev", "dev"}},
+      "what the metric is taken on: a tenth of the training set that is not trained on, or dev, as "
+      "the reference does")
+      ->group(group);
+  app.add_option("--search-rates", search.rates, "smallest and largest learning rate")
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--search-batches", search.batches, "batch sizes")->capture_default_str()->group(group);
+}
+
+/// scripts/glue_optimize.py over this program; `words` are the command line's after "train".
+int run_search(const SearchOptions& search, const std::filesystem::path& output,
+               const std::vector<std::string>& words) {
+  std::vector<std::string> call{"--program",
+                                own_path().string(),
+                                "--output",
+                                output.string(),
+                                "--trials",
+                                fmt::format("{}", search.trials),
+                                "--timeout",
+                                fmt::format("{}", search.timeout),
+                                "--objective",
+                                search.objective,
+                                "--rates=" + search.rates,
+                                "--batches=" + search.batches,
+                                "--"};
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    const std::string name = words[i].substr(0, words[i].find('='));
+    const bool own = name == "--optimize" || name == "--trials" || name == "--timeout" ||
+                     name == "--objective" || name == "--search-rates" || name == "--search-batches" ||
+                     name == "--output";
+    if (!own) {
+      call.push_back(words[i]);
+    } else if (name == words[i]) {
+      ++i;
+    }
+  }
+  const ToolResult result = run_python_tool("glue_optimize.py", call);
+  if (!result.found) {
+    fmt::print(stderr, "sparsegrad-glue: scripts/glue_optimize.py was not found near the program\n");
+    return 1;
+  }
+  if (result.status == 3) {
+    fmt::print(stderr,
+               "sparsegrad-glue: --optimize needs Python's optuna, which {} does not have: scripts/setup.sh "
+               "--python "
+               "installs it, or pip install optuna\n",
+               result.python);
+    return 1;
+  }
+  return result.status < 0 ? 1 : result.status;
 }
 
 }  // namespace
@@ -317,6 +464,8 @@ int run_program(int argc, char** argv) {
   add_common(*train_app, train);
   add_training(*train_app, train);
   add_train_options(*train_app, train);
+  SearchOptions search;
+  add_search(*train_app, search);
   train_app->footer(footer);
 
   EvaluateCommand evaluate_command;
@@ -374,10 +523,10 @@ int run_program(int argc, char** argv) {
     }
     arguments.push_back(std::move(text));
   }
+  const std::vector<std::string> words(arguments.rbegin(), arguments.rend());
   try {
     app.parse(std::move(arguments));
-    if (train_app->parsed()) apply_preset(*train_app, train.preset);
-    train.apply_run_type();
+    if (train_app->parsed() && !search.on) apply_presets(*train_app, train);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   } catch (const std::exception& error) {
@@ -385,7 +534,12 @@ int run_program(int argc, char** argv) {
     return 2;
   }
   try {
-    if (train_app->parsed()) return run_train(train);
+    if (train_app->parsed()) {
+      if (search.on) return run_search(search, train.output, {words.begin() + 1, words.end()});
+      apply_task_presets(*train_app, train);
+      train.apply_run_type();
+      return run_train(train);
+    }
     if (evaluate_app->parsed()) return run_evaluate(evaluate_command);
     return run_inspect(inspect);
   } catch (const std::bad_alloc&) {

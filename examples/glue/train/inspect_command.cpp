@@ -1,7 +1,3 @@
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <bit>
 
 #include <fmt/format.h>
@@ -11,6 +7,7 @@
 #include "train/interrupt.hpp"
 #include "train/output_file.hpp"
 #include "train/progress_bar.hpp"
+#include "train/python_tool.hpp"
 #include "train/run_log.hpp"
 #include "train/session.hpp"
 
@@ -37,52 +34,19 @@ std::string npy_text(const Picture& picture) {
   return text;
 }
 
-/// scripts/plot_inspect.py of the project that the program was built in; empty when it is elsewhere.
-fs::path find_script() {
-  std::error_code none;
-  for (fs::path folder = fs::read_symlink("/proc/self/exe", none).parent_path(); folder.has_relative_path();
-       folder = folder.parent_path()) {
-    const fs::path script = folder / "scripts" / "plot_inspect.py";
-    if (fs::exists(script, none)) return script;
-  }
-  return {};
-}
-
-/// Exit status of the program, or -1 when it cannot be started.
-int run_and_wait(const std::vector<std::string>& words) {
-  std::vector<char*> arguments;
-  for (const std::string& word : words)
-    arguments.push_back(const_cast<char*>(word.c_str()));
-  arguments.push_back(nullptr);
-  pid_t child = 0;
-  if (posix_spawnp(&child, arguments[0], nullptr, nullptr, arguments.data(), environ) != 0) return -1;
-  int status = 0;
-  while (waitpid(child, &status, 0) < 0) {
-    if (errno != EINTR) return -1;
-  }
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
 void draw(const fs::path& output) {
-  const fs::path script = find_script();
-  if (script.empty()) {
+  const ToolResult tool = run_python_tool("plot_inspect.py", {output.string()});
+  if (!tool.found) {
     fmt::print("plots: scripts/plot_inspect.py was not found near the program; run it on {}\n",
                output.string());
-    return;
-  }
-  const fs::path own = script.parent_path().parent_path() / ".venv" / "bin" / "python3";
-  const std::string python = fs::exists(own) ? own.string() : "python3";
-  std::fflush(stdout);
-  const int status = run_and_wait({python, script.string(), output.string()});
-  if (status == 0) return;
-  if (status == 3) {
+  } else if (tool.status == 3) {
     fmt::print(
         "plots: Python's matplotlib is missing. Install it (Debian: apt install python3-matplotlib; or "
         "pip install matplotlib), then: {} {} {}\n",
-        python, script.string(), output.string());
-  } else {
-    fmt::print("plots: {} {} {} failed{}\n", python, script.string(), output.string(),
-               status < 0 ? ": it could not be started" : fmt::format(" with status {}", status));
+        tool.python, tool.script.string(), output.string());
+  } else if (tool.status != 0) {
+    fmt::print("plots: {} {} {} failed{}\n", tool.python, tool.script.string(), output.string(),
+               tool.status < 0 ? ": it could not be started" : fmt::format(" with status {}", tool.status));
   }
 }
 

@@ -101,6 +101,7 @@ void TrainOptions::check() const {
           "a number of steps, 0 for none but at an interrupt");
   require(threads >= 0, "--threads", threads, "a number of threads, 0 for all");
   require(train_limit >= 0, "--train-limit", train_limit, "a number of examples, 0 for all");
+  require(held_out >= 0 && held_out < 1, "--held-out", held_out, "a share from 0 to below 1");
   require(dev_limit >= 0, "--dev-limit", dev_limit, "a number of examples, 0 for all");
   require(lora.rank >= 1, "--lora-rank", lora.rank, "at least 1");
   require(finite_from_zero(lora.scale), "--lora-scale", lora.scale, "a finite number from 0 (0: 1 / rank)");
@@ -119,12 +120,23 @@ void TrainOptions::check() const {
           "a factor from 1, or 0 for a dense state");
   require(sparse.state_capacity == 0 || sparse.state_capacity >= 1, "--state-capacity", sparse.state_capacity,
           "a factor from 1, or 0 for a dense state");
-  sparse.needs_gradients();
+  require(!sparse.defects.transposed_basis || sparse.refresh_every == 0, "--refresh-every",
+          sparse.refresh_every, "0 with --transposed-basis, as in the reference's code");
+  for (const char* kind : {"up", "down"}) {
+    const BasisRules rules = sparse.sides.rules(kind);
+    const auto full = [&](bool wanted, const char* name, const RankRule& rule) {
+      if (wanted && rule.to_string() != "full")
+        throw ValueError(fmt::format("{} needs the full rank there, found {}", name, rule.to_string()));
+    };
+    full(sparse.defects.transposed_basis, "--transposed-basis: the input side", rules.in);
+    full(sparse.defects.rotated_bias, "--rotated-bias: the output side", rules.out);
+  }
   parse_plan(sparse.plan);
 }
 
 void TrainOptions::apply_run_type() {
   if (run_type == RunType::topk) sparse.sides = {"identity", "identity", "", ""};
+  if (run_type != RunType::sparse) sparse.defects = {};
 }
 
 nlohmann::json to_json(const TrainOptions& o) {
@@ -159,6 +171,7 @@ nlohmann::json to_json(const TrainOptions& o) {
                       {"dev_limit", o.dev_limit},
                       {"save", o.save}};
   json["trained"] = to_string(o.trained);
+  if (o.held_out > 0) json["held_out"] = o.held_out;
   if (o.run_type == RunType::lora) {
     json["lora"] = {{"rank", o.lora.rank},
                     {"scale", o.lora.scale},
@@ -187,6 +200,13 @@ nlohmann::json to_json(const TrainOptions& o) {
                     {"state_overflow", sparsegrad::to_string(s.overflow)},
                     {"share_gradient_memory", o.shares_gradient_memory()},
                     {"moments", s.moments == MomentsPolicy::reset ? "reset" : "transport"}};
+  const ReferenceDefects& d = s.defects;
+  if (d.any()) {
+    json["sparse"]["defects"] = {{"transposed_basis", d.transposed_basis},
+                                 {"rotated_bias", d.rotated_bias},
+                                 {"frozen_layer_norm", d.frozen_layer_norm},
+                                 {"signed_selection", d.signed_selection}};
+  }
   return json;
 }
 

@@ -53,6 +53,17 @@ struct SideOptions {
   BasisRules rules(const std::string& kind) const;
 };
 
+/// What the reference's code does differently from the method, each to be switched on for itself, so that its runs can be
+/// replicated. (keep_phase1, below, is one more.)
+struct ReferenceDefects {
+  bool transposed_basis = false;   ///< U^T in place of U: the input side is rotated, and nothing compacted
+  bool rotated_bias = false;       ///< the biases of the MLP matrices get V^T db in place of db
+  bool frozen_layer_norm = false;  ///< LayerNorms do not train
+  bool signed_selection = false;   ///< the k-th largest signed entry is the threshold of the absolute values
+
+  bool any() const { return transposed_basis || rotated_bias || frozen_layer_norm || signed_selection; }
+};
+
 struct SparseOptions {
   index_t n_params = 28000;  ///< entries of a 768 x 3072 matrix, see reference_matrix_entries
   double share = 0;          ///< when positive: share of a matrix's entries, in place of n_params
@@ -62,6 +73,7 @@ struct SparseOptions {
   index_t refresh_window = 1;  ///< steps before a refresh whose gradients it is fitted to
   index_t phase1_steps = 11;
   bool keep_phase1 = false;
+  ReferenceDefects defects;
   bool normalize = false;
   AdamSemantics adam = AdamSemantics::torch;
   std::string plan = "auto";
@@ -91,6 +103,8 @@ struct TrainOptions {
   std::filesystem::path data;
   std::filesystem::path output;
   std::string preset;
+  bool reference_protocol = false;  ///< the reference's protocol and defects; see protocol_options
+  std::filesystem::path options_file;
 
   double epochs = 3;
   index_t max_steps = 0;  ///< 0: no limit beside the epochs
@@ -115,6 +129,7 @@ struct TrainOptions {
   int threads = 0;
   bool deterministic = false;
   index_t train_limit = 0;
+  double held_out = 0;  ///< share of the training examples that takes dev's place, and is not trained on
   index_t dev_limit = 0;
   bool save = true;
   bool quiet = false;
@@ -124,7 +139,7 @@ struct TrainOptions {
 
   /// Whether the MLP matrices are stepped sparsely.
   bool steps_sparsely() const { return run_type == RunType::sparse || run_type == RunType::topk; }
-  /// Puts in what the run type decides: no sides rotate under topk.
+  /// Puts in what the run type decides: no sides rotate under topk, and only sparse has the reference's defects.
   void apply_run_type();
   double rate_of_mlp() const { return sparse_learning_rate.value_or(learning_rate); }
   bool shares_gradient_memory() const {

@@ -7,6 +7,9 @@
 #include <utility>
 #include <vector>
 
+#include "engine/model_config.hpp"
+#include "train/options.hpp"
+
 namespace sparsegrad::glue {
 
 struct Preset {
@@ -20,5 +23,23 @@ std::span<const Preset> all_presets();
 
 /// Throws ValueError listing the presets.
 const Preset& find_preset(std::string_view name);
+
+/// Options of the reference's protocol: its two phases and its length of a run, padding and, for run type sparse, what its
+/// code does differently from the method.
+std::span<const std::pair<std::string_view, std::string_view>> protocol_options();
+
+/// Steps between two evaluations of a task in the reference's protocol, for batches of this size. Throws ValueError for a
+/// task that is not in GLUE.
+index_t protocol_eval_every(std::string_view task, index_t batch_size);
+
+struct PaperRate {
+  double learning_rate = 0;
+  index_t batch_size = 0;
+};
+
+/// What the authors' search chose for BERT-base, RoBERTa-base or RoBERTa-large, whichever this model is nearest to: BERT,
+/// or a RoBERTa of width below 1024, or a wider one. topk and meprop have sparse's values, frozen-mlp has ft's. Throws
+/// ValueError for a task that is not in GLUE.
+PaperRate paper_rate(const ModelConfig& config, std::string_view task, RunType type);
 
 }  // namespace sparsegrad::glue

@@ -1,9 +1,11 @@
 #include "train/session.hpp"
 
+#include <algorithm>
 #include <vector>
 
 #include <fmt/format.h>
 
+#include "engine/random.hpp"
 #include "text/tokenizer.hpp"
 #include "train/process_memory.hpp"
 
@@ -19,6 +21,30 @@ void warm_up(GlueContext& ctx) {
   backend::CpuBlas::gemm<float>(ctx, Op::none, Op::none, 1.0F, MatrixView<const float>(a.data(), n, n),
                                 MatrixView<const float>(a.data(), n, n), 0.0F,
                                 MatrixView<float>(b.data(), n, n));
+}
+
+/// Takes a share of the training set (of its first `limit` examples) out of it. Which examples depends on their number
+/// alone: equal for all seeds and run types. Throws ValueError when one of the two parts is empty.
+Dataset hold_out(Dataset& train, double share, index_t limit) {
+  Dataset rest = train;
+  Dataset held = train;
+  rest.examples.clear();
+  held.examples.clear();
+  held.name += " (held out)";
+  const std::size_t count =
+      limit > 0 ? std::min(train.examples.size(), static_cast<std::size_t>(limit)) : train.examples.size();
+  constexpr std::uint64_t key = 0x48454C44;
+  for (std::size_t i = 0; i < count; ++i) {
+    const double place = static_cast<double>(mix_bits(key + i) >> 11) * 0x1p-53;
+    (place < share ? held : rest).examples.push_back(train.examples[i]);
+  }
+  if (held.examples.empty() || rest.examples.empty()) {
+    throw ValueError(
+        fmt::format("--held-out {} of {} training examples leaves {} to train on and {} to evaluate on",
+                    share, count, rest.examples.size(), held.examples.size()));
+  }
+  train = std::move(rest);
+  return held;
 }
 
 }  // namespace
@@ -41,12 +67,19 @@ Session::Session(const TrainOptions& options, bool with_train, Split held_out)
           fmt::format("{}: the tokenizer has ids up to {}, the model's word embeddings only {} rows",
                       options.model.string(), tokenizer->vocab_size() - 1, directory_.config.vocab_size));
     }
-    if (with_train) {
-      train_ = std::make_unique<EncodedDataset>(load_data(task_, source_, Split::train), *tokenizer,
-                                                options.max_length, options.train_limit);
+    Dataset train;
+    if (with_train) train = load_data(task_, source_, Split::train);
+    if (with_train && options.held_out > 0) {
+      const Dataset held = hold_out(train, options.held_out, options.train_limit);
+      dev_ = std::make_unique<EncodedDataset>(held, *tokenizer, options.max_length, options.dev_limit);
     }
-    dev_ = std::make_unique<EncodedDataset>(load_data(task_, source_, held_out), *tokenizer,
-                                            options.max_length, options.dev_limit);
+    if (with_train) {
+      train_ = std::make_unique<EncodedDataset>(train, *tokenizer, options.max_length,
+                                                options.held_out > 0 ? 0 : options.train_limit);
+    }
+    if (dev_ == nullptr)
+      dev_ = std::make_unique<EncodedDataset>(load_data(task_, source_, held_out), *tokenizer,
+                                              options.max_length, options.dev_limit);
   }
   warm_up(ctx_);
   return_freed_memory();

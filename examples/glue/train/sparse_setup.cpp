@@ -1,5 +1,9 @@
 #include "train/sparse_setup.hpp"
 
+#include <algorithm>
+
+#include "train/reference_defects.hpp"
+
 namespace sparsegrad::glue {
 
 std::unique_ptr<SparseGroup> make_group(GlueContext& ctx, Model& model, const SparseOptions& options,
@@ -11,7 +15,11 @@ std::unique_ptr<SparseGroup> make_group(GlueContext& ctx, Model& model, const Sp
   group_options.adam.semantics = options.adam;
   group_options.adam.overflow = options.overflow;
   group_options.share_gradient_memory = share_gradient_memory;
+  const index_t kept = group_options.entries;
+  // Of gradients that are as often negative as positive the signed threshold keeps twice as many.
+  if (options.defects.signed_selection) group_options.entries = std::min(3 * kept, matrix);
   auto group = std::make_unique<SparseGroup>(group_options);
+  if (options.defects.signed_selection) group->use_selector(SignedThreshold{kept});
   index_t number = 0;
   for (Model::MlpLayer& layer : model.mlp()) {
     layer.set_plan(ctx, parse_plan(options.plan), workload);

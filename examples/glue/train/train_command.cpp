@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "train/commands.hpp"
+#include "train/event_file.hpp"
 #include "train/interrupt.hpp"
 #include "train/memory_estimate.hpp"
 #include "train/output_file.hpp"
@@ -40,6 +41,37 @@ void print_memory(const char* name, const MemoryAccount& account) {
 std::filesystem::path previous(std::filesystem::path state) {
   return state += ".previous";
 }
+
+/// Hands records that are new since the last call to TensorBoard.
+class EventLog {
+ public:
+  EventLog(const std::filesystem::path& folder, const TrainReport& before)
+      : file_(folder), steps_(before.steps.size()), evaluations_(before.evaluations.size()) {}
+
+  void update(const TrainReport& report) {
+    for (; steps_ < report.steps.size(); ++steps_) {
+      const StepRecord& r = report.steps[steps_];
+      file_.add(r.step, {{"train/loss", r.mean_loss},
+                         {"train/learning_rate", r.learning_rate},
+                         {"train/sparse_learning_rate", r.sparse_learning_rate},
+                         {"train/tokens", static_cast<double>(r.tokens)},
+                         {"train/entries_kept", static_cast<double>(r.kept)}});
+    }
+    for (; evaluations_ < report.evaluations.size(); ++evaluations_) {
+      const EvaluationRecord& r = report.evaluations[evaluations_];
+      EventFile::Scalars scalars{{"dev/loss", r.loss}};
+      for (const Metric& metric : r.metrics) {
+        if (metric.defined) scalars.emplace_back("dev/" + std::string(metric.name), metric.value);
+      }
+      file_.add(r.step, scalars);
+    }
+  }
+
+ private:
+  EventFile file_;
+  std::size_t steps_;
+  std::size_t evaluations_;
+};
 
 /// Whether this log is of a finished run. Throws ValueError when that run had other options.
 bool is_finished(const std::filesystem::path& log_path, const TrainOptions& options) {
@@ -107,7 +139,9 @@ int run_train(const TrainOptions& options) {
                       {{"dense_parameters", trainer.dense_parameters()},
                        {"sparse_parameters", trainer.sparse_parameters()},
                        {"sparse_entries_a_step", trainer.entries_a_step()}}}};
+  EventLog events(options.output / "tensorboard", trainer.report());
   const auto write_log = [&](bool finished) {
+    events.update(trainer.report());
     log.update(to_json(trainer.report()));
     log["finished"] = finished;
     write_json(log_path, log);
@@ -117,7 +151,8 @@ int run_train(const TrainOptions& options) {
   const bool talk = !options.quiet;
   if (talk) {
     fmt::print("data: {}\n", session.source().text);
-    fmt::print("      {} training examples, {} dev examples\n", session.train().size(), session.dev().size());
+    fmt::print("      {} training examples, {} {} examples\n", session.train().size(), session.dev().size(),
+               options.held_out > 0 ? "held-out" : "dev");
     fmt::print("model: {} layers of width {}, {} parameters\n", session.model().config().layers,
                session.model().config().hidden, session.model().parameters().count());
     if (const std::string text = session.load_report().text(); !text.empty()) fmt::print("       {}\n", text);

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "train/process_memory.hpp"
+#include "train/reference_defects.hpp"
 
 namespace sparsegrad::glue {
 
@@ -71,7 +72,11 @@ class Hash {
 TrainedParts trained_parts(const TrainOptions& options) {
   TrainedParts parts;
   parts.mlp_matrices = options.run_type != RunType::frozen_mlp && options.run_type != RunType::lora;
-  if (options.trained == TrainedParameters::mlp) parts.dense = is_mlp_bias_or_head;
+  if (options.trained == TrainedParameters::mlp) {
+    parts.dense = is_mlp_bias_or_head;
+  } else if (options.run_type == RunType::sparse && options.sparse.defects.frozen_layer_norm) {
+    parts.dense = [](std::string_view name) { return name.find("LayerNorm") == std::string_view::npos; };
+  }
   if (options.run_type == RunType::lora) {
     parts.lora_rank = options.lora.rank;
     parts.lora_scale =
@@ -337,6 +342,7 @@ bool Trainer::collect_bases(const TrainHooks& hooks) {
   const auto fit = Clock::now();
   ctx_.scratch().forget_most_used();
   group_->refresh(ctx_);
+  if (sparse_options.defects.transposed_basis) transpose_input_sides(ctx_, *group_);
   report_.phase1.fit_seconds = seconds_since(fit);
   report_.phase1.seconds = seconds_since(start);
   report_.phase1.memory.note(memory_now());
@@ -386,6 +392,7 @@ void Trainer::step(const std::function<void()>& look) {
   }
   for (index_t i = 0; i < static_cast<index_t>(mlp_dense_.size()); ++i)
     step_mlp_densely(i, mlp_rate, scale);
+  if (group_ && options_.sparse.defects.rotated_bias) rotate_bias_gradients(ctx_, model_);
   dense_->step(ctx_, {.learning_rate = rate, .grad_scale = scale, .clear_gradients = true});
   report_.memory.note(memory_now());
   if (refresh_due(1)) {

@@ -1,0 +1,36 @@
+// Scalars in TensorBoard's event files.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace sparsegrad::glue {
+
+/// CRC-32C (Castagnoli), as in RFC 3720.
+std::uint32_t crc32c(std::string_view bytes);
+
+/// Appends records to OUT/events.out.tfevents.<second of opening>.sparsegrad. Format: TensorFlow's TFRecord of
+/// tensorflow.Event messages (their public .proto files). A crash costs at most the record being written: readers pass
+/// over a torn one.
+class EventFile {
+ public:
+  /// Throws IoError with the system's reason.
+  explicit EventFile(const std::filesystem::path& folder);
+
+  using Scalars = std::vector<std::pair<std::string, double>>;
+  /// One event: all scalars of a step. Throws IoError.
+  void add(std::int64_t step, const Scalars& scalars);
+
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  void append(std::string_view event);
+
+  std::filesystem::path path_;
+};
+
+}  // namespace sparsegrad::glue
