@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # setup.sh [--lint] [--python]
 # Installs what the project is built from: Debian packages, and with --python a virtual environment in .venv for
-# the scripts that draw. Does nothing where everything is there.
+# the scripts that draw and search. Does nothing where everything is there.
 #   --lint    also clang-format, clang-tidy and shellcheck
-#   --python  also .venv with numpy and matplotlib
+#   --python  also .venv with numpy, matplotlib and optuna
 set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -55,13 +55,13 @@ install_packages() {
 }
 
 make_venv() {
-  if "$venv_dir/bin/python" -c 'import numpy, matplotlib' 2> /dev/null; then
+  if "$venv_dir/bin/python" -c 'import numpy, matplotlib, optuna' 2> /dev/null; then
     say "Python environment .venv is ready"
     return
   fi
-  say "Making the Python environment .venv (numpy, matplotlib)"
+  say "Making the Python environment .venv (numpy, matplotlib, optuna)"
   python3 -m venv "$venv_dir"
-  "$venv_dir/bin/python" -m pip install --quiet numpy matplotlib
+  "$venv_dir/bin/python" -m pip install --quiet numpy matplotlib optuna
 }
 
 install_packages

@@ -2,9 +2,12 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cstring>
+#include <fstream>
 #include <set>
 
 #include "files.hpp"
+#include "train/event_file.hpp"
 #include "train/learning_rate.hpp"
 #include "train/output_file.hpp"
 #include "train/presets.hpp"
@@ -127,6 +130,65 @@ TEST_CASE("options that make no sense are refused by name") {
 TEST_CASE("presets are found by name") {
   CHECK(find_preset("paper").options.front().second == "kind");
   check_says(error_of([] { find_preset("nothing"); }), "expected one of: paper, best");
+}
+
+TEST_CASE("the paper's learning rates by model, task and run type") {
+  ModelConfig config;
+  config.hidden = 384;
+  CHECK(paper_rate(config, "cola", RunType::ft).learning_rate == 1.01e-5);
+  CHECK(paper_rate(config, "cola", RunType::ft).batch_size == 16);
+  CHECK(paper_rate(config, "wnli", RunType::meprop).learning_rate == 2.52e-6);
+  config.family = ModelFamily::roberta;
+  CHECK(paper_rate(config, "mnli-mm", RunType::lora).learning_rate == 1.04e-5);
+  config.hidden = 1024;
+  CHECK(paper_rate(config, "stsb", RunType::sparse).learning_rate == 2.11e-5);
+  check_says(error_of([&] { paper_rate(config, "acceptability", RunType::ft); }), "task 'acceptability'");
+  CHECK(protocol_eval_every("rte", 16) == 10);
+  CHECK(protocol_eval_every("cola", 32) == 50);
+}
+
+TEST_CASE("the reference's protocol, and what its defects exclude") {
+  TrainOptions options;
+  options.sparse.defects.transposed_basis = true;
+  options.sparse.refresh_every = 10;
+  check_says(error_of([&] { options.check(); }), "--refresh-every is 10");
+  options.sparse.refresh_every = 0;
+  options.sparse.sides.other = "64";
+  check_says(error_of([&] { options.check(); }), "--transposed-basis: the input side needs the full rank");
+  options.sparse.defects = {};
+  options.sparse.defects.rotated_bias = true;
+  check_says(error_of([&] { options.check(); }), "--rotated-bias: the output side needs the full rank");
+  options.run_type = RunType::ft;
+  options.apply_run_type();
+  CHECK_FALSE(options.sparse.defects.any());
+}
+
+TEST_CASE("events are TFRecords with the checksums of RFC 3720") {
+  // The RFC's examples, B.4.
+  CHECK(crc32c(std::string(32, '\0')) == 0x8A9136AAU);
+  CHECK(crc32c(std::string(32, '\xFF')) == 0x62A8AB43U);
+  CHECK(crc32c("123456789") == 0xE3069283U);
+  const auto folder = fresh_folder("events");
+  EventFile events(folder);
+  events.add(300, {{"a", 1.0}, {"loss", 0.5}});
+  EventFile other(folder);
+  CHECK(other.path() != events.path());
+  std::ifstream in(events.path(), std::ios::binary);
+  const std::string bytes{std::istreambuf_iterator<char>(in), {}};
+  std::vector<std::string> records;
+  for (std::size_t at = 0; at < bytes.size();) {
+    std::uint64_t length = 0;
+    std::memcpy(&length, bytes.data() + at, 8);
+    REQUIRE(at + 16 + length <= bytes.size());
+    records.push_back(bytes.substr(at + 12, length));
+    at += 16 + length;
+  }
+  REQUIRE(records.size() == 2);
+  check_says(records[0], "brain.Event:2");
+  // Step 300 as a varint; then the summary: value "a" with its float.
+  CHECK(records[1].substr(9, 3) == std::string("\x10\xAC\x02"));
+  check_says(records[1], std::string("\x0A\x01") + "a" + std::string("\x15\x00\x00\x80\x3F", 5));
+  check_says(error_of([] { EventFile file("/dev/null/x"); }), "/dev/null/x");
 }
 
 TEST_CASE("files are whole or not there, and a full disk is told") {

@@ -156,6 +156,97 @@ TEST_CASE("a preset yields to explicit options") {
   CHECK_FALSE(fs::exists(output / "model"));
 }
 
+TEST_CASE("options from a file yield to the command line; a bad file is refused") {
+  const fs::path output = fresh_folder("options_file");
+  const auto write = [&](const std::string& text) { std::ofstream(output / "options.json") << text; };
+  const std::string words = train_words(output / "run", "--options '" + (output / "options.json").string() +
+                                                            "' --max-steps 2 --no-save --quiet");
+  write(R"({"learning_rate": 0.002, "max-steps": 9, "no-shuffle": true, "run-type": "ft"})");
+  const Finished good = run(words);
+  CHECK_MESSAGE(good.status == 0, good.err);
+  const nlohmann::json log = json_of(output / "run" / "run.json");
+  CHECK(log["options"]["learning_rate"] == 0.002);
+  CHECK(log["options"]["max_steps"] == 2);
+  CHECK(log["options"]["shuffle"] == false);
+  CHECK(log["options"]["run_type"] == "ft");
+  CHECK_FALSE(fs::is_empty(output / "run" / "tensorboard"));
+  for (const auto& [text, message] :
+       {std::pair<const char*, const char*>{R"({"learning": 1})", "'learning' is 1"},
+        {R"({"lr": [1]})", "'lr' is [1]"},
+        {"[1]", "expected an object"},
+        {"{", "options.json"}}) {
+    write(text);
+    const Finished bad = run(words);
+    CHECK(bad.status == 2);
+    check_says(bad.err, message);
+  }
+}
+
+TEST_CASE("a part of the training set may take dev's place") {
+  const fs::path output = fresh_folder("held_out");
+  const Finished train =
+      run(train_words(output, "--held-out 0.25 --dev-limit 0 --max-steps 2 --no-save --run-type ft"));
+  CHECK_MESSAGE(train.status == 0, train.err);
+  const nlohmann::json data = json_of(output / "run.json")["data"];
+  const index_t held = data["dev"]["examples"];
+  CHECK(held > 40);
+  CHECK(held < 90);
+  CHECK(held + data["train"]["examples"].get<index_t>() == 256);
+  const Finished none = run(train_words(output, "--held-out 0.000001"));
+  CHECK(none.status == 1);
+  check_says(none.err, "0 to evaluate on");
+}
+
+TEST_CASE("the reference's spellings, its protocol, and the paper's rates") {
+  const fs::path output = fresh_folder("protocol");
+  const Finished replicate =
+      run("train --task cola --run_type sparse --model_path '" + tiny().string() + "' --output '" +
+          output.string() +
+          "' --optimize False --n_params 280000 --protocol reference --phase1_steps 2 "
+          "--train-limit 64 --dev-limit 20 --max-steps 2 --threads 1 --no-save --quiet");
+  CHECK_MESSAGE(replicate.status == 0, replicate.err);
+  const nlohmann::json options = json_of(output / "run.json")["options"];
+  CHECK(options["epochs"] == 20);
+  CHECK(options["patience"] == 5);
+  CHECK(options["eval_every"] == 50);
+  CHECK(options["padding"] == "max_length");
+  CHECK(options["sparse"]["n_params"] == 280000);
+  CHECK(options["sparse"]["phase1_steps"] == 2);
+  CHECK(options["sparse"]["keep_phase1"] == true);
+  for (const char* defect : {"transposed_basis", "rotated_bias", "frozen_layer_norm", "signed_selection"})
+    CHECK(options["sparse"]["defects"][defect] == true);
+  const Finished paper =
+      run(train_words(output, "--preset paper --run-type ft --max-steps 1 --no-save --quiet"));
+  CHECK_MESSAGE(paper.status == 0, paper.err);
+  const nlohmann::json rates = json_of(output / "run.json")["options"];
+  CHECK(rates["learning_rate"] == 1.01e-5);
+  CHECK(rates["batch_size"] == 16);
+}
+
+TEST_CASE("a search either runs or says what is missing") {
+  const fs::path output = fresh_folder("search");
+  const std::string words =
+      train_words(output, "--optimize True --trials 2 --search-rates 1e-4,1e-3 --max-steps 4 --run-type ft");
+  const Finished search = run(words);
+  if (search.status != 0) {
+    CHECK(search.status == 1);
+    check_says(search.err, "needs Python's optuna");
+    MESSAGE("skipped: optuna is missing, the search was not run");
+    return;
+  }
+  const nlohmann::json best = json_of(output / "best.json");
+  CHECK(best["learning-rate"].get<double>() >= 1e-4);
+  CHECK(best["learning-rate"].get<double>() <= 1e-3);
+  CHECK(json_of(output / "trials" / "0" / "run.json")["options"]["held_out"] == 0.1);
+  // Nothing is left to do; with other options it is another search.
+  const Finished again = run(words);
+  CHECK(again.status == 0);
+  check_says(again.out, "best of 2 trials");
+  const Finished other = run(words + " --seed 5");
+  CHECK(other.status == 1);
+  check_says(other.err, "a search with other options is there");
+}
+
 TEST_CASE("an interrupt leaves a log and a checkpoint that can be evaluated") {
   const fs::path output = fresh_folder("interrupt");
   std::vector<std::string> words{program().string(), "train",

@@ -4,11 +4,13 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <utility>
 
 #include "../support/tiny_bert.hpp"
 #include "files.hpp"
 #include "text/tokenizer.hpp"
 #include "train/memory_estimate.hpp"
+#include "train/reference_defects.hpp"
 #include "train/run_log.hpp"
 #include "train/trainer.hpp"
 
@@ -488,4 +490,88 @@ TEST_CASE("submissions: numbers, names or scores") {
   evaluation.logits = {-0.25F, 2.5F, 7};
   CHECK(submission_text(find_task("stsb"), evaluation) ==
         "index\tprediction\n0\t0.000\n1\t2.500\n2\t5.000\n");
+}
+
+TEST_CASE("the reference's rotation has U^T in place of U, and layers of a kind go on sharing it") {
+  TrainOptions options = tiny_options(RunType::sparse);
+  Run right(options);
+  REQUIRE(right.trainer->collect_bases());
+  options.sparse.defects.transposed_basis = true;
+  Run wrong(options);
+  REQUIRE(wrong.trainer->collect_bases());
+  CHECK(wrong.model.mlp_up(0).basis() == wrong.model.mlp_up(1).basis());
+  const auto u = right.model.mlp_up(0).basis()->in().factor();
+  const auto other = wrong.model.mlp_up(0).basis()->in().factor();
+  REQUIRE(u.rows == other.cols);
+  double difference = 0;
+  for (index_t i = 0; i < u.rows; ++i) {
+    for (index_t j = 0; j < u.cols; ++j) {
+      CHECK(other(j, i) == u(i, j));
+      difference =
+          std::max(difference, std::abs(static_cast<double>(other(i, j)) - static_cast<double>(u(i, j))));
+    }
+  }
+  CHECK(difference > 0.1);
+  wrong.trainer->run();
+  CHECK(wrong.trainer->report().steps_done == 20);
+}
+
+TEST_CASE("the reference's bias gradient is V^T db") {
+  Run run(tiny_options(RunType::sparse));
+  REQUIRE(run.trainer->collect_bases());
+  Parameter<float>& bias = run.model.parameters().at("bert.encoder.layer.1.intermediate.dense.bias");
+  std::vector<float> before;
+  for (index_t i = 0; i < bias.gradient.size(); ++i) {
+    bias.gradient.data[i] = std::sin(static_cast<float>(i));
+    before.push_back(bias.gradient.data[i]);
+  }
+  rotate_bias_gradients(run.ctx, run.model);
+  // The factor's rows are the columns of V.
+  const auto v = run.model.mlp_up(1).basis()->out().factor();
+  for (index_t r = 0; r < v.rows; ++r) {
+    double expected = 0;
+    for (index_t o = 0; o < v.cols; ++o)
+      expected += static_cast<double>(v(r, o)) * static_cast<double>(before[static_cast<std::size_t>(o)]);
+    CHECK(bias.gradient.data[r] == doctest::Approx(expected).epsilon(1e-4));
+  }
+}
+
+TEST_CASE("LayerNorms may stay as they are in sparse runs, in others they train") {
+  for (const RunType type : {RunType::sparse, RunType::ft}) {
+    TrainOptions options = tiny_options(type);
+    options.sparse.defects.frozen_layer_norm = true;
+    options.apply_run_type();
+    Run run(options);
+    const Parameter<float>& norm =
+        std::as_const(run.model).parameters().at("bert.encoder.layer.0.output.LayerNorm.weight");
+    run.trainer->run();
+    const bool same = std::all_of(norm.weight.data, norm.weight.data + norm.weight.size(),
+                                  [](float w) { return w == 1.0F; });
+    CHECK(same == (type == RunType::sparse));
+  }
+}
+
+TEST_CASE("the signed threshold keeps more than k, and its least when few are positive") {
+  GlueContext ctx(1, true);
+  std::vector<float> core{3, -3, 2, -5, 1, -1, 0.5F, 0};
+  SparseGradient<float, backend::CpuBlas> kept(ctx, 2, 4, 6);
+  const MatrixView<float> view(core.data(), 2, 4);
+  // The second largest signed entry is 2.
+  CHECK(SignedThreshold{2}(ctx, view, kept, NonFinite::raise).kept == 4);
+  CHECK(kept.indices()[0] == 0);
+  CHECK(kept.values()[3] == -5);
+  // Without enough positive ones every entry reaches the threshold: as many as there is room for.
+  for (float& g : core)
+    g = -std::abs(g);
+  CHECK(SignedThreshold{2}(ctx, view, kept, NonFinite::raise).kept == 6);
+
+  TrainOptions options = tiny_options(RunType::sparse);
+  options.sparse.defects.signed_selection = true;
+  Run run(options);
+  run.trainer->run();
+  const index_t k = kept_entries(options.sparse, 32 * 64);
+  for (const StepRecord& record : run.trainer->report().steps) {
+    CHECK(record.kept > 4 * k);
+    CHECK(record.kept <= 4 * 3 * k);
+  }
 }
