@@ -34,10 +34,33 @@ KINDS = {
         "options": "--run-type sparse --preset best --width-side random:64",
         "rate": 5e-5,
     },
+    "sparse-reference": {
+        "title": "sparse (reference's code)",
+        "options": "--run-type sparse --preset paper --keep-phase1 --transposed-basis --rotated-bias --frozen-layernorm "
+        "--signed-selection",
+        "rate": 1e-4,
+    },
     "topk": {"title": "top-k, no basis", "options": "--run-type topk", "rate": 1e-4},
     "meprop": {"title": "meProp", "options": "--run-type meprop", "rate": 5e-5},
     "frozen-mlp": {"title": "frozen MLP", "options": "--run-type frozen-mlp", "rate": 1e-4},
 }
+
+
+# Batches are the same for all kinds, whatever a preset would choose.
+BATCH = "32"
+
+
+def kind_of(name):
+    """What "sparse-paper" or "sparse-paper+n-params=100000+refresh-every=50" stands for; None where it is no kind."""
+    base, *changes = name.split("+")
+    if base not in KINDS:
+        return None
+    kind = dict(KINDS[base], base=base)
+    for change in changes:
+        option, _, value = change.partition("=")
+        kind["options"] += f" --{option}" + (f" {value}" if value else "")
+        kind["title"] += f", {option} {value}".rstrip()
+    return kind
 
 
 def say(text):
@@ -137,7 +160,7 @@ def draw_curves(logs, metric_name, target):
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
     for number, (kind, runs) in enumerate(logs.items()):
         for log in runs:
-            label = KINDS[kind]["title"] if log is runs[0] else None
+            label = kind_of(kind)["title"] if log is runs[0] else None
             steps = [record["step"] for record in log["steps"]]
             smooth = []
             for record in log["steps"]:

@@ -17,7 +17,7 @@ import pathlib
 import subprocess
 import sys
 
-from glue_runs import KINDS, Runner, best_of, draw_curves, interval, markdown, mebibytes, say, spread
+from glue_runs import BATCH, KINDS, Runner, best_of, draw_curves, interval, markdown, mebibytes, say, spread
 
 COMPARED = ["ft", "sparse-paper", "sparse-best", "frozen-mlp"]
 CONTROL = "frozen-mlp"
@@ -49,7 +49,7 @@ class Job:
         options = ["--task", "cola", "--model", self.arguments.model]
         if self.arguments.data:
             options += ["--data", self.arguments.data]
-        options += KINDS[kind]["options"].split()
+        options += [*KINDS[kind]["options"].split(), "--batch-size", BATCH]
         options += ["--epochs", f"{self.mode['epochs']:g}", "--eval-every", str(self.mode["eval"])]
         options += ["--learning-rate", f"{rate:g}", "--seed", str(seed), "--log-every", "10"]
         title = f"{KINDS[kind]['title']}, learning rate {rate:g}, seed {seed}"
