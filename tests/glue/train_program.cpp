@@ -107,9 +107,9 @@ TEST_CASE("errors say what was expected and found, with status 1") {
 
 TEST_CASE("train, then evaluate with predictions") {
   const fs::path output = fresh_folder("train");
-  const Finished train = run(train_words(
-      output,
-      "--run_type sparse --max-steps 12 --eval-every 6 --log-every 1 --learning_rate 1e-3 --phase1-steps 3"));
+  const Finished train = run(train_words(output,
+                                         "--run_type sparse --preset none --max-steps 12 --eval-every 6 "
+                                         "--log-every 1 --learning_rate 1e-3 --phase1-steps 3"));
   CHECK_MESSAGE(train.status == 0, train.err);
   check_says(train.out, "built-in set of acceptability judgements");
   CHECK(train.err.empty());
@@ -154,6 +154,27 @@ TEST_CASE("a preset yields to explicit options") {
   CHECK(log["phase1"]["steps"] == 2);
   CHECK(log["options"]["sparse"]["basis_scope"] == "kind");
   CHECK_FALSE(fs::exists(output / "model"));
+}
+
+TEST_CASE("run type sparse has a preset of its own; entries are given in one way") {
+  const fs::path output = fresh_folder("default_preset");
+  const auto options_of = [&](const std::string& words) {
+    const Finished train =
+        run(train_words(output, "--max-steps 1 --phase1-steps 1 --no-save --quiet " + words));
+    CHECK_MESSAGE(train.status == 0, train.err);
+    return json_of(output / "run.json")["options"];
+  };
+  const nlohmann::json given = options_of("--run-type sparse");
+  CHECK(given["preset"] == "best");
+  CHECK(given["sparse"]["basis_scope"] == "layer");
+  CHECK(given["sparse"]["share"] == 1.0);
+  CHECK(given["sparse"]["n_params"].is_null());
+  const nlohmann::json entries = options_of("--run-type sparse --n-params 30000");
+  CHECK(entries["sparse"]["n_params"] == 30000);
+  CHECK(entries["sparse"]["adam"] == "dense_core");
+  CHECK(options_of("--run-type sparse --preset paper --share 0.5")["sparse"]["share"] == 0.5);
+  CHECK(options_of("--run-type sparse --preset none")["sparse"]["basis_scope"] == "kind");
+  CHECK(options_of("--run-type ft")["preset"] == "");
 }
 
 TEST_CASE("options from a file yield to the command line; a bad file is refused") {

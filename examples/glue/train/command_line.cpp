@@ -31,7 +31,7 @@ std::string task_names() {
 }
 
 std::string preset_text() {
-  std::string text = "bundle of options below; what is given explicitly has precedence.";
+  std::string text = "bundle of options below; what is given explicitly has precedence. none: no bundle.";
   for (const Preset& preset : all_presets()) {
     text += fmt::format(" {}: {} (", preset.name, preset.description);
     for (const auto& [option, value] : preset.options)
@@ -242,7 +242,9 @@ void add_train_options(CLI::App& app, TrainOptions& o) {
 
   SparseOptions& s = o.sparse;
   const char* group = "Sparse gradients";
-  app.add_option("--preset", o.preset, preset_text())->group(group);
+  app.add_option("--preset", o.preset, preset_text())
+      ->default_str(fmt::format("{} for run type sparse", default_preset))
+      ->group(group);
   add_choice<bool>(
       app, "--protocol", o.reference_protocol, {{"corrected", false}, {"reference", true}},
       "reference: epochs, early stopping, evaluations, padding and both phases as the reference's code has "
@@ -354,9 +356,13 @@ void apply_presets(CLI::App& app, TrainOptions& o) {
     for (const auto& [name, value] : protocol_options())
       set_unless_given(app, std::string(name), std::string(value));
   }
-  if (!o.preset.empty()) {
-    for (const auto& [name, value] : find_preset(o.preset).options)
-      set_unless_given(app, std::string(name), std::string(value));
+  if (o.preset.empty() && o.run_type == RunType::sparse && !o.reference_protocol) o.preset = default_preset;
+  if (o.preset.empty() || o.preset == "none") return;
+  for (const auto& [name, value] : find_preset(o.preset).options) {
+    // Two ways to say the same: the one that was given counts.
+    if (name == "--share" && app.get_option("--n-params")->count() > 0) continue;
+    if (name == "--n-params" && app.get_option("--share")->count() > 0) continue;
+    set_unless_given(app, std::string(name), std::string(value));
   }
 }
 

@@ -21,6 +21,9 @@ struct Preset {
 /// An option that the user gives has precedence over the preset's.
 std::span<const Preset> all_presets();
 
+/// That of run type sparse when none is given; docs/results.md says why.
+inline constexpr std::string_view default_preset = "best";
+
 /// Throws ValueError listing the presets.
 const Preset& find_preset(std::string_view name);
 
