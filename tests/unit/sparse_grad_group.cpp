@@ -302,3 +302,49 @@ TEST_CASE("one gradient memory for all layers gives the same steps") {
   CHECK(sharing.memory().gradients == 48 * 8);
   CHECK(group.memory().gradients == 3 * 48 * 8);
 }
+
+TEST_CASE("a selector of the caller's own decides what a step changes, a null one is top-k again") {
+  Model model;
+  Model plain;
+  GroupOptions options;
+  options.entries = 3;
+  SparseGradGroup<double, B> group(options);
+  SparseGradGroup<double, B> usual(options);
+  model.add_to(group);
+  plain.add_to(usual);
+  group.use_selector([](B::Context&, MatrixView<double> core, SparseGradient<double, B>& s, NonFinite) {
+    s.set_count(2);  // the first and the last entry, whatever their values
+    s.indices()[0] = 0;
+    s.indices()[1] = static_cast<stored_index_t>(core.size() - 1);
+    s.values()[0] = core.data[0];
+    s.values()[1] = core.data[core.size() - 1];
+    return SelectReport{2, 2, false, false};
+  });
+  const std::vector<std::vector<double>> before = model.weights;
+  model.add_gradients();
+  CHECK(group.step(model.ctx, {}).kept == 6);
+  for (std::size_t i = 0; i < 3; ++i) {
+    for (std::size_t e = 0; e < before[i].size(); ++e) {
+      const bool chosen = e == 0 || e + 1 == before[i].size();
+      CHECK((model.weights[i][e] != before[i][e]) == chosen);
+    }
+  }
+
+  Model again;
+  SparseGradGroup<double, B> back(options);
+  again.add_to(back);
+  back.use_selector([](B::Context&, MatrixView<double>, SparseGradient<double, B>& s, NonFinite) {
+    s.set_count(0);
+    return SelectReport{0, 0, false, true};
+  });
+  again.add_gradients();
+  CHECK(back.step(again.ctx, {}).skipped);
+  CHECK(again.weights == before);
+  back.use_selector(nullptr);
+  plain.add_gradients();
+  again.random = Model().random;  // the gradients of plain once more
+  again.add_gradients();
+  CHECK(usual.step(plain.ctx, {}).kept == 9);
+  CHECK(back.step(again.ctx, {}).kept == 9);
+  CHECK(again.weights == plain.weights);
+}

@@ -13,7 +13,8 @@ struct ProcessMemory {
 /// Zeros where the system does not tell.
 ProcessMemory process_memory();
 
-/// Bytes that the system could still give; 0 where it does not tell.
+/// Bytes that the system, the control group and the limit on the address space could still give, the least of them; 0
+/// where none of them tells.
 index_t available_memory();
 
 /// Lets the peak start anew at the present size. False where the system does not allow it: the peak is then that of the
