@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sparsegrad/core/buffer.hpp>
+#include <sparsegrad/sparse_gradient.hpp>
 #include <sparsegrad/tucker_basis.hpp>
 
 #include <cmath>
@@ -43,6 +44,28 @@ Buffer<float, Backend> normal_matrix(typename Backend::Context& ctx, index_t row
   Buffer<float, Backend> matrix(ctx, rows * cols);
   Backend::template upload<float>(ctx, host.data(), matrix.data(), rows * cols);
   return matrix;
+}
+
+/// About `count` positions of a core [rows, cols], those of every seed out of the same `pool` of them.
+template <class Backend>
+SparseGradient<float, Backend> random_support(typename Backend::Context& ctx, index_t rows, index_t cols,
+                                              index_t count, index_t pool, std::uint64_t seed) {
+  Random random(seed);
+  Random places(7);
+  const index_t slot = rows * cols / pool;
+  std::vector<stored_index_t> index;
+  for (index_t p = 0; p < pool; ++p) {
+    const auto place = static_cast<index_t>(places.uniform() * static_cast<float>(slot));
+    if (random.uniform() * static_cast<float>(pool) < static_cast<float>(count)) {
+      index.push_back(static_cast<stored_index_t>(slot * p + place));
+    }
+  }
+  std::vector<float> value(index.size());
+  for (float& v : value)
+    v = random.normal();
+  SparseGradient<float, Backend> s(ctx, rows, cols, static_cast<index_t>(index.size()));
+  s.assign(ctx, index, value);
+  return s;
 }
 
 /// A stored orthonormal side [n, r]: the first r vectors of a randomised block Hadamard transform, written out. Its

@@ -15,28 +15,6 @@
 
 namespace sparsegrad::bench {
 
-/// About `count` positions of a core [rows, cols], those of every seed out of the same `pool` of them.
-template <class Backend>
-SparseGradient<float, Backend> random_support(typename Backend::Context& ctx, index_t rows, index_t cols,
-                                              index_t count, index_t pool, std::uint64_t seed) {
-  Random random(seed);
-  Random places(7);
-  const index_t slot = rows * cols / pool;
-  std::vector<stored_index_t> index;
-  for (index_t p = 0; p < pool; ++p) {
-    const auto place = static_cast<index_t>(places.uniform() * static_cast<float>(slot));
-    if (random.uniform() * static_cast<float>(pool) < static_cast<float>(count)) {
-      index.push_back(static_cast<stored_index_t>(slot * p + place));
-    }
-  }
-  std::vector<float> value(index.size());
-  for (float& v : value)
-    v = random.normal();
-  SparseGradient<float, Backend> s(ctx, rows, cols, static_cast<index_t>(index.size()));
-  s.assign(ctx, index, value);
-  return s;
-}
-
 /// The parts of the step of one layer, and of phase 1.
 template <class Backend>
 std::vector<Case> part_cases(typename Backend::Context& ctx, typename Backend::Context& one_thread,

@@ -2,7 +2,7 @@
 # setup.sh [--lint] [--python]
 # Installs what the project is built from: Debian packages, and with --python a virtual environment in .venv for
 # the scripts that draw and search. Does nothing where everything is there.
-#   --lint    also clang-format, clang-tidy and shellcheck
+#   --lint    also clang-format, clang-tidy, shellcheck and valgrind
 #   --python  also .venv with numpy, matplotlib and optuna
 set -euo pipefail
 # shellcheck source=common.sh
@@ -18,7 +18,7 @@ packages=(
 with_python=0
 for argument in "$@"; do
   case $argument in
-    --lint) packages+=(clang-format clang-tidy shellcheck) ;;
+    --lint) packages+=(clang-format clang-tidy shellcheck valgrind) ;;
     --python) with_python=1 ;;
     -h | --help)
       sed -n '2,7s/^# \{0,1\}//p' "$0"

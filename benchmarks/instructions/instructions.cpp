@@ -1,0 +1,188 @@
+// Each of the library's own kernels once, on fixed inputs and one thread, for callgrind to count its instructions
+// (check_instructions.py does that and compares them with counts.json). Dense products are Eigen's or the BLAS's and
+// not counted. Without callgrind the program only runs.
+//     valgrind --tool=callgrind --instr-atstart=no benchmark_instructions
+//     benchmark_instructions --build       what the counts depend on
+#include <sparsegrad/sparsegrad.hpp>
+
+#include <gnu/libc-version.h>
+#include <valgrind/callgrind.h>
+
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "../data.hpp"
+
+namespace {
+
+using namespace sparsegrad;
+using B = backend::Cpu;
+using Matrix = Buffer<float, B>;
+using Gradient = SparseGradient<float, B>;
+using Positions = std::vector<stored_index_t>;
+
+// BERT-base's wider matrix, the paper's number of entries, and a state that holds four times as many.
+constexpr index_t out = 3072, in = 768, size = out * in, entries = 28000, pool = 4 * entries, tokens = 512;
+
+/// What a kernel returns: kept, so that it is computed.
+volatile double result;
+
+template <class Kernel>
+void count(const char* name, Kernel&& kernel) {
+  CALLGRIND_START_INSTRUMENTATION;
+  CALLGRIND_ZERO_STATS;
+  kernel();
+  CALLGRIND_DUMP_STATS_AT(name);
+  CALLGRIND_STOP_INSTRUMENTATION;
+}
+
+Matrix normal(B::Context& ctx, index_t rows, index_t cols, std::uint64_t seed) {
+  return bench::normal_matrix<B>(ctx, rows, cols, 0.5F, seed);
+}
+
+Gradient support(B::Context& ctx, std::uint64_t seed) {
+  return bench::random_support<B>(ctx, out, in, entries, pool, seed);
+}
+
+void selection(B::Context& ctx) {
+  Matrix x = normal(ctx, out, in, 1);
+  Gradient s(ctx, out, in, entries);
+  count("top_k", [&] { TopK{entries}(ctx, x.matrix(out, in), s); });
+
+  // Few different values and many wanted: no sampled threshold helps, histograms find it.
+  for (index_t i = 0; i < size; ++i)
+    x.data()[i] = static_cast<float>(i * 7919 % 64);
+  Gradient many(ctx, out, in, size / 4);
+  count("top_k_of_ties", [&] { TopK{size / 4}(ctx, x.matrix(out, in), many); });
+}
+
+void optimizer(B::Context& ctx) {
+  const Gradient first = support(ctx, 1);
+  const Gradient second = support(ctx, 2);
+  const Gradient third = support(ctx, 3);
+  Positions slot(entries * 2), fresh(entries * 2), held(pool);
+  std::copy_n(first.indices(), first.count(), held.data());
+  Matrix m(ctx, pool);
+  Matrix v(ctx, pool);
+  index_t q = 0;
+  count("find_slots", [&] {
+    q = B::find_slots(ctx, second.indices(), second.count(), held.data(), first.count(), slot.data(),
+                      fresh.data());
+  });
+  count("open_slots", [&] {
+    B::open_slots<float>(ctx, second.indices(), slot.data(), fresh.data(), q, held.data(), first.count(),
+                         m.data(), v.data(), nullptr);
+  });
+
+  Gradient update(ctx, out, in, 2 * entries);
+  const auto step = [&](const char* name, AdamSemantics semantics) {
+    SparseAdam<float, B> adam(ctx, out, in, {.semantics = semantics, .capacity = pool});
+    adam.step(ctx, first, {}, update);
+    adam.step(ctx, second, {}, update);
+    count(name, [&] { adam.step(ctx, third, {}, update); });
+  };
+  step("sparse_adam_step", AdamSemantics::torch);
+  step("sparse_adam_step_per_entry", AdamSemantics::per_entry_step);
+}
+
+void sparse_products(B::Context& ctx) {
+  const Gradient d = support(ctx, 4);
+  const Matrix dy = normal(ctx, tokens, out, 5);
+  const Matrix x = normal(ctx, tokens, in, 6);
+  Matrix value(ctx, d.count());
+  count("sampled_product", [&] {
+    B::sampled_product<float>(ctx, dy.matrix(tokens, out), x.matrix(tokens, in), d.indices(), d.count(), in,
+                              value.data());
+  });
+
+  Positions slot(entries * 2), other(entries * 2), order(entries * 2), list(out);
+  for (const bool columns : {false, true}) {
+    count(columns ? "group_support_columns" : "group_support_rows", [&] {
+      result = static_cast<double>(B::group_support(ctx, d.indices(), d.count(), out, in, columns,
+                                                    slot.data(), other.data(), order.data(), list.data()));
+    });
+  }
+  Positions row, col;
+  for (index_t e = 0; e < d.count(); ++e) {
+    row.push_back(static_cast<stored_index_t>(d.indices()[e] / in));
+    col.push_back(static_cast<stored_index_t>(d.indices()[e] % in));
+  }
+  const auto side = bench::stored_side<B>(ctx, in, in, 7);
+  Matrix w = normal(ctx, out, in, 8);
+  count("expand_rows", [&] {
+    B::expand_rows<float>(ctx, row.data(), col.data(), d.values(), d.count(), side.factor(),
+                          w.matrix(out, in));
+  });
+  count("gather", [&] { B::gather<float>(ctx, w.data(), d.indices(), d.count(), value.data()); });
+  count("scatter", [&] { B::scatter<float>(ctx, value.data(), d.indices(), d.count(), w.data()); });
+}
+
+/// The ways back that take no dense product.
+void weight_update(B::Context& ctx) {
+  using Basis = TuckerBasis<float, B>;
+  using Side = BasisSide<float, B>;
+  const Gradient d = support(ctx, 9);
+  Matrix w = normal(ctx, out, in, 10);
+  const auto apply = [&](const char* name, const auto& basis, WeightLayout layout) {
+    const bool out_in = layout == WeightLayout::out_in;
+    count(name, [&] {
+      add_expanded<float, B>(ctx, *basis, d, layout, out_in ? w.matrix(out, in) : w.matrix(in, out));
+    });
+  };
+  const auto one_sided = Basis::from_sides(Side::identity(out), bench::stored_side<B>(ctx, in, in, 11));
+  apply("add_expanded_no_rotation", Basis::identity(out, in), WeightLayout::out_in);
+  apply("add_expanded_one_sided", one_sided, WeightLayout::out_in);
+  apply("add_expanded_one_sided_in_out", one_sided, WeightLayout::in_out);
+  apply("add_expanded_fast_transforms", Basis::from_sides(Side::fast(ctx, out, 12), Side::fast(ctx, in, 13)),
+        WeightLayout::out_in);
+}
+
+void transforms(B::Context& ctx) {
+  Matrix x = normal(ctx, out, in, 14);
+  const auto rows = BasisSide<float, B>::fast(ctx, in, 15);
+  const auto columns = BasisSide<float, B>::fast(ctx, out, 16);
+  count("fast_transform_rows",
+        [&] { B::fast_transform<float>(ctx, rows.signs(), false, TransformSide::rows, x.matrix(out, in)); });
+  count("fast_transform_columns", [&] {
+    B::fast_transform<float>(ctx, columns.signs(), false, TransformSide::columns, x.matrix(out, in));
+  });
+}
+
+/// What the accumulator and the layer do beside products.
+void elementwise(B::Context& ctx) {
+  Matrix x = normal(ctx, out, in, 17);
+  Matrix y = normal(ctx, out, in, 18);
+  Buffer<double, B> wide(ctx, size);
+  Matrix line = normal(ctx, 1, in, 19);
+  count("squared_norm", [&] { result = B::squared_norm<float>(ctx, x.matrix(out, in)); });
+  count("first_nonfinite",
+        [&] { result = static_cast<double>(B::first_nonfinite<float>(ctx, x.matrix(out, in))); });
+  count("add_wide", [&] { B::add_wide<float>(ctx, 0.5, x.matrix(out, in), wide.matrix(out, in)); });
+  count("add", [&] { B::add<float>(ctx, 0.5F, x.matrix(out, in), y.matrix(out, in)); });
+  count("column_sums", [&] { B::column_sums<float>(ctx, x.matrix(out, in), line.data()); });
+  count("add_to_rows", [&] { B::add_to_rows<float>(ctx, line.data(), x.matrix(out, in)); });
+  count("transpose", [&] { B::transpose<float>(ctx, x.matrix(out, in), y.matrix(in, out)); });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc > 1 && std::string(argv[1]) == "--build") {
+#if defined(__clang__)
+    std::printf("clang++ " __clang_version__);
+#else
+    std::printf("g++ " __VERSION__);
+#endif
+    std::printf(", glibc %s\n", gnu_get_libc_version());
+    return 0;
+  }
+  B::Context ctx(1);
+  ctx.scratch().reserve(index_t{256} << 20);
+  selection(ctx);
+  optimizer(ctx);
+  sparse_products(ctx);
+  weight_update(ctx);
+  transforms(ctx);
+  elementwise(ctx);
+}
