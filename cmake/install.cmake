@@ -7,7 +7,11 @@ install(DIRECTORY "${PROJECT_SOURCE_DIR}/include/sparsegrad" DESTINATION "${CMAK
 install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION "${CMAKE_INSTALL_DATADIR}/licenses/sparsegrad")
 
 # One export file a component: loading a component must not ask for another's dependency.
-foreach(component core cpu blas io)
+set(sparsegrad_components core cpu blas io)
+if(SPARSEGRAD_CUDA)
+  list(APPEND sparsegrad_components cuda)
+endif()
+foreach(component IN LISTS sparsegrad_components)
   set_target_properties(sparsegrad_${component} PROPERTIES EXPORT_NAME ${component})
   install(TARGETS sparsegrad_${component} EXPORT sparsegrad-${component})
   install(EXPORT sparsegrad-${component} NAMESPACE sparsegrad:: DESTINATION "${sparsegrad_package_dir}"

@@ -11,17 +11,18 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_L
   list(APPEND sparsegrad_warning_flags -Wno-restrict)
 endif()
 
-add_library(sparsegrad_warnings INTERFACE)
-target_compile_options(sparsegrad_warnings INTERFACE ${sparsegrad_warning_flags})
 if(SPARSEGRAD_WERROR)
-  target_compile_options(sparsegrad_warnings INTERFACE -Werror)
+  list(APPEND sparsegrad_warning_flags -Werror)
 endif()
+add_library(sparsegrad_warnings INTERFACE)
+# nvcc has no such flags, and its host compiler warns about CUB's own code.
+target_compile_options(sparsegrad_warnings INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${sparsegrad_warning_flags}>")
 
 # -march changes the alignment that Eigen assumes, so all objects of one build share it through this target.
 add_library(sparsegrad_own INTERFACE)
 target_link_libraries(sparsegrad_own INTERFACE sparsegrad_warnings)
 if(SPARSEGRAD_NATIVE_ARCH)
-  target_compile_options(sparsegrad_own INTERFACE -march=native)
+  target_compile_options(sparsegrad_own INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:-march=native>")
 endif()
 
 foreach(dependency Eigen3::Eigen CBLASLAPACKE::CBLASLAPACKE nlohmann_json::nlohmann_json)

@@ -50,9 +50,10 @@ struct TensorView {
                        ": expected extents >= 0 and data that is not null");
     }
   }
-  constexpr operator TensorView<const T>() const  // NOLINT(google-explicit-constructor)
-      requires(!std::is_const_v<T>) {
-    return TensorView<const T>(data, n, out, in);
+  template <class U>
+    requires(std::is_same_v<U, const T> && !std::is_const_v<T>)
+  constexpr operator TensorView<U>() const {  // NOLINT(google-explicit-constructor)
+    return TensorView<U>(data, n, out, in);
   }
 
   constexpr T& operator()(index_t i, index_t j, index_t k) const { return data[(i * out + j) * in + k]; }

@@ -21,11 +21,11 @@ namespace detail {
 /// A dense update D [r, c], rows and columns on the sides `rows` and `cols`: W += R D C^T.
 template <class T, class Backend>
 void expand_dense(typename Backend::Context& ctx, const BasisSide<T, Backend>& rows,
-                  const BasisSide<T, Backend>& cols, ConstMatrixView<T> d, MatrixView<T> w) {
+                  const BasisSide<T, Backend>& cols, ConstMatrixView<T> d, const CostModel& model,
+                  MatrixView<T> w) {
   if (!rows.rotates() && !cols.rotates()) return Backend::template add<T>(ctx, T(1), d, w);
   if (!rows.rotates()) return cols.expand_columns(ctx, d, T(1), w);
   if (!cols.rotates()) return rows.expand_rows(ctx, d, T(1), w);
-  const CostModel model;
   const SideShape r{rows.kind(), rows.extent(), rows.rank()};
   const SideShape c{cols.kind(), cols.extent(), cols.rank()};
   auto frame = ctx.frame();
@@ -62,7 +62,7 @@ void expand_groups(typename Backend::Context& ctx, const GroupedSupport& groups,
 template <class T, class Backend>
 void expand_sparse(typename Backend::Context& ctx, const BasisSide<T, Backend>& rows,
                    const BasisSide<T, Backend>& cols, bool swapped, const SparseGradient<T, Backend>& d,
-                   MatrixView<T> w) {
+                   const CostModel& model, MatrixView<T> w) {
   const index_t count = d.count();
   if (count == 0) return;
   auto frame = ctx.frame();
@@ -125,7 +125,6 @@ void expand_sparse(typename Backend::Context& ctx, const BasisSide<T, Backend>& 
   }
 
   // Both sides rotated: the wider one sparsely, the narrower one by a dense product.
-  const CostModel model;
   const auto n = static_cast<double>(count);
   const auto by_rows = n * static_cast<double>(w.cols) * model.sparse_entry +
                        static_cast<double>(std::min(count, rows.rank())) * static_cast<double>(w.size());
@@ -139,17 +138,15 @@ void expand_sparse(typename Backend::Context& ctx, const BasisSide<T, Backend>& 
   multiply(columns ? cols : rows, g, columns, panel);
 }
 
-/// Density above which a sparse update is cheaper as a dense one.
-inline constexpr double densify_share = 1.0 / 6;
-
 }  // namespace detail
 
 /// W += V D U^T in place, for W stored [out, in] or [in, out] and D [r, c] sparse or dense.
-/// Only the rows and columns that D uses take part in products. Source: Table 2 of the paper, seen from the
-/// original space.
+/// Only the rows and columns that D uses take part in products, in the order that `model` finds cheaper. Source:
+/// Table 2 of the paper, seen from the original space.
 template <class T, class Backend>
 void add_expanded(typename Backend::Context& ctx, const TuckerBasis<T, Backend>& basis,
-                  const SparseGradient<T, Backend>& d, WeightLayout layout, MatrixView<T> w) {
+                  const SparseGradient<T, Backend>& d, WeightLayout layout, MatrixView<T> w,
+                  const CostModel& model = {}) {
   require_shape("update D", d.rows(), d.cols(), basis.rows(), basis.cols(), "rows x cols of the core");
   const bool swapped = layout == WeightLayout::in_out;
   const BasisSide<T, Backend>& rows = swapped ? basis.in() : basis.out();
@@ -158,8 +155,8 @@ void add_expanded(typename Backend::Context& ctx, const TuckerBasis<T, Backend>&
                 swapped ? "in x out of the basis" : "out x in of the basis");
   const bool rotated = rows.rotates() || cols.rotates();
   const bool densify = rotated && !d.dense() &&
-                       static_cast<double>(d.count()) > detail::densify_share * static_cast<double>(d.size());
-  if (!d.dense() && !densify) return detail::expand_sparse<T, Backend>(ctx, rows, cols, swapped, d, w);
+                       static_cast<double>(d.count()) > Backend::densify_share * static_cast<double>(d.size());
+  if (!d.dense() && !densify) return detail::expand_sparse<T, Backend>(ctx, rows, cols, swapped, d, model, w);
 
   auto frame = ctx.frame();
   MatrixView<const T> dense(d.values(), d.rows(), d.cols());
@@ -174,7 +171,7 @@ void add_expanded(typename Backend::Context& ctx, const TuckerBasis<T, Backend>&
     Backend::template transpose<T>(ctx, dense, turned);
     dense = turned;
   }
-  detail::expand_dense<T, Backend>(ctx, rows, cols, dense, w);
+  detail::expand_dense<T, Backend>(ctx, rows, cols, dense, model, w);
 }
 
 /// Bytes of scratch memory that add_expanded needs at most, the primitives' own included.

@@ -36,6 +36,10 @@ struct AdamCoefficients {
 /// and works on views of the backend's own memory. `T` is float or double. Extents are checked by the
 /// callers; any extent may be 0. Aliasing of inputs and outputs is not allowed unless said.
 ///
+/// | constant | meaning |
+/// |---|---|
+/// | `densify_share` | density above which V D U^T is cheaper with D as a dense matrix |
+///
 /// | primitive | result |
 /// |---|---|
 /// | `allocate<T>(n)`, `deallocate(p)` | memory for n > 0 elements |
@@ -82,6 +86,7 @@ concept Backend = requires(typename B::Context& ctx, MatrixView<float> f, Matrix
                            double* w, const float* in, const stored_index_t* index, stored_index_t* out,
                            index_t n, std::int32_t* count, AdamCoefficients c) {
   { B::name() } -> std::convertible_to<const char*>;
+  { B::densify_share } -> std::convertible_to<double>;
   { B::template allocate<float>(n) } -> std::same_as<float*>;
   B::deallocate(x);
   B::template zero<float>(ctx, x, n);

@@ -35,9 +35,10 @@ struct MatrixView {
   }
   constexpr MatrixView(T* data_, index_t rows_, index_t cols_) : MatrixView(data_, rows_, cols_, cols_) {}
 
-  constexpr operator MatrixView<const T>() const  // NOLINT(google-explicit-constructor)
-      requires(!std::is_const_v<T>) {
-    return MatrixView<const T>(data, rows, cols, stride);
+  template <class U>
+    requires(std::is_same_v<U, const T> && !std::is_const_v<T>)
+  constexpr operator MatrixView<U>() const {  // NOLINT(google-explicit-constructor)
+    return MatrixView<U>(data, rows, cols, stride);
   }
 
   constexpr T& operator()(index_t i, index_t j) const { return data[i * stride + j]; }

@@ -1,0 +1,97 @@
+// backend::Cuda: the contract on an NVIDIA GPU, with cuBLAS, cuSOLVER and Thrust.
+#pragma once
+
+#include <span>
+
+#include <thrust/system/cuda/execution_policy.h>
+
+#include "../core/backend.hpp"
+#include "cuda/context.cuh"
+#include "cuda/eigen_problem.cuh"
+#include "cuda/products.cuh"
+#include "thrust/kernels.cuh"
+
+namespace sparsegrad::backend {
+
+namespace cuda {
+
+/// Where the portable algorithms run: on the context's stream, with temporaries from its scratch, without waiting
+/// unless a number goes back to the host.
+struct CudaSystem {
+  using Context = CudaContext;
+
+  static auto policy(CudaContext& ctx) { return thrust::cuda::par_nosync(ctx.allocator()).on(ctx.stream()); }
+  template <class K>
+  static void launch(CudaContext& ctx, index_t blocks, const K& kernel) {
+    if (blocks <= 0) return;
+    portable::block_kernel<K><<<static_cast<unsigned>(blocks), K::threads, 0, ctx.stream()>>>(kernel);
+    check(cudaGetLastError(), "kernel launch");
+  }
+  template <class T>
+  static void copy_array(CudaContext& ctx, const T* from, T* to, index_t n) {
+    copy_bytes(ctx, from, to, n);
+  }
+  template <class T>
+  static T fetch(CudaContext& ctx, const T* p) {
+    T value;
+    copy_bytes(ctx, p, &value, 1);
+    ctx.synchronize();
+    return value;
+  }
+  /// Host or device to host or device.
+  template <class T>
+  static void copy_bytes(CudaContext& ctx, const T* from, T* to, index_t n) {
+    if (n <= 0) return;
+    check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(n) * sizeof(T), cudaMemcpyDefault, ctx.stream()),
+          "cudaMemcpyAsync");
+  }
+};
+
+}  // namespace cuda
+
+/// Memory of views and pointers is the device's. These wait for the device, because a number goes back to the host:
+/// download, squared_norm, first_nonfinite, group_support, find_slots, eigh. The others only add work to the stream.
+/// Float products are float's unless the context allows TF32.
+struct Cuda : portable::Kernels<cuda::CudaSystem> {
+  using System = cuda::CudaSystem;
+  static constexpr const char* name() { return "cuda"; }
+  /// Always: products are cheap here, and grouping a support waits for the number of its groups.
+  static constexpr double densify_share = 0;
+
+  /// Memory of the current device. Throws CudaOutOfMemory, CudaError.
+  template <class T>
+  static T* allocate(index_t n) {
+    return static_cast<T*>(cuda::allocate_bytes(static_cast<std::size_t>(n) * sizeof(T)));
+  }
+  static void deallocate(void* p) noexcept { cuda::deallocate_bytes(p); }
+  template <class T>
+  static void upload(Context& ctx, const T* source, T* p, index_t n) {
+    System::copy_bytes(ctx, source, p, n);
+  }
+  template <class T>
+  static void download(Context& ctx, const T* p, T* target, index_t n) {
+    System::copy_bytes(ctx, p, target, n);
+    ctx.synchronize();
+  }
+  template <class T>
+  static void gemm(Context& ctx, Op op_a, Op op_b, std::type_identity_t<T> alpha, ConstMatrixView<T> a,
+                   ConstMatrixView<T> b, std::type_identity_t<T> beta, MatrixView<T> c) {
+    cuda::gemm<T, System>(ctx, op_a, op_b, alpha, a, b, beta, c);
+  }
+  template <class T>
+  static void gemm_batched(Context& ctx, Op op_a, Op op_b, std::type_identity_t<T> alpha,
+                           std::span<const MatrixView<const T>> as, std::span<const MatrixView<const T>> bs,
+                           std::type_identity_t<T> beta, std::span<const MatrixView<T>> cs) {
+    for (std::size_t e = 0; e < cs.size(); ++e)
+      gemm<T>(ctx, op_a, op_b, alpha, as[e], bs[e], beta, cs[e]);
+  }
+  template <class T>
+  static void gram(Context& ctx, Op op, ConstMatrixView<T> a, double weight, MatrixView<double> g) {
+    cuda::gram<T, System>(ctx, op, a, weight, g);
+  }
+  static void eigh(Context& ctx, MatrixView<double> a, double* w) { cuda::eigh<System>(ctx, a, w); }
+};
+
+static_assert(Backend<Cuda>);
+
+}  // namespace sparsegrad::backend

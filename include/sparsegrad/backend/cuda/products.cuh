@@ -1,0 +1,82 @@
+// Dense products by cuBLAS.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "../../core/backend.hpp"
+#include "../thrust/elements.cuh"
+#include "context.cuh"
+
+namespace sparsegrad::backend::cuda {
+
+inline cublasOperation_t operation(Op op) {
+  return op == Op::none ? CUBLAS_OP_N : CUBLAS_OP_T;
+}
+
+inline std::int64_t leading(index_t stride) {
+  return std::max<std::int64_t>(stride, 1);
+}
+
+/// C = alpha op(A) op(B) + beta C. A row-major matrix is the transpose of the column-major one in the same memory:
+/// cuBLAS computes C^T = op(B)^T op(A)^T, for which the operands change places and keep their ops.
+template <class T, class System>
+void gemm(CudaContext& ctx, Op op_a, Op op_b, T alpha, MatrixView<const T> a, MatrixView<const T> b, T beta,
+          MatrixView<T> c) {
+  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>);
+  if (c.empty()) return;
+  const index_t depth = op_a == Op::none ? a.cols : a.rows;
+  if (depth == 0) {
+    if (beta != T(0)) return portable::Elements<System>::template scale<T>(ctx, beta, c);
+    return portable::for_each_entry<System>(ctx, c.rows, c.cols, portable::SetEntry<T>{T(0), c});
+  }
+  const cublasHandle_t blas = ctx.blas(false);
+  const auto product = [&](auto call) {
+    check(call(blas, operation(op_b), operation(op_a), c.cols, c.rows, depth, &alpha, b.data,
+               leading(b.stride), a.data, leading(a.stride), &beta, c.data, leading(c.stride)),
+          "cublas gemm");
+  };
+  if constexpr (std::is_same_v<T, float>) {
+    product(cublasSgemm_64);
+  } else {
+    product(cublasDgemm_64);
+  }
+}
+
+/// Lower triangle of C = op(A) op(A)^T, in the full precision of T.
+template <class T>
+void lower_gram(CudaContext& ctx, Op op, MatrixView<const T> a, MatrixView<T> c) {
+  const index_t depth = op == Op::none ? a.cols : a.rows;
+  const cublasHandle_t blas = ctx.blas(true);
+  const T one = 1;
+  const T none = 0;
+  const auto product = [&](auto call) {
+    check(call(blas, CUBLAS_FILL_MODE_UPPER, op == Op::none ? CUBLAS_OP_T : CUBLAS_OP_N, c.rows, depth, &one,
+               a.data, leading(a.stride), &none, c.data, leading(c.stride)),
+          "cublas syrk");
+  };
+  if constexpr (std::is_same_v<T, float>) {
+    product(cublasSsyrk_64);
+  } else {
+    product(cublasDsyrk_64);
+  }
+}
+
+/// Lower triangle of G += weight op(A) op(A)^T: products of at most `chunk` terms in T, their sums in double.
+template <class T, class System>
+void gram(CudaContext& ctx, Op op, MatrixView<const T> a, double weight, MatrixView<double> g) {
+  constexpr index_t chunk = 4096;
+  const index_t depth = op == Op::none ? a.cols : a.rows;
+  if (g.empty() || depth == 0) return;
+  auto frame = ctx.frame();
+  const MatrixView<T> part = frame.template matrix<T>(g.rows, g.cols);
+  for (index_t first = 0; first < depth; first += chunk) {
+    const index_t terms = std::min(chunk, depth - first);
+    lower_gram<T>(ctx, op,
+                  op == Op::none ? a.block(0, first, a.rows, terms) : a.block(first, 0, terms, a.cols), part);
+    portable::for_each_entry<System>(ctx, g.rows, g.cols,
+                                     portable::AddLower<T>{weight, MatrixView<const T>(part), g});
+  }
+}
+
+}  // namespace sparsegrad::backend::cuda

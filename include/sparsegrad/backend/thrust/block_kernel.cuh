@@ -1,0 +1,55 @@
+// Kernels whose threads work together in blocks, in a form that a host can run too.
+#pragma once
+
+#include <utility>
+
+#include "portable.cuh"
+
+namespace sparsegrad::backend::portable {
+
+// A block kernel K is a copyable object with
+//     static constexpr int threads              threads of a block
+//     static constexpr int phases               every thread ends one before any begins the next
+//     struct Shared                             memory that a block's threads share, uninitialised
+//     template <int P> void phase(index_t block, int thread, Shared&) const
+// What a thread is to remember from phase to phase stands in Shared. The GPU runs it with a barrier after each
+// phase; the host runs the threads of a phase one after the other, which shows wrong indices and sums, though not
+// a missing atomic.
+
+/// Runs blocks [0, blocks) one after the other.
+template <class K>
+void run_blocks_on_host(index_t blocks, const K& kernel) {
+  for (index_t block = 0; block < blocks; ++block) {
+    typename K::Shared shared;
+    const auto phase = [&]<int P>() {
+      for (int thread = 0; thread < K::threads; ++thread)
+        kernel.template phase<P>(block, thread, shared);
+    };
+    [&]<int... P>(std::integer_sequence<int, P...>) {
+      (phase.template operator()<P>(), ...);
+    }
+    (std::make_integer_sequence<int, K::phases>());
+  }
+}
+
+#if defined(__CUDACC__)
+
+template <int P, class K>
+__device__ void run_phases(const K& kernel, index_t block, typename K::Shared& shared) {
+  if constexpr (P < K::phases) {
+    kernel.template phase<P>(block, static_cast<int>(threadIdx.x), shared);
+    if constexpr (P + 1 < K::phases) __syncthreads();
+    run_phases<P + 1>(kernel, block, shared);
+  }
+}
+
+/// Internal linkage: two libraries that hold the same kernel do not meet.
+template <class K>
+static __global__ void __launch_bounds__(K::threads) block_kernel(const K kernel) {
+  __shared__ typename K::Shared shared;
+  run_phases<0>(kernel, static_cast<index_t>(blockIdx.x), shared);
+}
+
+#endif
+
+}  // namespace sparsegrad::backend::portable

@@ -1,0 +1,134 @@
+// The contract's primitives but for the dense products and the eigenproblem, for a GPU or Thrust's host system.
+#pragma once
+
+#include "../../core/backend.hpp"
+#include "adam.cuh"
+#include "elements.cuh"
+#include "fast_transform.cuh"
+#include "reductions.cuh"
+#include "slots.cuh"
+#include "sparse.cuh"
+#include "top_k.cuh"
+
+namespace sparsegrad::backend::portable {
+
+/// System says where: its `Context`, `policy(ctx)` of Thrust, `launch(ctx, blocks, kernel)` of a block kernel,
+/// `copy_array(ctx, from, to, n)` and `fetch(ctx, p)`, which waits for *p.
+template <class System>
+struct Kernels {
+  using Context = typename System::Context;
+
+  template <class T>
+  static void zero(Context& ctx, T* p, index_t n) {
+    Elements<System>::zero(ctx, p, n);
+  }
+  template <class T>
+  static void copy(Context& ctx, ConstMatrixView<T> a, MatrixView<T> b) {
+    Elements<System>::template copy<T>(ctx, a, b);
+  }
+  template <class T>
+  static void scale(Context& ctx, std::type_identity_t<T> alpha, MatrixView<T> a) {
+    Elements<System>::template scale<T>(ctx, alpha, a);
+  }
+  template <class T>
+  static void add(Context& ctx, std::type_identity_t<T> alpha, ConstMatrixView<T> a, MatrixView<T> b) {
+    Elements<System>::template add<T, T>(ctx, alpha, a, b);
+  }
+  template <class T>
+  static void add_wide(Context& ctx, double alpha, ConstMatrixView<T> a, MatrixView<double> b) {
+    Elements<System>::template add<T, double>(ctx, alpha, a, b);
+  }
+  template <class T>
+  static void add_to_rows(Context& ctx, const T* v, MatrixView<T> a) {
+    Elements<System>::template add_to_rows<T>(ctx, v, a);
+  }
+  template <class T>
+  static void transpose(Context& ctx, ConstMatrixView<T> a, MatrixView<T> b) {
+    Elements<System>::template transpose<T>(ctx, a, b);
+  }
+  template <class T>
+  static void column_sums(Context& ctx, ConstMatrixView<T> a, T* sums) {
+    Reductions<System>::template column_sums<T>(ctx, a, sums);
+  }
+  template <class T>
+  static double squared_norm(Context& ctx, ConstMatrixView<T> a) {
+    return Reductions<System>::template squared_norm<T>(ctx, a);
+  }
+  template <class T>
+  static index_t first_nonfinite(Context& ctx, ConstMatrixView<T> a) {
+    return Reductions<System>::template first_nonfinite<T>(ctx, a);
+  }
+  template <class T>
+  static void fast_transform(Context& ctx, const T* signs, bool inverse, TransformSide side,
+                             MatrixView<T> a) {
+    FastTransform<System>::template run<T>(ctx, signs, inverse, side, a);
+  }
+  template <class T>
+  static void top_k(Context& ctx, const T* x, index_t n, index_t k, stored_index_t* index, T* value) {
+    TopK<System>::template run<T>(ctx, x, n, k, index, value);
+  }
+  template <class T>
+  static void gather(Context& ctx, const T* x, const stored_index_t* index, index_t k, T* value) {
+    for_each_index<System>(ctx, k, GatherElement<T>{x, index, value});
+  }
+  template <class T>
+  static void scatter(Context& ctx, const T* value, const stored_index_t* index, index_t k, T* x) {
+    for_each_index<System>(ctx, k, ScatterElement<T>{value, index, x});
+  }
+  template <class T>
+  static void scatter_add(Context& ctx, const stored_index_t* row, const stored_index_t* col, const T* value,
+                          index_t k, MatrixView<T> m) {
+    for_each_index<System>(ctx, k, ScatterAddElement<T>{row, col, value, m});
+  }
+  template <class T>
+  static void sampled_product(Context& ctx, ConstMatrixView<T> a, ConstMatrixView<T> b,
+                              const stored_index_t* index, index_t k, index_t cols, T* value) {
+    Sparse<System>::template sampled_product<T>(ctx, a, b, index, k, cols, value);
+  }
+  template <class T>
+  static void expand_rows(Context& ctx, const stored_index_t* row, const stored_index_t* col, const T* value,
+                          index_t k, ConstMatrixView<T> f, MatrixView<T> m) {
+    Sparse<System>::template expand_rows<T>(ctx, row, col, value, k, f, m);
+  }
+  template <class T>
+  static void gather_rows(Context& ctx, ConstMatrixView<T> f, const stored_index_t* list, index_t q,
+                          MatrixView<T> p) {
+    for_each_entry<System>(ctx, q, p.cols, GatherRow<T>{f, list, p});
+  }
+  template <class T>
+  static void add_rows(Context& ctx, ConstMatrixView<T> p, const stored_index_t* list, MatrixView<T> m) {
+    for_each_entry<System>(ctx, p.rows, m.cols, AddRow<T>{p, list, m});
+  }
+  template <class T>
+  static void add_columns(Context& ctx, ConstMatrixView<T> p, const stored_index_t* list, MatrixView<T> m) {
+    for_each_entry<System>(ctx, m.rows, p.rows, AddColumn<T>{p, list, m});
+  }
+  static index_t group_support(Context& ctx, const stored_index_t* index, index_t k, index_t, index_t cols,
+                               bool columns, stored_index_t* slot, stored_index_t* other,
+                               stored_index_t* order, stored_index_t* list) {
+    return Sparse<System>::group_support(ctx, index, k, cols, columns, slot, other, order, list);
+  }
+  static index_t find_slots(Context& ctx, const stored_index_t* index, index_t k, const stored_index_t* held,
+                            index_t n, stored_index_t* slot, stored_index_t* fresh) {
+    return Slots<System>::find(ctx, index, k, held, n, slot, fresh);
+  }
+  template <class T>
+  static void open_slots(Context& ctx, const stored_index_t* index, const stored_index_t* slot,
+                         const stored_index_t* fresh, index_t q, stored_index_t* held, index_t n, T* m, T* v,
+                         std::int32_t* count) {
+    Slots<System>::template open<T>(ctx, index, slot, fresh, q, held, n, m, v, count);
+  }
+  template <class T>
+  static void adam(Context& ctx, const AdamCoefficients& c, const T* g, const stored_index_t* slot, index_t k,
+                   T* m, T* v, std::int32_t* count, T* d) {
+    Adam<System>::template run<T>(ctx, c, g, slot, k, m, v, count, d);
+  }
+
+  /// Frames of the primitives, Thrust's own temporaries and the Gram product's float part.
+  template <class T>
+  static index_t scratch_bound(const Context&, index_t n) {
+    return n * static_cast<index_t>(sizeof(T) + 4 * sizeof(stored_index_t)) + (index_t{16} << 20);
+  }
+};
+
+}  // namespace sparsegrad::backend::portable

@@ -1,0 +1,97 @@
+// What code written once for the GPU and for Thrust's host system is made of.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include <thrust/for_each.h>
+#include <thrust/iterator/counting_iterator.h>
+
+#include "../../core/view.hpp"
+
+#if defined(__CUDACC__)
+#define SPARSEGRAD_HOST_DEVICE __host__ __device__
+#else
+#define SPARSEGRAD_HOST_DEVICE
+#endif
+
+namespace sparsegrad::backend::portable {
+
+/// A matrix inside a kernel: MatrixView without the checks that only a host can make.
+template <class T>
+struct Array2 {
+  T* data;
+  index_t stride;
+
+  Array2(MatrixView<T> a) : data(a.data), stride(a.stride) {}  // NOLINT(google-explicit-constructor)
+  SPARSEGRAD_HOST_DEVICE T& operator()(index_t i, index_t j) const { return data[i * stride + j]; }
+};
+
+/// Calls f(e) for e in [0, n). F is a copyable function object with a const call operator for both sides.
+template <class System, class F>
+void for_each_index(typename System::Context& ctx, index_t n, const F& f) {
+  if (n <= 0) return;
+  thrust::for_each_n(System::policy(ctx), thrust::counting_iterator<index_t>(0), n, f);
+}
+
+/// f(e / cols, e % cols). Divisions of 64 bits cost a GPU some ten times those of 32.
+template <class F>
+struct ByRowAndColumn {
+  F f;
+  index_t cols;
+
+  SPARSEGRAD_HOST_DEVICE void operator()(index_t e) const {
+    if (e <= INT32_MAX && cols <= INT32_MAX) {
+      const auto narrow = static_cast<std::uint32_t>(e);
+      const auto width = static_cast<std::uint32_t>(cols);
+      f(static_cast<index_t>(narrow / width), static_cast<index_t>(narrow % width));
+    } else {
+      f(e / cols, e % cols);
+    }
+  }
+};
+
+/// Calls f(i, j) for all entries of a rows x cols matrix.
+template <class System, class F>
+void for_each_entry(typename System::Context& ctx, index_t rows, index_t cols, const F& f) {
+  for_each_index<System>(ctx, rows * cols, ByRowAndColumn<F>{f, cols});
+}
+
+/// *p += x, also when several threads do it; returns the value before.
+SPARSEGRAD_HOST_DEVICE inline std::uint32_t atomic_add(std::uint32_t* p, std::uint32_t x) {
+#if defined(__CUDA_ARCH__)
+  return atomicAdd(p, x);
+#else
+  const std::uint32_t before = *p;
+  *p += x;
+  return before;
+#endif
+}
+
+template <class T>
+struct KeyOf;
+template <>
+struct KeyOf<float> {
+  using type = std::uint32_t;
+  static constexpr type sign = 0x80000000U;
+  static constexpr type infinity = 0x7f800000U;
+};
+template <>
+struct KeyOf<double> {
+  using type = std::uint64_t;
+  static constexpr type sign = 0x8000000000000000ULL;
+  static constexpr type infinity = 0x7ff0000000000000ULL;
+};
+
+/// An integer that rises with |x|: -0 equals 0, every NaN is the same and above Inf.
+template <class T>
+SPARSEGRAD_HOST_DEVICE typename KeyOf<T>::type magnitude_key(T x) {
+  using Key = typename KeyOf<T>::type;
+  Key bits;
+  memcpy(&bits, &x, sizeof bits);
+  bits &= static_cast<Key>(~KeyOf<T>::sign);
+  return bits > KeyOf<T>::infinity ? KeyOf<T>::infinity + 1 : bits;
+}
+
+}  // namespace sparsegrad::backend::portable

@@ -1,0 +1,121 @@
+// Sums and searches over a matrix.
+#pragma once
+
+#include <thrust/functional.h>
+#include <thrust/transform_reduce.h>
+
+#include "block_kernel.cuh"
+
+namespace sparsegrad::backend::portable {
+
+/// partial(c, j) = sum of A(i, j) over the rows i of chunk c, in double and in a fixed order.
+template <class T>
+struct ColumnSumChunks {
+  static constexpr int width = 32;
+  static constexpr int lanes = 8;
+  static constexpr int threads = width * lanes;
+  static constexpr int phases = 2;
+  static constexpr index_t chunk = 256;
+  struct Shared {
+    double sum[lanes][width];
+  };
+
+  Array2<const T> a;
+  index_t rows, cols;
+  double* partial;
+
+  index_t chunks() const { return (rows + chunk - 1) / chunk; }
+  index_t blocks() const { return chunks() * ((cols + width - 1) / width); }
+
+  template <int P>
+  SPARSEGRAD_HOST_DEVICE void phase(index_t block, int thread, Shared& shared) const {
+    const index_t across = (cols + width - 1) / width;
+    const index_t part = block / across;
+    const int x = thread % width;
+    const int lane = thread / width;
+    const index_t j = block % across * width + x;
+    if (j >= cols) return;
+    if constexpr (P == 0) {
+      const index_t end = (part + 1) * chunk < rows ? (part + 1) * chunk : rows;
+      double sum = 0;
+      for (index_t i = part * chunk + lane; i < end; i += lanes)
+        sum += static_cast<double>(a(i, j));
+      shared.sum[lane][x] = sum;
+    } else if (lane == 0) {
+      double sum = 0;
+      for (int other = 0; other < lanes; ++other)
+        sum += shared.sum[other][x];
+      partial[part * cols + j] = sum;
+    }
+  }
+};
+
+template <class T>
+struct AddChunks {
+  const double* partial;
+  index_t chunks, cols;
+  T* sums;
+  SPARSEGRAD_HOST_DEVICE void operator()(index_t j) const {
+    double sum = 0;
+    for (index_t c = 0; c < chunks; ++c)
+      sum += partial[c * cols + j];
+    sums[j] = static_cast<T>(static_cast<double>(sums[j]) + sum);
+  }
+};
+
+template <class T>
+struct SquareAt {
+  Array2<const T> a;
+  index_t cols;
+  SPARSEGRAD_HOST_DEVICE double operator()(index_t e) const {
+    const auto x = static_cast<double>(a(e / cols, e % cols));
+    return x * x;
+  }
+};
+
+/// e where A holds NaN or Inf, else `none`.
+template <class T>
+struct NonFiniteAt {
+  Array2<const T> a;
+  index_t cols, none;
+  SPARSEGRAD_HOST_DEVICE index_t operator()(index_t e) const {
+    return magnitude_key(a(e / cols, e % cols)) >= KeyOf<T>::infinity ? e : none;
+  }
+};
+
+/// The contract's primitives of this kind. Those that return a number wait for it.
+template <class System>
+struct Reductions {
+  using Context = typename System::Context;
+
+  template <class T>
+  static void column_sums(Context& ctx, MatrixView<const T> a, T* sums) {
+    if (a.empty()) return;
+    auto frame = ctx.frame();
+    ColumnSumChunks<T> kernel{a, a.rows, a.cols, nullptr};
+    kernel.partial = frame.template take<double>(kernel.chunks() * a.cols);
+    System::launch(ctx, kernel.blocks(), kernel);
+    for_each_index<System>(ctx, a.cols, AddChunks<T>{kernel.partial, kernel.chunks(), a.cols, sums});
+  }
+  template <class T>
+  static double squared_norm(Context& ctx, MatrixView<const T> a) {
+    if (a.empty()) return 0;
+    auto frame = ctx.frame();
+    const thrust::counting_iterator<index_t> first(0);
+    return thrust::transform_reduce(System::policy(ctx), first, first + a.size(), SquareAt<T>{a, a.cols}, 0.0,
+                                    thrust::plus<double>());
+  }
+  template <class T>
+  static index_t first_nonfinite(Context& ctx, MatrixView<const T> a) {
+    if (a.empty()) return -1;
+    auto frame = ctx.frame();
+    const thrust::counting_iterator<index_t> first(0);
+    const index_t none = a.size();
+    const index_t found =
+        thrust::transform_reduce(System::policy(ctx), first, first + none, NonFiniteAt<T>{a, a.cols, none},
+                                 none, thrust::minimum<index_t>());
+    return found == none ? -1 : found;
+  }
+};
+
+}  // namespace sparsegrad::backend::portable

@@ -1,0 +1,191 @@
+// Supports and entries: gather, scatter, sampled products, rows by list, groups of a support.
+#pragma once
+
+#include <thrust/scan.h>
+#include <thrust/sort.h>
+
+#include "portable.cuh"
+
+namespace sparsegrad::backend::portable {
+
+template <class T>
+struct GatherElement {
+  const T* x;
+  const stored_index_t* index;
+  T* value;
+  SPARSEGRAD_HOST_DEVICE void operator()(index_t e) const { value[e] = x[index[e]]; }
+};
+
+template <class T>
+struct ScatterElement {
+  const T* value;
+  const stored_index_t* index;
+  T* x;
+  SPARSEGRAD_HOST_DEVICE void operator()(index_t e) const { x[index[e]] = value[e]; }
+};
+
+/// No two entries have the same place.
+template <class T>
+struct ScatterAddElement {
+  const stored_index_t* row;
+  const stored_index_t* col;
+  const T* value;
+  Array2<T> m;
+  SPARSEGRAD_HOST_DEVICE void operator()(index_t e) const { m(row[e], col[e]) += value[e]; }
+};
+
+/// value[e] += sum_t A(t, i) B(t, j), in eight sums side by side.
+template <class T>
+struct SampledProductElement {
+  Array2<const T> a;
+  Array2<const T> b;
+  index_t tokens, cols;
+  const stored_index_t* index;
+  T* value;
+  SPARSEGRAD_HOST_DEVICE void operator()(index_t e) const {
+    const index_t i = index[e] / cols;
+    const index_t j = index[e] % cols;
+    T sum[8] = {};
+    index_t t = 0;
+    for (; t + 8 <= tokens; t += 8)
+      for (int lane = 0; lane < 8; ++lane)
+        sum[lane] += a(t + lane, i) * b(t + lane, j);
+    for (; t < tokens; ++t)
+      sum[0] += a(t, i) * b(t, j);
+    value[e] += ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+  }
+};
+
+/// First e in [0, n) with list[e] >= x, list rising.
+SPARSEGRAD_HOST_DEVICE inline index_t lower_bound(const stored_index_t* list, index_t n, index_t x) {
+  index_t first = 0;
+  while (n > 0) {
+    const index_t half = n / 2;
+    if (list[first + half] < x) {
+      first += half + 1;
+      n -= half + 1;
+    } else {
+      n = half;
+    }
+  }
+  return first;
+}
+
+/// M(i, j) += sum of value[e] F(col[e], j) over the entries of row i, which stand together: no two threads write
+/// the same place, and the order of the sum is fixed.
+template <class T>
+struct ExpandEntry {
+  const stored_index_t* row;
+  const stored_index_t* col;
+  const T* value;
+  index_t k;
+  Array2<const T> f;
+  Array2<T> m;
+  SPARSEGRAD_HOST_DEVICE void operator()(index_t i, index_t j) const {
+    index_t e = lower_bound(row, k, i);
+    if (e == k || row[e] != i) return;
+    T sum = 0;
+    for (; e < k && row[e] == i; ++e)
+      sum += value[e] * f(col[e], j);
+    m(i, j) += sum;
+  }
+};
+
+template <class T>
+struct GatherRow {
+  Array2<const T> f;
+  const stored_index_t* list;
+  Array2<T> p;
+  SPARSEGRAD_HOST_DEVICE void operator()(index_t s, index_t j) const { p(s, j) = f(list[s], j); }
+};
+
+template <class T>
+struct AddRow {
+  Array2<const T> p;
+  const stored_index_t* list;
+  Array2<T> m;
+  SPARSEGRAD_HOST_DEVICE void operator()(index_t s, index_t j) const { m(list[s], j) += p(s, j); }
+};
+
+template <class T>
+struct AddColumn {
+  Array2<const T> p;
+  const stored_index_t* list;
+  Array2<T> m;
+  SPARSEGRAD_HOST_DEVICE void operator()(index_t i, index_t s) const { m(i, list[s]) += p(s, i); }
+};
+
+/// key[e] = the number of entry e's group, order[e] = e.
+struct GroupKey {
+  const stored_index_t* index;
+  index_t cols;
+  bool columns;
+  stored_index_t* key;
+  stored_index_t* order;
+  SPARSEGRAD_HOST_DEVICE void operator()(index_t e) const {
+    key[e] = static_cast<stored_index_t>(columns ? index[e] % cols : index[e] / cols);
+    order[e] = static_cast<stored_index_t>(e);
+  }
+};
+
+/// head[p] = 1 where a group begins; other[p] = the entry's coordinate within its group.
+struct GroupHead {
+  const stored_index_t* index;
+  index_t cols;
+  bool columns;
+  const stored_index_t* key;
+  const stored_index_t* order;
+  stored_index_t* head;
+  stored_index_t* other;
+  SPARSEGRAD_HOST_DEVICE void operator()(index_t p) const {
+    head[p] = p == 0 || key[p] != key[p - 1] ? 1 : 0;
+    const index_t at = index[order[p]];
+    other[p] = static_cast<stored_index_t>(columns ? at / cols : at % cols);
+  }
+};
+
+/// slot[p] counts the heads up to p: from there to the group's number, and the list of groups.
+struct GroupSlot {
+  const stored_index_t* key;
+  stored_index_t* slot;
+  stored_index_t* list;
+  SPARSEGRAD_HOST_DEVICE void operator()(index_t p) const {
+    slot[p] -= 1;
+    list[slot[p]] = key[p];
+  }
+};
+
+/// The contract's primitives of this kind. group_support waits for the number of groups.
+template <class System>
+struct Sparse {
+  using Context = typename System::Context;
+
+  template <class T>
+  static void sampled_product(Context& ctx, MatrixView<const T> a, MatrixView<const T> b,
+                              const stored_index_t* index, index_t k, index_t cols, T* value) {
+    if (a.rows == 0) return;
+    for_each_index<System>(ctx, k, SampledProductElement<T>{a, b, a.rows, cols, index, value});
+  }
+  template <class T>
+  static void expand_rows(Context& ctx, const stored_index_t* row, const stored_index_t* col, const T* value,
+                          index_t k, MatrixView<const T> f, MatrixView<T> m) {
+    if (k == 0) return;
+    for_each_entry<System>(ctx, m.rows, m.cols, ExpandEntry<T>{row, col, value, k, f, m});
+  }
+  static index_t group_support(Context& ctx, const stored_index_t* index, index_t k, index_t cols,
+                               bool columns, stored_index_t* slot, stored_index_t* other,
+                               stored_index_t* order, stored_index_t* list) {
+    if (k == 0) return 0;
+    auto frame = ctx.frame();
+    auto* key = frame.template take<stored_index_t>(k);
+    for_each_index<System>(ctx, k, GroupKey{index, cols, columns, key, order});
+    // By rows the support is in order as it is.
+    if (columns) thrust::stable_sort_by_key(System::policy(ctx), key, key + k, order);
+    for_each_index<System>(ctx, k, GroupHead{index, cols, columns, key, order, slot, other});
+    thrust::inclusive_scan(System::policy(ctx), slot, slot + k, slot);
+    for_each_index<System>(ctx, k, GroupSlot{key, slot, list});
+    return System::fetch(ctx, slot + k - 1) + 1;
+  }
+};
+
+}  // namespace sparsegrad::backend::portable

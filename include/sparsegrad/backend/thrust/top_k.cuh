@@ -1,0 +1,283 @@
+// The k largest entries by absolute value: a radix select, then one ordered pass that writes them.
+#pragma once
+
+#include <thrust/scan.h>
+
+#include "block_kernel.cuh"
+
+namespace sparsegrad::backend::portable {
+
+// The order is that of the pairs (key of |x|, falling position), all different, so that exactly k lie at or above
+// the k-th. Its digits are found from the top: first those of the key, then, only where entries of the k-th key must
+// be told apart, those of the position. Nothing on the way returns to the host.
+
+/// Where the search stands. Chosen in the end: key > this key, or key == this key and position <= last.
+struct SelectState {
+  std::uint64_t key;       ///< digits of the k-th key that are known, the rest 0
+  std::uint64_t position;  ///< digits of the last position, among entries of that key
+  std::uint32_t need;      ///< entries still to be found among those that share the known digits
+  std::uint32_t settled;   ///< all that share the known digits of the key are chosen: no more digits matter
+};
+
+inline constexpr int radix_bits = 11;
+inline constexpr int buckets = 1 << radix_bits;
+
+/// One digit: its lowest bit, and whether it is the key's or the position's.
+struct Digit {
+  int shift;
+  bool of_position;
+};
+
+/// counts[b] += entries that share the known digits and have b as the next one. For the position b counts from the
+/// top as well: low positions come first.
+template <class T>
+struct CountDigits {
+  static constexpr int threads = 256;
+  static constexpr int phases = 3;
+  static constexpr index_t tile = 8192;
+  struct Shared {
+    std::uint32_t count[buckets];
+  };
+
+  const T* x;
+  index_t n;
+  Digit digit;
+  const SelectState* state;
+  std::uint32_t* counts;
+
+  index_t blocks() const { return (n + tile - 1) / tile; }
+
+  template <int P>
+  SPARSEGRAD_HOST_DEVICE void phase(index_t block, int thread, Shared& shared) const {
+    if (state->settled != 0) return;
+    if constexpr (P == 0) {
+      for (int b = thread; b < buckets; b += threads)
+        shared.count[b] = 0;
+    } else if constexpr (P == 1) {
+      const index_t end = (block + 1) * tile < n ? (block + 1) * tile : n;
+      for (index_t i = block * tile + thread; i < end; i += threads)
+        count(i, shared);
+    } else {
+      for (int b = thread; b < buckets; b += threads)
+        if (shared.count[b] != 0) atomic_add(counts + b, shared.count[b]);
+    }
+  }
+
+ private:
+  SPARSEGRAD_HOST_DEVICE void count(index_t i, Shared& shared) const {
+    const std::uint64_t key = magnitude_key(x[i]);
+    const auto mask = static_cast<std::uint64_t>(buckets - 1);
+    if (!digit.of_position) {
+      const int above = digit.shift + radix_bits;
+      if (above < 64 && (key >> above) != (state->key >> above)) return;
+      atomic_add(shared.count + ((key >> digit.shift) & mask), 1);
+    } else {
+      const auto position = static_cast<std::uint64_t>(i);
+      const int above = digit.shift + radix_bits;
+      if (key != state->key || (position >> above) != (state->position >> above)) return;
+      atomic_add(shared.count + (mask - ((position >> digit.shift) & mask)), 1);
+    }
+  }
+};
+
+/// One block: the bucket that holds the entry looked for; then the counts are 0 again.
+struct ChooseDigit {
+  static constexpr int threads = 256;
+  static constexpr int own = buckets / threads;
+  static constexpr int groups = 16;
+  static constexpr int phases = 5;
+  struct Shared {
+    SelectState state;            // as it was: one thread writes the new one while others still choose
+    std::uint32_t sum[threads];   // of a thread's buckets; from phase 3 on, of all above them
+    std::uint32_t group[groups];  // of 16 threads; from phase 2 on, of all above them
+  };
+
+  Digit digit;
+  SelectState* state;
+  std::uint32_t* counts;
+
+  /// Buckets from the top: thread 0 has the largest.
+  SPARSEGRAD_HOST_DEVICE int bucket(int thread, int b) const { return buckets - 1 - (thread * own + b); }
+
+  template <int P>
+  SPARSEGRAD_HOST_DEVICE void phase(index_t, int thread, Shared& shared) const {
+    constexpr int each = threads / groups;
+    if constexpr (P == 0) {
+      std::uint32_t sum = 0;
+      for (int b = 0; b < own; ++b)
+        sum += counts[bucket(thread, b)];
+      shared.sum[thread] = sum;
+      if (thread == 0) shared.state = *state;
+    } else if constexpr (P == 1) {
+      if (thread >= groups) return;
+      std::uint32_t sum = 0;
+      for (int t = 0; t < each; ++t)
+        sum += shared.sum[thread * each + t];
+      shared.group[thread] = sum;
+    } else if constexpr (P == 2) {
+      if (thread != 0) return;
+      std::uint32_t before = 0;
+      for (int g = 0; g < groups; ++g) {
+        const std::uint32_t sum = shared.group[g];
+        shared.group[g] = before;
+        before += sum;
+      }
+    } else if constexpr (P == 3) {
+      if (thread >= groups) return;
+      std::uint32_t before = shared.group[thread];
+      for (int t = 0; t < each; ++t) {
+        const std::uint32_t sum = shared.sum[thread * each + t];
+        shared.sum[thread * each + t] = before;
+        before += sum;
+      }
+    } else {
+      std::uint32_t before = shared.sum[thread];
+      for (int b = 0; b < own; ++b) {
+        const std::uint32_t count = counts[bucket(thread, b)];
+        counts[bucket(thread, b)] = 0;
+        const bool here = before < shared.state.need && shared.state.need <= before + count;
+        if (here && shared.state.settled == 0) *state = after(shared.state, bucket(thread, b), before, count);
+        before += count;
+      }
+    }
+  }
+
+ private:
+  SPARSEGRAD_HOST_DEVICE SelectState after(SelectState s, int bucket, std::uint32_t before,
+                                           std::uint32_t count) const {
+    s.need -= before;
+    s.settled = s.need == count ? 1 : 0;
+    const auto chosen = static_cast<std::uint64_t>(bucket);
+    if (!digit.of_position) {
+      s.key |= chosen << digit.shift;
+      if (s.settled != 0) s.position = UINT64_MAX;
+    } else {
+      s.position |= (static_cast<std::uint64_t>(buckets - 1) - chosen) << digit.shift;
+      if (s.settled != 0) s.position |= (std::uint64_t{1} << digit.shift) - 1;
+    }
+    return s;
+  }
+};
+
+/// How many entries of each tile are chosen; or, with the sums of the tiles before, their positions and values.
+template <class T>
+struct WriteChosen {
+  static constexpr int threads = 256;
+  static constexpr int own = 8;
+  static constexpr index_t tile = threads * own;
+  static constexpr int groups = 16;
+  static constexpr int phases = 5;
+  struct Shared {
+    std::uint32_t sum[threads];
+    std::uint32_t group[groups];
+  };
+
+  const T* x;
+  index_t n;
+  const SelectState* state;
+  std::uint32_t* before;  ///< [tiles]: counted, then replaced by the sums of the tiles before
+  stored_index_t* index;  ///< null: count
+  T* value;
+
+  index_t blocks() const { return (n + tile - 1) / tile; }
+
+  SPARSEGRAD_HOST_DEVICE bool chosen(index_t i) const {
+    const std::uint64_t key = magnitude_key(x[i]);
+    return key > state->key || (key == state->key && static_cast<std::uint64_t>(i) <= state->position);
+  }
+
+  template <int P>
+  SPARSEGRAD_HOST_DEVICE void phase(index_t block, int thread, Shared& shared) const {
+    constexpr int each = threads / groups;
+    const index_t first = block * tile + thread * own;
+    const index_t end = first + own < n ? first + own : n;
+    if constexpr (P == 0) {
+      std::uint32_t sum = 0;
+      for (index_t i = first; i < end; ++i)
+        sum += chosen(i) ? 1 : 0;
+      shared.sum[thread] = sum;
+    } else if constexpr (P == 1) {
+      if (thread >= groups) return;
+      std::uint32_t sum = 0;
+      for (int t = 0; t < each; ++t)
+        sum += shared.sum[thread * each + t];
+      shared.group[thread] = sum;
+    } else if constexpr (P == 2) {
+      if (thread != 0) return;
+      std::uint32_t sum = index == nullptr ? 0 : before[block];
+      for (int g = 0; g < groups; ++g) {
+        const std::uint32_t part = shared.group[g];
+        shared.group[g] = sum;
+        sum += part;
+      }
+      if (index == nullptr) before[block] = sum;
+    } else if constexpr (P == 3) {
+      if (thread >= groups || index == nullptr) return;
+      std::uint32_t sum = shared.group[thread];
+      for (int t = 0; t < each; ++t) {
+        const std::uint32_t part = shared.sum[thread * each + t];
+        shared.sum[thread * each + t] = sum;
+        sum += part;
+      }
+    } else {
+      if (index == nullptr) return;
+      std::uint32_t at = shared.sum[thread];
+      for (index_t i = first; i < end; ++i) {
+        if (!chosen(i)) continue;
+        index[at] = static_cast<stored_index_t>(i);
+        value[at] = x[i];
+        ++at;
+      }
+    }
+  }
+};
+
+struct StartSelect {
+  SelectState* state;
+  std::uint32_t* counts;
+  std::uint32_t k;
+  SPARSEGRAD_HOST_DEVICE void operator()(index_t b) const {
+    counts[b] = 0;
+    if (b == 0) *state = {0, 0, k, 0};
+  }
+};
+
+/// The contract's top_k.
+template <class System>
+struct TopK {
+  using Context = typename System::Context;
+
+  template <class T>
+  static void run(Context& ctx, const T* x, index_t n, index_t k, stored_index_t* index, T* value) {
+    if (k <= 0) return;
+    auto frame = ctx.frame();
+    auto* state = frame.template take<SelectState>(1);
+    auto* counts = frame.template take<std::uint32_t>(buckets);
+    for_each_index<System>(ctx, buckets, StartSelect{state, counts, static_cast<std::uint32_t>(k)});
+    constexpr int key_bits = 8 * static_cast<int>(sizeof(T)) - 1;  // without the sign
+    for (int shift = top_shift(key_bits); shift >= 0; shift -= radix_bits)
+      find_digit(ctx, x, n, {shift, false}, state, counts);
+    for (int shift = top_shift(31); shift >= 0; shift -= radix_bits)
+      find_digit(ctx, x, n, {shift, true}, state, counts);
+
+    WriteChosen<T> write{x, n, state, nullptr, nullptr, value};
+    write.before = frame.template take<std::uint32_t>(write.blocks());
+    System::launch(ctx, write.blocks(), write);
+    thrust::exclusive_scan(System::policy(ctx), write.before, write.before + write.blocks(), write.before);
+    write.index = index;
+    System::launch(ctx, write.blocks(), write);
+  }
+
+ private:
+  static constexpr int top_shift(int bits) { return (bits - 1) / radix_bits * radix_bits; }
+
+  template <class T>
+  static void find_digit(Context& ctx, const T* x, index_t n, Digit digit, SelectState* state,
+                         std::uint32_t* counts) {
+    const CountDigits<T> count{x, n, digit, state, counts};
+    System::launch(ctx, count.blocks(), count);
+    System::launch(ctx, 1, ChooseDigit{digit, state, counts});
+  }
+};
+
+}  // namespace sparsegrad::backend::portable

@@ -1,0 +1,72 @@
+// backend::ThrustHost: the CUDA backend's algorithms on Thrust's host system, to test them without a GPU.
+#pragma once
+
+#include <algorithm>
+
+#include <thrust/system/cpp/execution_policy.h>
+
+#include "reference.hpp"
+#include "thrust/kernels.cuh"
+
+namespace sparsegrad::backend {
+
+namespace portable {
+
+struct HostSystem {
+  using Context = host::HostContext;
+
+  static auto policy(Context&) { return thrust::cpp::par; }
+  template <class K>
+  static void launch(Context&, index_t blocks, const K& kernel) {
+    run_blocks_on_host(blocks, kernel);
+  }
+  template <class T>
+  static void copy_array(Context&, const T* from, T* to, index_t n) {
+    std::copy(from, from + n, to);
+  }
+  template <class T>
+  static T fetch(Context&, const T* p) {
+    return *p;
+  }
+};
+
+}  // namespace portable
+
+/// Serial; products and eigenproblem are Reference's. Compiles with g++ and clang++ too, where Thrust's headers are
+/// found and THRUST_DEVICE_SYSTEM is THRUST_DEVICE_SYSTEM_CPP. For tests: as a backend of programs it has no merit.
+struct ThrustHost : portable::Kernels<portable::HostSystem> {
+  static constexpr const char* name() { return "thrust_host"; }
+  static constexpr double densify_share = Reference::densify_share;
+
+  template <class T>
+  static T* allocate(index_t n) {
+    return Reference::allocate<T>(n);
+  }
+  static void deallocate(void* p) noexcept { Reference::deallocate(p); }
+  template <class T>
+  static void upload(Context& ctx, const T* source, T* p, index_t n) {
+    Reference::upload(ctx, source, p, n);
+  }
+  template <class T>
+  static void download(Context& ctx, const T* p, T* target, index_t n) {
+    Reference::download(ctx, p, target, n);
+  }
+  template <class T>
+  static void gemm(Context& ctx, Op op_a, Op op_b, std::type_identity_t<T> alpha, ConstMatrixView<T> a,
+                   ConstMatrixView<T> b, std::type_identity_t<T> beta, MatrixView<T> c) {
+    Reference::gemm<T>(ctx, op_a, op_b, alpha, a, b, beta, c);
+  }
+  template <class T>
+  static void gemm_batched(Context& ctx, Op op_a, Op op_b, std::type_identity_t<T> alpha,
+                           std::span<const MatrixView<const T>> as, std::span<const MatrixView<const T>> bs,
+                           std::type_identity_t<T> beta, std::span<const MatrixView<T>> cs) {
+    Reference::gemm_batched<T>(ctx, op_a, op_b, alpha, as, bs, beta, cs);
+  }
+  template <class T>
+  static void gram(Context& ctx, Op op, ConstMatrixView<T> a, double weight, MatrixView<double> g) {
+    Reference::gram<T>(ctx, op, a, weight, g);
+  }
+  static void eigh(Context& ctx, MatrixView<double> a, double* w) { Reference::eigh(ctx, a, w); }
+};
+
+}  // namespace sparsegrad::backend

@@ -1,0 +1,5 @@
+#include <sparsegrad/backend/thrust_host.cuh>
+
+using ContractBackend = sparsegrad::backend::ThrustHost;
+
+#include "contract.hpp"

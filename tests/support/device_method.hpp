@@ -1,0 +1,233 @@
+// The whole method on a backend whose memory is not the host's, against backend::Reference: a file that includes this
+// names the backend first, as `DeviceBackend`, with a Context that is made without arguments.
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <memory>
+#include <random>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include <sparsegrad/backend/reference.hpp>
+#include <sparsegrad/sparse_grad_group.hpp>
+#include <sparsegrad/tensor.hpp>
+
+#include "device_memory.hpp"
+
+namespace sparsegrad::test {
+
+/// What is varied from run to run.
+struct MethodCase {
+  const char* name;
+  RankRule out = RankRule::full();
+  RankRule in = RankRule::full();
+  AdamSemantics semantics = AdamSemantics::torch;
+  double share = 0.1;
+  double capacity_factor = 2;
+  WeightLayout layout = WeightLayout::out_in;
+  BasisScope scope = BasisScope::kind;
+  Overflow overflow = Overflow::go_dense;
+};
+
+template <class T>
+struct MethodResult {
+  std::vector<Host<T>> weights;
+  std::vector<Host<stored_index_t>> supports;  ///< of the last step
+  std::vector<Host<T>> outputs;                ///< y, dX and db of the last step
+};
+
+/// Two layers [12, 8]: three collecting steps, the fit, four steps, a refresh with transported moments, two steps.
+template <class B, class T>
+MethodResult<T> run_method(const MethodCase& c) {
+  constexpr index_t out = 12;
+  constexpr index_t in = 8;
+  constexpr index_t tokens = 7;
+  std::mt19937_64 random(5);
+  typename B::Context ctx;
+  const bool out_in = c.layout == WeightLayout::out_in;
+
+  std::vector<Buffer<T, B>> weights, biases;
+  std::vector<std::unique_ptr<SparseGradLinear<T, B>>> layers;
+  GroupOptions options;
+  options.share = c.share;
+  options.capacity_factor = c.capacity_factor;
+  options.adam.semantics = c.semantics;
+  options.adam.overflow = c.overflow;
+  SparseGradGroup<T, B> group(options);
+  for (int i = 0; i < 2; ++i) {
+    weights.push_back(to_device<B>(ctx, normal<T>(random, out * in)));
+    biases.push_back(to_device<B>(ctx, normal<T>(random, out)));
+  }
+  for (std::size_t i = 0; i < 2; ++i) {
+    LinearOptions linear;
+    linear.layout = c.layout;
+    layers.push_back(std::make_unique<SparseGradLinear<T, B>>(
+        ctx, weights[i].matrix(out_in ? out : in, out_in ? in : out), biases[i].data(), linear));
+    group.add(ctx, *layers[i], "up");
+  }
+  BasisRecipe recipe;
+  recipe.scope = c.scope;
+  recipe.rules = [&](const std::string&) { return BasisRules{c.out, c.in}; };
+
+  MethodResult<T> result;
+  const auto pass = [&] {
+    result.outputs.clear();
+    for (auto& layer : layers) {
+      const Buffer<T, B> x = to_device<B>(ctx, normal<T>(random, tokens * in));
+      const Buffer<T, B> dy = to_device<B>(ctx, normal<T>(random, tokens * out));
+      Buffer<T, B> y(ctx, tokens * out);
+      Buffer<T, B> dx(ctx, tokens * in);
+      Buffer<T, B> db(ctx, out);
+      Buffer<T, B> keep(ctx, tokens * layer->kept_cols());
+      const auto saved = layer->forward(ctx, x.matrix(tokens, in), y.matrix(tokens, out),
+                                        keep.matrix(tokens, layer->kept_cols()));
+      layer->backward(ctx, dy.matrix(tokens, out), saved, dx.matrix(tokens, in), db.data());
+      for (const Buffer<T, B>* b : {&y, &dx, &db})
+        result.outputs.push_back(to_host<B>(ctx, b->data(), b->size()));
+    }
+  };
+  const auto collect = [&](int steps, MomentsPolicy moments) {
+    group.collect(ctx, recipe);
+    for (int s = 0; s < steps; ++s) {
+      pass();
+      group.end_collecting_step(ctx);
+    }
+    group.refresh(ctx, moments);
+  };
+  const auto train = [&](int steps) {
+    for (int s = 0; s < steps; ++s) {
+      pass();
+      pass();  // gradients of two micro-batches add up
+      group.step(ctx, {.learning_rate = 1e-2, .weight_decay = 0.1, .grad_scale = 0.5, .clip_norm = 1.0});
+    }
+  };
+  collect(3, MomentsPolicy::reset);
+  train(4);
+  collect(1, MomentsPolicy::transport);
+  train(2);
+
+  for (std::size_t i = 0; i < 2; ++i) {
+    result.weights.push_back(to_host<B>(ctx, weights[i].data(), weights[i].size()));
+    const auto& s = group.gradient(static_cast<index_t>(i));
+    result.supports.push_back(s.dense() ? Host<stored_index_t>() : to_host<B>(ctx, s.indices(), s.count()));
+  }
+  return result;
+}
+
+inline std::vector<MethodCase> method_cases() {
+  std::vector<MethodCase> cases;
+  const auto add = [&](MethodCase c) { cases.push_back(c); };
+  add({.name = "both sides full, top-k"});
+  add({.name = "both sides full, a basis a layer", .scope = BasisScope::layer});
+  add({.name = "both sides full, weight [in, out]", .layout = WeightLayout::in_out});
+  add({.name = "both sides full, dense state", .capacity_factor = 0});
+  add({.name = "few entries", .share = 0.02});
+  add({.name = "eviction", .capacity_factor = 1.2, .overflow = Overflow::evict_smallest});
+  add({.name = "out side of rank 3, all entries",
+       .out = RankRule::fixed(3),
+       .in = RankRule::identity(),
+       .semantics = AdamSemantics::dense_core,
+       .share = 1});
+  add({.name = "in side of rank 3, top-k", .out = RankRule::identity(), .in = RankRule::fixed(3)});
+  add({.name = "in side of rank 3, top-k, weight [in, out]",
+       .out = RankRule::identity(),
+       .in = RankRule::fixed(3),
+       .layout = WeightLayout::in_out});
+  add({.name = "fast transforms", .out = RankRule::fast_transform(), .in = RankRule::fast_transform()});
+  add({.name = "random and identity", .out = RankRule::random(), .in = RankRule::identity()});
+  add({.name = "no basis", .out = RankRule::identity(), .in = RankRule::identity()});
+  add({.name = "counts of their own", .semantics = AdamSemantics::per_entry_step});
+  add({.name = "all moments move", .semantics = AdamSemantics::dense_core});
+  return cases;
+}
+
+TEST_CASE("the method equals the reference's, support for support") {
+  // In double: the bases' signs are free, and what the method makes of them does not depend on them.
+  for (const MethodCase& c : method_cases()) {
+    CAPTURE(std::string(c.name));
+    const MethodResult<double> expected = run_method<backend::Reference, double>(c);
+    const MethodResult<double> found = run_method<DeviceBackend, double>(c);
+    CHECK(found.supports == expected.supports);
+    const auto near = [](const std::vector<Host<double>>& a, const std::vector<Host<double>>& b) {
+      double worst = 0;
+      for (std::size_t i = 0; i < a.size(); ++i)
+        for (std::size_t e = 0; e < a[i].size(); ++e)
+          worst = std::max(worst, std::abs(a[i][e] - b[i][e]));
+      return worst;
+    };
+    CHECK(near(found.weights, expected.weights) < 1e-9);
+    CHECK(near(found.outputs, expected.outputs) < 1e-8);
+  }
+}
+
+TEST_CASE("in float the method stays near the reference's") {
+  for (const MethodCase& c : method_cases()) {
+    CAPTURE(std::string(c.name));
+    const MethodResult<float> expected = run_method<backend::Reference, float>(c);
+    const MethodResult<float> found = run_method<DeviceBackend, float>(c);
+    if (found.supports != expected.supports) continue;  // equal but for the rounding of near ties
+    for (std::size_t i = 0; i < expected.weights.size(); ++i)
+      for (std::size_t e = 0; e < expected.weights[i].size(); ++e)
+        CHECK(std::abs(found.weights[i][e] - expected.weights[i][e]) < 2e-3F);
+  }
+}
+
+TEST_CASE("NaN in a gradient: raise says where, and nothing has changed") {
+  using B = DeviceBackend;
+  B::Context ctx;
+  Buffer<float, B> weight = to_device<B>(ctx, Host<float>(12, 1.0F));
+  SparseGradLinear<float, B> layer(ctx, weight.matrix(3, 4), nullptr);
+  GroupOptions options;
+  options.entries = 5;
+  SparseGradGroup<float, B> group(options);
+  group.add(ctx, layer, "up");
+  Host<float> gradient(12, 1.0F);
+  gradient[7] = std::nanf("");
+  const Buffer<float, B> g = to_device<B>(ctx, gradient);
+  layer.add_gradient(ctx, g.matrix(3, 4));
+  std::string text;
+  try {
+    group.step(ctx, {});
+  } catch (const NonFiniteError& error) {
+    text = error.what();
+  }
+  CHECK(text.find("row 1, column 3") != std::string::npos);
+  CHECK(to_host<B>(ctx, weight.data(), 12) == Host<float>(12, 1.0F));
+}
+
+TEST_CASE("unfold, fold, mode products and reconstruction of a stack") {
+  using B = DeviceBackend;
+  using R = backend::Reference;
+  std::mt19937_64 random(3);
+  const Host<double> x = normal<double>(random, 4 * 6 * 5);
+  const auto sums = [&]<class D>(std::type_identity<D>) {
+    typename D::Context ctx;
+    const Buffer<double, D> stack = to_device<D>(ctx, x);
+    const TensorView<const double> view(stack.data(), 4, 6, 5);
+    Host<double> all;
+    for (const Mode mode : {Mode::stack, Mode::out, Mode::in}) {
+      const index_t rows = view.extent(mode);
+      Buffer<double, D> unfolded(ctx, view.size());
+      unfold<double, D>(ctx, view, mode, unfolded.matrix(rows, view.size() / rows));
+      Buffer<double, D> folded(ctx, view.size());
+      fold<double, D>(ctx, unfolded.matrix(rows, view.size() / rows), mode,
+                      TensorView<double>(folded.data(), 4, 6, 5));
+      for (const Buffer<double, D>* b : {&unfolded, &folded}) {
+        const Host<double> part = to_host<D>(ctx, b->data(), b->size());
+        all.insert(all.end(), part.begin(), part.end());
+      }
+      all.push_back(norm<double, D>(ctx, TensorView<const double>(folded.data(), 4, 6, 5)));
+    }
+    return all;
+  };
+  const Host<double> found = sums(std::type_identity<B>());
+  const Host<double> expected = sums(std::type_identity<R>());
+  REQUIRE(found.size() == expected.size());
+  for (std::size_t e = 0; e < found.size(); ++e)
+    CHECK(found[e] == doctest::Approx(expected[e]).epsilon(1e-12));
+}
+
+}  // namespace sparsegrad::test

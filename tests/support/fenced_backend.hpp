@@ -1,0 +1,134 @@
+// A backend whose memory the host cannot touch outside the primitives, as it cannot touch a GPU's: an algorithm that
+// reads a number through a view, in place of asking the backend for it, ends in a fault here and not first on a GPU.
+#pragma once
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstddef>
+#include <map>
+#include <mutex>
+#include <new>
+#include <utility>
+
+#include <sparsegrad/backend/host/context.hpp>
+#include <sparsegrad/core/backend.hpp>
+
+namespace sparsegrad::test {
+
+/// Whole pages, closed but for the time in which a Fence::Gate is open.
+class Fence {
+ public:
+  static std::byte* allocate(std::size_t bytes) {
+    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    const std::size_t size = (bytes + page - 1) / page * page;
+    void* p = mmap(nullptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) throw std::bad_alloc();
+    regions()[static_cast<std::byte*>(p)] = size;
+    return static_cast<std::byte*>(p);
+  }
+  static void deallocate(void* p) noexcept {
+    const auto place = regions().find(static_cast<std::byte*>(p));
+    munmap(p, place->second);
+    regions().erase(place);
+  }
+
+  class Gate {
+   public:
+    Gate() { protect(PROT_READ | PROT_WRITE); }
+    ~Gate() { protect(PROT_NONE); }
+    Gate(const Gate&) = delete;
+    Gate& operator=(const Gate&) = delete;
+  };
+
+ private:
+  static std::map<std::byte*, std::size_t>& regions() {
+    static std::map<std::byte*, std::size_t> all;
+    return all;
+  }
+  static void protect(int access) {
+    for (const auto& [p, size] : regions())
+      mprotect(p, size, access);
+  }
+};
+
+/// `Base` on fenced memory: a backend whose Context is the host's.
+template <class Base>
+struct Fenced {
+  struct Memory {
+    std::byte* allocate(std::size_t bytes) { return Fence::allocate(bytes); }
+    void deallocate(std::byte* p) noexcept { Fence::deallocate(p); }
+  };
+  struct Context : Base::Context {
+    Context() : Base::Context(1) {}
+    backend::BasicScratch<Memory>& scratch() { return fenced; }
+    auto frame() { return typename backend::BasicScratch<Memory>::Frame(fenced); }
+    backend::BasicScratch<Memory> fenced;
+  };
+
+  static constexpr const char* name() { return Base::name(); }
+  static constexpr double densify_share = Base::densify_share;
+
+  template <class T>
+  static T* allocate(index_t n) {
+    return reinterpret_cast<T*>(Fence::allocate(static_cast<std::size_t>(n) * sizeof(T)));
+  }
+  static void deallocate(void* p) noexcept { Fence::deallocate(p); }
+  template <class T>
+  static index_t scratch_bound(const Context& ctx, index_t n) {
+    return Base::template scratch_bound<T>(ctx, n);
+  }
+
+#define SPARSEGRAD_TEST_FENCED(primitive)                           \
+  template <class T, class... A>                                    \
+  static decltype(auto) primitive(Context& ctx, A&&... a) {         \
+    const Fence::Gate gate;                                         \
+    return Base::template primitive<T>(ctx, std::forward<A>(a)...); \
+  }
+  SPARSEGRAD_TEST_FENCED(zero)
+  SPARSEGRAD_TEST_FENCED(upload)
+  SPARSEGRAD_TEST_FENCED(download)
+  SPARSEGRAD_TEST_FENCED(copy)
+  SPARSEGRAD_TEST_FENCED(transpose)
+  SPARSEGRAD_TEST_FENCED(gemm)
+  SPARSEGRAD_TEST_FENCED(gemm_batched)
+  SPARSEGRAD_TEST_FENCED(gram)
+  SPARSEGRAD_TEST_FENCED(column_sums)
+  SPARSEGRAD_TEST_FENCED(add_to_rows)
+  SPARSEGRAD_TEST_FENCED(scale)
+  SPARSEGRAD_TEST_FENCED(add)
+  SPARSEGRAD_TEST_FENCED(add_wide)
+  SPARSEGRAD_TEST_FENCED(squared_norm)
+  SPARSEGRAD_TEST_FENCED(first_nonfinite)
+  SPARSEGRAD_TEST_FENCED(fast_transform)
+  SPARSEGRAD_TEST_FENCED(top_k)
+  SPARSEGRAD_TEST_FENCED(gather)
+  SPARSEGRAD_TEST_FENCED(scatter)
+  SPARSEGRAD_TEST_FENCED(scatter_add)
+  SPARSEGRAD_TEST_FENCED(sampled_product)
+  SPARSEGRAD_TEST_FENCED(expand_rows)
+  SPARSEGRAD_TEST_FENCED(gather_rows)
+  SPARSEGRAD_TEST_FENCED(add_rows)
+  SPARSEGRAD_TEST_FENCED(add_columns)
+  SPARSEGRAD_TEST_FENCED(open_slots)
+  SPARSEGRAD_TEST_FENCED(adam)
+#undef SPARSEGRAD_TEST_FENCED
+
+  template <class... A>
+  static void eigh(Context& ctx, A&&... a) {
+    const Fence::Gate gate;
+    Base::eigh(ctx, std::forward<A>(a)...);
+  }
+  template <class... A>
+  static index_t find_slots(Context& ctx, A&&... a) {
+    const Fence::Gate gate;
+    return Base::find_slots(ctx, std::forward<A>(a)...);
+  }
+  template <class... A>
+  static index_t group_support(Context& ctx, A&&... a) {
+    const Fence::Gate gate;
+    return Base::group_support(ctx, std::forward<A>(a)...);
+  }
+};
+
+}  // namespace sparsegrad::test
