@@ -21,6 +21,7 @@
 
 #include "layer_cases.hpp"
 #include "machine.hpp"
+#include "measured_model.hpp"
 #include "part_cases.hpp"
 
 namespace {
@@ -207,20 +208,16 @@ void write_cost_model(Page& page, const std::vector<Measured>& all, const bench:
       if (m.what.name.compare(0, start.size(), start) == 0) return m;
     throw std::logic_error("no part is named " + start);
   };
-  const Measured& product = find("dW, dense product");
-  const double multiply_add = product.best_cpu() / (0.5 * product.flops);
-  const auto size = static_cast<double>(shape.out * shape.in);
-  const double transform =
-      (find("fast transform of rows").best_cpu() + find("fast transform of columns").best_cpu()) /
-      (2 * size) / multiply_add;
-  const Measured& expand = find("sparse rows times a factor");
-  const double sparse = expand.best_cpu() / (0.5 * expand.flops) / multiply_add;
+  const CostModel measured = bench::measured_model(shape, [&](const std::string& name) {
+    const Measured& part = find(name);
+    return bench::PartTime{part.best_cpu(), part.flops};
+  });
   const CostModel model;
   page.line(
       "Cost model (`CostModel`), in multiply-adds of the dense product, by CPU time: `transform_entry` "
       "measured " +
-      number(transform, "%.0f") + ", default " + number(model.transform_entry, "%.0f") +
-      "; `sparse_entry` measured " + number(sparse, "%.1f") + ", default " +
+      number(measured.transform_entry, "%.0f") + ", default " + number(model.transform_entry, "%.0f") +
+      "; `sparse_entry` measured " + number(measured.sparse_entry, "%.1f") + ", default " +
       number(model.sparse_entry, "%.1f") + ".");
   page.line();
 }

@@ -46,8 +46,8 @@ struct Workload {
 };
 
 /// Cost of the orders in multiply-adds of a dense product. The weights say how many such multiply-adds another
-/// operation takes the time of; the defaults were measured on two cores of an AMD Zen 3 with OpenBLAS (benchmark_compare
-/// measures them).
+/// operation takes the time of; the defaults were measured on two cores of an AMD Zen 3 with OpenBLAS (sparsegrad-bench
+/// calibrate measures those of another machine).
 struct CostModel {
   double transform_entry = 80;  ///< a fast transform, for each entry of the matrix
   double sparse_entry = 8;      ///< a multiply-add of a sparse row expansion

@@ -30,7 +30,7 @@ struct LinearOptions {
   bool track_delta = false;       ///< weight mode: also sum the updates in a core matrix, for export
   std::optional<Plan> plan = {};  ///< overrides the cost model
   Workload workload = {};         ///< what the cost model assumes
-  CostModel cost_model = {};
+  CostModel cost_model = {};      ///< picks the plan and the order of the way back
 };
 
 /// What `backward` needs of a `forward`: x itself, or x U in the memory that the caller gave.
@@ -370,7 +370,7 @@ class SparseGradLinear {
       return add_to_delta(ctx, d);
     }
     if (decay != 0) Backend::template scale<T>(ctx, keep, weight_);
-    add_expanded<T, Backend>(ctx, *basis_, d, options_.layout, weight_);
+    add_expanded<T, Backend>(ctx, *basis_, d, options_.layout, weight_, options_.cost_model);
     if (options_.track_delta) {
       if (decay != 0) Backend::template scale<T>(ctx, keep, delta());
       add_to_delta(ctx, d);
@@ -532,7 +532,7 @@ class SparseGradLinear {
     }
     SparseGradient<T, Backend> update = export_delta(ctx);
     Backend::template scale<T>(ctx, sign, MatrixView<T>(update.values(), 1, update.count()));
-    add_expanded<T, Backend>(ctx, *basis_, update, options_.layout, weight_);
+    add_expanded<T, Backend>(ctx, *basis_, update, options_.layout, weight_, options_.cost_model);
     merged_ = want_merged;
   }
 

@@ -679,6 +679,73 @@ TEST_CASE("wrong calls are refused with what was expected and found, and change 
   CHECK(weight.data == before);
 }
 
+namespace {
+
+/// Notes along which extent a way back is expanded sparsely.
+struct Noting : backend::Reference {
+  static inline index_t extent = 0;
+
+  template <class T>
+  static void expand_rows(Context& ctx, const stored_index_t* row, const stored_index_t* col, const T* value,
+                          index_t k, ConstMatrixView<T> f, MatrixView<T> m) {
+    extent = m.cols;
+    Reference::expand_rows<T>(ctx, row, col, value, k, f, m);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a layer takes its orders from its own cost model") {
+  Noting::Context ctx;
+  const int out = 12;
+  const int in = 8;
+  oracle::Random random(3);
+  const Matrix v = random.orthonormal(out, out);
+  const Matrix u = random.orthonormal(in, in);
+  const auto basis = TuckerBasis<double, Noting>::from_sides(
+      BasisSide<double, Noting>::from_factor(ctx, Padded<double>(v).view()),
+      BasisSide<double, Noting>::from_factor(ctx, Padded<double>(u).view()));
+  const Matrix w = random.matrix(out, in);
+  Matrix d(out, in);
+  std::vector<stored_index_t> index;
+  std::vector<double> value;
+  for (const int e : {3, 10, 21, 30, 44, 51, 60, 77, 80, 95}) {
+    index.push_back(static_cast<stored_index_t>(e));
+    value.push_back(random.next());
+    d.data[static_cast<std::size_t>(e)] = value.back();
+  }
+  SparseGradient<double, Noting> update(ctx, out, in, 10);
+  update.assign(ctx, index, value);
+  const Matrix expected = oracle::sum(w, oracle::product(oracle::product(v, d), oracle::transposed(u)));
+
+  // The way back of 10 entries: cheap sparse entries pass over the wider side, whose panel then meets the smaller
+  // dense product; dear ones over the narrower side.
+  for (const auto& [sparse_entry, extent] : {std::pair(0.0, out), std::pair(100.0, in)}) {
+    Padded<double> weight(w);
+    SparseGradLinear<double, Noting> layer(ctx, weight.view(), nullptr,
+                                           {.cost_model = {.sparse_entry = sparse_entry}});
+    layer.set_basis(ctx, basis);
+    layer.apply(ctx, update);
+    CHECK(Noting::extent == extent);
+    const Matrix found = weight.matrix();
+    for (std::size_t e = 0; e < found.data.size(); ++e)
+      CHECK(found.data[e] == doctest::Approx(expected.data[e]).epsilon(1e-12));
+  }
+
+  // A transform of fewer tokens than outputs comes first, unless it costs nothing: a tie.
+  const auto fast = TuckerBasis<double, Noting>::from_sides(BasisSide<double, Noting>::identity(out),
+                                                            BasisSide<double, Noting>::fast(ctx, in, 1));
+  for (const auto& [transform_entry, order] :
+       {std::pair(80.0, SideOrder::project_first), std::pair(0.0, SideOrder::multiply_first)}) {
+    Padded<double> weight(w);
+    SparseGradLinear<double, Noting> layer(
+        ctx, weight.view(), nullptr,
+        {.workload = {4, 1}, .cost_model = {.transform_entry = transform_entry}});
+    layer.set_basis(ctx, fast);
+    CHECK(layer.plan().in == order);
+  }
+}
+
 TEST_CASE("the cost model picks the orders of the design's table") {
   const SideShape out_full{SideKind::factor, 3072, 3072};
   const SideShape in_full{SideKind::factor, 768, 768};

@@ -1,0 +1,132 @@
+// sparsegrad-bench: measurements that a user makes on a machine of their own.
+//     sparsegrad-bench calibrate [--backend cpu_blas|cpu] [--threads N] [--in 768] [--out 3072] [--tokens 2048]
+//                                [--seconds 5] [--output FILE]
+// measures what the weights of CostModel stand for and writes them as JSON (docs/performance.md).
+#include <sparsegrad/backend/cpu.hpp>
+#include <sparsegrad/backend/cpu_blas.hpp>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <string>
+
+#include "../machine.hpp"
+#include "calibrate.hpp"
+
+namespace {
+
+using namespace sparsegrad;
+
+constexpr const char* usage =
+    "usage: sparsegrad-bench calibrate [--backend cpu_blas|cpu] [--threads N] [--in 768] [--out 3072]\n"
+    "                                  [--tokens 2048] [--seconds 5] [--output FILE]\n";
+
+struct Options {
+  std::string backend = "cpu_blas";
+  int threads = bench::core_count();
+  bench::LayerShape shape = bench::up_shape();
+  double seconds = 5;
+  std::string output;
+};
+
+Options parse(int argc, char** argv) {
+  Options o;
+  for (int i = 2; i < argc; i += 2) {
+    const std::string key = argv[i];
+    if (i + 1 == argc) throw std::invalid_argument(key + " needs a value");
+    const std::string value = argv[i + 1];
+    const auto positive = [&] {
+      char* end = nullptr;
+      const long n = std::strtol(value.c_str(), &end, 10);
+      if (*end != 0 || n < 1)
+        throw std::invalid_argument(key + " is " + value + ", expected a positive number");
+      return n;
+    };
+    if (key == "--backend" && (value == "cpu" || value == "cpu_blas")) {
+      o.backend = value;
+    } else if (key == "--threads") {
+      o.threads = static_cast<int>(positive());
+    } else if (key == "--in") {
+      o.shape.in = positive();
+    } else if (key == "--out") {
+      o.shape.out = positive();
+    } else if (key == "--tokens") {
+      o.shape.tokens = positive();
+    } else if (key == "--seconds") {
+      o.seconds = static_cast<double>(positive());
+    } else if (key == "--output") {
+      o.output = value;
+    } else {
+      throw std::invalid_argument("unknown option " + key + " " + value);
+    }
+  }
+  o.shape.name = std::to_string(o.shape.in) + " -> " + std::to_string(o.shape.out);
+  // The share of the entries that the default shape keeps.
+  o.shape.entries = std::max<index_t>(1, o.shape.in * o.shape.out * 28000 / (768 * 3072));
+  return o;
+}
+
+template <class Backend>
+bench::Calibration run(const Options& o) {
+  typename Backend::Context ctx(o.threads);
+  return bench::calibrate<Backend>(ctx, o.shape, o.seconds);
+}
+
+void calibrate(const Options& o) {
+  const std::string load = bench::load();
+  const bench::Calibration c = o.backend == "cpu" ? run<backend::Cpu>(o) : run<backend::CpuBlas>(o);
+  const auto range = [&](double CostModel::*weight) {
+    const auto [least, most] =
+        std::minmax_element(c.rounds.begin(), c.rounds.end(),
+                            [weight](const auto& x, const auto& y) { return x.*weight < y.*weight; });
+    return nlohmann::ordered_json::array({(*least).*weight, (*most).*weight});
+  };
+  const nlohmann::ordered_json page = {
+      {"transform_entry", c.model.transform_entry},
+      {"sparse_entry", c.model.sparse_entry},
+      {"of_single_rounds",
+       {{"transform_entry", range(&CostModel::transform_entry)},
+        {"sparse_entry", range(&CostModel::sparse_entry)}}},
+      {"product_gflops", c.product_flops * 1e-9},
+      {"memory_gbytes", c.memory_bytes * 1e-9},
+      {"rounds", c.rounds.size()},
+      {"backend", o.backend},
+      {"threads", o.threads},
+      {"layer", o.shape.name + ", " + std::to_string(o.shape.tokens) + " tokens"},
+      {"processor", bench::cpu_name()},
+      {"blas", o.backend == "cpu" ? bench::eigen() : bench::blas()},
+      {"compiler", bench::compiler()},
+      {"load_before", load},
+      {"date", bench::today()},
+      {"sparsegrad", SPARSEGRAD_VERSION}};
+  const std::string text = page.dump(2) + "\n";
+  if (o.output.empty()) {
+    std::fputs(text.c_str(), stdout);
+  } else {
+    std::ofstream file(o.output);
+    file << text;
+    file.close();
+    if (!file) throw std::runtime_error("cannot write " + o.output);
+  }
+  std::fprintf(stderr,
+               "LinearOptions options{.cost_model = {.transform_entry = %.3g, .sparse_entry = %.3g}};\n",
+               c.model.transform_entry, c.model.sparse_entry);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 2 || std::string(argv[1]) != "calibrate") {
+    std::fputs(usage, stderr);
+    return 2;
+  }
+  try {
+    calibrate(parse(argc, argv));
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "sparsegrad-bench: %s\n", e.what());
+    return 1;
+  }
+}
