@@ -138,9 +138,6 @@ void expand_sparse(typename Backend::Context& ctx, const BasisSide<T, Backend>& 
   multiply(columns ? cols : rows, g, columns, panel);
 }
 
-/// Density above which a sparse update is cheaper as a dense one.
-inline constexpr double densify_share = 1.0 / 6;
-
 }  // namespace detail
 
 /// W += V D U^T in place, for W stored [out, in] or [in, out] and D [r, c] sparse or dense.
@@ -158,7 +155,7 @@ void add_expanded(typename Backend::Context& ctx, const TuckerBasis<T, Backend>&
                 swapped ? "in x out of the basis" : "out x in of the basis");
   const bool rotated = rows.rotates() || cols.rotates();
   const bool densify = rotated && !d.dense() &&
-                       static_cast<double>(d.count()) > detail::densify_share * static_cast<double>(d.size());
+                       static_cast<double>(d.count()) > Backend::densify_share * static_cast<double>(d.size());
   if (!d.dense() && !densify) return detail::expand_sparse<T, Backend>(ctx, rows, cols, swapped, d, model, w);
 
   auto frame = ctx.frame();
