@@ -154,8 +154,9 @@ void add_expanded(typename Backend::Context& ctx, const TuckerBasis<T, Backend>&
   require_shape("weight", w.rows, w.cols, rows.extent(), cols.extent(),
                 swapped ? "in x out of the basis" : "out x in of the basis");
   const bool rotated = rows.rotates() || cols.rotates();
-  const bool densify = rotated && !d.dense() &&
-                       static_cast<double>(d.count()) > Backend::densify_share * static_cast<double>(d.size());
+  const bool densify =
+      rotated && !d.dense() &&
+      static_cast<double>(d.count()) > Backend::densify_share * static_cast<double>(d.size());
   if (!d.dense() && !densify) return detail::expand_sparse<T, Backend>(ctx, rows, cols, swapped, d, model, w);
 
   auto frame = ctx.frame();
