@@ -51,8 +51,8 @@ struct TensorView {
     }
   }
   template <class U>
-    requires(std::is_same_v<U, const T> && !std::is_const_v<T>)
-  constexpr operator TensorView<U>() const {  // NOLINT(google-explicit-constructor)
+  requires(std::is_same_v<U, const T> && !std::is_const_v<T>) constexpr operator TensorView<U>()
+      const {  // NOLINT(google-explicit-constructor)
     return TensorView<U>(data, n, out, in);
   }
 

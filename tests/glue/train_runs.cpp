@@ -133,6 +133,32 @@ TEST_CASE("phase 1 changes the weights when asked to") {
   CHECK(run.trainer->state_hash() != before);
 }
 
+TEST_CASE("phase 1 with fixed matrices trains all else, and has no optimizer for them") {
+  for (const double clip : {0.0, 0.5}) {
+    TrainOptions options = tiny_options(RunType::sparse);
+    options.clip_norm = clip;
+    options.sparse.keep_phase1 = true;
+    Run trained(options);
+    options.sparse.phase1_fixed_matrices = true;
+    Run fixed(options);
+    const Run start(options);
+    REQUIRE(trained.trainer->collect_bases());
+    REQUIRE(fixed.trainer->collect_bases());
+    CHECK(fixed.model.mlp_up(0).basis()->out().kind() == SideKind::factor);
+    const auto& before = start.model.parameters().all();
+    const auto& after = fixed.model.parameters().all();
+    for (std::size_t i = 0; i < after.size(); ++i) {
+      const bool same = std::equal(after[i].weight.data, after[i].weight.data + after[i].weight.size(),
+                                   before[i].weight.data);
+      CAPTURE(after[i].name);
+      if (after[i].kind == ParameterKind::mlp_matrix) CHECK(same);
+      if (after[i].name == "classifier.weight") CHECK_FALSE(same);
+    }
+    CHECK(fixed.trainer->report().phase1.memory.parts.optimizer <
+          trained.trainer->report().phase1.memory.parts.optimizer);
+  }
+}
+
 TEST_CASE("sides that need no gradients skip phase 1") {
   TrainOptions options = tiny_options(RunType::sparse);
   options.sparse.sides = {"hadamard", "random:16", "", ""};

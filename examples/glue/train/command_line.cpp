@@ -147,6 +147,10 @@ void add_training(CLI::App& app, TrainOptions& o) {
                  "needs gradients")
       ->capture_default_str()
       ->group(group);
+  app.add_flag("--phase1-fixed-matrices", s.phase1_fixed_matrices,
+               "in phase 1 all else trains, the MLP matrices only give their gradients: without their dense "
+               "optimizer phase 1 needs little more memory than the steps after it")
+      ->group(group);
   app.add_flag("--normalize", s.normalize, "each collected gradient enters with norm 1")->group(group);
 }
 

@@ -193,6 +193,7 @@ nlohmann::json to_json(const TrainOptions& o) {
                     {"refresh_window", s.refresh_window},
                     {"phase1_steps", s.needs_gradients() ? s.phase1_steps : 0},
                     {"keep_phase1", s.keep_phase1},
+                    {"phase1_fixed_matrices", s.phase1_fixed_matrices},
                     {"normalize", s.normalize},
                     {"adam", sparsegrad::to_string(s.adam)},
                     {"plan", s.plan},

@@ -73,6 +73,7 @@ struct SparseOptions {
   index_t refresh_window = 1;  ///< steps before a refresh whose gradients it is fitted to
   index_t phase1_steps = 11;
   bool keep_phase1 = false;
+  bool phase1_fixed_matrices = false;  ///< in phase 1 all else trains, the MLP matrices only give gradients
   ReferenceDefects defects;
   bool normalize = false;
   AdamSemantics adam = AdamSemantics::torch;

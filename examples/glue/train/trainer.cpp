@@ -311,19 +311,26 @@ bool Trainer::collect_bases(const TrainHooks& hooks) {
     copied_bytes_ = static_cast<index_t>(before.size() * sizeof(float));
     const Sampler::Position position = sampler_.position();
     const std::uint64_t pass = pass_;
-    make_mlp_dense();
+    const bool fixed = sparse_options.phase1_fixed_matrices;
+    if (!fixed) make_mlp_dense();
     const bool shared = options_.shares_gradient_memory();
     double rate = 0;
+    const auto use_gradient = [&](index_t number, double scale) {
+      if (!fixed) return step_mlp_densely(number, rate, scale);
+      Model::MlpLayer& layer = model_.mlp()[static_cast<std::size_t>(number)];
+      layer.core(ctx_);  // which gives it to the accumulator
+      layer.clear(ctx_);
+    };
     // With one memory for all, each matrix is stepped as soon as its gradient is there.
-    const MlpGradientScope scope(model_, shared ? [&](index_t number) { step_mlp_densely(number, rate, 1); }
-                                                : std::function<void(index_t)>());
+    const MlpGradientScope scope(
+        model_, shared ? [&](index_t number) { use_gradient(number, 1); } : std::function<void(index_t)>());
     for (index_t s = 0; s < sparse_options.phase1_steps && whole; ++s) {
       if (hooks.progress) hooks.progress("phase 1", s, sparse_options.phase1_steps);
       rate = options_.learning_rate * rate_.factor(std::min(s, report_.steps_planned - 1));
       report_.phase1.losses.push_back(accumulate().loss);
       const double scale = gradient_scale();
       for (index_t i = 0; i < group_->size() && !shared; ++i)
-        step_mlp_densely(i, rate, scale);
+        use_gradient(i, scale);
       group_->clear(ctx_);
       dense_->step(ctx_, {.learning_rate = rate, .grad_scale = scale, .clear_gradients = true});
       ++report_.phase1.steps;

@@ -36,8 +36,8 @@ struct MatrixView {
   constexpr MatrixView(T* data_, index_t rows_, index_t cols_) : MatrixView(data_, rows_, cols_, cols_) {}
 
   template <class U>
-    requires(std::is_same_v<U, const T> && !std::is_const_v<T>)
-  constexpr operator MatrixView<U>() const {  // NOLINT(google-explicit-constructor)
+  requires(std::is_same_v<U, const T> && !std::is_const_v<T>) constexpr operator MatrixView<U>()
+      const {  // NOLINT(google-explicit-constructor)
     return MatrixView<U>(data, rows, cols, stride);
   }
 
