@@ -161,16 +161,17 @@ def main():
     logs = {(task, kind): [next(finished) for _ in a.seeds] for task in a.tasks for kind in a.kinds}
     score = {key: [100 * best_of(log) for log in runs] for key, runs in logs.items()}
 
-    titles = ["run", "learning rate", *a.tasks, "average", "steps/s", "peak MiB"]
+    titles = ["run", "learning rate", *a.tasks, "average", "steps/s", "peak MiB", "in phase 1"]
     rows, means = [], {}
     for kind in a.kinds:
         runs = [log for task in a.tasks for log in logs[task, kind]]
         steps = statistics.fmean(log["time"]["steps_per_second"] for log in runs)
         peak = max(log["memory"]["process_peak_bytes"] for log in runs) / 2**20
+        first = max((log["phase1"]["memory"]["process_peak_bytes"] for log in runs if log["phase1"]["steps"]), default=0)
         average = statistics.fmean(statistics.fmean(score[task, kind]) for task in a.tasks)
         means[kind] = (average, steps, peak)
         rows.append([kind_of(kind)["title"], f"{rates[kind]:g}", *(spread(score[task, kind], 2) for task in a.tasks)])
-        rows[-1] += [f"{average:.2f}", f"{steps:.2f}", f"{peak:.0f}"]
+        rows[-1] += [f"{average:.2f}", f"{steps:.2f}", f"{peak:.0f}", f"{first / 2**20:.0f}" if first else ""]
     pair_titles = [f"minus {kind_of(baseline)['title']}", *a.tasks]
     pair_rows = []
     for kind in a.kinds:
