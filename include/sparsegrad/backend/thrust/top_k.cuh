@@ -80,16 +80,49 @@ struct CountDigits {
   }
 };
 
+/// Sums over a block's threads: what the threads before each one have, in three phases after sum[] is filled.
+struct BlockSums {
+  static constexpr int threads = 256;
+  static constexpr int groups = 16;
+  static constexpr int each = threads / groups;
+  std::uint32_t sum[threads];   ///< a thread's own; from phase 3 on, of all before it
+  std::uint32_t group[groups];  ///< of a group's threads; from phase 2 on, of all before it
+
+  SPARSEGRAD_HOST_DEVICE void add_group(int thread) {
+    if (thread >= groups) return;
+    std::uint32_t all = 0;
+    for (int t = 0; t < each; ++t)
+      all += sum[thread * each + t];
+    group[thread] = all;
+  }
+  /// Thread 0 alone; returns `before` and the sum of all.
+  SPARSEGRAD_HOST_DEVICE std::uint32_t scan_groups(std::uint32_t before) {
+    for (int g = 0; g < groups; ++g) {
+      const std::uint32_t own = group[g];
+      group[g] = before;
+      before += own;
+    }
+    return before;
+  }
+  SPARSEGRAD_HOST_DEVICE void scan_threads(int thread) {
+    if (thread >= groups) return;
+    std::uint32_t before = group[thread];
+    for (int t = 0; t < each; ++t) {
+      const std::uint32_t own = sum[thread * each + t];
+      sum[thread * each + t] = before;
+      before += own;
+    }
+  }
+};
+
 /// One block: the bucket that holds the entry looked for; then the counts are 0 again.
 struct ChooseDigit {
-  static constexpr int threads = 256;
+  static constexpr int threads = BlockSums::threads;
   static constexpr int own = buckets / threads;
-  static constexpr int groups = 16;
   static constexpr int phases = 5;
   struct Shared {
-    SelectState state;            // as it was: one thread writes the new one while others still choose
-    std::uint32_t sum[threads];   // of a thread's buckets; from phase 3 on, of all above them
-    std::uint32_t group[groups];  // of 16 threads; from phase 2 on, of all above them
+    SelectState state;  // as it was: one thread writes the new one while others still choose
+    BlockSums above;
   };
 
   Digit digit;
@@ -101,37 +134,20 @@ struct ChooseDigit {
 
   template <int P>
   SPARSEGRAD_HOST_DEVICE void phase(index_t, int thread, Shared& shared) const {
-    constexpr int each = threads / groups;
     if constexpr (P == 0) {
       std::uint32_t sum = 0;
       for (int b = 0; b < own; ++b)
         sum += counts[bucket(thread, b)];
-      shared.sum[thread] = sum;
+      shared.above.sum[thread] = sum;
       if (thread == 0) shared.state = *state;
     } else if constexpr (P == 1) {
-      if (thread >= groups) return;
-      std::uint32_t sum = 0;
-      for (int t = 0; t < each; ++t)
-        sum += shared.sum[thread * each + t];
-      shared.group[thread] = sum;
+      shared.above.add_group(thread);
     } else if constexpr (P == 2) {
-      if (thread != 0) return;
-      std::uint32_t before = 0;
-      for (int g = 0; g < groups; ++g) {
-        const std::uint32_t sum = shared.group[g];
-        shared.group[g] = before;
-        before += sum;
-      }
+      if (thread == 0) shared.above.scan_groups(0);
     } else if constexpr (P == 3) {
-      if (thread >= groups) return;
-      std::uint32_t before = shared.group[thread];
-      for (int t = 0; t < each; ++t) {
-        const std::uint32_t sum = shared.sum[thread * each + t];
-        shared.sum[thread * each + t] = before;
-        before += sum;
-      }
+      shared.above.scan_threads(thread);
     } else {
-      std::uint32_t before = shared.sum[thread];
+      std::uint32_t before = shared.above.sum[thread];
       for (int b = 0; b < own; ++b) {
         const std::uint32_t count = counts[bucket(thread, b)];
         counts[bucket(thread, b)] = 0;
@@ -162,14 +178,12 @@ struct ChooseDigit {
 /// How many entries of each tile are chosen; or, with the sums of the tiles before, their positions and values.
 template <class T>
 struct WriteChosen {
-  static constexpr int threads = 256;
+  static constexpr int threads = BlockSums::threads;
   static constexpr int own = 8;
   static constexpr index_t tile = threads * own;
-  static constexpr int groups = 16;
   static constexpr int phases = 5;
   struct Shared {
-    std::uint32_t sum[threads];
-    std::uint32_t group[groups];
+    BlockSums before;
   };
 
   const T* x;
@@ -188,40 +202,25 @@ struct WriteChosen {
 
   template <int P>
   SPARSEGRAD_HOST_DEVICE void phase(index_t block, int thread, Shared& shared) const {
-    constexpr int each = threads / groups;
     const index_t first = block * tile + thread * own;
     const index_t end = first + own < n ? first + own : n;
+    const bool counts = index == nullptr;
     if constexpr (P == 0) {
       std::uint32_t sum = 0;
       for (index_t i = first; i < end; ++i)
         sum += chosen(i) ? 1 : 0;
-      shared.sum[thread] = sum;
+      shared.before.sum[thread] = sum;
     } else if constexpr (P == 1) {
-      if (thread >= groups) return;
-      std::uint32_t sum = 0;
-      for (int t = 0; t < each; ++t)
-        sum += shared.sum[thread * each + t];
-      shared.group[thread] = sum;
+      shared.before.add_group(thread);
     } else if constexpr (P == 2) {
       if (thread != 0) return;
-      std::uint32_t sum = index == nullptr ? 0 : before[block];
-      for (int g = 0; g < groups; ++g) {
-        const std::uint32_t part = shared.group[g];
-        shared.group[g] = sum;
-        sum += part;
-      }
-      if (index == nullptr) before[block] = sum;
+      const std::uint32_t sum = shared.before.scan_groups(counts ? 0 : before[block]);
+      if (counts) before[block] = sum;
     } else if constexpr (P == 3) {
-      if (thread >= groups || index == nullptr) return;
-      std::uint32_t sum = shared.group[thread];
-      for (int t = 0; t < each; ++t) {
-        const std::uint32_t part = shared.sum[thread * each + t];
-        shared.sum[thread * each + t] = sum;
-        sum += part;
-      }
+      if (!counts) shared.before.scan_threads(thread);
     } else {
-      if (index == nullptr) return;
-      std::uint32_t at = shared.sum[thread];
+      if (counts) return;
+      std::uint32_t at = shared.before.sum[thread];
       for (index_t i = first; i < end; ++i) {
         if (!chosen(i)) continue;
         index[at] = static_cast<stored_index_t>(i);
