@@ -114,11 +114,16 @@ class SparseGradGroup {
   index_t size() const { return static_cast<index_t>(members_.size()); }
   Layer& layer(index_t i) { return *at(i).layer; }
   const std::string& kind(index_t i) const { return at(i).kind; }
-  SparseAdam<T, Backend>& optimizer(index_t i) { return *at(i).adam; }
+  /// Throws StateError during a collection before the first step, when there is none yet.
+  SparseAdam<T, Backend>& optimizer(index_t i) {
+    if (at(i).adam == nullptr)
+      throw StateError("optimizer: layer " + std::to_string(i) + " gets it at refresh");
+    return *at(i).adam;
+  }
   /// The sparse gradient of the last selection.
   const SparseGradient<T, Backend>& gradient(index_t i) const { return at(i).gradient; }
   /// Entries that the layer keeps in a step.
-  index_t kept(index_t i) const { return at(i).gradient.capacity(); }
+  index_t kept(index_t i) const { return wanted(at(i)); }
   const GroupOptions& options() const { return options_; }
 
   /// Selects every layer's entries with this in place of TopK; null: TopK again. GroupOptions' entries (or share) then say
@@ -128,7 +133,7 @@ class SparseGradGroup {
   /// After this no call of a step with up to `max_tokens` tokens allocates (but for Overflow::go_dense, once).
   void reserve(Context& ctx, index_t max_tokens) {
     for (Member& m : members_)
-      m.layer->reserve(ctx, max_tokens, m.update->capacity());
+      m.layer->reserve(ctx, max_tokens, m.update == nullptr ? wanted(m) : m.update->capacity());
   }
 
   /// Starts to feed every step's gradients to accumulators, as `recipe` shares them. Collecting again starts anew.
@@ -164,6 +169,8 @@ class SparseGradGroup {
       const bool needed =
           m.collection->rules.out.needs_gradients() || m.collection->rules.in.needs_gradients();
       m.layer->collect(ctx, needed ? m.collection->accumulator.get() : nullptr);
+      // Nothing was learned yet, and the basis to come has states of another shape.
+      if (m.adam != nullptr && m.adam->steps() == 0 && !m.selected) forget_state(m);
     }
     if (options_.share_gradient_memory) share_memory(ctx);
   }
@@ -272,8 +279,8 @@ class SparseGradGroup {
       sum.gradients += m.layer->gradient_bytes();
       sum.deltas += m.layer->delta_bytes();
       sum.sparse_gradients += m.gradient.bytes();
-      if (first_time(m.update.get())) sum.sparse_gradients += m.update->bytes();
-      sum.optimizer += m.adam->bytes();
+      if (m.update != nullptr && first_time(m.update.get())) sum.sparse_gradients += m.update->bytes();
+      if (m.adam != nullptr) sum.optimizer += m.adam->bytes();
       if (first_time(m.layer->basis().get())) sum.bases += m.layer->basis()->bytes();
     }
     sum.gradients += shared_gradient_.bytes();
@@ -303,21 +310,32 @@ class SparseGradGroup {
   Member& at(index_t i) { return members_.at(static_cast<std::size_t>(i)); }
   const Member& at(index_t i) const { return members_.at(static_cast<std::size_t>(i)); }
 
+  /// Entries to keep of the layer's present core.
+  index_t wanted(const Member& m) const {
+    const index_t asked =
+        options_.entries > 0 ? options_.entries
+                             : TopK::fraction(options_.share, m.layer->out_extent() * m.layer->in_extent()).k;
+    return std::min(asked, m.layer->basis()->rows() * m.layer->basis()->cols());
+  }
+
+  static void forget_state(Member& m) {
+    m.gradient = {};
+    m.update = nullptr;
+    m.adam = nullptr;
+  }
+
   /// Sparse gradient, update and optimizer for the layer's present core.
   void prepare(Context& ctx, Member& m) {
     const index_t rows = m.layer->basis()->rows();
     const index_t cols = m.layer->basis()->cols();
-    const index_t wanted =
-        options_.entries > 0 ? options_.entries
-                             : TopK::fraction(options_.share, m.layer->out_extent() * m.layer->in_extent()).k;
-    const index_t k = std::min(wanted, rows * cols);
+    const index_t k = wanted(m);
+    forget_state(m);  // before the new state takes its memory
     m.gradient = SparseGradient<T, Backend>(ctx, rows, cols, k);
     SparseAdamOptions adam = options_.adam;
     const double room = options_.capacity_factor * static_cast<double>(k);
     adam.capacity = room < static_cast<double>(rows * cols) ? static_cast<index_t>(room) : 0;
     m.adam = std::make_unique<SparseAdam<T, Backend>>(ctx, rows, cols, adam);
     const index_t entries = m.adam->update_capacity(k);
-    m.update = nullptr;
     for (const Member& other : members_) {
       if (&other != &m && other.update != nullptr && other.update->rows() == rows &&
           other.update->cols() == cols && other.update->capacity() == entries) {
@@ -332,7 +350,8 @@ class SparseGradGroup {
     const std::shared_ptr<const Basis> before = m.layer->basis();
     m.layer->set_basis(ctx, std::move(basis));
     const Basis& now = *m.layer->basis();
-    if (moments == MomentsPolicy::transport && before->rows() == now.rows() && before->cols() == now.cols()) {
+    if (moments == MomentsPolicy::transport && m.adam != nullptr && before->rows() == now.rows() &&
+        before->cols() == now.cols()) {
       m.adam->rebase(ctx, *before, now, moments);
     } else {
       prepare(ctx, m);
@@ -349,6 +368,7 @@ class SparseGradGroup {
   }
 
   SelectReport select(Context& ctx, Member& m, bool need_norm) {
+    if (m.adam == nullptr) prepare(ctx, m);  // a step before the refresh that the collection is for
     if (need_norm) m.squared_norm = Backend::template squared_norm<T>(ctx, m.layer->core(ctx));
     const SelectReport report =
         selector_ ? m.layer->select(ctx, selector_, m.gradient, options_.non_finite)

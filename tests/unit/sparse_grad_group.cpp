@@ -348,3 +348,32 @@ TEST_CASE("a selector of the caller's own decides what a step changes, a null on
   CHECK(back.step(again.ctx, {}).kept == 9);
   CHECK(again.weights == plain.weights);
 }
+
+TEST_CASE("a first collection needs no optimizer's memory, and a step in it gets one") {
+  Model model;
+  GroupOptions options;
+  options.entries = 5;
+  options.capacity_factor = 0;
+  SparseGradGroup<double, B> group(options);
+  model.add_to(group);
+  const index_t state = group.memory().optimizer;
+  CHECK(state == 3 * 48 * 2 * 8);
+  group.collect(model.ctx, {});
+  CHECK(group.memory().optimizer == 0);
+  CHECK(group.memory().sparse_gradients == 0);
+  CHECK(group.kept(0) == 5);
+  CHECK(message_of([&] { group.optimizer(0); }).find("refresh") != std::string::npos);
+  model.add_gradients();
+  group.end_collecting_step(model.ctx);
+
+  const std::vector<std::vector<double>> before = model.weights;
+  model.add_gradients();
+  CHECK(group.step(model.ctx, {}).kept == 15);
+  CHECK(model.weights != before);
+  CHECK(group.memory().optimizer == state);
+  CHECK(group.optimizer(0).steps() == 1);
+  group.refresh(model.ctx, MomentsPolicy::transport);
+  CHECK(group.optimizer(0).steps() == 1);
+  group.collect(model.ctx, {});
+  CHECK(group.memory().optimizer == state);  // moments are not forgotten
+}

@@ -304,14 +304,22 @@ bool Trainer::collect_bases(const TrainHooks& hooks) {
   group_->collect(ctx_, make_recipe(sparse_options));
   if (sparse_options.needs_gradients()) {
     reserve();
-    const MatrixView<float> weights = model_.parameters().weights();
-    std::vector<float> before;
-    const bool copies = !sparse_options.keep_phase1 && !hooks.restore_weights;
-    if (copies) before.assign(weights.data, weights.data + weights.size());
-    copied_bytes_ = static_cast<index_t>(before.size() * sizeof(float));
+    const bool fixed = sparse_options.phase1_fixed_matrices;
+    std::vector<std::pair<float*, std::vector<float>>> before;
+    const auto remember = [&](float* p, index_t n) {
+      before.emplace_back(p, std::vector<float>(p, p + n));
+      copied_bytes_ += n * static_cast<index_t>(sizeof(float));
+    };
+    const bool read_again = !fixed && hooks.restore_weights;
+    if (!sparse_options.keep_phase1 && fixed) {
+      for (const auto& segment : dense_->segments())
+        remember(segment.weight, segment.count);
+    } else if (!sparse_options.keep_phase1 && !read_again) {
+      const MatrixView<float> weights = model_.parameters().weights();
+      remember(weights.data, weights.size());
+    }
     const Sampler::Position position = sampler_.position();
     const std::uint64_t pass = pass_;
-    const bool fixed = sparse_options.phase1_fixed_matrices;
     if (!fixed) make_mlp_dense();
     const bool shared = options_.shares_gradient_memory();
     double rate = 0;
@@ -339,8 +347,9 @@ bool Trainer::collect_bases(const TrainHooks& hooks) {
     report_.phase1.memory.note(memory_now());
     mlp_dense_.clear();
     dense_->reset(ctx_);
-    if (copies) std::copy(before.begin(), before.end(), weights.data);
-    if (!copies && !sparse_options.keep_phase1) hooks.restore_weights();
+    for (const auto& [p, values] : before)
+      std::copy(values.begin(), values.end(), p);
+    if (read_again && !sparse_options.keep_phase1) hooks.restore_weights();
     copied_bytes_ = 0;
     sampler_.seek(position);
     pass_ = pass;
