@@ -176,6 +176,17 @@ class SparseGradGroup {
   }
   bool collecting() const { return !collections_.empty(); }
 
+  /// Ends a collection without a fit: bases and moments stay as they are.
+  void stop_collecting(Context& ctx) {
+    for (Member& m : members_) {
+      m.layer->collect(ctx, nullptr);
+      m.collection = nullptr;
+      if (m.adam == nullptr) prepare(ctx, m);
+    }
+    collections_.clear();
+    if (options_.share_gradient_memory) share_memory(ctx);
+  }
+
   /// Finishes a step of which only the gradients are wanted: hands them to the accumulators, then forgets them.
   void end_collecting_step(Context& ctx) {
     for (Member& m : members_) {

@@ -366,6 +366,16 @@ TEST_CASE("a first collection needs no optimizer's memory, and a step in it gets
   model.add_gradients();
   group.end_collecting_step(model.ctx);
 
+  group.stop_collecting(model.ctx);
+  CHECK_FALSE(group.collecting());
+  CHECK(group.memory().collection == 0);
+  CHECK(group.memory().optimizer == state);
+  CHECK(group.optimizer(0).steps() == 0);
+  CHECK_THROWS_AS(group.refresh(model.ctx), StateError);
+
+  group.collect(model.ctx, {});
+  model.add_gradients();
+  group.end_collecting_step(model.ctx);
   const std::vector<std::vector<double>> before = model.weights;
   model.add_gradients();
   CHECK(group.step(model.ctx, {}).kept == 15);

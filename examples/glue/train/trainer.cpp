@@ -354,7 +354,10 @@ bool Trainer::collect_bases(const TrainHooks& hooks) {
     sampler_.seek(position);
     pass_ = pass;
   }
-  if (!whole) return false;
+  if (!whole) {
+    group_->stop_collecting(ctx_);
+    return false;
+  }
   const auto fit = Clock::now();
   ctx_.scratch().forget_most_used();
   group_->refresh(ctx_);

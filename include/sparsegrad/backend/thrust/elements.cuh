@@ -76,14 +76,13 @@ struct TransposeTiles {
   Array2<T> b;
   index_t rows, cols;
 
-  index_t tiles_across() const { return (cols + side - 1) / side; }
+  SPARSEGRAD_HOST_DEVICE index_t tiles_across() const { return (cols + side - 1) / side; }
   index_t blocks() const { return (rows + side - 1) / side * tiles_across(); }
 
   template <int P>
   SPARSEGRAD_HOST_DEVICE void phase(index_t block, int thread, Shared& shared) const {
-    const index_t across = (cols + side - 1) / side;
-    const index_t first_row = block / across * side;
-    const index_t first_col = block % across * side;
+    const index_t first_row = block / tiles_across() * side;
+    const index_t first_col = block % tiles_across() * side;
     for (int e = thread; e < side * side; e += threads) {
       const int y = e / side;
       const int x = e % side;
