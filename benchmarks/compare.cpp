@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <fstream>
 #include <limits>
 #include <optional>
@@ -19,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "arguments.hpp"
 #include "layer_cases.hpp"
 #include "machine.hpp"
 #include "measured_model.hpp"
@@ -298,13 +298,7 @@ Options parse(int argc, char** argv) {
     const std::string key = argv[i];
     if (i + 1 == argc) throw std::invalid_argument(key + " needs a value");
     const std::string value = argv[i + 1];
-    const auto positive = [&] {
-      char* end = nullptr;
-      const long n = std::strtol(value.c_str(), &end, 10);
-      if (*end != 0 || n < 1)
-        throw std::invalid_argument(key + " is " + value + ", expected a positive number");
-      return n;
-    };
+    const auto positive = [&] { return bench::positive_number(key, value); };
     if (key == "--rounds") {
       o.rounds = static_cast<int>(positive());
     } else if (key == "--threads") {

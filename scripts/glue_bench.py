@@ -84,7 +84,7 @@ def draw_sparsity(means, logs, tasks, target):
 
 
 def words_of(path):
-    """A file's words as those of a command line; its further options of train, and None for a file that has none."""
+    """A file's words as those of a command line, and its further options of train."""
     try:
         content = json.loads(pathlib.Path(path).read_text())
     except (OSError, json.JSONDecodeError) as error:

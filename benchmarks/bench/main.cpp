@@ -7,12 +7,12 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
 
+#include "../arguments.hpp"
 #include "../machine.hpp"
 #include "calibrate.hpp"
 
@@ -38,13 +38,7 @@ Options parse(int argc, char** argv) {
     const std::string key = argv[i];
     if (i + 1 == argc) throw std::invalid_argument(key + " needs a value");
     const std::string value = argv[i + 1];
-    const auto positive = [&] {
-      char* end = nullptr;
-      const long n = std::strtol(value.c_str(), &end, 10);
-      if (*end != 0 || n < 1)
-        throw std::invalid_argument(key + " is " + value + ", expected a positive number");
-      return n;
-    };
+    const auto positive = [&] { return bench::positive_number(key, value); };
     if (key == "--backend" && (value == "cpu" || value == "cpu_blas")) {
       o.backend = value;
     } else if (key == "--threads") {
