@@ -22,7 +22,8 @@ target_compile_options(sparsegrad_warnings INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:
 add_library(sparsegrad_own INTERFACE)
 target_link_libraries(sparsegrad_own INTERFACE sparsegrad_warnings)
 if(SPARSEGRAD_NATIVE_ARCH)
-  target_compile_options(sparsegrad_own INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:-march=native>")
+  target_compile_options(sparsegrad_own INTERFACE
+    "$<$<COMPILE_LANGUAGE:CXX>:-march=native>" "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-march=native>")
 endif()
 
 foreach(dependency Eigen3::Eigen CBLASLAPACKE::CBLASLAPACKE nlohmann_json::nlohmann_json)

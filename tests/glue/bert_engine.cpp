@@ -10,7 +10,8 @@
 #include <sparsegrad/io/safetensors.hpp>
 
 #include "bert_support.hpp"
-#include "engine/vector_math.hpp"
+#include "engine/host/mask.hpp"
+#include "engine/host/vector_math.hpp"
 
 namespace {
 
@@ -234,7 +235,7 @@ TEST_CASE("dropout: a mask a key, none in evaluation, the right share") {
   const Dropout<float> dropout(0.3, 99);
   index_t dropped = 0;
   for (index_t row = 0; row < 200; ++row) {
-    const auto mask = dropout.row(row);
+    const auto mask = mask_row(dropout, row);
     for_packs<float>(500, [&](auto at) {
       float multipliers[64];
       at.store(multipliers - at.j, mask(at));

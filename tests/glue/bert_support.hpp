@@ -5,26 +5,14 @@
 #include <vector>
 
 #include <nlohmann/json.hpp>
+#include <sparsegrad/backend/cpu_blas.hpp>
 
 #include "engine/adamw.hpp"
-#include "engine/batch.hpp"
 #include "engine/encoder_model.hpp"
 #include "engine/hf_directory.hpp"
+#include "golden_batch.hpp"
 
 namespace sparsegrad::glue::test {
-
-inline std::filesystem::path golden_folder() {
-  return std::filesystem::path(SPARSEGRAD_TEST_DIR) / "golden" / "bert_tiny";
-}
-
-inline Batch batch_of(const nlohmann::json& rows, index_t pad_to = 0) {
-  Batch batch;
-  for (const auto& row : rows) {
-    batch.add(row["ids"].get<std::vector<std::int32_t>>(), row["type_ids"].get<std::vector<std::int32_t>>(),
-              row["label"].get<float>(), pad_to);
-  }
-  return batch;
-}
 
 /// What AdamW trains: every dense gradient, and the MLP layers' cores (once `core` was called on all of them).
 template <class T, class Backend>

@@ -583,13 +583,13 @@ TEST_CASE("the signed threshold keeps more than k, and its least when few are po
   SparseGradient<float, backend::CpuBlas> kept(ctx, 2, 4, 6);
   const MatrixView<float> view(core.data(), 2, 4);
   // The second largest signed entry is 2.
-  CHECK(SignedThreshold{2}(ctx, view, kept, NonFinite::raise).kept == 4);
+  CHECK(SignedThreshold<backend::CpuBlas>{2}(ctx, view, kept, NonFinite::raise).kept == 4);
   CHECK(kept.indices()[0] == 0);
   CHECK(kept.values()[3] == -5);
   // Without enough positive ones every entry reaches the threshold: as many as there is room for.
   for (float& g : core)
     g = -std::abs(g);
-  CHECK(SignedThreshold{2}(ctx, view, kept, NonFinite::raise).kept == 6);
+  CHECK(SignedThreshold<backend::CpuBlas>{2}(ctx, view, kept, NonFinite::raise).kept == 6);
 
   TrainOptions options = tiny_options(RunType::sparse);
   options.sparse.defects.signed_selection = true;

@@ -66,6 +66,8 @@ struct Fenced {
     backend::BasicScratch<Memory> fenced;
   };
 
+  using System = typename Base::System;
+
   static constexpr const char* name() { return Base::name(); }
   static constexpr double densify_share = Base::densify_share;
 

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include <sparsegrad/backend/cpu_blas.hpp>
+
 #include "data/builtin_acceptability.hpp"
 #include "engine/hf_directory.hpp"
 
@@ -63,7 +65,7 @@ inline std::filesystem::path make_tiny_bert(const std::filesystem::path& path, c
   directory.config.intermediate = extents.intermediate;
   directory.config_json = to_json(directory.config);
   backend::CpuBlas::Context ctx(1);
-  EncoderModel<float> model(ctx, directory.config);
+  EncoderModel<float, backend::CpuBlas> model(ctx, directory.config);
   model.initialize(seed);
   // Livelier than the usual start, so that something is learnt within a few steps.
   for (Parameter<float>& p : model.parameters().all()) {

@@ -1,12 +1,11 @@
 #pragma once
 
-#include <functional>
 #include <string>
-#include <string_view>
 #include <vector>
 
-#include <sparsegrad/backend/cpu_blas.hpp>
 #include <sparsegrad/core/buffer.hpp>
+
+#include "adamw_coefficients.hpp"
 
 namespace sparsegrad::glue {
 
@@ -20,7 +19,7 @@ struct AdamWOptions {
 ///     w <- (1 - lr decay) w
 ///     m <- beta1 m + (1 - beta1) g,   v <- beta2 v + (1 - beta2) g^2
 ///     w <- w - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
-template <class T, class Backend = backend::CpuBlas>
+template <class T, class Backend>
 class AdamW {
  public:
   using Context = typename Backend::Context;
@@ -61,16 +60,17 @@ class AdamW {
   void set_steps(index_t steps) { steps_ = steps; }
 
  private:
-  struct Chunk {
+  struct Place {
     std::size_t segment;
-    index_t begin, end;
-    index_t state;  ///< position of `begin` in the moments
+    index_t begin;
   };
-  static constexpr index_t chunk_count = index_t{1} << 16;
+  /// Makes the pieces' gradients those of the segments, which may have moved.
+  void find_gradients() const;
 
   std::vector<Segment> segments_;
-  std::vector<Chunk> chunks_;
-  mutable std::vector<double> partial_;
+  mutable std::vector<AdamWPiece<T>> pieces_;
+  std::vector<Place> places_;  ///< a piece
+  mutable std::vector<double> sums_;
   AdamWOptions options_;
   Buffer<T, Backend> first_;
   Buffer<T, Backend> second_;

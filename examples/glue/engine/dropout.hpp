@@ -3,7 +3,6 @@
 #include <cstdint>
 
 #include "random.hpp"
-#include "vector_math.hpp"
 
 namespace sparsegrad::glue {
 
@@ -22,36 +21,19 @@ struct Dropout {
         threshold(static_cast<std::int32_t>(probability * 0x1.0p31)),
         scale(threshold > 0 ? static_cast<T>(1.0 / (1.0 - probability)) : T(1)) {}
 
-  bool on() const { return threshold > 0; }
+  SPARSEGRAD_HOST_DEVICE bool on() const { return threshold > 0; }
 
   /// Multipliers of one row.
   struct Row {
     std::uint64_t key;
     std::int32_t threshold;
     T scale;
-    T operator()(ElementAt<T> at) const {
-      const auto bits = static_cast<std::int32_t>(bits_at(key, static_cast<std::uint32_t>(at.j)) >> 1);
+    SPARSEGRAD_HOST_DEVICE T at(index_t column) const {
+      const auto bits = static_cast<std::int32_t>(bits_at(key, static_cast<std::uint32_t>(column)) >> 1);
       return bits < threshold ? T(0) : scale;
     }
-    Pack<T> operator()(PackAt<T> at) const {
-      Pack<T> multipliers = Pack<T>{} + scale;
-      if constexpr (std::is_same_v<T, float>) {
-        using Words = detail::WordPack;
-        Words columns;
-        for (int l = 0; l < Simd<T>::width; ++l)
-          columns[l] = static_cast<std::uint32_t>(at.j) + static_cast<std::uint32_t>(l);
-        const Words dropped = (bits_at(key, columns) >> 1) - static_cast<std::uint32_t>(threshold);
-        // Both are below 2^31: the difference is negative, bit 31, exactly when bits < threshold.
-        const Words kept = (dropped >> 31) - 1U;
-        return std::bit_cast<Pack<T>>(std::bit_cast<Words>(multipliers) & kept);
-      } else {
-        for (int l = 0; l < Simd<T>::width; ++l)
-          multipliers[l] = (*this)(ElementAt<T>{at.j + l});
-        return multipliers;
-      }
-    }
   };
-  Row row(index_t number) const {
+  SPARSEGRAD_HOST_DEVICE Row row(index_t number) const {
     return {stream_key(key, static_cast<std::uint64_t>(number)), threshold, scale};
   }
 };

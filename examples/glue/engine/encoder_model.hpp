@@ -6,14 +6,13 @@
 #include <span>
 #include <vector>
 
-#include <sparsegrad/backend/cpu_blas.hpp>
 #include <sparsegrad/sparse_grad_linear.hpp>
 
-#include "attention.hpp"
-#include "embeddings.hpp"
 #include "heads.hpp"
+#include "layer_ops.hpp"
 #include "lora.hpp"
 #include "parameter_set.hpp"
+#include "placed_batch.hpp"
 
 namespace sparsegrad::glue {
 
@@ -57,13 +56,14 @@ struct ModelTimes {
 /// Head, h the last state of a sequence's first token: logits = dropout(tanh(h Wd^T + bd)) Wo^T + bo; RoBERTa drops out
 /// h as well.
 /// Wup and Wdown are SparseGradLinear layers without bias (the bias is part of the fused passes).
-template <class T, class Backend = backend::CpuBlas>
+template <class T, class Backend>
 class EncoderModel {
  public:
   using Context = typename Backend::Context;
   using MlpLayer = SparseGradLinear<T, Backend>;
 
-  /// Weights are zeros, LayerNorm weights ones. Throws ModelError for an impossible configuration.
+  /// Weights are zeros, LayerNorm weights ones. The context must outlive the model. Throws ModelError for an impossible
+  /// configuration.
   EncoderModel(Context& ctx, const ModelConfig& config, TrainedParts trained = {});
   EncoderModel(const EncoderModel&) = delete;
   EncoderModel& operator=(const EncoderModel&) = delete;
@@ -79,6 +79,10 @@ class EncoderModel {
   void initialize(std::uint64_t seed);
   /// The same for parameters of these names.
   void initialize(std::uint64_t seed, const ParameterRule& which);
+
+  /// Copies between host memory and a matrix of the model's.
+  void set_values(MatrixView<T> matrix, std::span<const T> values);
+  std::vector<T> values(MatrixView<const T> matrix) const;
 
   bool trains_mlp() const { return !mlp_.empty(); }
   /// The MLP matrices: of layer l, number 2 l is "up" (intermediate.dense) and 2 l + 1 "down" (output.dense).
@@ -97,7 +101,7 @@ class EncoderModel {
                bool training = true);
 
   struct Result {
-    MatrixView<const T> logits;  ///< [sequences, num_labels], until the next forward
+    MatrixView<const T> logits;  ///< [sequences, num_labels], in host memory, until the next forward
     double loss = 0;             ///< mean over the sequences
   };
   /// Throws ModelError for ids, positions, types or labels out of range.
@@ -128,6 +132,8 @@ class EncoderModel {
   }
 
  private:
+  using Ops = LayerOps<Backend>;
+
   struct LayerParameters {
     Linear<T, Backend> qkv, attention_output, up, down;
     const T *qkv_bias, *attention_output_bias, *up_bias, *down_bias;
@@ -165,7 +171,8 @@ class EncoderModel {
   };
 
   void bind();
-  void initialize_adapter(Parameter<T>& parameter, std::uint64_t key);
+  std::vector<T> initial_values(const Parameter<T>& parameter, std::uint64_t key) const;
+  std::vector<T> initial_adapter(const Parameter<T>& parameter, std::uint64_t key) const;
   void lay_out(Context& ctx);
   void require_room(Context& ctx, const Batch& batch, bool training);
   std::vector<index_t> kept_cols() const;
@@ -175,23 +182,27 @@ class EncoderModel {
     if (config_.family != ModelFamily::roberta) return {};
     return dropout(config_.classifier_dropout, -1, head_input_site);
   }
-  void forward_layer(Context& ctx, const Batch& batch, index_t l, MatrixView<const T> x);
-  void backward_layer(Context& ctx, const Batch& batch, index_t l, MatrixView<const T> x);
+  void forward_layer(Context& ctx, index_t l, MatrixView<const T> x);
+  void backward_layer(Context& ctx, index_t l, MatrixView<const T> x);
 
   template <class F>
   void timed(double ModelTimes::*kind, F&& f);
 
   MatrixView<T> tokens_by(T* data, index_t cols) const { return MatrixView<T>(data, tokens_, cols); }
 
+  Context& ctx_;
   ModelConfig config_;
   TrainedParts trained_;
   ParameterSet<T, Backend> parameters_;
   std::vector<MlpLayer> mlp_;
-  Attention<T, Backend> attention_;
-  Embeddings<T, Backend> embeddings_;
+  AttentionShape attention_;
+  Embeddings<T> embeddings_;
   std::vector<LayerParameters> layers_;
   Pooler<T, Backend> pooler_;
   ClassificationHead<T, Backend> head_;
+
+  PlacedBatch<Backend> placed_;
+  std::vector<T> host_logits_, host_d_logits_;  ///< [max_sequences, num_labels]
 
   // Arena of activations and the pieces in it.
   Buffer<T, Backend> arena_;

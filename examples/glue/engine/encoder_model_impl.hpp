@@ -1,10 +1,12 @@
 // Definitions of EncoderModel, for the files that instantiate it.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
+#include <utility>
 
 #include "encoder_model.hpp"
-#include "gelu.hpp"
 
 namespace sparsegrad::glue {
 
@@ -32,10 +34,11 @@ inline const ModelConfig& checked(const ModelConfig& config) {
 
 template <class T, class Backend>
 EncoderModel<T, Backend>::EncoderModel(Context& ctx, const ModelConfig& config, TrainedParts trained)
-    : config_(detail::checked(config)),
+    : ctx_(ctx),
+      config_(detail::checked(config)),
       trained_(std::move(trained)),
       parameters_(ctx, config_, trained_.dense, trained_.lora_rank),
-      attention_(config_.heads, config_.head_size()) {
+      attention_{config_.heads, config_.head_size()} {
   if (trained_.lora_rank > 0 && trained_.mlp_matrices)
     throw ModelError("an adapter of rank " + std::to_string(trained_.lora_rank) +
                      " was asked for beside trained MLP matrices, expected constant ones");
@@ -44,8 +47,9 @@ EncoderModel<T, Backend>::EncoderModel(Context& ctx, const ModelConfig& config, 
     for (index_t number = 0; number < 2 * config_.layers; ++number)
       mlp_.emplace_back(ctx, parameters_.at(mlp_name(number)).weight, nullptr);
   }
+  const std::vector<T> ones(static_cast<std::size_t>(config_.hidden), T(1));
   for (Parameter<T>& p : parameters_.all()) {
-    if (p.name.ends_with("LayerNorm.weight")) std::fill_n(p.weight.data, p.weight.size(), T(1));
+    if (p.name.ends_with("LayerNorm.weight")) set_values(p.weight, ones);
   }
 }
 
@@ -115,61 +119,75 @@ void EncoderModel<T, Backend>::initialize(std::uint64_t seed) {
 template <class T, class Backend>
 void EncoderModel<T, Backend>::initialize(std::uint64_t seed, const ParameterRule& which) {
   std::uint64_t number = 0;
-  for (Parameter<T>& p : parameters_.all()) {
+  for (const Parameter<T>& p : parameters_.all()) {
     const std::uint64_t key = stream_key(seed, ++number);
-    if (!which(p.name)) continue;
-    if (p.is_bias_or_norm()) {
-      std::fill_n(p.weight.data, p.weight.size(), p.name.ends_with(".weight") ? T(1) : T(0));
-      continue;
-    }
-    if (p.kind == ParameterKind::adapter) {
-      initialize_adapter(p, key);
-      continue;
-    }
-    for (index_t i = 0; i < p.weight.size(); ++i) {
-      p.weight.data[i] =
-          static_cast<T>(config_.initializer_range * normal_at(key, static_cast<std::uint64_t>(i)));
-    }
-    const bool padded =
-        p.name.ends_with("word_embeddings.weight") ||
-        (config_.family == ModelFamily::roberta && p.name.ends_with("position_embeddings.weight"));
-    if (padded && config_.pad_token_id >= 0 && config_.pad_token_id < p.weight.rows) {
-      std::fill_n(p.weight.row(config_.pad_token_id), p.weight.cols, T(0));
-    }
+    if (which(p.name)) set_values(p.weight, initial_values(p, key));
   }
 }
 
 template <class T, class Backend>
-void EncoderModel<T, Backend>::initialize_adapter(Parameter<T>& p, std::uint64_t key) {
-  if (p.name.ends_with(".lora_B.weight")) {
-    std::fill_n(p.weight.data, p.weight.size(), T(0));
-    return;
-  }
+std::vector<T> EncoderModel<T, Backend>::initial_values(const Parameter<T>& p, std::uint64_t key) const {
+  const auto count = static_cast<std::size_t>(p.weight.size());
+  if (p.is_bias_or_norm()) return std::vector<T>(count, p.name.ends_with(".weight") ? T(1) : T(0));
+  if (p.kind == ParameterKind::adapter) return initial_adapter(p, key);
+  std::vector<T> values(count);
+  for (std::size_t i = 0; i < count; ++i)
+    values[i] = static_cast<T>(config_.initializer_range * normal_at(key, i));
+  const bool padded =
+      p.name.ends_with("word_embeddings.weight") ||
+      (config_.family == ModelFamily::roberta && p.name.ends_with("position_embeddings.weight"));
+  if (padded && config_.pad_token_id >= 0 && config_.pad_token_id < p.weight.rows)
+    std::fill_n(values.data() + config_.pad_token_id * p.weight.cols, p.weight.cols, T(0));
+  return values;
+}
+
+template <class T, class Backend>
+std::vector<T> EncoderModel<T, Backend>::initial_adapter(const Parameter<T>& p, std::uint64_t key) const {
+  std::vector<T> values(static_cast<std::size_t>(p.weight.size()));
+  if (p.name.ends_with(".lora_B.weight")) return values;
   const double edge = 1 / std::sqrt(static_cast<double>(p.weight.cols));
   const double deviation = 1 / static_cast<double>(p.weight.rows);
-  for (index_t i = 0; i < p.weight.size(); ++i) {
-    const auto at = static_cast<std::uint64_t>(i);
-    p.weight.data[i] =
-        static_cast<T>(trained_.lora_init == LoraInit::kaiming ? edge * (2 * uniform_at(key, at) - 1)
-                                                               : deviation * normal_at(key, at));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    values[i] = static_cast<T>(trained_.lora_init == LoraInit::kaiming ? edge * (2 * uniform_at(key, i) - 1)
+                                                                       : deviation * normal_at(key, i));
   }
+  return values;
+}
+
+template <class T, class Backend>
+void EncoderModel<T, Backend>::set_values(MatrixView<T> matrix, std::span<const T> values) {
+  if (static_cast<index_t>(values.size()) != matrix.size() || !matrix.contiguous())
+    throw ModelError(std::to_string(values.size()) + " values were given for a matrix of " +
+                     std::to_string(matrix.size()));
+  if (!values.empty()) Backend::template upload<T>(ctx_, values.data(), matrix.data, matrix.size());
+}
+
+template <class T, class Backend>
+std::vector<T> EncoderModel<T, Backend>::values(MatrixView<const T> matrix) const {
+  std::vector<T> values(static_cast<std::size_t>(matrix.size()));
+  if (!values.empty()) Backend::template download<T>(ctx_, matrix.data, values.data(), matrix.size());
+  return values;
 }
 
 template <class T, class Backend>
 std::vector<T> EncoderModel<T, Backend>::merged(const Parameter<T>& parameter) const {
-  std::vector<T> values(parameter.weight.data, parameter.weight.data + parameter.weight.size());
+  std::vector<T> product = values(parameter.weight);
   const std::string matrix = parameter.name.substr(0, parameter.name.size() - std::string(".weight").size());
-  const MatrixView<T> a = parameters_.at(matrix + ".lora_A.weight").weight;
-  const MatrixView<T> b = parameters_.at(matrix + ".lora_B.weight").weight;
+  const MatrixView<const T> on_backend_a = parameters_.at(matrix + ".lora_A.weight").weight;
+  const MatrixView<const T> on_backend_b = parameters_.at(matrix + ".lora_B.weight").weight;
+  const std::vector<T> host_a = values(on_backend_a);
+  const std::vector<T> host_b = values(on_backend_b);
+  const MatrixView<const T> a(host_a.data(), on_backend_a.rows, on_backend_a.cols);
+  const MatrixView<const T> b(host_b.data(), on_backend_b.rows, on_backend_b.cols);
   for (index_t i = 0; i < b.rows; ++i) {
-    T* row = values.data() + i * a.cols;
+    T* row = product.data() + i * a.cols;
     for (index_t r = 0; r < a.rows; ++r) {
       const T factor = static_cast<T>(trained_.lora_scale) * b(i, r);
       for (index_t j = 0; j < a.cols; ++j)
         row[j] += factor * a(r, j);
     }
   }
-  return values;
+  return product;
 }
 
 template <class T, class Backend>
@@ -190,8 +208,12 @@ void EncoderModel<T, Backend>::reserve(Context& ctx, index_t max_tokens, index_t
   lay_out(ctx);
   for (MlpLayer& layer : mlp_)
     layer.reserve(ctx, max_tokens_);
-  const index_t sums = RowBlocks::most * std::max(3 * config_.hidden, config_.intermediate);
-  ctx.scratch().reserve(sums * static_cast<index_t>(sizeof(T)) + 4096);
+  placed_.reserve(ctx, max_tokens_, max_sequences_);
+  const auto outputs = static_cast<std::size_t>(max_sequences_ * config_.num_labels);
+  host_logits_.resize(outputs);
+  host_d_logits_.resize(outputs);
+  ctx.scratch().reserve(
+      Ops::template scratch_bytes<T>(max_tokens_, std::max(3 * config_.hidden, config_.intermediate)));
 }
 
 template <class T, class Backend>
@@ -261,7 +283,7 @@ void EncoderModel<T, Backend>::lay_out(Context& ctx) {
     take(dropped_, max_sequences_, hidden);
     take(logits_, max_sequences_, config_.num_labels);
     take(d_logits_, max_sequences_, config_.num_labels);
-    take(attention_work_, attention_.work_count(max_length_, ctx.threads()), 1);
+    take(attention_work_, Ops::template attention_work<T>(ctx, attention_, max_tokens_, max_length_), 1);
     if (training) {
       take(d_pooled_, max_sequences_, hidden);
       take(d_first_, max_sequences_, hidden);
@@ -311,6 +333,7 @@ typename EncoderModel<T, Backend>::Result EncoderModel<T, Backend>::forward(Cont
                                                                             const ForwardOptions& options) {
   embeddings_.check(batch);
   require_room(ctx, batch, options.training);
+  placed_.place(ctx, batch, options.training);
   tokens_ = batch.tokens();
   training_ = options.training;
   pass_key_ = mix_bits(options.dropout_key);
@@ -319,37 +342,37 @@ typename EncoderModel<T, Backend>::Result EncoderModel<T, Backend>::forward(Cont
 
   MatrixView<T> x = tokens_by(embedding_y_, hidden);
   timed(&ModelTimes::elementwise, [&] {
-    embeddings_.forward(ctx, batch, dropout(config_.hidden_dropout, -1, embedding_site),
-                        tokens_by(embedding_xhat_, hidden), embedding_rstd_, x);
+    Ops::template embeddings_forward<T>(ctx, embeddings_, placed_,
+                                        dropout(config_.hidden_dropout, -1, embedding_site),
+                                        tokens_by(embedding_xhat_, hidden), embedding_rstd_, x);
   });
   for (index_t l = 0; l < config_.layers; ++l) {
-    forward_layer(ctx, batch, l, x);
+    forward_layer(ctx, l, x);
     x = tokens_by(activations_[static_cast<std::size_t>(l)].x, hidden);
   }
 
   const index_t sequences = batch.sequences();
   const MatrixView<T> first(first_, sequences, hidden);
-  for (index_t s = 0; s < sequences; ++s)
-    std::copy_n(x.row(batch.offsets[static_cast<std::size_t>(s)]), hidden, first.row(s));
+  Ops::template take_first<T>(ctx, placed_, x, first);
   const MatrixView<T> pooled(pooled_, sequences, hidden);
   const MatrixView<T> logits(logits_, sequences, config_.num_labels);
-  apply_mask(head_input_dropout(), first);
+  Ops::template apply_mask<T>(ctx, head_input_dropout(), first);
   timed(&ModelTimes::products, [&] {
     pooler_.forward(ctx, first, pooled);
     head_.forward(ctx, dropout(config_.classifier_dropout, -1, head_site), pooled,
                   MatrixView<T>(dropped_, sequences, hidden), logits);
   });
   Result result;
-  result.logits = logits;
-  result.loss = loss_of<T>(config_.problem, logits, batch.labels,
-                           MatrixView<T>(d_logits_, sequences, config_.num_labels));
+  if (sequences > 0) Backend::template download<T>(ctx, logits_, host_logits_.data(), logits.size());
+  result.logits = MatrixView<const T>(host_logits_.data(), sequences, config_.num_labels);
+  result.loss = loss_of<T>(config_.problem, result.logits, batch.labels,
+                           MatrixView<T>(host_d_logits_.data(), sequences, config_.num_labels));
   backward_possible_ = training_;
   return result;
 }
 
 template <class T, class Backend>
-void EncoderModel<T, Backend>::forward_layer(Context& ctx, const Batch& batch, index_t l,
-                                             MatrixView<const T> x) {
+void EncoderModel<T, Backend>::forward_layer(Context& ctx, index_t l, MatrixView<const T> x) {
   const LayerParameters& p = layers_[static_cast<std::size_t>(l)];
   LayerActivations& a = activations_[static_cast<std::size_t>(l)];
   const auto number = static_cast<std::size_t>(2 * l);
@@ -364,13 +387,15 @@ void EncoderModel<T, Backend>::forward_layer(Context& ctx, const Batch& batch, i
 
   timed(&ModelTimes::products, [&] { p.qkv.forward(ctx, x, qkv); });
   timed(&ModelTimes::attention, [&] {
-    attention_.forward(ctx, batch, p.qkv_bias, dropout(config_.attention_dropout, l, attention_site), qkv,
-                       context, a.log_sums, attention_work_);
+    Ops::template attention_forward<T>(ctx, attention_, placed_, p.qkv_bias,
+                                       dropout(config_.attention_dropout, l, attention_site), qkv, context,
+                                       a.log_sums, attention_work_);
   });
   timed(&ModelTimes::products, [&] { p.attention_output.forward(ctx, context, xhat1); });
   timed(&ModelTimes::elementwise, [&] {
-    residual_norm_forward<T>(ctx, p.norm1, dropout(config_.hidden_dropout, l, attention_output_site),
-                             p.attention_output_bias, xhat1, x, a.rstd1, x1);
+    Ops::template residual_norm_forward<T>(ctx, p.norm1,
+                                           dropout(config_.hidden_dropout, l, attention_output_site),
+                                           p.attention_output_bias, xhat1, x, a.rstd1, x1);
   });
   const auto keep = [&](T* memory, index_t cols) {
     return training_ && cols > 0 ? tokens_by(memory, cols) : MatrixView<T>();
@@ -383,7 +408,7 @@ void EncoderModel<T, Backend>::forward_layer(Context& ctx, const Batch& batch, i
       a.saved_up = mlp_[number].forward(ctx, x1, h, keep(a.keep_up, laid_out_kept_[number]));
     }
   });
-  timed(&ModelTimes::elementwise, [&] { gelu_forward<T>(ctx, p.up_bias, h, gelu); });
+  timed(&ModelTimes::elementwise, [&] { Ops::template gelu_forward<T>(ctx, p.up_bias, h, gelu); });
   timed(&ModelTimes::products, [&] {
     if (mlp_.empty()) {
       p.down.forward(ctx, gelu, xhat2);
@@ -394,8 +419,8 @@ void EncoderModel<T, Backend>::forward_layer(Context& ctx, const Batch& batch, i
     }
   });
   timed(&ModelTimes::elementwise, [&] {
-    residual_norm_forward<T>(ctx, p.norm2, dropout(config_.hidden_dropout, l, mlp_output_site), p.down_bias,
-                             xhat2, x1, a.rstd2, tokens_by(a.x, hidden));
+    Ops::template residual_norm_forward<T>(ctx, p.norm2, dropout(config_.hidden_dropout, l, mlp_output_site),
+                                           p.down_bias, xhat2, x1, a.rstd2, tokens_by(a.x, hidden));
   });
 }
 
@@ -412,30 +437,29 @@ void EncoderModel<T, Backend>::backward(Context& ctx, const Batch& batch, double
   const MatrixView<T> d_first(d_first_, sequences, hidden);
   const MatrixView<T> g = tokens_by(g_, hidden);
   for (index_t i = 0; i < d_logits.size(); ++i)
-    d_logits.data[i] *= static_cast<T>(loss_scale);
+    host_d_logits_[static_cast<std::size_t>(i)] *= static_cast<T>(loss_scale);
+  if (sequences > 0) Backend::template upload<T>(ctx, host_d_logits_.data(), d_logits_, d_logits.size());
   timed(&ModelTimes::products, [&] {
     head_.backward(ctx, dropout(config_.classifier_dropout, -1, head_site),
                    MatrixView<T>(dropped_, sequences, hidden), d_logits, d_pooled);
     pooler_.backward(ctx, MatrixView<T>(first_, sequences, hidden), MatrixView<T>(pooled_, sequences, hidden),
                      d_pooled, d_first);
   });
-  apply_mask(head_input_dropout(), d_first);
-  std::fill_n(g.data, g.size(), T(0));
-  for (index_t s = 0; s < sequences; ++s)
-    std::copy_n(d_first.row(s), hidden, g.row(batch.offsets[static_cast<std::size_t>(s)]));
+  Ops::template apply_mask<T>(ctx, head_input_dropout(), d_first);
+  Ops::template put_first<T>(ctx, placed_, d_first, g);
   for (index_t l = config_.layers - 1; l >= 0; --l) {
     T* input = l > 0 ? activations_[static_cast<std::size_t>(l - 1)].x : embedding_y_;
-    backward_layer(ctx, batch, l, tokens_by(input, hidden));
+    backward_layer(ctx, l, tokens_by(input, hidden));
   }
   timed(&ModelTimes::elementwise, [&] {
-    embeddings_.backward(ctx, batch, dropout(config_.hidden_dropout, -1, embedding_site),
-                         tokens_by(embedding_xhat_, hidden), embedding_rstd_, g);
+    Ops::template embeddings_backward<T>(ctx, embeddings_, placed_,
+                                         dropout(config_.hidden_dropout, -1, embedding_site),
+                                         tokens_by(embedding_xhat_, hidden), embedding_rstd_, g);
   });
 }
 
 template <class T, class Backend>
-void EncoderModel<T, Backend>::backward_layer(Context& ctx, const Batch& batch, index_t l,
-                                              MatrixView<const T> x) {
+void EncoderModel<T, Backend>::backward_layer(Context& ctx, index_t l, MatrixView<const T> x) {
   const LayerParameters& p = layers_[static_cast<std::size_t>(l)];
   const LayerActivations& a = activations_[static_cast<std::size_t>(l)];
   const auto number = static_cast<std::size_t>(2 * l);
@@ -450,8 +474,8 @@ void EncoderModel<T, Backend>::backward_layer(Context& ctx, const Batch& batch, 
 
   const Dropout<T> drop2 = dropout(config_.hidden_dropout, l, mlp_output_site);
   timed(&ModelTimes::elementwise, [&] {
-    residual_norm_backward<T>(ctx, p.norm2, drop2, tokens_by(a.xhat2, hidden), a.rstd2, g, {}, g_product,
-                              p.d_down_bias);
+    Ops::template residual_norm_backward<T>(ctx, p.norm2, drop2, tokens_by(a.xhat2, hidden), a.rstd2, g,
+                                            MatrixView<const T>(), g_product, p.d_down_bias);
   });
   const auto kept = [&](index_t width) {
     const auto k = static_cast<index_t>(std::ceil(trained_.meprop_share * static_cast<double>(width)));
@@ -476,7 +500,8 @@ void EncoderModel<T, Backend>::backward_layer(Context& ctx, const Batch& batch, 
       if (on_mlp_gradient_) on_mlp_gradient_(2 * l + 1);
     }
   });
-  timed(&ModelTimes::elementwise, [&] { gelu_backward<T>(ctx, tokens_by(a.slope, wide), g_a, p.d_up_bias); });
+  timed(&ModelTimes::elementwise,
+        [&] { Ops::template gelu_backward<T>(ctx, tokens_by(a.slope, wide), g_a, p.d_up_bias); });
   if (meprop) keep_largest_of_rows<T, Backend>(ctx, kept(wide), g_a);
   timed(&ModelTimes::products, [&] {
     if (mlp_.empty()) {
@@ -492,27 +517,19 @@ void EncoderModel<T, Backend>::backward_layer(Context& ctx, const Batch& batch, 
 
   const Dropout<T> drop1 = dropout(config_.hidden_dropout, l, attention_output_site);
   timed(&ModelTimes::elementwise, [&] {
-    residual_norm_backward<T>(ctx, p.norm1, drop1, tokens_by(a.xhat1, hidden), a.rstd1, g, g_mlp, g_product,
-                              p.d_attention_output_bias);
+    Ops::template residual_norm_backward<T>(ctx, p.norm1, drop1, tokens_by(a.xhat1, hidden), a.rstd1, g,
+                                            g_mlp, g_product, p.d_attention_output_bias);
   });
   const MatrixView<const T> dy1 = drop1.on() ? g_product : g;
   timed(&ModelTimes::products,
         [&] { p.attention_output.backward(ctx, dy1, tokens_by(a.context, hidden), T(0), g_context); });
   timed(&ModelTimes::attention, [&] {
-    attention_.backward(ctx, batch, dropout(config_.attention_dropout, l, attention_site),
-                        tokens_by(a.qkv, 3 * hidden), tokens_by(a.context, hidden), a.log_sums, g_context,
-                        g_qkv, attention_work_);
+    Ops::template attention_backward<T>(ctx, attention_, placed_,
+                                        dropout(config_.attention_dropout, l, attention_site),
+                                        tokens_by(a.qkv, 3 * hidden), tokens_by(a.context, hidden),
+                                        a.log_sums, g_context, g_qkv, attention_work_);
   });
-  timed(&ModelTimes::elementwise, [&] {
-    T* const targets[1] = {p.d_qkv_bias};
-    if (p.d_qkv_bias == nullptr) return;
-    for_rows_with_sums<T, 1>(ctx, g_qkv.rows, g_qkv.cols, targets, [&](index_t i, T* sums) {
-      T* __restrict s = sums;
-      const T* __restrict row = g_qkv.row(i);
-      for (index_t j = 0; j < g_qkv.cols; ++j)
-        s[j] += row[j];
-    });
-  });
+  timed(&ModelTimes::elementwise, [&] { Ops::template column_sums<T>(ctx, g_qkv, p.d_qkv_bias); });
   timed(&ModelTimes::products, [&] { p.qkv.backward(ctx, g_qkv, x, T(1), g); });
 }
 

@@ -4,24 +4,11 @@
 #include <cmath>
 #include <string>
 
-#include "batch.hpp"
-#include "dropout.hpp"
+#include "layer_ops.hpp"
 #include "linear.hpp"
 #include "model_config.hpp"
-#include "vector_math.hpp"
 
 namespace sparsegrad::glue {
-
-/// x *= mask.
-template <class T>
-void apply_mask(const Dropout<T>& dropout, MatrixView<T> x) {
-  if (!dropout.on()) return;
-  for (index_t i = 0; i < x.rows; ++i) {
-    const auto mask = dropout.row(i);
-    for (index_t j = 0; j < x.cols; ++j)
-      x(i, j) *= mask(ElementAt<T>{j});
-  }
-}
 
 /// pooled = tanh(first W^T + b), where `first` [sequences, hidden] are the rows of the sequences' first tokens.
 template <class T, class Backend>
@@ -33,18 +20,12 @@ struct Pooler {
 
   void forward(Context& ctx, MatrixView<const T> first, MatrixView<T> pooled) const {
     dense.forward(ctx, first, pooled);
-    for (index_t i = 0; i < pooled.rows; ++i) {
-      for (index_t j = 0; j < pooled.cols; ++j)
-        pooled(i, j) = std::tanh(pooled(i, j) + bias[j]);
-    }
+    LayerOps<Backend>::template tanh_forward<T>(ctx, bias, pooled);
   }
   /// `g` = d pooled is overwritten by the gradient before tanh.
   void backward(Context& ctx, MatrixView<const T> first, MatrixView<const T> pooled, MatrixView<T> g,
                 MatrixView<T> d_first) const {
-    for (index_t i = 0; i < g.rows; ++i) {
-      for (index_t j = 0; j < g.cols; ++j)
-        g(i, j) *= T(1) - pooled(i, j) * pooled(i, j);
-    }
+    LayerOps<Backend>::template tanh_backward<T>(ctx, pooled, g);
     if (d_bias != nullptr) Backend::template column_sums<T>(ctx, g, d_bias);
     dense.backward(ctx, g, first, T(0), d_first);
   }
@@ -60,25 +41,21 @@ struct ClassificationHead {
 
   void forward(Context& ctx, const Dropout<T>& dropout, MatrixView<const T> pooled, MatrixView<T> dropped,
                MatrixView<T> logits) const {
-    for (index_t i = 0; i < pooled.rows; ++i)
-      std::copy_n(pooled.row(i), pooled.cols, dropped.row(i));
-    apply_mask(dropout, dropped);
+    Backend::template copy<T>(ctx, pooled, dropped);
+    LayerOps<Backend>::template apply_mask<T>(ctx, dropout, dropped);
     dense.forward(ctx, dropped, logits);
-    for (index_t i = 0; i < logits.rows; ++i) {
-      for (index_t j = 0; j < logits.cols; ++j)
-        logits(i, j) += bias[j];
-    }
+    Backend::template add_to_rows<T>(ctx, bias, logits);
   }
   void backward(Context& ctx, const Dropout<T>& dropout, MatrixView<const T> dropped,
                 MatrixView<const T> d_logits, MatrixView<T> d_pooled) const {
     if (d_bias != nullptr) Backend::template column_sums<T>(ctx, d_logits, d_bias);
     dense.backward(ctx, d_logits, dropped, T(0), d_pooled);
-    apply_mask(dropout, d_pooled);
+    LayerOps<Backend>::template apply_mask<T>(ctx, dropout, d_pooled);
   }
 };
 
 /// Mean over the sequences of -log softmax(logits)[label] or, for regression, of (logit - label)^2; `d_logits`
-/// receives its gradient. Throws ModelError for a label that is no class.
+/// receives its gradient. Both are in host memory. Throws ModelError for a label that is no class.
 template <class T>
 double loss_of(ProblemType problem, MatrixView<const T> logits, const std::vector<float>& labels,
                MatrixView<T> d_logits) {

@@ -1,10 +1,9 @@
-#include "hf_directory.hpp"
+#include "hf_directory_impl.hpp"
 
 #include <algorithm>
-#include <set>
 #include <span>
 
-#include <sparsegrad/io/safetensors.hpp>
+#include <sparsegrad/backend/cpu_blas.hpp>
 
 namespace sparsegrad::glue {
 
@@ -48,12 +47,6 @@ std::string join(const std::vector<std::string>& names) {
   return text;
 }
 
-template <class T>
-std::vector<index_t> shape_of(const Parameter<T>& p) {
-  if (p.is_bias_or_norm()) return {p.weight.cols};
-  return {p.weight.rows, p.weight.cols};
-}
-
 void write_bytes(const std::filesystem::path& path, std::span<const std::byte> bytes) {
   const std::span<const std::byte> parts[] = {bytes};
   io::write_file(path.string(), parts);
@@ -84,45 +77,23 @@ std::string LoadReport::text() const {
   return text;
 }
 
-template <class T, class Backend>
-LoadReport load_weights(const ModelDirectory& directory, EncoderModel<T, Backend>& model,
-                        std::uint64_t seed) {
-  const io::SafetensorsFile file((directory.path / weights_file).string());
-  LoadReport report;
-  std::set<std::string> used;
-  std::set<std::string> made;
-  for (Parameter<T>& p : model.parameters().all()) {
-    if (p.kind == ParameterKind::adapter) {
-      made.insert(p.name);
-      continue;
-    }
-    const std::vector<std::string> names = spellings(p.name, model.config().prefix());
-    const auto at =
-        std::find_if(names.begin(), names.end(), [&](const std::string& n) { return file.contains(n); });
-    if (at == names.end()) {
-      if (!may_be_missing(model.config(), p.name)) {
-        throw ModelError(file.path() + ": the tensor \"" + p.name + "\" is missing (looked for " +
-                         join(names) + ")");
-      }
-      report.initialized.push_back(p.name);
-      made.insert(p.name);
-      continue;
-    }
-    (void)file.find(*at, shape_of(p));
-    const std::vector<T> values = file.template read_as<T>(*at);
-    std::copy(values.begin(), values.end(), p.weight.data);
-    used.insert(*at);
-  }
-  model.initialize(seed, [&](std::string_view name) { return made.contains(std::string(name)); });
-  for (const std::string& name : file.names()) {
-    if (!used.contains(name)) report.unused.push_back(name);
-  }
-  return report;
+namespace detail {
+
+std::string weights_path(const std::filesystem::path& directory) {
+  return (directory / weights_file).string();
 }
 
-template <class T, class Backend>
-void save_model(const std::filesystem::path& path, const ModelDirectory& source,
-                const EncoderModel<T, Backend>& model) {
+std::string tensor_of(const io::SafetensorsFile& file, const ModelConfig& config, const std::string& name) {
+  const std::vector<std::string> names = spellings(name, config.prefix());
+  const auto at =
+      std::find_if(names.begin(), names.end(), [&](const std::string& n) { return file.contains(n); });
+  if (at != names.end()) return *at;
+  if (may_be_missing(config, name)) return "";
+  throw ModelError(file.path() + ": the tensor \"" + name + "\" is missing (looked for " + join(names) + ")");
+}
+
+void write_companions(const std::filesystem::path& path, const ModelDirectory& source,
+                      const ModelConfig& model_config) {
   std::error_code code;
   std::filesystem::create_directories(path, code);
   if (code) throw ModelError(path.string() + ": cannot be created: " + code.message());
@@ -132,27 +103,11 @@ void save_model(const std::filesystem::path& path, const ModelDirectory& source,
       if (std::filesystem::exists(file)) write_bytes(path / name, io::FileBytes::open(file.string()).bytes());
     }
   }
-  const std::string config = to_json(model.config(), source.config_json).dump(2) + "\n";
+  const std::string config = to_json(model_config, source.config_json).dump(2) + "\n";
   write_bytes(path / "config.json", std::as_bytes(std::span<const char>(config)));
-
-  io::SafetensorsWriter writer;
-  writer.metadata("format", "pt");
-  for (const Parameter<T>& p : model.parameters().all()) {
-    if (p.kind == ParameterKind::adapter) continue;
-    if (model.has_adapter(p)) {
-      const std::vector<T> merged = model.merged(p);
-      writer.add(p.name, shape_of(p), std::vector<float>(merged.begin(), merged.end()));
-      continue;
-    }
-    const std::span<const T> values(p.weight.data, static_cast<std::size_t>(p.weight.size()));
-    if constexpr (std::is_same_v<T, float>) {
-      writer.add(p.name, shape_of(p), values);
-    } else {
-      writer.add(p.name, shape_of(p), std::vector<float>(values.begin(), values.end()));
-    }
-  }
-  writer.write((path / weights_file).string());
 }
+
+}  // namespace detail
 
 #define SPARSEGRAD_GLUE_INSTANTIATE(T)                                                        \
   template LoadReport load_weights(const ModelDirectory&, EncoderModel<T, backend::CpuBlas>&, \

@@ -7,16 +7,9 @@
 
 #include <sparsegrad/core/buffer.hpp>
 
-#include "model_config.hpp"
+#include "parameter_shapes.hpp"
 
 namespace sparsegrad::glue {
-
-/// What a parameter is to the optimizers.
-enum class ParameterKind {
-  dense,       ///< trained by a dense optimizer
-  mlp_matrix,  ///< a weight of an MLP: its gradient, if any, belongs to its SparseGradLinear
-  adapter,     ///< LoRA's A and B: dense, in no file
-};
 
 /// A named parameter: a view of its part of the model's weights and of its gradient.
 template <class T>
@@ -81,15 +74,5 @@ class ParameterSet {
   std::vector<Parameter<T>> parameters_;
   ModelConfig config_;
 };
-
-/// "bert.encoder.layer.3." (or "roberta...") and what follows.
-std::string layer_parameter(const ModelConfig& config, index_t layer, std::string_view rest);
-
-/// The two linear maps between the first token's state and the logits, tanh between them.
-struct HeadNames {
-  std::string dense;   ///< BERT's pooler, RoBERTa's classifier.dense
-  std::string output;  ///< BERT's classifier, RoBERTa's classifier.out_proj
-};
-HeadNames head_names(const ModelConfig& config);
 
 }  // namespace sparsegrad::glue

@@ -5,11 +5,12 @@
 #include <cstdint>
 
 #include <sparsegrad/core/config.hpp>
+#include <sparsegrad/core/host_device.hpp>
 
 namespace sparsegrad::glue {
 
 /// Bijective mixing of 64 bits.
-inline std::uint64_t mix_bits(std::uint64_t x) {
+SPARSEGRAD_HOST_DEVICE inline std::uint64_t mix_bits(std::uint64_t x) {
   x += 0x9E3779B97F4A7C15ULL;
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
   x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
@@ -17,13 +18,13 @@ inline std::uint64_t mix_bits(std::uint64_t x) {
 }
 
 /// Key of the stream named by two numbers.
-inline std::uint64_t stream_key(std::uint64_t key, std::uint64_t number) {
+SPARSEGRAD_HOST_DEVICE inline std::uint64_t stream_key(std::uint64_t key, std::uint64_t number) {
   return mix_bits(key ^ mix_bits(number));
 }
 
 /// 32 bits at `column` of the row whose key is `row_key`; U is std::uint32_t or a vector of them.
 template <class U>
-inline U bits_at(std::uint64_t row_key, U column) {
+SPARSEGRAD_HOST_DEVICE inline U bits_at(std::uint64_t row_key, U column) {
   U x = column * 0x9E3779B1U + static_cast<std::uint32_t>(row_key);
   x ^= x >> 16;
   x *= 0x7FEB352DU;

@@ -91,6 +91,15 @@ void add_common(CLI::App& app, TrainOptions& o) {
   app.add_option("--dev-limit", o.dev_limit, "use only the first N dev examples (0: all)")
       ->capture_default_str()
       ->group("Input");
+  add_choice<Device>(
+      app, "--device", o.device, {{"cpu", Device::cpu}, {"cuda", Device::cuda}},
+      "cuda: an NVIDIA GPU, in a program that was built with SPARSEGRAD_CUDA (train and evaluate)")
+      ->group("Machine");
+  app.add_flag(
+         "--tf32", o.tf32,
+         "on a GPU: products of the layers with 10 bits of mantissa, on tensor cores; sums of gradients "
+         "for the bases stay in full precision")
+      ->group("Machine");
   app.add_option("--threads", o.threads, "threads (0: all of the machine)")
       ->capture_default_str()
       ->group("Machine");

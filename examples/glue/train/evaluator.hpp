@@ -4,12 +4,15 @@
 #include <functional>
 #include <vector>
 
+#include <sparsegrad/backend/cpu_blas.hpp>
+
 #include "engine/encoder_model.hpp"
 #include "train/encoded_dataset.hpp"
 #include "train/metrics.hpp"
 
 namespace sparsegrad::glue {
 
+/// The model on the CPU.
 using Model = EncoderModel<float, backend::CpuBlas>;
 using GlueContext = Model::Context;
 
@@ -32,8 +35,9 @@ struct Evaluation {
 };
 
 /// Runs the model over the data without dropout. Throws ModelError when a logit is NaN or Inf.
-Evaluation evaluate_model(GlueContext& ctx, Model& model, const Task& task, const EncodedDataset& data,
-                          const EvaluateOptions& options = {});
+template <class Backend>
+Evaluation evaluate_model(typename Backend::Context& ctx, EncoderModel<float, Backend>& model,
+                          const Task& task, const EncodedDataset& data, const EvaluateOptions& options = {});
 
 /// Class numbers (first largest logit) or scores.
 std::vector<float> predictions_of(const Task& task, const Evaluation& evaluation);

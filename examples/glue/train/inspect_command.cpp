@@ -8,6 +8,7 @@
 #include "train/output_file.hpp"
 #include "train/progress_bar.hpp"
 #include "train/python_tool.hpp"
+#include "train/run_device.hpp"
 #include "train/run_log.hpp"
 #include "train/session.hpp"
 
@@ -54,6 +55,7 @@ void draw(const fs::path& output) {
 
 int run_inspect(const InspectCommand& command) {
   TrainOptions options = command.common;
+  if (options.device != Device::cpu) throw ValueError("--device is cuda, inspect computes on the CPU alone");
   options.run_type = RunType::ft;
   options.max_steps = command.at_step;
   // As many epochs as the steps need.
@@ -96,8 +98,10 @@ int run_inspect(const InspectCommand& command) {
     return interrupted_status;
   }
 
+  nlohmann::json versions = versions_json();
+  RunDevice<backend::CpuBlas>::describe(session.ctx(), versions);
   nlohmann::json json{{"format", "sparsegrad-glue inspect 1"},
-                      {"versions", versions_json(session.ctx())},
+                      {"versions", versions},
                       {"data", session.data_json()},
                       {"model", session.model_json()},
                       {"options", to_json(options)}};

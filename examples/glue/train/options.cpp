@@ -30,6 +30,10 @@ std::string_view to_string(TrainedParameters which) {
   return which == TrainedParameters::all ? "all" : "mlp";
 }
 
+std::string_view to_string(Device device) {
+  return device == Device::cpu ? "cpu" : "cuda";
+}
+
 std::string_view to_string(Padding padding) {
   return padding == Padding::unpadded ? "unpadded" : "max_length";
 }
@@ -165,6 +169,8 @@ nlohmann::json to_json(const TrainOptions& o) {
                       {"patience", o.patience},
                       {"log_every", o.log_every},
                       {"checkpoint_every", o.checkpoint_every},
+                      {"device", to_string(o.device)},
+                      {"tf32", o.tf32},
                       {"threads", o.threads},
                       {"deterministic", o.deterministic},
                       {"train_limit", o.train_limit},

@@ -35,6 +35,10 @@ std::string_view to_string(TrainedParameters which);
 enum class Padding { unpadded, max_length };
 std::string_view to_string(Padding padding);
 
+/// Where a run computes.
+enum class Device { cpu, cuda };
+std::string_view to_string(Device device);
+
 enum class Schedule { constant, linear };
 std::string_view to_string(Schedule schedule);
 
@@ -127,7 +131,9 @@ struct TrainOptions {
   index_t log_every = 10;
   index_t checkpoint_every = 0;  ///< steps; 0: only when interrupted
   bool resume = false;
+  Device device = Device::cpu;
   int threads = 0;
+  bool tf32 = false;  ///< on a GPU: the layers' products on TF32 tensor cores
   bool deterministic = false;
   index_t train_limit = 0;
   double held_out = 0;  ///< share of the training examples that takes dev's place, and is not trained on

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "train/sparse_setup.hpp"
@@ -13,26 +15,52 @@ namespace sparsegrad::glue {
 
 /// Selector: every entry whose absolute value reaches the k-th largest signed value. That keeps about 2 k of entries as
 /// often negative as positive, and all of them when fewer than k are positive; here the largest, should they be more than
-/// the sparse gradient's capacity. The core is in host memory.
+/// the sparse gradient's capacity. Counts on the host.
+template <class Backend>
 struct SignedThreshold {
   index_t k = 0;
 
-  SelectReport operator()(GlueContext& ctx, MatrixView<float> core,
-                          SparseGradient<float, backend::CpuBlas>& s, NonFinite policy) const {
-    std::vector<float> ordered(core.data, core.data + core.size());
+  SelectReport operator()(typename Backend::Context& ctx, MatrixView<float> core,
+                          SparseGradient<float, Backend>& s, NonFinite policy) const {
+    std::vector<float> ordered(static_cast<std::size_t>(core.size()));
+    Backend::template download<float>(ctx, core.data, ordered.data(), core.size());
     const auto place = ordered.begin() + std::clamp<index_t>(k - 1, 0, core.size() - 1);
     std::nth_element(ordered.begin(), place, ordered.end(), std::greater<>());
     const float threshold = *place;
     const auto count = static_cast<index_t>(
-        std::count_if(core.data, core.data + core.size(), [&](float g) { return std::abs(g) >= threshold; }));
+        std::count_if(ordered.begin(), ordered.end(), [&](float g) { return std::abs(g) >= threshold; }));
     return TopK{std::min(count, s.capacity())}(ctx, core, s, policy);
   }
 };
 
 /// Every basis of the group with U^T in place of U; layers that share one go on sharing one.
-void transpose_input_sides(GlueContext& ctx, SparseGroup& group);
+template <class Backend>
+void transpose_input_sides(typename Backend::Context& ctx, SparseGroupOn<Backend>& group) {
+  std::map<const void*, std::shared_ptr<const TuckerBasis<float, Backend>>> made;
+  for (index_t i = 0; i < group.size(); ++i) {
+    const auto fitted = group.layer(i).basis();
+    auto& transposed = made[fitted.get()];
+    if (transposed == nullptr) transposed = fitted->with_transposed_input(ctx);
+    group.set_basis(ctx, i, transposed);
+  }
+}
 
 /// Of every MLP matrix whose output side rotates: db <- V^T db, as if the bias's gradient had been summed from dY V.
-void rotate_bias_gradients(GlueContext& ctx, Model& model);
+template <class Backend>
+void rotate_bias_gradients(typename Backend::Context& ctx, EncoderModel<float, Backend>& model) {
+  index_t number = 0;
+  for (const auto& layer : model.mlp()) {
+    std::string name = model.mlp_name(number++);
+    name.replace(name.rfind("weight"), 6, "bias");
+    const Parameter<float>& bias = model.parameters().at(name);
+    const auto& side = layer.basis()->out();
+    if (bias.gradient.empty() || !side.rotates()) continue;
+    const MatrixView<float> db(bias.gradient.data, 1, bias.gradient.size());
+    auto frame = ctx.frame();
+    const MatrixView<float> target = frame.template matrix<float>(1, db.cols);
+    side.project_columns(ctx, db, target);
+    Backend::template copy<float>(ctx, target, db);
+  }
+}
 
 }  // namespace sparsegrad::glue

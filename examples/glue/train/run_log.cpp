@@ -35,12 +35,8 @@ double rate(double count, double seconds) {
 
 }  // namespace
 
-nlohmann::json versions_json(const GlueContext& ctx) {
-  return {{"sparsegrad", SPARSEGRAD_VERSION},
-          {"compiler", compiler_name()},
-          {"blas", blas_name()},
-          {"threads", ctx.threads()},
-          {"deterministic", ctx.deterministic()}};
+nlohmann::json versions_json() {
+  return {{"sparsegrad", SPARSEGRAD_VERSION}, {"compiler", compiler_name()}, {"blas", blas_name()}};
 }
 
 nlohmann::json to_json(const StepRecord& r) {

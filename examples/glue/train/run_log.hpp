@@ -9,8 +9,8 @@
 
 namespace sparsegrad::glue {
 
-/// Versions of what the numbers depend on: the library, the compiler, the BLAS, threads.
-nlohmann::json versions_json(const GlueContext& ctx);
+/// Versions of what the numbers depend on: the library, the compiler, the BLAS.
+nlohmann::json versions_json();
 
 nlohmann::json to_json(const StepRecord& record);
 nlohmann::json to_json(const EvaluationRecord& record);

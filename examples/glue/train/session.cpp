@@ -1,30 +1,14 @@
-#include "train/session.hpp"
-
 #include <algorithm>
-#include <vector>
 
 #include <fmt/format.h>
 
 #include "engine/random.hpp"
-#include "text/tokenizer.hpp"
-#include "train/process_memory.hpp"
+#include "train/session_impl.hpp"
 
 namespace sparsegrad::glue {
 
-namespace {
+namespace detail {
 
-/// A product large enough that the BLAS and the threads take the memory that they keep.
-void warm_up(GlueContext& ctx) {
-  constexpr index_t n = 512;
-  std::vector<float> a(n * n, 1.0F);
-  std::vector<float> b(n * n);
-  backend::CpuBlas::gemm<float>(ctx, Op::none, Op::none, 1.0F, MatrixView<const float>(a.data(), n, n),
-                                MatrixView<const float>(a.data(), n, n), 0.0F,
-                                MatrixView<float>(b.data(), n, n));
-}
-
-/// Takes a share of the training set (of its first `limit` examples) out of it. Which examples depends on their number
-/// alone: equal for all seeds and run types. Throws ValueError when one of the two parts is empty.
 Dataset hold_out(Dataset& train, double share, index_t limit) {
   Dataset rest = train;
   Dataset held = train;
@@ -47,76 +31,8 @@ Dataset hold_out(Dataset& train, double share, index_t limit) {
   return held;
 }
 
-}  // namespace
+}  // namespace detail
 
-Session::Session(const TrainOptions& options, bool with_train, Split held_out)
-    : ctx_(options.threads, options.deterministic),
-      task_(find_task(options.task)),
-      source_(find_data(task_, options.data, with_train ? Split::train : held_out)),
-      directory_(open_model_directory(options.model)) {
-  directory_.config.num_labels = task_.num_labels;
-  directory_.config.problem = task_.regression ? ProblemType::regression : ProblemType::classification;
-  if (options.max_length > directory_.config.longest_sequence()) {
-    throw ValueError(fmt::format("--max-length is {}, expected at most the model's {} positions",
-                                 options.max_length, directory_.config.longest_sequence()));
-  }
-  {
-    const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.model);
-    if (static_cast<index_t>(tokenizer->vocab_size()) > directory_.config.vocab_size) {
-      throw ModelError(
-          fmt::format("{}: the tokenizer has ids up to {}, the model's word embeddings only {} rows",
-                      options.model.string(), tokenizer->vocab_size() - 1, directory_.config.vocab_size));
-    }
-    Dataset train;
-    if (with_train) train = load_data(task_, source_, Split::train);
-    if (with_train && options.held_out > 0) {
-      const Dataset held = hold_out(train, options.held_out, options.train_limit);
-      dev_ = std::make_unique<EncodedDataset>(held, *tokenizer, options.max_length, options.dev_limit);
-    }
-    if (with_train) {
-      train_ = std::make_unique<EncodedDataset>(train, *tokenizer, options.max_length,
-                                                options.held_out > 0 ? 0 : options.train_limit);
-    }
-    if (dev_ == nullptr)
-      dev_ = std::make_unique<EncodedDataset>(load_data(task_, source_, held_out), *tokenizer,
-                                              options.max_length, options.dev_limit);
-  }
-  warm_up(ctx_);
-  return_freed_memory();
-  program_bytes_ = process_memory().resident;
-}
-
-void Session::load_model(const TrainOptions& options, const TrainedParts& trained) {
-  model_ = std::make_unique<Model>(ctx_, directory_.config, trained);
-  load_report_ = load_weights(directory_, *model_, options.seed);
-  if (options.dropout) model_->set_dropout(*options.dropout);
-  return_freed_memory();
-}
-
-nlohmann::json Session::data_json() const {
-  nlohmann::json json{{"task", task_.name}, {"source", source_.kind}, {"text", source_.text}};
-  const auto add = [&](const char* name, const EncodedDataset* data) {
-    if (data == nullptr) return;
-    json[name] = {{"examples", data->size()},
-                  {"tokens", data->tokens()},
-                  {"longest", data->longest()},
-                  {"at_max_length", data->at_limit()}};
-  };
-  add("train", train_.get());
-  add("dev", dev_.get());
-  return json;
-}
-
-nlohmann::json Session::model_json() const {
-  const ModelConfig& config = model_->config();
-  return {{"directory", directory_.path.string()},
-          {"layers", config.layers},
-          {"hidden", config.hidden},
-          {"intermediate", config.intermediate},
-          {"heads", config.heads},
-          {"parameters", model_->parameters().count()},
-          {"initialized", load_report_.initialized},
-          {"unused", load_report_.unused}};
-}
+template class BasicSession<backend::CpuBlas>;
 
 }  // namespace sparsegrad::glue

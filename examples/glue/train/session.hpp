@@ -11,13 +11,17 @@
 namespace sparsegrad::glue {
 
 /// Everything a run needs, made in the order in which memory can be told apart: data, then the model.
-class Session {
+template <class Backend>
+class BasicSession {
  public:
+  using Context = typename Backend::Context;
+  using Model = EncoderModel<float, Backend>;
+
   /// `with_train`: the training split is read too. `held_out`: what dev() holds. Throws what is wrong with task, data
   /// or model directory.
-  Session(const TrainOptions& options, bool with_train, Split held_out = Split::dev);
+  BasicSession(const TrainOptions& options, bool with_train, Split held_out = Split::dev);
 
-  GlueContext& ctx() { return ctx_; }
+  Context& ctx() { return ctx_; }
   const Task& task() const { return task_; }
   const DataSource& source() const { return source_; }
   const ModelDirectory& directory() const { return directory_; }
@@ -36,7 +40,7 @@ class Session {
   nlohmann::json model_json() const;
 
  private:
-  GlueContext ctx_;
+  Context ctx_;
   const Task& task_;
   DataSource source_;
   ModelDirectory directory_;
@@ -46,5 +50,7 @@ class Session {
   std::unique_ptr<Model> model_;
   LoadReport load_report_;
 };
+
+using Session = BasicSession<backend::CpuBlas>;
 
 }  // namespace sparsegrad::glue

@@ -8,7 +8,9 @@
 
 namespace sparsegrad::glue {
 
-using SparseGroup = SparseGradGroup<float, backend::CpuBlas>;
+template <class Backend>
+using SparseGroupOn = SparseGradGroup<float, Backend>;
+using SparseGroup = SparseGroupOn<backend::CpuBlas>;
 
 /// The kind of MLP matrix number i of a model: "up" or "down".
 inline const char* mlp_kind(index_t number) {
@@ -16,8 +18,11 @@ inline const char* mlp_kind(index_t number) {
 }
 
 /// A group of the model's MLP matrices, in their order. `workload` is what the cost model assumes of a step.
-std::unique_ptr<SparseGroup> make_group(GlueContext& ctx, Model& model, const SparseOptions& options,
-                                        const Workload& workload, bool share_gradient_memory);
+template <class Backend>
+std::unique_ptr<SparseGroupOn<Backend>> make_group(typename Backend::Context& ctx,
+                                                   EncoderModel<float, Backend>& model,
+                                                   const SparseOptions& options, const Workload& workload,
+                                                   bool share_gradient_memory);
 
 BasisRecipe make_recipe(const SparseOptions& options);
 

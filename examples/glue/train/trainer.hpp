@@ -84,14 +84,17 @@ struct TrainHooks {
 
 /// Trains a model that was made for the options' run type (see trained_parts). Gradients are means over the examples of
 /// all micro-batches of a step. Equal seeds give the same order of examples and the same dropout masks in all run types.
-class Trainer {
+template <class Backend>
+class BasicTrainer {
  public:
-  using Backend = backend::CpuBlas;
+  using Context = typename Backend::Context;
+  using Model = EncoderModel<float, Backend>;
+  using Group = SparseGroupOn<Backend>;
 
   /// All arguments but the options are borrowed. `program_bytes`: memory of the process before the model was made.
   /// Throws ValueError for bad options and for an empty training set.
-  Trainer(GlueContext& ctx, Model& model, const Task& task, const EncodedDataset& train,
-          const EncodedDataset& dev, TrainOptions options, index_t program_bytes = 0);
+  BasicTrainer(Context& ctx, Model& model, const Task& task, const EncodedDataset& train,
+               const EncodedDataset& dev, TrainOptions options, index_t program_bytes = 0);
 
   /// Phase 1 where it is needed, then the steps. Throws NonFiniteError naming the step when loss or gradient is NaN or
   /// Inf. What was recorded up to there stays in report().
@@ -104,7 +107,7 @@ class Trainer {
   void step(const std::function<void()>& look = {});
 
   const TrainReport& report() const { return report_; }
-  const SparseGroup* group() const { return group_.get(); }
+  const Group* group() const { return group_.get(); }
   index_t steps_planned() const { return report_.steps_planned; }
   index_t steps_done() const { return report_.steps_done; }
   /// Numbers that are trained by AdamW, and those of the MLP matrices that are trained sparsely.
@@ -158,7 +161,7 @@ class Trainer {
   std::uint64_t checkpoint_hash() const;
   double epoch() const;
 
-  GlueContext& ctx_;
+  Context& ctx_;
   Model& model_;
   const Task& task_;
   const EncodedDataset& train_;
@@ -174,7 +177,7 @@ class Trainer {
   index_t mean_tokens_ = 0;
   std::unique_ptr<AdamW<float, Backend>> dense_;
   std::vector<std::unique_ptr<AdamW<float, Backend>>> mlp_dense_;  ///< one a matrix: ft, and phase 1
-  std::unique_ptr<SparseGroup> group_;
+  std::unique_ptr<Group> group_;
   index_t copied_bytes_ = 0;  ///< of the weights' copy during phase 1
   double loss_since_record_ = 0;
   index_t steps_since_record_ = 0;
@@ -183,6 +186,8 @@ class Trainer {
   bool resumed_ = false;
   TrainReport report_;
 };
+
+using Trainer = BasicTrainer<backend::CpuBlas>;
 
 /// What of a model a run trains.
 TrainedParts trained_parts(const TrainOptions& options);

@@ -35,6 +35,7 @@ struct HostSystem {
 /// Serial; products and eigenproblem are Reference's. Compiles with g++ and clang++ too, where Thrust's headers are
 /// found and THRUST_DEVICE_SYSTEM is THRUST_DEVICE_SYSTEM_CPP. For tests: as a backend of programs it has no merit.
 struct ThrustHost : portable::Kernels<portable::HostSystem> {
+  using System = portable::HostSystem;
   static constexpr const char* name() { return "thrust_host"; }
   static constexpr double densify_share = Reference::densify_share;
 

@@ -34,6 +34,7 @@ struct ContextOptions {
   MemoryResource* memory = nullptr;
   /// Bytes of cuBLAS's workspace on a handle of the context's own: with it no product allocates, in graphs too.
   std::size_t blas_workspace = std::size_t{32} << 20;
+  bool tf32 = false;  ///< see CudaContext::allow_tf32
 };
 
 /// What a computation on the GPU needs besides its arguments. All work goes to the context's stream, in order. Made
@@ -49,6 +50,7 @@ class CudaContext {
         stream_(options.stream == nullptr ? own_stream_.get() : options.stream),
         blas_(options.blas),
         solver_(options.solver),
+        tf32_(options.tf32),
         scratch_(ScratchMemory{options.memory, stream_}) {
     if (blas_ == nullptr) make_blas(options.blas_workspace);
   }
@@ -126,7 +128,7 @@ class CudaContext {
   std::size_t workspace_bytes_ = 0;
   cusolverDnHandle_t solver_;
   OwnedSolver own_solver_;
-  bool tf32_ = false;
+  bool tf32_;
   Scratch scratch_;
   Allocator allocator_{scratch_};
 };

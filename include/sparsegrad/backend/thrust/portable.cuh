@@ -8,13 +8,8 @@
 #include <thrust/for_each.h>
 #include <thrust/iterator/counting_iterator.h>
 
+#include "../../core/host_device.hpp"
 #include "../../core/view.hpp"
-
-#if defined(__CUDACC__)
-#define SPARSEGRAD_HOST_DEVICE __host__ __device__
-#else
-#define SPARSEGRAD_HOST_DEVICE
-#endif
 
 namespace sparsegrad::backend::portable {
 

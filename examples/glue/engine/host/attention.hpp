@@ -6,23 +6,20 @@
 
 #include <sparsegrad/core/view.hpp>
 
-#include "batch.hpp"
-#include "dropout.hpp"
+#include "../attention_shape.hpp"
+#include "../batch.hpp"
+#include "mask.hpp"
 #include "small_gemm.hpp"
 
 namespace sparsegrad::glue {
 
-/// Multi-head attention of each sequence to itself. For one sequence and head, with q, k, v [length, head_size]:
-///     P = softmax(q k^T / sqrt(head_size)),  O = dropout(P) v
-/// P is never stored: backward makes it again from q, k and the logarithm of each row's sum.
-/// A task is one sequence and head; it writes only its own part of every result.
-template <class T, class Backend>
-class Attention {
+/// Attention (see AttentionShape) in the host's memory. A task is one sequence and head; it writes only its own part of
+/// every result.
+template <class T, class Context>
+class HostAttention {
  public:
-  using Context = typename Backend::Context;
-
-  Attention(index_t heads, index_t head_size)
-      : heads_(heads), head_size_(head_size), scale_(T(1) / std::sqrt(static_cast<T>(head_size))) {}
+  explicit HostAttention(const AttentionShape& shape)
+      : heads_(shape.heads), head_size_(shape.head_size), scale_(shape.scale<T>()) {}
 
   /// Elements of working memory for sequences of up to `longest` rows on `threads` threads.
   index_t work_count(index_t longest, int threads) const { return per_worker(longest) * threads; }
@@ -52,7 +49,7 @@ class Attention {
           log_sums[t.sums + r + i] = top + std::log(sum);
           factor[i] = T(1) / sum;
           if (dropout.on()) {
-            const auto mask = dropout.row(t.sums + r + i);
+            const auto mask = mask_row(dropout, t.sums + r + i);
             for_packs<T>(t.keys, [=](auto at) { at.store(s, at.load(s) * mask(at)); });
           }
         }
@@ -100,7 +97,7 @@ class Attention {
           const T log_sum = log_sums[t.sums + r + i];
           const T mean = sum_of<T>(head_size_, [oi, di](index_t c) { return oi[c] * di[c]; });
           if (dropout.on()) {
-            const auto mask = dropout.row(t.sums + r + i);
+            const auto mask = mask_row(dropout, t.sums + r + i);
             for_packs<T>(t.keys, [=](auto at) {
               const auto probability = exp_of(at.load(p) - log_sum);
               const auto multiplier = mask(at);

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cmath>
+
+#include <sparsegrad/core/config.hpp>
+#include <sparsegrad/core/host_device.hpp>
+
+namespace sparsegrad::glue {
+
+/// What AdamW's update of an element needs of the step (see adamw.hpp).
+template <class T>
+struct AdamWCoefficients {
+  T keep;  ///< 1 - lr decay
+  T beta1, one_minus_beta1, beta2, one_minus_beta2, grad_scale;
+  T step_size;     ///< lr / (1 - beta1^t)
+  T inverse_root;  ///< 1 / sqrt(1 - beta2^t)
+  T eps;
+
+  SPARSEGRAD_HOST_DEVICE void update(T& w, T g, T& m, T& v) const {
+    const T gradient = g * grad_scale;
+    m = beta1 * m + one_minus_beta1 * gradient;
+    v = beta2 * v + one_minus_beta2 * (gradient * gradient);
+    const T denominator = std::sqrt(v) * inverse_root + eps;
+    w = w * keep - step_size * (m / denominator);
+  }
+};
+
+/// A piece of an array that is trained: what one task, or one launch, updates.
+template <class T>
+struct AdamWPiece {
+  AdamWCoefficients<T> coefficients;
+  index_t count = 0;
+  T* weight = nullptr;
+  T* gradient = nullptr;
+  T* first = nullptr;  ///< moments
+  T* second = nullptr;
+};
+
+}  // namespace sparsegrad::glue

@@ -1,0 +1,230 @@
+// LayerNorm's kernels: a block normalises a row.
+#pragma once
+
+#include <cmath>
+
+#include "../layer_norm.hpp"
+#include "mask.cuh"
+
+namespace sparsegrad::glue::device {
+
+/// Sum over a block's threads in three phases of a kernel: every thread `put`s its part, then all `gather`, then all
+/// may ask for the `total`. The order of the additions is fixed.
+template <int Threads>
+struct BlockSum {
+  static constexpr int groups = 8;
+  static constexpr int members = Threads / groups;
+  double part[Threads];
+  double group[groups];
+
+  SPARSEGRAD_HOST_DEVICE void put(int thread, double x) { part[thread] = x; }
+  SPARSEGRAD_HOST_DEVICE void gather(int thread) {
+    if (thread >= groups) return;
+    double sum = 0;
+    for (int e = 0; e < members; ++e)
+      sum += part[thread * members + e];
+    group[thread] = sum;
+  }
+  SPARSEGRAD_HOST_DEVICE double total() const {
+    double sum = 0;
+    for (int e = 0; e < groups; ++e)
+      sum += group[e];
+    return sum;
+  }
+};
+
+/// xhat and y = dropout(gamma xhat + beta) of the rows z(i, j) that Source gives.
+template <class T, class Source>
+struct NormalizeRows {
+  static constexpr int threads = 128;
+  static constexpr int phases = 5;
+  struct Shared {
+    BlockSum<threads> sum;
+    BlockSum<threads> squares;
+  };
+
+  Source source;
+  LayerNorm<T> norm;
+  Dropout<T> dropout;  ///< of y
+  index_t cols;
+  Array2<T> xhat;
+  T* rstd;
+  Array2<T> y;
+
+  template <int P>
+  SPARSEGRAD_HOST_DEVICE void phase(index_t row, int thread, Shared& shared) const {
+    if constexpr (P == 0) {
+      double sum = 0;
+      for (index_t j = thread; j < cols; j += threads) {
+        const T z = source(row, j);
+        xhat(row, j) = z;
+        sum += static_cast<double>(z);
+      }
+      shared.sum.put(thread, sum);
+    } else if constexpr (P == 1) {
+      shared.sum.gather(thread);
+    } else if constexpr (P == 2) {
+      const double mean = shared.sum.total() / static_cast<double>(cols);
+      double squares = 0;
+      for (index_t j = thread; j < cols; j += threads) {
+        const double difference = static_cast<double>(xhat(row, j)) - mean;
+        squares += difference * difference;
+      }
+      shared.squares.put(thread, squares);
+    } else if constexpr (P == 3) {
+      shared.squares.gather(thread);
+    } else {
+      const double n = static_cast<double>(cols);
+      const T mean = static_cast<T>(shared.sum.total() / n);
+      const T inverse = T(1) / std::sqrt(static_cast<T>(shared.squares.total() / n) + norm.eps);
+      for (index_t j = thread; j < cols; j += threads) {
+        const T x = (xhat(row, j) - mean) * inverse;
+        xhat(row, j) = x;
+        y(row, j) = (norm.gamma[j] * x + norm.beta[j]) * multiplier(dropout, row, j);
+      }
+      if (thread == 0) rstd[row] = inverse;
+    }
+  }
+};
+
+/// x's row with bias and dropout, and the residual.
+template <class T>
+struct ResidualSource {
+  Dropout<T> dropout;
+  const T* bias;
+  Array2<const T> x;
+  Array2<const T> residual;
+  SPARSEGRAD_HOST_DEVICE T operator()(index_t i, index_t j) const {
+    return (x(i, j) + bias[j]) * multiplier(dropout, i, j) + residual(i, j);
+  }
+};
+
+/// In place of g = dy: dz = rstd (g gamma - mean(g gamma) - xhat mean(g gamma xhat)).
+template <class T>
+struct NormalizeRowsBackward {
+  static constexpr int threads = 128;
+  static constexpr int phases = 3;
+  struct Shared {
+    BlockSum<threads> sum;
+    BlockSum<threads> slope;
+  };
+
+  LayerNorm<T> norm;
+  index_t cols;
+  Array2<const T> xhat;
+  const T* rstd;
+  Array2<T> g;
+
+  template <int P>
+  SPARSEGRAD_HOST_DEVICE void phase(index_t row, int thread, Shared& shared) const {
+    if constexpr (P == 0) {
+      double sum = 0;
+      double slope = 0;
+      for (index_t j = thread; j < cols; j += threads) {
+        const auto x = static_cast<double>(g(row, j) * norm.gamma[j]);
+        sum += x;
+        slope += x * static_cast<double>(xhat(row, j));
+      }
+      shared.sum.put(thread, sum);
+      shared.slope.put(thread, slope);
+    } else if constexpr (P == 1) {
+      shared.sum.gather(thread);
+      shared.slope.gather(thread);
+    } else {
+      const double n = static_cast<double>(cols);
+      const T mean = static_cast<T>(shared.sum.total() / n);
+      const T slope = static_cast<T>(shared.slope.total() / n);
+      for (index_t j = thread; j < cols; j += threads)
+        g(row, j) = rstd[row] * (g(row, j) * norm.gamma[j] - mean - xhat(row, j) * slope);
+    }
+  }
+};
+
+/// partial[c, j] = sum of g xhat, partial[c, cols + j] = sum of g, over the rows of chunk c, in a fixed order.
+template <class T>
+struct NormSumChunks {
+  static constexpr int width = 32;
+  static constexpr int lanes = 8;
+  static constexpr int threads = width * lanes;
+  static constexpr int phases = 2;
+  static constexpr index_t chunk = 128;
+  struct Shared {
+    double slope[lanes][width];
+    double sum[lanes][width];
+  };
+
+  Array2<const T> g;
+  Array2<const T> xhat;
+  index_t rows, cols;
+  double* partial;
+
+  index_t chunks() const { return (rows + chunk - 1) / chunk; }
+  index_t blocks() const { return chunks() * ((cols + width - 1) / width); }
+
+  template <int P>
+  SPARSEGRAD_HOST_DEVICE void phase(index_t block, int thread, Shared& shared) const {
+    const index_t across = (cols + width - 1) / width;
+    const index_t part = block / across;
+    const int x = thread % width;
+    const int lane = thread / width;
+    const index_t j = block % across * width + x;
+    if (j >= cols) return;
+    if constexpr (P == 0) {
+      const index_t end = (part + 1) * chunk < rows ? (part + 1) * chunk : rows;
+      double slope = 0;
+      double sum = 0;
+      for (index_t i = part * chunk + lane; i < end; i += lanes) {
+        const auto gradient = static_cast<double>(g(i, j));
+        slope += gradient * static_cast<double>(xhat(i, j));
+        sum += gradient;
+      }
+      shared.slope[lane][x] = slope;
+      shared.sum[lane][x] = sum;
+    } else if (lane == 0) {
+      double slope = 0;
+      double sum = 0;
+      for (int other = 0; other < lanes; ++other) {
+        slope += shared.slope[other][x];
+        sum += shared.sum[other][x];
+      }
+      partial[part * 2 * cols + j] = slope;
+      partial[part * 2 * cols + cols + j] = sum;
+    }
+  }
+};
+
+template <class T>
+struct AddNormSums {
+  const double* partial;
+  index_t chunks, cols;
+  T* d_gamma;
+  T* d_beta;
+  SPARSEGRAD_HOST_DEVICE void operator()(index_t j) const {
+    double slope = 0;
+    double sum = 0;
+    for (index_t c = 0; c < chunks; ++c) {
+      slope += partial[c * 2 * cols + j];
+      sum += partial[c * 2 * cols + cols + j];
+    }
+    d_gamma[j] += static_cast<T>(slope);
+    d_beta[j] += static_cast<T>(sum);
+  }
+};
+
+/// LayerNorm's backward of all rows: adds to d_gamma and d_beta unless they are null, g <- dz.
+template <class System, class T>
+void norm_backward(typename System::Context& ctx, const LayerNorm<T>& norm, MatrixView<const T> xhat,
+                   const T* rstd, MatrixView<T> g) {
+  if (g.empty()) return;
+  if (norm.d_gamma != nullptr) {
+    auto frame = ctx.frame();
+    NormSumChunks<T> kernel{MatrixView<const T>(g), xhat, g.rows, g.cols, nullptr};
+    kernel.partial = frame.template take<double>(kernel.chunks() * 2 * g.cols);
+    System::launch(ctx, kernel.blocks(), kernel);
+    for_each_index<System>(
+        ctx, g.cols, AddNormSums<T>{kernel.partial, kernel.chunks(), g.cols, norm.d_gamma, norm.d_beta});
+  }
+  System::launch(ctx, g.rows, NormalizeRowsBackward<T>{norm, g.cols, xhat, rstd, g});
+}
+
+}  // namespace sparsegrad::glue::device

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <sparsegrad/backend/thrust/block_kernel.cuh>
+
+#include "../dropout.hpp"
+
+namespace sparsegrad::glue::device {
+
+using backend::portable::Array2;
+using backend::portable::for_each_entry;
+using backend::portable::for_each_index;
+
+/// Dropout's multiplier of an entry; 1 where it is off.
+template <class T>
+SPARSEGRAD_HOST_DEVICE T multiplier(const Dropout<T>& dropout, index_t i, index_t j) {
+  return dropout.on() ? dropout.row(i).at(j) : T(1);
+}
+
+/// to = mask * from; the two may be the same.
+template <class T>
+struct MaskEntry {
+  Dropout<T> dropout;
+  Array2<const T> from;
+  Array2<T> to;
+  SPARSEGRAD_HOST_DEVICE void operator()(index_t i, index_t j) const {
+    to(i, j) = from(i, j) * multiplier(dropout, i, j);
+  }
+};
+
+}  // namespace sparsegrad::glue::device

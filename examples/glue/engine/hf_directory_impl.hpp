@@ -1,0 +1,81 @@
+// Definitions of load_weights and save_model, for the files that instantiate them.
+#pragma once
+
+#include <set>
+#include <type_traits>
+
+#include <sparsegrad/io/safetensors.hpp>
+
+#include "hf_directory.hpp"
+
+namespace sparsegrad::glue {
+
+namespace detail {
+
+std::string weights_path(const std::filesystem::path& directory);
+/// The file's name for a parameter; empty where it has none and may do without. Throws ModelError otherwise.
+std::string tensor_of(const io::SafetensorsFile& file, const ModelConfig& config, const std::string& name);
+/// config.json and the tokenizer's files.
+void write_companions(const std::filesystem::path& path, const ModelDirectory& source,
+                      const ModelConfig& model_config);
+
+template <class T>
+std::vector<index_t> shape_of(const Parameter<T>& p) {
+  if (p.is_bias_or_norm()) return {p.weight.cols};
+  return {p.weight.rows, p.weight.cols};
+}
+
+}  // namespace detail
+
+template <class T, class Backend>
+LoadReport load_weights(const ModelDirectory& directory, EncoderModel<T, Backend>& model,
+                        std::uint64_t seed) {
+  const io::SafetensorsFile file(detail::weights_path(directory.path));
+  LoadReport report;
+  std::set<std::string> used;
+  std::set<std::string> made;
+  for (Parameter<T>& p : model.parameters().all()) {
+    if (p.kind == ParameterKind::adapter) {
+      made.insert(p.name);
+      continue;
+    }
+    const std::string at = detail::tensor_of(file, model.config(), p.name);
+    if (at.empty()) {
+      report.initialized.push_back(p.name);
+      made.insert(p.name);
+      continue;
+    }
+    (void)file.find(at, detail::shape_of(p));
+    model.set_values(p.weight, file.template read_as<T>(at));
+    used.insert(at);
+  }
+  model.initialize(seed, [&](std::string_view name) { return made.contains(std::string(name)); });
+  for (const std::string& name : file.names()) {
+    if (!used.contains(name)) report.unused.push_back(name);
+  }
+  return report;
+}
+
+template <class T, class Backend>
+void save_model(const std::filesystem::path& path, const ModelDirectory& source,
+                const EncoderModel<T, Backend>& model) {
+  detail::write_companions(path, source, model.config());
+  io::SafetensorsWriter writer;
+  writer.metadata("format", "pt");
+  for (const Parameter<T>& p : model.parameters().all()) {
+    if (p.kind == ParameterKind::adapter) continue;
+    const std::vector<index_t> shape = detail::shape_of(p);
+    if (model.has_adapter(p)) {
+      const std::vector<T> merged = model.merged(p);
+      writer.add(p.name, shape, std::vector<float>(merged.begin(), merged.end()));
+    } else if constexpr (std::is_same_v<T, float> && !ThrustBackend<Backend>) {
+      writer.add(p.name, shape, std::span<const T>(p.weight.data, static_cast<std::size_t>(p.weight.size())));
+    } else {
+      const std::vector<T> values = model.values(p.weight);
+      writer.add(p.name, shape, std::vector<float>(values.begin(), values.end()));
+    }
+  }
+  writer.write(detail::weights_path(path));
+}
+
+}  // namespace sparsegrad::glue

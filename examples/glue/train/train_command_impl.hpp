@@ -1,0 +1,163 @@
+// Definition of run_train_on, for the files that instantiate it.
+#pragma once
+
+#include <cstdio>
+
+#include <fmt/format.h>
+
+#include "train/commands.hpp"
+#include "train/interrupt.hpp"
+#include "train/memory_estimate.hpp"
+#include "train/output_file.hpp"
+#include "train/progress_bar.hpp"
+#include "train/run_device.hpp"
+#include "train/run_log.hpp"
+#include "train/session.hpp"
+#include "train/train_output.hpp"
+
+namespace sparsegrad::glue {
+
+template <class Backend>
+int run_train_on(const TrainOptions& options) {
+  options.check();
+  if (options.output.empty()) throw ValueError("--output DIR is missing: where the run's log and model go");
+  const InterruptGuard guard;
+  // Fails before the work rather than after it.
+  make_folder(options.output);
+  const auto log_path = options.output / "run.json";
+  const auto model_path = options.output / "model";
+  const auto checkpoint_path = options.output / "checkpoint";
+  const auto state_path = checkpoint_path / "state.safetensors";
+  if (options.resume && is_finished(log_path, options)) {
+    fmt::print("finished already: {}\n", log_path.string());
+    return 0;
+  }
+
+  BasicSession<Backend> session(options, true);
+  const MemoryParts estimate =
+      estimate_memory(session.directory().config, options, session.train().longest());
+  if (!options.quiet) {
+    fmt::print("memory: up to {:.0f} MiB for weights, gradients, optimizer and activations\n",
+               mib(estimate.sum()));
+    std::fflush(stdout);
+  }
+  require_memory(estimate, RunDevice<Backend>::available_memory());
+  session.load_model(options, trained_parts(options));
+  BasicTrainer<Backend> trainer(session.ctx(), session.model(), session.task(), session.train(),
+                                session.dev(), options, session.program_bytes());
+
+  if (options.resume && (exists(state_path) || exists(previous(state_path)))) {
+    const std::string trouble = trainer.restore_state(state_path);
+    if (!trouble.empty()) fmt::print(stderr, "warning: {}; going on from the state before it\n", trouble);
+    if (!options.quiet)
+      fmt::print("resumed after step {} of {}\n", trainer.steps_done(), trainer.steps_planned());
+  }
+
+  nlohmann::json versions = versions_json();
+  RunDevice<Backend>::describe(session.ctx(), versions);
+  nlohmann::json log{{"format", "sparsegrad-glue run 1"},
+                     {"options", to_json(options)},
+                     {"versions", versions},
+                     {"data", session.data_json()},
+                     {"model", session.model_json()},
+                     {"trained",
+                      {{"dense_parameters", trainer.dense_parameters()},
+                       {"sparse_parameters", trainer.sparse_parameters()},
+                       {"sparse_entries_a_step", trainer.entries_a_step()}}}};
+  EventLog events(options.output / "tensorboard", trainer.report());
+  const auto write_log = [&](bool finished) {
+    events.update(trainer.report());
+    log.update(to_json(trainer.report()));
+    log["finished"] = finished;
+    write_json(log_path, log);
+  };
+  write_log(false);
+
+  const bool talk = !options.quiet;
+  if (talk) {
+    fmt::print("data: {}\n", session.source().text);
+    fmt::print("      {} training examples, {} {} examples\n", session.train().size(), session.dev().size(),
+               options.held_out > 0 ? "held-out" : "dev");
+    fmt::print("model: {} layers of width {}, {} parameters\n", session.model().config().layers,
+               session.model().config().hidden, session.model().parameters().count());
+    if (const std::string text = session.load_report().text(); !text.empty()) fmt::print("       {}\n", text);
+    fmt::print("run: {}, {} steps, {} parameters trained by AdamW", to_string(options.run_type),
+               trainer.steps_planned(), trainer.dense_parameters());
+    if (trainer.group() != nullptr) {
+      fmt::print(", {} of {} MLP entries a step by SparseAdam", trainer.entries_a_step(),
+                 trainer.sparse_parameters());
+    }
+    fmt::print("\n");
+    std::fflush(stdout);
+  }
+
+  ProgressBar bar(talk);
+  TrainHooks hooks;
+  hooks.interrupted = InterruptGuard::requested;
+  hooks.restore_weights = [&] { load_weights(session.directory(), session.model(), options.seed); };
+  hooks.progress = [&](std::string_view what, index_t done, index_t total) { bar.show(what, done, total); };
+  if (options.save) {
+    hooks.keep_best = [&] { save_model(model_path, session.directory(), session.model()); };
+  }
+  const auto save_state = [&] {
+    make_folder(checkpoint_path);
+    trainer.save_state(state_path);
+  };
+  hooks.checkpoint = [&] {
+    save_state();
+    write_log(false);
+  };
+  hooks.evaluated = [&](const EvaluationRecord& record) {
+    bar.clear();
+    if (talk) {
+      fmt::print("step {:>6}  epoch {:.2f}  dev loss {:.4f}  {}{}\n", record.step, record.epoch, record.loss,
+                 metrics_text(record.metrics), record.best ? "  *" : "");
+      std::fflush(stdout);
+    }
+    write_log(false);
+  };
+  try {
+    trainer.run(hooks);
+  } catch (const std::exception& error) {
+    log["error"] = error.what();
+    write_log(false);
+    throw;
+  }
+  bar.clear();
+  const TrainReport& report = trainer.report();
+  if (report.interrupted) {
+    if (options.save) save_model(checkpoint_path, session.directory(), session.model());
+    // Phase 1 leaves nothing to go on from.
+    const bool resumable = report.steps_done > 0 && (options.save || options.checkpoint_every > 0);
+    if (resumable) save_state();
+    write_log(false);
+    fmt::print(stderr, "interrupted after step {} of {}{}{}\n", report.steps_done, report.steps_planned,
+               options.save ? "; the model as it was is in " + checkpoint_path.string() : "",
+               resumable ? "; --resume goes on from there" : "");
+    return interrupted_status;
+  }
+  write_log(true);
+  std::error_code kept;
+  std::filesystem::remove(state_path, kept);
+  std::filesystem::remove(previous(state_path), kept);
+  if (talk) {
+    if (report.phase1.steps > 0) {
+      fmt::print("phase 1: {} steps, {:.1f} s with {:.1f} s for the bases\n", report.phase1.steps,
+                 report.phase1.seconds, report.phase1.fit_seconds);
+      print_memory("memory of phase 1", report.phase1.memory);
+    }
+    fmt::print("training: {} steps in {:.1f} s, {:.2f} steps/s; evaluation {:.1f} s{}\n", report.steps_done,
+               report.training_seconds, static_cast<double>(report.steps_done) / report.training_seconds,
+               report.evaluation_seconds, report.stopped_early ? "; stopped early" : "");
+    print_memory("memory of training", report.memory);
+    if (report.best) {
+      const EvaluationRecord& best = report.evaluations[*report.best];
+      fmt::print("best: step {}, {}\n", best.step, metrics_text(best.metrics));
+    }
+    fmt::print("log: {}\n", log_path.string());
+    if (options.save) fmt::print("model: {}\n", model_path.string());
+  }
+  return 0;
+}
+
+}  // namespace sparsegrad::glue

@@ -1,0 +1,549 @@
+// Definitions of BasicTrainer, for the files that instantiate it.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "engine/host_view.hpp"
+#include "train/evaluator_impl.hpp"
+#include "train/reference_defects.hpp"
+#include "train/run_device.hpp"
+#include "train/sparse_setup_impl.hpp"
+#include "train/trainer.hpp"
+
+namespace sparsegrad::glue {
+
+namespace detail {
+
+inline double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// Streams of random numbers that a seed gives.
+inline constexpr std::uint64_t order_stream = 1;
+inline constexpr std::uint64_t dropout_stream_number = 2;
+
+/// Calls a function for each MLP matrix as soon as its gradient is there, until the end of a scope.
+template <class Model>
+class MlpGradientScope {
+ public:
+  MlpGradientScope(Model& model, std::function<void(index_t)> callback) : model_(model) {
+    model.on_mlp_gradient(std::move(callback));
+  }
+  ~MlpGradientScope() { model_.on_mlp_gradient({}); }
+  MlpGradientScope(const MlpGradientScope&) = delete;
+  MlpGradientScope& operator=(const MlpGradientScope&) = delete;
+
+ private:
+  Model& model_;
+};
+
+/// FNV-1a over words, then bytes.
+class Hash {
+ public:
+  void add(const void* data, std::size_t bytes) {
+    const auto* p = static_cast<const unsigned char*>(data);
+    for (; bytes >= 8; bytes -= 8, p += 8) {
+      std::uint64_t word = 0;
+      std::memcpy(&word, p, 8);
+      mix(word);
+    }
+    for (; bytes > 0; --bytes, ++p)
+      mix(*p);
+  }
+  template <class V>
+  void add_value(V value) {
+    add(&value, sizeof value);
+  }
+  std::uint64_t value() const { return value_; }
+
+ private:
+  void mix(std::uint64_t word) { value_ = mix_bits(value_ ^ word) * 0x100000001B3ULL; }
+  std::uint64_t value_ = 0xCBF29CE484222325ULL;
+};
+
+}  // namespace detail
+
+template <class Backend>
+BasicTrainer<Backend>::BasicTrainer(Context& ctx, Model& model, const Task& task, const EncodedDataset& train,
+                                    const EncodedDataset& dev, TrainOptions options, index_t program_bytes)
+    : ctx_(ctx),
+      model_(model),
+      task_(task),
+      train_(train),
+      dev_(dev),
+      options_(std::move(options)),
+      program_bytes_(program_bytes),
+      sampler_(train.size(), stream_key(options_.seed, detail::order_stream), options_.shuffle),
+      rate_(options_.schedule, options_.warmup, 1) {
+  options_.apply_run_type();
+  options_.check();
+  if (train.size() == 0) throw ValueError(train.name() + ": the training set is empty, expected examples");
+  if (model.trains_mlp() != trained_parts(options_).mlp_matrices) {
+    throw ValueError(fmt::format("the model was made {} trained MLP matrices, which run type {} does not fit",
+                                 model.trains_mlp() ? "with" : "without", to_string(options_.run_type)));
+  }
+  const index_t steps_an_epoch = (train.size() + examples_a_step() - 1) / examples_a_step();
+  const double planned = std::ceil(options_.epochs * static_cast<double>(steps_an_epoch));
+  if (planned > 1e12)
+    throw ValueError(fmt::format("--epochs is {}, which are more than 1e12 steps", options_.epochs));
+  report_.steps_planned = std::max<index_t>(1, static_cast<index_t>(planned));
+  if (options_.max_steps > 0) report_.steps_planned = std::min(report_.steps_planned, options_.max_steps);
+  rate_ = LearningRate(options_.schedule, options_.warmup, report_.steps_planned);
+  measure_batches();
+
+  std::vector<typename AdamW<float, Backend>::Segment> dense;
+  for (Parameter<float>& p : model_.parameters().all()) {
+    if (p.kind == ParameterKind::mlp_matrix || p.gradient.empty()) continue;
+    const double decay = p.is_bias_or_norm() ? 0 : options_.weight_decay;
+    dense.push_back({p.name, p.weight.data, p.gradient.data, p.weight.size(), decay});
+  }
+  dense_ = std::make_unique<AdamW<float, Backend>>(ctx_, std::move(dense));
+  if (model_.trains_mlp() && !sparse()) make_mlp_dense();
+  if (sparse()) {
+    group_ = make_group<Backend>(ctx_, model_, options_.sparse, {mean_tokens_, options_.accumulation},
+                                 options_.shares_gradient_memory());
+  }
+}
+
+template <class Backend>
+void BasicTrainer<Backend>::make_mlp_dense() {
+  index_t number = 0;
+  for (auto& layer : model_.mlp()) {
+    const MatrixView<float> weight = layer.weight();
+    mlp_dense_.push_back(std::make_unique<AdamW<float, Backend>>(
+        ctx_, std::vector<typename AdamW<float, Backend>::Segment>{
+                  {model_.mlp_name(number++), weight.data, nullptr, weight.size(), options_.weight_decay}}));
+  }
+}
+
+template <class Backend>
+double BasicTrainer<Backend>::epoch() const {
+  return static_cast<double>(sampler_.position().epoch) +
+         static_cast<double>(sampler_.position().next) / static_cast<double>(sampler_.size());
+}
+
+template <class Backend>
+void BasicTrainer<Backend>::measure_batches() {
+  Sampler walk(train_.size(), stream_key(options_.seed, detail::order_stream), options_.shuffle);
+  double tokens = 0;
+  index_t batches = 0;
+  // What a few epochs show is what all of them are like; a longer batch later on makes the model take more room.
+  const index_t steps = std::min<index_t>(report_.steps_planned, 20000);
+  for (index_t s = 0; s < steps; ++s) {
+    const std::span<const index_t> all = walk.take(examples_a_step());
+    for (std::size_t first = 0; first < all.size(); first += static_cast<std::size_t>(options_.batch_size)) {
+      const auto micro =
+          all.subspan(first, std::min(all.size() - first, static_cast<std::size_t>(options_.batch_size)));
+      index_t rows = 0;
+      for (const index_t i : micro) {
+        rows += train_.rows(i, options_.padding);
+        max_rows_ = std::max(max_rows_, train_.rows(i, options_.padding));
+      }
+      max_tokens_ = std::max(max_tokens_, rows);
+      tokens += static_cast<double>(rows);
+      ++batches;
+    }
+  }
+  mean_tokens_ =
+      std::max<index_t>(1, static_cast<index_t>(tokens / static_cast<double>(std::max<index_t>(batches, 1))));
+}
+
+template <class Backend>
+void BasicTrainer<Backend>::reserve() {
+  batch_.reserve(max_tokens_, options_.batch_size);
+  model_.reserve(ctx_, max_tokens_, options_.batch_size, max_rows_);
+}
+
+template <class Backend>
+std::uint64_t BasicTrainer<Backend>::dropout_key() const {
+  return stream_key(stream_key(options_.seed, detail::dropout_stream_number), pass_);
+}
+
+template <class Backend>
+index_t BasicTrainer<Backend>::dense_parameters() const {
+  index_t sum = 0;
+  for (const auto& segment : dense_->segments())
+    sum += segment.count;
+  for (const auto& adam : mlp_dense_)
+    sum += adam->segments().front().count;
+  return sum;
+}
+
+template <class Backend>
+index_t BasicTrainer<Backend>::sparse_parameters() const {
+  if (!group_) return 0;
+  index_t sum = 0;
+  for (auto& layer : model_.mlp())
+    sum += layer.weight().size();
+  return sum;
+}
+
+template <class Backend>
+index_t BasicTrainer<Backend>::entries_a_step() const {
+  if (!group_) return 0;
+  index_t sum = 0;
+  for (index_t i = 0; i < group_->size(); ++i)
+    sum += group_->kept(i);
+  return sum;
+}
+
+template <class Backend>
+std::uint64_t BasicTrainer<Backend>::state_hash() const {
+  detail::Hash hash;
+  const auto add_array = [&](const auto* p, std::size_t n) {
+    visit_on_host<Backend>(ctx_, p, n, [&](const auto* host) { hash.add(host, n * sizeof *host); });
+  };
+  const auto add_matrix = [&](MatrixView<const float> m) {
+    add_array(m.data, static_cast<std::size_t>(m.size()));
+  };
+  add_matrix(std::as_const(model_.parameters()).weights());
+  const auto add_adam = [&](AdamW<float, Backend>& adam) {
+    hash.add_value(adam.steps());
+    add_matrix(adam.first_moments());
+    add_matrix(adam.second_moments());
+  };
+  add_adam(*dense_);
+  for (const auto& adam : mlp_dense_)
+    add_adam(*adam);
+  if (group_) {
+    for (index_t i = 0; i < group_->size(); ++i) {
+      group_->optimizer(i).visit_state([&](std::string_view name, const auto& view) {
+        if (name == "step") return hash.add(view.data(), view.size_bytes());
+        add_array(view.data(), view.size());
+      });
+    }
+  }
+  hash.add_value(sampler_.position().epoch);
+  hash.add_value(sampler_.position().next);
+  hash.add_value(pass_);
+  hash.add_value(report_.steps_done);
+  return hash.value();
+}
+
+template <class Backend>
+MemoryParts BasicTrainer<Backend>::memory_now() const {
+  MemoryParts parts;
+  const ModelMemory model = model_.memory();
+  parts.program = program_bytes_;
+  parts.weights = model.weights + copied_bytes_;
+  parts.activations = model.activations + ctx_.scratch().most_used();
+  parts.gradients = model.dense_gradients;
+  parts.optimizer = dense_->state_bytes();
+  for (const auto& adam : mlp_dense_)
+    parts.optimizer += adam->state_bytes();
+  if (group_) {
+    const GroupMemory group = group_->memory();
+    parts.gradients += group.gradients + group.sparse_gradients + group.deltas;
+    parts.optimizer += group.optimizer;
+    parts.basis = group.bases;
+    parts.collection = group.collection;
+  } else {
+    parts.gradients += model.mlp_gradients;
+  }
+  return parts;
+}
+
+template <class Backend>
+typename BasicTrainer<Backend>::StepLoss BasicTrainer<Backend>::accumulate() {
+  const std::span<const index_t> all = sampler_.take(examples_a_step());
+  const auto total = static_cast<double>(all.size());
+  StepLoss sum;
+  for (std::size_t first = 0; first < all.size(); first += static_cast<std::size_t>(options_.batch_size)) {
+    const auto micro =
+        all.subspan(first, std::min(all.size() - first, static_cast<std::size_t>(options_.batch_size)));
+    batch_.clear();
+    for (const index_t i : micro)
+      train_.add_to(batch_, i, options_.padding);
+    const auto forward = model_.forward(ctx_, batch_, {.training = true, .dropout_key = dropout_key()});
+    ++pass_;
+    if (!std::isfinite(forward.loss)) {
+      throw NonFiniteError(fmt::format(
+          "the loss is {}, expected a finite number; the learning rate may be too large", forward.loss));
+    }
+    // The model's loss is a mean over its own batch: weighted, the step's is one over all examples.
+    const double share = static_cast<double>(micro.size()) / total;
+    sum.loss += forward.loss * share;
+    sum.tokens += batch_.tokens();
+    model_.backward(ctx_, batch_, share);
+  }
+  sum.examples = static_cast<index_t>(all.size());
+  return sum;
+}
+
+template <class Backend>
+double BasicTrainer<Backend>::gradient_scale() {
+  if (options_.clip_norm <= 0) return 1;
+  const double dense = dense_->gradient_norm(ctx_);
+  double squares = dense * dense;
+  for (auto& layer : model_.mlp())
+    squares += Backend::template squared_norm<float>(ctx_, layer.core(ctx_));
+  return clip_factor(std::sqrt(squares), options_.clip_norm);
+}
+
+template <class Backend>
+void BasicTrainer<Backend>::step_mlp_densely(index_t number, double rate, double scale) {
+  auto& layer = model_.mlp()[static_cast<std::size_t>(number)];
+  AdamW<float, Backend>& adam = *mlp_dense_[static_cast<std::size_t>(number)];
+  adam.set_gradient(0, layer.core(ctx_).data);
+  adam.step(ctx_, {.learning_rate = rate, .grad_scale = scale});
+  layer.clear(ctx_);
+}
+
+template <class Backend>
+bool BasicTrainer<Backend>::collect_bases(const TrainHooks& hooks) {
+  if (!group_) return true;
+  const auto start = Clock::now();
+  const SparseOptions& sparse_options = options_.sparse;
+  const bool resets = RunDevice<Backend>::reset_peak();
+  bool whole = true;
+  group_->collect(ctx_, make_recipe(sparse_options));
+  if (sparse_options.needs_gradients()) {
+    reserve();
+    const bool fixed = sparse_options.phase1_fixed_matrices;
+    std::vector<std::pair<MatrixView<float>, std::vector<float>>> before;
+    const auto remember = [&](float* p, index_t n) {
+      before.emplace_back(MatrixView<float>(p, 1, n), model_.values(MatrixView<const float>(p, 1, n)));
+      copied_bytes_ += n * static_cast<index_t>(sizeof(float));
+    };
+    const bool read_again = !fixed && hooks.restore_weights;
+    if (!sparse_options.keep_phase1 && fixed) {
+      for (const auto& segment : dense_->segments())
+        remember(segment.weight, segment.count);
+    } else if (!sparse_options.keep_phase1 && !read_again) {
+      const MatrixView<float> weights = model_.parameters().weights();
+      remember(weights.data, weights.size());
+    }
+    const Sampler::Position position = sampler_.position();
+    const std::uint64_t pass = pass_;
+    if (!fixed) make_mlp_dense();
+    const bool shared = options_.shares_gradient_memory();
+    double rate = 0;
+    const auto use_gradient = [&](index_t number, double scale) {
+      if (!fixed) return step_mlp_densely(number, rate, scale);
+      auto& layer = model_.mlp()[static_cast<std::size_t>(number)];
+      layer.core(ctx_);  // which gives it to the accumulator
+      layer.clear(ctx_);
+    };
+    // With one memory for all, each matrix is stepped as soon as its gradient is there.
+    const detail::MlpGradientScope<Model> scope(
+        model_, shared ? [&](index_t number) { use_gradient(number, 1); } : std::function<void(index_t)>());
+    for (index_t s = 0; s < sparse_options.phase1_steps && whole; ++s) {
+      if (hooks.progress) hooks.progress("phase 1", s, sparse_options.phase1_steps);
+      rate = options_.learning_rate * rate_.factor(std::min(s, report_.steps_planned - 1));
+      report_.phase1.losses.push_back(accumulate().loss);
+      const double scale = gradient_scale();
+      for (index_t i = 0; i < group_->size() && !shared; ++i)
+        use_gradient(i, scale);
+      group_->clear(ctx_);
+      dense_->step(ctx_, {.learning_rate = rate, .grad_scale = scale, .clear_gradients = true});
+      ++report_.phase1.steps;
+      whole = !(hooks.interrupted && hooks.interrupted());
+    }
+    report_.phase1.memory.note(memory_now());
+    mlp_dense_.clear();
+    dense_->reset(ctx_);
+    for (const auto& [array, values] : before)
+      model_.set_values(array, values);
+    if (read_again && !sparse_options.keep_phase1) hooks.restore_weights();
+    copied_bytes_ = 0;
+    sampler_.seek(position);
+    pass_ = pass;
+  }
+  if (!whole) {
+    group_->stop_collecting(ctx_);
+    return false;
+  }
+  const auto fit = Clock::now();
+  ctx_.scratch().forget_most_used();
+  group_->refresh(ctx_);
+  if (sparse_options.defects.transposed_basis) transpose_input_sides<Backend>(ctx_, *group_);
+  report_.phase1.fit_seconds = detail::seconds_since(fit);
+  report_.phase1.seconds = detail::seconds_since(start);
+  report_.phase1.memory.note(memory_now());
+  report_.phase1.memory.process_peak = RunDevice<Backend>::peak_memory();
+  report_.phase1.memory.peak_is_own = resets;
+  return true;
+}
+
+template <class Backend>
+bool BasicTrainer<Backend>::refresh_due(index_t steps_ahead) const {
+  const index_t every = options_.sparse.refresh_every;
+  const index_t at = report_.steps_done + steps_ahead;
+  return group_ && every > 0 && options_.sparse.needs_gradients() && at % every == 0 && at > 0 &&
+         at < report_.steps_planned;
+}
+
+template <class Backend>
+void BasicTrainer<Backend>::step(const std::function<void()>& look) {
+  // A refresh after step n is fitted to the gradients of the steps up to n.
+  for (index_t ahead = 1; ahead <= options_.sparse.refresh_window; ++ahead) {
+    if (group_ && !group_->collecting() && refresh_due(ahead))
+      group_->collect(ctx_, make_recipe(options_.sparse));
+  }
+  StepLoss loss;
+  double scale = 1;
+  const double factor = rate_.factor(report_.steps_done);
+  const double rate = options_.learning_rate * factor;
+  const double mlp_rate = options_.rate_of_mlp() * factor;
+  kept_ = 0;
+  try {
+    {
+      const bool shared = group_ && options_.shares_gradient_memory();
+      const detail::MlpGradientScope<Model> scope(
+          model_,
+          shared ? [&](index_t number) { group_->select(ctx_, number); } : std::function<void(index_t)>());
+      loss = accumulate();
+    }
+    if (look) look();
+    scale = gradient_scale();
+    // The group refuses a step before anything has changed.
+    if (group_) {
+      kept_ =
+          group_
+              ->step(ctx_,
+                     {.learning_rate = mlp_rate, .weight_decay = options_.weight_decay, .grad_scale = scale})
+              .kept;
+    }
+  } catch (const NonFiniteError& error) {
+    throw NonFiniteError(fmt::format("step {}: {}", report_.steps_done + 1, error.what()));
+  }
+  for (index_t i = 0; i < static_cast<index_t>(mlp_dense_.size()); ++i)
+    step_mlp_densely(i, mlp_rate, scale);
+  if (group_ && options_.sparse.defects.rotated_bias) rotate_bias_gradients<Backend>(ctx_, model_);
+  dense_->step(ctx_, {.learning_rate = rate, .grad_scale = scale, .clear_gradients = true});
+  report_.memory.note(memory_now());
+  if (refresh_due(1)) {
+    const auto start = Clock::now();
+    group_->refresh(ctx_, options_.sparse.moments);
+    report_.refresh_seconds += detail::seconds_since(start);
+    ++report_.refreshes;
+  }
+
+  ++report_.steps_done;
+  report_.tokens += loss.tokens;
+  loss_since_record_ += loss.loss;
+  ++steps_since_record_;
+  if (report_.steps_done % options_.log_every == 0 || report_.steps_done == report_.steps_planned) {
+    StepRecord record;
+    record.step = report_.steps_done;
+    record.epoch = epoch();
+    record.loss = loss.loss;
+    record.mean_loss = loss_since_record_ / static_cast<double>(steps_since_record_);
+    record.learning_rate = rate;
+    record.sparse_learning_rate = mlp_rate;
+    record.examples = loss.examples;
+    record.tokens = loss.tokens;
+    record.kept = kept_;
+    report_.steps.push_back(record);
+    loss_since_record_ = 0;
+    steps_since_record_ = 0;
+  }
+}
+
+template <class Backend>
+void BasicTrainer<Backend>::evaluate(const TrainHooks& hooks, bool& stop) {
+  const auto start = Clock::now();
+  EvaluateOptions options;
+  options.padding = options_.padding;
+  // Within the room that training takes anyway.
+  options.max_tokens = max_tokens_;
+  options.max_sequences = options_.batch_size;
+  options.cancelled = [&] { return may_stop() && hooks.interrupted && hooks.interrupted(); };
+  if (hooks.progress)
+    options.progress = [&](index_t done, index_t total) { hooks.progress("evaluation", done, total); };
+  const Evaluation result = evaluate_model<Backend>(ctx_, model_, task_, dev_, options);
+  if (!result.cancelled) {
+    EvaluationRecord record;
+    record.step = report_.steps_done;
+    record.epoch = epoch();
+    record.loss = result.loss;
+    record.metrics = result.metrics;
+    record.best =
+        !report_.best || result.main_metric() > report_.evaluations[*report_.best].metrics.front().value;
+    if (record.best && hooks.keep_best) hooks.keep_best();
+    record.seconds = detail::seconds_since(start);
+    if (record.best) {
+      report_.best = report_.evaluations.size();
+      since_best_ = 0;
+    } else {
+      ++since_best_;
+    }
+    report_.evaluations.push_back(record);
+    if (options_.patience > 0 && since_best_ >= options_.patience) {
+      report_.stopped_early = true;
+      stop = true;
+    }
+    if (hooks.evaluated) hooks.evaluated(report_.evaluations.back());
+  }
+  report_.evaluation_seconds += detail::seconds_since(start);
+}
+
+template <class Backend>
+bool BasicTrainer<Backend>::evaluation_due() const {
+  const bool last = report_.steps_done == report_.steps_planned;
+  const bool every = options_.eval_every > 0 && report_.steps_done % options_.eval_every == 0;
+  return last || every || sampler_.at_epoch_end();
+}
+
+template <class Backend>
+void BasicTrainer<Backend>::run(const TrainHooks& hooks) {
+  const auto interrupted = [&] {
+    report_.interrupted = report_.interrupted || (may_stop() && hooks.interrupted && hooks.interrupted());
+    return report_.interrupted;
+  };
+  if (!resumed_ && !collect_bases(hooks)) {
+    report_.interrupted = true;
+    return;
+  }
+  reserve();
+  RunDevice<Backend>::return_freed_memory();
+  ctx_.scratch().forget_most_used();
+  report_.memory.peak_is_own = RunDevice<Backend>::reset_peak();
+  index_t next_checkpoint = report_.steps_done + options_.checkpoint_every;
+  auto start = Clock::now();
+  // What happens between the two is no training: neither its time nor its memory counts.
+  const auto pause = [&] {
+    report_.training_seconds += detail::seconds_since(start);
+    report_.memory.process_peak = std::max(report_.memory.process_peak, RunDevice<Backend>::peak_memory());
+  };
+  const auto resume = [&] {
+    if (report_.memory.peak_is_own) RunDevice<Backend>::reset_peak();
+    start = Clock::now();
+  };
+  bool stop = options_.patience > 0 && since_best_ >= options_.patience;
+  // The run may have ended between a step and its evaluation.
+  const bool evaluated =
+      !report_.evaluations.empty() && report_.evaluations.back().step == report_.steps_done;
+  if (resumed_ && report_.steps_done > 0 && !evaluated && evaluation_due()) {
+    pause();
+    evaluate(hooks, stop);
+    resume();
+  }
+  while (!stop && report_.steps_done < report_.steps_planned && !interrupted()) {
+    step();
+    if (!report_.steps.empty() && report_.steps.back().step == report_.steps_done)
+      report_.steps.back().seconds = report_.training_seconds + detail::seconds_since(start);
+    if (hooks.progress) hooks.progress("training", report_.steps_done, report_.steps_planned);
+    if (!interrupted() && evaluation_due()) {
+      pause();
+      evaluate(hooks, stop);
+      resume();
+    }
+    if (options_.checkpoint_every > 0 && report_.steps_done >= next_checkpoint && may_stop() &&
+        hooks.checkpoint) {
+      next_checkpoint = report_.steps_done + options_.checkpoint_every;
+      pause();
+      hooks.checkpoint();
+      resume();
+    }
+  }
+  pause();
+}
+
+}  // namespace sparsegrad::glue
