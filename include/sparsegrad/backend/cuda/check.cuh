@@ -59,10 +59,10 @@ inline bool sticky(cudaError_t status) {
   } else if (status == cudaErrorInsufficientDriver) {
     int driver = 0;
     cudaDriverGetVersion(&driver);
-    text += "; the driver is for CUDA " + std::to_string(driver / 1000) + "." +
-            std::to_string(driver % 1000 / 10) + ", expected at least " +
-            std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10) +
-            " or one compatible with it";
+    const auto version = [](int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); };
+    text += (driver == 0 ? std::string("; there is no NVIDIA driver")
+                         : "; the driver is for CUDA " + version(driver)) +
+            ", expected one for CUDA " + version(CUDART_VERSION) + " or compatible with it";
   } else if (status == cudaErrorNoKernelImageForDevice) {
     text +=
         "; the program was compiled for other GPUs: add this one's architecture (CMAKE_CUDA_ARCHITECTURES)";
