@@ -66,6 +66,17 @@ struct AddQkvBias {
   }
 };
 
+/// tile[r][c] = x(row + r, column + c) for r < rows, c < size; zeros in the other rows. By the threads of a block.
+template <class T, int Tile, int Width>
+SPARSEGRAD_HOST_DEVICE void load_tile(const Array2<const T>& x, index_t row, index_t column, index_t rows,
+                                      index_t size, int thread, int threads, T (&tile)[Tile][Width]) {
+  for (index_t e = thread; e < Tile * size; e += threads) {
+    const index_t r = e / size;
+    const index_t c = e % size;
+    tile[r][c] = r < rows ? x(row + r, column + c) : T(0);
+  }
+}
+
 /// sums[i] = sum_c a(i, c) b(j, c) for the tile's rows i in shared memory and row b of global memory.
 template <class T, int Tile, int Width>
 SPARSEGRAD_HOST_DEVICE void tile_products(const T (&a)[Tile][Width], const T* b, index_t n, T (&sums)[Tile]) {
@@ -133,10 +144,7 @@ struct AttentionForward {
     const int i = thread / lanes;
     const int lane = thread % lanes;
     if constexpr (P == 0) {
-      for (index_t e = thread; e < tile * size; e += threads) {
-        const index_t r = e / size;
-        shared.q[r][e % size] = r < rows ? qkv(at.first + at.begin + r, at.column + e % size) : T(0);
-      }
+      load_tile(qkv, at.first + at.begin, at.column, rows, size, thread, threads, shared.q);
     } else if constexpr (P == 1) {
       for (index_t j = thread; j < at.keys; j += threads) {
         T scores[tile];
@@ -237,12 +245,8 @@ struct AttentionBackwardQueries {
     const index_t size = grid.head_size;
     const index_t row = at.first + at.begin;
     if constexpr (P == 0) {
-      for (index_t e = thread; e < tile * size; e += threads) {
-        const index_t r = e / size;
-        const index_t c = e % size;
-        shared.q[r][c] = r < rows ? qkv(row + r, at.column + c) : T(0);
-        shared.d_o[r][c] = r < rows ? d_out(row + r, at.column + c) : T(0);
-      }
+      load_tile(qkv, row, at.column, rows, size, thread, threads, shared.q);
+      load_tile(d_out, row, at.column, rows, size, thread, threads, shared.d_o);
     } else if constexpr (P == 1) {
       for (index_t j = thread; j < at.keys; j += threads) {
         const T* key = &qkv(at.first + j, grid.hidden() + at.column);
@@ -295,13 +299,9 @@ struct AttentionBackwardKeys {
     const index_t size = grid.head_size;
     const index_t row = at.first + at.begin;
     if constexpr (P == 0) {
-      for (index_t e = thread; e < tile * size; e += threads) {
-        const index_t r = e / size;
-        const index_t c = e % size;
-        const bool real = at.begin + r < at.keys;
-        shared.k[r][c] = real ? qkv(row + r, grid.hidden() + at.column + c) : T(0);
-        shared.v[r][c] = real ? qkv(row + r, 2 * grid.hidden() + at.column + c) : T(0);
-      }
+      const index_t real = at.keys - at.begin;  // what is padding has no part in any sum
+      load_tile(qkv, row, grid.hidden() + at.column, real, size, thread, threads, shared.k);
+      load_tile(qkv, row, 2 * grid.hidden() + at.column, real, size, thread, threads, shared.v);
     } else if constexpr (P == 1) {
       for (index_t i = thread; i < at.rows; i += threads) {
         const index_t place = at.sums + i;

@@ -3,6 +3,8 @@
 
 #include <cmath>
 
+#include <sparsegrad/backend/thrust/reductions.cuh>
+
 #include "../layer_norm.hpp"
 #include "mask.cuh"
 
@@ -140,74 +142,13 @@ struct NormalizeRowsBackward {
   }
 };
 
-/// partial[c, j] = sum of g xhat, partial[c, cols + j] = sum of g, over the rows of chunk c, in a fixed order.
+/// g xhat, whose column sums are the gradient of gamma.
 template <class T>
-struct NormSumChunks {
-  static constexpr int width = 32;
-  static constexpr int lanes = 8;
-  static constexpr int threads = width * lanes;
-  static constexpr int phases = 2;
-  static constexpr index_t chunk = 128;
-  struct Shared {
-    double slope[lanes][width];
-    double sum[lanes][width];
-  };
-
+struct ProductEntry {
   Array2<const T> g;
   Array2<const T> xhat;
-  index_t rows, cols;
-  double* partial;
-
-  index_t chunks() const { return (rows + chunk - 1) / chunk; }
-  index_t blocks() const { return chunks() * ((cols + width - 1) / width); }
-
-  template <int P>
-  SPARSEGRAD_HOST_DEVICE void phase(index_t block, int thread, Shared& shared) const {
-    const index_t across = (cols + width - 1) / width;
-    const index_t part = block / across;
-    const int x = thread % width;
-    const int lane = thread / width;
-    const index_t j = block % across * width + x;
-    if (j >= cols) return;
-    if constexpr (P == 0) {
-      const index_t end = (part + 1) * chunk < rows ? (part + 1) * chunk : rows;
-      double slope = 0;
-      double sum = 0;
-      for (index_t i = part * chunk + lane; i < end; i += lanes) {
-        const auto gradient = static_cast<double>(g(i, j));
-        slope += gradient * static_cast<double>(xhat(i, j));
-        sum += gradient;
-      }
-      shared.slope[lane][x] = slope;
-      shared.sum[lane][x] = sum;
-    } else if (lane == 0) {
-      double slope = 0;
-      double sum = 0;
-      for (int other = 0; other < lanes; ++other) {
-        slope += shared.slope[other][x];
-        sum += shared.sum[other][x];
-      }
-      partial[part * 2 * cols + j] = slope;
-      partial[part * 2 * cols + cols + j] = sum;
-    }
-  }
-};
-
-template <class T>
-struct AddNormSums {
-  const double* partial;
-  index_t chunks, cols;
-  T* d_gamma;
-  T* d_beta;
-  SPARSEGRAD_HOST_DEVICE void operator()(index_t j) const {
-    double slope = 0;
-    double sum = 0;
-    for (index_t c = 0; c < chunks; ++c) {
-      slope += partial[c * 2 * cols + j];
-      sum += partial[c * 2 * cols + cols + j];
-    }
-    d_gamma[j] += static_cast<T>(slope);
-    d_beta[j] += static_cast<T>(sum);
+  SPARSEGRAD_HOST_DEVICE double operator()(index_t i, index_t j) const {
+    return static_cast<double>(g(i, j)) * static_cast<double>(xhat(i, j));
   }
 };
 
@@ -217,12 +158,10 @@ void norm_backward(typename System::Context& ctx, const LayerNorm<T>& norm, Matr
                    const T* rstd, MatrixView<T> g) {
   if (g.empty()) return;
   if (norm.d_gamma != nullptr) {
-    auto frame = ctx.frame();
-    NormSumChunks<T> kernel{MatrixView<const T>(g), xhat, g.rows, g.cols, nullptr};
-    kernel.partial = frame.template take<double>(kernel.chunks() * 2 * g.cols);
-    System::launch(ctx, kernel.blocks(), kernel);
-    for_each_index<System>(
-        ctx, g.cols, AddNormSums<T>{kernel.partial, kernel.chunks(), g.cols, norm.d_gamma, norm.d_beta});
+    using backend::portable::add_column_sums;
+    const MatrixView<const T> dy = g;
+    add_column_sums<System>(ctx, ProductEntry<T>{dy, xhat}, g.rows, g.cols, norm.d_gamma);
+    add_column_sums<System>(ctx, Array2<const T>(dy), g.rows, g.cols, norm.d_beta);
   }
   System::launch(ctx, g.rows, NormalizeRowsBackward<T>{norm, g.cols, xhat, rstd, g});
 }

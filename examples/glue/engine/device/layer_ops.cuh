@@ -20,10 +20,11 @@ struct DeviceLayerOps {
   using System = typename Backend::System;
   static constexpr index_t adamw_chunk = std::numeric_limits<index_t>::max();
 
-  /// Partial sums in double of every 128 rows, two arrays of them, and the embeddings' pieces.
+  /// Partial column sums in double, and the embeddings' pieces.
   template <class T>
   static index_t scratch_bytes(index_t tokens, index_t width) {
-    const index_t sums = (tokens / 128 + 1) * 2 * width * static_cast<index_t>(sizeof(double));
+    const index_t chunks = tokens / backend::portable::ColumnSumChunks<device::Array2<T>>::chunk + 1;
+    const index_t sums = chunks * width * static_cast<index_t>(sizeof(double));
     return sums + tokens * width * static_cast<index_t>(sizeof(T)) + (index_t{1} << 20);
   }
 

@@ -8,8 +8,8 @@
 
 namespace sparsegrad::backend::portable {
 
-/// partial(c, j) = sum of A(i, j) over the rows i of chunk c, in double and in a fixed order.
-template <class T>
+/// partial(c, j) = sum of source(i, j) over the rows i of chunk c, in double and in a fixed order.
+template <class Source>
 struct ColumnSumChunks {
   static constexpr int width = 32;
   static constexpr int lanes = 8;
@@ -20,7 +20,7 @@ struct ColumnSumChunks {
     double sum[lanes][width];
   };
 
-  Array2<const T> a;
+  Source source;
   index_t rows, cols;
   double* partial;
 
@@ -39,7 +39,7 @@ struct ColumnSumChunks {
       const index_t end = (part + 1) * chunk < rows ? (part + 1) * chunk : rows;
       double sum = 0;
       for (index_t i = part * chunk + lane; i < end; i += lanes)
-        sum += static_cast<double>(a(i, j));
+        sum += static_cast<double>(source(i, j));
       shared.sum[lane][x] = sum;
     } else if (lane == 0) {
       double sum = 0;
@@ -62,6 +62,18 @@ struct AddChunks {
     sums[j] = static_cast<T>(static_cast<double>(sums[j]) + sum);
   }
 };
+
+/// sums[j] += sum_i source(i, j), where Source is an Array2 or a function object like it.
+template <class System, class T, class Source>
+void add_column_sums(typename System::Context& ctx, const Source& source, index_t rows, index_t cols,
+                     T* sums) {
+  if (rows == 0 || cols == 0) return;
+  auto frame = ctx.frame();
+  ColumnSumChunks<Source> kernel{source, rows, cols, nullptr};
+  kernel.partial = frame.template take<double>(kernel.chunks() * cols);
+  System::launch(ctx, kernel.blocks(), kernel);
+  for_each_index<System>(ctx, cols, AddChunks<T>{kernel.partial, kernel.chunks(), cols, sums});
+}
 
 template <class T>
 struct SquareAt {
@@ -90,12 +102,7 @@ struct Reductions {
 
   template <class T>
   static void column_sums(Context& ctx, MatrixView<const T> a, T* sums) {
-    if (a.empty()) return;
-    auto frame = ctx.frame();
-    ColumnSumChunks<T> kernel{a, a.rows, a.cols, nullptr};
-    kernel.partial = frame.template take<double>(kernel.chunks() * a.cols);
-    System::launch(ctx, kernel.blocks(), kernel);
-    for_each_index<System>(ctx, a.cols, AddChunks<T>{kernel.partial, kernel.chunks(), a.cols, sums});
+    add_column_sums<System>(ctx, Array2<const T>(a), a.rows, a.cols, sums);
   }
   template <class T>
   static double squared_norm(Context& ctx, MatrixView<const T> a) {
