@@ -10,11 +10,23 @@
 
 namespace sparsegrad::bench {
 
+/// Bytes that the training of one layer holds between or within its steps. What every step has alike, Y, dY and dX, is
+/// no part of it.
+struct Memory {
+  double weight = 0;
+  double gradient = 0;     ///< dense or core gradient, the kept entries, the update
+  double optimizer = 0;    ///< moments, with their positions
+  double basis = 0;        ///< or the adapter's factors
+  double saved_input = 0;  ///< what forward keeps for backward
+  double scratch = 0;      ///< temporaries, the most at a time
+};
+
 /// A prepared benchmark; what `run` needs lives as long as this.
 struct Work {
   std::function<void()> run;
-  double flops = 0;  ///< of the dense products in one run, 0: none worth a rate
-  double bytes = 0;  ///< read and written at least, 0: not stated
+  double flops = 0;                          ///< of the dense products in one run, 0: none worth a rate
+  double bytes = 0;                          ///< read and written at least, 0: not stated
+  std::function<Memory()> memory = nullptr;  ///< after a run; null: not stated
 };
 
 /// A benchmark by name. Nothing is allocated before `prepare`.

@@ -1,10 +1,7 @@
-// The whole step of one linear layer, from x and dY to the new weight: dense, by every kind of basis, and in the
-// order of the paper's own layer.
+// The steps of one layer as cases: dense, by every kind of basis, in the order of the paper's own layer, LoRA.
 #pragma once
 
-#include <sparsegrad/sparsegrad.hpp>
-
-#include <Eigen/Core>
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <string>
@@ -13,308 +10,10 @@
 
 #include "case.hpp"
 #include "data.hpp"
+#include "layer_steps.hpp"
+#include "lora_step.hpp"
 
 namespace sparsegrad::bench {
-
-struct LayerShape {
-  std::string name;  ///< "768 -> 3072"
-  index_t out = 0;
-  index_t in = 0;
-  index_t tokens = 2048;      ///< of a micro-batch
-  index_t micro_batches = 1;  ///< of an optimizer step
-  index_t entries = 28000;    ///< kept of a gradient
-};
-
-/// Shapes of a transformer's two MLP matrices. The width side is the input of the first and the output of the second.
-inline LayerShape up_shape() {
-  return {"768 -> 3072", 3072, 768};
-}
-inline LayerShape down_shape() {
-  return {"3072 -> 768", 768, 3072};
-}
-
-inline constexpr float learning_rate = 1e-5F;
-
-/// What all steps of a layer read and write: inputs, output gradients that differ from step to step so that supports
-/// change, and the buffers of the engine.
-template <class Backend>
-class LayerData {
- public:
-  using Context = typename Backend::Context;
-  static constexpr index_t variety = 4;
-
-  LayerData(Context& ctx, const LayerShape& s)
-      : shape(s),
-        y_(ctx, s.tokens * s.out),
-        dx_(ctx, s.tokens * s.in),
-        weight_(normal_matrix<Backend>(ctx, s.out, s.in, 0, 1)) {
-    for (std::uint64_t i = 0; i < variety; ++i) {
-      x_.push_back(normal_matrix<Backend>(ctx, s.tokens, s.in, 0.5F, 10 + i));
-      dy_.push_back(normal_matrix<Backend>(ctx, s.tokens, s.out, 1, 20 + i));
-    }
-  }
-
-  MatrixView<const float> x(index_t turn) const {
-    return x_[static_cast<std::size_t>(turn % variety)].matrix(shape.tokens, shape.in);
-  }
-  MatrixView<const float> dy(index_t turn) const {
-    return dy_[static_cast<std::size_t>(turn % variety)].matrix(shape.tokens, shape.out);
-  }
-  MatrixView<float> y() { return y_.matrix(shape.tokens, shape.out); }
-  MatrixView<float> dx() { return dx_.matrix(shape.tokens, shape.in); }
-  MatrixView<const float> first_weight() const { return weight_.matrix(shape.out, shape.in); }
-
-  /// Operations of the dense step's three products.
-  double dense_flops() const {
-    return 6.0 * static_cast<double>(shape.tokens * shape.micro_batches) * static_cast<double>(shape.out) *
-           static_cast<double>(shape.in);
-  }
-
-  const LayerShape shape;
-
- private:
-  std::vector<Buffer<float, Backend>> x_;
-  std::vector<Buffer<float, Backend>> dy_;
-  Buffer<float, Backend> y_;
-  Buffer<float, Backend> dx_;
-  Buffer<float, Backend> weight_;
-};
-
-/// AdamW of a dense gradient as an engine would write it: one pass, vectorised, on the context's threads.
-template <class Backend>
-class DenseAdamW {
- public:
-  using Context = typename Backend::Context;
-  DenseAdamW(Context& ctx, index_t size) : m_(ctx, size), v_(ctx, size) {}
-
-  void step(Context& ctx, const float* g, float* w) {
-    ++steps_;
-    const auto t = static_cast<float>(steps_);
-    const float correction1 = 1 - std::pow(0.9F, t);
-    const float root = std::sqrt(1 - std::pow(0.999F, t));
-    ctx.parallel_ranges(m_.size(), 4096, [&](index_t begin, index_t end) {
-      using Array = Eigen::Array<float, Eigen::Dynamic, 1>;
-      constexpr index_t block = 1024;
-      for (index_t i = begin; i < end; i += block) {
-        const index_t n = std::min(block, end - i);
-        const Eigen::Map<const Array> gradient(g + i, n);
-        Eigen::Map<Array> m(m_.data() + i, n);
-        Eigen::Map<Array> v(v_.data() + i, n);
-        Eigen::Map<Array> weight(w + i, n);
-        m += 0.1F * (gradient - m);
-        v += 0.001F * (gradient.square() - v);
-        weight = (1 - learning_rate * 0.01F) * weight -
-                 learning_rate / correction1 * m / (v.sqrt() / root + 1e-8F);
-      }
-    });
-  }
-
- private:
-  Buffer<float, Backend> m_;
-  Buffer<float, Backend> v_;
-  std::int64_t steps_ = 0;
-};
-
-/// What every step has besides the weight: a bias with its dense optimizer.
-template <class Backend>
-struct Bias {
-  explicit Bias(typename Backend::Context& ctx, index_t out)
-      : value(ctx, out), gradient(ctx, out), adam(ctx, out) {}
-  void update(typename Backend::Context& ctx) {
-    adam.step(ctx, gradient.data(), value.data());
-    Backend::template zero<float>(ctx, gradient.data(), gradient.size());
-  }
-  Buffer<float, Backend> value;
-  Buffer<float, Backend> gradient;
-  DenseAdamW<Backend> adam;
-};
-
-/// Dense fine-tuning: forward, dX, dW, AdamW.
-template <class Backend>
-class DenseStep {
- public:
-  using Context = typename Backend::Context;
-  DenseStep(Context& ctx, LayerData<Backend>& data)
-      : ctx_(ctx),
-        data_(data),
-        weight_(ctx, data.shape.out * data.shape.in),
-        gradient_(ctx, data.shape.out * data.shape.in),
-        adam_(ctx, data.shape.out * data.shape.in),
-        bias_(ctx, data.shape.out) {
-    Backend::template copy<float>(ctx, data.first_weight(), w());
-  }
-
-  double flops() const { return data_.dense_flops(); }
-
-  void operator()() {
-    for (index_t i = 0; i < data_.shape.micro_batches; ++i, ++turn_) {
-      const auto x = data_.x(turn_);
-      const auto dy = data_.dy(turn_);
-      Backend::template gemm<float>(ctx_, Op::none, Op::transpose, 1, x, w(), 0, data_.y());
-      Backend::template add_to_rows<float>(ctx_, bias_.value.data(), data_.y());
-      Backend::template column_sums<float>(ctx_, dy, bias_.gradient.data());
-      Backend::template gemm<float>(ctx_, Op::none, Op::none, 1, dy, w(), 0, data_.dx());
-      Backend::template gemm<float>(ctx_, Op::transpose, Op::none, 1, dy, x, i == 0 ? 0.0F : 1.0F,
-                                    gradient_.matrix(data_.shape.out, data_.shape.in));
-    }
-    adam_.step(ctx_, gradient_.data(), weight_.data());
-    bias_.update(ctx_);
-  }
-
- private:
-  MatrixView<float> w() { return weight_.matrix(data_.shape.out, data_.shape.in); }
-
-  Context& ctx_;
-  LayerData<Backend>& data_;
-  Buffer<float, Backend> weight_;
-  Buffer<float, Backend> gradient_;
-  DenseAdamW<Backend> adam_;
-  Bias<Backend> bias_;
-  index_t turn_ = 0;
-};
-
-/// The library's step in a given basis: forward, dX, core gradient, top-k, SparseAdam, way back.
-template <class Backend>
-class SparseStep {
- public:
-  using Context = typename Backend::Context;
-  using Basis = TuckerBasis<float, Backend>;
-
-  SparseStep(Context& ctx, LayerData<Backend>& data, std::shared_ptr<const Basis> basis, index_t entries)
-      : ctx_(ctx),
-        data_(data),
-        entries_(std::min(entries, basis->rows() * basis->cols())),
-        weight_(ctx, data.shape.out * data.shape.in),
-        bias_(ctx, data.shape.out),
-        layer_(ctx, weight_.matrix(data.shape.out, data.shape.in), bias_.value.data(),
-               {.workload = {data.shape.tokens, data.shape.micro_batches}}),
-        adam_(ctx, basis->rows(), basis->cols(), {.capacity = 4 * entries_}),
-        gradient_(ctx, basis->rows(), basis->cols(), entries_),
-        update_(ctx, basis->rows(), basis->cols(), entries_) {
-    Backend::template copy<float>(ctx, data.first_weight(), layer_.weight());
-    layer_.set_basis(ctx, std::move(basis));
-    kept_.resize(ctx, data.shape.tokens * layer_.kept_cols());
-    layer_.reserve(ctx, data.shape.tokens, entries_);
-  }
-
-  void operator()() {
-    for (index_t i = 0; i < data_.shape.micro_batches; ++i, ++turn_) {
-      const auto saved =
-          layer_.forward(ctx_, data_.x(turn_), data_.y(),
-                         kept_.matrix(kept_.empty() ? 0 : data_.shape.tokens, layer_.kept_cols()));
-      layer_.backward(ctx_, data_.dy(turn_), saved, data_.dx(), bias_.gradient.data());
-    }
-    layer_.select(ctx_, TopK{entries_}, gradient_);
-    adam_.step(ctx_, gradient_, {.learning_rate = learning_rate}, update_);
-    layer_.apply(ctx_, update_);
-    layer_.clear(ctx_);
-    bias_.update(ctx_);
-  }
-
-  /// Operations of the dense products: forward, dX, and the core gradient by the layer's plan.
-  double flops() const {
-    const auto& basis = *layer_.basis();
-    const CostModel products{.transform_entry = 0};
-    const double core = products.step(layer_.plan(), {basis.out().kind(), basis.out_extent(), basis.rows()},
-                                      {basis.in().kind(), basis.in_extent(), basis.cols()},
-                                      {data_.shape.tokens, data_.shape.micro_batches});
-    return data_.dense_flops() * 2 / 3 + 2 * core;
-  }
-
- private:
-  Context& ctx_;
-  LayerData<Backend>& data_;
-  index_t entries_;
-  Buffer<float, Backend> weight_;
-  Bias<Backend> bias_;
-  SparseGradLinear<float, Backend> layer_;
-  SparseAdam<float, Backend> adam_;
-  SparseGradient<float, Backend> gradient_;
-  SparseGradient<float, Backend> update_;
-  Buffer<float, Backend> kept_;
-  index_t turn_ = 0;
-};
-
-/// The order of the paper's own layer: W~ = V^T W U is what is trained, and every token goes through both rotations,
-/// forward and backward. Optimizer moments are dense.
-template <class Backend>
-class InBasisStep {
- public:
-  using Context = typename Backend::Context;
-  using Basis = TuckerBasis<float, Backend>;
-
-  InBasisStep(Context& ctx, LayerData<Backend>& data, std::shared_ptr<const Basis> basis)
-      : ctx_(ctx),
-        data_(data),
-        basis_(std::move(basis)),
-        weight_(ctx, data.shape.out * data.shape.in),
-        core_(ctx, data.shape.out * data.shape.in),
-        x_u_(ctx, data.shape.tokens * data.shape.in),
-        y_v_(ctx, data.shape.tokens * data.shape.out),
-        dy_v_(ctx, data.shape.tokens * data.shape.out),
-        dx_u_(ctx, data.shape.tokens * data.shape.in),
-        bias_(ctx, data.shape.out),
-        adam_(ctx, data.shape.out, data.shape.in),
-        gradient_(ctx, data.shape.out, data.shape.in, data.shape.entries),
-        update_(ctx, data.shape.out, data.shape.in, data.shape.entries),
-        sums_(ctx, data.shape.entries) {
-    basis_->project(ctx, data.first_weight(), w());
-  }
-
-  double flops() const {
-    const auto o = static_cast<double>(data_.shape.out);
-    const auto i = static_cast<double>(data_.shape.in);
-    const auto tokens = static_cast<double>(data_.shape.tokens * data_.shape.micro_batches);
-    return data_.dense_flops() + 4 * tokens * (o * o + i * i);
-  }
-
-  void operator()() {
-    const index_t tokens = data_.shape.tokens;
-    const auto xu = x_u_.matrix(tokens, data_.shape.in);
-    const auto yv = y_v_.matrix(tokens, data_.shape.out);
-    const auto dyv = dy_v_.matrix(tokens, data_.shape.out);
-    const auto dxu = dx_u_.matrix(tokens, data_.shape.in);
-    const auto core = core_.matrix(data_.shape.out, data_.shape.in);
-    for (index_t i = 0; i < data_.shape.micro_batches; ++i, ++turn_) {
-      const auto dy = data_.dy(turn_);
-      basis_->in().project_columns(ctx_, data_.x(turn_), xu);
-      Backend::template gemm<float>(ctx_, Op::none, Op::transpose, 1, xu, w(), 0, yv);
-      basis_->out().expand_columns(ctx_, yv, 0, data_.y());
-      Backend::template add_to_rows<float>(ctx_, bias_.value.data(), data_.y());
-      Backend::template column_sums<float>(ctx_, dy, bias_.gradient.data());
-      basis_->out().project_columns(ctx_, dy, dyv);
-      Backend::template gemm<float>(ctx_, Op::none, Op::none, 1, dyv, w(), 0, dxu);
-      basis_->in().expand_columns(ctx_, dxu, 0, data_.dx());
-      Backend::template gemm<float>(ctx_, Op::transpose, Op::none, 1, dyv, xu, i == 0 ? 0.0F : 1.0F, core);
-    }
-    TopK{data_.shape.entries}(ctx_, core, gradient_);
-    adam_.step(ctx_, gradient_, {.learning_rate = learning_rate}, update_);
-    Backend::template gather<float>(ctx_, weight_.data(), update_.indices(), update_.count(), sums_.data());
-    Backend::template add<float>(ctx_, 1, MatrixView<const float>(update_.values(), 1, update_.count()),
-                                 sums_.matrix(1, update_.count()));
-    Backend::template scatter<float>(ctx_, sums_.data(), update_.indices(), update_.count(), weight_.data());
-    bias_.update(ctx_);
-  }
-
- private:
-  MatrixView<float> w() { return weight_.matrix(data_.shape.out, data_.shape.in); }
-
-  Context& ctx_;
-  LayerData<Backend>& data_;
-  std::shared_ptr<const Basis> basis_;
-  Buffer<float, Backend> weight_;
-  Buffer<float, Backend> core_;
-  Buffer<float, Backend> x_u_;
-  Buffer<float, Backend> y_v_;
-  Buffer<float, Backend> dy_v_;
-  Buffer<float, Backend> dx_u_;
-  Bias<Backend> bias_;
-  SparseAdam<float, Backend> adam_;
-  SparseGradient<float, Backend> gradient_;
-  SparseGradient<float, Backend> update_;
-  Buffer<float, Backend> sums_;
-  index_t turn_ = 0;
-};
 
 /// A square product, whose best rate stands for what the machine can do.
 template <class Backend>
@@ -330,6 +29,19 @@ Case square_product(typename Backend::Context& ctx, index_t n) {
             };
             return Work{.run = run, .flops = 2 * std::pow(static_cast<double>(n), 3)};
           }};
+}
+
+template <class Data, class Step>
+Work step_work(std::shared_ptr<Data> data, std::shared_ptr<Step> step) {
+  return {.run = [data, step] { (*step)(); },
+          .flops = step->flops(),
+          .bytes = step->bytes(),
+          .memory = [step] { return step->memory(); }};
+}
+
+/// Rank of the LoRA whose factors have as many entries as a sparse step keeps: r (out + in) = entries.
+inline index_t equal_lora_rank(const LayerShape& s) {
+  return std::max<index_t>(1, (s.entries + (s.out + s.in) / 2) / (s.out + s.in));
 }
 
 /// The steps of one layer on the same data. The first is the dense one.
@@ -366,7 +78,7 @@ std::vector<Case> layer_cases(typename Backend::Context& ctx, const LayerShape& 
                          [data, make_step] {
                            auto shared = data();
                            auto step = make_step(*shared);
-                           return Work{.run = [shared, step] { (*step)(); }, .flops = step->flops()};
+                           return step_work(shared, step);
                          },
                      .most_ratio = shape.micro_batches == 1 ? most_ratio : 0});
   };
@@ -384,6 +96,9 @@ std::vector<Case> layer_cases(typename Backend::Context& ctx, const LayerShape& 
   add("no rotation", 0, sparse(identity, shape.entries));
   add("in the basis (the paper's order)", 0,
       [&ctx, full](auto& d) { return std::make_shared<InBasisStep<Backend>>(ctx, d, full()); });
+  const index_t lora_rank = equal_lora_rank(shape);
+  add("LoRA of rank " + std::to_string(lora_rank), 0,
+      [&ctx, lora_rank](auto& d) { return std::make_shared<LoraStep<Backend>>(ctx, d, lora_rank); });
   return cases;
 }
 

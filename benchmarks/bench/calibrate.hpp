@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "../measured_model.hpp"
+#include "../memory_walk.hpp"
 #include "../part_cases.hpp"
 
 namespace sparsegrad::bench {
@@ -21,16 +22,6 @@ struct Calibration {
   double product_flops = 0;       ///< of the dense product, a second, best
   double memory_bytes = 0;        ///< read and written a second by y += a x on arrays beyond the caches, best
 };
-
-/// y += a x on arrays of 64 MiB.
-template <class Backend>
-Work memory_walk(typename Backend::Context& ctx) {
-  constexpr index_t n = index_t{1} << 24;
-  auto x = std::make_shared<Buffer<float, Backend>>(ctx, n);
-  auto y = std::make_shared<Buffer<float, Backend>>(ctx, n);
-  return {.run = [&ctx, x, y] { Backend::template add<float>(ctx, 0.5F, x->matrix(1, n), y->matrix(1, n)); },
-          .bytes = 3 * sizeof(float) * static_cast<double>(n)};
-}
 
 /// The parts run in turn for about `seconds`, five rounds at least. The weights are ratios of processor times: all parts use
 /// all threads, and what else the machine does would lengthen the wall-clock time of a long part more often than that of a
