@@ -1,0 +1,62 @@
+"""benchmark_cases as a process that runs one case at a time when asked, and what the suite's scripts share."""
+
+import json
+import os
+import pathlib
+import subprocess
+
+
+class CaseProgram:
+    """The cases of one layer: `cases` lists them, run(name) gives the times and sizes of one run as a dict."""
+
+    def __init__(self, program, **options):
+        command = [str(program)]
+        for key, value in options.items():
+            command += ["--" + key.replace("_", "-"), str(value)]
+        self.command = " ".join(command)
+        try:
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        except OSError as error:
+            raise SystemExit(f"cannot run {program}: {error.strerror}; build it: cmake --build --preset release --target benchmark_cases")
+        self.head = self._answer()
+        self.cases = self.head["cases"]
+
+    def _answer(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.command} ended with status {self.process.wait()}")
+        return json.loads(line)
+
+    def _ask(self, command):
+        try:
+            self.process.stdin.write(command + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the answer's absence says it
+        return self._answer()
+
+    def run(self, name):
+        return self._ask("run " + name)
+
+    def drop(self, name):
+        self._ask("drop " + name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def write_aside(path, text):
+    """Writes beside the file and renames: a reader finds the old file or the new one."""
+    path = pathlib.Path(path)
+    aside = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        raise SystemExit(f"cannot write {path}: {error.strerror}")

@@ -1,0 +1,345 @@
+"""Tables and plots of a grid.json: grid.md, cells.md and pictures beside it."""
+
+import json
+import pathlib
+import statistics
+
+from case_program import write_aside
+
+DENSE = "dense, AdamW"
+REFERENCE = "in the basis (the paper's order)"
+LORA = "LoRA of equal entries"
+# Truncated families by their kind: r stands for the rank.
+KINDS = [
+    DENSE,
+    "both sides full",
+    "width side full",
+    "width side r, top-k",
+    "width side r, all entries",
+    "both sides r, top-k",
+    "both sides fast transforms",
+    "no rotation",
+    REFERENCE,
+    LORA,
+]
+MEMORY_PARTS = ["weight", "gradient", "optimizer", "basis", "saved_input", "scratch"]
+
+
+class Step:
+    """One step of one cell, under one plan."""
+
+    def __init__(self, cell, record):
+        self.cell, self.record = cell, record
+        self.kind = record["family"].replace(f" {cell['rank']},", " r,")
+        self.plan, self.chosen = record["plan"], record["chosen"]
+        self.pruned = "wall" not in record
+        if not self.pruned:
+            self.seconds, self.best = statistics.median(record["wall"]), min(record["wall"])
+            ratios = record["ratio"]
+            self.ratio, self.least, self.most = statistics.median(ratios), min(ratios), max(ratios)
+            self.flops, self.bytes = record["flops"], record["bytes"]
+            self.memory = record.get("memory", {})
+
+    def ratio_text(self):
+        return f"{self.ratio:.2f} ({self.least:.2f}-{self.most:.2f})"
+
+
+class Grid:
+    def __init__(self, data):
+        self.data = data
+        self.steps = [Step(c["cell"], record) for c in data["cells"] for record in c["steps"]]
+        self.threads = max((s.cell["threads"] for s in self.steps), default=1)
+        self.peaks = {}  # threads: (flops a second, bytes a second)
+        for threads in sorted({s.cell["threads"] for s in self.steps}):
+            machine = [s for s in self.steps if s.kind == "machine" and s.cell["threads"] == threads]
+            self.peaks[threads] = (max(s.flops / s.best for s in machine), max(s.bytes / s.best for s in machine))
+
+    def taken(self, kind, **where):
+        """Steps of a kind as they would be taken: under the chosen plan, in the cells that agree with `where`."""
+        return [
+            s
+            for s in self.steps
+            if s.kind == kind and not s.pruned and (s.chosen or not s.plan) and all(s.cell[k] == v for k, v in where.items())
+        ]
+
+    def curve(self, kind, variable, where):
+        """Steps along one variable, the others as in `where`."""
+        fixed = {k: v for k, v in where.items() if k != variable}
+        return sorted(self.taken(kind, **fixed), key=lambda s: s.cell[variable])
+
+    def shapes(self):
+        return list(dict.fromkeys((s.cell["in"], s.cell["out"]) for s in self.steps))
+
+    def where(self, shape, **changes):
+        """The coordinates that curves of a shape share."""
+        fixed = {"in": shape[0], "out": shape[1], "tokens": 2048, "share": 0.01, "rank": 64, "micro_batches": 1, "threads": self.threads}
+        return {**fixed, **changes}
+
+
+def crossing(curve, variable):
+    """Where the ratio to the dense step passes 1, in words."""
+    if len(curve) < 2:
+        return ""
+    below = [s.ratio < 1 for s in curve]
+    if all(below):
+        return f"below at all of {curve[0].cell[variable]} to {curve[-1].cell[variable]}"
+    if not any(below):
+        return f"above at all of {curve[0].cell[variable]} to {curve[-1].cell[variable]}"
+    found = []
+    for left, right in zip(curve, curve[1:]):
+        if (left.ratio < 1) != (right.ratio < 1):
+            part = (1 - left.ratio) / (right.ratio - left.ratio)
+            at = left.cell[variable] * (right.cell[variable] / left.cell[variable]) ** part
+            found.append(f"{'below' if right.ratio < 1 else 'above'} from {at:.0f}")
+    if len(found) > 1:
+        return "about 1: " + ", ".join(found)
+    return found[0]
+
+
+def table(head, rows, numbers_from=1):
+    alignment = ["---"] * numbers_from + ["--:"] * (len(head) - numbers_from)
+    return ["| " + " | ".join(map(str, line)) + " |" for line in [head]] + [
+        "|" + "|".join(alignment) + "|",
+        *("| " + " | ".join(map(str, row)) + " |" for row in rows),
+        "",
+    ]
+
+
+def curve_table(grid, variable, where, values_text=str, kinds=KINDS[1:]):
+    """Ratios of all kinds along one variable; no table where there is no curve."""
+    curves = {kind: {s.cell[variable]: s for s in grid.curve(kind, variable, where)} for kind in [DENSE, *kinds]}
+    values = sorted({v for curve in curves.values() for v in curve})
+    if len(values) < 2:
+        return []
+    head = [f"x dense: median (min-max); {variable.replace('_', '-')}:"] + [values_text(v) for v in values]
+    rows = []
+    for kind, curve in curves.items():
+        if curve and kind != DENSE:
+            rows.append([kind] + [curve[v].ratio_text() if v in curve else "" for v in values])
+    dense = curves[DENSE]
+    rows.append(["dense, one run over the one before"] + [dense[v].ratio_text() if v in dense else "" for v in values])
+    rows.append(["dense, ms"] + [f"{1e3 * dense[v].seconds:.1f}" if v in dense else "" for v in values])
+    return table(head, rows)
+
+
+def measure_row(grid, step):
+    flops_peak, bytes_peak = grid.peaks[step.cell["threads"]]
+    rate, traffic = step.flops / step.best, step.bytes / step.best
+    return [
+        f"{1e3 * step.seconds:.1f}",
+        step.ratio_text(),
+        f"{1e-9 * rate:.0f}",
+        f"{100 * rate / flops_peak:.0f} %",
+        f"{1e-9 * traffic:.1f}",
+        f"{100 * traffic / bytes_peak:.0f} %",
+        f"{sum(step.memory.values()) / 2**20:.1f}",
+    ]
+
+
+MEASURES = ["ms", "x dense: median (min-max)", "GFLOP/s", "of peak", "GB/s", "of peak", "MiB held"]
+
+
+def shape_text(shape):
+    return f"{shape[0]} -> {shape[1]}"
+
+
+class Choice:
+    """The chosen plan of a basis in a cell beside the best measured one."""
+
+    def __init__(self, steps):
+        measured = [s for s in steps if not s.pruned]
+        self.chosen = next(s for s in measured if s.chosen)
+        self.best = min(measured, key=lambda s: s.seconds)
+        # Of the same rounds; with one plan left both are the same and the ratio is 1.
+        pairs = [x / y for x, y in zip(self.chosen.record["wall"], self.best.record["wall"])]
+        self.ratio, self.least, self.most = statistics.median(pairs), min(pairs), max(pairs)
+
+
+def choices(grid):
+    groups = {}
+    for s in grid.steps:
+        if s.plan:
+            groups.setdefault((tuple(s.cell.items()), s.kind), []).append(s)
+    return [Choice(steps) for steps in groups.values() if len(steps) > 1]
+
+
+def choice_section(grid):
+    all_choices = choices(grid)
+    if not all_choices:
+        return []
+    good = [c for c in all_choices if c.ratio <= 1.1]
+    misses = sorted((c for c in all_choices if c.ratio > 1.1), key=lambda c: -c.ratio)
+    share = len(good) / len(all_choices)
+    lines = [
+        "## The chosen plan against the best measured one",
+        "",
+        f"{len(all_choices)} times a basis had several plans (a basis in a cell counts once). The cost model's choice, with its default weights, takes at "
+        f"most 1.10 times the whole step of the best one in {len(good)} of them, {100 * share:.1f} %; wanted: 95 %, "
+        f"{'met' if share >= 0.95 else '**missed**'}. The ratio is the median of the rounds' ratios. "
+        f"Largest: {max(c.ratio for c in all_choices):.2f}.",
+        "",
+    ]
+    if misses:
+        rows = [
+            [
+                shape_text((c.chosen.cell["in"], c.chosen.cell["out"])),
+                c.chosen.cell["tokens"],
+                c.chosen.cell["rank"],
+                c.chosen.cell["micro_batches"],
+                c.chosen.cell["threads"],
+                c.chosen.kind,
+                c.chosen.plan,
+                c.best.plan,
+                f"{c.ratio:.2f} ({c.least:.2f}-{c.most:.2f})",
+            ]
+            for c in misses
+        ]
+        head = ["layer", "tokens", "rank", "micro-batches", "threads", "basis", "chosen", "best", "chosen / best: median (min-max)"]
+        lines += ["The misses:", ""] + table(head, rows, 8)
+    return lines
+
+
+def head_section(grid):
+    data = grid.data
+    machine = data["machine"]
+    rows = [
+        ("command", f"`{data['command']}`"),
+        ("date", data["date"]),
+        ("sparsegrad", f"{data['sparsegrad']}, backend `{data['backend']}`"),
+        ("processor", f"{machine['processor']}, {machine['cores']} cores"),
+        ("memory", machine["memory"]),
+        ("compiler", machine["compiler"]),
+        ("BLAS", machine["blas"]),
+        ("Eigen", machine["eigen"]),
+        ("load average", f"{data['load_before']:.1f} before, {data['load_after']:.1f} after"),
+    ]
+    if data["note"]:
+        rows.append(("other work", data["note"]))
+    lines = [f"# The grid on {machine['processor'].split(' (')[0]}, {machine['cores']} cores", ""]
+    lines += ["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows), ""]
+    rounds = [c["rounds"] for c in data["cells"]]
+    lines += [
+        "A step is forward, dX, the weight's gradient, selection, optimizer and the change of the weight, with a bias; float. A ratio (x dense) is that to the "
+        f"dense step run just before it, {min(rounds)} to {max(rounds)} rounds a cell; how far one dense step is from the one before it (second last row of "
+        "the tables) says what a difference is worth. GFLOP/s counts the dense products of forward, dX and the core gradient, not those of the way back; GB/s what must be read and "
+        "written at least, each operand once. Both are of the best round. Memory held: weight, gradient, optimizer, basis or factors, what forward keeps for backward, scratch; "
+        "not Y, dY and dX, which all steps have. LoRA has the rank whose factors have as many entries as the others keep. Where nothing else is said: 2048 tokens, 1 % of "
+        "the entries kept, rank 64, one micro-batch, "
+        f"{grid.threads} threads.",
+        "",
+        "All figures: [cells.md](cells.md). Raw samples: [grid.json](grid.json).",
+        "",
+    ]
+    peaks = [[threads, f"{1e-9 * flops:.0f}", f"{1e-9 * traffic:.1f}"] for threads, (flops, traffic) in grid.peaks.items()]
+    lines += ["Peaks, the best of a product of 2048 x 2048 matrices and of y += a x on 64 MiB each, in the same rounds:", ""]
+    return lines + table(["threads", "GFLOP/s", "GB/s"], peaks, 0)
+
+
+def crossover_section(grid):
+    rows = []
+    for shape in grid.shapes():
+        for kind in KINDS[1:]:
+            text = crossing(grid.curve(kind, "tokens", grid.where(shape)), "tokens")
+            if text:
+                rows.append([shape_text(shape), kind, text])
+    for shape in grid.shapes():
+        for tokens in sorted({s.cell["tokens"] for s in grid.steps}):
+            for kind in KINDS:
+                curve = grid.curve(kind, "rank", grid.where(shape, tokens=tokens))
+                if " r," in kind and len(curve) > 2:
+                    rows.append([f"{shape_text(shape)}, {tokens} tokens", kind + ", by rank", crossing(curve, "rank")])
+    if not rows:
+        return []
+    lines = ["## Crossovers: where a step is cheaper than the dense one", ""]
+    lines += ["By tokens a step, or by rank where the row says so; between two measured points on a logarithmic scale.", ""]
+    return lines + table(["layer", "step", "x dense is"], rows, 3)
+
+
+def picture(name, pictures, text):
+    return [f"![{text}]({name})", ""] if name in pictures else []
+
+
+def page(grid, pictures):
+    lines = head_section(grid)
+    lines += ["## Tokens a step", ""]
+    lines += picture("tokens.png", pictures, "ratio to the dense step against tokens")
+    for shape in grid.shapes():
+        rows = curve_table(grid, "tokens", grid.where(shape))
+        if rows:
+            lines += [f"### {shape_text(shape)}", ""] + rows
+    lines += crossover_section(grid)
+    sections = [
+        ("rank", "Rank", "ratio to the dense step against the rank", [k for k in KINDS if " r," in k], str),
+        ("share", "Entries kept", "ratio to the dense step against the share of the entries that is kept", KINDS[1:], lambda v: f"{100 * v:g} %"),
+        ("micro_batches", "Micro-batches a step", "ratio to the dense step against micro-batches a step", KINDS[1:], str),
+        ("threads", "Threads", "", KINDS[1:], str),
+    ]
+    for variable, title, text, kinds, value_text in sections:
+        section = []
+        for shape in grid.shapes():
+            for tokens in sorted({s.cell["tokens"] for s in grid.steps}):
+                where = grid.where(shape, tokens=tokens)
+                rows = curve_table(grid, variable, where, value_text, kinds)
+                if rows:
+                    unit = "tokens a micro-batch" if variable == "micro_batches" else "tokens"
+                    section += [f"### {shape_text(shape)}, {tokens} {unit}", ""] + rows
+        if section:
+            lines += [f"## {title}", ""] + picture(f"{variable}.png", pictures, text) + section
+    lines += choice_section(grid)
+    for shape in grid.shapes():
+        steps = [s for kind in KINDS for s in grid.taken(kind, **grid.where(shape))]
+        if steps:
+            lines += [f"## {shape_text(shape)}, 2048 tokens: rates and memory", ""]
+            if shape == grid.shapes()[0]:
+                lines += picture("roofline.png", pictures, "roofline") + picture("memory.png", pictures, "memory held, by part")
+            lines += table(["step", *MEASURES], [[s.kind, *measure_row(grid, s)] for s in steps])
+            lines += table(
+                ["MiB held", *(part.replace("_", " ") for part in MEMORY_PARTS)],
+                [[s.kind, *(f"{s.memory.get(part, 0) / 2**20:.2f}" for part in MEMORY_PARTS)] for s in steps],
+            )
+    return "\n".join(lines)
+
+
+def cells_page(grid):
+    lines = ["# All cells of the grid", "", "What the columns say: [grid.md](grid.md). A plan in **bold** is the cost model's choice.", ""]
+    for c in grid.data["cells"]:
+        cell = c["cell"]
+        lines += [
+            f"## {cell['in']} -> {cell['out']}, tokens {cell['tokens']}, kept {100 * cell['share']:g} % ({c['entries']}), rank {cell['rank']}, "
+            f"micro-batches {cell['micro_batches']}, threads {cell['threads']}; LoRA of rank {c['lora_rank']}; {c['rounds']} rounds",
+            "",
+        ]
+        rows = []
+        for s in (Step(cell, record) for record in c["steps"]):
+            if s.record["family"] == "machine":
+                continue
+            plan = f"**{s.plan}**" if s.chosen else s.plan
+            if s.pruned:
+                rows.append([s.kind, plan, f"{1e3 * s.record['second_wall']:.1f}, not run further", *[""] * (len(MEASURES) - 1)])
+            else:
+                rows.append([s.kind, plan, *measure_row(grid, s)])
+        lines += table(["step", "plan", *MEASURES], rows, 2)
+    return "\n".join(lines)
+
+
+def write(folder):
+    """Writes the pages of folder/grid.json; gives the paths."""
+    file = pathlib.Path(folder) / "grid.json"
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SystemExit(f"cannot read {file}: {error.strerror}")
+    if not data["cells"]:
+        return []
+    grid = Grid(data)
+    try:
+        import grid_plots
+    except ImportError as missing:
+        print(f"the plots are left out: {missing}")
+        pictures = []
+    else:
+        pictures = grid_plots.draw(grid, pathlib.Path(folder))
+    pages = {"grid.md": page(grid, pictures), "cells.md": cells_page(grid)}
+    for name, text in pages.items():
+        write_aside(pathlib.Path(folder) / name, text)
+    return [str(pathlib.Path(folder) / name) for name in [*pages, *pictures]]

@@ -1,0 +1,291 @@
+"""The same computations by other programs: torch, peft, TensorLy. Each package is optional; what is missing is said.
+
+Ours (benchmark_cases) and theirs run in turn, each round ours and then theirs, with as many threads, on numbers of the same kind
+and size. grid.py calls this. A whole BERT against transformers is bert_step.py.
+"""
+
+import copy
+import datetime
+import json
+import os
+import statistics
+import time
+
+from case_program import CaseProgram, write_aside
+
+RATE = 1e-5
+# Before each run: threads of the other side's OpenMP still spin for a moment.
+PAUSE = 0.02
+
+
+class Pair:
+    """`ours`: runs of benchmark_cases, as (name, times); `theirs`: a callable."""
+
+    def __init__(self, title, ours, theirs, note=""):
+        self.title, self.ours, self.theirs, self.note = title, ours, theirs, note
+        self.ours_seconds, self.theirs_seconds = [], []
+
+    def round(self, process):
+        time.sleep(PAUSE)
+        self.ours_seconds.append(sum(times * process.run(name)["wall"] for name, times in self.ours))
+        time.sleep(PAUSE)
+        start = time.perf_counter()
+        self.theirs()
+        self.theirs_seconds.append(time.perf_counter() - start)
+
+    def forget(self):
+        self.ours_seconds, self.theirs_seconds = [], []
+
+
+def layer_step(torch, module, x, dy, optimizers):
+    """Forward, dX and the parameters' gradients of one of four batches in turn, and the optimizers' steps."""
+    turn = 0
+
+    def run():
+        nonlocal turn
+        inputs = x[turn % len(x)].requires_grad_()
+        inputs.grad = None
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        module(inputs).backward(dy[turn % len(dy)])
+        for optimizer in optimizers:
+            optimizer.step()
+        turn += 1
+
+    return run
+
+
+def adamw(torch, parameters):
+    return torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.01, fused=True)
+
+
+def reference_layer(torch, layer, v, u, entries):
+    """The order of the paper's own layer in torch: the weight lives in the basis, every token is rotated in forward and backward,
+    the gradient's largest entries go to SparseAdam as a sparse tensor."""
+
+    class InBasis(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, weight, bias):
+            xu = x @ u
+            ctx.save_for_backward(xu, weight)
+            return (xu @ weight.T) @ v.T + bias
+
+        @staticmethod
+        def backward(ctx, dy):
+            xu, weight = ctx.saved_tensors
+            dyv = dy @ v
+            core = dyv.T @ xu
+            least = torch.topk(core.abs().flatten(), entries).values[-1]
+            kept = torch.where(core.abs() >= least, core, torch.zeros_like(core)).to_sparse()
+            return (dyv @ weight) @ u.T, kept, dy.sum(0)
+
+    class Layer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(v.T @ layer.weight.detach() @ u)
+            self.bias = torch.nn.Parameter(layer.bias.detach().clone())
+
+        def forward(self, x):
+            return InBasis.apply(x, self.weight, self.bias)
+
+    return Layer()
+
+
+def layer_pairs(torch, shape, entries, lora_rank, missing):
+    out, inner, tokens = shape
+    x = [torch.randn(tokens, inner) for _ in range(4)]
+    dy = [torch.randn(tokens, out) for _ in range(4)]
+    linear = torch.nn.Linear(inner, out)
+    pairs = [
+        Pair(
+            "step, dense: torch nn.Linear, fused AdamW",
+            [("dense, AdamW", 1)],
+            layer_step(torch, linear, x, dy, [adamw(torch, linear.parameters())]),
+        )
+    ]
+    v, u = (torch.linalg.qr(torch.randn(n, n)).Q for n in (out, inner))
+    for title, ours in [
+        ("step, both sides full: the reference's layer in torch", "both sides full; out: multiply_first, in: multiply_first"),
+        ("step, the reference's order: the reference's layer in torch", "in the basis (the paper's order)"),
+    ]:
+        layer = reference_layer(torch, linear, v, u, entries)
+        optimizers = [torch.optim.SparseAdam([layer.weight], lr=RATE), adamw(torch, [layer.bias])]
+        pairs.append(Pair(title, [(ours, 1)], layer_step(torch, layer, x, dy, optimizers)))
+    try:
+        import peft
+    except ImportError as absent:
+        missing.append(f"peft's rows are left out: {absent}")
+        return pairs
+    model = torch.nn.Sequential(copy.deepcopy(linear))
+    config = peft.LoraConfig(r=lora_rank, lora_alpha=lora_rank / 2, lora_dropout=0.0, target_modules=["0"], bias="all")
+    model = peft.get_peft_model(model, config)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    pairs.append(
+        Pair(
+            f"step, LoRA of rank {lora_rank}: peft {peft.__version__}",
+            [("LoRA of equal entries", 1)],
+            layer_step(torch, model, x, dy, [adamw(torch, trained)]),
+        )
+    )
+    return pairs
+
+
+def part_pairs(torch, shape, entries, names):
+    """On one thread, as ours are."""
+    out, inner, _ = shape
+
+    def on_one_thread(run):
+        def whole():
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            run()
+            torch.set_num_threads(threads)
+
+        return whole
+
+    matrix = torch.randn(out, inner)
+
+    def select():
+        order = torch.topk(matrix.abs().flatten(), entries, sorted=False).indices
+        return matrix.flatten()[order]
+
+    def select_sparse():
+        least = torch.topk(matrix.abs().flatten(), entries).values[-1]
+        return torch.where(matrix.abs() >= least, matrix, torch.zeros_like(matrix)).to_sparse()
+
+    weight = torch.nn.Parameter(torch.randn(out, inner))
+    adam = torch.optim.SparseAdam([weight], lr=RATE)
+    gradients = []
+    pool = torch.randperm(out * inner)[: 4 * entries]
+    for _ in range(8):
+        where = pool[torch.randperm(4 * entries)[:entries]].sort().values
+        index = torch.stack([where // inner, where % inner])
+        gradients.append(torch.sparse_coo_tensor(index, torch.randn(entries), (out, inner), is_coalesced=True, check_invariants=False))
+    turn = 0
+
+    def sparse_adam():
+        nonlocal turn
+        weight.grad = gradients[turn % 8]
+        turn += 1
+        adam.step()
+
+    top_k = next(n for n in names if n.startswith("top-k") and "normal" in n)
+    return [
+        Pair("top-k, one thread: torch.topk, unsorted, and the values", [(top_k, 1)], on_one_thread(select)),
+        Pair(
+            "top-k to a sparse matrix, one thread: torch.topk, where, to_sparse",
+            [(top_k, 1)],
+            on_one_thread(select_sparse),
+            "ours is the run above: its result is sparse already",
+        ),
+        Pair(
+            "sparse Adam, changing supports, one thread: torch.optim.SparseAdam",
+            [("SparseAdam, changing supports, one thread", 1)],
+            on_one_thread(sparse_adam),
+            "theirs also changes the weight; ours gives the update",
+        ),
+    ]
+
+
+def fit_pairs(torch, shape, gradients, missing):
+    try:
+        import tensorly
+        import tensorly.decomposition
+    except ImportError as absent:
+        missing.append(f"TensorLy's row is left out: {absent}")
+        return []
+    out, inner, _ = shape
+    tensorly.set_backend("pytorch")
+    stack = torch.randn(gradients, out, inner)
+
+    def tucker():
+        # One sweep after the initial HOSVD: TensorLy does at least that.
+        tensorly.decomposition.partial_tucker(stack, rank=[out, inner], modes=[1, 2], n_iter_max=1)
+
+    return [
+        Pair(
+            f"fit of both sides full, {inner} -> {out}, {gradients} gradients: TensorLy {tensorly.__version__}, partial_tucker, torch backend",
+            [("accumulator add, both sides", gradients), ("fit, both sides full", 1)],
+            tucker,
+            f"ours: {gradients} times the time of one addition, and the fit; theirs: HOSVD and one sweep of HOOI, which ours does without",
+        )
+    ]
+
+
+def run_pairs(pairs, process, rounds):
+    for pair in pairs:
+        pair.round(process)  # for warmth
+        pair.forget()
+    for _ in range(rounds):
+        for pair in pairs:
+            pair.round(process)
+
+
+def measure_and_write(program, threads, rounds, folder, command, note, quick):
+    """Writes peers.json and peers.md; gives a line about what was left out."""
+    try:
+        import torch
+    except ImportError as absent:
+        return f"The peers are left out: {absent}"
+    torch.manual_seed(1)
+    torch.set_num_threads(threads)
+    missing = []
+    sizes = [(768, 192, 128)] if quick else [(3072, 768, 512), (3072, 768, 2048)]
+    fit_shape = (384, 96, 1) if quick else (768, 192, 1)
+    sections = []
+    load = os.getloadavg()[0]
+    for out, inner, tokens in sizes:
+        entries = round(0.01 * out * inner)
+        options = {"out": out, "in": inner, "tokens": tokens, "entries": entries, "threads": threads}
+        with CaseProgram(program, **options) as process:
+            head = process.head
+            names = [c["name"] for c in process.cases]
+            pairs = layer_pairs(torch, (out, inner, tokens), entries, head["lora_rank"], missing)
+            if (out, inner, tokens) == sizes[-1]:
+                pairs += part_pairs(torch, (out, inner, tokens), entries, names)
+            run_pairs(pairs, process, rounds)
+        sections.append((f"{inner} -> {out}, {tokens} tokens, {entries} entries kept", pairs))
+    options = dict(zip(("out", "in", "tokens"), fit_shape))
+    with CaseProgram(program, **options, threads=threads, entries=1, rank=1) as process:
+        pairs = fit_pairs(torch, fit_shape, 8, missing)
+        run_pairs(pairs, process, max(1, rounds // 2))
+    if pairs:
+        sections.append(("Fit of a basis", pairs))
+
+    missing = list(dict.fromkeys(missing))
+    data = {
+        "command": command,
+        "date": str(datetime.date.today()),
+        "torch": torch.__version__,
+        "threads": threads,
+        "rounds": rounds,
+        "missing": missing,
+        "note": note,
+        "sections": [
+            {"title": title, "pairs": [{"title": p.title, "note": p.note, "ours": p.ours_seconds, "theirs": p.theirs_seconds} for p in pairs]}
+            for title, pairs in sections
+        ],
+    }
+    write_aside(folder / "peers.json", json.dumps(data, separators=(",", ":")) + "\n")
+    machine = head["machine"]
+    lines = [
+        f"# Ours and others on {machine['processor'].split(' (')[0]}, {machine['cores']} cores",
+        "",
+        f"`{command}`, {data['date']}; {machine['processor']}; {machine['compiler']}; {machine['blas']}; torch {torch.__version__}; {threads} threads where "
+        f"a row does not say one; {rounds} rounds (the fit: {max(1, rounds // 2)}); load average {load:.1f} before, {os.getloadavg()[0]:.1f} after."
+        + (f" Other work: {note}." if note else ""),
+        "",
+        "Each round runs ours and then theirs; a ratio is theirs over ours of the same round: above 1, ours is faster. 1 % of the entries are kept.",
+        "",
+    ]
+    for title, pairs in sections:
+        lines += [f"## {title}", "", "| what: theirs | ours, ms | theirs, ms | theirs / ours: median | min | max |", "|---|--:|--:|--:|--:|--:|"]
+        for p in pairs:
+            ratios = [t / o for o, t in zip(p.ours_seconds, p.theirs_seconds)]
+            medians = (1e3 * statistics.median(p.ours_seconds), 1e3 * statistics.median(p.theirs_seconds))
+            lines.append(f"| {p.title} | {medians[0]:.3g} | {medians[1]:.3g} | {statistics.median(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} |")
+        lines.append("")
+        lines += [f"- {p.title.split(':')[0]}: {p.note}." for p in pairs if p.note] + [""]
+    lines += [*missing, ""] if missing else []
+    write_aside(folder / "peers.md", "\n".join(lines).rstrip() + "\n")
+    return "\n".join(missing)
