@@ -37,7 +37,6 @@ SHARES = [0.001, 0.003, 0.01, 0.03, 0.1]
 RANKS = [16, 32, 64, 128, 256, 512]
 MICRO_BATCHES = [1, 2, 4, 8, 16, 32]
 CENTRE = {"in": 768, "out": 3072, "tokens": 2048, "share": 0.01, "rank": 64, "micro_batches": 1}
-PRUNE = 1.5
 CASES_BETWEEN_DENSE = 4
 
 
@@ -87,26 +86,26 @@ def measure_cell(program, cell, all_plans, a):
             fastest[c["family"]] = min(first[c["name"]], fastest.get(c["family"], math.inf))
         pruned = []
         for c in others:
-            if not c["chosen"] and first[c["name"]] > PRUNE * fastest[c["family"]]:
+            if not c["chosen"] and first[c["name"]] > grid_page.PRUNE * fastest[c["family"]]:
                 first[c["name"]] = process.run(c["name"])["wall"]
-                if first[c["name"]] > PRUNE * fastest[c["family"]]:
+                if first[c["name"]] > grid_page.PRUNE * fastest[c["family"]]:
                     process.drop(c["name"])
                     pruned.append(c)
         others = [c for c in others if c not in pruned]
 
-        record = {c["name"]: {**c, "wall": [], "cpu": [], "ratio": []} for c in [dense, *others, *machine]}
-        before = first[dense["name"]]
+        record = {c["name"]: {**c, "wall": [], "cpu": [], "ratio": [], "cpu_ratio": []} for c in [dense, *others, *machine]}
+        before = process.run(dense["name"])
         start = time.perf_counter()
         rounds = 0
 
         def run(c):
             result = process.run(c["name"])
             entry = record[c["name"]]
-            entry["wall"].append(result.pop("wall"))
-            entry["cpu"].append(result.pop("cpu"))
-            entry["ratio"].append(entry["wall"][-1] / before)
-            entry.update(result)
-            return entry["wall"][-1]
+            for time_of, ratio in (("wall", "ratio"), ("cpu", "cpu_ratio")):
+                entry[time_of].append(result[time_of])
+                entry[ratio].append(result[time_of] / before[time_of])
+            entry.update({k: v for k, v in result.items() if k not in ("wall", "cpu")})
+            return result
 
         while rounds < a.rounds or (rounds < 3 * a.rounds and time.perf_counter() - start < a.seconds):
             for position, c in enumerate(others):
@@ -141,9 +140,10 @@ def measure(a, command):
     if a.resume and file.exists():
         data = json.loads(file.read_text())
         data["command"] = command
-    write_aside(file, json.dumps(data))  # an unwritable folder shows now
     done = [c["cell"] for c in data["cells"]]
     cells = {} if a.peers == "only" else cells_of(a.size, a.threads)
+    if cells:
+        write_aside(file, json.dumps(data))  # an unwritable folder shows now
     start = time.perf_counter()
     for number, (cell, all_plans) in enumerate(cells.items(), 1):
         cell = dict(cell)
@@ -156,7 +156,9 @@ def measure(a, command):
         data["load_after"] = os.getloadavg()[0]
         write_aside(file, json.dumps(data, separators=(",", ":")) + "\n")
     if a.peers != "no":
-        text = peers.measure_and_write(a.program, a.threads, a.peer_rounds, folder, command, a.note, a.size == "quick")
+        size = " --quick" if a.size == "quick" else ""
+        peer_command = f"benchmarks/grid.py{size} --peers only --peer-rounds {a.peer_rounds} --threads {a.threads}"
+        text = peers.measure_and_write(a.program, a.threads, a.peer_rounds, folder, peer_command, a.note, a.size == "quick")
         print(text)
     return folder
 
@@ -189,8 +191,9 @@ def main():
         size_option = [] if a.size == "standard" else [f"--{a.size}"]
         command = " ".join(["benchmarks/grid.py", *size_option, f"--rounds {a.rounds} --seconds {a.seconds:g} --threads {a.threads}"])
         folder = measure(a, command)
-    for path in grid_page.write(folder):
-        print(f"wrote {path}")
+    if a.peers != "only":
+        for path in grid_page.write(folder):
+            print(f"wrote {path}")
 
 
 if __name__ == "__main__":

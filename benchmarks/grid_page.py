@@ -22,6 +22,8 @@ KINDS = [
     REFERENCE,
     LORA,
 ]
+# A plan that takes more than this times the fastest of its basis is not measured to the end.
+PRUNE = 1.5
 MEMORY_PARTS = ["weight", "gradient", "optimizer", "basis", "saved_input", "scratch"]
 
 
@@ -37,6 +39,7 @@ class Step:
             self.seconds, self.best = statistics.median(record["wall"]), min(record["wall"])
             ratios = record["ratio"]
             self.ratio, self.least, self.most = statistics.median(ratios), min(ratios), max(ratios)
+            self.cpu_ratio = statistics.median(record["cpu_ratio"])
             self.flops, self.bytes = record["flops"], record["bytes"]
             self.memory = record.get("memory", {})
 
@@ -80,6 +83,8 @@ def crossing(curve, variable):
     """Where the ratio to the dense step passes 1, in words."""
     if len(curve) < 2:
         return ""
+    if all(abs(s.ratio - 1) <= 0.1 for s in curve):
+        return f"within 10 % of 1 at all of {curve[0].cell[variable]} to {curve[-1].cell[variable]}"
     below = [s.ratio < 1 for s in curve]
     if all(below):
         return f"below at all of {curve[0].cell[variable]} to {curve[-1].cell[variable]}"
@@ -91,9 +96,7 @@ def crossing(curve, variable):
             part = (1 - left.ratio) / (right.ratio - left.ratio)
             at = left.cell[variable] * (right.cell[variable] / left.cell[variable]) ** part
             found.append(f"{'below' if right.ratio < 1 else 'above'} from {at:.0f}")
-    if len(found) > 1:
-        return "about 1: " + ", ".join(found)
-    return found[0]
+    return ", ".join(found)
 
 
 def table(head, rows, numbers_from=1):
@@ -128,6 +131,7 @@ def measure_row(grid, step):
     return [
         f"{1e3 * step.seconds:.1f}",
         step.ratio_text(),
+        f"{step.cpu_ratio:.2f}",
         f"{1e-9 * rate:.0f}",
         f"{100 * rate / flops_peak:.0f} %",
         f"{1e-9 * traffic:.1f}",
@@ -136,7 +140,7 @@ def measure_row(grid, step):
     ]
 
 
-MEASURES = ["ms", "x dense: median (min-max)", "GFLOP/s", "of peak", "GB/s", "of peak", "MiB held"]
+MEASURES = ["ms", "x dense: median (min-max)", "CPU time", "GFLOP/s", "of peak", "GB/s", "of peak", "MiB held"]
 
 
 def shape_text(shape):
@@ -150,9 +154,11 @@ class Choice:
         measured = [s for s in steps if not s.pruned]
         self.chosen = next(s for s in measured if s.chosen)
         self.best = min(measured, key=lambda s: s.seconds)
+        self.rivals = len(measured) > 1
         # Of the same rounds; with one plan left both are the same and the ratio is 1.
         pairs = [x / y for x, y in zip(self.chosen.record["wall"], self.best.record["wall"])]
         self.ratio, self.least, self.most = statistics.median(pairs), min(pairs), max(pairs)
+        self.by_cpu = statistics.median(self.chosen.record["cpu"]) / min(statistics.median(s.record["cpu"]) for s in measured)
 
 
 def choices(grid):
@@ -176,7 +182,8 @@ def choice_section(grid):
         f"{len(all_choices)} times a basis had several plans (a basis in a cell counts once). The cost model's choice, with its default weights, takes at "
         f"most 1.10 times the whole step of the best one in {len(good)} of them, {100 * share:.1f} %; wanted: 95 %, "
         f"{'met' if share >= 0.95 else '**missed**'}. The ratio is the median of the rounds' ratios. "
-        f"Largest: {max(c.ratio for c in all_choices):.2f}.",
+        f"In {sum(c.rivals for c in all_choices)} of them another plan was within {PRUNE} times the fastest and measured to the end. "
+        f"Largest: {max(c.ratio for c in all_choices):.2f}. By processor time in place of the clock: {sum(c.by_cpu <= 1.1 for c in all_choices)} of {len(all_choices)}.",
         "",
     ]
     if misses:
@@ -191,12 +198,28 @@ def choice_section(grid):
                 c.chosen.plan,
                 c.best.plan,
                 f"{c.ratio:.2f} ({c.least:.2f}-{c.most:.2f})",
+                f"{c.by_cpu:.2f}",
             ]
             for c in misses
         ]
-        head = ["layer", "tokens", "rank", "micro-batches", "threads", "basis", "chosen", "best", "chosen / best: median (min-max)"]
+        head = ["layer", "tokens", "rank", "micro-batches", "threads", "basis", "chosen", "best", "chosen / best: median (min-max)", "CPU time"]
         lines += ["The misses:", ""] + table(head, rows, 8)
     return lines
+
+
+def processors(cell):
+    """Processors that a cell's steps had on average: fewer than its threads where other programs took some."""
+    steps = [s for s in cell["steps"] if "wall" in s]
+    return sum(sum(s["cpu"]) for s in steps) / sum(sum(s["wall"]) for s in steps)
+
+
+def had_text(data):
+    """How much of the machine the cells had."""
+    had = [processors(c) / c["cell"]["threads"] for c in data["cells"]]
+    return (
+        f"a cell had {100 * min(had):.0f} to {100 * max(had):.0f} % of its threads' time, over 85 % in {sum(h > 0.85 for h in had)} of {len(had)} cells; "
+        "the clock of the others is that of a shared machine, their ratios less so ([cells.md](cells.md) has both)"
+    )
 
 
 def head_section(grid):
@@ -212,6 +235,7 @@ def head_section(grid):
         ("BLAS", machine["blas"]),
         ("Eigen", machine["eigen"]),
         ("load average", f"{data['load_before']:.1f} before, {data['load_after']:.1f} after"),
+        ("processors", had_text(data)),
     ]
     if data["note"]:
         rows.append(("other work", data["note"]))
@@ -221,9 +245,10 @@ def head_section(grid):
     lines += [
         "A step is forward, dX, the weight's gradient, selection, optimizer and the change of the weight, with a bias; float. A ratio (x dense) is that to the "
         f"dense step run just before it, {min(rounds)} to {max(rounds)} rounds a cell; how far one dense step is from the one before it (second last row of "
-        "the tables) says what a difference is worth. GFLOP/s counts the dense products of forward, dX and the core gradient, not those of the way back; GB/s what must be read and "
+        "the tables) says what a difference is worth. The columns CPU time are the same ratios of the processor time of all threads, which other programs disturb less. GFLOP/s counts the dense products of forward, dX and the core gradient, not those of the way back; GB/s what must be read and "
         "written at least, each operand once. Both are of the best round. Memory held: weight, gradient, optimizer, basis or factors, what forward keeps for backward, scratch; "
-        "not Y, dY and dX, which all steps have. LoRA has the rank whose factors have as many entries as the others keep. Where nothing else is said: 2048 tokens, 1 % of "
+        "not Y, dY and dX, which all steps have; a sparse step's moments have room for four times the entries kept, and supports that change more than that make them dense "
+        "([results.md](../../../docs/results.md)). Both sides of rank r keep at most r x r entries. LoRA has the rank whose factors have as many entries as the others keep. Where nothing else is said: 2048 tokens, 1 % of "
         "the entries kept, rank 64, one micro-batch, "
         f"{grid.threads} threads.",
         "",
@@ -290,6 +315,8 @@ def page(grid, pictures):
         steps = [s for kind in KINDS for s in grid.taken(kind, **grid.where(shape))]
         if steps:
             lines += [f"## {shape_text(shape)}, 2048 tokens: rates and memory", ""]
+            cell = next(c for c in grid.data["cells"] if c["cell"] == steps[0].cell)
+            lines += [f"This cell had {processors(cell):.2f} of {grid.threads} processors, which its rates suffer from where it is less than all.", ""]
             if shape == grid.shapes()[0]:
                 lines += picture("roofline.png", pictures, "roofline") + picture("memory.png", pictures, "memory held, by part")
             lines += table(["step", *MEASURES], [[s.kind, *measure_row(grid, s)] for s in steps])
@@ -306,7 +333,7 @@ def cells_page(grid):
         cell = c["cell"]
         lines += [
             f"## {cell['in']} -> {cell['out']}, tokens {cell['tokens']}, kept {100 * cell['share']:g} % ({c['entries']}), rank {cell['rank']}, "
-            f"micro-batches {cell['micro_batches']}, threads {cell['threads']}; LoRA of rank {c['lora_rank']}; {c['rounds']} rounds",
+            f"micro-batches {cell['micro_batches']}, threads {cell['threads']}; LoRA of rank {c['lora_rank']}; {c['rounds']} rounds; {processors(c):.2f} processors",
             "",
         ]
         rows = []

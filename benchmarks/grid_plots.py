@@ -113,7 +113,7 @@ def draw_memory(grid, folder, shape):
     axes.set_yticks(range(len(steps)), [s.kind for s in steps], fontsize=9)
     axes.invert_yaxis()
     axes.set_xlabel(f"MiB held by one layer, {shape[0]} -> {shape[1]}, 2048 tokens, 1 % kept, rank 64")
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return [save(figure, folder, "memory.png")]
 
 
