@@ -79,24 +79,34 @@ class Grid:
         return {**fixed, **changes}
 
 
-def crossing(curve, variable):
-    """Where the ratio to the dense step passes 1, in words."""
-    if len(curve) < 2:
-        return ""
-    if all(abs(s.ratio - 1) <= 0.1 for s in curve):
-        return f"within 10 % of 1 at all of {curve[0].cell[variable]} to {curve[-1].cell[variable]}"
-    below = [s.ratio < 1 for s in curve]
-    if all(below):
-        return f"below at all of {curve[0].cell[variable]} to {curve[-1].cell[variable]}"
-    if not any(below):
-        return f"above at all of {curve[0].cell[variable]} to {curve[-1].cell[variable]}"
+def around_one(curve):
+    """Whether the ratios stay within what repeated runs of one step differ by."""
+    return all(abs(s.ratio - 1) <= 0.1 for s in curve)
+
+
+def crossings(curve, variable):
+    """Where the ratio to the dense step passes 1: (value of the variable, whether it is below from there)."""
+    if around_one(curve):
+        return []
     found = []
     for left, right in zip(curve, curve[1:]):
         if (left.ratio < 1) != (right.ratio < 1):
             part = (1 - left.ratio) / (right.ratio - left.ratio)
-            at = left.cell[variable] * (right.cell[variable] / left.cell[variable]) ** part
-            found.append(f"{'below' if right.ratio < 1 else 'above'} from {at:.0f}")
-    return ", ".join(found)
+            found.append((left.cell[variable] * (right.cell[variable] / left.cell[variable]) ** part, right.ratio < 1))
+    return found
+
+
+def crossing_text(curve, variable):
+    """crossings in words; empty for a single point."""
+    if len(curve) < 2:
+        return ""
+    span = f"at all of {curve[0].cell[variable]} to {curve[-1].cell[variable]}"
+    if around_one(curve):
+        return f"within 10 % of 1 {span}"
+    found = crossings(curve, variable)
+    if not found:
+        return f"{'below' if curve[0].ratio < 1 else 'above'} {span}"
+    return ", ".join(f"{'below' if below else 'above'} from {at:.0f}" for at, below in found)
 
 
 def table(head, rows, numbers_from=1):
@@ -264,7 +274,7 @@ def crossover_section(grid):
     rows = []
     for shape in grid.shapes():
         for kind in KINDS[1:]:
-            text = crossing(grid.curve(kind, "tokens", grid.where(shape)), "tokens")
+            text = crossing_text(grid.curve(kind, "tokens", grid.where(shape)), "tokens")
             if text:
                 rows.append([shape_text(shape), kind, text])
     for shape in grid.shapes():
@@ -272,7 +282,7 @@ def crossover_section(grid):
             for kind in KINDS:
                 curve = grid.curve(kind, "rank", grid.where(shape, tokens=tokens))
                 if " r," in kind and len(curve) > 2:
-                    rows.append([f"{shape_text(shape)}, {tokens} tokens", kind + ", by rank", crossing(curve, "rank")])
+                    rows.append([f"{shape_text(shape)}, {tokens} tokens", kind + ", by rank", crossing_text(curve, "rank")])
     if not rows:
         return []
     lines = ["## Crossovers: where a step is cheaper than the dense one", ""]

@@ -6,7 +6,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import matplotlib.ticker
 
-from grid_page import DENSE, KINDS, LORA, MEMORY_PARTS, REFERENCE
+from grid_page import DENSE, KINDS, LORA, MEMORY_PARTS, REFERENCE, crossings
 
 COLOURS = dict(zip(KINDS, ["black", *plt.get_cmap("tab10").colors]))
 MARKERS = dict(zip(KINDS, "sovD^P*Xhp"))
@@ -21,16 +21,13 @@ def save(figure, folder, name):
 
 
 def ratio_axes(axes, curves, variable, title, label):
-    """One line a kind, with the spread of its rounds as a band, and a mark where it passes the dense step."""
+    """One line a kind, with the spread of its rounds as a band, and a ring where it passes the dense step."""
     for kind, curve in curves.items():
         x = [s.cell[variable] for s in curve]
         axes.plot(x, [s.ratio for s in curve], color=COLOURS[kind], marker=MARKERS[kind], markersize=5, label=kind)
         axes.fill_between(x, [s.least for s in curve], [s.most for s in curve], color=COLOURS[kind], alpha=0.12, linewidth=0)
-        for left, right in zip(curve, curve[1:]):
-            if (left.ratio < 1) != (right.ratio < 1):
-                part = (1 - left.ratio) / (right.ratio - left.ratio)
-                at = left.cell[variable] * (right.cell[variable] / left.cell[variable]) ** part
-                axes.plot(at, 1, marker="o", markersize=11, fillstyle="none", color=COLOURS[kind])
+        for at, _ in crossings(curve, variable):
+            axes.plot(at, 1, marker="o", markersize=11, fillstyle="none", color=COLOURS[kind])
     axes.axhline(1, color="black", linewidth=1)
     axes.set_xscale("log", base=2 if variable != "share" else 10)
     axes.set_yscale("log", base=2)
