@@ -158,8 +158,9 @@ def measure(a, command):
     if a.peers != "no":
         size = " --quick" if a.size == "quick" else ""
         peer_command = f"benchmarks/grid.py{size} --peers only --peer-rounds {a.peer_rounds} --threads {a.threads}"
-        text = peers.measure_and_write(a.program, a.threads, a.peer_rounds, folder, peer_command, a.note, a.size == "quick")
-        print(text)
+        text = peers.measure(a.program, a.threads, a.peer_rounds, folder, peer_command, a.note, a.size == "quick")
+        if text:
+            print(text)
     return folder
 
 
@@ -191,9 +192,8 @@ def main():
         size_option = [] if a.size == "standard" else [f"--{a.size}"]
         command = " ".join(["benchmarks/grid.py", *size_option, f"--rounds {a.rounds} --seconds {a.seconds:g} --threads {a.threads}"])
         folder = measure(a, command)
-    if a.peers != "only":
-        for path in grid_page.write(folder):
-            print(f"wrote {path}")
+    for path in (grid_page.write(folder) if a.peers != "only" else []) + peers.write(folder):
+        print(f"wrote {path}")
 
 
 if __name__ == "__main__":

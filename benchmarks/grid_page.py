@@ -48,8 +48,8 @@ class Step:
 
 
 class Grid:
-    def __init__(self, data):
-        self.data = data
+    def __init__(self, data, has_peers=False):
+        self.data, self.has_peers = data, has_peers
         self.steps = [Step(c["cell"], record) for c in data["cells"] for record in c["steps"]]
         self.threads = max((s.cell["threads"] for s in self.steps), default=1)
         self.peaks = {}  # threads: (flops a second, bytes a second)
@@ -262,7 +262,7 @@ def head_section(grid):
         "the entries kept, rank 64, one micro-batch, "
         f"{grid.threads} threads.",
         "",
-        "All figures: [cells.md](cells.md). Raw samples: [grid.json](grid.json).",
+        "All figures: [cells.md](cells.md). Raw samples: [grid.json](grid.json)." + (" Other programs: [peers.md](peers.md)." if grid.has_peers else ""),
         "",
     ]
     peaks = [[threads, f"{1e-9 * flops:.0f}", f"{1e-9 * traffic:.1f}"] for threads, (flops, traffic) in grid.peaks.items()]
@@ -368,7 +368,7 @@ def write(folder):
         raise SystemExit(f"cannot read {file}: {error.strerror}")
     if not data["cells"]:
         return []
-    grid = Grid(data)
+    grid = Grid(data, (file.parent / "peers.json").exists())
     try:
         import grid_plots
     except ImportError as missing:

@@ -8,6 +8,7 @@ import copy
 import datetime
 import json
 import os
+import pathlib
 import statistics
 import time
 
@@ -34,6 +35,9 @@ class Pair:
         start = time.perf_counter()
         self.theirs()
         self.theirs_seconds.append(time.perf_counter() - start)
+
+    def record(self):
+        return {"title": self.title, "note": self.note, "ours": self.ours_seconds, "theirs": self.theirs_seconds}
 
     def forget(self):
         self.ours_seconds, self.ours_cpu, self.theirs_seconds = [], [], []
@@ -225,8 +229,8 @@ def run_pairs(pairs, process, rounds):
             pair.round(process)
 
 
-def measure_and_write(program, threads, rounds, folder, command, note, quick):
-    """Writes peers.json and peers.md; gives a line about what was left out."""
+def measure(program, threads, rounds, folder, command, note, quick):
+    """Writes peers.json; gives a line about what was left out."""
     try:
         import torch
     except ImportError as absent:
@@ -256,43 +260,59 @@ def measure_and_write(program, threads, rounds, folder, command, note, quick):
     if pairs:
         sections.append(("Fit of a basis", pairs))
 
-    missing = list(dict.fromkeys(missing))
     data = {
         "command": command,
         "date": str(datetime.date.today()),
+        "machine": head["machine"],
         "torch": torch.__version__,
         "threads": threads,
         "rounds": rounds,
-        "missing": missing,
+        "load_before": load,
+        "load_after": os.getloadavg()[0],
+        "missing": list(dict.fromkeys(missing)),
         "note": note,
-        "sections": [
-            {"title": title, "pairs": [{"title": p.title, "note": p.note, "ours": p.ours_seconds, "theirs": p.theirs_seconds} for p in pairs]}
-            for title, pairs in sections
-        ],
+        "sections": [{"title": title, "processors": processors(pairs), "pairs": [p.record() for p in pairs]} for title, pairs in sections],
     }
     write_aside(folder / "peers.json", json.dumps(data, separators=(",", ":")) + "\n")
-    machine = head["machine"]
+    return "\n".join(data["missing"])
+
+
+def processors(pairs):
+    """Processors that our runs on all threads had on average."""
+    whole = [p for p in pairs if "one thread" not in p.title]
+    return sum(sum(p.ours_cpu) for p in whole) / sum(sum(p.ours_seconds) for p in whole)
+
+
+def write(folder):
+    """Writes peers.md of folder/peers.json; gives its path, or nothing where there is no such file."""
+    file = pathlib.Path(folder) / "peers.json"
+    if not file.exists():
+        return []
+    data = json.loads(file.read_text(encoding="utf-8"))
+    machine, threads = data["machine"], data["threads"]
     lines = [
         f"# Ours and others on {machine['processor'].split(' (')[0]}, {machine['cores']} cores",
         "",
-        f"`{command}`, {data['date']}; {machine['processor']}; {machine['compiler']}; {machine['blas']}; torch {torch.__version__}; {threads} threads where "
-        f"a row does not say one; {rounds} rounds (the fit: {max(1, rounds // 2)}); load average {load:.1f} before, {os.getloadavg()[0]:.1f} after."
-        + (f" Other work: {note}." if note else ""),
+        f"`{data['command']}`, {data['date']}; {machine['processor']}; {machine['compiler']}; {machine['blas']}; torch {data['torch']}; {threads} threads where "
+        f"a row does not say one; {data['rounds']} rounds, half as many of the fit; load average {data['load_before']:.1f} before, {data['load_after']:.1f} after."
+        + (f" Other work: {data['note']}." if data["note"] else ""),
         "",
-        "Each round runs ours and then theirs; a ratio is theirs over ours of the same round: above 1, ours is faster. 1 % of the entries are kept.",
+        "Each round runs ours and then theirs; a ratio is theirs over ours of the same round: above 1, ours is faster. 1 % of the entries are kept. "
+        "Both sides full is ours under the plan that the cost model chooses.",
         "",
     ]
-    for title, pairs in sections:
-        whole = [p for p in pairs if "one thread" not in p.title]
-        had = sum(sum(p.ours_cpu) for p in whole) / sum(sum(p.ours_seconds) for p in whole)
-        lines += [f"## {title}", "", f"Our runs on all threads had {had:.2f} processors: fewer than {threads} where other programs took some.", ""]
+    for section in data["sections"]:
+        pairs = section["pairs"]
+        lines += [f"## {section['title']}", ""]
+        lines += [f"Our runs on all threads had {section['processors']:.2f} processors: fewer than {threads} where other programs took some.", ""]
         lines += ["| what: theirs | ours, ms | theirs, ms | theirs / ours: median | min | max |", "|---|--:|--:|--:|--:|--:|"]
-        for p in pairs:
-            ratios = [t / o for o, t in zip(p.ours_seconds, p.theirs_seconds)]
-            medians = (1e3 * statistics.median(p.ours_seconds), 1e3 * statistics.median(p.theirs_seconds))
-            lines.append(f"| {p.title} | {medians[0]:.3g} | {medians[1]:.3g} | {statistics.median(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} |")
+        for pair in pairs:
+            ratios = [t / o for o, t in zip(pair["ours"], pair["theirs"])]
+            ours, theirs = (1e3 * statistics.median(pair[side]) for side in ("ours", "theirs"))
+            lines.append(f"| {pair['title']} | {ours:.4g} | {theirs:.4g} | {statistics.median(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} |")
         lines.append("")
-        lines += [f"- {p.title.split(':')[0]}: {p.note}." for p in pairs if p.note] + [""]
-    lines += [*missing, ""] if missing else []
-    write_aside(folder / "peers.md", "\n".join(lines).rstrip() + "\n")
-    return "\n".join(missing)
+        notes = [f"- {pair['title'].split(':')[0]}: {pair['note']}." for pair in pairs if pair["note"]]
+        lines += [*notes, ""] if notes else []
+    lines += data["missing"]
+    write_aside(file.with_suffix(".md"), "\n".join(lines).rstrip() + "\n")
+    return [str(file.with_suffix(".md"))]
