@@ -25,6 +25,7 @@ import pathlib
 import sys
 import time
 
+import grid_cells
 import grid_page
 import peers
 from case_program import CaseProgram, write_aside
@@ -86,9 +87,9 @@ def measure_cell(program, cell, all_plans, a):
             fastest[c["family"]] = min(first[c["name"]], fastest.get(c["family"], math.inf))
         pruned = []
         for c in others:
-            if not c["chosen"] and first[c["name"]] > grid_page.PRUNE * fastest[c["family"]]:
+            if not c["chosen"] and first[c["name"]] > grid_cells.PRUNE * fastest[c["family"]]:
                 first[c["name"]] = process.run(c["name"])["wall"]
-                if first[c["name"]] > grid_page.PRUNE * fastest[c["family"]]:
+                if first[c["name"]] > grid_cells.PRUNE * fastest[c["family"]]:
                     process.drop(c["name"])
                     pruned.append(c)
         others = [c for c in others if c not in pruned]

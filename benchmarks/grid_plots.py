@@ -1,4 +1,4 @@
-"""Plots of a grid (grid_page.Grid). Needs matplotlib."""
+"""Plots of a grid (grid_cells.Grid). Needs matplotlib."""
 
 import matplotlib
 
@@ -6,7 +6,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import matplotlib.ticker
 
-from grid_page import DENSE, KINDS, LORA, MEMORY_PARTS, REFERENCE, crossings
+from grid_cells import DENSE, KINDS, LORA, MEMORY_PARTS, REFERENCE, crossings
 
 COLOURS = dict(zip(KINDS, ["black", *plt.get_cmap("tab10").colors]))
 MARKERS = dict(zip(KINDS, "sovD^P*Xhp"))
