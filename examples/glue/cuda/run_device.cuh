@@ -1,9 +1,6 @@
 // What a run asks of a GPU.
 #pragma once
 
-#include <algorithm>
-#include <string>
-
 #include <nlohmann/json.hpp>
 #include <sparsegrad/sparsegrad_cuda.cuh>
 
@@ -23,12 +20,12 @@ struct RunDevice<backend::Cuda> {
     return Context(context);
   }
   static index_t available_memory() { return memory().free; }
-  static index_t memory_in_use() { return memory().total - memory().free; }
-  static index_t peak_memory() {
-    static index_t peak = 0;
-    return peak = std::max(peak, memory_in_use());
+  static index_t memory_in_use() {
+    const Memory now = memory();
+    return now.total - now.free;
   }
-  static bool reset_peak() { return false; }
+  static index_t peak_memory() { return memory_in_use(); }
+  static bool reset_peak() { return true; }  // no peak is kept: the caller takes the most of what it saw
   static void return_freed_memory() {}
   static void describe(const Context& ctx, nlohmann::json& versions) {
     int device = 0;

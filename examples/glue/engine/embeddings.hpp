@@ -15,6 +15,8 @@ struct Embeddings {
   MatrixView<T> d_word, d_position, d_type;  ///< empty: frozen
   LayerNorm<T> norm;
 
+  bool trains_tables() const { return !d_word.empty() || !d_position.empty() || !d_type.empty(); }
+
   /// Throws ModelError naming the first id, position or type beyond its table.
   void check(const Batch& batch) const {
     const auto inside = [](const char* what, const std::vector<std::int32_t>& numbers, index_t end) {

@@ -333,7 +333,7 @@ typename EncoderModel<T, Backend>::Result EncoderModel<T, Backend>::forward(Cont
                                                                             const ForwardOptions& options) {
   embeddings_.check(batch);
   require_room(ctx, batch, options.training);
-  placed_.place(ctx, batch, options.training);
+  placed_.place(ctx, batch, options.training && embeddings_.trains_tables());
   tokens_ = batch.tokens();
   training_ = options.training;
   pass_key_ = mix_bits(options.dropout_key);

@@ -59,7 +59,7 @@ struct BatchArrays {
   index_t tokens = 0;
   index_t sequences = 0;
   index_t longest = 0;
-  RowGroups by_id, by_position, by_type;  ///< in training alone
+  RowGroups by_id, by_position, by_type;  ///< where gradients of the tables are wanted
 };
 
 template <class Backend>
@@ -74,8 +74,8 @@ class PlacedBatch<Backend> {
     if (wanted > memory_.size()) memory_.resize(ctx, wanted);
   }
 
-  /// One copy to the backend. In training with the groups that gradients of the embeddings need.
-  void place(Context& ctx, const Batch& batch, bool training) {
+  /// One copy to the backend; `with_groups`: with those that gradients of the embeddings need.
+  void place(Context& ctx, const Batch& batch, bool with_groups) {
     reserve(ctx, batch.tokens(), batch.sequences());
     staging_.clear();
     arrays_ = {};
@@ -87,7 +87,7 @@ class PlacedBatch<Backend> {
     arrays_.types = put(batch.type_ids);
     arrays_.offsets = put(batch.offsets);
     arrays_.lengths = put(batch.lengths);
-    if (training) {
+    if (with_groups) {
       arrays_.by_id = put_groups(batch.ids);
       arrays_.by_position = put_groups(batch.position_ids);
       arrays_.by_type = put_groups(batch.type_ids);

@@ -327,7 +327,7 @@ struct AttentionBackwardKeys {
   }
 };
 
-/// Throws ModelError when the kernels have no room for heads of this size or rows of this length.
+/// Throws ShapeError when the kernels have no room for heads of this size or rows of this length.
 inline void require_attention_room(const AttentionShape& shape, index_t longest) {
   if (shape.head_size <= AttentionLimits::head_size && longest <= AttentionLimits::length) return;
   throw ShapeError("attention on the GPU: heads of size " + std::to_string(shape.head_size) +
