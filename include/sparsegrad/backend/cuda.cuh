@@ -74,9 +74,18 @@ struct Cuda : portable::Kernels<cuda::CudaSystem> {
     ctx.synchronize();
   }
   template <class T>
-  static void gemm(Context& ctx, Op op_a, Op op_b, std::type_identity_t<T> alpha, ConstMatrixView<T> a,
-                   ConstMatrixView<T> b, std::type_identity_t<T> beta, MatrixView<T> c) {
-    cuda::gemm<T, System>(ctx, op_a, op_b, alpha, a, b, beta, c);
+  static void gemm(Context& ctx, Op op_a, Op op_b, compute_t<T> alpha, ConstMatrixView<T> a,
+                   ConstMatrixView<T> b, compute_t<T> beta, MatrixView<T> c) {
+    if constexpr (is_narrow<T>) {
+      cuda::narrow_gemm<T, T, System>(ctx, op_a, op_b, alpha, a, b, beta, c);
+    } else {
+      cuda::gemm<T, System>(ctx, op_a, op_b, alpha, a, b, beta, c);
+    }
+  }
+  template <class T>
+  static void gemm_wide(Context& ctx, Op op_a, Op op_b, compute_t<T> alpha, ConstMatrixView<T> a,
+                        ConstMatrixView<T> b, compute_t<T> beta, MatrixView<compute_t<T>> c) {
+    cuda::narrow_gemm<T, compute_t<T>, System>(ctx, op_a, op_b, alpha, a, b, beta, c);
   }
   template <class T>
   static void gemm_batched(Context& ctx, Op op_a, Op op_b, std::type_identity_t<T> alpha,
@@ -92,6 +101,6 @@ struct Cuda : portable::Kernels<cuda::CudaSystem> {
   static void eigh(Context& ctx, MatrixView<double> a, double* w) { cuda::eigh<System>(ctx, a, w); }
 };
 
-static_assert(Backend<Cuda>);
+static_assert(Backend<Cuda> && NarrowBackend<Cuda, bfloat16> && NarrowBackend<Cuda, float16>);
 
 }  // namespace sparsegrad::backend

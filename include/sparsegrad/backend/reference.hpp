@@ -44,23 +44,28 @@ struct Reference {
       for (index_t j = 0; j < b.cols; ++j)
         b(i, j) = a(i, j);
   }
+  template <class T>
+  static void widen(Context&, ConstMatrixView<T> a, MatrixView<compute_t<T>> b) {
+    for (index_t i = 0; i < b.rows; ++i)
+      for (index_t j = 0; j < b.cols; ++j)
+        b(i, j) = static_cast<compute_t<T>>(a(i, j));
+  }
+  template <class T>
+  static void narrow(Context&, ConstMatrixView<compute_t<T>> a, MatrixView<T> b) {
+    for (index_t i = 0; i < b.rows; ++i)
+      for (index_t j = 0; j < b.cols; ++j)
+        b(i, j) = static_cast<T>(a(i, j));
+  }
 
   template <class T>
-  static void gemm(Context&, Op op_a, Op op_b, std::type_identity_t<T> alpha, ConstMatrixView<T> a,
-                   ConstMatrixView<T> b, std::type_identity_t<T> beta, MatrixView<T> c) {
-    const index_t depth = op_a == Op::none ? a.cols : a.rows;
-    for (index_t i = 0; i < c.rows; ++i) {
-      for (index_t j = 0; j < c.cols; ++j) {
-        double sum = 0;
-        for (index_t l = 0; l < depth; ++l) {
-          const T x = op_a == Op::none ? a(i, l) : a(l, i);
-          const T y = op_b == Op::none ? b(l, j) : b(j, l);
-          sum += static_cast<double>(x) * static_cast<double>(y);
-        }
-        const double old = beta == T(0) ? 0.0 : static_cast<double>(beta) * static_cast<double>(c(i, j));
-        c(i, j) = static_cast<T>(static_cast<double>(alpha) * sum + old);
-      }
-    }
+  static void gemm(Context& ctx, Op op_a, Op op_b, compute_t<T> alpha, ConstMatrixView<T> a,
+                   ConstMatrixView<T> b, compute_t<T> beta, MatrixView<T> c) {
+    multiply<T, T>(ctx, op_a, op_b, alpha, a, b, beta, c);
+  }
+  template <class T>
+  static void gemm_wide(Context& ctx, Op op_a, Op op_b, compute_t<T> alpha, ConstMatrixView<T> a,
+                        ConstMatrixView<T> b, compute_t<T> beta, MatrixView<compute_t<T>> c) {
+    multiply<T, compute_t<T>>(ctx, op_a, op_b, alpha, a, b, beta, c);
   }
 
   template <class T>
@@ -125,19 +130,19 @@ struct Reference {
   }
 
   template <class T>
-  static void column_sums(Context&, ConstMatrixView<T> a, T* sums) {
+  static void column_sums(Context&, ConstMatrixView<T> a, compute_t<T>* sums) {
     for (index_t j = 0; j < a.cols; ++j) {
       double sum = 0;
       for (index_t i = 0; i < a.rows; ++i)
         sum += static_cast<double>(a(i, j));
-      sums[j] = static_cast<T>(static_cast<double>(sums[j]) + sum);
+      sums[j] = static_cast<compute_t<T>>(static_cast<double>(sums[j]) + sum);
     }
   }
   template <class T>
   static void add_to_rows(Context&, const T* terms, MatrixView<T> a) {
     for (index_t i = 0; i < a.rows; ++i)
       for (index_t j = 0; j < a.cols; ++j)
-        a(i, j) += terms[j];
+        a(i, j) = static_cast<T>(a(i, j) + terms[j]);
   }
   template <class T>
   static void scale(Context&, std::type_identity_t<T> alpha, MatrixView<T> a) {
@@ -237,13 +242,13 @@ struct Reference {
   }
   template <class T>
   static void sampled_product(Context&, ConstMatrixView<T> a, ConstMatrixView<T> b,
-                              const stored_index_t* index, index_t k, index_t cols, T* value) {
+                              const stored_index_t* index, index_t k, index_t cols, compute_t<T>* value) {
     for (index_t e = 0; e < k; ++e) {
       double sum = 0;
       for (index_t t = 0; t < a.rows; ++t) {
         sum += static_cast<double>(a(t, index[e] / cols)) * static_cast<double>(b(t, index[e] % cols));
       }
-      value[e] = static_cast<T>(static_cast<double>(value[e]) + sum);
+      value[e] = static_cast<compute_t<T>>(static_cast<double>(value[e]) + sum);
     }
   }
   template <class T>
@@ -363,6 +368,25 @@ struct Reference {
   }
 
  private:
+  template <class T, class Out>
+  static void multiply(Context&, Op op_a, Op op_b, compute_t<T> alpha, ConstMatrixView<T> a,
+                       ConstMatrixView<T> b, compute_t<T> beta, MatrixView<Out> c) {
+    using C = compute_t<T>;
+    const index_t depth = op_a == Op::none ? a.cols : a.rows;
+    for (index_t i = 0; i < c.rows; ++i) {
+      for (index_t j = 0; j < c.cols; ++j) {
+        double sum = 0;
+        for (index_t l = 0; l < depth; ++l) {
+          const T x = op_a == Op::none ? a(i, l) : a(l, i);
+          const T y = op_b == Op::none ? b(l, j) : b(j, l);
+          sum += static_cast<double>(x) * static_cast<double>(y);
+        }
+        const double old = beta == C(0) ? 0.0 : static_cast<double>(beta) * static_cast<double>(c(i, j));
+        c(i, j) = static_cast<Out>(static_cast<C>(static_cast<double>(alpha) * sum + old));
+      }
+    }
+  }
+
   static void rotate(MatrixView<double> a, MatrixView<double> v, index_t p, index_t q) {
     if (a(p, q) == 0) return;
     const double theta = (a(q, q) - a(p, p)) / (2 * a(p, q));

@@ -53,9 +53,14 @@ struct ThrustHost : portable::Kernels<portable::HostSystem> {
     Reference::download(ctx, p, target, n);
   }
   template <class T>
-  static void gemm(Context& ctx, Op op_a, Op op_b, std::type_identity_t<T> alpha, ConstMatrixView<T> a,
-                   ConstMatrixView<T> b, std::type_identity_t<T> beta, MatrixView<T> c) {
+  static void gemm(Context& ctx, Op op_a, Op op_b, compute_t<T> alpha, ConstMatrixView<T> a,
+                   ConstMatrixView<T> b, compute_t<T> beta, MatrixView<T> c) {
     Reference::gemm<T>(ctx, op_a, op_b, alpha, a, b, beta, c);
+  }
+  template <class T>
+  static void gemm_wide(Context& ctx, Op op_a, Op op_b, compute_t<T> alpha, ConstMatrixView<T> a,
+                        ConstMatrixView<T> b, compute_t<T> beta, MatrixView<compute_t<T>> c) {
+    Reference::gemm_wide<T>(ctx, op_a, op_b, alpha, a, b, beta, c);
   }
   template <class T>
   static void gemm_batched(Context& ctx, Op op_a, Op op_b, std::type_identity_t<T> alpha,

@@ -7,6 +7,7 @@
 
 #include "config.hpp"
 #include "error.hpp"
+#include "narrow_float.hpp"
 #include "view.hpp"
 
 namespace sparsegrad {
@@ -33,7 +34,7 @@ struct AdamCoefficients {
 
 // clang-format off
 /// Concept of a backend. A backend is a type with no state; every function is static, takes the context first
-/// and works on views of the backend's own memory. `T` is float or double. Extents are checked by the
+/// and works on views of the backend's own memory. `T` is float or double, C in these tables compute_t<T>. Extents are checked by the
 /// callers; any extent may be 0. Aliasing of inputs and outputs is not allowed unless said.
 ///
 /// | constant | meaning |
@@ -51,7 +52,7 @@ struct AdamCoefficients {
 /// | `gemm_batched<T>(ctx, op_a, op_b, alpha, As, Bs, beta, Cs)` | the same for many small independent products |
 /// | `gram<T>(ctx, op, A, weight, G)` | lower triangle of G (double) += weight op(A) op(A)^T; products in T |
 /// | `eigh(ctx, A, w)` | rows of A = orthonormal eigenvectors of the symmetric A (lower triangle, double); w descending |
-/// | `column_sums<T>(ctx, A, s)` | s[j] += sum_i A(i, j) |
+/// | `column_sums<T>(ctx, A, s)` | s[j] += sum_i A(i, j), s of type C |
 /// | `add_to_rows<T>(ctx, b, A)` | every row of A += b |
 /// | `scale<T>(ctx, alpha, A)` | A *= alpha |
 /// | `add<T>(ctx, alpha, A, B)` | B += alpha A |
@@ -62,7 +63,7 @@ struct AdamCoefficients {
 /// | `top_k<T>(ctx, x, n, k, index, value)` | the k <= n largest by absolute value, by rising index (see top_k.hpp) |
 /// | `gather<T>(ctx, x, index, k, value)` | value[e] = x[index[e]] |
 /// | `scatter<T>(ctx, value, index, k, x)` | x[index[e]] = value[e] |
-/// | `sampled_product<T>(ctx, A, B, index, k, cols, value)` | value[e] += sum_t A(t, i) B(t, j), index[e] = i cols + j |
+/// | `sampled_product<T>(ctx, A, B, index, k, cols, value)` | value[e] += sum_t A(t, i) B(t, j), index[e] = i cols + j; value of type C |
 /// | `expand_rows<T>(ctx, row, col, value, k, F, M)` | M.row(row[e]) += value[e] F.row(col[e]); row[] rising |
 /// | `scatter_add<T>(ctx, row, col, value, k, M)` | M(row[e], col[e]) += value[e] |
 /// | `gather_rows<T>(ctx, F, list, q, P)` | P.row(s) = F.row(list[s]), s < q |
@@ -118,6 +119,37 @@ concept Backend = requires(typename B::Context& ctx, MatrixView<float> f, Matrix
   B::template adam<float>(ctx, c, in, index, n, x, x, count, x);
   { B::find_slots(ctx, index, n, index, n, out, out) } -> std::same_as<index_t>;
   B::template open_slots<float>(ctx, index, index, index, n, out, n, x, x, count);
+};
+
+// clang-format off
+/// Concept of a backend that also has layers whose parameters are stored in T = bfloat16 or float16. Numbers are T's in
+/// memory and float's in between: a sum is rounded to T once, to nearest, when it is written. C = compute_t<T> = float.
+/// allocate, zero, upload, download and copy take T as any type; beside them:
+///
+/// | primitive | result |
+/// |---|---|
+/// | `widen<T>(ctx, A, B)` | B (C) = A (T), exact |
+/// | `narrow<T>(ctx, A, B)` | B (T) = A (C), to nearest, ties to even |
+/// | `gemm<T>(ctx, op_a, op_b, alpha, A, B, beta, Y)` | Y (T) = alpha op(A) op(B) + beta Y; A, B in T, alpha and beta in C |
+/// | `gemm_wide<T>(ctx, op_a, op_b, alpha, A, B, beta, S)` | the same with S in C |
+/// | `column_sums<T>(ctx, A, s)` | s[j] (C) += sum_i A(i, j) |
+/// | `add_to_rows<T>(ctx, b, A)` | every row of A += b, both in T |
+/// | `sampled_product<T>(ctx, A, B, index, k, cols, value)` | value[e] (C) += sum_t A(t, i) B(t, j) |
+// clang-format on
+template <class B, class T>
+concept NarrowBackend = Backend<B> && requires(typename B::Context& ctx, MatrixView<T> n,
+                                               MatrixView<compute_t<T>> w, T* x, compute_t<T>* s,
+                                               const stored_index_t* index, index_t k) {
+  { B::template allocate<T>(k) } -> std::same_as<T*>;
+  B::template zero<T>(ctx, x, k);
+  B::template copy<T>(ctx, n, n);
+  B::template widen<T>(ctx, n, w);
+  B::template narrow<T>(ctx, w, n);
+  B::template gemm<T>(ctx, Op::none, Op::none, 1.0F, n, n, 0.0F, n);
+  B::template gemm_wide<T>(ctx, Op::none, Op::none, 1.0F, n, n, 0.0F, w);
+  B::template column_sums<T>(ctx, n, s);
+  B::template add_to_rows<T>(ctx, x, n);
+  B::template sampled_product<T>(ctx, n, n, index, k, k, s);
 };
 
 /// What `group_support` writes: the k entries of a support, index[e] = i cols + j, in groups of one row i

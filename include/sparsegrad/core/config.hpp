@@ -19,8 +19,8 @@ struct ComputeType {
 };
 }  // namespace detail
 
-/// Type of bases, cores and moments for parameters stored as `T`. A narrow storage type (bf16, half)
-/// specialises `detail::ComputeType` to float.
+/// Type of sums, bases, cores and moments for parameters stored as `T`: float for bfloat16 and float16
+/// (narrow_float.hpp), else T itself.
 template <class T>
 using compute_t = typename detail::ComputeType<T>::type;
 

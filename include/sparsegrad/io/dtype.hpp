@@ -1,4 +1,4 @@
-// Element types of safetensors files, and the conversion of the narrow ones.
+// Element types of safetensors files.
 #pragma once
 
 #include <bit>
@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "../core/config.hpp"
+#include "../core/narrow_float.hpp"
 
 namespace sparsegrad::io {
 
@@ -54,25 +55,15 @@ constexpr DType dtype_of() {
     return DType::i64;
   } else if constexpr (std::is_same_v<X, std::int32_t>) {
     return DType::i32;
+  } else if constexpr (std::is_same_v<X, float16>) {
+    return DType::f16;
+  } else if constexpr (std::is_same_v<X, bfloat16>) {
+    return DType::bf16;
   } else {
-    static_assert(std::is_same_v<X, std::uint8_t>, "files hold float, double, int32, int64 and bytes");
+    static_assert(std::is_same_v<X, std::uint8_t>,
+                  "files hold float, double, float16, bfloat16, int32, int64 and bytes");
     return DType::u8;
   }
-}
-
-/// The value of an IEEE 754 half (1 sign, 5 exponent, 10 mantissa bits); exact.
-inline float half_to_float(std::uint16_t bits) {
-  const std::uint32_t sign = static_cast<std::uint32_t>(bits >> 15) << 31;
-  const std::uint32_t exponent = (bits >> 10) & 0x1FU;
-  const std::uint32_t mantissa = bits & 0x3FFU;
-  if (exponent == 0x1F) return std::bit_cast<float>(sign | 0x7F800000U | (mantissa << 13));
-  if (exponent != 0) return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
-  const float magnitude = static_cast<float>(mantissa) * 0x1p-24F;
-  return sign != 0 ? -magnitude : magnitude;
-}
-/// The value of a bfloat16: the upper half of a float; exact.
-inline float bfloat16_to_float(std::uint16_t bits) {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
 }
 
 }  // namespace sparsegrad::io

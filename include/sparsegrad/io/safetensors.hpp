@@ -95,7 +95,7 @@ class SafetensorsFile {
     return tensor;
   }
 
-  /// Elements of exactly the type X (float, double, int32, int64, uint8), copied. Throws IoError for another
+  /// Elements of exactly the type X (float, double, float16, bfloat16, int32, int64, uint8), copied. Throws IoError for another
   /// type.
   template <class X>
   std::vector<X> read(std::string_view name) const {
@@ -123,10 +123,10 @@ class SafetensorsFile {
         convert<float>(tensor, values, [](float x) { return x; });
         break;
       case DType::f16:
-        convert<std::uint16_t>(tensor, values, half_to_float);
+        convert<float16>(tensor, values, [](float16 x) { return static_cast<float>(x); });
         break;
       case DType::bf16:
-        convert<std::uint16_t>(tensor, values, bfloat16_to_float);
+        convert<bfloat16>(tensor, values, [](bfloat16 x) { return static_cast<float>(x); });
         break;
       default:
         throw error(name, "has dtype " + std::string(info(tensor.dtype).name) +

@@ -43,6 +43,35 @@ void gemm(CudaContext& ctx, Op op_a, Op op_b, T alpha, MatrixView<const T> a, Ma
   }
 }
 
+template <class T>
+inline constexpr cudaDataType_t data_type = CUDA_R_32F;
+template <>
+inline constexpr cudaDataType_t data_type<bfloat16> = CUDA_R_16BF;
+template <>
+inline constexpr cudaDataType_t data_type<float16> = CUDA_R_16F;
+
+/// The same for A and B in 16 bits and C in the same or in float, on tensor cores. Sums are float's throughout: also
+/// where cuBLAS cuts the depth into parts, whose sums it would else add in the type of C.
+template <class T, class Out, class System>
+void narrow_gemm(CudaContext& ctx, Op op_a, Op op_b, float alpha, MatrixView<const T> a,
+                 MatrixView<const T> b, float beta, MatrixView<Out> c) {
+  static_assert(is_narrow<T>);
+  if (c.empty()) return;
+  const index_t depth = op_a == Op::none ? a.cols : a.rows;
+  if (depth == 0) {
+    if (beta != 0) return portable::Elements<System>::template scale<Out>(ctx, beta, c);
+    return portable::for_each_entry<System>(ctx, c.rows, c.cols, portable::SetEntry<Out>{Out(0), c});
+  }
+  const cublasHandle_t blas = ctx.blas(false);
+  check(cublasSetMathMode(blas, static_cast<cublasMath_t>(static_cast<int>(CUBLAS_DEFAULT_MATH) |
+                                                          CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)),
+        "cublasSetMathMode");
+  check(cublasGemmEx_64(blas, operation(op_b), operation(op_a), c.cols, c.rows, depth, &alpha, b.data,
+                        data_type<T>, leading(b.stride), a.data, data_type<T>, leading(a.stride), &beta,
+                        c.data, data_type<Out>, leading(c.stride), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+        "cublas gemm");
+}
+
 /// Lower triangle of C = op(A) op(A)^T, in the full precision of T.
 template <class T>
 void lower_gram(CudaContext& ctx, Op op, MatrixView<const T> a, MatrixView<T> c) {

@@ -12,11 +12,21 @@ struct CopyEntry {
   SPARSEGRAD_HOST_DEVICE void operator()(index_t i, index_t j) const { b(i, j) = a(i, j); }
 };
 
+/// From a type to a wider or narrower one, rounded to nearest.
+template <class From, class To>
+struct ConvertEntry {
+  Array2<const From> a;
+  Array2<To> b;
+  SPARSEGRAD_HOST_DEVICE void operator()(index_t i, index_t j) const { b(i, j) = static_cast<To>(a(i, j)); }
+};
+
 template <class T>
 struct ScaleEntry {
-  T alpha;
+  compute_t<T> alpha;
   Array2<T> a;
-  SPARSEGRAD_HOST_DEVICE void operator()(index_t i, index_t j) const { a(i, j) *= alpha; }
+  SPARSEGRAD_HOST_DEVICE void operator()(index_t i, index_t j) const {
+    a(i, j) = static_cast<T>(a(i, j) * alpha);
+  }
 };
 
 /// b += alpha a, in the type of b.
@@ -34,7 +44,9 @@ template <class T>
 struct AddToRow {
   const T* v;
   Array2<T> a;
-  SPARSEGRAD_HOST_DEVICE void operator()(index_t i, index_t j) const { a(i, j) += v[j]; }
+  SPARSEGRAD_HOST_DEVICE void operator()(index_t i, index_t j) const {
+    a(i, j) = static_cast<T>(a(i, j) + v[j]);
+  }
 };
 
 /// The lower triangle of g += weight a.
@@ -111,8 +123,15 @@ struct Elements {
     }
     for_each_entry<System>(ctx, b.rows, b.cols, CopyEntry<T>{a, b});
   }
+  template <class From, class To>
+  static void convert(Context& ctx, MatrixView<const From> a, MatrixView<To> b) {
+    if (a.contiguous() && b.contiguous()) {
+      return for_each_entry<System>(ctx, 1, b.size(), ConvertEntry<From, To>{as_row(a), as_row(b)});
+    }
+    for_each_entry<System>(ctx, b.rows, b.cols, ConvertEntry<From, To>{a, b});
+  }
   template <class T>
-  static void scale(Context& ctx, T alpha, MatrixView<T> a) {
+  static void scale(Context& ctx, compute_t<T> alpha, MatrixView<T> a) {
     for_each_entry<System>(ctx, a.rows, a.cols, ScaleEntry<T>{alpha, a});
   }
   template <class T, class Wide>

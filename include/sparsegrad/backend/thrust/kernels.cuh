@@ -27,6 +27,14 @@ struct Kernels {
     Elements<System>::template copy<T>(ctx, a, b);
   }
   template <class T>
+  static void widen(Context& ctx, ConstMatrixView<T> a, MatrixView<compute_t<T>> b) {
+    Elements<System>::template convert<T, compute_t<T>>(ctx, a, b);
+  }
+  template <class T>
+  static void narrow(Context& ctx, ConstMatrixView<compute_t<T>> a, MatrixView<T> b) {
+    Elements<System>::template convert<compute_t<T>, T>(ctx, a, b);
+  }
+  template <class T>
   static void scale(Context& ctx, std::type_identity_t<T> alpha, MatrixView<T> a) {
     Elements<System>::template scale<T>(ctx, alpha, a);
   }
@@ -47,7 +55,7 @@ struct Kernels {
     Elements<System>::template transpose<T>(ctx, a, b);
   }
   template <class T>
-  static void column_sums(Context& ctx, ConstMatrixView<T> a, T* sums) {
+  static void column_sums(Context& ctx, ConstMatrixView<T> a, compute_t<T>* sums) {
     Reductions<System>::template column_sums<T>(ctx, a, sums);
   }
   template <class T>
@@ -82,7 +90,7 @@ struct Kernels {
   }
   template <class T>
   static void sampled_product(Context& ctx, ConstMatrixView<T> a, ConstMatrixView<T> b,
-                              const stored_index_t* index, index_t k, index_t cols, T* value) {
+                              const stored_index_t* index, index_t k, index_t cols, compute_t<T>* value) {
     Sparse<System>::template sampled_product<T>(ctx, a, b, index, k, cols, value);
   }
   template <class T>

@@ -101,7 +101,7 @@ struct Reductions {
   using Context = typename System::Context;
 
   template <class T>
-  static void column_sums(Context& ctx, MatrixView<const T> a, T* sums) {
+  static void column_sums(Context& ctx, MatrixView<const T> a, compute_t<T>* sums) {
     add_column_sums<System>(ctx, Array2<const T>(a), a.rows, a.cols, sums);
   }
   template <class T>

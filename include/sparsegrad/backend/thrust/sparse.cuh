@@ -41,11 +41,11 @@ struct SampledProductElement {
   Array2<const T> b;
   index_t tokens, cols;
   const stored_index_t* index;
-  T* value;
+  compute_t<T>* value;
   SPARSEGRAD_HOST_DEVICE void operator()(index_t e) const {
     const index_t i = index[e] / cols;
     const index_t j = index[e] % cols;
-    T sum[8] = {};
+    compute_t<T> sum[8] = {};
     index_t t = 0;
     for (; t + 8 <= tokens; t += 8)
       for (int lane = 0; lane < 8; ++lane)
@@ -162,7 +162,7 @@ struct Sparse {
 
   template <class T>
   static void sampled_product(Context& ctx, MatrixView<const T> a, MatrixView<const T> b,
-                              const stored_index_t* index, index_t k, index_t cols, T* value) {
+                              const stored_index_t* index, index_t k, index_t cols, compute_t<T>* value) {
     if (a.rows == 0) return;
     for_each_index<System>(ctx, k, SampledProductElement<T>{a, b, a.rows, cols, index, value});
   }
