@@ -83,12 +83,13 @@ struct GroupMemory {
 template <class T, class Backend = DefaultBackend>
 class SparseGradGroup {
  public:
+  using C = compute_t<T>;  ///< of gradients, bases, moments and updates
   using Context = typename Backend::Context;
   using Layer = SparseGradLinear<T, Backend>;
-  using Basis = TuckerBasis<T, Backend>;
+  using Basis = TuckerBasis<C, Backend>;
   /// As SparseGradLinear::select's: fills the sparse gradient, whose capacity is the layer's `kept` entries.
   using Selector =
-      std::function<SelectReport(Context&, MatrixView<T> core, SparseGradient<T, Backend>&, NonFinite)>;
+      std::function<SelectReport(Context&, MatrixView<C> core, SparseGradient<C, Backend>&, NonFinite)>;
 
   explicit SparseGradGroup(GroupOptions options = {}) : options_(std::move(options)) {
     if (options_.entries <= 0 && !(options_.share > 0 && options_.share <= 1)) {
@@ -115,13 +116,13 @@ class SparseGradGroup {
   Layer& layer(index_t i) { return *at(i).layer; }
   const std::string& kind(index_t i) const { return at(i).kind; }
   /// Throws StateError during a collection before the first step, when there is none yet.
-  SparseAdam<T, Backend>& optimizer(index_t i) {
+  SparseAdam<C, Backend>& optimizer(index_t i) {
     if (at(i).adam == nullptr)
       throw StateError("optimizer: layer " + std::to_string(i) + " gets it at refresh");
     return *at(i).adam;
   }
   /// The sparse gradient of the last selection.
-  const SparseGradient<T, Backend>& gradient(index_t i) const { return at(i).gradient; }
+  const SparseGradient<C, Backend>& gradient(index_t i) const { return at(i).gradient; }
   /// Entries that the layer keeps in a step.
   index_t kept(index_t i) const { return wanted(at(i)); }
   const GroupOptions& options() const { return options_; }
@@ -155,7 +156,7 @@ class SparseGradGroup {
         options.in_side = shared.rules.in.needs_gradients();
         options.normalize = recipe_.normalize;
         options.gram_limit_bytes = recipe_.gram_limit_bytes;
-        shared.accumulator = std::make_unique<HosvdAccumulator<T, Backend>>(ctx, out, in, options);
+        shared.accumulator = std::make_unique<HosvdAccumulator<C, Backend>>(ctx, out, in, options);
       } else if (shared.accumulator->out() != out || shared.accumulator->in() != in) {
         const std::string found = shape_text(out, in);
         const std::string expected = shape_text(shared.accumulator->out(), shared.accumulator->in());
@@ -303,15 +304,15 @@ class SparseGradGroup {
  private:
   struct Collection {
     BasisRules rules;
-    std::unique_ptr<HosvdAccumulator<T, Backend>> accumulator;
+    std::unique_ptr<HosvdAccumulator<C, Backend>> accumulator;
     std::shared_ptr<const Basis> basis;
   };
   struct Member {
     Layer* layer = nullptr;
     std::string kind;
-    SparseGradient<T, Backend> gradient;
-    std::shared_ptr<SparseGradient<T, Backend>> update;  ///< shared by layers of the same core
-    std::unique_ptr<SparseAdam<T, Backend>> adam;
+    SparseGradient<C, Backend> gradient;
+    std::shared_ptr<SparseGradient<C, Backend>> update;  ///< shared by layers of the same core
+    std::unique_ptr<SparseAdam<C, Backend>> adam;
     Collection* collection = nullptr;
     bool selected = false;
     bool skipped = false;
@@ -341,11 +342,11 @@ class SparseGradGroup {
     const index_t cols = m.layer->basis()->cols();
     const index_t k = wanted(m);
     forget_state(m);  // before the new state takes its memory
-    m.gradient = SparseGradient<T, Backend>(ctx, rows, cols, k);
+    m.gradient = SparseGradient<C, Backend>(ctx, rows, cols, k);
     SparseAdamOptions adam = options_.adam;
     const double room = options_.capacity_factor * static_cast<double>(k);
     adam.capacity = room < static_cast<double>(rows * cols) ? static_cast<index_t>(room) : 0;
-    m.adam = std::make_unique<SparseAdam<T, Backend>>(ctx, rows, cols, adam);
+    m.adam = std::make_unique<SparseAdam<C, Backend>>(ctx, rows, cols, adam);
     const index_t entries = m.adam->update_capacity(k);
     for (const Member& other : members_) {
       if (&other != &m && other.update != nullptr && other.update->rows() == rows &&
@@ -354,7 +355,7 @@ class SparseGradGroup {
       }
     }
     if (m.update == nullptr)
-      m.update = std::make_shared<SparseGradient<T, Backend>>(ctx, rows, cols, entries);
+      m.update = std::make_shared<SparseGradient<C, Backend>>(ctx, rows, cols, entries);
   }
 
   void set_basis(Context& ctx, Member& m, std::shared_ptr<const Basis> basis, MomentsPolicy moments) {
@@ -380,7 +381,7 @@ class SparseGradGroup {
 
   SelectReport select(Context& ctx, Member& m, bool need_norm) {
     if (m.adam == nullptr) prepare(ctx, m);  // a step before the refresh that the collection is for
-    if (need_norm) m.squared_norm = Backend::template squared_norm<T>(ctx, m.layer->core(ctx));
+    if (need_norm) m.squared_norm = Backend::template squared_norm<C>(ctx, m.layer->core(ctx));
     const SelectReport report =
         selector_ ? m.layer->select(ctx, selector_, m.gradient, options_.non_finite)
                   : m.layer->select(ctx, TopK{m.gradient.capacity()}, m.gradient, options_.non_finite);
@@ -395,7 +396,7 @@ class SparseGradGroup {
   std::vector<Member> members_;
   BasisRecipe recipe_;
   std::map<std::string, Collection> collections_;
-  Buffer<T, Backend> shared_gradient_;
+  Buffer<C, Backend> shared_gradient_;
 };
 
 }  // namespace sparsegrad

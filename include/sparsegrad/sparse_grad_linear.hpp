@@ -33,6 +33,16 @@ struct LinearOptions {
   CostModel cost_model = {};      ///< picks the plan and the order of the way back
 };
 
+namespace detail {
+/// Whether Backend has layers that store T.
+template <class T, class Backend>
+inline constexpr bool stores_parameters = true;
+template <class Backend>
+inline constexpr bool stores_parameters<bfloat16, Backend> = NarrowBackend<Backend, bfloat16>;
+template <class Backend>
+inline constexpr bool stores_parameters<float16, Backend> = NarrowBackend<Backend, float16>;
+}  // namespace detail
+
 /// What `backward` needs of a `forward`: x itself, or x U in the memory that the caller gave.
 template <class T>
 struct SavedInput {
@@ -52,24 +62,47 @@ struct SavedInput {
 ///     adam.step(ctx, s, {.learning_rate = 1e-4}, d);
 ///     layer.apply(ctx, d);
 ///     layer.clear(ctx);
+/// T = bfloat16 or float16: W, b, x, y, dY, dX and x U are stored in T; the sum of the gradients, basis, core, updates,
+/// delta and db are in C = compute_t<T> = float. W is then the rounded copy of a master in C, to which updates go:
+/// W = round(master) after construction, apply, merge and unmerge. Every sum is float's and rounded once where its result
+/// is a T; a plan that projects tokens first rounds X U and dY V to T (docs/math.md). Otherwise C is T.
 /// Source: the paper, section 3 and Table 2; the plans are described in docs/math.md.
 template <class T, class Backend = DefaultBackend>
 class SparseGradLinear {
+  static_assert(
+      detail::stores_parameters<T, Backend>,
+      "layers of bfloat16 or float16 need a backend with the primitives of NarrowBackend: backend::Cuda, "
+      "backend::Reference or backend::ThrustHost; backend::Cpu and backend::CpuBlas have float and double");
+
  public:
+  using C = compute_t<T>;
   using Context = typename Backend::Context;
-  using Basis = TuckerBasis<T, Backend>;
+  using Basis = TuckerBasis<C, Backend>;
 
   /// `weight` is [out, in] or, by option, [in, out]; `bias` [out] or null.
-  /// Throws ShapeError when the weight is empty, ValueError for options that exclude each other.
+  /// Throws ShapeError when the weight is empty, ValueError for options that exclude each other: a weight narrower than
+  /// C without a master cannot be trained, only stand frozen under an adapter.
   SparseGradLinear(Context& ctx, MatrixView<T> weight, T* bias, LinearOptions options = {})
       : weight_(weight), bias_(bias), options_(options) {
-    const bool out_in = options.layout == WeightLayout::out_in;
-    out_ = out_in ? weight.rows : weight.cols;
-    in_ = out_in ? weight.cols : weight.rows;
-    if (weight.empty()) {
-      throw ShapeError("weight is " + shape_text(weight.rows, weight.cols) + ", expected positive extents");
+    if (is_narrow<T> && options.mode != UpdateMode::adapter) {
+      throw ValueError(
+          "a layer that trains a weight of 16 bits needs a float master of it, given behind the weight: "
+          "updates below "
+          "half a unit of its last place would be lost");
     }
+    take_extents();
     start(ctx);
+  }
+
+  /// The same for T narrower than C, with the master of the weight: a matrix of the weight's shape and layout, any
+  /// stride, borrowed like the weight, which becomes the rounded master here. Throws ShapeError when the shapes differ.
+  SparseGradLinear(Context& ctx, MatrixView<T> weight, MatrixView<C> master, T* bias,
+                   LinearOptions options = {}) requires(is_narrow<T>)
+      : weight_(weight), master_(master), bias_(bias), options_(options) {
+    take_extents();
+    require_shape("master", master.rows, master.cols, weight.rows, weight.cols, "extents of the weight");
+    start(ctx);
+    round_master(ctx);
   }
 
   /// An adapter over a weight that lives elsewhere (quantised, say): forward adds the adapter's term to y alone, backward
@@ -90,6 +123,20 @@ class SparseGradLinear {
   const Plan& plan() const { return plan_; }
   const LinearOptions& options() const { return options_; }
   MatrixView<T> weight() const { return weight_; }
+  /// What updates go to: the master of a narrow weight (empty where none was given), else the weight itself.
+  MatrixView<C> master() const {
+    if constexpr (is_narrow<T>) {
+      return master_;
+    } else {
+      return weight_;
+    }
+  }
+  /// W = round(master): after the caller has written to the master himself. Nothing where there is none.
+  void round_master(Context& ctx) {
+    if constexpr (is_narrow<T>) {
+      if (master_.data != nullptr) Backend::template narrow<T>(ctx, master_, weight_);
+    }
+  }
   T* bias() const { return bias_; }
   bool accumulating() const { return state_ != State::empty; }
   /// Bytes owned: the gradient, the adapter's or tracked delta, the fixed support. The basis is shared and not counted.
@@ -104,6 +151,7 @@ class SparseGradLinear {
     require_idle("set_basis");
     if (delta_used_)
       throw StateError("set_basis: the layer holds a delta in its present basis; merge or export it first");
+    if constexpr (is_narrow<T>) narrow_ = &basis->template narrow<T>(ctx);
     basis_ = std::move(basis);
     support_ = {};
     support_values_.release();
@@ -123,7 +171,7 @@ class SparseGradLinear {
 
   /// From now on only the gradient at these entries is computed, by a sampled product and without a dense core (SDDMM);
   /// an empty gradient object ends that. Throws StateError in an accumulation or while collecting.
-  void set_support(Context& ctx, const SparseGradient<T, Backend>& support) {
+  void set_support(Context& ctx, const SparseGradient<C, Backend>& support) {
     require_idle("set_support");
     if (accumulator_ != nullptr)
       throw StateError("set_support: the layer is collecting gradients, which needs them whole");
@@ -133,7 +181,7 @@ class SparseGradLinear {
     } else {
       require_shape("support", support.rows(), support.cols(), basis_->rows(), basis_->cols(),
                     "rows x cols of the core");
-      SparseGradient<T, Backend> own(ctx, support.rows(), support.cols(), support.count());
+      SparseGradient<C, Backend> own(ctx, support.rows(), support.cols(), support.count());
       own.copy_support(ctx, support);
       support_ = std::move(own);
       support_values_.resize(ctx, support.count());
@@ -143,7 +191,7 @@ class SparseGradLinear {
 
   /// Uses `memory` [out * in elements at most, see gradient_count()] for the gradient in place of own memory; null: own
   /// memory again. Layers that are selected one after the other may share it. Throws StateError in an accumulation.
-  void borrow_gradient_memory(Context& ctx, T* memory) {
+  void borrow_gradient_memory(Context& ctx, C* memory) {
     require_idle("borrow_gradient_memory");
     borrowed_ = memory;
     allocate(ctx);
@@ -157,7 +205,7 @@ class SparseGradLinear {
   /// While set, every step's whole weight gradient also goes to the accumulator, at the first call of core or select.
   /// Set it before forward: a collecting step keeps X and forms dW. Null ends it. Throws StateError in an accumulation
   /// or with a fixed support.
-  void collect(Context& ctx, HosvdAccumulator<T, Backend>* accumulator) {
+  void collect(Context& ctx, HosvdAccumulator<C, Backend>* accumulator) {
     require_idle("collect");
     if (accumulator != nullptr && fixed())
       throw StateError("collect: the layer has a fixed support; end it first");
@@ -169,12 +217,16 @@ class SparseGradLinear {
   /// update (0: the whole core).
   void reserve(Context& ctx, index_t max_tokens, index_t update_capacity = 0) {
     const index_t core = basis_->rows() * basis_->cols();
-    const index_t element = static_cast<index_t>(sizeof(T));
+    const index_t element = static_cast<index_t>(sizeof(C));
     const index_t wide = std::max({out_, in_, basis_->rows(), basis_->cols()});
-    const index_t step = (3 * max_tokens * wide + 2 * out_ * in_) * element +
-                         Backend::template scratch_bound<T>(ctx, std::max(max_tokens * wide, out_ * in_));
+    index_t step = 3 * max_tokens * wide * static_cast<index_t>(sizeof(T)) + 2 * out_ * in_ * element +
+                   Backend::template scratch_bound<C>(ctx, std::max(max_tokens * wide, out_ * in_));
+    if constexpr (is_narrow<T>) {
+      step += element * std::max(narrow_->out().scratch_elements(max_tokens),
+                                 narrow_->in().scratch_elements(max_tokens));
+    }
     const index_t back =
-        add_expanded_scratch<T, Backend>(ctx, *basis_, update_capacity > 0 ? update_capacity : core);
+        add_expanded_scratch<C, Backend>(ctx, *basis_, update_capacity > 0 ? update_capacity : core);
     ctx.scratch().reserve(std::max(step, back) + (index_t{1} << 20));
   }
 
@@ -191,26 +243,27 @@ class SparseGradLinear {
     require_shape("X", x.rows, x.cols, x.rows, in_, "tokens x in");
     require_shape("Y", y.rows, y.cols, x.rows, out_, "tokens x out");
     if (weight_.data != nullptr) {
-      Backend::template gemm<T>(ctx, Op::none, weight_op(Op::transpose), T(1), x, weight_, T(0), y);
+      Backend::template gemm<T>(ctx, Op::none, weight_op(Op::transpose), C(1), x, weight_, C(0), y);
     }
     if (bias_ != nullptr) Backend::template add_to_rows<T>(ctx, bias_, y);
     SavedInput<T> saved{x, false};
     const bool narrow = kept_cols() > 0 && keep.cols > 0;
     if (narrow) {
       require_shape("keep", keep.rows, keep.cols, x.rows, kept_cols(), "tokens x kept_cols()");
-      basis_->in().project_columns(ctx, x, keep);
+      token_basis().in().project_columns(ctx, x, keep);
       saved = {keep, true};
     }
     if (has_adapter_term()) {
       auto frame = ctx.frame();
       MatrixView<const T> xu = keep;
       if (!narrow) xu = projected_input(ctx, frame, x);
+      const MatrixView<const T> delta = token_delta(ctx, frame);
       if (basis_->out().rotates()) {
         const MatrixView<T> core_y = frame.template matrix<T>(x.rows, basis_->rows());
-        Backend::template gemm<T>(ctx, Op::none, Op::transpose, T(1), xu, delta(), T(0), core_y);
-        basis_->out().expand_columns(ctx, core_y, T(1), y);
+        Backend::template gemm<T>(ctx, Op::none, Op::transpose, C(1), xu, delta, C(0), core_y);
+        token_basis().out().expand_columns(ctx, core_y, C(1), y);
       } else {
-        Backend::template gemm<T>(ctx, Op::none, Op::transpose, T(1), xu, delta(), T(1), y);
+        Backend::template gemm<T>(ctx, Op::none, Op::transpose, C(1), xu, delta, C(1), y);
       }
     }
     return saved;
@@ -219,7 +272,7 @@ class SparseGradLinear {
   /// dX = dY W (written; skipped when empty), db += column sums of dY (skipped when null), and the layer's gradient
   /// += that of these tokens. An adapter without a weight adds its term to dX instead of writing it.
   /// Throws ShapeError; StateError after core() or select() until clear(). Nothing has changed when it throws.
-  void backward(Context& ctx, ConstMatrixView<T> dy, const SavedInput<T>& saved, MatrixView<T> dx, T* db) {
+  void backward(Context& ctx, ConstMatrixView<T> dy, const SavedInput<T>& saved, MatrixView<T> dx, C* db) {
     require_shape("dY", dy.rows, dy.cols, saved.input.rows, out_, "tokens x out");
     require_shape("saved input", saved.input.rows, saved.input.cols, dy.rows,
                   saved.projected ? basis_->cols() : in_,
@@ -237,15 +290,16 @@ class SparseGradLinear {
     if (plan_.out == SideOrder::project_first || has_adapter_term()) dy_v = projected_output(ctx, frame, dy);
     if (!dx.empty()) {
       if (weight_.data != nullptr) {
-        Backend::template gemm<T>(ctx, Op::none, weight_op(Op::none), T(1), dy, weight_, T(0), dx);
+        Backend::template gemm<T>(ctx, Op::none, weight_op(Op::none), C(1), dy, weight_, C(0), dx);
       }
       if (has_adapter_term()) {
+        const MatrixView<const T> delta = token_delta(ctx, frame);
         if (basis_->in().rotates()) {
           const MatrixView<T> core_x = frame.template matrix<T>(dy.rows, basis_->cols());
-          Backend::template gemm<T>(ctx, Op::none, Op::none, T(1), dy_v, delta(), T(0), core_x);
-          basis_->in().expand_columns(ctx, core_x, T(1), dx);
+          Backend::template gemm<T>(ctx, Op::none, Op::none, C(1), dy_v, delta, C(0), core_x);
+          token_basis().in().expand_columns(ctx, core_x, C(1), dx);
         } else {
-          Backend::template gemm<T>(ctx, Op::none, Op::none, T(1), dy_v, delta(), T(1), dx);
+          Backend::template gemm<T>(ctx, Op::none, Op::none, C(1), dy_v, delta, C(1), dx);
         }
       }
     }
@@ -256,55 +310,53 @@ class SparseGradLinear {
     const MatrixView<const T> left = plan_.out == SideOrder::project_first ? dy_v : dy;
     if (fixed()) {
       if (state_ == State::empty)
-        Backend::template zero<T>(ctx, support_values_.data(), support_values_.size());
+        Backend::template zero<C>(ctx, support_values_.data(), support_values_.size());
       if (support_.dense()) {
-        Backend::template gemm<T>(ctx, Op::transpose, Op::none, T(1), left, x_u, T(1),
-                                  support_values_.matrix(basis_->rows(), basis_->cols()));
+        add_product(ctx, left, x_u, C(1), support_values_.matrix(basis_->rows(), basis_->cols()));
       } else {
         Backend::template sampled_product<T>(ctx, left, x_u, support_.indices(), support_.count(),
                                              basis_->cols(), support_values_.data());
       }
     } else {
-      Backend::template gemm<T>(ctx, Op::transpose, Op::none, T(1), left, x_u,
-                                state_ == State::empty ? T(0) : T(1), sum());
+      add_product(ctx, left, x_u, state_ == State::empty ? C(0) : C(1), sum());
     }
     state_ = State::open;
   }
 
-  /// Adds a weight gradient that the engine computed itself, dW [out, in] (also for a weight stored [in, out]).
+  /// Adds a weight gradient that the engine computed itself, dW [out, in] in C (also for a weight stored [in, out]).
   /// Throws ShapeError, StateError as backward.
-  void add_gradient(Context& ctx, ConstMatrixView<T> dw) {
+  void add_gradient(Context& ctx, ConstMatrixView<C> dw) {
     require_shape("dW", dw.rows, dw.cols, out_, in_, "out x in");
     require_open("add_gradient");
     auto frame = ctx.frame();
-    MatrixView<const T> g = dw;
+    MatrixView<const C> g = dw;
     if (plan_.out == SideOrder::project_first) {
-      const MatrixView<T> half = frame.template matrix<T>(basis_->rows(), in_);
+      const MatrixView<C> half = frame.template matrix<C>(basis_->rows(), in_);
       basis_->out().project_rows(ctx, g, half);
       g = half;
     }
     if (plan_.in == SideOrder::project_first) {
-      const MatrixView<T> half = frame.template matrix<T>(g.rows, basis_->cols());
+      const MatrixView<C> half = frame.template matrix<C>(g.rows, basis_->cols());
       basis_->in().project_columns(ctx, g, half);
       g = half;
     }
     if (fixed()) {
-      MatrixView<T> whole = frame.template matrix<T>(basis_->rows(), basis_->cols());
-      Backend::template copy<T>(ctx, g, whole);
-      T* gathered = frame.template take<T>(support_.count());
-      const T* values = whole.data;
+      MatrixView<C> whole = frame.template matrix<C>(basis_->rows(), basis_->cols());
+      Backend::template copy<C>(ctx, g, whole);
+      C* gathered = frame.template take<C>(support_.count());
+      const C* values = whole.data;
       if (!support_.dense()) {
-        Backend::template gather<T>(ctx, whole.data, support_.indices(), support_.count(), gathered);
+        Backend::template gather<C>(ctx, whole.data, support_.indices(), support_.count(), gathered);
         values = gathered;
       }
       if (state_ == State::empty)
-        Backend::template zero<T>(ctx, support_values_.data(), support_values_.size());
-      Backend::template add<T>(ctx, T(1), MatrixView<const T>(values, 1, support_.count()),
+        Backend::template zero<C>(ctx, support_values_.data(), support_values_.size());
+      Backend::template add<C>(ctx, C(1), MatrixView<const C>(values, 1, support_.count()),
                                support_values_.matrix(1, support_.count()));
     } else if (state_ == State::empty) {
-      Backend::template copy<T>(ctx, g, sum());
+      Backend::template copy<C>(ctx, g, sum());
     } else {
-      Backend::template add<T>(ctx, T(1), g, sum());
+      Backend::template add<C>(ctx, C(1), g, sum());
     }
     state_ = State::open;
   }
@@ -313,66 +365,67 @@ class SparseGradLinear {
   /// the plan left that to the end, and handed to the accumulator while collecting; further calls return the same view
   /// until `clear`. Without any backward it is zero. Throws StateError with a fixed support, NonFiniteError from the
   /// accumulator.
-  MatrixView<T> core(Context& ctx) {
+  MatrixView<C> core(Context& ctx) {
     if (fixed()) throw StateError("core: the layer has a fixed support and forms no dense core; use select");
     if (state_ != State::finished) {
-      const MatrixView<T> whole = sum();
-      if (state_ == State::empty) Backend::template zero<T>(ctx, whole.data, whole.size());
+      const MatrixView<C> whole = sum();
+      if (state_ == State::empty) Backend::template zero<C>(ctx, whole.data, whole.size());
       if (accumulator_ != nullptr && state_ == State::open) accumulator_->add(ctx, whole);
       finish(ctx, whole);
       state_ = State::finished;
     }
-    return MatrixView<T>(memory(), basis_->rows(), basis_->cols());
+    return MatrixView<C>(memory(), basis_->rows(), basis_->cols());
   }
 
   /// Writes the kept entries of the core to `s` [r, c]. `selector(ctx, core, s)` is TopK, FixedSupport or any callable
   /// that fills s; with a fixed support (set_support) it is not asked. Throws what the selector throws.
   template <class Selector>
-  SelectReport select(Context& ctx, const Selector& selector, SparseGradient<T, Backend>& s,
+  SelectReport select(Context& ctx, const Selector& selector, SparseGradient<C, Backend>& s,
                       NonFinite policy = NonFinite::raise) {
     require_shape("sparse gradient", s.rows(), s.cols(), basis_->rows(), basis_->cols(),
                   "rows x cols of the core");
     if (fixed()) {
       s.copy_support(ctx, support_);
       if (state_ == State::empty)
-        Backend::template zero<T>(ctx, support_values_.data(), support_values_.size());
-      Backend::template copy<T>(ctx, MatrixView<const T>(support_values_.data(), 1, s.count()),
-                                MatrixView<T>(s.values(), 1, s.count()));
+        Backend::template zero<C>(ctx, support_values_.data(), support_values_.size());
+      Backend::template copy<C>(ctx, MatrixView<const C>(support_values_.data(), 1, s.count()),
+                                MatrixView<C>(s.values(), 1, s.count()));
       state_ = State::finished;
       SelectReport report{s.count(), s.count(), false, false};
-      detail::check_finite<T, Backend>(ctx, s, policy, report);
+      detail::check_finite<C, Backend>(ctx, s, policy, report);
       return report;
     }
-    const MatrixView<T> whole = core(ctx);
-    if constexpr (std::is_invocable_r_v<SelectReport, const Selector&, Context&, MatrixView<T>,
-                                        SparseGradient<T, Backend>&, NonFinite>) {
+    const MatrixView<C> whole = core(ctx);
+    if constexpr (std::is_invocable_r_v<SelectReport, const Selector&, Context&, MatrixView<C>,
+                                        SparseGradient<C, Backend>&, NonFinite>) {
       return selector(ctx, whole, s, policy);
     } else {
       selector(ctx, whole, s);
       SelectReport report{s.count(), s.count(), false, false};
-      detail::check_finite<T, Backend>(ctx, s, policy, report);
+      detail::check_finite<C, Backend>(ctx, s, policy, report);
       return report;
     }
   }
 
   /// W <- (1 - decay) W + V D U^T, in place; D [r, c] carries -lr, decay is learning rate times weight decay. An
   /// adapter changes its delta alone, by the same rule. Throws ShapeError, ValueError unless 0 <= decay <= 1.
-  void apply(Context& ctx, const SparseGradient<T, Backend>& d, double decay = 0) {
+  void apply(Context& ctx, const SparseGradient<C, Backend>& d, double decay = 0) {
     require_shape("update D", d.rows(), d.cols(), basis_->rows(), basis_->cols(), "rows x cols of the core");
     if (!(decay >= 0 && decay <= 1)) {
       throw ValueError("decay is " + std::to_string(decay) +
                        ", expected 0 <= learning rate * weight decay <= 1");
     }
-    const auto keep = static_cast<T>(1 - decay);
+    const auto keep = static_cast<C>(1 - decay);
     if (options_.mode == UpdateMode::adapter) {
       if (merged_) throw StateError("apply: the adapter is merged into the weight; unmerge it first");
-      if (decay != 0) Backend::template scale<T>(ctx, keep, delta());
+      if (decay != 0) Backend::template scale<C>(ctx, keep, delta());
       return add_to_delta(ctx, d);
     }
-    if (decay != 0) Backend::template scale<T>(ctx, keep, weight_);
-    add_expanded<T, Backend>(ctx, *basis_, d, options_.layout, weight_, options_.cost_model);
+    if (decay != 0) Backend::template scale<C>(ctx, keep, master());
+    add_expanded<C, Backend>(ctx, *basis_, d, options_.layout, master(), options_.cost_model);
+    round_master(ctx);
     if (options_.track_delta) {
-      if (decay != 0) Backend::template scale<T>(ctx, keep, delta());
+      if (decay != 0) Backend::template scale<C>(ctx, keep, delta());
       add_to_delta(ctx, d);
     }
   }
@@ -381,35 +434,35 @@ class SparseGradLinear {
   void clear(Context&) { state_ = State::empty; }
 
   /// The summed updates [r, c] of an adapter or, with track_delta, of the weight (apart from decay of W itself).
-  MatrixView<T> delta() { return delta_.matrix(basis_->rows(), basis_->cols()); }
-  MatrixView<const T> delta() const { return delta_.matrix(basis_->rows(), basis_->cols()); }
+  MatrixView<C> delta() { return delta_.matrix(basis_->rows(), basis_->cols()); }
+  MatrixView<const C> delta() const { return delta_.matrix(basis_->rows(), basis_->cols()); }
 
   /// The delta's non-zero entries, for a file or another process. Allocates. Throws StateError when none is kept.
-  SparseGradient<T, Backend> export_delta(Context& ctx) const {
+  SparseGradient<C, Backend> export_delta(Context& ctx) const {
     require_delta("export_delta");
-    std::vector<T> values(static_cast<std::size_t>(delta_.size()));
-    Backend::template download<T>(ctx, delta_.data(), values.data(), delta_.size());
+    std::vector<C> values(static_cast<std::size_t>(delta_.size()));
+    Backend::template download<C>(ctx, delta_.data(), values.data(), delta_.size());
     std::vector<stored_index_t> index;
-    std::vector<T> kept;
+    std::vector<C> kept;
     for (std::size_t e = 0; e < values.size(); ++e) {
-      if (values[e] == T(0)) continue;
+      if (values[e] == C(0)) continue;
       index.push_back(static_cast<stored_index_t>(e));
       kept.push_back(values[e]);
     }
-    SparseGradient<T, Backend> sparse(ctx, basis_->rows(), basis_->cols(),
+    SparseGradient<C, Backend> sparse(ctx, basis_->rows(), basis_->cols(),
                                       static_cast<index_t>(index.size()));
     sparse.assign(ctx, index, kept);
     return sparse;
   }
 
   /// Adds a delta that was exported: an adapter takes it as its own, otherwise W += V Delta U^T.
-  void import_delta(Context& ctx, const SparseGradient<T, Backend>& delta) { apply(ctx, delta); }
+  void import_delta(Context& ctx, const SparseGradient<C, Backend>& delta) { apply(ctx, delta); }
 
   /// W += V Delta U^T; from then on forward is that of a plain layer. Throws StateError for a layer that is not an
-  /// adapter, has no weight or is merged.
-  void merge(Context& ctx) { fold(ctx, T(1), "merge"); }
+  /// adapter, has no weight, or one narrower than C without a master, or is merged.
+  void merge(Context& ctx) { fold(ctx, C(1), "merge"); }
   /// W -= V Delta U^T, to rounding what it was before merge.
-  void unmerge(Context& ctx) { fold(ctx, T(-1), "unmerge"); }
+  void unmerge(Context& ctx) { fold(ctx, C(-1), "unmerge"); }
   bool merged() const { return merged_; }
 
  private:
@@ -417,14 +470,23 @@ class SparseGradLinear {
 
   void start(Context& ctx) { set_basis(ctx, nullptr); }
 
+  void take_extents() {
+    const bool out_in = options_.layout == WeightLayout::out_in;
+    out_ = out_in ? weight_.rows : weight_.cols;
+    in_ = out_in ? weight_.cols : weight_.rows;
+    if (weight_.empty()) {
+      throw ShapeError("weight is " + shape_text(weight_.rows, weight_.cols) + ", expected positive extents");
+    }
+  }
+
   bool fixed() const { return support_.capacity() > 0; }
   bool collecting() const { return accumulator_ != nullptr; }
   bool has_adapter_term() const { return options_.mode == UpdateMode::adapter && delta_used_ && !merged_; }
 
   index_t sum_rows() const { return plan_.out == SideOrder::project_first ? basis_->rows() : out_; }
   index_t sum_cols() const { return plan_.in == SideOrder::project_first ? basis_->cols() : in_; }
-  T* memory() { return borrowed_ != nullptr ? borrowed_ : gradient_.data(); }
-  MatrixView<T> sum() { return MatrixView<T>(memory(), sum_rows(), sum_cols()); }
+  C* memory() { return borrowed_ != nullptr ? borrowed_ : gradient_.data(); }
+  MatrixView<C> sum() { return MatrixView<C>(memory(), sum_rows(), sum_cols()); }
 
   Op weight_op(Op as_out_in) const {
     if (options_.layout == WeightLayout::out_in) return as_out_in;
@@ -454,33 +516,62 @@ class SparseGradLinear {
     }
   }
 
+  /// The basis as products with tokens use it.
+  const auto& token_basis() const {
+    if constexpr (is_narrow<T>) {
+      return *narrow_;
+    } else {
+      return *basis_;
+    }
+  }
+  /// The delta as products with tokens use it.
+  template <class Frame>
+  MatrixView<const T> token_delta(Context& ctx, Frame& frame) const {
+    if constexpr (is_narrow<T>) {
+      const MatrixView<T> rounded = frame.template matrix<T>(basis_->rows(), basis_->cols());
+      Backend::template narrow<T>(ctx, delta(), rounded);
+      return rounded;
+    } else {
+      return delta();
+    }
+  }
+  /// S = A^T B + beta S
+  static void add_product(Context& ctx, MatrixView<const T> a, MatrixView<const T> b, C beta,
+                          MatrixView<C> s) {
+    if constexpr (is_narrow<T>) {
+      Backend::template gemm_wide<T>(ctx, Op::transpose, Op::none, C(1), a, b, beta, s);
+    } else {
+      Backend::template gemm<T>(ctx, Op::transpose, Op::none, C(1), a, b, beta, s);
+    }
+  }
+
   template <class Frame>
   MatrixView<const T> projected_input(Context& ctx, Frame& frame, MatrixView<const T> x) const {
     if (!basis_->in().rotates()) return x;
     const MatrixView<T> xu = frame.template matrix<T>(x.rows, basis_->cols());
-    basis_->in().project_columns(ctx, x, xu);
+    token_basis().in().project_columns(ctx, x, xu);
     return xu;
   }
   template <class Frame>
   MatrixView<const T> projected_output(Context& ctx, Frame& frame, MatrixView<const T> dy) const {
     if (!basis_->out().rotates()) return dy;
     const MatrixView<T> dyv = frame.template matrix<T>(dy.rows, basis_->rows());
-    basis_->out().project_columns(ctx, dy, dyv);
+    token_basis().out().project_columns(ctx, dy, dyv);
     return dyv;
   }
 
   /// Projects what the plan left, from the front of the gradient memory to the front of it.
-  void finish(Context& ctx, MatrixView<T> whole) {
+  void finish(Context& ctx, MatrixView<C> whole) {
     bool out_left = plan_.out == SideOrder::multiply_first && basis_->out().rotates();
     bool in_left = plan_.in == SideOrder::multiply_first && basis_->in().rotates();
-    const MatrixView<T> core(memory(), basis_->rows(), basis_->cols());
+    const MatrixView<C> core(memory(), basis_->rows(), basis_->cols());
     // A fast transform works in place; it comes first unless the other side makes its matrix smaller.
     if (in_left && !basis_->in().has_factor() && (!out_left || basis_->rows() == out_)) {
-      Backend::template fast_transform<T>(ctx, basis_->in().signs(), false, TransformSide::rows, whole);
+      Backend::template fast_transform<C>(ctx, basis_->in().signs(), false, TransformSide::rows, whole);
       in_left = false;
     }
     if (out_left && !basis_->out().has_factor() && (!in_left || basis_->cols() == in_)) {
-      Backend::template fast_transform<T>(ctx, basis_->out().signs(), false, TransformSide::columns, whole);
+      Backend::template fast_transform<C>(ctx, basis_->out().signs(), false, TransformSide::columns, whole);
       out_left = false;
     }
     if (!out_left && !in_left) return;
@@ -491,18 +582,18 @@ class SparseGradLinear {
       const CostModel& model = options_.cost_model;
       if (model.projection(in, out_) + model.projection(out, in.rank) <=
           model.projection(out, in_) + model.projection(in, out.rank)) {
-        const MatrixView<T> half = frame.template matrix<T>(out_, basis_->cols());
+        const MatrixView<C> half = frame.template matrix<C>(out_, basis_->cols());
         basis_->in().project_columns(ctx, whole, half);
         basis_->out().project_rows(ctx, half, core);
       } else {
-        const MatrixView<T> half = frame.template matrix<T>(basis_->rows(), in_);
+        const MatrixView<C> half = frame.template matrix<C>(basis_->rows(), in_);
         basis_->out().project_rows(ctx, whole, half);
         basis_->in().project_columns(ctx, half, core);
       }
       return;
     }
-    const MatrixView<T> copy = frame.template matrix<T>(whole.rows, whole.cols);
-    Backend::template copy<T>(ctx, whole, copy);
+    const MatrixView<C> copy = frame.template matrix<C>(whole.rows, whole.cols);
+    Backend::template copy<C>(ctx, whole, copy);
     if (out_left) {
       basis_->out().project_rows(ctx, copy, core);
     } else {
@@ -510,29 +601,33 @@ class SparseGradLinear {
     }
   }
 
-  void add_to_delta(Context& ctx, const SparseGradient<T, Backend>& d) {
+  void add_to_delta(Context& ctx, const SparseGradient<C, Backend>& d) {
     delta_used_ = true;
-    if (d.dense()) return Backend::template add<T>(ctx, T(1), d.matrix(), delta());
+    if (d.dense()) return Backend::template add<C>(ctx, C(1), d.matrix(), delta());
     auto frame = ctx.frame();
-    T* sums = frame.template take<T>(d.count());
-    Backend::template gather<T>(ctx, delta_.data(), d.indices(), d.count(), sums);
-    Backend::template add<T>(ctx, T(1), MatrixView<const T>(d.values(), 1, d.count()),
-                             MatrixView<T>(sums, 1, d.count()));
-    Backend::template scatter<T>(ctx, sums, d.indices(), d.count(), delta_.data());
+    C* sums = frame.template take<C>(d.count());
+    Backend::template gather<C>(ctx, delta_.data(), d.indices(), d.count(), sums);
+    Backend::template add<C>(ctx, C(1), MatrixView<const C>(d.values(), 1, d.count()),
+                             MatrixView<C>(sums, 1, d.count()));
+    Backend::template scatter<C>(ctx, sums, d.indices(), d.count(), delta_.data());
   }
 
-  void fold(Context& ctx, T sign, const char* call) {
+  void fold(Context& ctx, C sign, const char* call) {
     require_delta(call);
     if (options_.mode != UpdateMode::adapter)
       throw StateError(std::string(call) + ": the layer is not an adapter");
     if (weight_.data == nullptr) throw StateError(std::string(call) + ": the layer has no weight of its own");
-    const bool want_merged = sign > T(0);
+    if (master().data == nullptr) {
+      throw StateError(std::string(call) + ": the weight has 16 bits and no float master was given");
+    }
+    const bool want_merged = sign > C(0);
     if (merged_ == want_merged) {
       throw StateError(std::string(call) + ": the adapter is " + (merged_ ? "merged already" : "not merged"));
     }
-    SparseGradient<T, Backend> update = export_delta(ctx);
-    Backend::template scale<T>(ctx, sign, MatrixView<T>(update.values(), 1, update.count()));
-    add_expanded<T, Backend>(ctx, *basis_, update, options_.layout, weight_, options_.cost_model);
+    SparseGradient<C, Backend> update = export_delta(ctx);
+    Backend::template scale<C>(ctx, sign, MatrixView<C>(update.values(), 1, update.count()));
+    add_expanded<C, Backend>(ctx, *basis_, update, options_.layout, master(), options_.cost_model);
+    round_master(ctx);
     merged_ = want_merged;
   }
 
@@ -555,19 +650,21 @@ class SparseGradLinear {
   }
 
   MatrixView<T> weight_;
+  MatrixView<C> master_;  ///< of a narrow weight
   T* bias_ = nullptr;
   LinearOptions options_;
   index_t out_ = 0;
   index_t in_ = 0;
   std::shared_ptr<const Basis> basis_;
+  const NarrowBasis<T, Backend>* narrow_ = nullptr;  ///< of a narrow T; basis_ owns it
   Plan plan_;
   State state_ = State::empty;
-  HosvdAccumulator<T, Backend>* accumulator_ = nullptr;
-  T* borrowed_ = nullptr;
-  Buffer<T, Backend> gradient_;         ///< sum of this step's gradients, then the core
-  SparseGradient<T, Backend> support_;  ///< the fixed support, if any
-  Buffer<T, Backend> support_values_;
-  Buffer<T, Backend> delta_;
+  HosvdAccumulator<C, Backend>* accumulator_ = nullptr;
+  C* borrowed_ = nullptr;
+  Buffer<C, Backend> gradient_;         ///< sum of this step's gradients, then the core
+  SparseGradient<C, Backend> support_;  ///< the fixed support, if any
+  Buffer<C, Backend> support_values_;
+  Buffer<C, Backend> delta_;
   bool delta_used_ = false;
   bool merged_ = false;
 };

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <limits>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -16,6 +17,7 @@
 #include "default_backend.hpp"
 #include "detail/fit_side.hpp"
 #include "hosvd_accumulator.hpp"
+#include "narrow_basis.hpp"
 #include "rank_rule.hpp"
 
 namespace sparsegrad {
@@ -69,7 +71,7 @@ struct OrthogonalityDefect {
 };
 
 /// V [out, r] and U [in, c] with orthonormal columns. A gradient G [out, in] has the core V^T G U [r, c].
-/// Immutable; shared by pointer.
+/// Immutable, but for copies of the factors in narrower types, made when first asked for; shared by pointer.
 template <class T, class Backend = DefaultBackend>
 class TuckerBasis {
  public:
@@ -137,8 +139,30 @@ class TuckerBasis {
   /// Extents of a gradient.
   index_t out_extent() const { return out_.extent(); }
   index_t in_extent() const { return in_.extent(); }
-  /// Bytes stored (factors and signs).
-  index_t bytes() const { return out_.bytes() + in_.bytes(); }
+  /// Bytes stored (factors and signs, and the narrow copies that were asked for).
+  index_t bytes() const {
+    const std::lock_guard lock(narrow_mutex_);
+    return out_.bytes() + in_.bytes() + (bfloat16_ == nullptr ? 0 : bfloat16_->bytes()) +
+           (float16_ == nullptr ? 0 : float16_->bytes());
+  }
+
+  /// The basis with its factors rounded to N = bfloat16 or float16, for products with tokens stored so. Made at the
+  /// first call, once for all layers, and kept as long as the basis; only where T is float.
+  template <class N>
+  const NarrowBasis<N, Backend>& narrow(Context& ctx) const {
+    static_assert(std::is_same_v<compute_t<N>, T> && is_narrow<N>);
+    const std::lock_guard lock(narrow_mutex_);
+    auto& copy = [&]() -> auto& {
+      if constexpr (std::is_same_v<N, bfloat16>) {
+        return bfloat16_;
+      } else {
+        return float16_;
+      }
+    }
+    ();
+    if (copy == nullptr) copy = std::make_unique<NarrowBasis<N, Backend>>(ctx, out_, in_);
+    return *copy;
+  }
 
   /// C = V^T G U, G [out, in], C [r, c].
   void project(Context& ctx, ConstMatrixView<T> g, MatrixView<T> core) const {
@@ -317,6 +341,9 @@ class TuckerBasis {
   Side out_;
   Side in_;
   BasisReport report_;
+  mutable std::mutex narrow_mutex_;
+  mutable std::unique_ptr<NarrowBasis<bfloat16, Backend>> bfloat16_;
+  mutable std::unique_ptr<NarrowBasis<float16, Backend>> float16_;
 };
 
 }  // namespace sparsegrad

@@ -137,9 +137,9 @@ concept Backend = requires(typename B::Context& ctx, MatrixView<float> f, Matrix
 /// | `sampled_product<T>(ctx, A, B, index, k, cols, value)` | value[e] (C) += sum_t A(t, i) B(t, j) |
 // clang-format on
 template <class B, class T>
-concept NarrowBackend = Backend<B> && requires(typename B::Context& ctx, MatrixView<T> n,
-                                               MatrixView<compute_t<T>> w, T* x, compute_t<T>* s,
-                                               const stored_index_t* index, index_t k) {
+concept NarrowBackend = Backend<B> &&
+    requires(typename B::Context& ctx, MatrixView<T> n, MatrixView<compute_t<T>> w, T* x, compute_t<T>* s,
+             const stored_index_t* index, index_t k) {
   { B::template allocate<T>(k) } -> std::same_as<T*>;
   B::template zero<T>(ctx, x, k);
   B::template copy<T>(ctx, n, n);

@@ -1,0 +1,111 @@
+// NarrowBasis: a basis as products of tokens in bfloat16 or float16 read it.
+#pragma once
+
+#include <algorithm>
+
+#include "basis_side.hpp"
+#include "core/narrow_float.hpp"
+
+namespace sparsegrad {
+
+/// A side's U [n, r] with the stored factor rounded to T, so that both operands of a product are T's. Refers to the
+/// side, which must outlive it. A fast transform has no factor: its tokens go through scratch in C = compute_t<T>.
+template <class T, class Backend>
+class NarrowSide {
+ public:
+  using C = compute_t<T>;
+  using Context = typename Backend::Context;
+
+  NarrowSide(Context& ctx, const BasisSide<C, Backend>& side) : side_(side) {
+    if (!side.has_factor()) return;
+    factor_.resize(ctx, side.rank() * side.extent());
+    Backend::template narrow<T>(ctx, side.factor(), factor_.matrix(side.rank(), side.extent()));
+  }
+
+  bool rotates() const { return side_.rotates(); }
+  index_t bytes() const { return factor_.bytes(); }
+  /// Elements in C that a call for `rows` tokens takes of scratch.
+  index_t scratch_elements(index_t rows) const {
+    return side_.has_factor() || !rotates() ? 0 : 2 * step(rows) * side_.extent();
+  }
+
+  /// Y = A U, A [t, n], Y [t, r]; sums in C, Y rounded once.
+  void project_columns(Context& ctx, ConstMatrixView<T> a, MatrixView<T> y) const {
+    require_shape("A", a.rows, a.cols, a.rows, side_.extent(), "rows x extent of the side");
+    require_shape("A U", y.rows, y.cols, a.rows, side_.rank(), "rows x rank of the side");
+    if (y.empty()) return;
+    if (side_.has_factor()) {
+      return Backend::template gemm<T>(ctx, Op::none, Op::transpose, C(1), a, factor(), C(0), y);
+    }
+    if (!rotates()) return Backend::template copy<T>(ctx, a, y);
+    transform(ctx, a, false, C(0), y);
+  }
+
+  /// A = Y U^T + beta A, Y [t, r], A [t, n]; beta = 0 overwrites NaN. Sums in C, A rounded once.
+  void expand_columns(Context& ctx, ConstMatrixView<T> y, C beta, MatrixView<T> a) const {
+    require_shape("A", a.rows, a.cols, a.rows, side_.extent(), "rows x extent of the side");
+    require_shape("Y", y.rows, y.cols, a.rows, side_.rank(), "rows x rank of the side");
+    if (a.empty()) return;
+    if (side_.has_factor()) {
+      return Backend::template gemm<T>(ctx, Op::none, Op::none, C(1), y, factor(), beta, a);
+    }
+    transform(ctx, y, true, beta, a);
+  }
+
+ private:
+  /// Elements that are transformed at a time: bounds the scratch memory.
+  static constexpr index_t chunk = index_t{1} << 22;
+
+  index_t step(index_t rows) const {
+    return std::clamp<index_t>(chunk / std::max<index_t>(side_.extent(), 1), 1, std::max<index_t>(rows, 1));
+  }
+  MatrixView<const T> factor() const { return factor_.matrix(side_.rank(), side_.extent()); }
+
+  /// B = (A H^T, inverse: A H) + beta B, row by row; without rotation H = I.
+  void transform(Context& ctx, MatrixView<const T> a, bool inverse, C beta, MatrixView<T> b) const {
+    const index_t n = side_.extent();
+    const index_t most = step(a.rows);
+    auto frame = ctx.frame();
+    const MatrixView<C> memory = frame.template matrix<C>(most, n);
+    const MatrixView<C> old_memory = frame.template matrix<C>(beta != C(0) ? most : 0, n);
+    for (index_t first = 0; first < a.rows; first += most) {
+      const index_t rows = std::min(most, a.rows - first);
+      const MatrixView<C> part = memory.block(0, 0, rows, n);
+      const MatrixView<T> target = b.block(first, 0, rows, n);
+      Backend::template widen<T>(ctx, a.block(first, 0, rows, n), part);
+      if (rotates()) {
+        Backend::template fast_transform<C>(ctx, side_.signs(), inverse, TransformSide::rows, part);
+      }
+      if (beta != C(0)) {
+        const MatrixView<C> old = old_memory.block(0, 0, rows, n);
+        Backend::template widen<T>(ctx, target, old);
+        Backend::template add<C>(ctx, beta, old, part);
+      }
+      Backend::template narrow<T>(ctx, part, target);
+    }
+  }
+
+  const BasisSide<C, Backend>& side_;
+  Buffer<T, Backend> factor_;  ///< U^T [r, n], rounded
+};
+
+/// Both sides of a basis in T; TuckerBasis::narrow makes it and layers share it.
+template <class T, class Backend>
+class NarrowBasis {
+ public:
+  using Side = NarrowSide<T, Backend>;
+
+  NarrowBasis(typename Backend::Context& ctx, const BasisSide<compute_t<T>, Backend>& out,
+              const BasisSide<compute_t<T>, Backend>& in)
+      : out_(ctx, out), in_(ctx, in) {}
+
+  const Side& out() const { return out_; }
+  const Side& in() const { return in_; }
+  index_t bytes() const { return out_.bytes() + in_.bytes(); }
+
+ private:
+  Side out_;
+  Side in_;
+};
+
+}  // namespace sparsegrad

@@ -1,0 +1,7 @@
+#include <sparsegrad/backend/thrust_host.cuh>
+
+#include "support/fenced_backend.hpp"
+
+using DeviceBackend = sparsegrad::test::Fenced<sparsegrad::backend::ThrustHost>;
+
+#include "support/device_narrow_primitives.hpp"
