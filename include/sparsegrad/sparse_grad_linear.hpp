@@ -87,8 +87,7 @@ class SparseGradLinear {
     if (is_narrow<T> && options.mode != UpdateMode::adapter) {
       throw ValueError(
           "a layer that trains a weight of 16 bits needs a float master of it, given behind the weight: "
-          "updates below "
-          "half a unit of its last place would be lost");
+          "updates below half a unit of its last place would be lost");
     }
     take_extents();
     start(ctx);

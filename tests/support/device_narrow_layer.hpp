@@ -249,7 +249,8 @@ TEST_CASE_TEMPLATE("apply moves the master, and the weight is the rounded master
         std::pair("identity", "identity")}) {
     for (const WeightLayout layout : {WeightLayout::out_in, WeightLayout::in_out}) {
       for (const index_t kept : {index_t{9}, index_t{0}}) {  // sparse; all entries
-        CAPTURE(std::string(out_kind));
+        const std::string name = out_kind;
+        CAPTURE(name);
         CAPTURE(kept);
         LinearOptions options;
         options.layout = layout;
@@ -399,7 +400,8 @@ TEST_CASE_TEMPLATE("a narrow adapter computes the float adapter's numbers; merge
        {std::pair("full", "full"), std::pair("hadamard", "third"), std::pair("identity", "hadamard"),
         std::pair("third", "identity")}) {
     for (const bool with_master : {true, false}) {
-      CAPTURE(std::string(out_kind));
+      const std::string name = out_kind;
+      CAPTURE(name);
       using P = LayerPair<T>;
       LinearOptions options;
       options.mode = UpdateMode::adapter;

@@ -212,7 +212,8 @@ TEST_CASE_TEMPLATE("narrow column_sums, add_to_rows, sampled_product", T, bfloat
   typename B::Context ctx;
   const std::vector<std::array<index_t, 4>> sizes = {
       {0, 4, 3, 0}, {1, 1, 1, 2}, {7, 5, 9, 3}, {301, 13, 11, 1}};
-  for (const auto& [tokens, rows, cols, padding] : sizes) {
+  for (const auto& [t, rows, cols, padding] : sizes) {
+    const index_t tokens = t;
     CAPTURE(tokens);
     Strided<T> a(tokens, rows, padding);
     Strided<T> b(tokens, cols, padding + 1);
@@ -237,9 +238,9 @@ TEST_CASE_TEMPLATE("narrow column_sums, add_to_rows, sampled_product", T, bfloat
     for (index_t j = 0; j < rows; ++j) {
       double sum = 0.5;
       double size = 0.5;
-      for (index_t t = 0; t < tokens; ++t) {
-        sum += a.at(t, j);
-        size += std::abs(a.at(t, j));
+      for (index_t i = 0; i < tokens; ++i) {
+        sum += a.at(i, j);
+        size += std::abs(a.at(i, j));
       }
       right =
           right && std::abs(static_cast<double>(found[static_cast<std::size_t>(j)]) - sum) <= 0x1p-22 * size;
@@ -248,8 +249,8 @@ TEST_CASE_TEMPLATE("narrow column_sums, add_to_rows, sampled_product", T, bfloat
     for (std::size_t e = 0; e < index.size(); ++e) {
       double sum = -0.25;
       double size = 0.25;
-      for (index_t t = 0; t < tokens; ++t) {
-        const double term = a.at(t, index[e] / cols) * b.at(t, index[e] % cols);
+      for (index_t i = 0; i < tokens; ++i) {
+        const double term = a.at(i, index[e] / cols) * b.at(i, index[e] % cols);
         sum += term;
         size += std::abs(term);
       }
