@@ -138,10 +138,9 @@ class BatchedStep {
   }
   void multiply(Context& ctx, Op op_left, Op op_right, T keep) {
     if (weights_.empty()) return;
-    Backend::template gemm_batched<T>(ctx, op_left, op_right, T(1),
-                                      std::span<const MatrixView<const T>>(left_),
-                                      std::span<const MatrixView<const T>>(right_), keep,
-                                      std::span<const MatrixView<T>>(weights_));
+    Backend::template gemm_batched<T>(
+        ctx, op_left, op_right, T(1), std::span<const MatrixView<const T>>(left_),
+        std::span<const MatrixView<const T>>(right_), keep, std::span<const MatrixView<T>>(weights_));
   }
 
   // Kept from step to step, so that a step takes no memory.

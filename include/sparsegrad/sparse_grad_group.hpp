@@ -291,9 +291,7 @@ class SparseGradGroup {
   /// that was captured in a CUDA graph goes on with the bias correction at every replay, where it would repeat that of
   /// the captured step. Its learning rate stays that of the capture. The optimizers' own counts stand still in a replay
   /// until count_on_host. Every layer must step together with the others (see `step`, which throws StateError).
-  void count_on_device(Context& ctx)
-  requires BatchedBackend<Backend>
-  {
+  void count_on_device(Context& ctx) requires BatchedBackend<Backend> {
     std::vector<std::int64_t> counts;
     for (Member& m : members_)
       counts.push_back(m.adam == nullptr ? 0 : m.adam->steps());
@@ -301,9 +299,7 @@ class SparseGradGroup {
     Backend::template upload<std::int64_t>(ctx, counts.data(), counters_.data(), size());
   }
   /// Brings the optimizers' counts up to date with the backend's memory and ends count_on_device.
-  void count_on_host(Context& ctx)
-  requires BatchedBackend<Backend>
-  {
+  void count_on_host(Context& ctx) requires BatchedBackend<Backend> {
     if (counters_.empty()) return;
     std::vector<std::int64_t> counts(members_.size());
     Backend::template download<std::int64_t>(ctx, counters_.data(), counts.data(), counters_.size());
@@ -449,8 +445,7 @@ class SparseGradGroup {
 
   bool steps_together(const Member& m) const {
     if constexpr (!BatchedBackend<Backend>) return false;
-    return !options_.share_gradient_memory &&
-           BatchedStep<T, Backend>::fits(*m.layer, m.gradient, *m.adam);
+    return !options_.share_gradient_memory && BatchedStep<T, Backend>::fits(*m.layer, m.gradient, *m.adam);
   }
   std::int64_t* counter(const Member& m) {
     return counters_.empty() ? nullptr : counters_.data() + (&m - members_.data());
@@ -460,9 +455,10 @@ class SparseGradGroup {
       throw StateError("step: layers were added after count_on_device; call it again");
     for (const Member& m : members_) {
       if (!steps_together(m)) {
-        throw StateError("step: layer " + std::to_string(&m - members_.data()) +
-                         " cannot count on the device: it needs a dense optimizer state, a basis, a weight that is "
-                         "updated itself, and gradient memory of its own");
+        throw StateError(
+            "step: layer " + std::to_string(&m - members_.data()) +
+            " cannot count on the device: it needs a dense optimizer state, a basis, a weight that is "
+            "updated itself, and gradient memory of its own");
       }
     }
   }

@@ -142,7 +142,9 @@ inline std::vector<MethodCase> method_cases() {
        .in = RankRule::fast_transform(),
        .capacity_factor = 0,
        .layout = WeightLayout::in_out});
-  add({.name = "dense state, all moments move", .semantics = AdamSemantics::dense_core, .capacity_factor = 0});
+  add({.name = "dense state, all moments move",
+       .semantics = AdamSemantics::dense_core,
+       .capacity_factor = 0});
   add({.name = "dense state, no basis",
        .out = RankRule::identity(),
        .in = RankRule::identity(),

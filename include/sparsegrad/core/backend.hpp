@@ -52,8 +52,9 @@ struct AdamTask {
   T* v = nullptr;
   std::int32_t* count = nullptr;  ///< null, or the entries' own steps
   T* d = nullptr;
-  std::int64_t step = 1;            ///< t of this state
-  std::int64_t* counter = nullptr;  ///< null, or in the backend's memory: raised by 1, then used in place of `step`
+  std::int64_t step = 1;  ///< t of this state
+  std::int64_t* counter =
+      nullptr;  ///< null, or in the backend's memory: raised by 1, then used in place of `step`
 };
 
 // clang-format off
@@ -158,16 +159,16 @@ concept Backend = requires(typename B::Context& ctx, MatrixView<float> f, Matrix
 /// | `batch_scratch_bound<T>(ctx, q, n)` | bytes of scratch that any of them takes on q arrays of n elements together |
 // clang-format on
 template <class B>
-concept BatchedBackend =
-    Backend<B> && requires(typename B::Context& ctx, index_t n, std::span<const TopKTask<float>> selections,
-                           std::span<const AdamTask<float>> states, std::span<const MatrixView<float>> a,
-                           std::span<const MatrixView<const float>> in, AdamCoefficients c) {
-      B::template top_k_batched<float>(ctx, selections);
-      B::template adam_batched<float>(ctx, c, states);
-      B::template zero_batched<float>(ctx, a);
-      { B::template first_nonfinite_batched<float>(ctx, in) } -> std::same_as<index_t>;
-      { B::template batch_scratch_bound<float>(ctx, n, n) } -> std::same_as<index_t>;
-    };
+concept BatchedBackend = Backend<B> &&
+    requires(typename B::Context& ctx, index_t n, std::span<const TopKTask<float>> selections,
+             std::span<const AdamTask<float>> states, std::span<const MatrixView<float>> a,
+             std::span<const MatrixView<const float>> in, AdamCoefficients c) {
+  B::template top_k_batched<float>(ctx, selections);
+  B::template adam_batched<float>(ctx, c, states);
+  B::template zero_batched<float>(ctx, a);
+  { B::template first_nonfinite_batched<float>(ctx, in) } -> std::same_as<index_t>;
+  { B::template batch_scratch_bound<float>(ctx, n, n) } -> std::same_as<index_t>;
+};
 
 /// What `group_support` writes: the k entries of a support, index[e] = i cols + j, in groups of one row i
 /// (or, with `columns`, of one column j), groups by rising number, entries in a group by rising other

@@ -97,11 +97,10 @@ void gemm_batched(CudaContext& ctx, Op op_a, Op op_b, T alpha, std::span<const M
     const OperandLists<T> lists{frame.template take<const T*>(count), frame.template take<const T*>(count),
                                 frame.template take<T*>(count)};
     // Written by a launch, whose parameters a captured graph holds; a copy from the host would have to outlive it.
-    portable::launch_batch<System>(ctx, cs.subspan(first, last - first),
-                                   [&](const MatrixView<T>& c, std::size_t t) {
-                                     return SetOperands<T>{lists, static_cast<index_t>(t), as[first + t].data,
-                                                           bs[first + t].data, c.data};
-                                   });
+    portable::launch_batch<
+        System>(ctx, cs.subspan(first, last - first), [&](const MatrixView<T>& c, std::size_t t) {
+      return SetOperands<T>{lists, static_cast<index_t>(t), as[first + t].data, bs[first + t].data, c.data};
+    });
     const cublasHandle_t blas = ctx.blas(false);
     const auto product = [&](auto call) {
       check(call(blas, operation(op_b), operation(op_a), cs[first].cols, cs[first].rows, depth, &alpha,

@@ -313,8 +313,8 @@ struct TopK {
       index_t tile = 0;
       std::uint32_t chosen = 0;
       launch_batch<System>(ctx, tasks, [&](const Task& task, std::size_t t) {
-        const WriteChosen<T> kernel{task.x, selects(task) ? task.n : 0, states + t, before + tile, chosen,
-                                    positions ? task.index : nullptr, task.value};
+        const WriteChosen<T> kernel{task.x, selects(task) ? task.n : 0,       states + t, before + tile,
+                                    chosen, positions ? task.index : nullptr, task.value};
         tile += tiles(task);
         if (selects(task)) chosen += static_cast<std::uint32_t>(task.k);
         return kernel;
