@@ -103,6 +103,7 @@ class SparseGradGroup {
   /// Adds a layer, which must outlive the group; returns its number. `kind` names the layers that share a basis under
   /// BasisScope::kind; they must have the same extents (checked by collect).
   index_t add(Context& ctx, Layer& layer, const std::string& kind) {
+    require_host_counts("add");
     Member member;
     member.layer = &layer;
     member.kind = kind;
@@ -146,6 +147,7 @@ class SparseGradGroup {
   /// Starts to feed every step's gradients to accumulators, as `recipe` shares them. Collecting again starts anew.
   /// Throws ShapeError when layers of one kind differ in extents under BasisScope::kind.
   void collect(Context& ctx, BasisRecipe recipe) {
+    require_host_counts("collect");
     recipe_ = std::move(recipe);
     collections_.clear();
     for (Member& m : members_) {
@@ -206,6 +208,7 @@ class SparseGradGroup {
   /// `collect` before it, every basis is made by `recipe` from no gradients (random and fast sides).
   void refresh(Context& ctx, MomentsPolicy moments = MomentsPolicy::reset) {
     if (!collecting()) throw StateError("refresh: nothing was collected; call collect first");
+    require_host_counts("refresh");
     for (auto& [key, shared] : collections_) {
       shared.basis = Basis::fit(ctx, *shared.accumulator, shared.rules.out, shared.rules.in);
     }
@@ -221,6 +224,7 @@ class SparseGradGroup {
   /// Sets a basis of the caller's own for one layer.
   void set_basis(Context& ctx, index_t i, std::shared_ptr<const Basis> basis,
                  MomentsPolicy moments = MomentsPolicy::reset) {
+    require_host_counts("set_basis");
     set_basis(ctx, at(i), std::move(basis), moments);
     if (options_.share_gradient_memory) share_memory(ctx);
   }
@@ -290,7 +294,8 @@ class SparseGradGroup {
   /// From now on the steps are counted in the backend's memory as well, from what the optimizers have counted: a step
   /// that was captured in a CUDA graph goes on with the bias correction at every replay, where it would repeat that of
   /// the captured step. Its learning rate stays that of the capture. The optimizers' own counts stand still in a replay
-  /// until count_on_host. Every layer must step together with the others (see `step`, which throws StateError).
+  /// until count_on_host, before which no basis can change. Every layer must step together with the others (see `step`,
+  /// which throws StateError).
   void count_on_device(Context& ctx) requires BatchedBackend<Backend> {
     std::vector<std::int64_t> counts;
     for (Member& m : members_)
@@ -450,9 +455,11 @@ class SparseGradGroup {
   std::int64_t* counter(const Member& m) {
     return counters_.empty() ? nullptr : counters_.data() + (&m - members_.data());
   }
+  void require_host_counts(const char* call) const {
+    if (!counters_.empty())
+      throw StateError(std::string(call) + ": steps are counted on the device; call count_on_host first");
+  }
   void require_all_together() const {
-    if (counters_.size() != size())
-      throw StateError("step: layers were added after count_on_device; call it again");
     for (const Member& m : members_) {
       if (!steps_together(m)) {
         throw StateError(

@@ -304,7 +304,11 @@ TEST_CASE("steps counted in the backend's memory are the optimizers' steps") {
   ManyLayers host;
   ManyLayers device;
   for (int s = 0; s < 5; ++s) {
-    if (s == 1) device.group->count_on_device(device.ctx);
+    if (s == 1) {
+      device.group->count_on_device(device.ctx);
+      CHECK_THROWS_AS(device.group->collect(device.ctx, {}), StateError);
+      CHECK_THROWS_AS(device.group->set_basis(device.ctx, 0, nullptr), StateError);
+    }
     if (s == 4) device.group->count_on_host(device.ctx);
     for (ManyLayers* m : {&host, &device}) {
       m->gradients();
