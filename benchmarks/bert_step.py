@@ -5,13 +5,15 @@
 
 Each round runs every case once, in turn, on the same CoLA sentences in the same order (batch 32, dropout 0.1, AdamW);
 a case is compared with another of its own round. A step is forward, backward and optimizer; the first two of a case are
-left out. torch: attention by scaled_dot_product_attention, AdamW with foreach. Needs torch and transformers for torch's
-rows; without them the program's own rows remain.
+left out. torch: attention by scaled_dot_product_attention, AdamW with foreach. "The method in torch" is that model with the
+paper's own order of products in its MLP layers (reference_layer.py), random orthogonal bases, and SparseAdam. Needs
+torch and transformers for torch's rows; without them the program's own rows remain.
 """
 
 import argparse
 import datetime
 import json
+import math
 import os
 import pathlib
 import statistics
@@ -19,32 +21,46 @@ import subprocess
 import tempfile
 import time
 
+from reference_layer import reference_layer
+
 WARM = 2
 BATCH = 32
+SHARE = 0.012  # of a matrix's entries, as preset paper keeps
 RATE = 1e-4
 
 SPARSE_ONE_SIDED = ["--run-type", "sparse", "--preset", "best"]
-# title, options of the program (None: torch), padding
+ACCUMULATED = ["--accumulation", "8"]
+# title, options of the program or what torch does, padding
 CASES = [
     ("ft, padded to 128", ["--run-type", "ft"], "max_length"),
-    ("torch, padded to 128", None, "max_length"),
+    ("torch, padded to 128", "ft", "max_length"),
+    ("the method in torch, padded to 128", "method", "max_length"),
     ("sparse (paper), padded to 128", ["--run-type", "sparse", "--preset", "paper"], "max_length"),
     ("sparse (best), padded to 128", SPARSE_ONE_SIDED, "max_length"),
     ("ft, unpadded", ["--run-type", "ft"], "unpadded"),
-    ("torch, padded to the longest", None, "longest"),
+    ("torch, padded to the longest", "ft", "longest"),
     ("sparse (paper), unpadded", ["--run-type", "sparse", "--preset", "paper"], "unpadded"),
     ("sparse (best), unpadded", SPARSE_ONE_SIDED, "unpadded"),
+    ("LoRA, unpadded", ["--run-type", "lora"], "unpadded"),
     ("frozen MLP, unpadded", ["--run-type", "frozen-mlp"], "unpadded"),
+    ("ft, unpadded, 8 micro-batches", ["--run-type", "ft", *ACCUMULATED], "unpadded"),
+    ("sparse (paper), unpadded, 8 micro-batches", ["--run-type", "sparse", "--preset", "paper", *ACCUMULATED], "unpadded"),
+    ("sparse (best), unpadded, 8 micro-batches", [*SPARSE_ONE_SIDED, *ACCUMULATED], "unpadded"),
 ]
 # what is compared with what, and the ratio (time of the first over time of the second) that is wanted
 PAIRS = [
-    ("ft, padded to 128", "torch, padded to 128", 1.0),
-    ("ft, unpadded", "torch, padded to the longest", 1.0),
-    ("sparse (paper), padded to 128", "ft, padded to 128", None),
+    ("ft, padded to 128", "torch, padded to 128", 1 / 1.2),
+    ("ft, unpadded", "torch, padded to the longest", 1 / 2),
+    ("sparse (paper), padded to 128", "ft, padded to 128", 1 / 0.75),
+    ("sparse (paper), padded to 128", "the method in torch, padded to 128", 1 / 2.5),
+    ("the method in torch, padded to 128", "torch, padded to 128", None),
     ("sparse (best), padded to 128", "ft, padded to 128", None),
+    ("sparse (best), unpadded", "ft, unpadded", 1 / 1.1),
     ("sparse (paper), unpadded", "ft, unpadded", None),
-    ("sparse (best), unpadded", "ft, unpadded", None),
+    ("LoRA, unpadded", "ft, unpadded", None),
     ("frozen MLP, unpadded", "ft, unpadded", None),
+    ("sparse (best), unpadded, 8 micro-batches", "ft, unpadded, 8 micro-batches", None),
+    ("sparse (paper), unpadded, 8 micro-batches", "ft, unpadded, 8 micro-batches", None),
 ]
 
 
@@ -79,20 +95,45 @@ class Torch:
         rows = [row.split("\t") for row in rows[: BATCH * a.steps]]
         self.sentences, self.labels = [row[3] for row in rows], [int(row[1]) for row in rows]
 
-    def seconds(self, padding):
+    def put_in_basis(self, model):
+        """Replaces the MLP layers by the paper's; returns their weights, which SparseAdam steps."""
+        torch = self.torch
+        bases = {}
+
+        def basis(kind, n):
+            if (kind, n) not in bases:
+                bases[kind, n] = torch.linalg.qr(torch.randn(n, n)).Q
+            return bases[kind, n]
+
+        weights = []
+        for block in model.bert.encoder.layer:
+            for kind, owner in (("up", block.intermediate), ("down", block.output)):
+                out, inner = owner.dense.weight.shape
+                owner.dense = reference_layer(torch, owner.dense, basis(kind, out), basis(kind, inner), math.ceil(SHARE * out * inner))
+                weights.append(owner.dense.weight)
+        return weights
+
+    def seconds(self, what, padding):
         torch = self.torch
         torch.manual_seed(42)
         model = self.make()
         model.train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0, foreach=True)
+        sparse = self.put_in_basis(model) if what == "method" else []
+        theirs = {id(weight) for weight in sparse}
+        dense = [parameter for parameter in model.parameters() if id(parameter) not in theirs]
+        optimizers = [torch.optim.AdamW(dense, lr=RATE, weight_decay=0.0, foreach=True)]
+        if sparse:
+            optimizers.append(torch.optim.SparseAdam(sparse, lr=RATE))
         times = []
         for first in range(0, len(self.sentences), BATCH):
             batch = self.tokenizer(self.sentences[first : first + BATCH], padding=padding, truncation=True, max_length=128, return_tensors="pt")
             labels = torch.tensor(self.labels[first : first + BATCH])
             start = time.perf_counter()
-            optimizer.zero_grad()
+            for optimizer in optimizers:
+                optimizer.zero_grad()
             model(**batch, labels=labels).loss.backward()
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             times.append(time.perf_counter() - start)
         return times[WARM:]
 
@@ -120,14 +161,15 @@ def main():
     except ImportError as missing:
         print(f"torch's rows are left out: {missing}")
         other = None
-    cases = [case for case in CASES if case[1] is not None or other]
+    cases = [case for case in CASES if not isinstance(case[1], str) or other]
     if a.only:
         cases = [case for case in cases if any(case[0].startswith(start) for start in a.only)]
     times = {title: [] for title, _, _ in cases}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(a.rounds):
             for title, options, padding in cases:
-                seconds = other.seconds(padding) if options is None else program_seconds(a, options, padding, folder)
+                of_torch = isinstance(options, str)
+                seconds = other.seconds(options, padding) if of_torch else program_seconds(a, options, padding, folder)
                 times[title].append(statistics.median(seconds))
 
     lines = [

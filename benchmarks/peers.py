@@ -13,6 +13,7 @@ import statistics
 import time
 
 from case_program import CaseProgram, write_aside
+from reference_layer import reference_layer
 
 RATE = 1e-5
 # Before each run: threads of the other side's OpenMP still spin for a moment.
@@ -63,38 +64,6 @@ def layer_step(torch, module, x, dy, optimizers):
 
 def adamw(torch, parameters):
     return torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.01, fused=True)
-
-
-def reference_layer(torch, layer, v, u, entries):
-    """The order of the paper's own layer in torch: the weight lives in the basis, every token is rotated in forward and backward,
-    the gradient's largest entries go to SparseAdam as a sparse tensor."""
-
-    class InBasis(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x, weight, bias):
-            xu = x @ u
-            ctx.save_for_backward(xu, weight)
-            return (xu @ weight.T) @ v.T + bias
-
-        @staticmethod
-        def backward(ctx, dy):
-            xu, weight = ctx.saved_tensors
-            dyv = dy @ v
-            core = dyv.T @ xu
-            least = torch.topk(core.abs().flatten(), entries).values[-1]
-            kept = torch.where(core.abs() >= least, core, torch.zeros_like(core)).to_sparse()
-            return (dyv @ weight) @ u.T, kept, dy.sum(0)
-
-    class Layer(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = torch.nn.Parameter(v.T @ layer.weight.detach() @ u)
-            self.bias = torch.nn.Parameter(layer.bias.detach().clone())
-
-        def forward(self, x):
-            return InBasis.apply(x, self.weight, self.bias)
-
-    return Layer()
 
 
 def layer_pairs(torch, shape, entries, head, missing):

@@ -4,10 +4,21 @@
 #                            benchmark_compare (see the head of benchmarks/compare.cpp)
 #   run.sh grid [option...]  the grid, benchmarks/results/<machine>/; options of benchmarks/grid.py. Plots need matplotlib
 #                            (scripts/setup.sh --python), the other programs torch, peft, tensorly
+#   run.sh gpu [option...]   backend::Cuda on this machine's GPU, benchmarks/results/gpu.json; options of Google Benchmark
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=../scripts/common.sh
 source scripts/common.sh
+
+if [[ ${1:-} == gpu ]]; then
+  shift
+  configure cuda -DCMAKE_CUDA_ARCHITECTURES=native
+  build cuda benchmark_gpu
+  mkdir -p benchmarks/results
+  "$project_root/build/cuda/benchmarks/benchmark_gpu" --benchmark_repetitions=5 \
+    --benchmark_out=benchmarks/results/gpu.json --benchmark_out_format=json "$@"
+  exit
+fi
 
 configure release
 if [[ ${1:-} == grid ]]; then

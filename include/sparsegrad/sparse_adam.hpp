@@ -270,15 +270,7 @@ class SparseAdam {
       }
     }
 
-    AdamCoefficients c;
-    c.learning_rate = step_options.learning_rate;
-    c.grad_scale = step_options.grad_scale;
-    c.beta1 = options_.beta1;
-    c.beta2 = options_.beta2;
-    c.eps = options_.eps;
-    c.step = steps_ + 1;
-    c.eps_uncorrected = options_.semantics == AdamSemantics::torch;
-
+    const AdamCoefficients c = coefficients(step_options);
     const index_t state = compact_ ? held_count_ + slots.fresh_count : rows_ * cols_;
     const bool whole = whole_core && !s.dense();
     T* gradient = whole ? frame.template take<T>(state) : nullptr;
@@ -313,6 +305,42 @@ class SparseAdam {
     report.updated = d.count();
     report.state = size();
     return report;
+  }
+
+  /// The numbers of the next step.
+  AdamCoefficients coefficients(const StepOptions& step_options) const {
+    AdamCoefficients c;
+    c.learning_rate = step_options.learning_rate;
+    c.grad_scale = step_options.grad_scale;
+    c.beta1 = options_.beta1;
+    c.beta2 = options_.beta2;
+    c.eps = options_.eps;
+    c.step = steps_ + 1;
+    c.eps_uncorrected = options_.semantics == AdamSemantics::torch;
+    return c;
+  }
+
+  /// Whether a step with S is one Adam update of S's entries in a dense state, which `take_step` can hand out.
+  bool steps_in_place(const Gradient& s) const {
+    return !compact_ && (options_.semantics != AdamSemantics::dense_core || s.dense());
+  }
+
+  /// Counts a step and leaves its work to the caller, for Backend::adam_batched with `coefficients` from before:
+  /// the update goes to the entries of D [rows, cols], dense, that are in S. Throws StateError unless
+  /// steps_in_place(S), what `check` throws.
+  AdamTask<T> take_step(Context& ctx, const Gradient& s, T* d) {
+    check(ctx, s);
+    if (!steps_in_place(s))
+      throw StateError("take_step: the state is compact or moves more entries than S has; use step");
+    ++steps_;
+    return {s.values(), s.indices(), s.count(), m_.data(), v_.data(), has_counts() ? count_.data() : nullptr,
+            d,          steps_,      nullptr};
+  }
+
+  /// Sets the count of steps, for a caller that counted them elsewhere. Throws ValueError when it is negative.
+  void set_steps(std::int64_t steps) {
+    if (steps < 0) throw ValueError("steps is " + std::to_string(steps) + ", expected >= 0");
+    steps_ = steps;
   }
 
   /// Empties the state; the step count starts anew. A state that went dense stays dense.

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "batched_step.hpp"
 #include "rank_rule.hpp"
 #include "sparse_adam.hpp"
 #include "sparse_grad_linear.hpp"
@@ -103,6 +104,7 @@ class SparseGradGroup {
   /// Adds a layer, which must outlive the group; returns its number. `kind` names the layers that share a basis under
   /// BasisScope::kind; they must have the same extents (checked by collect).
   index_t add(Context& ctx, Layer& layer, const std::string& kind) {
+    require_host_counts("add");
     Member member;
     member.layer = &layer;
     member.kind = kind;
@@ -135,11 +137,18 @@ class SparseGradGroup {
   void reserve(Context& ctx, index_t max_tokens) {
     for (Member& m : members_)
       m.layer->reserve(ctx, max_tokens, m.update == nullptr ? wanted(m) : m.update->capacity());
+    if constexpr (BatchedBackend<Backend>) {
+      index_t entries = 0;
+      for (const Member& m : members_)
+        entries += m.layer->basis()->rows() * m.layer->basis()->cols();
+      ctx.scratch().reserve(Backend::template batch_scratch_bound<C>(ctx, size(), entries));
+    }
   }
 
   /// Starts to feed every step's gradients to accumulators, as `recipe` shares them. Collecting again starts anew.
   /// Throws ShapeError when layers of one kind differ in extents under BasisScope::kind.
   void collect(Context& ctx, BasisRecipe recipe) {
+    require_host_counts("collect");
     recipe_ = std::move(recipe);
     collections_.clear();
     for (Member& m : members_) {
@@ -200,6 +209,7 @@ class SparseGradGroup {
   /// `collect` before it, every basis is made by `recipe` from no gradients (random and fast sides).
   void refresh(Context& ctx, MomentsPolicy moments = MomentsPolicy::reset) {
     if (!collecting()) throw StateError("refresh: nothing was collected; call collect first");
+    require_host_counts("refresh");
     for (auto& [key, shared] : collections_) {
       shared.basis = Basis::fit(ctx, *shared.accumulator, shared.rules.out, shared.rules.in);
     }
@@ -215,6 +225,7 @@ class SparseGradGroup {
   /// Sets a basis of the caller's own for one layer.
   void set_basis(Context& ctx, index_t i, std::shared_ptr<const Basis> basis,
                  MomentsPolicy moments = MomentsPolicy::reset) {
+    require_host_counts("set_basis");
     set_basis(ctx, at(i), std::move(basis), moments);
     if (options_.share_gradient_memory) share_memory(ctx);
   }
@@ -225,7 +236,9 @@ class SparseGradGroup {
   }
 
   /// The step of all layers: select; check everything; then moments, weights, clear. When it throws, no weight and no
-  /// optimizer state has changed; the gradients are kept, so that the caller can look at them.
+  /// optimizer state has changed; the gradients are kept, so that the caller can look at them. On a BatchedBackend
+  /// layers that select by TopK do so together, and those with a dense state that update a weight through a basis (and
+  /// have gradient memory of their own) take the rest of the step together (BatchedStep).
   /// Throws NonFiniteError under NonFinite::raise, CapacityError under Overflow::error, ValueError for bad options.
   GroupReport step(Context& ctx, const GroupStep& options) {
     if (!(options.learning_rate >= 0) || !std::isfinite(options.learning_rate)) {
@@ -243,6 +256,7 @@ class SparseGradGroup {
     GroupReport report;
     double squares = 0;
     const bool clip = options.clip_norm > 0;
+    if constexpr (BatchedBackend<Backend>) select_together(ctx, clip);
     for (Member& m : members_) {
       const SelectReport selected = m.selected ? SelectReport{} : select(ctx, m, clip);
       report.skipped = report.skipped || m.skipped || selected.skipped;
@@ -261,12 +275,43 @@ class SparseGradGroup {
     }
     for (Member& m : members_)
       m.adam->check(ctx, m.gradient);
+    const StepOptions step_options{.learning_rate = options.learning_rate, .grad_scale = scale};
+    if constexpr (BatchedBackend<Backend>) {
+      together_.clear();
+      for (Member& m : members_)
+        if (steps_together(m)) together_.add(*m.layer, m.gradient, *m.adam, counter(m));
+      if (!counters_.empty()) require_all_together();
+      together_.update(ctx, step_options, decay);
+    }
     for (Member& m : members_) {
-      m.adam->step(ctx, m.gradient, {.learning_rate = options.learning_rate, .grad_scale = scale}, *m.update);
+      if (steps_together(m)) continue;
+      m.adam->step(ctx, m.gradient, step_options, *m.update);
       m.layer->apply(ctx, *m.update, decay);
     }
     clear(ctx);
     return report;
+  }
+
+  /// From now on the steps are counted in the backend's memory as well, from what the optimizers have counted: a step
+  /// that was captured in a CUDA graph goes on with the bias correction at every replay, where it would repeat that of
+  /// the captured step. Its learning rate stays that of the capture. The optimizers' own counts stand still in a replay
+  /// until count_on_host, before which no basis can change. Every layer must step together with the others (see `step`,
+  /// which throws StateError).
+  void count_on_device(Context& ctx) requires BatchedBackend<Backend> {
+    std::vector<std::int64_t> counts;
+    for (Member& m : members_)
+      counts.push_back(m.adam == nullptr ? 0 : m.adam->steps());
+    counters_.resize(ctx, size());
+    Backend::template upload<std::int64_t>(ctx, counts.data(), counters_.data(), size());
+  }
+  /// Brings the optimizers' counts up to date with the backend's memory and ends count_on_device.
+  void count_on_host(Context& ctx) requires BatchedBackend<Backend> {
+    if (counters_.empty()) return;
+    std::vector<std::int64_t> counts(members_.size());
+    Backend::template download<std::int64_t>(ctx, counters_.data(), counts.data(), counters_.size());
+    for (std::size_t i = 0; i < members_.size(); ++i)
+      if (members_[i].adam != nullptr) members_[i].adam->set_steps(counts[i]);
+    counters_.release();
   }
 
   /// Forgets all gradients and selections.
@@ -379,6 +424,53 @@ class SparseGradGroup {
       m.layer->borrow_gradient_memory(ctx, shared_gradient_.data());
   }
 
+  /// Selects the layers that are not yet selected, where TopK does it.
+  void select_together(Context& ctx, bool need_norms) {
+    if (selector_ || options_.share_gradient_memory) return;
+    together_.clear();
+    chosen_.clear();
+    for (Member& m : members_) {
+      if (m.selected || m.layer->has_fixed_support()) continue;
+      if (m.adam == nullptr) prepare(ctx, m);
+      together_.add(*m.layer, m.gradient, *m.adam);
+      chosen_.push_back(&m);
+    }
+    if (together_.empty()) return;
+    const index_t bad = together_.select(ctx, options_.non_finite != NonFinite::propagate);
+    if (bad >= 0) {
+      Member& m = *chosen_[static_cast<std::size_t>(bad)];
+      SelectReport report;
+      detail::check_finite<C, Backend>(ctx, m.gradient, options_.non_finite, report);
+      m.skipped = report.skipped;
+    }
+    for (Member* m : chosen_) {
+      if (need_norms) m->squared_norm = Backend::template squared_norm<C>(ctx, m->layer->core(ctx));
+      m->selected = true;
+    }
+  }
+
+  bool steps_together(const Member& m) const {
+    if constexpr (!BatchedBackend<Backend>) return false;
+    return !options_.share_gradient_memory && BatchedStep<T, Backend>::fits(*m.layer, m.gradient, *m.adam);
+  }
+  std::int64_t* counter(const Member& m) {
+    return counters_.empty() ? nullptr : counters_.data() + (&m - members_.data());
+  }
+  void require_host_counts(const char* call) const {
+    if (!counters_.empty())
+      throw StateError(std::string(call) + ": steps are counted on the device; call count_on_host first");
+  }
+  void require_all_together() const {
+    for (const Member& m : members_) {
+      if (!steps_together(m)) {
+        throw StateError(
+            "step: layer " + std::to_string(&m - members_.data()) +
+            " cannot count on the device: it needs a dense optimizer state, a basis, a weight that is "
+            "updated itself, and gradient memory of its own");
+      }
+    }
+  }
+
   SelectReport select(Context& ctx, Member& m, bool need_norm) {
     if (m.adam == nullptr) prepare(ctx, m);  // a step before the refresh that the collection is for
     if (need_norm) m.squared_norm = Backend::template squared_norm<C>(ctx, m.layer->core(ctx));
@@ -397,6 +489,9 @@ class SparseGradGroup {
   BasisRecipe recipe_;
   std::map<std::string, Collection> collections_;
   Buffer<C, Backend> shared_gradient_;
+  BatchedStep<T, Backend> together_;  ///< of a BatchedBackend
+  std::vector<Member*> chosen_;
+  Buffer<std::int64_t, Backend> counters_;  ///< steps of each layer, while they count on the device
 };
 
 }  // namespace sparsegrad

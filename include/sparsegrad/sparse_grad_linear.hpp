@@ -138,6 +138,8 @@ class SparseGradLinear {
   }
   T* bias() const { return bias_; }
   bool accumulating() const { return state_ != State::empty; }
+  /// Whether only the gradient at a support given before is computed, so that there is no core.
+  bool has_fixed_support() const { return fixed(); }
   /// Bytes owned: the gradient, the adapter's or tracked delta, the fixed support. The basis is shared and not counted.
   index_t gradient_bytes() const { return gradient_.bytes() + support_values_.bytes(); }
   index_t delta_bytes() const { return delta_.bytes() + support_.bytes(); }

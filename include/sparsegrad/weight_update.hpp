@@ -138,6 +138,19 @@ void expand_sparse(typename Backend::Context& ctx, const BasisSide<T, Backend>& 
   multiply(columns ? cols : rows, g, columns, panel);
 }
 
+/// W += V D U^T for a dense D [r, c].
+template <class T, class Backend>
+void expand_dense(typename Backend::Context& ctx, const TuckerBasis<T, Backend>& basis, MatrixView<const T> d,
+                  WeightLayout layout, const CostModel& model, MatrixView<T> w) {
+  if (layout == WeightLayout::out_in) {
+    return expand_dense<T, Backend>(ctx, basis.out(), basis.in(), d, model, w);
+  }
+  auto frame = ctx.frame();
+  const MatrixView<T> turned = frame.template matrix<T>(d.cols, d.rows);
+  Backend::template transpose<T>(ctx, d, turned);
+  expand_dense<T, Backend>(ctx, basis.in(), basis.out(), MatrixView<const T>(turned), model, w);
+}
+
 }  // namespace detail
 
 /// W += V D U^T in place, for W stored [out, in] or [in, out] and D [r, c] sparse or dense.
@@ -167,12 +180,7 @@ void add_expanded(typename Backend::Context& ctx, const TuckerBasis<T, Backend>&
     Backend::template scatter<T>(ctx, d.values(), d.indices(), d.count(), filled.data);
     dense = filled;
   }
-  if (swapped) {
-    const MatrixView<T> turned = frame.template matrix<T>(d.cols(), d.rows());
-    Backend::template transpose<T>(ctx, dense, turned);
-    dense = turned;
-  }
-  detail::expand_dense<T, Backend>(ctx, rows, cols, dense, model, w);
+  detail::expand_dense<T, Backend>(ctx, basis, dense, layout, model, w);
 }
 
 /// Bytes of scratch memory that add_expanded needs at most, the primitives' own included.

@@ -2,4 +2,4 @@
 
 using ContractBackend = sparsegrad::backend::ThrustHost;
 
-#include "contract.hpp"
+#include "batched.hpp"

@@ -7,4 +7,4 @@ struct ContractBackend : sparsegrad::backend::Cuda {
   };
 };
 
-#include "contract/contract.hpp"
+#include "contract/batched.hpp"

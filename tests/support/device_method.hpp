@@ -124,6 +124,31 @@ inline std::vector<MethodCase> method_cases() {
   add({.name = "both sides full, a basis a layer", .scope = BasisScope::layer});
   add({.name = "both sides full, weight [in, out]", .layout = WeightLayout::in_out});
   add({.name = "both sides full, dense state", .capacity_factor = 0});
+  for (const WeightLayout layout : {WeightLayout::out_in, WeightLayout::in_out}) {
+    add({.name = "dense state, out side of rank 3, top-k",
+         .out = RankRule::fixed(3),
+         .in = RankRule::identity(),
+         .capacity_factor = 0,
+         .layout = layout});
+    add({.name = "dense state, in side of rank 3, all entries",
+         .out = RankRule::identity(),
+         .in = RankRule::fixed(3),
+         .semantics = AdamSemantics::per_entry_step,
+         .share = 1,
+         .layout = layout});
+  }
+  add({.name = "dense state, fast transform and rank 3, [in, out]",
+       .out = RankRule::fixed(3),
+       .in = RankRule::fast_transform(),
+       .capacity_factor = 0,
+       .layout = WeightLayout::in_out});
+  add({.name = "dense state, all moments move",
+       .semantics = AdamSemantics::dense_core,
+       .capacity_factor = 0});
+  add({.name = "dense state, no basis",
+       .out = RankRule::identity(),
+       .in = RankRule::identity(),
+       .capacity_factor = 0});
   add({.name = "few entries", .share = 0.02});
   add({.name = "eviction", .capacity_factor = 1.2, .overflow = Overflow::evict_smallest});
   add({.name = "out side of rank 3, all entries",
@@ -173,6 +198,136 @@ TEST_CASE("in float the method stays near the reference's") {
       for (std::size_t e = 0; e < expected.weights[i].size(); ++e)
         CHECK(std::abs(found.weights[i][e] - expected.weights[i][e]) < 2e-3F);
   }
+}
+
+/// Layers of two kinds, whose whole step can be taken together.
+struct ManyLayers {
+  using B = DeviceBackend;
+
+  explicit ManyLayers(double capacity_factor = 0, NonFinite non_finite = NonFinite::raise) : random(11) {
+    GroupOptions options;
+    options.share = 0.2;
+    options.capacity_factor = capacity_factor;
+    options.non_finite = non_finite;
+    group = std::make_unique<SparseGradGroup<double, B>>(options);
+    for (int i = 0; i < 6; ++i) {
+      const index_t out = i % 2 == 0 ? 9 : 5;
+      const index_t in = 14 - out;
+      weights.push_back(to_device<B>(ctx, normal<double>(random, out * in)));
+      layers.push_back(
+          std::make_unique<SparseGradLinear<double, B>>(ctx, weights.back().matrix(out, in), nullptr));
+    }
+    for (std::size_t i = 0; i < layers.size(); ++i)
+      group->add(ctx, *layers[i], i % 2 == 0 ? "up" : "down");
+    BasisRecipe recipe;
+    recipe.rules = [](const std::string& kind) {
+      if (kind == "up") return BasisRules{RankRule::identity(), RankRule::fixed(3)};
+      return BasisRules{};
+    };
+    group->collect(ctx, recipe);
+    gradients();
+    group->end_collecting_step(ctx);
+    group->refresh(ctx);
+  }
+  void gradients(index_t poisoned = -1) {
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      const index_t out = layers[i]->out_extent();
+      const index_t in = layers[i]->in_extent();
+      Host<double> g = normal<double>(random, out * in);
+      if (static_cast<index_t>(i) == poisoned) g[8] = std::nan("");
+      const Buffer<double, B> dw = to_device<B>(ctx, g);
+      layers[i]->add_gradient(ctx, dw.matrix(out, in));
+    }
+  }
+  Host<double> all_weights() {
+    Host<double> all;
+    for (const Buffer<double, B>& w : weights) {
+      const Host<double> part = to_host<B>(ctx, w.data(), w.size());
+      all.insert(all.end(), part.begin(), part.end());
+    }
+    return all;
+  }
+
+  std::mt19937_64 random;
+  B::Context ctx;
+  std::vector<Buffer<double, B>> weights;
+  std::vector<std::unique_ptr<SparseGradLinear<double, B>>> layers;
+  std::unique_ptr<SparseGradGroup<double, B>> group;
+};
+
+TEST_CASE("layers that step together do what they do one after the other") {
+  // A selection of the caller's own is made layer by layer; eviction's compact state steps by itself.
+  ManyLayers together;
+  ManyLayers apart(1.5);
+  apart.group->use_selector([](DeviceBackend::Context& ctx, MatrixView<double> core,
+                               SparseGradient<double, DeviceBackend>& s,
+                               NonFinite policy) { return TopK{s.capacity()}(ctx, core, s, policy); });
+  for (int s = 0; s < 5; ++s) {
+    for (ManyLayers* m : {&together, &apart}) {
+      m->gradients();
+      m->group->step(m->ctx, {.learning_rate = 1e-2, .weight_decay = 0.1, .clip_norm = s == 3 ? 1.0 : 0.0});
+    }
+    for (index_t i = 0; i < together.group->size(); ++i) {
+      const auto& a = together.group->gradient(i);
+      const auto& b = apart.group->gradient(i);
+      REQUIRE(to_host<DeviceBackend>(together.ctx, a.indices(), a.count()) ==
+              to_host<DeviceBackend>(apart.ctx, b.indices(), b.count()));
+    }
+  }
+  const Host<double> found = together.all_weights();
+  const Host<double> expected = apart.all_weights();
+  for (std::size_t e = 0; e < found.size(); ++e)
+    CHECK(found[e] == doctest::Approx(expected[e]).epsilon(1e-12));
+}
+
+TEST_CASE("NaN in one of many layers: all stays as it was, or the step is skipped") {
+  for (const NonFinite policy : {NonFinite::raise, NonFinite::skip}) {
+    ManyLayers m(0, policy);
+    const Host<double> before = m.all_weights();
+    m.gradients(4);
+    if (policy == NonFinite::raise) {
+      CHECK_THROWS_AS(m.group->step(m.ctx, {.learning_rate = 1e-2}), NonFiniteError);
+    } else {
+      CHECK(m.group->step(m.ctx, {.learning_rate = 1e-2}).skipped);
+    }
+    CHECK(m.all_weights() == before);
+    CHECK(m.group->optimizer(0).steps() == 0);
+    m.group->clear(m.ctx);
+    m.gradients();
+    m.group->step(m.ctx, {.learning_rate = 1e-2});
+    CHECK(m.all_weights() != before);
+    CHECK(m.group->optimizer(0).steps() == 1);
+  }
+}
+
+TEST_CASE("steps counted in the backend's memory are the optimizers' steps") {
+  ManyLayers host;
+  ManyLayers device;
+  for (int s = 0; s < 5; ++s) {
+    if (s == 1) {
+      device.group->count_on_device(device.ctx);
+      CHECK_THROWS_AS(device.group->collect(device.ctx, {}), StateError);
+      CHECK_THROWS_AS(device.group->set_basis(device.ctx, 0, nullptr), StateError);
+    }
+    if (s == 4) device.group->count_on_host(device.ctx);
+    for (ManyLayers* m : {&host, &device}) {
+      m->gradients();
+      m->group->step(m->ctx, {.learning_rate = 1e-2});
+    }
+    if (s == 2)  // what the host's side says does not matter meanwhile
+      for (index_t i = 0; i < 6; ++i)
+        device.group->optimizer(i).set_steps(100);
+  }
+  CHECK(device.all_weights() == host.all_weights());
+  CHECK(device.group->optimizer(5).steps() == 5);
+
+  ManyLayers compact(1.5);
+  compact.group->count_on_device(compact.ctx);
+  compact.gradients();
+  const Host<double> before = compact.all_weights();
+  CHECK_THROWS_AS(compact.group->step(compact.ctx, {}), StateError);
+  CHECK(compact.all_weights() == before);
+  CHECK(compact.group->optimizer(0).steps() == 0);
 }
 
 TEST_CASE("NaN in a gradient: raise says where, and nothing has changed") {

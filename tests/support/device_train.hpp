@@ -100,7 +100,13 @@ TEST_CASE("device trainer: preset-like settings, clipping, accumulation and the 
   one_sided.sparse.scope = BasisScope::layer;
   one_sided.sparse.refresh_every = 5;
   one_sided.sparse.moments = MomentsPolicy::transport;
+  one_sided.sparse.share_gradient_memory = false;  // all matrices take their step together
   check_same_run(one_sided);
+
+  TrainOptions together = device_options(RunType::sparse);
+  together.sparse.share_gradient_memory = false;
+  together.sparse.state_capacity = 0;
+  check_same_run(together);
 
   TrainOptions clipped = device_options(RunType::sparse);
   clipped.clip_norm = 0.5;

@@ -80,6 +80,10 @@ struct Fenced {
   static index_t scratch_bound(const Context& ctx, index_t n) {
     return Base::template scratch_bound<T>(ctx, n);
   }
+  template <class T>
+  static index_t batch_scratch_bound(const Context& ctx, index_t arrays, index_t elements) {
+    return Base::template batch_scratch_bound<T>(ctx, arrays, elements);
+  }
 
 #define SPARSEGRAD_TEST_FENCED(primitive)                           \
   template <class T, class... A>                                    \
@@ -116,6 +120,10 @@ struct Fenced {
   SPARSEGRAD_TEST_FENCED(add_rows)
   SPARSEGRAD_TEST_FENCED(add_columns)
   SPARSEGRAD_TEST_FENCED(open_slots)
+  SPARSEGRAD_TEST_FENCED(top_k_batched)
+  SPARSEGRAD_TEST_FENCED(adam_batched)
+  SPARSEGRAD_TEST_FENCED(zero_batched)
+  SPARSEGRAD_TEST_FENCED(first_nonfinite_batched)
   SPARSEGRAD_TEST_FENCED(adam)
 #undef SPARSEGRAD_TEST_FENCED
 

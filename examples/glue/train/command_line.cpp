@@ -329,8 +329,9 @@ void add_train_options(CLI::App& app, TrainOptions& o) {
       ->group(group);
   app.add_flag_callback(
          "--own-gradient-memory", [&s] { s.share_gradient_memory = false; },
-         "a gradient memory for each matrix; else, in steps of one micro-batch without clipping, one serves "
-         "all")
+         "a gradient memory for each matrix; else, on a CPU and in steps of one micro-batch without "
+         "clipping, "
+         "one serves all")
       ->group(group);
   add_choice<MomentsPolicy>(app, "--moments", s.moments,
                             {{"reset", MomentsPolicy::reset}, {"transport", MomentsPolicy::transport}},

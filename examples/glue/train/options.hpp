@@ -87,7 +87,7 @@ struct SparseOptions {
   MomentsPolicy moments = MomentsPolicy::reset;
 
   /// One gradient memory for all MLP matrices, each selected as soon as its backward is done. Needs steps of one
-  /// micro-batch and no clipping, and is left out elsewhere.
+  /// micro-batch and no clipping, and is left out elsewhere; and on a GPU, where all matrices take their step together.
   bool share_gradient_memory = true;
 
   /// Whether a rule needs gradients, and with it phase 1.
@@ -150,7 +150,8 @@ struct TrainOptions {
   void apply_run_type();
   double rate_of_mlp() const { return sparse_learning_rate.value_or(learning_rate); }
   bool shares_gradient_memory() const {
-    return steps_sparsely() && sparse.share_gradient_memory && accumulation == 1 && clip_norm == 0;
+    return steps_sparsely() && sparse.share_gradient_memory && accumulation == 1 && clip_norm == 0 &&
+           device == Device::cpu;
   }
   /// Throws ValueError naming the option, what it is and what was expected.
   void check() const;

@@ -50,7 +50,7 @@ struct CudaSystem {
 }  // namespace cuda
 
 /// Memory of views and pointers is the device's. These wait for the device, because a number goes back to the host:
-/// download, squared_norm, first_nonfinite, group_support, find_slots, eigh. The others only add work to the stream.
+/// download, squared_norm, first_nonfinite, first_nonfinite_batched, group_support, find_slots, eigh. The others only add work to the stream.
 /// Float products are float's unless the context allows TF32.
 struct Cuda : portable::Kernels<cuda::CudaSystem> {
   using System = cuda::CudaSystem;
@@ -91,8 +91,7 @@ struct Cuda : portable::Kernels<cuda::CudaSystem> {
   static void gemm_batched(Context& ctx, Op op_a, Op op_b, std::type_identity_t<T> alpha,
                            std::span<const MatrixView<const T>> as, std::span<const MatrixView<const T>> bs,
                            std::type_identity_t<T> beta, std::span<const MatrixView<T>> cs) {
-    for (std::size_t e = 0; e < cs.size(); ++e)
-      gemm<T>(ctx, op_a, op_b, alpha, as[e], bs[e], beta, cs[e]);
+    cuda::gemm_batched<T, System>(ctx, op_a, op_b, alpha, as, bs, beta, cs);
   }
   template <class T>
   static void gram(Context& ctx, Op op, ConstMatrixView<T> a, double weight, MatrixView<double> g) {
@@ -101,6 +100,6 @@ struct Cuda : portable::Kernels<cuda::CudaSystem> {
   static void eigh(Context& ctx, MatrixView<double> a, double* w) { cuda::eigh<System>(ctx, a, w); }
 };
 
-static_assert(Backend<Cuda> && NarrowBackend<Cuda, bfloat16> && NarrowBackend<Cuda, float16>);
+static_assert(BatchedBackend<Cuda> && NarrowBackend<Cuda, bfloat16> && NarrowBackend<Cuda, float16>);
 
 }  // namespace sparsegrad::backend

@@ -75,4 +75,6 @@ struct ThrustHost : portable::Kernels<portable::HostSystem> {
   static void eigh(Context& ctx, MatrixView<double> a, double* w) { Reference::eigh(ctx, a, w); }
 };
 
+static_assert(BatchedBackend<ThrustHost>);
+
 }  // namespace sparsegrad::backend

@@ -32,10 +32,36 @@ struct AdamCoefficients {
       false;  ///< eps beside sqrt(v) as torch.optim.SparseAdam, else beside sqrt(v / (1 - beta2^t))
 };
 
+/// One array of top_k_batched. With k == n `index` may be null: the values are copied in their order.
+template <class T>
+struct TopKTask {
+  const T* x = nullptr;
+  index_t n = 0;
+  index_t k = 0;
+  stored_index_t* index = nullptr;
+  T* value = nullptr;
+};
+
+/// One state of adam_batched. Unlike adam's, the update of entry e goes to d[slot[e]], where its moments are in m
+/// and v, and may go where g[e] was read.
+template <class T>
+struct AdamTask {
+  const T* g = nullptr;
+  const stored_index_t* slot = nullptr;  ///< null: e
+  index_t k = 0;
+  T* m = nullptr;
+  T* v = nullptr;
+  std::int32_t* count = nullptr;  ///< null, or the entries' own steps
+  T* d = nullptr;
+  std::int64_t step = 1;  ///< t of this state
+  std::int64_t* counter =
+      nullptr;  ///< null, or in the backend's memory: raised by 1, then used in place of `step`
+};
+
 // clang-format off
 /// Concept of a backend. A backend is a type with no state; every function is static, takes the context first
-/// and works on views of the backend's own memory. `T` is float or double, C in these tables compute_t<T>. Extents are checked by the
-/// callers; any extent may be 0. Aliasing of inputs and outputs is not allowed unless said.
+/// and works on views of the backend's own memory. `T` is float or double, C in these tables compute_t<T>. Extents are
+/// checked by the callers; any extent may be 0. Aliasing of inputs and outputs is not allowed unless said.
 ///
 /// | constant | meaning |
 /// |---|---|
@@ -150,6 +176,30 @@ concept NarrowBackend = Backend<B> &&
   B::template column_sums<T>(ctx, n, s);
   B::template add_to_rows<T>(ctx, x, n);
   B::template sampled_product<T>(ctx, n, n, index, k, k, s);
+};
+
+// clang-format off
+/// A backend that does the same small task for many arrays at once, where a launch a task would cost more than the
+/// task; SparseGradGroup then takes the steps of all its layers together (batched_step.hpp).
+///
+/// | primitive | result |
+/// |---|---|
+/// | `top_k_batched<T>(ctx, tasks)` | top_k of every task |
+/// | `adam_batched<T>(ctx, c, tasks)` | adam of every task, with its own step in place of c.step |
+/// | `zero_batched<T>(ctx, As)` | all entries of contiguous matrices 0 |
+/// | `first_nonfinite_batched<T>(ctx, As)` | number of the first contiguous matrix with NaN or Inf, or -1, on the host |
+/// | `batch_scratch_bound<T>(ctx, q, n)` | bytes of scratch that any of them takes on q arrays of n elements together |
+// clang-format on
+template <class B>
+concept BatchedBackend = Backend<B> &&
+    requires(typename B::Context& ctx, index_t n, std::span<const TopKTask<float>> selections,
+             std::span<const AdamTask<float>> states, std::span<const MatrixView<float>> a,
+             std::span<const MatrixView<const float>> in, AdamCoefficients c) {
+  B::template top_k_batched<float>(ctx, selections);
+  B::template adam_batched<float>(ctx, c, states);
+  B::template zero_batched<float>(ctx, a);
+  { B::template first_nonfinite_batched<float>(ctx, in) } -> std::same_as<index_t>;
+  { B::template batch_scratch_bound<float>(ctx, n, n) } -> std::same_as<index_t>;
 };
 
 /// What `group_support` writes: the k entries of a support, index[e] = i cols + j, in groups of one row i

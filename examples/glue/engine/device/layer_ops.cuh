@@ -146,8 +146,9 @@ struct DeviceLayerOps {
 
   template <class T>
   static void adamw(Context& ctx, std::span<const AdamWPiece<T>> pieces, bool clear) {
-    for (const AdamWPiece<T>& piece : pieces)
-      device::for_each_index<System>(ctx, piece.count, device::AdamWElement<T>{piece, clear});
+    device::launch_batch<System>(ctx, pieces, [&](const AdamWPiece<T>& piece, std::size_t) {
+      return device::ElementBlocks<device::AdamWElement<T>>{{piece, clear}, piece.count};
+    });
   }
   template <class T>
   static void sums_of_squares(Context& ctx, std::span<const AdamWPiece<T>> pieces, double* sums) {
@@ -159,12 +160,12 @@ struct DeviceLayerOps {
     auto frame = ctx.frame();
     double* partial = frame.template take<double>(blocks);
     index_t at = 0;
-    for (const AdamWPiece<T>& piece : pieces) {
+    device::launch_batch<System>(ctx, pieces, [&](const AdamWPiece<T>& piece, std::size_t) {
       Kernel kernel = kernel_of(piece);
       kernel.partial = partial + at;
       at += kernel.blocks();
-      launch(ctx, kernel);
-    }
+      return kernel;
+    });
     std::vector<double> host(static_cast<std::size_t>(blocks));
     if (blocks > 0) Backend::template download<double>(ctx, partial, host.data(), blocks);
     at = 0;

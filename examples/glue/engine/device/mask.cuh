@@ -1,14 +1,16 @@
 #pragma once
 
-#include <sparsegrad/backend/thrust/block_kernel.cuh>
+#include <sparsegrad/backend/thrust/batch.cuh>
 
 #include "../dropout.hpp"
 
 namespace sparsegrad::glue::device {
 
 using backend::portable::Array2;
+using backend::portable::ElementBlocks;
 using backend::portable::for_each_entry;
 using backend::portable::for_each_index;
+using backend::portable::launch_batch;
 
 /// Dropout's multiplier of an entry; 1 where it is off.
 template <class T>

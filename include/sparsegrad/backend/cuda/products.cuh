@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <span>
 #include <type_traits>
 
 #include "../../core/backend.hpp"
@@ -70,6 +71,78 @@ void narrow_gemm(CudaContext& ctx, Op op_a, Op op_b, float alpha, MatrixView<con
                         data_type<T>, leading(b.stride), a.data, data_type<T>, leading(a.stride), &beta,
                         c.data, data_type<Out>, leading(c.stride), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
         "cublas gemm");
+}
+
+/// The operands of product t of a batch, as lists in the device's memory.
+template <class T>
+struct OperandLists {
+  const T** a;
+  const T** b;
+  T** c;
+};
+template <class T>
+struct SetOperands {
+  static constexpr int threads = 32;
+  static constexpr int phases = 1;
+  struct Shared {};
+
+  OperandLists<T> lists;
+  index_t t;
+  const T* a;
+  const T* b;
+  T* c;
+
+  static constexpr index_t blocks() { return 1; }
+
+  template <int P>
+  SPARSEGRAD_HOST_DEVICE void phase(index_t, int thread, Shared&) const {
+    if (thread != 0) return;
+    lists.a[t] = a;
+    lists.b[t] = b;
+    lists.c[t] = c;
+  }
+};
+
+/// The products of one shape and stride that follow one another, each in one call.
+template <class T, class System>
+void gemm_batched(CudaContext& ctx, Op op_a, Op op_b, T alpha, std::span<const MatrixView<const T>> as,
+                  std::span<const MatrixView<const T>> bs, T beta, std::span<const MatrixView<T>> cs) {
+  const auto alike = [](const auto& x, const auto& y) {
+    return x.rows == y.rows && x.cols == y.cols && x.stride == y.stride;
+  };
+  for (std::size_t first = 0, last = 0; first < cs.size(); first = last) {
+    last = first + 1;
+    while (last < cs.size() && alike(as[first], as[last]) && alike(bs[first], bs[last]) &&
+           alike(cs[first], cs[last]))
+      ++last;
+    const index_t depth = op_a == Op::none ? as[first].cols : as[first].rows;
+    if (last == first + 1 || depth == 0 || cs[first].empty()) {
+      for (std::size_t t = first; t < last; ++t)
+        gemm<T, System>(ctx, op_a, op_b, alpha, as[t], bs[t], beta, cs[t]);
+      continue;
+    }
+    auto frame = ctx.frame();
+    const auto count = static_cast<index_t>(last - first);
+    const OperandLists<T> lists{frame.template take<const T*>(count), frame.template take<const T*>(count),
+                                frame.template take<T*>(count)};
+    // Written by a launch, whose parameters a captured graph holds; a copy from the host would have to outlive it.
+    portable::launch_batch<
+        System>(ctx, cs.subspan(first, last - first), [&](const MatrixView<T>& c, std::size_t t) {
+      return SetOperands<T>{lists, static_cast<index_t>(t), as[first + t].data, bs[first + t].data, c.data};
+    });
+    const cublasHandle_t blas = ctx.blas(false);
+    const auto product = [&](auto call) {
+      check(call(blas, operation(op_b), operation(op_a), cs[first].cols, cs[first].rows, depth, &alpha,
+                 lists.b, leading(bs[first].stride), lists.a, leading(as[first].stride), &beta, lists.c,
+                 leading(cs[first].stride), count),
+            "cublas gemm of a batch");
+    };
+    if constexpr (std::is_same_v<T, float>) {
+      product(cublasSgemmBatched_64);
+    } else {
+      product(cublasDgemmBatched_64);
+    }
+  }
 }
 
 /// Lower triangle of C = op(A) op(A)^T, in the full precision of T.

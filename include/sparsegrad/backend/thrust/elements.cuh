@@ -1,7 +1,7 @@
 // Element by element: copies, sums, products with a number.
 #pragma once
 
-#include "block_kernel.cuh"
+#include "batch.cuh"
 
 namespace sparsegrad::backend::portable {
 
@@ -74,6 +74,13 @@ struct SetElement {
   SPARSEGRAD_HOST_DEVICE void operator()(index_t e) const { p[e] = value; }
 };
 
+template <class T>
+struct CopyElement {
+  const T* from;
+  T* to;
+  SPARSEGRAD_HOST_DEVICE void operator()(index_t e) const { to[e] = from[e]; }
+};
+
 /// B = A^T by tiles: both are read and written along their rows.
 template <class T>
 struct TransposeTiles {
@@ -115,6 +122,12 @@ struct Elements {
   template <class T>
   static void zero(Context& ctx, T* p, index_t n) {
     for_each_index<System>(ctx, n, SetElement<T>{T(0), p});
+  }
+  template <class T>
+  static void zero_batch(Context& ctx, std::span<const MatrixView<T>> arrays) {
+    launch_batch<System>(ctx, arrays, [](const MatrixView<T>& a, std::size_t) {
+      return ElementBlocks<SetElement<T>>{{T(0), a.data}, a.size()};
+    });
   }
   template <class T>
   static void copy(Context& ctx, MatrixView<const T> a, MatrixView<T> b) {

@@ -1,6 +1,8 @@
 // The contract's primitives but for the dense products and the eigenproblem, for a GPU or Thrust's host system.
 #pragma once
 
+#include <span>
+
 #include "../../core/backend.hpp"
 #include "adam.cuh"
 #include "elements.cuh"
@@ -130,6 +132,28 @@ struct Kernels {
   static void adam(Context& ctx, const AdamCoefficients& c, const T* g, const stored_index_t* slot, index_t k,
                    T* m, T* v, std::int32_t* count, T* d) {
     Adam<System>::template run<T>(ctx, c, g, slot, k, m, v, count, d);
+  }
+
+  template <class T>
+  static void top_k_batched(Context& ctx, std::span<const TopKTask<T>> tasks) {
+    TopK<System>::template run_batch<T>(ctx, tasks);
+  }
+  template <class T>
+  static void adam_batched(Context& ctx, const AdamCoefficients& c, std::span<const AdamTask<T>> tasks) {
+    Adam<System>::template run_batch<T>(ctx, c, tasks);
+  }
+  template <class T>
+  static void zero_batched(Context& ctx, std::span<const MatrixView<T>> arrays) {
+    Elements<System>::template zero_batch<T>(ctx, arrays);
+  }
+  template <class T>
+  static index_t first_nonfinite_batched(Context& ctx, std::span<const MatrixView<const T>> arrays) {
+    return Reductions<System>::template first_nonfinite_batch<T>(ctx, arrays);
+  }
+  template <class T>
+  static index_t batch_scratch_bound(const Context&, index_t arrays, index_t elements) {
+    return TopK<System>::batch_bytes(arrays, elements) +
+           arrays * static_cast<index_t>(sizeof(AdamFactors<T>) + 4 * sizeof(void*)) + (index_t{16} << 20);
   }
 
   /// Frames of the primitives, Thrust's own temporaries and the Gram product's float part.

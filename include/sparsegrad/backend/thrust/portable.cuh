@@ -65,6 +65,15 @@ SPARSEGRAD_HOST_DEVICE inline std::uint32_t atomic_add(std::uint32_t* p, std::ui
 #endif
 }
 
+/// *p = min(*p, x), also when several threads do it.
+SPARSEGRAD_HOST_DEVICE inline void atomic_min(std::uint32_t* p, std::uint32_t x) {
+#if defined(__CUDA_ARCH__)
+  atomicMin(p, x);
+#else
+  if (x < *p) *p = x;
+#endif
+}
+
 template <class T>
 struct KeyOf;
 template <>

@@ -4,7 +4,7 @@
 #include <thrust/functional.h>
 #include <thrust/transform_reduce.h>
 
-#include "block_kernel.cuh"
+#include "elements.cuh"
 
 namespace sparsegrad::backend::portable {
 
@@ -95,6 +95,31 @@ struct NonFiniteAt {
   }
 };
 
+/// *first = the lowest `number` of an array x [n] that holds NaN or Inf.
+template <class T>
+struct FindNonFinite {
+  static constexpr int threads = 256;
+  static constexpr int phases = 1;
+  static constexpr index_t tile = 4 * threads;
+  struct Shared {};
+
+  const T* x;
+  index_t n;
+  std::uint32_t number;
+  std::uint32_t* first;
+
+  index_t blocks() const { return (n + tile - 1) / tile; }
+
+  template <int P>
+  SPARSEGRAD_HOST_DEVICE void phase(index_t block, int thread, Shared&) const {
+    const index_t end = (block + 1) * tile < n ? (block + 1) * tile : n;
+    bool found = false;
+    for (index_t e = block * tile + thread; e < end; e += threads)
+      found = found || magnitude_key(x[e]) >= KeyOf<T>::infinity;
+    if (found) atomic_min(first, number);
+  }
+};
+
 /// The contract's primitives of this kind. Those that return a number wait for it.
 template <class System>
 struct Reductions {
@@ -122,6 +147,17 @@ struct Reductions {
         thrust::transform_reduce(System::policy(ctx), first, first + none, NonFiniteAt<T>{a, a.cols, none},
                                  none, thrust::minimum<index_t>());
     return found == none ? -1 : found;
+  }
+  template <class T>
+  static index_t first_nonfinite_batch(Context& ctx, std::span<const MatrixView<const T>> arrays) {
+    auto frame = ctx.frame();
+    auto* first = frame.template take<std::uint32_t>(1);
+    for_each_index<System>(ctx, 1, SetElement<std::uint32_t>{UINT32_MAX, first});
+    launch_batch<System>(ctx, arrays, [&](const MatrixView<const T>& a, std::size_t t) {
+      return FindNonFinite<T>{a.data, a.size(), static_cast<std::uint32_t>(t), first};
+    });
+    const std::uint32_t found = System::fetch(ctx, first);
+    return found == UINT32_MAX ? -1 : static_cast<index_t>(found);
   }
 };
 

@@ -1,9 +1,13 @@
 // The k largest entries by absolute value: a radix select, then one ordered pass that writes them.
 #pragma once
 
+#include <span>
+#include <vector>
+
 #include <thrust/scan.h>
 
-#include "block_kernel.cuh"
+#include "batch.cuh"
+#include "elements.cuh"
 
 namespace sparsegrad::backend::portable {
 
@@ -129,6 +133,8 @@ struct ChooseDigit {
   SelectState* state;
   std::uint32_t* counts;
 
+  static constexpr index_t blocks() { return 1; }
+
   /// Buckets from the top: thread 0 has the largest.
   SPARSEGRAD_HOST_DEVICE int bucket(int thread, int b) const { return buckets - 1 - (thread * own + b); }
 
@@ -190,10 +196,12 @@ struct WriteChosen {
   index_t n;
   const SelectState* state;
   std::uint32_t* before;  ///< [tiles]: counted, then replaced by the sums of the tiles before
+  std::uint32_t base;     ///< what these sums hold of other arrays
   stored_index_t* index;  ///< null: count
   T* value;
 
-  index_t blocks() const { return (n + tile - 1) / tile; }
+  static constexpr index_t tiles(index_t n) { return (n + tile - 1) / tile; }
+  index_t blocks() const { return tiles(n); }
 
   SPARSEGRAD_HOST_DEVICE bool chosen(index_t i) const {
     const std::uint64_t key = magnitude_key(x[i]);
@@ -214,7 +222,7 @@ struct WriteChosen {
       shared.before.add_group(thread);
     } else if constexpr (P == 2) {
       if (thread != 0) return;
-      const std::uint32_t sum = shared.before.scan_groups(counts ? 0 : before[block]);
+      const std::uint32_t sum = shared.before.scan_groups(counts ? 0 : before[block] - base);
       if (counts) before[block] = sum;
     } else if constexpr (P == 3) {
       if (!counts) shared.before.scan_threads(thread);
@@ -231,52 +239,100 @@ struct WriteChosen {
   }
 };
 
+/// One block: no digit is known yet.
 struct StartSelect {
+  static constexpr int threads = 256;
+  static constexpr int phases = 1;
+  struct Shared {};
+
   SelectState* state;
   std::uint32_t* counts;
   std::uint32_t k;
-  SPARSEGRAD_HOST_DEVICE void operator()(index_t b) const {
-    counts[b] = 0;
-    if (b == 0) *state = {0, 0, k, 0};
+
+  static constexpr index_t blocks() { return 1; }
+
+  template <int P>
+  SPARSEGRAD_HOST_DEVICE void phase(index_t, int thread, Shared&) const {
+    for (int b = thread; b < buckets; b += threads)
+      counts[b] = 0;
+    if (thread == 0) *state = {0, 0, k, 0};
   }
 };
 
-/// The contract's top_k.
+/// The contract's top_k and top_k_batched.
 template <class System>
 struct TopK {
   using Context = typename System::Context;
 
   template <class T>
   static void run(Context& ctx, const T* x, index_t n, index_t k, stored_index_t* index, T* value) {
-    if (k <= 0) return;
+    const TopKTask<T> task{x, n, k, index, value};
+    run_batch<T>(ctx, std::span<const TopKTask<T>>(&task, 1));
+  }
+
+  /// All arrays take every pass together.
+  template <class T>
+  static void run_batch(Context& ctx, std::span<const TopKTask<T>> tasks) {
+    if (tasks.empty()) return;
+    using Task = TopKTask<T>;
+    // A task without positions wants all its entries.
+    launch_batch<System>(ctx, tasks, [](const Task& task, std::size_t) {
+      return ElementBlocks<CopyElement<T>>{{task.x, task.value}, task.index == nullptr ? task.k : 0};
+    });
     auto frame = ctx.frame();
-    auto* state = frame.template take<SelectState>(1);
-    auto* counts = frame.template take<std::uint32_t>(buckets);
-    for_each_index<System>(ctx, buckets, StartSelect{state, counts, static_cast<std::uint32_t>(k)});
+    const auto arrays = static_cast<index_t>(tasks.size());
+    auto* states = frame.template take<SelectState>(arrays);
+    auto* counts = frame.template take<std::uint32_t>(arrays * buckets);
+    const auto selects = [](const Task& task) { return task.k > 0 && task.index != nullptr; };
+    launch_batch<System>(ctx, tasks, [&](const Task& task, std::size_t t) {
+      return StartSelect{states + t, counts + t * buckets, static_cast<std::uint32_t>(task.k)};
+    });
+    const auto find_digit = [&](const Digit& digit) {
+      launch_batch<System>(ctx, tasks, [&](const Task& task, std::size_t t) {
+        return CountDigits<T>{task.x, selects(task) ? task.n : 0, digit, states + t, counts + t * buckets};
+      });
+      launch_batch<System>(ctx, tasks, [&](const Task&, std::size_t t) {
+        return ChooseDigit{digit, states + t, counts + t * buckets};
+      });
+    };
     constexpr int key_bits = 8 * static_cast<int>(sizeof(T)) - 1;  // without the sign
     for (int shift = top_shift(key_bits); shift >= 0; shift -= radix_bits)
-      find_digit(ctx, x, n, {shift, false}, state, counts);
+      find_digit({shift, false});
     for (int shift = top_shift(31); shift >= 0; shift -= radix_bits)
-      find_digit(ctx, x, n, {shift, true}, state, counts);
+      find_digit({shift, true});
 
-    WriteChosen<T> write{x, n, state, nullptr, nullptr, value};
-    write.before = frame.template take<std::uint32_t>(write.blocks());
-    System::launch(ctx, write.blocks(), write);
-    thrust::exclusive_scan(System::policy(ctx), write.before, write.before + write.blocks(), write.before);
-    write.index = index;
-    System::launch(ctx, write.blocks(), write);
+    // The tiles of all arrays stand one after the other in one scan. What an array's tiles find before them of other
+    // arrays is what those chose: k each.
+    const auto tiles = [&](const Task& task) { return selects(task) ? WriteChosen<T>::tiles(task.n) : 0; };
+    index_t all_tiles = 0;
+    for (const Task& task : tasks)
+      all_tiles += tiles(task);
+    if (all_tiles == 0) return;
+    auto* before = frame.template take<std::uint32_t>(all_tiles);
+    const auto write = [&](bool positions) {
+      index_t tile = 0;
+      std::uint32_t chosen = 0;
+      launch_batch<System>(ctx, tasks, [&](const Task& task, std::size_t t) {
+        const WriteChosen<T> kernel{task.x, selects(task) ? task.n : 0,       states + t, before + tile,
+                                    chosen, positions ? task.index : nullptr, task.value};
+        tile += tiles(task);
+        if (selects(task)) chosen += static_cast<std::uint32_t>(task.k);
+        return kernel;
+      });
+    };
+    write(false);
+    thrust::exclusive_scan(System::policy(ctx), before, before + all_tiles, before);
+    write(true);
+  }
+
+  /// Bytes of scratch that run_batch takes on arrays of `elements` entries together, Thrust's own apart.
+  static index_t batch_bytes(index_t arrays, index_t elements) {
+    return arrays * static_cast<index_t>(sizeof(SelectState) + (buckets + 1) * sizeof(std::uint32_t)) +
+           elements / WriteChosen<float>::tile * static_cast<index_t>(sizeof(std::uint32_t)) + 1024;
   }
 
  private:
   static constexpr int top_shift(int bits) { return (bits - 1) / radix_bits * radix_bits; }
-
-  template <class T>
-  static void find_digit(Context& ctx, const T* x, index_t n, Digit digit, SelectState* state,
-                         std::uint32_t* counts) {
-    const CountDigits<T> count{x, n, digit, state, counts};
-    System::launch(ctx, count.blocks(), count);
-    System::launch(ctx, 1, ChooseDigit{digit, state, counts});
-  }
 };
 
 }  // namespace sparsegrad::backend::portable

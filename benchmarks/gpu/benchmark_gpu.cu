@@ -1,0 +1,328 @@
+// Times of backend::Cuda by CUDA events, warm, with the L2 cache flushed before each: top-k, Adam, the optimizer step of
+// BERT-base's 24 MLP matrices (plain and as a replayed graph), the layer's step against the dense one, accumulation and
+// fit. Google Benchmark's options apply, such as --benchmark_filter, --benchmark_repetitions, --benchmark_out.
+#include <benchmark/benchmark.h>
+
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <sparsegrad/sparsegrad_cuda.cuh>
+
+#include "../data.hpp"
+
+namespace {
+
+using namespace sparsegrad;
+using B = backend::Cuda;
+using backend::cuda::check;
+using bench::normal_matrix;
+
+constexpr index_t wide = 3072;
+constexpr index_t narrow = 768;
+constexpr index_t entries = 28000;
+
+/// What the stream does between start() and stop(), in seconds.
+class Timer {
+ public:
+  explicit Timer(B::Context& ctx) : ctx_(ctx), flush_(ctx, index_t{256} << 20) {
+    check(cudaEventCreate(&begin_), "cudaEventCreate");
+    check(cudaEventCreate(&end_), "cudaEventCreate");
+  }
+  ~Timer() {
+    cudaEventDestroy(begin_);
+    cudaEventDestroy(end_);
+  }
+  Timer(const Timer&) = delete;
+  Timer& operator=(const Timer&) = delete;
+
+  void start() {
+    check(cudaMemsetAsync(flush_.data(), 0, static_cast<std::size_t>(flush_.size()), ctx_.stream()),
+          "cudaMemsetAsync");
+    check(cudaEventRecord(begin_, ctx_.stream()), "cudaEventRecord");
+  }
+  double stop() {
+    check(cudaEventRecord(end_, ctx_.stream()), "cudaEventRecord");
+    check(cudaEventSynchronize(end_), "cudaEventSynchronize");
+    float milliseconds = 0;
+    check(cudaEventElapsedTime(&milliseconds, begin_, end_), "cudaEventElapsedTime");
+    return milliseconds * 1e-3;
+  }
+
+ private:
+  B::Context& ctx_;
+  Buffer<char, B> flush_;
+  cudaEvent_t begin_ = nullptr;
+  cudaEvent_t end_ = nullptr;
+};
+
+/// Runs `work` for the state's iterations after two that warm up; `prepare` is not timed.
+template <class Prepare, class Work>
+void time_work(benchmark::State& state, B::Context& ctx, const Prepare& prepare, const Work& work) {
+  Timer timer(ctx);
+  for (int i = 0; i < 2; ++i) {
+    prepare();
+    work();
+  }
+  for (auto _ : state) {
+    prepare();
+    timer.start();
+    work();
+    state.SetIterationTime(timer.stop());
+  }
+}
+constexpr auto nothing = [] {};
+
+void top_k(benchmark::State& state) {
+  B::Context ctx;
+  const index_t n = state.range(0);
+  const index_t k = state.range(1);
+  const Buffer<float, B> x = normal_matrix<B>(ctx, n / 1024, 1024, 1.0F, 1);
+  Buffer<stored_index_t, B> index(ctx, k);
+  Buffer<float, B> value(ctx, k);
+  time_work(state, ctx, nothing,
+            [&] { B::top_k<float>(ctx, x.data(), x.size(), k, index.data(), value.data()); });
+  state.counters["bytes/s"] =
+      benchmark::Counter(static_cast<double>(4 * n * state.iterations()), benchmark::Counter::kIsRate);
+}
+BENCHMARK(top_k)
+    ->Args({wide * narrow, entries})
+    ->Args({index_t{1} << 24, (index_t{1} << 24) * 12 / 1000})
+    ->UseManualTime()
+    ->Unit(benchmark::kMicrosecond);
+
+struct OneSet {
+  const char* name;
+  index_t rank;  ///< of the one-sided basis; 0: both sides full
+  bool all;      ///< every entry of the core, else `entries`
+  bool tf32;
+  bool graph;
+};
+
+/// The 24 MLP matrices of BERT-base with bases and dense optimizer states.
+struct Matrices {
+  explicit Matrices(const OneSet& set) {
+    ctx.allow_tf32(set.tf32);
+    GroupOptions options;
+    options.entries = set.all ? wide * narrow : entries;
+    options.capacity_factor = 0;
+    options.non_finite = NonFinite::propagate;
+    group = std::make_unique<SparseGradGroup<float, B>>(options);
+    for (int i = 0; i < 24; ++i) {
+      const bool up = i % 2 == 0;
+      const index_t out = up ? wide : narrow;
+      const index_t in = up ? narrow : wide;
+      weights.push_back(normal_matrix<B>(ctx, out, in, 0.0F, 10));
+      layers.push_back(
+          std::make_unique<SparseGradLinear<float, B>>(ctx, weights.back().matrix(out, in), nullptr));
+    }
+    for (std::size_t i = 0; i < layers.size(); ++i)
+      group->add(ctx, *layers[i], i % 2 == 0 ? "up" : "down");
+    BasisRecipe recipe;
+    recipe.rules = [&](const std::string& kind) {
+      if (set.rank == 0) return BasisRules{};
+      const RankRule truncated = RankRule::fixed(set.rank);
+      return kind == "up" ? BasisRules{RankRule::identity(), truncated}
+                          : BasisRules{truncated, RankRule::identity()};
+    };
+    group->collect(ctx, recipe);
+    for (int i = 0; i < 2; ++i) {
+      gradients[static_cast<std::size_t>(i)] =
+          normal_matrix<B>(ctx, i == 0 ? wide : narrow, i == 0 ? narrow : wide, 1.0F, 20);
+    }
+    add_gradients();
+    group->end_collecting_step(ctx);
+    group->refresh(ctx);
+    group->reserve(ctx, 1);
+  }
+  void add_gradients() {
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      SparseGradLinear<float, B>& layer = *layers[i];
+      layer.add_gradient(ctx, gradients[i % 2].matrix(layer.out_extent(), layer.in_extent()));
+    }
+  }
+  void step() { group->step(ctx, {.learning_rate = 1e-4}); }
+
+  B::Context ctx;
+  std::array<Buffer<float, B>, 2> gradients;
+  std::vector<Buffer<float, B>> weights;
+  std::vector<std::unique_ptr<SparseGradLinear<float, B>>> layers;
+  std::unique_ptr<SparseGradGroup<float, B>> group;
+};
+
+/// From gradients in the form that backward leaves to weights: what remains of the rotation, selection, Adam, way back.
+void optimizer_step(benchmark::State& state, const OneSet& set) {
+  Matrices m(set);
+  if (!set.graph)
+    return time_work(
+        state, m.ctx, [&] { m.add_gradients(); }, [&] { m.step(); });
+  m.add_gradients();
+  m.step();
+  m.group->count_on_device(m.ctx);
+  m.add_gradients();
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t replay = nullptr;
+  check(cudaStreamBeginCapture(m.ctx.stream(), cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+  m.step();
+  check(cudaStreamEndCapture(m.ctx.stream(), &graph), "cudaStreamEndCapture");
+  check(cudaGraphInstantiate(&replay, graph, 0), "cudaGraphInstantiate");
+  time_work(
+      state, m.ctx,
+      [&] {
+        m.group->clear(m.ctx);
+        m.add_gradients();
+      },
+      [&] { check(cudaGraphLaunch(replay, m.ctx.stream()), "cudaGraphLaunch"); });
+  cudaGraphExecDestroy(replay);
+  cudaGraphDestroy(graph);
+}
+
+void adam_of_24(benchmark::State& state) {
+  B::Context ctx;
+  const index_t size = wide * narrow;
+  const auto support = bench::random_support<B>(ctx, wide, narrow, entries, 2 * entries, 3);
+  const Buffer<float, B> g = normal_matrix<B>(ctx, 1, support.count(), 0.0F, 4);
+  std::vector<Buffer<float, B>> arrays;
+  std::vector<AdamTask<float>> tasks;
+  for (int i = 0; i < 24; ++i) {
+    for (int a = 0; a < 3; ++a)
+      arrays.emplace_back(ctx, size);
+    float* const m = arrays[arrays.size() - 3].data();
+    float* const v = arrays[arrays.size() - 2].data();
+    tasks.push_back({g.data(), support.indices(), support.count(), m, v, nullptr, arrays.back().data(), 1});
+  }
+  const AdamCoefficients c{.learning_rate = 1e-4};
+  time_work(state, ctx, nothing,
+            [&] { B::adam_batched<float>(ctx, c, std::span<const AdamTask<float>>(tasks)); });
+}
+BENCHMARK(adam_of_24)->UseManualTime()->Unit(benchmark::kMicrosecond);
+
+struct LayerSet {
+  const char* name;
+  index_t rank;  ///< -1: the dense step; 0: both sides full
+  bool all;
+  bool tf32;
+};
+
+/// Forward, backward and the whole optimizer step of one layer 768 -> 3072; the dense step takes AdamW's step over all
+/// entries, and its gradient by the same products.
+void layer_step(benchmark::State& state, const LayerSet& set) {
+  B::Context ctx;
+  ctx.allow_tf32(set.tf32);
+  const index_t tokens = state.range(0);
+  Buffer<float, B> weight = normal_matrix<B>(ctx, wide, narrow, 0.0F, 1);
+  const Buffer<float, B> x = normal_matrix<B>(ctx, tokens, narrow, 1.0F, 2);
+  const Buffer<float, B> dy = normal_matrix<B>(ctx, tokens, wide, 1.0F, 3);
+  Buffer<float, B> y(ctx, tokens * wide);
+  Buffer<float, B> dx(ctx, tokens * narrow);
+  if (set.rank < 0) {
+    Buffer<float, B> dw(ctx, wide * narrow);
+    Buffer<float, B> m(ctx, wide * narrow);
+    Buffer<float, B> v(ctx, wide * narrow);
+    const MatrixView<float> w = weight.matrix(wide, narrow);
+    const AdamCoefficients c{.learning_rate = 1e-4};
+    time_work(state, ctx, nothing, [&] {
+      B::gemm<float>(ctx, Op::none, Op::transpose, 1, x.matrix(tokens, narrow), w, 0, y.matrix(tokens, wide));
+      B::gemm<float>(ctx, Op::none, Op::none, 1, dy.matrix(tokens, wide), w, 0, dx.matrix(tokens, narrow));
+      B::gemm<float>(ctx, Op::transpose, Op::none, 1, dy.matrix(tokens, wide), x.matrix(tokens, narrow), 0,
+                     dw.matrix(wide, narrow));
+      B::adam<float>(ctx, c, dw.data(), nullptr, dw.size(), m.data(), v.data(), nullptr, dw.data());
+      B::add<float>(ctx, 1, dw.matrix(wide, narrow), w);
+    });
+    return;
+  }
+  LinearOptions linear;
+  linear.workload.tokens = tokens;
+  SparseGradLinear<float, B> layer(ctx, weight.matrix(wide, narrow), nullptr, linear);
+  GroupOptions options;
+  options.entries = set.all ? wide * narrow : entries;
+  options.capacity_factor = 0;
+  options.non_finite = NonFinite::propagate;
+  SparseGradGroup<float, B> group(options);
+  group.add(ctx, layer, "up");
+  BasisRecipe recipe;
+  recipe.rules = [&](const std::string&) {
+    return set.rank == 0 ? BasisRules{} : BasisRules{RankRule::identity(), RankRule::fixed(set.rank)};
+  };
+  Buffer<float, B> keep;
+  const auto pass = [&] {
+    const auto saved = layer.forward(ctx, x.matrix(tokens, narrow), y.matrix(tokens, wide),
+                                     keep.matrix(tokens, layer.kept_cols()));
+    layer.backward(ctx, dy.matrix(tokens, wide), saved, dx.matrix(tokens, narrow), nullptr);
+  };
+  group.collect(ctx, recipe);
+  pass();
+  group.end_collecting_step(ctx);
+  group.refresh(ctx);
+  keep.resize(ctx, tokens * layer.kept_cols());
+  group.reserve(ctx, tokens);
+  time_work(state, ctx, nothing, [&] {
+    pass();
+    group.step(ctx, {.learning_rate = 1e-4});
+  });
+}
+
+/// Gram sums of 132 gradients 768 x 3072 of both sides, and the fit.
+void accumulate_and_fit(benchmark::State& state) {
+  B::Context ctx;
+  const Buffer<float, B> g = normal_matrix<B>(ctx, narrow, wide, 1.0F, 1);
+  time_work(state, ctx, nothing, [&] {
+    HosvdAccumulator<float, B> accumulator(ctx, narrow, wide, {});
+    for (int i = 0; i < 132; ++i)
+      accumulator.add(ctx, g.matrix(narrow, wide));
+    benchmark::DoNotOptimize(
+        TuckerBasis<float, B>::fit(ctx, accumulator, RankRule::full(), RankRule::full()));
+  });
+}
+BENCHMARK(accumulate_and_fit)->UseManualTime()->Unit(benchmark::kMillisecond)->Iterations(3);
+
+void register_sets() {
+  for (const bool graph : {false, true}) {
+    for (const OneSet& set :
+         {OneSet{"both_full/float", 0, false, false, graph}, OneSet{"both_full/tf32", 0, false, true, graph},
+          OneSet{"one_sided_64/top_k", 64, false, false, graph},
+          OneSet{"one_sided_64/all", 64, true, false, graph}}) {
+      const std::string name = std::string("optimizer_step_of_24/") + set.name + (graph ? "/graph" : "");
+      benchmark::RegisterBenchmark(name.c_str(),
+                                   [set](benchmark::State& state) { optimizer_step(state, set); })
+          ->UseManualTime()
+          ->Unit(benchmark::kMillisecond);
+    }
+  }
+  for (const bool tf32 : {false, true}) {
+    for (const LayerSet& set :
+         {LayerSet{"dense", -1, true, tf32}, LayerSet{"both_full/top_k", 0, false, tf32},
+          LayerSet{"one_sided_64/top_k", 64, false, tf32}, LayerSet{"one_sided_64/all", 64, true, tf32}}) {
+      const std::string name = std::string("layer_step/") + set.name + (tf32 ? "/tf32" : "/float");
+      benchmark::RegisterBenchmark(name.c_str(), [set](benchmark::State& state) { layer_step(state, set); })
+          ->Arg(2048)
+          ->Arg(4096)
+          ->UseManualTime()
+          ->Unit(benchmark::kMicrosecond);
+    }
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  int devices = 0;
+  const cudaError_t found = cudaGetDeviceCount(&devices);
+  if (found != cudaSuccess || devices == 0) {
+    std::fprintf(stderr, "benchmark_gpu: no GPU to measure: %s\n", cudaGetErrorString(found));
+    return 1;
+  }
+  cudaDeviceProp device{};
+  check(cudaGetDeviceProperties(&device, 0), "cudaGetDeviceProperties");
+  benchmark::AddCustomContext("device", device.name);
+  benchmark::AddCustomContext("cuda_runtime", std::to_string(CUDART_VERSION));
+  register_sets();
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+  return 0;
+}

@@ -1,0 +1,159 @@
+// BatchedStep: selection and step of many layers, each kind of work once for all of them.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "sparse_adam.hpp"
+#include "sparse_grad_linear.hpp"
+
+namespace sparsegrad {
+
+/// Layers whose cores are finished, with the sparse gradients and optimizers of theirs (all borrowed), for a
+/// BatchedBackend. On a GPU a layer's top-k, moments and update are too small to fill it, and a launch costs more than
+/// they do: here top-k is one sequence of launches for all layers, Adam one, and so is the way back of all one-sided
+/// bases of one shape. Products of two-sided bases follow one another, since each of them fills a GPU.
+template <class T, class Backend>
+class BatchedStep {
+ public:
+  using C = compute_t<T>;
+  using Context = typename Backend::Context;
+  using Layer = SparseGradLinear<T, Backend>;
+  using Gradient = SparseGradient<C, Backend>;
+  using Adam = SparseAdam<C, Backend>;
+
+  /// Whether `update` can take this layer's step: W itself is updated through a basis, and the state is dense.
+  static bool fits(const Layer& layer, const Gradient& s, const Adam& adam) {
+    const LinearOptions& options = layer.options();
+    return options.mode == UpdateMode::weight && !options.track_delta && !layer.has_fixed_support() &&
+           (layer.basis()->out().rotates() || layer.basis()->in().rotates()) && adam.steps_in_place(s);
+  }
+
+  void clear() { parts_.clear(); }
+  bool empty() const { return parts_.empty(); }
+  void add(Layer& layer, Gradient& s, Adam& adam, std::int64_t* counter = nullptr) {
+    parts_.push_back({&layer, &s, &adam, counter});
+  }
+
+  /// TopK of every layer, k being its gradient's capacity. Returns the number of the first part with NaN or Inf among
+  /// its kept entries (and so in its core), or -1; with `look` false they are not looked for, and nothing waits.
+  index_t select(Context& ctx, bool look) {
+    selections_.clear();
+    kept_.clear();
+    for (const Part& part : parts_) {
+      const MatrixView<C> core = part.layer->core(ctx);
+      part.gradient->set_count(part.gradient->capacity());
+      selections_.push_back({core.data, core.size(), part.gradient->count(), part.gradient->indices(),
+                             part.gradient->values()});
+      kept_.push_back(MatrixView<const C>(part.gradient->values(), 1, part.gradient->count()));
+    }
+    Backend::template top_k_batched<C>(ctx, std::span<const TopKTask<C>>(selections_));
+    if (!look) return -1;
+    return Backend::template first_nonfinite_batched<C>(ctx, std::span<const MatrixView<const C>>(kept_));
+  }
+
+  /// Moments and weights of every part, all of which `fits` and have the same optimizer options but for the capacity:
+  ///     W <- (1 - decay) W + V D U^T     (of a narrow weight: its master, which is then rounded)
+  /// D is formed in the memory of the core, which is lost. Throws, before anything has changed, what SparseAdam::check
+  /// throws.
+  void update(Context& ctx, const StepOptions& options, double decay) {
+    if (parts_.empty()) return;
+    for (const Part& part : parts_)
+      part.adam->check(ctx, *part.gradient);
+    const AdamCoefficients c = parts_.front().adam->coefficients(options);
+    sparse_.clear();
+    states_.clear();
+    for (const Part& part : parts_) {
+      const MatrixView<C> d = part.layer->core(ctx);
+      if (!part.gradient->dense()) sparse_.push_back(d);
+      states_.push_back(part.adam->take_step(ctx, *part.gradient, d.data));
+      states_.back().counter = part.counter;
+    }
+    Backend::template zero_batched<C>(ctx, std::span<const MatrixView<C>>(sparse_));
+    Backend::template adam_batched<C>(ctx, c, std::span<const AdamTask<C>>(states_));
+    const auto keep = static_cast<C>(1 - decay);
+    for (const WeightLayout layout : {WeightLayout::out_in, WeightLayout::in_out}) {
+      expand_out_sides(ctx, layout, keep);
+      expand_in_sides(ctx, layout, keep);
+    }
+    for (const Part& part : parts_) {
+      if (one_sided(part)) continue;
+      if (decay != 0) Backend::template scale<C>(ctx, keep, part.layer->master());
+      detail::expand_dense<C, Backend>(ctx, *part.layer->basis(), part.layer->core(ctx),
+                                       part.layer->options().layout, part.layer->options().cost_model,
+                                       part.layer->master());
+    }
+    for (const Part& part : parts_)
+      part.layer->round_master(ctx);
+  }
+
+ private:
+  struct Part {
+    Layer* layer = nullptr;
+    Gradient* gradient = nullptr;
+    Adam* adam = nullptr;
+    std::int64_t* counter = nullptr;
+  };
+
+  /// One side is a factor, the other the identity: the way back is one product.
+  static bool one_sided(const Part& part) {
+    const auto& out = part.layer->basis()->out();
+    const auto& in = part.layer->basis()->in();
+    return (out.has_factor() && !in.rotates()) || (in.has_factor() && !out.rotates());
+  }
+
+  /// D [r, in] and the factor V^T [r, out]:  W [out, in] += V D,  or  W [in, out] += D^T V^T.
+  void expand_out_sides(Context& ctx, WeightLayout layout, C keep) {
+    const bool out_in = layout == WeightLayout::out_in;
+    begin_products();
+    for (const Part& part : parts_) {
+      if (!one_sided(part) || part.layer->options().layout != layout) continue;
+      const auto& side = part.layer->basis()->out();
+      if (!side.has_factor()) continue;
+      const MatrixView<const C> d = part.layer->core(ctx);
+      left_.push_back(out_in ? side.factor() : d);
+      right_.push_back(out_in ? d : side.factor());
+      weights_.push_back(part.layer->master());
+    }
+    multiply(ctx, Op::transpose, Op::none, keep);
+  }
+
+  /// D [out, c] and the factor U^T [c, in]:  W [out, in] += D U^T,  or  W [in, out] += U D^T.
+  void expand_in_sides(Context& ctx, WeightLayout layout, C keep) {
+    const bool out_in = layout == WeightLayout::out_in;
+    begin_products();
+    for (const Part& part : parts_) {
+      if (!one_sided(part) || part.layer->options().layout != layout) continue;
+      const auto& side = part.layer->basis()->in();
+      if (!side.has_factor()) continue;
+      const MatrixView<const C> d = part.layer->core(ctx);
+      left_.push_back(out_in ? d : side.factor());
+      right_.push_back(out_in ? side.factor() : d);
+      weights_.push_back(part.layer->master());
+    }
+    multiply(ctx, out_in ? Op::none : Op::transpose, out_in ? Op::none : Op::transpose, keep);
+  }
+
+  void begin_products() {
+    left_.clear();
+    right_.clear();
+    weights_.clear();
+  }
+  void multiply(Context& ctx, Op op_left, Op op_right, C keep) {
+    if (weights_.empty()) return;
+    Backend::template gemm_batched<C>(
+        ctx, op_left, op_right, C(1), std::span<const MatrixView<const C>>(left_),
+        std::span<const MatrixView<const C>>(right_), keep, std::span<const MatrixView<C>>(weights_));
+  }
+
+  // Kept from step to step, so that a step takes no memory.
+  std::vector<Part> parts_;
+  std::vector<TopKTask<C>> selections_;
+  std::vector<MatrixView<const C>> kept_;
+  std::vector<AdamTask<C>> states_;
+  std::vector<MatrixView<C>> sparse_;
+  std::vector<MatrixView<const C>> left_, right_;
+  std::vector<MatrixView<C>> weights_;
+};
+
+}  // namespace sparsegrad
