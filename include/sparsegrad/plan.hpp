@@ -1,6 +1,7 @@
 // Plans: the orders in which the core gradient V^T dY^T X U can be computed, and the cost model that picks one.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -50,7 +51,7 @@ struct Workload {
 /// calibrate measures those of another machine).
 struct CostModel {
   double transform_entry = 80;  ///< a fast transform, for each entry of the matrix
-  double sparse_entry = 8;      ///< a multiply-add of a sparse row expansion
+  double sparse_entry = 8;      ///< a multiply-add of a sparse row expansion, with what it moves
 
   /// Projecting `vectors` vectors of a side's extent.
   double projection(const SideShape& side, index_t vectors) const {
@@ -59,6 +60,33 @@ struct CostModel {
     if (side.kind == SideKind::identity) return 0;
     if (side.kind == SideKind::fast_transform) return transform_entry * n * v;
     return n * static_cast<double>(side.rank) * v;
+  }
+
+  /// W [rows, cols] += R D C^T with D as a dense matrix.
+  double dense_expansion(const SideShape& rows, const SideShape& cols) const {
+    const double halves = std::fmin(projection(cols, rows.rank) + projection(rows, cols.extent),
+                                    projection(rows, cols.rank) + projection(cols, rows.extent));
+    return halves + moved(rows.extent, cols.extent);
+  }
+
+  /// The same with the `count` entries of D one by one: along the only rotated side, or along the better of two.
+  double sparse_expansion(const SideShape& rows, const SideShape& cols, index_t count) const {
+    if (!stored(rows) && !stored(cols)) return 0;  // no product to save
+    if (rows.kind == SideKind::identity) return entries(cols, count, rows.extent);
+    if (cols.kind == SideKind::identity) {
+      // Columns of W come by way of a panel.
+      return entries(rows, count, cols.extent) + 7 * moved(std::min(count, cols.extent), rows.extent);
+    }
+    return moved(rows.extent, cols.extent) +
+           std::fmin(sparse_expansion_along(rows, cols, count), sparse_expansion_along(cols, rows, count));
+  }
+
+  /// Both sides rotated: the entries along `side`, then a dense product with the stored side `other`.
+  double sparse_expansion_along(const SideShape& side, const SideShape& other, index_t count) const {
+    if (!stored(other)) return std::numeric_limits<double>::infinity();
+    const auto groups = static_cast<double>(std::min(count, other.rank));
+    return entries(side, count, other.rank) +
+           groups * static_cast<double>(side.extent) * static_cast<double>(other.extent);
   }
 
   /// Cost of the weight gradient of one optimizer step under `plan`: product, projections of every micro-batch, and
@@ -82,7 +110,36 @@ struct CostModel {
     }
     return micro * static_cast<double>(work.micro_batches) + end;
   }
+
+ private:
+  static bool stored(const SideShape& side) {
+    return side.kind == SideKind::factor || side.kind == SideKind::random;
+  }
+
+  /// A matrix read, added to and written back.
+  double moved(index_t rows, index_t cols) const {
+    return 1.5 * sparse_entry * static_cast<double>(rows) * static_cast<double>(cols);
+  }
+
+  /// `count` entries expanded along `side` into at most `groups` vectors of its extent. What `sparse_entry` is the
+  /// mean of has parts of very different size, here by their measured shares of it: a multiply-add in the cache, an
+  /// entry put into its group, an element of the target, and one of the side where it is packed.
+  double entries(const SideShape& side, index_t count, index_t groups) const {
+    const auto n = static_cast<double>(count);
+    const auto extent = static_cast<double>(side.extent);
+    double cost = sparse_entry * n * 50 + moved(std::min(count, groups), side.extent);
+    if (!stored(side)) return cost + projection(side, std::min(count, groups));
+    cost += sparse_entry * n * extent / 4;
+    if (count >= 2 * side.rank) cost += sparse_entry * 10 * extent * static_cast<double>(side.rank);
+    return cost;
+  }
 };
+
+/// Whether W [rows, cols] += R D C^T is cheaper with D of `count` entries as a dense matrix.
+inline bool expands_dense(const SideShape& rows, const SideShape& cols, index_t count,
+                          const CostModel& model = {}) {
+  return model.dense_expansion(rows, cols) < model.sparse_expansion(rows, cols, count);
+}
 
 /// The cheapest plan under `model`; ties go to multiply_first, the input side first.
 inline Plan choose_plan(const SideShape& out, const SideShape& in, const Workload& work,

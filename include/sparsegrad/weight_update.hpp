@@ -18,6 +18,11 @@ enum class WeightLayout {
 
 namespace detail {
 
+template <class T, class Backend>
+SideShape shape_of(const BasisSide<T, Backend>& side) {
+  return {side.kind(), side.extent(), side.rank()};
+}
+
 /// A dense update D [r, c], rows and columns on the sides `rows` and `cols`: W += R D C^T.
 template <class T, class Backend>
 void expand_dense(typename Backend::Context& ctx, const BasisSide<T, Backend>& rows,
@@ -26,8 +31,8 @@ void expand_dense(typename Backend::Context& ctx, const BasisSide<T, Backend>& r
   if (!rows.rotates() && !cols.rotates()) return Backend::template add<T>(ctx, T(1), d, w);
   if (!rows.rotates()) return cols.expand_columns(ctx, d, T(1), w);
   if (!cols.rotates()) return rows.expand_rows(ctx, d, T(1), w);
-  const SideShape r{rows.kind(), rows.extent(), rows.rank()};
-  const SideShape c{cols.kind(), cols.extent(), cols.rank()};
+  const SideShape r = shape_of(rows);
+  const SideShape c = shape_of(cols);
   auto frame = ctx.frame();
   if (model.projection(c, r.rank) + model.projection(r, c.extent) <=
       model.projection(r, c.rank) + model.projection(c, r.extent)) {
@@ -124,13 +129,9 @@ void expand_sparse(typename Backend::Context& ctx, const BasisSide<T, Backend>& 
     return Backend::template add_columns<T>(ctx, panel, g.list, w);
   }
 
-  // Both sides rotated: the wider one sparsely, the narrower one by a dense product.
-  const auto n = static_cast<double>(count);
-  const auto by_rows = n * static_cast<double>(w.cols) * model.sparse_entry +
-                       static_cast<double>(std::min(count, rows.rank())) * static_cast<double>(w.size());
-  const auto by_cols = n * static_cast<double>(w.rows) * model.sparse_entry +
-                       static_cast<double>(std::min(count, cols.rank())) * static_cast<double>(w.size());
-  const bool columns = rows.has_factor() && cols.has_factor() ? by_cols < by_rows : cols.has_factor();
+  // Both sides rotated: one sparsely, the other by a dense product.
+  const bool columns = model.sparse_expansion_along(shape_of(rows), shape_of(cols), count) <
+                       model.sparse_expansion_along(shape_of(cols), shape_of(rows), count);
   const GroupedSupport g = group(columns, ordered);
   const BasisSide<T, Backend>& sparse_side = columns ? rows : cols;
   const MatrixView<T> panel = frame.template matrix<T>(g.groups, sparse_side.extent());
@@ -154,8 +155,8 @@ void expand_dense(typename Backend::Context& ctx, const TuckerBasis<T, Backend>&
 }  // namespace detail
 
 /// W += V D U^T in place, for W stored [out, in] or [in, out] and D [r, c] sparse or dense.
-/// Only the rows and columns that D uses take part in products, in the order that `model` finds cheaper. Source:
-/// Table 2 of the paper, seen from the original space.
+/// Of a sparse D only the rows and columns that it uses take part in products, or D is written out as a dense matrix:
+/// what `model` finds cheapest. Source: Table 2 of the paper, seen from the original space.
 template <class T, class Backend>
 void add_expanded(typename Backend::Context& ctx, const TuckerBasis<T, Backend>& basis,
                   const SparseGradient<T, Backend>& d, WeightLayout layout, MatrixView<T> w,
@@ -169,7 +170,8 @@ void add_expanded(typename Backend::Context& ctx, const TuckerBasis<T, Backend>&
   const bool rotated = rows.rotates() || cols.rotates();
   const bool densify =
       rotated && !d.dense() &&
-      static_cast<double>(d.count()) > Backend::densify_share * static_cast<double>(d.size());
+      (static_cast<double>(d.count()) > Backend::densify_share * static_cast<double>(d.size()) ||
+       expands_dense(detail::shape_of(rows), detail::shape_of(cols), d.count(), model));
   if (!d.dense() && !densify) return detail::expand_sparse<T, Backend>(ctx, rows, cols, swapped, d, model, w);
 
   auto frame = ctx.frame();

@@ -65,7 +65,7 @@ struct AdamTask {
 ///
 /// | constant | meaning |
 /// |---|---|
-/// | `densify_share` | density above which V D U^T is cheaper with D as a dense matrix |
+/// | `densify_share` | density above which V D U^T takes D as a dense matrix whatever the cost model says; 0: always |
 ///
 /// | primitive | result |
 /// |---|---|

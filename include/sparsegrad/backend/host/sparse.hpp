@@ -48,20 +48,40 @@ struct Sparse {
     });
   }
 
-  /// M.col(list[s]) += P.row(s), list[] without repeats: some rows of M at a time, which stay in the cache.
+  /// M.col(list[s]) += P.row(s), list[] without repeats: by tiles of P, transposed, so that both matrices come by whole
+  /// cache lines of a row.
   template <class T>
   static void add_columns(HostContext& ctx, MatrixView<const T> p, const stored_index_t* list,
                           MatrixView<T> m) {
-    constexpr index_t height = 16;
+    constexpr index_t width = 64;
+    constexpr index_t height = 128 / static_cast<index_t>(sizeof(T));
     if (p.empty()) return;
     const index_t tasks = (p.cols + height - 1) / height;
     ctx.parallel_ranges(tasks, std::max<index_t>(1, 1024 / p.rows), [&](index_t begin, index_t end) {
+      T tile[height * width];
       for (index_t task = begin; task < end; ++task) {
         const index_t first = task * height;
-        const index_t last = std::min(first + height, p.cols);
-        for (index_t s = 0; s < p.rows; ++s)
-          for (index_t i = first; i < last; ++i)
-            m.data[i * m.stride + list[s]] += p.data[s * p.stride + i];
+        const index_t rows = std::min(height, p.cols - first);
+        for (index_t s = 0; s < p.rows; s += width) {
+          const index_t count = std::min(width, p.rows - s);
+          const stored_index_t* at = list + s;
+          Elementwise::transpose_block(p.block(s, first, count, rows), tile, width);
+          bool neighbours = true;
+          for (index_t j = 1; j < count; ++j)
+            neighbours &= at[j] == at[0] + j;
+          for (index_t i = 0; i < rows; ++i) {
+            const T* x = tile + i * width;
+            T* y = m.row(first + i);
+            if (neighbours) {
+              y += at[0];
+              for (index_t j = 0; j < count; ++j)
+                y[j] += x[j];
+            } else {
+              for (index_t j = 0; j < count; ++j)
+                y[at[j]] += x[j];
+            }
+          }
+        }
       }
     });
   }
@@ -161,20 +181,40 @@ struct Sparse {
       value[order[p]] += sums[p];
   }
 
-  static index_t group_support(HostContext& ctx, const stored_index_t* index, index_t k, index_t rows,
+  static index_t group_support(HostContext& ctx, const stored_index_t* index, index_t k, index_t /*rows*/,
                                index_t cols, bool columns, stored_index_t* slot, stored_index_t* other,
                                stored_index_t* order, stored_index_t* list) {
-    Scratch::Frame frame(ctx.scratch());
-    sort_by(frame, index, k, cols, columns ? cols : rows, columns, order);
     index_t used = 0;
-    for (index_t p = 0; p < k; ++p) {
-      const index_t i = index[order[p]] / cols;
-      const index_t j = index[order[p]] % cols;
-      const auto group = static_cast<stored_index_t>(columns ? j : i);
-      if (used == 0 || list[used - 1] != group) list[used++] = group;
-      slot[p] = static_cast<stored_index_t>(used - 1);
-      other[p] = static_cast<stored_index_t>(columns ? i : j);
+    if (!columns) {
+      index_t last = -1;
+      each_place(index, k, cols, [&](index_t e, index_t i, index_t j) {
+        if (i != last) list[used++] = static_cast<stored_index_t>(last = i);
+        slot[e] = static_cast<stored_index_t>(used - 1);
+        other[e] = static_cast<stored_index_t>(j);
+        order[e] = static_cast<stored_index_t>(e);
+      });
+      return used;
     }
+    // A counting sort, which keeps the entries of a column in their order.
+    Scratch::Frame frame(ctx.scratch());
+    auto* place = frame.take<stored_index_t>(cols);
+    auto* group = frame.take<stored_index_t>(cols);
+    std::fill(place, place + cols, 0);
+    each_place(index, k, cols, [&](index_t, index_t, index_t j) { ++place[j]; });
+    stored_index_t begin = 0;
+    for (index_t j = 0; j < cols; ++j) {
+      const stored_index_t count = place[j];
+      group[j] = static_cast<stored_index_t>(used);
+      if (count > 0) list[used++] = static_cast<stored_index_t>(j);
+      place[j] = begin;
+      begin += count;
+    }
+    each_place(index, k, cols, [&](index_t e, index_t i, index_t j) {
+      const stored_index_t p = place[j]++;
+      slot[p] = group[j];
+      other[p] = static_cast<stored_index_t>(i);
+      order[p] = static_cast<stored_index_t>(e);
+    });
     return used;
   }
 
@@ -182,6 +222,21 @@ struct Sparse {
   /// Columns of one strip in expand_rows: their sums fill the registers.
   template <class T>
   static constexpr index_t strip_width = 128 / static_cast<index_t>(sizeof(T));
+
+  /// f(e, i, j) for the entries e of a support, index[e] = i cols + j, rising: a division a row, not one an entry.
+  template <class F>
+  static void each_place(const stored_index_t* index, index_t k, index_t cols, F&& f) {
+    index_t i = 0;
+    index_t begin = 0;
+    for (index_t e = 0; e < k; ++e) {
+      const index_t x = index[e];
+      if (x - begin >= cols) {
+        i = x / cols;
+        begin = i * cols;
+      }
+      f(e, i, x - begin);
+    }
+  }
 
   /// Positions of the entries by rising row or column, each group in the order given: a counting sort.
   static void sort_by(Scratch::Frame& frame, const stored_index_t* index, index_t k, index_t cols,
