@@ -66,6 +66,8 @@ PAIRS = [
 
 def program_seconds(a, options, padding, folder):
     command = [a.program, "train", "--task", "cola", "--model", a.model, "--data", a.data, "--output", folder]
+    if "sparse" in options:
+        command += ["--phase1-steps", "3"]  # which bases there are changes no time
     command += [*options, "--padding", padding, "--max-length", "128", "--batch-size", str(BATCH)]
     command += ["--learning-rate", str(RATE), "--no-shuffle", "--dropout", "0.1", "--log-every", "1", "--no-save", "--quiet"]
     command += ["--max-steps", str(a.steps), "--dev-limit", "32", "--threads", str(a.threads)]
