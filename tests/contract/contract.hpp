@@ -911,14 +911,23 @@ TEST_CASE("group_support: by rows and by columns") {
 
 TEST_CASE_TEMPLATE("find_slots and open_slots: a support merged into a state", T, float, double) {
   Random random(20);
-  for (const auto& [held_count, k] :
-       std::vector<std::array<index_t, 2>>{{0, 0}, {0, 5}, {5, 0}, {1, 1}, {100, 40}, {300, 299}, {7, 200}}) {
+  for (const auto& [held_count, k] : std::vector<std::array<index_t, 2>>{{0, 0},
+                                                                         {0, 5},
+                                                                         {5, 0},
+                                                                         {1, 1},
+                                                                         {100, 40},
+                                                                         {300, 299},
+                                                                         {7, 200},
+                                                                         {900, 200},
+                                                                         {700, 701},
+                                                                         {40, 2}}) {
     for (const bool counted : {false, true}) {
       CAPTURE(held_count);
       CAPTURE(k);
       Context ctx(2);
-      const auto index = random_support(random, 500, k);
-      const auto held = random_support(random, 500, held_count);
+      const index_t positions = held_count < 500 ? 500 : 1000;
+      const auto index = random_support(random, positions, k);
+      const auto held = random_support(random, positions, held_count);
       std::vector<stored_index_t> united;
       std::set_union(index.begin(), index.end(), held.begin(), held.end(), std::back_inserter(united));
       std::vector<stored_index_t> slot(static_cast<std::size_t>(k)), fresh(static_cast<std::size_t>(k));

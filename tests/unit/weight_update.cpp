@@ -62,11 +62,15 @@ TEST_CASE_TEMPLATE("a sparse update entry by entry and as a dense matrix: the sa
   using Dense = AlwaysDense<typename S::B>;
   typename B::Context ctx(2);
   constexpr SideKind kinds[] = {SideKind::identity, SideKind::random, SideKind::fast_transform};
-  for (const auto& [out, in] : {std::pair<index_t, index_t>{70, 37}, {33, 140}}) {
+  for (const auto& extents : {std::pair<index_t, index_t>{70, 37}, {33, 140}}) {
+    const index_t out = extents.first;
+    const index_t in = extents.second;
     for (const SideKind out_kind : kinds) {
       for (const SideKind in_kind : kinds) {
         if (out_kind == SideKind::identity && in_kind == SideKind::identity) continue;
-        for (const auto& [out_rank, in_rank] : {std::pair<index_t, index_t>{out, in}, {9, 5}}) {
+        for (const auto& ranks : {std::pair<index_t, index_t>{out, in}, {9, 5}}) {
+          const index_t out_rank = ranks.first;
+          const index_t in_rank = ranks.second;
           const auto basis = TuckerBasis<T, B>::from_sides(side_of<T, B>(ctx, out_kind, out, out_rank, 1),
                                                            side_of<T, B>(ctx, in_kind, in, in_rank, 2));
           const auto same =

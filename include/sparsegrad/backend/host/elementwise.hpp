@@ -168,8 +168,8 @@ struct Elementwise {
     });
   }
 
-  /// Serial; `to` has stride `stride`. Some rows at a time from left to right, which the hardware's prefetching
-  /// follows; in a tile, whole cache lines of both sides.
+  /// Serial; `to` has stride `stride`. Some rows at a time from left to right, asked for some tiles ahead: the hardware
+  /// follows only a few rows by itself. In a tile, whole cache lines of both sides.
   template <class T>
   static void transpose_block(MatrixView<const T> a, T* to, index_t stride) {
     constexpr index_t tile = 64 / static_cast<index_t>(sizeof(T));
@@ -177,6 +177,9 @@ struct Elementwise {
       const index_t i1 = std::min(i0 + tile, a.rows);
       for (index_t j0 = 0; j0 < a.cols; j0 += tile) {
         const index_t j1 = std::min(j0 + tile, a.cols);
+        const index_t ahead = j0 + 4 * tile;
+        for (index_t i = i0; i < i1 && ahead < a.cols; ++i)
+          __builtin_prefetch(a.data + i * a.stride + ahead);
         index_t i = i0;
         for (; i + 4 <= i1; i += 4) {
           index_t j = j0;

@@ -37,28 +37,56 @@ struct Lanes {
   }
 };
 
-/// Sum of the lanes of a + b + c + d, pairwise.
-template <class T>
-T sum_of(const Lanes<T>& a, const Lanes<T>& b, const Lanes<T>& c, const Lanes<T>& d) {
-  const typename Lanes<T>::Vector sum = (a.v + b.v) + (c.v + d.v);
-  T x[Lanes<T>::count];
-  std::memcpy(x, &sum, sizeof x);
-  for (index_t width = Lanes<T>::count / 2; width > 0; width /= 2)
-    for (index_t l = 0; l < width; ++l)
-      x[l] += x[l + width];
-  return x[0];
-}
-
-/// to[j, i] = from[i, j] of a 4x4 block in registers.
-template <class T>
-inline void transpose_4x4(const T* from, index_t from_stride, T* to, index_t to_stride) {
 #if defined(__has_builtin)
 #if __has_builtin(__builtin_shufflevector)
 #define SPARSEGRAD_HAS_SHUFFLE 1
 #endif
 #endif
+
+/// sums[0 .. 4) = the sums of the lanes of a, b, c and d, each pairwise from neighbours on.
+template <class T>
+inline void sums_of(const Lanes<T>& a, const Lanes<T>& b, const Lanes<T>& c, const Lanes<T>& d, T* sums) {
+  constexpr index_t n = Lanes<T>::count;
 #if defined(SPARSEGRAD_HAS_SHUFFLE)
-#undef SPARSEGRAD_HAS_SHUFFLE
+  if constexpr (n == 8) {
+    const auto ab = __builtin_shufflevector(a.v, b.v, 0, 8, 2, 10, 4, 12, 6, 14) +
+                    __builtin_shufflevector(a.v, b.v, 1, 9, 3, 11, 5, 13, 7, 15);
+    const auto cd = __builtin_shufflevector(c.v, d.v, 0, 8, 2, 10, 4, 12, 6, 14) +
+                    __builtin_shufflevector(c.v, d.v, 1, 9, 3, 11, 5, 13, 7, 15);
+    const auto all = __builtin_shufflevector(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) +
+                     __builtin_shufflevector(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
+    const auto four =
+        __builtin_shufflevector(all, all, 0, 1, 2, 3) + __builtin_shufflevector(all, all, 4, 5, 6, 7);
+    std::memcpy(sums, &four, sizeof four);
+    return;
+  } else if constexpr (n == 4) {
+    const auto ab =
+        __builtin_shufflevector(a.v, b.v, 0, 4, 2, 6) + __builtin_shufflevector(a.v, b.v, 1, 5, 3, 7);
+    const auto cd =
+        __builtin_shufflevector(c.v, d.v, 0, 4, 2, 6) + __builtin_shufflevector(c.v, d.v, 1, 5, 3, 7);
+    const auto four =
+        __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+    std::memcpy(sums, &four, sizeof four);
+    return;
+  }
+#endif
+  T x[4][n];
+  a.store(x[0]);
+  b.store(x[1]);
+  c.store(x[2]);
+  d.store(x[3]);
+  for (index_t l = 0; l < 4; ++l) {
+    for (index_t step = 1; step < n; step *= 2)
+      for (index_t i = 0; i < n; i += 2 * step)
+        x[l][i] += x[l][i + step];
+    sums[l] = x[l][0];
+  }
+}
+
+/// to[j, i] = from[i, j] of a 4x4 block in registers.
+template <class T>
+inline void transpose_4x4(const T* from, index_t from_stride, T* to, index_t to_stride) {
+#if defined(SPARSEGRAD_HAS_SHUFFLE)
   typedef T Vector __attribute__((vector_size(4 * sizeof(T))));
   Vector a, b, c, d;
   std::memcpy(&a, from, sizeof a);
@@ -83,5 +111,7 @@ inline void transpose_4x4(const T* from, index_t from_stride, T* to, index_t to_
       to[j * to_stride + i] = from[i * from_stride + j];
 #endif
 }
+
+#undef SPARSEGRAD_HAS_SHUFFLE
 
 }  // namespace sparsegrad::backend::host

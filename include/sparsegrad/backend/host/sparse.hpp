@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <utility>
 
 #include "../../core/view.hpp"
 #include "context.hpp"
@@ -146,35 +147,51 @@ struct Sparse {
       });
       return;
     }
-    // Blocks of tokens, transposed: the entries' sums run along contiguous pieces of two rows. Entries pass
-    // in the order of the wider side, whose rows so come by once, and the narrower side stays in the cache.
-    constexpr index_t tokens = 512 / static_cast<index_t>(sizeof(T));
+    // Blocks of tokens, transposed: the entries' sums run along contiguous pieces of two rows. A block of the narrower
+    // side stays in the cache, and of the wider side what is transposed is used at once, some columns at a time.
+    constexpr index_t tokens = 8 * Lanes<T>::count;
     const bool by_columns = b.cols > a.cols;
     const MatrixView<const T> outer = by_columns ? b : a;
     const MatrixView<const T> inner = by_columns ? a : b;
     Scratch::Frame frame(ctx.scratch());
     auto* order = frame.take<stored_index_t>(k);
-    auto* outer_of = frame.take<stored_index_t>(k);
     auto* inner_of = frame.take<stored_index_t>(k);
+    auto* end_of = frame.take<stored_index_t>(outer.cols);  // of the entries of a column of `outer`
     T* sums = frame.take<T>(k);
-    T* outer_block = frame.take<T>(outer.cols * tokens);
+    std::fill(end_of, end_of + outer.cols, 0);
+    each_place(index, k, cols, [&](index_t, index_t i, index_t j) { ++end_of[by_columns ? j : i]; });
+    stored_index_t begin = 0;
+    for (index_t o = 0; o < outer.cols; ++o)
+      begin += std::exchange(end_of[o], begin);
+    each_place(index, k, cols, [&](index_t e, index_t i, index_t j) {
+      const stored_index_t p = end_of[by_columns ? j : i]++;
+      order[p] = static_cast<stored_index_t>(e);
+      inner_of[p] = static_cast<stored_index_t>(by_columns ? i : j);
+    });
+    std::fill(sums, sums + k, T(0));
+
+    const index_t width = std::clamp<index_t>(outer.cols / (4 * ctx.threads()) / 16 * 16, 64, 256);
     T* inner_block = frame.take<T>(inner.cols * tokens);
-    sort_by(frame, index, k, cols, outer.cols, by_columns, order);
-    for (index_t p = 0; p < k; ++p) {
-      const stored_index_t e = order[p];
-      const auto i = static_cast<stored_index_t>(index[e] / cols);
-      const auto j = static_cast<stored_index_t>(index[e] % cols);
-      outer_of[p] = by_columns ? j : i;
-      inner_of[p] = by_columns ? i : j;
-      sums[p] = T(0);
-    }
+    T* outer_blocks = frame.take<T>(width * tokens * ctx.threads());
     for (index_t first = 0; first < a.rows; first += tokens) {
       const index_t count = std::min(tokens, a.rows - first);
-      transpose_padded(ctx, outer.block(first, 0, count, outer.cols), outer_block, tokens);
-      transpose_padded(ctx, inner.block(first, 0, count, inner.cols), inner_block, tokens);
-      ctx.parallel_ranges(k, 1024, [&](index_t begin, index_t end) {
-        for (index_t p = begin; p < end; ++p)
-          sums[p] += product<tokens>(outer_block + outer_of[p] * tokens, inner_block + inner_of[p] * tokens);
+      constexpr index_t tile = 16;
+      ctx.parallel_ranges((inner.cols + tile - 1) / tile, 8, [&](index_t from, index_t to) {
+        const index_t left = from * tile;
+        const index_t right = std::min(to * tile, inner.cols);
+        transpose_padded(inner.block(first, left, count, right - left), inner_block + left * tokens, tokens);
+      });
+      ctx.parallel_for((outer.cols + width - 1) / width, [&](index_t strip, int worker) {
+        const index_t left = strip * width;
+        const index_t right = std::min(left + width, outer.cols);
+        index_t p = left == 0 ? 0 : end_of[left - 1];
+        if (p == end_of[right - 1]) return;
+        T* block = outer_blocks + worker * width * tokens;
+        transpose_padded(outer.block(first, left, count, right - left), block, tokens);
+        for (index_t o = left; o < right; ++o) {
+          add_products(block + (o - left) * tokens, inner_block, inner_of + p, end_of[o] - p, sums + p);
+          p = end_of[o];
+        }
       });
     }
     for (index_t p = 0; p < k; ++p)
@@ -230,7 +247,7 @@ struct Sparse {
     index_t begin = 0;
     for (index_t e = 0; e < k; ++e) {
       const index_t x = index[e];
-      if (x - begin >= cols) {
+      if (x - begin >= cols || x < begin) {
         i = x / cols;
         begin = i * cols;
       }
@@ -238,30 +255,12 @@ struct Sparse {
     }
   }
 
-  /// Positions of the entries by rising row or column, each group in the order given: a counting sort.
-  static void sort_by(Scratch::Frame& frame, const stored_index_t* index, index_t k, index_t cols,
-                      index_t groups, bool columns, stored_index_t* order) {
-    auto* place = frame.take<stored_index_t>(groups + 1);
-    std::fill(place, place + groups + 1, 0);
-    for (index_t e = 0; e < k; ++e)
-      ++place[(columns ? index[e] % cols : index[e] / cols) + 1];
-    for (index_t g = 0; g < groups; ++g)
-      place[g + 1] += place[g];
-    for (index_t e = 0; e < k; ++e)
-      order[place[columns ? index[e] % cols : index[e] / cols]++] = static_cast<stored_index_t>(e);
-  }
-
   /// to[j, 0 .. rows) = column j of A, zeros up to `stride`.
   template <class T>
-  static void transpose_padded(HostContext& ctx, MatrixView<const T> a, T* to, index_t stride) {
-    constexpr index_t tile = 16;
-    ctx.parallel_ranges((a.cols + tile - 1) / tile, 8, [&](index_t begin, index_t end) {
-      const index_t first = begin * tile;
-      const index_t last = std::min(end * tile, a.cols);
-      Elementwise::transpose_block(a.block(0, first, a.rows, last - first), to + first * stride, stride);
-      for (index_t j = first; j < last; ++j)
-        std::fill(to + j * stride + a.rows, to + (j + 1) * stride, T(0));
-    });
+  static void transpose_padded(MatrixView<const T> a, T* to, index_t stride) {
+    Elementwise::transpose_block(a, to, stride);
+    for (index_t j = 0; a.rows < stride && j < a.cols; ++j)
+      std::fill(to + j * stride + a.rows, to + (j + 1) * stride, T(0));
   }
 
   /// Adds to y [strip_width] the products of all entries from e on that share a row; returns the next entry.
@@ -312,18 +311,38 @@ struct Sparse {
     return e;
   }
 
-  template <index_t count, class T>
-  static T product(const T* x, const T* y) {
+  /// sums[e] += x . (row at[e] of y), rows of 8 registers: x stays in them, and four sums are finished together.
+  template <class T>
+  static void add_products(const T* x, const T* y, const stored_index_t* at, index_t count, T* sums) {
     constexpr index_t n = Lanes<T>::count;
-    static_assert(count % (4 * n) == 0);
-    Lanes<T> s0, s1, s2, s3;
-    for (index_t t = 0; t < count; t += 4 * n) {
-      s0.add_product(x + t, y + t);
-      s1.add_product(x + t + n, y + t + n);
-      s2.add_product(x + t + 2 * n, y + t + 2 * n);
-      s3.add_product(x + t + 3 * n, y + t + 3 * n);
+    using Vector = typename Lanes<T>::Vector;
+    if (count == 0) return;
+    const Vector x0 = Lanes<T>::load(x).v;
+    const Vector x1 = Lanes<T>::load(x + n).v;
+    const Vector x2 = Lanes<T>::load(x + 2 * n).v;
+    const Vector x3 = Lanes<T>::load(x + 3 * n).v;
+    const Vector x4 = Lanes<T>::load(x + 4 * n).v;
+    const Vector x5 = Lanes<T>::load(x + 5 * n).v;
+    const Vector x6 = Lanes<T>::load(x + 6 * n).v;
+    const Vector x7 = Lanes<T>::load(x + 7 * n).v;
+    const auto product = [&](index_t e) {
+      const T* row = y + at[std::min(e, count - 1)] * 8 * n;
+      Vector s = x0 * Lanes<T>::load(row).v;
+      s += x1 * Lanes<T>::load(row + n).v;
+      s += x2 * Lanes<T>::load(row + 2 * n).v;
+      s += x3 * Lanes<T>::load(row + 3 * n).v;
+      s += x4 * Lanes<T>::load(row + 4 * n).v;
+      s += x5 * Lanes<T>::load(row + 5 * n).v;
+      s += x6 * Lanes<T>::load(row + 6 * n).v;
+      s += x7 * Lanes<T>::load(row + 7 * n).v;
+      return Lanes<T>{s};
+    };
+    for (index_t e = 0; e < count; e += 4) {
+      T four[4];
+      sums_of(product(e), product(e + 1), product(e + 2), product(e + 3), four);
+      for (index_t l = 0; l < 4 && e + l < count; ++l)
+        sums[e + l] += four[l];
     }
-    return sum_of(s0, s1, s2, s3);
   }
 
   template <class T>
