@@ -6,6 +6,7 @@
 
 #include <thrust/scan.h>
 
+#include "../../core/backend.hpp"
 #include "batch.cuh"
 #include "elements.cuh"
 
