@@ -1,13 +1,17 @@
 #!/usr/bin/env python3
 """The whole fine-tuning step of a BERT: sparsegrad-glue against torch + transformers, and its run types against each other.
 
-    bert_step.py --program P --model DIR --data DIR [--rounds 3] [--steps 12] [--threads N] [--only TITLE]... [--output FILE]
+    bert_step.py --program P --model DIR --data DIR [--rounds 3] [--steps 12] [--threads N] [--only TITLE]... [--output FOLDER]
 
 Each round runs every case once, in turn, on the same CoLA sentences in the same order (batch 32, dropout 0.1, AdamW);
 a case is compared with another of its own round. A step is forward, backward and optimizer; the first two of a case are
-left out. torch: attention by scaled_dot_product_attention, AdamW with foreach. "The method in torch" is that model with the
+left out. Preset best collects gradients and refreshes its bases before every 100th step: the cases of 104 steps have that
+in their mean. Memory is the program's own peak while training (run.json), phase 1 apart.
+torch: attention by scaled_dot_product_attention, AdamW with foreach. "The method in torch" is that model with the
 paper's own order of products in its MLP layers (reference_layer.py), random orthogonal bases, and SparseAdam. Needs
 torch and transformers for torch's rows; without them the program's own rows remain.
+
+Writes FOLDER/bert.json and FOLDER/bert.md, or prints the page.
 """
 
 import argparse
@@ -18,12 +22,15 @@ import os
 import pathlib
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 
+from case_program import write_aside
 from reference_layer import reference_layer
 
 WARM = 2
+PERIOD = 104  # steps of a case that has a refresh in it
 BATCH = 32
 SHARE = 0.012  # of a matrix's entries, as preset paper keeps
 RATE = 1e-4
@@ -41,7 +48,10 @@ CASES = [
     ("torch, padded to the longest", "ft", "longest"),
     ("sparse (paper), unpadded", ["--run-type", "sparse", "--preset", "paper"], "unpadded"),
     ("sparse (best), unpadded", SPARSE_ONE_SIDED, "unpadded"),
-    ("LoRA, unpadded", ["--run-type", "lora"], "unpadded"),
+    (f"ft, unpadded, mean of {PERIOD} steps", ["--run-type", "ft"], "unpadded"),
+    (f"sparse (best), unpadded, mean of {PERIOD} steps", SPARSE_ONE_SIDED, "unpadded"),
+    ("LoRA of rank 7, unpadded", ["--run-type", "lora"], "unpadded"),
+    ("LoRA of rank 51, unpadded", ["--run-type", "lora", "--lora-rank", "51"], "unpadded"),
     ("frozen MLP, unpadded", ["--run-type", "frozen-mlp"], "unpadded"),
     ("ft, unpadded, 8 micro-batches", ["--run-type", "ft", *ACCUMULATED], "unpadded"),
     ("sparse (paper), unpadded, 8 micro-batches", ["--run-type", "sparse", "--preset", "paper", *ACCUMULATED], "unpadded"),
@@ -56,25 +66,42 @@ PAIRS = [
     ("the method in torch, padded to 128", "torch, padded to 128", None),
     ("sparse (best), padded to 128", "ft, padded to 128", None),
     ("sparse (best), unpadded", "ft, unpadded", 1 / 1.1),
+    (f"sparse (best), unpadded, mean of {PERIOD} steps", f"ft, unpadded, mean of {PERIOD} steps", 1 / 1.1),
     ("sparse (paper), unpadded", "ft, unpadded", None),
-    ("LoRA, unpadded", "ft, unpadded", None),
+    ("LoRA of rank 7, unpadded", "ft, unpadded", None),
+    ("LoRA of rank 51, unpadded", "ft, unpadded", None),
     ("frozen MLP, unpadded", "ft, unpadded", None),
     ("sparse (best), unpadded, 8 micro-batches", "ft, unpadded, 8 micro-batches", None),
     ("sparse (paper), unpadded, 8 micro-batches", "ft, unpadded, 8 micro-batches", None),
 ]
 
 
-def program_seconds(a, options, padding, folder):
+# Peaks of training, the first over the second, and the ratio that is wanted. LoRA of rank 51 has as many entries as preset
+# best steps (1.18 million).
+MEMORY_PAIRS = [
+    ("sparse (best), unpadded", "LoRA of rank 51, unpadded", 1.0),
+    ("sparse (paper), unpadded", "ft, unpadded", 1.0),
+    ("sparse (paper), padded to 128", "ft, padded to 128", 1.0),
+]
+
+
+def program_run(a, title, options, padding, folder):
+    """(a step's seconds, bytes at the peak)"""
+    whole_period = str(PERIOD) in title
+    steps = PERIOD if whole_period else a.steps
     command = [a.program, "train", "--task", "cola", "--model", a.model, "--data", a.data, "--output", folder]
     if "sparse" in options:
         command += ["--phase1-steps", "3"]  # which bases there are changes no time
     command += [*options, "--padding", padding, "--max-length", "128", "--batch-size", str(BATCH)]
     command += ["--learning-rate", str(RATE), "--no-shuffle", "--dropout", "0.1", "--log-every", "1", "--no-save", "--quiet"]
-    command += ["--max-steps", str(a.steps), "--dev-limit", "32", "--threads", str(a.threads)]
+    command += ["--max-steps", str(steps), "--dev-limit", "32", "--threads", str(a.threads)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    steps = json.loads((pathlib.Path(folder) / "run.json").read_text())["steps"]
+    log = json.loads((pathlib.Path(folder) / "run.json").read_text())
     # The log has the training time up to each step.
-    return [after["seconds"] - before["seconds"] for before, after in zip(steps[WARM - 1 :], steps[WARM:])]
+    seconds = [record["seconds"] for record in log["steps"]][WARM - 1 :]
+    if whole_period:
+        return (seconds[-1] - seconds[0]) / (len(seconds) - 1), log["memory"]["process_peak_bytes"]
+    return statistics.median(y - x for x, y in zip(seconds, seconds[1:])), log["memory"]["process_peak_bytes"]
 
 
 class Torch:
@@ -137,7 +164,7 @@ class Torch:
             for optimizer in optimizers:
                 optimizer.step()
             times.append(time.perf_counter() - start)
-        return times[WARM:]
+        return statistics.median(times[WARM:])
 
 
 def processor():
@@ -145,6 +172,51 @@ def processor():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return "unknown"
+
+
+def table(titles, rows):
+    right = "|".join(["---"] + ["--:"] * (len(titles) - 1))
+    return ["| " + " | ".join(titles) + " |", f"|{right}|"] + ["| " + " | ".join(row) + " |" for row in rows] + [""]
+
+
+def judged(ratio, wanted):
+    if wanted is None:
+        return ["", ""]
+    return [f"<= {wanted:.2f}", "met" if ratio <= wanted else "**missed**"]
+
+
+def page(data):
+    lines = [
+        f"# A BERT's step on {data['processor']}, {data['cores']} cores",
+        "",
+        f"`{data['command']}`, {data['date']}; {data['threads']} threads, {data['rounds']} rounds of {data['steps']} steps, batch {BATCH} of CoLA; "
+        f"{data['model']}; {data['torch'] or 'without torch'}; load average {data['load_before']:.1f} before, {data['load_after']:.1f} after.",
+        "",
+        "All cases run in turn in every round; a ratio is that of two cases of the same round. Times are those of a step: the median of a round's steps "
+        "(where the row says so their mean), then the median of the rounds. Peak memory: of the program's own process while it trains.",
+        "",
+    ]
+    times = data["seconds"]
+    rows = []
+    for title, rounds in times.items():
+        middle = statistics.median(rounds)
+        peak = data["peak_bytes"].get(title)
+        rows.append([title, f"{middle:.3f}", f"{min(rounds):.3f}", f"{1 / middle:.2f}", f"{peak / 2**20:.0f}" if peak else ""])
+    lines += table(["step", "s: median", "best", "steps/s", "peak MiB"], rows)
+    rows = []
+    for first, second, wanted in PAIRS:
+        if first in times and second in times:
+            ratios = [x / y for x, y in zip(times[first], times[second])]
+            middle = statistics.median(ratios)
+            rows.append([f"{first} / {second}", f"{middle:.2f}", f"{min(ratios):.2f}", f"{max(ratios):.2f}", *judged(middle, wanted)])
+    lines += table(["time of / time of", "median", "min", "max", "wanted", ""], rows)
+    rows = []
+    for first, second, wanted in MEMORY_PAIRS:
+        peaks = data["peak_bytes"]
+        if first in peaks and second in peaks:
+            rows.append([f"{first} / {second}", f"{peaks[first] / peaks[second]:.3f}", *judged(peaks[first] / peaks[second], wanted)])
+    lines += table(["peak memory of / of", "ratio", "wanted", ""], rows)
+    return "\n".join(lines)
 
 
 def main():
@@ -156,8 +228,9 @@ def main():
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--only", action="append", default=[], help="cases whose title begins so; repeatable")
-    parser.add_argument("--output", help="file; default: the standard output")
+    parser.add_argument("--output", help="folder of bert.json and bert.md; default: the page on the standard output")
     a = parser.parse_args()
+    load_before = os.getloadavg()[0]
     try:
         other = Torch(a)
     except ImportError as missing:
@@ -167,37 +240,41 @@ def main():
     if a.only:
         cases = [case for case in cases if any(case[0].startswith(start) for start in a.only)]
     times = {title: [] for title, _, _ in cases}
+    peaks = {}
     with tempfile.TemporaryDirectory() as folder:
-        for _ in range(a.rounds):
+        for number in range(a.rounds):
             for title, options, padding in cases:
-                of_torch = isinstance(options, str)
-                seconds = other.seconds(options, padding) if of_torch else program_seconds(a, options, padding, folder)
-                times[title].append(statistics.median(seconds))
+                print(f"round {number + 1} of {a.rounds}: {title}", file=sys.stderr, flush=True)
+                if isinstance(options, str):
+                    seconds = other.seconds(options, padding)
+                else:
+                    seconds, peak = program_run(a, title, options, padding, folder)
+                    peaks[title] = max(peak, peaks.get(title, 0))
+                times[title].append(seconds)
 
-    lines = [
-        f"{a.rounds} rounds of {a.steps} steps, {a.threads} threads, batch {BATCH}; {processor()}; "
-        f"{datetime.date.today()}; {other.version if other else 'without torch'}; "
-        f"load average at the end {os.getloadavg()[0]:.1f}",
-        "",
-        "| step | median of the rounds, s | best, s | steps/s |",
-        "|---|--:|--:|--:|",
-    ]
-    for title, rounds in times.items():
-        middle = statistics.median(rounds)
-        lines.append(f"| {title} | {middle:.3f} | {min(rounds):.3f} | {1 / middle:.2f} |")
-    lines += ["", "| time of / time of | median | min | max | wanted | |", "|---|--:|--:|--:|--:|---|"]
-    for first, second, wanted in PAIRS:
-        if first not in times or second not in times:
-            continue
-        ratios = [x / y for x, y in zip(times[first], times[second])]
-        middle = statistics.median(ratios)
-        verdict = "" if wanted is None else "met" if middle <= wanted else "**missed**"
-        goal = "" if wanted is None else f"<= {wanted:.2f}"
-        lines.append(f"| {first} / {second} | {middle:.2f} | {min(ratios):.2f} | {max(ratios):.2f} | {goal} | {verdict} |")
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if a.output:
-        pathlib.Path(a.output).write_text(text)
+    shown = ["--only " + repr(title) for title in a.only]
+    data = {
+        "command": " ".join(["benchmarks/bert_step.py", f"--rounds {a.rounds}", f"--steps {a.steps}", f"--threads {a.threads}", *shown]),
+        "date": str(datetime.date.today()),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": a.threads,
+        "rounds": a.rounds,
+        "steps": a.steps,
+        "model": json.loads((pathlib.Path(a.model) / "config.json").read_text()).get("_name_or_path") or pathlib.Path(a.model).name,
+        "torch": other.version if other else None,
+        "load_before": load_before,
+        "load_after": os.getloadavg()[0],
+        "seconds": times,
+        "peak_bytes": peaks,
+    }
+    text = page(data)
+    if not a.output:
+        print(text)
+        return
+    folder = pathlib.Path(a.output)
+    write_aside(folder / "bert.json", json.dumps(data, separators=(",", ":")) + "\n")
+    write_aside(folder / "bert.md", text)
 
 
 if __name__ == "__main__":

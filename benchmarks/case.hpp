@@ -24,17 +24,22 @@ struct Memory {
 /// A prepared benchmark; what `run` needs lives as long as this.
 struct Work {
   std::function<void()> run;
+  std::function<void()> reset = nullptr;     ///< before every timed run, not timed itself
   double flops = 0;                          ///< of the dense products in one run, 0: none worth a rate
   double bytes = 0;                          ///< read and written at least, 0: not stated
   std::function<Memory()> memory = nullptr;  ///< after a run; null: not stated
+  std::function<double()> extra_bytes =
+      nullptr;  ///< memory at the peak of a run beyond what it is about; null: not stated
 };
 
 /// A benchmark by name. Nothing is allocated before `prepare`.
 struct Case {
   std::string name;
   std::function<Work()> prepare;
-  double most_ratio = 0;    ///< wanted at most: time in units of the dense step's; 0: nothing promised
+  double most_ratio = 0;    ///< wanted at most: time over that of `over`; 0: nothing promised
   double most_seconds = 0;  ///< wanted at most; 0: nothing promised
+  std::string over = {};    ///< case of the same rounds that a ratio is taken to; empty: the first, or none
+  double most_extra_bytes = 0;  ///< wanted at most of Work::extra_bytes; 0: nothing promised
 };
 
 /// An object that several cases share: made when the first of them is prepared, gone with the last.
@@ -75,6 +80,7 @@ inline double cpu_seconds() {
 
 /// One run.
 inline Sample time(const Work& work) {
+  if (work.reset) work.reset();
   const double cpu = cpu_seconds();
   const auto start = std::chrono::steady_clock::now();
   work.run();

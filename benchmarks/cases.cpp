@@ -1,7 +1,7 @@
 // Runs cases one at a time, as a driver asks for them (benchmarks/grid.py), so that it can interleave them with anything
 // else, other programs too:
 //     benchmark_cases [--out 3072] [--in 768] [--tokens 2048] [--micro-batches 1] [--entries 28000] [--rank 64]
-//                     [--threads N] [--backend cpu_blas|cpu]
+//                     [--gradients 132] [--threads N] [--backend cpu_blas|cpu]
 // The first line of the output says what there is, as JSON. Then every line of the input is a command:
 //     run NAME     prepares the case at its first run; answers with its times and what it computes and holds
 //     drop NAME    frees what it holds
@@ -32,6 +32,7 @@ using Json = nlohmann::ordered_json;
 struct Options {
   bench::LayerShape shape = bench::up_shape();
   index_t rank = 64;
+  index_t gradients = 132;
   int threads = bench::core_count();
   std::string backend = "cpu_blas";
 };
@@ -55,6 +56,8 @@ Options parse(int argc, char** argv) {
       o.shape.entries = positive();
     } else if (key == "--rank") {
       o.rank = positive();
+    } else if (key == "--gradients") {
+      o.gradients = positive();
     } else if (key == "--threads") {
       o.threads = static_cast<int>(positive());
     } else if (key == "--backend" && (value == "cpu" || value == "cpu_blas")) {
@@ -110,7 +113,7 @@ std::vector<GridCase> all_cases(typename Backend::Context& ctx, typename Backend
   add({.name = "memory walk", .prepare = [&ctx] { return bench::memory_walk<Backend>(ctx); }}, "machine");
   for (bench::Case& c : bench::part_cases<Backend>(ctx, one_thread, o.shape))
     add(std::move(c), "part");
-  for (bench::Case& c : bench::fit_cases<Backend>(ctx, o.shape))
+  for (bench::Case& c : bench::fit_cases<Backend>(ctx, o.shape, o.gradients))
     add(std::move(c), "part");
   return cases;
 }
@@ -141,6 +144,7 @@ void serve(const Options& o) {
     const bench::Sample sample = bench::time(work);
     Json json = {{"wall", sample.wall}, {"cpu", sample.cpu}, {"flops", work.flops}, {"bytes", work.bytes}};
     if (work.memory) json["memory"] = memory_json(work.memory());
+    if (work.extra_bytes) json["extra_bytes"] = work.extra_bytes();
     answer(json);
   }
 }

@@ -1,7 +1,7 @@
 // All layer steps in turn, round after round, each against the dense step of its own round; and the parts. Writes one
 // page of results in Markdown:
 //     benchmark_compare [--rounds 9] [--threads N] [--tokens 2048] [--backends cpu_blas,cpu] [--output FILE or FOLDER/]
-//                       [--only layers|accumulation|parts|fit]...
+//                       [--only layers|tokens|accumulation|parts|fit]...
 // Everything that is compared ran in the same process within the same few seconds, so that what else the machine does
 // falls on all alike.
 #include <sparsegrad/backend/cpu.hpp>
@@ -49,6 +49,7 @@ struct Measured {
   double flops = 0;
   double bytes = 0;
   std::vector<Sample> samples;
+  double extra_bytes = -1;  ///< the most of all rounds; -1: not stated
 
   double best() const { return smallest(&Sample::wall); }
   double best_cpu() const { return smallest(&Sample::cpu); }
@@ -80,21 +81,24 @@ double median_wall(const Measured& m) {
   return median(map(m.samples, [](const Sample& s, std::size_t) { return s.wall; }));
 }
 
-/// Runs all cases once for warmth and then in turn, `rounds` times.
-std::vector<Measured> in_turn(const std::vector<Case>& cases, int rounds, const std::string& title) {
+/// Runs all cases in turn, `rounds` times, after a run of each for warmth.
+std::vector<Measured> in_turn(const std::vector<Case>& cases, int rounds, const std::string& title,
+                              bool warm = true) {
   std::fprintf(stderr, "%s: preparing\n", title.c_str());
   std::vector<Measured> all;
   std::vector<Work> works;
   for (const Case& c : cases) {
     works.push_back(c.prepare());
-    works.back().run();
+    if (warm) works.back().run();
     all.push_back({c, works.back().flops, works.back().bytes, {}});
   }
   for (int round = 0; round < rounds; ++round) {
     std::fprintf(stderr, "%s: round %d of %d, load %s\n", title.c_str(), round + 1, rounds,
                  bench::load().c_str());
-    for (std::size_t i = 0; i < works.size(); ++i)
+    for (std::size_t i = 0; i < works.size(); ++i) {
       all[i].samples.push_back(bench::time(works[i]));
+      if (works[i].extra_bytes) all[i].extra_bytes = std::max(all[i].extra_bytes, works[i].extra_bytes());
+    }
   }
   return all;
 }
@@ -181,22 +185,44 @@ void write_layer(Page& page, Targets& targets, const std::vector<Measured>& all,
   page.line();
 }
 
+/// Parts; a ratio is that to another part of the same round. A time is judged by the best round, a ratio by the median.
 void write_parts(Page& page, Targets& targets, const std::vector<Measured>& all) {
-  page.line("| part | ms: best | median | CPU ms: best | GFLOP/s | GB/s | wanted | |");
-  page.line("|---|--:|--:|--:|--:|--:|--:|---|");
+  page.line(
+      "| part | ms: best | median | CPU ms: best | GFLOP/s | GB/s | ratio: median (min-max) | MB beyond | "
+      "wanted | |");
+  page.line("|---|--:|--:|--:|--:|--:|--:|--:|--:|---|");
   for (const Measured& m : all) {
     const double best = m.best();
+    std::string ratio_text;
     std::string wanted;
-    std::string verdict;
-    if (m.what.most_seconds > 0) {
-      wanted = "<= " + number(1e3 * m.what.most_seconds, "%.1f ms");
-      verdict = targets.judge(best <= m.what.most_seconds);
+    bool good = true;
+    const auto want = [&](const std::string& text, bool met) {
+      wanted += (wanted.empty() ? "<= " : ", <= ") + text;
+      good = good && met;
+    };
+    if (!m.what.over.empty() && m.what.over != m.what.name) {
+      const auto base =
+          std::find_if(all.begin(), all.end(), [&](const Measured& b) { return b.what.name == m.what.over; });
+      if (base == all.end()) throw std::logic_error("no part is named " + m.what.over);
+      const auto ratios =
+          map(m.samples, [&](const Sample& s, std::size_t r) { return s.wall / base->samples[r].wall; });
+      const double middle = median(ratios);
+      ratio_text = number(middle, "%.3f") + " (" +
+                   number(*std::min_element(ratios.begin(), ratios.end()), "%.3f") + "-" +
+                   number(*std::max_element(ratios.begin(), ratios.end()), "%.3f") + ") of " + m.what.over;
+      if (m.what.most_ratio > 0) want(number(m.what.most_ratio), middle <= m.what.most_ratio);
     }
+    if (m.what.most_seconds > 0)
+      want(number(1e3 * m.what.most_seconds, "%.1f ms"), best <= m.what.most_seconds);
+    if (m.what.most_extra_bytes > 0)
+      want(number(1e-6 * m.what.most_extra_bytes, "%.0f MB"), m.extra_bytes <= m.what.most_extra_bytes);
+    const std::string verdict = wanted.empty() ? "" : targets.judge(good);
     page.line("| " + m.what.name + " | " + number(1e3 * best, "%.3f") + " | " +
               number(1e3 * median_wall(m), "%.3f") + " | " + number(1e3 * m.best_cpu(), "%.3f") + " | " +
               (m.flops > 0 ? number(1e-9 * m.flops / best, "%.1f") : "") + " | " +
-              (m.bytes > 0 ? number(1e-9 * m.bytes / best, "%.1f") : "") + " | " + wanted + " | " + verdict +
-              " |");
+              (m.bytes > 0 ? number(1e-9 * m.bytes / best, "%.1f") : "") + " | " + ratio_text + " | " +
+              (m.extra_bytes >= 0 ? number(1e-6 * m.extra_bytes, "%.0f") : "") + " | " + wanted + " | " +
+              verdict + " |");
   }
   page.line();
 }
@@ -247,8 +273,8 @@ void measure(Page& page, Targets& targets, const Options& options) {
       std::is_same_v<Backend, backend::CpuBlas> ? "products by the BLAS" : "products by Eigen";
   page.line("## `" + name + "`: " + what);
   page.line();
-  const auto layers = [&](bench::LayerShape shape, int rounds) {
-    shape.tokens = options.tokens;
+  const int more_rounds = std::max(3, options.rounds / 2);  // of what takes long
+  const auto layers = [&](const bench::LayerShape& shape, int rounds) {
     std::vector<Case> cases = bench::layer_cases<Backend>(ctx, shape);
     const std::size_t steps = cases.size();
     // The library's threads keep spinning for a while: what follows them must not be the dense step.
@@ -265,13 +291,21 @@ void measure(Page& page, Targets& targets, const Options& options) {
     write_layer(page, targets, measured, steps, shape.micro_batches == 1);
   };
   if (options.wants("layers")) {
-    layers(bench::up_shape(), options.rounds);
-    layers(bench::down_shape(), options.rounds);
+    for (bench::LayerShape shape : {bench::up_shape(), bench::down_shape()}) {
+      shape.tokens = options.tokens;
+      layers(shape, options.rounds);
+    }
+  }
+  if (options.wants("tokens")) {
+    bench::LayerShape shape = bench::up_shape();
+    shape.tokens = 2 * options.tokens;
+    layers(shape, more_rounds);
   }
   if (options.wants("accumulation")) {
     for (bench::LayerShape shape : {bench::up_shape(), bench::down_shape()}) {
+      shape.tokens = options.tokens;
       shape.micro_batches = 8;
-      layers(shape, std::max(3, options.rounds / 3));
+      layers(shape, more_rounds);
     }
   }
   if (options.wants("parts")) {
@@ -283,9 +317,14 @@ void measure(Page& page, Targets& targets, const Options& options) {
     write_cost_model(page, measured, bench::up_shape());
   }
   if (options.wants("fit")) {
-    page.line("### Fit of a basis, 768 -> 3072");
+    page.line("### Phase 1: gradients to a basis, 768 -> 3072, one thread");
     page.line();
-    write_parts(page, targets, in_turn(bench::fit_cases<Backend>(ctx, bench::up_shape()), 1, name + ", fit"));
+    page.line(
+        "Accumulation of the gradients and the fit, which uses the Gram sums' own memory; memory at the peak "
+        "beyond them.");
+    page.line();
+    write_parts(page, targets,
+                in_turn(bench::fit_cases<Backend>(one, bench::up_shape(), 132), 1, name + ", fit", false));
   }
 }
 
@@ -308,8 +347,9 @@ Options parse(int argc, char** argv) {
     } else if (key == "--output") {
       o.output = value;
     } else if (key == "--only") {
-      if (std::set<std::string>{"layers", "accumulation", "parts", "fit"}.count(value) == 0) {
-        throw std::invalid_argument("--only is " + value + ", expected layers, accumulation, parts or fit");
+      if (std::set<std::string>{"layers", "tokens", "accumulation", "parts", "fit"}.count(value) == 0) {
+        throw std::invalid_argument("--only is " + value +
+                                    ", expected layers, tokens, accumulation, parts or fit");
       }
       o.only.insert(value);
     } else if (key == "--backends") {
@@ -351,7 +391,8 @@ void write_head(Page& page, const Options& options, const std::string& load_befo
       "a bias; "
       "float. All steps of a table run in turn, " +
       std::to_string(options.rounds) +
-      " rounds of them (micro-batches: a third), and each is compared with the dense step of its own round: "
+      " rounds of them (half as many of 4096 tokens and of micro-batches), and each is compared with the "
+      "dense step of its own round: "
       "`x dense`. "
       "GFLOP/s and the share of the peak are of the best round, and count the products of forward, dX and "
       "the core "

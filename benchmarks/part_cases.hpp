@@ -12,6 +12,7 @@
 #include "case.hpp"
 #include "data.hpp"
 #include "layer_cases.hpp"
+#include "peak_memory.hpp"
 
 namespace sparsegrad::bench {
 
@@ -62,26 +63,70 @@ std::vector<Case> part_cases(typename Backend::Context& ctx, typename Backend::C
                    .run = [&one_thread, out, in, k, x, s] { TopK{k}(one_thread, x->matrix(out, in), *s); },
                    .bytes = bytes(size)};
              },
-         .most_seconds = 2.5e-3});
+         .most_seconds = 2e-3});
   };
   top_k("normal", false);
   top_k("heavy tails", true);
 
   // Optimizers.
-  cases.push_back({.name = "SparseAdam, changing supports, one thread", .prepare = [&one_thread, out, in, k] {
-                     constexpr std::uint64_t variety = 8;
-                     auto supports = std::make_shared<std::vector<Gradient>>();
-                     for (std::uint64_t i = 0; i < variety; ++i)
-                       supports->push_back(random_support<Backend>(one_thread, out, in, k, 4 * k, i));
-                     auto adam = std::make_shared<SparseAdam<float, Backend>>(
-                         one_thread, out, in, SparseAdamOptions{.capacity = 4 * k});
-                     auto update = std::make_shared<Gradient>(one_thread, out, in, 2 * k);
-                     auto turn = std::make_shared<std::size_t>(0);
-                     return Work{.run = [&one_thread, supports, adam, update, turn] {
-                       const Gradient& s = (*supports)[(*turn)++ % variety];
-                       adam->step(one_thread, s, {.learning_rate = 1e-5}, *update);
-                     }};
-                   }});
+  // A state that has met all of them before, as it is after a while, and one to which a third of every support is new.
+  const auto sparse_adam = [&](const std::string& name, index_t pool, std::uint64_t variety,
+                               Overflow overflow) {
+    cases.push_back({.name = "SparseAdam, " + name + ", one thread",
+                     .prepare =
+                         [&one_thread, out, in, k, pool, variety, overflow] {
+                           auto supports = std::make_shared<std::vector<Gradient>>();
+                           for (std::uint64_t i = 0; i < variety; ++i)
+                             supports->push_back(random_support<Backend>(one_thread, out, in, k, pool, i));
+                           auto adam = std::make_shared<SparseAdam<float, Backend>>(
+                               one_thread, out, in,
+                               SparseAdamOptions{.capacity = 4 * k, .overflow = overflow});
+                           auto update = std::make_shared<Gradient>(one_thread, out, in, 2 * k);
+                           auto turn = std::make_shared<std::size_t>(0);
+                           return Work{.run = [&one_thread, supports, adam, update, turn] {
+                             const Gradient& s = (*supports)[(*turn)++ % supports->size()];
+                             adam->step(one_thread, s, {.learning_rate = 1e-5}, *update);
+                           }};
+                         },
+                     .most_seconds = overflow == Overflow::go_dense ? 0.2e-3 : 0});
+  };
+  sparse_adam("changing supports, none new", 4 * k, 8, Overflow::go_dense);
+  sparse_adam("new entries evict old ones", 6 * k, 64, Overflow::evict_smallest);
+  cases.push_back(
+      {.name = "SparseAdam, a third of the entries new, one thread",
+       .prepare =
+           [&one_thread, out, in, k] {
+             // Before every timed step the state is put back to two thirds of the support.
+             struct State {
+               SparseAdam<float, Backend> adam;
+               SparseAdamState<float> before;
+               Gradient all, update;
+             };
+             auto all = random_support<Backend>(one_thread, out, in, k, 4 * k, 1);
+             std::vector<stored_index_t> some;
+             std::vector<float> values;
+             for (index_t e = 0; e < all.count(); ++e) {
+               if (e % 3 == 0) continue;
+               some.push_back(all.indices()[e]);
+               values.push_back(all.values()[e]);
+             }
+             Gradient known(one_thread, out, in, static_cast<index_t>(some.size()));
+             known.assign(one_thread, some, values);
+             auto state = std::make_shared<State>(
+                 State{SparseAdam<float, Backend>(one_thread, out, in, {.capacity = 4 * k}),
+                       {},
+                       std::move(all),
+                       Gradient(one_thread, out, in, 2 * k)});
+             state->adam.step(one_thread, known, {.learning_rate = 1e-5}, state->update);
+             state->before = state->adam.state(one_thread);
+             return Work{.run =
+                             [&one_thread, state] {
+                               state->adam.step(one_thread, state->all, {.learning_rate = 1e-5},
+                                                state->update);
+                             },
+                         .reset = [&one_thread, state] { state->adam.restore(one_thread, state->before); }};
+           },
+       .most_seconds = 0.2e-3});
   cases.push_back({.name = "dense AdamW", .prepare = [&ctx, size, normal, bytes] {
                      auto adam = std::make_shared<DenseAdamW<Backend>>(ctx, size);
                      auto g = normal();
@@ -132,17 +177,21 @@ std::vector<Case> part_cases(typename Backend::Context& ctx, typename Backend::C
                                      },
                                  .flops = flops(out, in, d->shape.tokens)};
                    }});
-  cases.push_back({.name = "dW at a fixed support (SDDMM)", .prepare = [&ctx, data, out, in, size, k, flops] {
-                     auto d = data();
-                     auto s =
-                         std::make_shared<Gradient>(random_support<Backend>(ctx, out, in, k, size / 4, 1));
-                     return Work{.run =
-                                     [&ctx, d, s, in] {
-                                       Backend::template sampled_product<float>(
-                                           ctx, d->dy(0), d->x(0), s->indices(), s->count(), in, s->values());
-                                     },
-                                 .flops = flops(s->count(), d->shape.tokens, 1)};
-                   }});
+  cases.push_back(
+      {.name = "dW at a fixed support (SDDMM)",
+       .prepare =
+           [&ctx, data, out, in, size, k, flops] {
+             auto d = data();
+             auto s = std::make_shared<Gradient>(random_support<Backend>(ctx, out, in, k, size / 4, 1));
+             return Work{.run =
+                             [&ctx, d, s, in] {
+                               Backend::template sampled_product<float>(ctx, d->dy(0), d->x(0), s->indices(),
+                                                                        s->count(), in, s->values());
+                             },
+                         .flops = flops(s->count(), d->shape.tokens, 1)};
+           },
+       .most_ratio = 0.06,
+       .over = "dW, dense product"});
 
   // The way back.
   cases.push_back({.name = "sparse rows times a factor", .prepare = [&ctx, full, out, in, size, k, flops] {
@@ -182,31 +231,36 @@ std::vector<Case> part_cases(typename Backend::Context& ctx, typename Backend::C
 
   // The forward pass of an adapter beside that of the plain layer.
   const auto forward = [&](const std::string& name, bool adapter) {
-    cases.push_back({.name = name, .prepare = [&ctx, data, normal, out, in, adapter, shape, flops] {
-                       auto d = data();
-                       auto w = normal();
-                       auto layer = std::make_shared<SparseGradLinear<float, Backend>>(
-                           ctx, w->matrix(out, in), nullptr,
-                           LinearOptions{.mode = adapter ? UpdateMode::adapter : UpdateMode::weight});
-                       if (adapter) {
-                         layer->set_basis(ctx, Basis::from_sides(Side::identity(out),
-                                                                 stored_side<Backend>(
-                                                                     ctx, in, std::min<index_t>(64, in), 3)));
-                         Gradient one(ctx, out, layer->basis()->cols(), 1);
-                         const stored_index_t at = 5;
-                         const float by = 1;
-                         one.assign(ctx, {&at, 1}, {&by, 1});
-                         layer->apply(ctx, one);
-                       }
-                       auto keep = std::make_shared<Matrix>(ctx, shape.tokens * layer->kept_cols());
-                       return Work{.run =
-                                       [&ctx, d, w, layer, keep, shape] {
-                                         layer->forward(ctx, d->x(0), d->y(),
-                                                        keep->matrix(keep->empty() ? 0 : shape.tokens,
-                                                                     layer->kept_cols()));
-                                       },
-                                   .flops = flops(shape.tokens, out, in)};
-                     }});
+    cases.push_back(
+        {.name = name,
+         .prepare =
+             [&ctx, data, normal, out, in, adapter, shape, flops] {
+               auto d = data();
+               auto w = normal();
+               auto layer = std::make_shared<SparseGradLinear<float, Backend>>(
+                   ctx, w->matrix(out, in), nullptr,
+                   LinearOptions{.mode = adapter ? UpdateMode::adapter : UpdateMode::weight});
+               if (adapter) {
+                 layer->set_basis(
+                     ctx, Basis::from_sides(Side::identity(out),
+                                            stored_side<Backend>(ctx, in, std::min<index_t>(64, in), 3)));
+                 Gradient one(ctx, out, layer->basis()->cols(), 1);
+                 const stored_index_t at = 5;
+                 const float by = 1;
+                 one.assign(ctx, {&at, 1}, {&by, 1});
+                 layer->apply(ctx, one);
+               }
+               auto keep = std::make_shared<Matrix>(ctx, shape.tokens * layer->kept_cols());
+               return Work{.run =
+                               [&ctx, d, w, layer, keep, shape] {
+                                 layer->forward(
+                                     ctx, d->x(0), d->y(),
+                                     keep->matrix(keep->empty() ? 0 : shape.tokens, layer->kept_cols()));
+                               },
+                           .flops = flops(shape.tokens, out, in)};
+             },
+         .most_ratio = adapter ? 1.12 : 0,
+         .over = "forward"});
   };
   forward("forward", false);
   forward("forward with an adapter, width side 64", true);
@@ -239,25 +293,44 @@ std::vector<Case> part_cases(typename Backend::Context& ctx, typename Backend::C
   return cases;
 }
 
-/// The fit of a basis from the Gram sums of one gradient. Both sides full takes many seconds.
+/// Phase 1 of one kind of matrices: `gradients` of them into Gram sums, then the bases, on the context's threads. The
+/// gradients are a few matrices of decaying spectrum, each used many times under another weight: what they cost does not
+/// depend on their values. Memory at the peak is counted beyond the Gram sums themselves.
 template <class Backend>
-std::vector<Case> fit_cases(typename Backend::Context& ctx, const LayerShape& shape) {
+std::vector<Case> fit_cases(typename Backend::Context& ctx, const LayerShape& shape, index_t gradients) {
   std::vector<Case> cases;
-  const auto fit = [&](const std::string& name, const RankRule& out_rule, const RankRule& in_rule) {
+  const auto fit = [&](const std::string& name, const RankRule& out_rule, const RankRule& in_rule,
+                       double most_seconds) {
     cases.push_back(
-        {.name = "fit, " + name, .prepare = [&ctx, shape, out_rule, in_rule] {
-           auto sums = std::make_shared<HosvdAccumulator<float, Backend>>(
-               ctx, shape.out, shape.in,
-               HosvdOptions{.out_side = out_rule.needs_gradients(), .in_side = in_rule.needs_gradients()});
-           const auto g = normal_matrix<Backend>(ctx, shape.out, shape.in, 0.5F, 41);
-           sums->add(ctx, g.matrix(shape.out, shape.in));
-           return Work{.run = [&ctx, sums, out_rule, in_rule] {
-             (void)TuckerBasis<float, Backend>::fit(ctx, *sums, out_rule, in_rule);
-           }};
-         }});
+        {.name = std::to_string(gradients) + " gradients to a basis, " + name,
+         .prepare =
+             [&ctx, shape, gradients, out_rule, in_rule] {
+               constexpr index_t variety = 8;
+               auto matrices = std::make_shared<std::vector<Buffer<float, Backend>>>();
+               for (std::uint64_t i = 0; i < variety; ++i)
+                 matrices->push_back(normal_matrix<Backend>(ctx, shape.out, shape.in, 1, 41 + i));
+               auto beyond = std::make_shared<double>(0);
+               return Work{
+                   .run =
+                       [&ctx, shape, gradients, out_rule, in_rule, matrices, beyond] {
+                         HosvdAccumulator<float, Backend> sums(
+                             ctx, shape.out, shape.in,
+                             {.out_side = out_rule.needs_gradients(), .in_side = in_rule.needs_gradients()});
+                         const PeakMemory peak;
+                         for (index_t i = 0; i < gradients; ++i) {
+                           const auto& g = (*matrices)[static_cast<std::size_t>(i % variety)];
+                           sums.add(ctx, g.matrix(shape.out, shape.in), 1 / static_cast<double>(1 + i));
+                         }
+                         (void)TuckerBasis<float, Backend>::fit(ctx, std::move(sums), out_rule, in_rule);
+                         *beyond = peak.beyond_start();
+                       },
+                   .extra_bytes = [beyond] { return *beyond; }};
+             },
+         .most_seconds = most_seconds,
+         .most_extra_bytes = most_seconds > 0 ? 100e6 : 0});
   };
-  fit("width side full", RankRule::identity(), RankRule::full());
-  fit("both sides full", RankRule::full(), RankRule::full());
+  fit("width side full", RankRule::identity(), RankRule::full(), 0);
+  fit("both sides full", RankRule::full(), RankRule::full(), 16);
   return cases;
 }
 
