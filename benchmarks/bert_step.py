@@ -185,6 +185,31 @@ def judged(ratio, wanted):
     return [f"<= {wanted:.2f}", "met" if ratio <= wanted else "**missed**"]
 
 
+def time_ratios(data):
+    """(what, ratios of the rounds, what is wanted of their median)"""
+    times = data["seconds"]
+    for first, second, wanted in PAIRS:
+        if first in times and second in times:
+            yield f"{first} / {second}", [x / y for x, y in zip(times[first], times[second])], wanted
+
+
+def memory_ratios(data):
+    peaks = data["peak_bytes"]
+    for first, second, wanted in MEMORY_PAIRS:
+        if first in peaks and second in peaks:
+            yield f"{first} / {second}", peaks[first] / peaks[second], wanted
+
+
+def targets(data):
+    found = [("BERT's step, time", what, statistics.median(ratios), wanted) for what, ratios, wanted in time_ratios(data)]
+    found += [("BERT's step, peak memory", what, ratio, wanted) for what, ratio, wanted in memory_ratios(data)]
+    return [
+        {"section": section, "what": what, "wanted": f"<= {wanted:.2f}", "found": f"{ratio:.3f}", "met": ratio <= wanted}
+        for section, what, ratio, wanted in found
+        if wanted is not None
+    ]
+
+
 def page(data):
     lines = [
         f"# A BERT's step on {data['processor']}, {data['cores']} cores",
@@ -204,17 +229,11 @@ def page(data):
         rows.append([title, f"{middle:.3f}", f"{min(rounds):.3f}", f"{1 / middle:.2f}", f"{peak / 2**20:.0f}" if peak else ""])
     lines += table(["step", "s: median", "best", "steps/s", "peak MiB"], rows)
     rows = []
-    for first, second, wanted in PAIRS:
-        if first in times and second in times:
-            ratios = [x / y for x, y in zip(times[first], times[second])]
-            middle = statistics.median(ratios)
-            rows.append([f"{first} / {second}", f"{middle:.2f}", f"{min(ratios):.2f}", f"{max(ratios):.2f}", *judged(middle, wanted)])
+    for what, ratios, wanted in time_ratios(data):
+        middle = statistics.median(ratios)
+        rows.append([what, f"{middle:.2f}", f"{min(ratios):.2f}", f"{max(ratios):.2f}", *judged(middle, wanted)])
     lines += table(["time of / time of", "median", "min", "max", "wanted", ""], rows)
-    rows = []
-    for first, second, wanted in MEMORY_PAIRS:
-        peaks = data["peak_bytes"]
-        if first in peaks and second in peaks:
-            rows.append([f"{first} / {second}", f"{peaks[first] / peaks[second]:.3f}", *judged(peaks[first] / peaks[second], wanted)])
+    rows = [[what, f"{ratio:.3f}", *judged(ratio, wanted)] for what, ratio, wanted in memory_ratios(data)]
     lines += table(["peak memory of / of", "ratio", "wanted", ""], rows)
     return "\n".join(lines)
 
@@ -268,6 +287,7 @@ def main():
         "seconds": times,
         "peak_bytes": peaks,
     }
+    data["targets"] = targets(data)
     text = page(data)
     if not a.output:
         print(text)

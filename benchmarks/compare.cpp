@@ -1,6 +1,6 @@
-// All layer steps in turn, round after round, each against the dense step of its own round; and the parts. Writes one
-// page of results in Markdown:
-//     benchmark_compare [--rounds 9] [--threads N] [--tokens 2048] [--backends cpu_blas,cpu] [--output FILE or FOLDER/]
+// All layer steps in turn, round after round, each against the dense step of its own round; and the parts. Prints a page
+// of results, or writes FOLDER/steps.md, and what of it was wanted to FOLDER/steps.json:
+//     benchmark_compare [--rounds 9] [--threads N] [--tokens 2048] [--backends cpu_blas,cpu] [--output FOLDER]
 //                       [--only layers|tokens|accumulation|parts|fit]...
 // Everything that is compared ran in the same process within the same few seconds, so that what else the machine does
 // falls on all alike.
@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <fstream>
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 #include <sstream>
@@ -122,14 +123,26 @@ class Page {
   std::string text_;
 };
 
-/// Counts the promises of a page.
-struct Targets {
-  int met = 0;
-  int missed = 0;
-  std::string judge(bool good) {
-    ++(good ? met : missed);
-    return good ? "met" : "**missed**";
+/// What was wanted of the cases of a page, and what was found.
+class Targets {
+ public:
+  /// Where the next ones belong: a heading of the page.
+  void begin(const std::string& section) { section_ = section; }
+  std::string judge(const std::string& what, const std::string& wanted, const std::string& found, bool met) {
+    all_.push_back(
+        {{"section", section_}, {"what", what}, {"wanted", wanted}, {"found", found}, {"met", met}});
+    ++(met ? met_ : missed_);
+    return met ? "met" : "**missed**";
   }
+  int met() const { return met_; }
+  int missed() const { return missed_; }
+  const nlohmann::ordered_json& all() const { return all_; }
+
+ private:
+  std::string section_;
+  nlohmann::ordered_json all_ = nlohmann::ordered_json::array();
+  int met_ = 0;
+  int missed_ = 0;
 };
 
 /// Best rate of the square products among `all`.
@@ -160,10 +173,10 @@ void write_layer(Page& page, Targets& targets, const std::vector<Measured>& all,
     const double share = m.flops / m.best() / peak;
     if (i == 0 && judged) {
       wanted = ">= 90 % of peak";
-      verdict = targets.judge(share >= 0.9);
+      verdict = targets.judge(m.what.name, wanted, number(100 * share, "%.0f %%"), share >= 0.9);
     } else if (m.what.most_ratio > 0) {
       wanted = "<= " + number(m.what.most_ratio);
-      verdict = targets.judge(ratio <= m.what.most_ratio);
+      verdict = targets.judge(m.what.name, wanted, number(ratio), ratio <= m.what.most_ratio);
     }
     page.line("| " + m.what.name + " | " + number(1e3 * median_wall(m), "%.1f") + " | " + number(ratio) +
               " | " + number(*std::min_element(ratios.begin(), ratios.end())) + " | " +
@@ -185,7 +198,7 @@ void write_layer(Page& page, Targets& targets, const std::vector<Measured>& all,
   page.line();
 }
 
-/// Parts; a ratio is that to another part of the same round. A time is judged by the best round, a ratio by the median.
+/// Parts; a ratio is that to another part of the same round. Times and ratios are judged by their median.
 void write_parts(Page& page, Targets& targets, const std::vector<Measured>& all) {
   page.line(
       "| part | ms: best | median | CPU ms: best | GFLOP/s | GB/s | ratio: median (min-max) | MB beyond | "
@@ -195,9 +208,11 @@ void write_parts(Page& page, Targets& targets, const std::vector<Measured>& all)
     const double best = m.best();
     std::string ratio_text;
     std::string wanted;
+    std::string found;
     bool good = true;
-    const auto want = [&](const std::string& text, bool met) {
-      wanted += (wanted.empty() ? "<= " : ", <= ") + text;
+    const auto want = [&](const std::string& most, const std::string& is, bool met) {
+      wanted += (wanted.empty() ? "<= " : ", <= ") + most;
+      found += (found.empty() ? "" : ", ") + is;
       good = good && met;
     };
     if (!m.what.over.empty() && m.what.over != m.what.name) {
@@ -210,13 +225,18 @@ void write_parts(Page& page, Targets& targets, const std::vector<Measured>& all)
       ratio_text = number(middle, "%.3f") + " (" +
                    number(*std::min_element(ratios.begin(), ratios.end()), "%.3f") + "-" +
                    number(*std::max_element(ratios.begin(), ratios.end()), "%.3f") + ") of " + m.what.over;
-      if (m.what.most_ratio > 0) want(number(m.what.most_ratio), middle <= m.what.most_ratio);
+      if (m.what.most_ratio > 0)
+        want(number(m.what.most_ratio), number(middle, "%.3f"), middle <= m.what.most_ratio);
     }
-    if (m.what.most_seconds > 0)
-      want(number(1e3 * m.what.most_seconds, "%.1f ms"), best <= m.what.most_seconds);
-    if (m.what.most_extra_bytes > 0)
-      want(number(1e-6 * m.what.most_extra_bytes, "%.0f MB"), m.extra_bytes <= m.what.most_extra_bytes);
-    const std::string verdict = wanted.empty() ? "" : targets.judge(good);
+    if (m.what.most_seconds > 0) {
+      want(number(1e3 * m.what.most_seconds, "%.1f ms"), number(1e3 * median_wall(m), "%.3g ms"),
+           median_wall(m) <= m.what.most_seconds);
+    }
+    if (m.what.most_extra_bytes > 0) {
+      want(number(1e-6 * m.what.most_extra_bytes, "%.0f MB"), number(1e-6 * m.extra_bytes, "%.0f MB"),
+           m.extra_bytes <= m.what.most_extra_bytes);
+    }
+    const std::string verdict = wanted.empty() ? "" : targets.judge(m.what.name, wanted, found, good);
     page.line("| " + m.what.name + " | " + number(1e3 * best, "%.3f") + " | " +
               number(1e3 * median_wall(m), "%.3f") + " | " + number(1e3 * m.best_cpu(), "%.3f") + " | " +
               (m.flops > 0 ? number(1e-9 * m.flops / best, "%.1f") : "") + " | " +
@@ -287,6 +307,7 @@ void measure(Page& page, Targets& targets, const Options& options) {
                                  : std::string());
     const auto measured = in_turn(cases, rounds, name + ", " + title);
     page.line("### " + title);
+    targets.begin(title);
     page.line();
     write_layer(page, targets, measured, steps, shape.micro_batches == 1);
   };
@@ -312,12 +333,14 @@ void measure(Page& page, Targets& targets, const Options& options) {
     const auto measured = in_turn(bench::part_cases<Backend>(ctx, one, bench::up_shape()), 2 * options.rounds,
                                   name + ", parts");
     page.line("### Parts, 768 -> 3072, 2048 tokens");
+    targets.begin("parts");
     page.line();
     write_parts(page, targets, measured);
     write_cost_model(page, measured, bench::up_shape());
   }
   if (options.wants("fit")) {
     page.line("### Phase 1: gradients to a basis, 768 -> 3072, one thread");
+    targets.begin("phase 1");
     page.line();
     page.line(
         "Accumulation of the gradients and the fit, which uses the Gram sums' own memory; memory at the peak "
@@ -402,6 +425,14 @@ void write_head(Page& page, const Options& options, const std::string& load_befo
   page.line();
 }
 
+void write(const std::string& file, const std::string& text) {
+  std::ofstream out(file);
+  out << text;
+  out.close();
+  if (!out) throw std::runtime_error("cannot write " + file);
+  std::fprintf(stderr, "wrote %s\n", file.c_str());
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -412,17 +443,13 @@ int main(int argc, char** argv) {
     write_head(page, options, bench::load());
     measure<backend::CpuBlas>(page, targets, options);
     measure<backend::Cpu>(page, targets, options);
-    page.line("Targets met: " + std::to_string(targets.met) + ", missed: " + std::to_string(targets.missed) +
-              ". Load after: " + bench::load() + ".");
+    page.line("Targets met: " + std::to_string(targets.met()) +
+              ", missed: " + std::to_string(targets.missed()) + ". Load after: " + bench::load() + ".");
     if (!options.output.empty()) {
-      // A folder gets a page named after the machine.
-      const bool folder = options.output.back() == '/';
-      const std::string file = folder ? options.output + bench::machine_slug() + ".md" : options.output;
-      std::ofstream out(file);
-      out << page.text();
-      out.close();
-      if (!out) throw std::runtime_error("cannot write " + file);
-      std::fprintf(stderr, "wrote %s\n", file.c_str());
+      write(options.output + "/steps.md", page.text());
+      const nlohmann::ordered_json summary = {
+          {"command", options.command}, {"date", bench::today()}, {"targets", targets.all()}};
+      write(options.output + "/steps.json", summary.dump(1) + "\n");
     }
   } catch (const std::exception& e) {
     std::fprintf(stderr, "benchmark_compare: %s\n", e.what());

@@ -83,7 +83,9 @@ def main():
 
     heaviest_first = sorted(best.items(), key=lambda item: -item[1][0])
     lines = [
-        f"`-O2 -c`, processor time, rounds: {a.rounds}; {'; '.join(compilers)}; {datetime.date.today()}; "
+        "# Seconds of a header",
+        "",
+        f"`benchmarks/compile_time.py --rounds {a.rounds}`: `-O2 -c`, processor time, rounds: {a.rounds}; {'; '.join(compilers)}; {datetime.date.today()}; "
         f"load average before {load:.1f}",
         "",
         "| header | compiler | seconds | memory, MiB |",

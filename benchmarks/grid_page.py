@@ -129,6 +129,16 @@ def choice_section(grid):
     return lines
 
 
+def targets(grid):
+    """What is wanted of the grid, for the page of the whole suite."""
+    all_choices = choices(grid)
+    if not all_choices:
+        return []
+    share = sum(c.ratio <= 1.1 for c in all_choices) / len(all_choices)
+    what = f"cells whose chosen plan is within 10 % of the best measured one, of {len(all_choices)}"
+    return [{"section": "grid", "what": what, "wanted": ">= 95 %", "found": f"{100 * share:.1f} %", "met": share >= 0.95}]
+
+
 def processors(cell):
     """Processors that a cell's steps had on average: fewer than its threads where other programs took some."""
     steps = [s for s in cell["steps"] if "wall" in s]
@@ -289,6 +299,7 @@ def write(folder):
     else:
         pictures = grid_plots.draw(grid, pathlib.Path(folder))
     pages = {"grid.md": page(grid, pictures), "cells.md": cells_page(grid)}
+    write_aside(pathlib.Path(folder) / "grid_targets.json", json.dumps({"targets": targets(grid)}) + "\n")
     for name, text in pages.items():
         write_aside(pathlib.Path(folder) / name, text)
     return [str(pathlib.Path(folder) / name) for name in [*pages, *pictures]]

@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # Builds the benchmarks and writes this machine's pages of results; the machine should have nothing else to do.
-#   run.sh [option...]       layer steps against the dense one, benchmarks/results/<machine>.md; some minutes; options of
-#                            benchmark_compare (see the head of benchmarks/compare.cpp)
-#   run.sh grid [option...]  the grid, benchmarks/results/<machine>/; options of benchmarks/grid.py. Plots need matplotlib
-#                            (scripts/setup.sh --python), the other programs torch, peft, tensorly
+#   run.sh [option...]       layer steps against the dense one, on the terminal; some minutes; options of benchmark_compare
+#                            (see the head of benchmarks/compare.cpp)
+#   run.sh grid [option...]  the grid, benchmarks/results/<machine>/; options of benchmarks/grid.py
+#   run.sh all [option...]   everything that runs here and one page about it, benchmarks/results/<machine>.md; some fifty
+#                            minutes on two cores; options of benchmarks/report.py (--model DIR --data DIR: a BERT's step too)
 #   run.sh gpu [option...]   backend::Cuda on this machine's GPU, benchmarks/results/gpu.json; options of Google Benchmark
+# Plots need matplotlib (scripts/setup.sh --python), the comparison with other programs torch, transformers, peft, tensorly
+# in .venv; what is missing is left out and said.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=../scripts/common.sh
@@ -21,14 +24,19 @@ if [[ ${1:-} == gpu ]]; then
 fi
 
 configure release
-if [[ ${1:-} == grid ]]; then
-  shift
-  build release benchmark_cases
-  python=python3
-  if [[ -x $venv_dir/bin/python ]]; then python=$venv_dir/bin/python; fi
-  "$python" benchmarks/grid.py "$@"
-else
-  build release benchmark_compare
-  mkdir -p benchmarks/results
-  "$project_root/build/release/benchmarks/benchmark_compare" --output benchmarks/results/ "$@"
-fi
+python=python3
+if [[ -x $venv_dir/bin/python ]]; then python=$venv_dir/bin/python; fi
+case ${1:-} in
+  grid)
+    build release benchmark_cases
+    "$python" benchmarks/grid.py "${@:2}"
+    ;;
+  all)
+    build release benchmark_compare benchmark_cases benchmark_serial_share sparsegrad-bench sparsegrad-glue
+    "$python" benchmarks/report.py "${@:2}"
+    ;;
+  *)
+    build release benchmark_compare
+    build/release/benchmarks/benchmark_compare "$@"
+    ;;
+esac

@@ -4,7 +4,7 @@
 // when it is free. So
 //     time(P) = serial + sum over regions of the fullest worker's tasks
 // Left out: waking threads (some microseconds a region, whose number is given), and memory that threads share.
-//     benchmark_serial_share [--tokens 2048]
+//     benchmark_serial_share [--tokens 2048] [--output FILE]
 #include <sparsegrad/backend/cpu_blas.hpp>
 
 #include <algorithm>
@@ -16,6 +16,7 @@
 
 #include "arguments.hpp"
 #include "layer_cases.hpp"
+#include "machine.hpp"
 
 namespace {
 
@@ -101,9 +102,19 @@ int main(int argc, char** argv) try {
   bench::LayerShape down = bench::down_shape();
   for (int i = 1; i < argc; i += 2) {
     const std::string key = argv[i];
-    if (key != "--tokens" || i + 1 == argc) throw std::invalid_argument("expected --tokens N, found " + key);
-    up.tokens = down.tokens = bench::positive_number(key, argv[i + 1]);
+    if (i + 1 == argc || (key != "--tokens" && key != "--output")) {
+      throw std::invalid_argument("expected --tokens N or --output FILE, found " + key);
+    }
+    if (key == "--output") {
+      if (std::freopen(argv[i + 1], "w", stdout) == nullptr)
+        throw std::runtime_error(std::string("cannot write ") + argv[i + 1]);
+    } else {
+      up.tokens = down.tokens = bench::positive_number(key, argv[i + 1]);
+    }
   }
+  std::printf("# What of a step stays serial\n\n");
+  std::printf("`benchmark_serial_share`, %s; %s; %s; load %s.\n\n", bench::today().c_str(),
+              bench::cpu_name().c_str(), bench::blas().c_str(), bench::load().c_str());
   std::printf(
       "| layer | step | CPU ms, tiles of 1 thread | serial ms, of 64 | serial share | regions | times as "
       "fast on 2 | 8 | "
