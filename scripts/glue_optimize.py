@@ -178,8 +178,8 @@ def search(a, optuna, output, rates, batches):
         if completed():
             write_aside(output / "best.json", json.dumps(best_options(), indent=2) + "\n")
 
-    start = time.monotonic()
     write_best()
+    start = time.monotonic()
     while done() < a.trials and not (a.timeout and time.monotonic() - start >= a.timeout):
         study.optimize(objective, n_trials=1, catch=(TrialFailed,))
         last = study.get_trials(deepcopy=False)[-1]

@@ -6,8 +6,8 @@ from glue_runs import say
 
 # Twelve kinds can be told apart, in grey, too; further ones have the same with other lines.
 COLOURS = ["#1f77b4", "#d62728", "#2ca02c", "#ff7f0e", "#9467bd", "#17becf"]
-COLOURS += ["#8c564b", "#e377c2", "#000000", "#bcbd22", "#7f7f7f", "#00429d"]
-MARKERS = "osD^vPX<>*ph"
+COLOURS += ["#8c564b", "#e377c2", "#000000", "#808000", "#7f7f7f", "#f2c200"]
+MARKERS = "osD^vPX<>*pd"
 LINES = ["-", "--", ":", "-."]
 
 
@@ -29,6 +29,8 @@ def style(number):
         "color": COLOURS[number % len(COLOURS)],
         "marker": MARKERS[number % len(MARKERS)],
         "linestyle": LINES[number // len(COLOURS) % len(LINES)],
+        "markeredgecolor": "black",
+        "markeredgewidth": 0.5,
     }
 
 
@@ -38,7 +40,12 @@ def wrapped(title):
 
 def finish(plt, figure, axes, target):
     """The legend stands to the right of the last axes, so that it hides nothing."""
-    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, fontsize="small", labelspacing=0.7)
+    handles, labels = axes.get_legend_handles_labels()
+    # Of a point with error bars the point alone.
+    handles = [handle[0] if isinstance(handle, tuple) else handle for handle in handles]
+    axes.legend(
+        handles, labels, loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, fontsize="small", labelspacing=0.7
+    )
     figure.savefig(target, dpi=120, bbox_inches="tight")
     plt.close(figure)
     return target
