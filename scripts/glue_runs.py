@@ -8,14 +8,13 @@ import json
 import math
 import os
 import pathlib
+import selectors
 import shutil
 import signal
 import statistics
 import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import NamedTuple
 
 # Settings that are compared. Learning rates found by `main_job.py --study` on CoLA with the 6-layer BERT
@@ -174,6 +173,31 @@ class Failed(NamedTuple):
         return f"status {self.status}: {self.error}" if self.status >= 0 else self.error
 
 
+class Running:
+    """A run's process, its lock, and the end of what it said on stderr."""
+
+    def __init__(self, title, folder, process, lock):
+        self.title, self.folder, self.process, self.lock, self.tail = title, folder, process, lock, b""
+
+    def pass_on_errors(self):
+        """False at the end of its stderr."""
+        text = os.read(self.process.stderr.fileno(), 65536)
+        self.tail = (self.tail + text)[-4096:]
+        sys.stderr.write(text.decode(errors="replace"))
+        sys.stderr.flush()
+        return bool(text)
+
+    def end(self):
+        """Exit status and last line on stderr; the folder is free then."""
+        while self.pass_on_errors():
+            pass
+        self.process.stderr.close()
+        status = self.process.wait()
+        self.lock.close()
+        lines = self.tail.decode(errors="replace").split("\n")
+        return status, next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
 class Runner:
     """Runs the program. A run that is finished under the same options and by the same program is read from disk, one
     that was ended goes on, any other one is made anew."""
@@ -185,7 +209,6 @@ class Runner:
         self.program, self.jobs, self.any_program = os.path.abspath(found), jobs, any_program
         self.identity = identity_of(self.program)
         self.more = [*more, *(["--threads", str(threads)] if threads else [])]
-        self.children, self.stopping, self.guard = set(), False, threading.Lock()
 
     def stamp(self, options):
         """What a run's result depends on; FOLDER/command.json holds it."""
@@ -227,27 +250,80 @@ class Runner:
 
     def run(self, title, options, folder):
         """The run's log, or why it failed. `options` are those of `train` but for --output."""
+        return self.run_all([(title, options, folder)])[0]
+
+    def run_all(self, wanted, each=None):
+        """The logs (or Failed) of (title, options, folder)..., in their order; each(number, log) hears of them at once.
+
+        All in one thread: when a process is killed, Linux tells its children so for every thread that it had, and the
+        program takes a second SIGTERM for an order to end without a checkpoint."""
+        logs, ahead = [None] * len(wanted), list(enumerate(wanted))
+
+        def settle(number, log):
+            logs[number] = log
+            if each is not None:
+                each(number, log)
+
+        with selectors.DefaultSelector() as running:
+            try:
+                while ahead or running.get_map():
+                    while ahead and len(running.get_map()) < self.jobs:
+                        number, run = ahead.pop(0)
+                        try:
+                            started = self.start(*run)
+                        except OSError as error:
+                            started = Failed(1, str(error))
+                        if isinstance(started, Running):
+                            running.register(started.process.stderr, selectors.EVENT_READ, (number, started))
+                        else:
+                            settle(number, started)
+                    for key, _ in running.select() if running.get_map() else []:
+                        number, run = key.data
+                        if not run.pass_on_errors():
+                            running.unregister(key.fileobj)
+                            settle(number, self.finish(run))
+            except BaseException:
+                # They write a checkpoint.
+                for key in running.get_map().values():
+                    key.data[1].process.terminate()
+                for key in running.get_map().values():
+                    key.data[1].end()
+                raise
+        return logs
+
+    def start(self, title, options, folder):
+        """The run as it runs, or its log where it is finished."""
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder) as lock:
+        with contextlib.ExitStack() as stack:
+            lock = stack.enter_context(locked(folder))
             log = self.finished(options, folder)
             if log is not None:
                 return log
             resumes = self.prepare(options, folder)
             say(f"--- {title}")
             words = ["train", *options, *self.more, "--output", str(folder), *(["--resume"] if resumes else [])]
-            if self.jobs > 1:
-                words.append("--quiet")
-            status, error = self.call(words, lock)
-            log = read_json(folder / "run.json")
-            if status == 0 and isinstance(log, dict) and log.get("finished"):
-                return log
-            if status < 0:
-                error = f"ended by {signal.Signals(-status).name}" + (f": {error}" if error else "")
-            failed = Failed(status, error or "no finished run.json, and nothing on stderr")
-            write_aside(folder / "failed.json", json.dumps(failed._asdict()))
-            say(f"--- failed: {title}: {failed.text()}")
-            return failed
+            process = subprocess.Popen(
+                [self.program, *words, *(["--quiet"] if self.jobs > 1 else [])],
+                stdout=subprocess.DEVNULL if self.jobs > 1 else None,
+                stderr=subprocess.PIPE,
+                pass_fds=[lock.fileno()],
+                preexec_fn=ends_with_this_process(),
+            )
+            return Running(title, folder, process, stack.pop_all())
+
+    def finish(self, run):
+        """The log of a run that has ended, or why it failed."""
+        status, error = run.end()
+        log = read_json(run.folder / "run.json")
+        if status == 0 and isinstance(log, dict) and log.get("finished"):
+            return log
+        if status < 0:
+            error = f"ended by {signal.Signals(-status).name}" + (f": {error}" if error else "")
+        failed = Failed(status, error or "no finished run.json, and nothing on stderr")
+        write_aside(run.folder / "failed.json", json.dumps(failed._asdict()))
+        say(f"--- failed: {run.title}: {failed.text()}")
+        return failed
 
     def prepare(self, options, folder):
         """Leaves the folder empty, or with a part of the same run: then True."""
@@ -270,60 +346,6 @@ class Runner:
                 path.unlink(missing_ok=True)
         write_aside(mark, json.dumps(stamp))
         return False
-
-    def call(self, words, lock):
-        """Exit status, and the last line on stderr."""
-        with self.guard:
-            if self.stopping:
-                raise SystemExit(130)
-            process = subprocess.Popen(
-                [self.program, *words],
-                stdout=subprocess.DEVNULL if self.jobs > 1 else None,
-                stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
-                pass_fds=[lock.fileno()],
-                preexec_fn=ends_with_this_process(),
-            )
-            self.children.add(process)
-        last = ""
-        with process:
-            for line in process.stderr:
-                last = line.strip() or last
-                print(line, end="", file=sys.stderr, flush=True)
-        with self.guard:
-            self.children.discard(process)
-        return process.returncode, last
-
-    def stop(self):
-        """No further run starts; the running ones are told to end."""
-        with self.guard:
-            self.stopping = True
-            for process in self.children:
-                process.terminate()
-
-    def run_all(self, wanted, each=None):
-        """The logs (or Failed) of (title, options, folder)..., in their order; each(number, log) hears of them at once."""
-
-        def one(title, options, folder):
-            try:
-                return self.run(title, options, folder)
-            except OSError as error:
-                return Failed(1, str(error))
-
-        logs = [None] * len(wanted)
-        with ThreadPoolExecutor(max_workers=self.jobs) as pool:
-            futures = {pool.submit(one, *run): number for number, run in enumerate(wanted)}
-            try:
-                for future in as_completed(futures):
-                    logs[futures[future]] = future.result()
-                    if each is not None:
-                        each(futures[future], future.result())
-            except BaseException:
-                self.stop()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        return logs
 
 
 def best_of(log):

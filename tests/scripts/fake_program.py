@@ -3,7 +3,7 @@
 are functions of its options, so that a test knows them. FAKE_CALLS names a file that hears of every start and end;
 FAKE_SECONDS is the time of a step. FAKE_FAIL, FAKE_ABORT, FAKE_UNDEFINED, FAKE_MISMATCHED, FAKE_HANG are parts of the output
 folders (with commas between them) of runs that fail, kill themselves, have an undefined metric, have one of the mismatched
-set, or hang until a second after they are told to end."""
+set, or hang until five seconds after they are told to end."""
 
 import json
 import os
@@ -141,7 +141,8 @@ def main():
     if in_words("FAKE_HANG", folder):
 
         def last_step(*_):
-            time.sleep(1)
+            tell("told", os.getpid(), folder)
+            time.sleep(5)
             tell("ended", os.getpid(), folder)
             sys.exit(130)
 

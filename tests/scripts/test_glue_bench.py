@@ -218,7 +218,8 @@ class Kills(BenchCase):
 
     @unittest.skipUnless(sys.platform.startswith("linux"), "only Linux ends a child with its parent")
     def test_what_a_killed_bench_left_is_not_joined(self):
-        """A run that takes a second to end keeps the next bench out of its folder so long."""
+        """A run that takes its time to end keeps the next bench out of its folder so long. It is told once: the program
+        takes a second signal for an order to end without a checkpoint."""
         undisturbed = self.folder / "undisturbed"
         self.bench("--seeds", 1, output=undisturbed)
         process = self.start("glue_bench.py", self.words("--seeds", 1), FAKE_HANG="cola/ft")
@@ -227,7 +228,7 @@ class Kills(BenchCase):
         process.communicate()
         self.bench("--seeds", 1)
         kinds = [line[0] for line in self.lines() if line[2].startswith(str(self.output / "runs/cola/ft"))]
-        self.assertEqual(kinds[:4], ["start", "hangs", "ended", "start"])
+        self.assertEqual(kinds[:5], ["start", "hangs", "told", "ended", "start"])
         self.assertEqual(self.tables(), self.tables(undisturbed))
 
     def test_two_benches_in_one_folder_are_refused(self):
@@ -266,7 +267,7 @@ class Kills(BenchCase):
         process.send_signal(2)
         process.communicate(timeout=60)
         self.assertEqual(process.returncode, 130)
-        self.assertEqual([line[0] for line in self.lines()], ["start", "hangs", "ended"])
+        self.assertEqual([line[0] for line in self.lines()], ["start", "hangs", "told", "ended"])
 
 
 class Options(BenchCase):
