@@ -5,17 +5,22 @@ glue_optimize.py --program P --output DIR [--trials 40] [--timeout 3600] [--obje
 
 The study lives in DIR/study.db (SQLite): a search that was ended goes on when it is called again, and
 `optuna-dashboard sqlite:///DIR/study.db` shows it. Each trial's run is in DIR/trials/N. A trial whose metric falls behind
-the median of the others at the same step is ended early. Writes DIR/best.json for `train --options`.
-Exit status 3: optuna is missing.
+the median of the others after as many examples is ended early. Writes DIR/best.json for `train --options` after each
+trial that is the best so far.
+Exit status: 0 the trials are done, or their time is over; 1 an error, or no trial was finished; 3 optuna is missing.
 """
 
 import argparse
 import json
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+
+from glue_runs import ends_with_this_process, locked, read_json, write_aside
 
 HELD_OUT = 0.1
 
@@ -30,49 +35,61 @@ def numbers(text, kind):
     return values
 
 
+class TrialFailed(Exception):
+    """The program ended with an error that says nothing about the learning rate."""
+
+
 def read_evaluations(log):
-    """(step, main metric) of every evaluation so far; the log is replaced whole, so that it can be read at any time."""
-    if not log.exists():
-        return []
-    found = json.loads(log.read_text())
-    best = found.get("best")
+    """(examples seen, main metric) of every evaluation so far; the log is replaced whole, so that it can be read at any
+    time. Examples, as trials of different batch sizes are compared after the same number of them."""
+    found = read_json(log)
+    best = found.get("best") if isinstance(found, dict) else None
     if not best:
         return []
-    return [(e["step"], e["metrics"].get(best["metric"]) or 0.0) for e in found["evaluations"]]
+    examples = found["data"]["train"]["examples"]
+    return [(round(e["epoch"] * examples), e["metrics"].get(best["metric"]) or 0.0) for e in found["evaluations"]]
 
 
-def run_trial(trial, optuna, command, folder, reported_as):
+def end(process):
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+def run_trial(trial, optuna, command, folder):
     """The best value of the run's main metric; raises TrialPruned where the pruner ends it."""
+    # A folder of this number may be left of a study that was removed.
+    shutil.rmtree(folder, ignore_errors=True)
     log = folder / "run.json"
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    # Its stderr goes to a file: a pipe that nobody reads would hold the program up.
+    with tempfile.TemporaryFile("w+", errors="replace") as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=errors, preexec_fn=ends_with_this_process()
+        )
         seen = 0
         try:
             while True:
                 ended = process.poll() is not None
                 evaluations = read_evaluations(log)
-                for step, value in evaluations[seen:]:
-                    trial.report(value, reported_as(step))
+                for examples, value in evaluations[seen:]:
+                    trial.report(value, examples)
                 seen = len(evaluations)
                 if ended:
                     break
                 if trial.should_prune():
-                    process.send_signal(signal.SIGTERM)
-                    process.wait()
                     raise optuna.TrialPruned()
                 time.sleep(0.2)
-        except BaseException:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                process.wait()
-            raise
-        errors = process.stderr.read()
+        finally:
+            end(process)
+        errors.seek(0)
+        text = errors.read().strip()
     if process.returncode == 130:
         raise KeyboardInterrupt
     if process.returncode != 0:
         # A loss that is no number is an answer: this rate is too large.
-        if "expected a finite number" in errors or "NaN" in errors or "Inf" in errors:
+        if "expected a finite number" in text or "NaN" in text or "Inf" in text:
             raise optuna.TrialPruned()
-        raise SystemExit(f"{' '.join(command)}\nended with status {process.returncode}: {errors.strip()}")
+        raise TrialFailed(f"{' '.join(command)}\nended with status {process.returncode}: {text}")
     return max((value for _, value in read_evaluations(log)), default=0.0)
 
 
@@ -101,11 +118,17 @@ def main():
 
     output = pathlib.Path(a.output)
     output.mkdir(parents=True, exist_ok=True)
+    # Two searches in one folder would take each other's running trials for what a kill left behind.
+    with locked(output):
+        return search(a, optuna, output, rates, batches)
+
+
+def search(a, optuna, output, rates, batches):
     searched = {"options": a.more, "objective": a.objective, "rates": rates, "batches": batches}
     stamp = output / "search.json"
-    if stamp.exists() and json.loads(stamp.read_text()) != searched:
-        raise SystemExit(f"{stamp}: a search with other options is there; choose another --output, or remove it")
-    stamp.write_text(json.dumps(searched, indent=2))
+    if (stamp.exists() or (output / "study.db").exists()) and read_json(stamp) != searched:
+        raise SystemExit(f"{stamp}: a search with other options is there; choose another --output, or remove {output}")
+    write_aside(stamp, json.dumps(searched, indent=2) + "\n")
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
@@ -131,30 +154,51 @@ def main():
         command += ["--output", str(folder), "--no-save", "--quiet"]
         if a.objective == "held-out":
             command += ["--held-out", str(HELD_OUT)]
-        # Trials of different batch sizes are compared after the same number of examples.
-        value = run_trial(trial, optuna, command, folder, lambda step: step * batch)
+        try:
+            value = run_trial(trial, optuna, command, folder)
+        except TrialFailed as error:
+            trial.set_user_attr("error", str(error))
+            raise
         print(f"trial {trial.number}: learning rate {rate:.3g}, batch {batch}: {value:.4f}", flush=True)
         return value
 
     def done():
-        return len(study.get_trials(deepcopy=False, states=[states.COMPLETE, states.PRUNED]))
+        """A failed trial is one of those wanted, else a search of nothing but failures had no end."""
+        ended = study.get_trials(deepcopy=False, states=[states.COMPLETE, states.PRUNED, states.FAIL])
+        return sum(trial.state != states.FAIL or "error" in trial.user_attrs for trial in ended)
 
+    def completed():
+        return study.get_trials(deepcopy=False, states=[states.COMPLETE])
+
+    def best_options():
+        best = study.best_trial.params
+        return {"learning-rate": float(f"{best['learning-rate']:.6g}"), "batch-size": best["batch-size"]}
+
+    def write_best():
+        if completed():
+            write_aside(output / "best.json", json.dumps(best_options(), indent=2) + "\n")
+
+    write_best()
     start = time.monotonic()
-    while done() < a.trials and not (a.timeout and time.monotonic() - start > a.timeout):
-        study.optimize(objective, n_trials=1, catch=())
+    while done() < a.trials and not (a.timeout and time.monotonic() - start >= a.timeout):
+        study.optimize(objective, n_trials=1, catch=(TrialFailed,))
         last = study.get_trials(deepcopy=False)[-1]
+        p = last.params
         if last.state == states.PRUNED:
-            p = last.params
-            print(f"trial {last.number}: learning rate {p['learning-rate']:.3g}, batch {p['batch-size']}: ended early")
-    if not study.get_trials(deepcopy=False, states=[states.COMPLETE]):
+            print(
+                f"trial {last.number}: learning rate {p['learning-rate']:.3g}, batch {p['batch-size']}: ended early",
+                flush=True,
+            )
+        if last.state == states.FAIL:
+            print(f"trial {last.number} failed: {last.user_attrs.get('error')}", file=sys.stderr, flush=True)
+            # Where no trial was ever well, it is the options, and the next one would fail, too.
+            if not study.get_trials(deepcopy=False, states=[states.COMPLETE, states.PRUNED]):
+                return 1
+        write_best()
+    if not completed():
         print("no trial was finished", file=sys.stderr)
         return 1
-    best = study.best_trial
-    options = {"learning-rate": float(f"{best.params['learning-rate']:.6g}"), "batch-size": best.params["batch-size"]}
-    part = output / "best.json.partial"
-    part.write_text(json.dumps(options, indent=2) + "\n")
-    part.rename(output / "best.json")
-    print(f"best of {done()} trials: {options}, {a.objective} metric {best.value:.4f}")
+    print(f"best of {done()} trials: {best_options()}, {a.objective} metric {study.best_value:.4f}")
     print(f"take it with: train --options {output / 'best.json'}; the search: {output / 'study.db'}")
     return 0
 

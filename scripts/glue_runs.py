@@ -1,11 +1,21 @@
-"""Runs of sparsegrad-glue, and what is made of their logs: shared by main_job.py and glue_bench.py."""
+"""Runs of sparsegrad-glue and the statistics of their logs: shared by main_job.py, glue_bench.py and glue_optimize.py."""
 
+import contextlib
+import ctypes
+import fcntl
+import hashlib
 import json
 import math
+import os
 import pathlib
+import selectors
+import shutil
+import signal
 import statistics
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
+import sys
+import time
+from typing import NamedTuple
 
 # Settings that are compared. Learning rates found by `main_job.py --study` on CoLA with the 6-layer BERT
 # (docs/results.md) where it has the kind; the others have a neighbour's.
@@ -53,9 +63,10 @@ BATCH = "32"
 def kind_of(name):
     """What "sparse-paper" or "sparse-paper+n-params=100000+refresh-every=50" stands for; None where it is no kind."""
     base, *changes = name.split("+")
-    if base not in KINDS:
+    # A kind is the name of a folder, too.
+    if base not in KINDS or "/" in name:
         return None
-    kind = dict(KINDS[base], base=base)
+    kind = dict(KINDS[base])
     for change in changes:
         option, _, value = change.partition("=")
         kind["options"] += f" --{option}" + (f" {value}" if value else "")
@@ -67,40 +78,274 @@ def say(text):
     print(text, flush=True)
 
 
-class Runner:
-    """Runs the program; a run that is finished under the same options is read from disk, one that was ended goes on."""
+def read_json(path):
+    """None where the file is missing, torn, or no JSON."""
+    try:
+        return json.loads(pathlib.Path(path).read_text())
+    except (OSError, ValueError):
+        return None
 
-    def __init__(self, program, jobs=1, threads=0, more=()):
-        self.program, self.jobs = str(program), jobs
+
+def write_aside(path, text):
+    """Writes the whole file or leaves the one before it, whenever the writer is killed."""
+    aside = path.with_name(path.name + ".partial")
+    aside.write_text(text)
+    aside.replace(path)
+
+
+def is_alive(pid):
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextlib.contextmanager
+def locked(folder, patience=60):
+    """The open file FOLDER/lock, locked: one process writes in a folder. A child that inherits the file holds the lock
+    until it ends, too: what an ended bench left running (it was told to end) is waited for, a living bench is not."""
+    with open(folder / "lock", "a+") as file:
+        give_up = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip()
+                if is_alive(holder) or time.monotonic() > give_up:
+                    raise SystemExit(
+                        f"{folder}: process {holder} writes there; wait until it ends, or choose another --output"
+                    ) from None
+                time.sleep(0.1)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield file
+
+
+def _find_prctl():
+    try:
+        return ctypes.CDLL(None).prctl if sys.platform.startswith("linux") else None
+    except (OSError, AttributeError):
+        return None
+
+
+PRCTL = _find_prctl()
+PR_SET_PDEATHSIG = 1
+
+
+def ends_with_this_process():
+    """A preexec_fn: the child is told to end (SIGTERM: the program writes a checkpoint) when this process is killed, even
+    with kill -9. Does nothing where there is no such thing (Linux has it)."""
+    parent = os.getpid()
+
+    def prepare():
+        if PRCTL is not None:
+            PRCTL(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+            # The parent may have ended before that.
+            if os.getppid() != parent:
+                os._exit(1)
+
+    return prepare
+
+
+def identity_of(program):
+    """What tells one build of the program from another."""
+    try:
+        asked = subprocess.run([program, "--version"], capture_output=True, text=True, errors="replace", check=False)
+        content = pathlib.Path(program).read_bytes()
+    except OSError as error:
+        raise SystemExit(f"--program is '{program}': {error}") from None
+    return {"version": asked.stdout.strip(), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+class Failed(NamedTuple):
+    """In place of the log of a run that failed."""
+
+    status: int  # of the program; negative: the signal that ended it
+    error: str  # last line of its stderr
+
+    def text(self):
+        return f"status {self.status}: {self.error}" if self.status >= 0 else self.error
+
+
+class Running:
+    """A run's process, its lock, and the end of what it said on stderr."""
+
+    def __init__(self, title, folder, process, lock):
+        self.title, self.folder, self.process, self.lock, self.tail = title, folder, process, lock, b""
+
+    def pass_on_errors(self):
+        """False at the end of its stderr."""
+        text = os.read(self.process.stderr.fileno(), 65536)
+        self.tail = (self.tail + text)[-4096:]
+        sys.stderr.write(text.decode(errors="replace"))
+        sys.stderr.flush()
+        return bool(text)
+
+    def end(self):
+        """Exit status and last line on stderr; the folder is free then."""
+        while self.pass_on_errors():
+            pass
+        self.process.stderr.close()
+        status = self.process.wait()
+        self.lock.close()
+        lines = self.tail.decode(errors="replace").split("\n")
+        return status, next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+class Runner:
+    """Runs the program. A run that is finished under the same options and by the same program is read from disk, one
+    that was ended goes on, any other one is made anew."""
+
+    def __init__(self, program, jobs=1, threads=0, more=(), any_program=False):
+        found = shutil.which(str(program))
+        if found is None:
+            raise SystemExit(f"--program is '{program}', expected a file that can be run")
+        self.program, self.jobs, self.any_program = os.path.abspath(found), jobs, any_program
+        self.identity = identity_of(self.program)
         self.more = [*more, *(["--threads", str(threads)] if threads else [])]
 
-    def run(self, title, options, folder):
-        """The run's log. `options` are those of `train` but for --output."""
-        folder = pathlib.Path(folder)
-        command = [self.program, "train", *options, *self.more, "--output", str(folder)]
-        stamp, log = folder / "command.json", folder / "run.json"
-        same = stamp.exists() and json.loads(stamp.read_text()) == command[1:]
-        if same and log.exists():
-            result = json.loads(log.read_text())
-            if result.get("finished"):
-                return result
-        folder.mkdir(parents=True, exist_ok=True)
-        stamp.write_text(json.dumps(command[1:]))
-        if same:
-            command.append("--resume")
-        say(f"--- {title}")
-        quiet = self.jobs > 1
-        if quiet:
-            command.append("--quiet")
-        done = subprocess.run(command, stdout=subprocess.DEVNULL if quiet else None)
-        if done.returncode != 0:
-            raise SystemExit(f"{' '.join(command)}\nended with status {done.returncode}")
-        return json.loads(log.read_text())
+    def stamp(self, options):
+        """What a run's result depends on; FOLDER/command.json holds it."""
+        words = [*options, *self.more]
+        # A file of options may change while its name stays.
+        names = [after for word, after in zip(words, words[1:]) if word == "--options"]
+        names += [word.partition("=")[2] for word in words if word.startswith("--options=")]
+        try:
+            files = {name: pathlib.Path(name).read_text() for name in names}
+        except (OSError, UnicodeDecodeError) as error:
+            raise SystemExit(f"--options: {error}") from None
+        return {"options": words, "files": files, "program": self.identity}
 
-    def run_all(self, wanted):
-        """The logs of (title, options, folder)..., in their order."""
-        with ThreadPoolExecutor(max_workers=self.jobs) as pool:
-            return list(pool.map(lambda one: self.run(*one), wanted))
+    def finished(self, options, folder):
+        """The log of the finished run, or None where it is to be made."""
+        stamp, found = self.stamp(options), read_json(folder / "command.json")
+        log = read_json(folder / "run.json")
+        if not isinstance(found, dict) or not isinstance(log, dict) or not log.get("finished"):
+            return None
+        if found == stamp:
+            return log
+        if self.any_program and {**found, "program": None} == {**stamp, "program": None}:
+            say(f"{folder}: taken as it is, from another program ({self.difference(found, stamp)})")
+            return log
+        return None
+
+    @staticmethod
+    def difference(found, stamp):
+        """Why a run is made anew."""
+        if not isinstance(found, dict):
+            return "its command.json is missing or torn"
+        if {**found, "program": None} != {**stamp, "program": None}:
+            return "it has other options"
+        names = [
+            f"{program.get('version')}, {str(program.get('sha256'))[:8]}"
+            for program in (found.get("program") or {}, stamp["program"])
+        ]
+        return f"it is of {names[0]}; this is {names[1]}"
+
+    def run(self, title, options, folder):
+        """The run's log, or why it failed. `options` are those of `train` but for --output."""
+        return self.run_all([(title, options, folder)])[0]
+
+    def run_all(self, wanted, each=None):
+        """The logs (or Failed) of (title, options, folder)..., in their order; each(number, log) hears of them at once.
+
+        All in one thread: when a process is killed, Linux tells its children so for every thread that it had, and the
+        program takes a second SIGTERM for an order to end without a checkpoint."""
+        logs, ahead = [None] * len(wanted), list(enumerate(wanted))
+
+        def settle(number, log):
+            logs[number] = log
+            if each is not None:
+                each(number, log)
+
+        with selectors.DefaultSelector() as running:
+            try:
+                while ahead or running.get_map():
+                    while ahead and len(running.get_map()) < self.jobs:
+                        number, run = ahead.pop(0)
+                        try:
+                            started = self.start(*run)
+                        except OSError as error:
+                            started = Failed(1, str(error))
+                        if isinstance(started, Running):
+                            running.register(started.process.stderr, selectors.EVENT_READ, (number, started))
+                        else:
+                            settle(number, started)
+                    for key, _ in running.select() if running.get_map() else []:
+                        number, run = key.data
+                        if not run.pass_on_errors():
+                            running.unregister(key.fileobj)
+                            settle(number, self.finish(run))
+            except BaseException:
+                # They write a checkpoint.
+                for key in running.get_map().values():
+                    key.data[1].process.terminate()
+                for key in running.get_map().values():
+                    key.data[1].end()
+                raise
+        return logs
+
+    def start(self, title, options, folder):
+        """The run as it runs, or its log where it is finished."""
+        folder = pathlib.Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            lock = stack.enter_context(locked(folder))
+            log = self.finished(options, folder)
+            if log is not None:
+                return log
+            resumes = self.prepare(options, folder)
+            say(f"--- {title}")
+            words = ["train", *options, *self.more, "--output", str(folder), *(["--resume"] if resumes else [])]
+            process = subprocess.Popen(
+                [self.program, *words, *(["--quiet"] if self.jobs > 1 else [])],
+                stdout=subprocess.DEVNULL if self.jobs > 1 else None,
+                stderr=subprocess.PIPE,
+                pass_fds=[lock.fileno()],
+                preexec_fn=ends_with_this_process(),
+            )
+            return Running(title, folder, process, stack.pop_all())
+
+    def finish(self, run):
+        """The log of a run that has ended, or why it failed."""
+        status, error = run.end()
+        log = read_json(run.folder / "run.json")
+        if status == 0 and isinstance(log, dict) and log.get("finished"):
+            return log
+        if status < 0:
+            error = f"ended by {signal.Signals(-status).name}" + (f": {error}" if error else "")
+        failed = Failed(status, error or "no finished run.json, and nothing on stderr")
+        write_aside(run.folder / "failed.json", json.dumps(failed._asdict()))
+        say(f"--- failed: {run.title}: {failed.text()}")
+        return failed
+
+    def prepare(self, options, folder):
+        """Leaves the folder empty, or with a part of the same run: then True."""
+        stamp, mark = self.stamp(options), folder / "command.json"
+        found = read_json(mark)
+        if found == stamp:
+            (folder / "failed.json").unlink(missing_ok=True)
+            if not isinstance(read_json(folder / "run.json"), dict):
+                (folder / "run.json").unlink(missing_ok=True)
+            return True
+        old = [path for path in folder.iterdir() if path.name != "lock"]
+        if old:
+            say(f"{folder}: made anew, {self.difference(found, stamp)}")
+        # The stamp goes first and comes last: what is between belongs to no options.
+        mark.unlink(missing_ok=True)
+        for path in old:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        write_aside(mark, json.dumps(stamp))
+        return False
 
 
 def best_of(log):
@@ -116,18 +361,39 @@ def spread(values, digits=3):
 
 
 # 0.975 quantiles of Student's t for 1, 2, ... degrees of freedom.
-T_QUANTILES = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228]
+T_QUANTILES = [12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157, 2.228139]
+T_QUANTILES += [2.200985, 2.178813, 2.160369, 2.144787, 2.131450, 2.119905, 2.109816, 2.100922, 2.093024, 2.085963]
+T_QUANTILES += [2.079614, 2.073873, 2.068658, 2.063899, 2.059539, 2.055529, 2.051831, 2.048407, 2.045230, 2.042272]
+
+
+def t_quantile(freedom):
+    """The 0.975 quantile for any number of degrees of freedom."""
+    if freedom <= len(T_QUANTILES):
+        return T_QUANTILES[freedom - 1]
+    # Fisher's expansion around the normal quantile; beyond the table its error is below 1e-7.
+    z, n = 1.959963984540054, freedom
+    terms = [
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    ]
+    return sum(term / n**power for power, term in enumerate(terms))
+
+
+def confidence(differences):
+    """Mean of paired differences, and the ends of its 95 % confidence interval (None for a single pair)."""
+    mean, n = statistics.fmean(differences), len(differences)
+    if n < 2:
+        return mean, None, None
+    half = t_quantile(n - 1) * statistics.stdev(differences) / math.sqrt(n)
+    return mean, mean - half, mean + half
 
 
 def interval(differences, digits=3):
-    """Mean of paired differences with its 95 % confidence interval."""
-    mean = statistics.fmean(differences)
-    n = len(differences)
-    if n < 2:
-        return f"{mean:+.{digits}f}"
-    quantile = T_QUANTILES[n - 2] if n - 2 < len(T_QUANTILES) else 1.96
-    half = quantile * statistics.stdev(differences) / math.sqrt(n)
-    return f"{mean:+.{digits}f} [{mean - half:+.{digits}f}, {mean + half:+.{digits}f}]"
+    mean, low, high = confidence(differences)
+    return f"{mean:+.{digits}f}" + ("" if low is None else f" [{low:+.{digits}f}, {high:+.{digits}f}]")
 
 
 def markdown(titles, rows):
@@ -137,46 +403,3 @@ def markdown(titles, rows):
 
 def mebibytes(count):
     return f"{count / 2**20:.0f}"
-
-
-def pyplot():
-    """matplotlib's pyplot, or None where it is missing."""
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-    except ImportError:
-        say("plots: Python's matplotlib is missing (scripts/setup.sh --python installs it)")
-        return None
-    return plt
-
-
-def draw_curves(logs, metric_name, target):
-    """Training loss (running mean) and dev metric against steps; a line a run, a colour a kind. `logs[kind]` are runs."""
-    plt = pyplot()
-    if plt is None:
-        return None
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
-    for number, (kind, runs) in enumerate(logs.items()):
-        for log in runs:
-            label = kind_of(kind)["title"] if log is runs[0] else None
-            steps = [record["step"] for record in log["steps"]]
-            smooth = []
-            for record in log["steps"]:
-                loss = record["mean_loss"]
-                smooth.append(loss if not smooth else 0.8 * smooth[-1] + 0.2 * loss)
-            left.plot(steps, smooth, color=f"C{number}", linewidth=1, label=label)
-            name = log["best"]["metric"] if log["best"] else None
-            points = [(e["step"], e["metrics"].get(name) or 0.0) for e in log["evaluations"]]
-            right.plot(*zip(*points), color=f"C{number}", marker=".", linewidth=1, label=label)
-    left.set_ylabel("training loss, exponential mean")
-    right.set_ylabel(f"{metric_name} on dev")
-    for axes in (left, right):
-        axes.set_xlabel("step")
-        axes.grid(alpha=0.3)
-    left.legend(fontsize="small")
-    figure.tight_layout()
-    figure.savefig(target, dpi=120)
-    plt.close(figure)
-    return target

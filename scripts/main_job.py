@@ -7,17 +7,20 @@ main_job.py --program P --model DIR --output DIR [--data DIR] [--quick | --study
   --study  a learning rate searched for each run type alike with one seed, then three other seeds
   --full   the whole protocol: 20 epochs with early stopping, every learning rate, five seeds
 
-A run that is finished under the same options is not repeated, one that was ended goes on. Writes table.md, table.csv,
-learning_curves.png and what `sparsegrad-glue inspect` draws, and names them.
+A run that is finished under the same options is not repeated, one that was ended goes on. A run that fails is told, and
+the others go on; the exit status is then 1. Writes table.md, table.csv, learning_curves.png and what `sparsegrad-glue
+inspect` draws, and names them.
 """
 
 import argparse
 import csv
+import os
 import pathlib
 import subprocess
 import sys
 
-from glue_runs import BATCH, KINDS, Runner, best_of, draw_curves, interval, markdown, mebibytes, say, spread
+from glue_plots import draw_curves
+from glue_runs import BATCH, KINDS, Failed, Runner, best_of, interval, markdown, mebibytes, say, spread
 
 COMPARED = ["ft", "sparse-paper", "sparse-best", "frozen-mlp"]
 CONTROL = "frozen-mlp"
@@ -39,6 +42,9 @@ MODES = {
 class Job:
     def __init__(self, arguments, mode, kinds):
         self.arguments, self.mode, self.kinds = arguments, mode, kinds
+        # A relative name means another folder in another place.
+        arguments.model = os.path.abspath(arguments.model)
+        arguments.data = arguments.data and os.path.abspath(arguments.data)
         self.output = pathlib.Path(arguments.output)
         more = [*mode["more"], *arguments.more, *(["--no-save"] if arguments.no_save else [])]
         self.runner = Runner(arguments.program, arguments.jobs, arguments.threads, more)
@@ -61,10 +67,10 @@ class Job:
             return {kind: KINDS[kind]["rate"] for kind in self.kinds}
         wanted = [(kind, rate) for kind in self.kinds for rate in self.mode["rates"]]
         logs = self.runner.run_all([self.one(kind, rate, SEARCH_SEED) for kind, rate in wanted])
-        scores = {pair: best_of(log) for pair, log in zip(wanted, logs)}
-        rows = [
-            [KINDS[kind]["title"]] + [f"{scores[kind, rate]:.4f}" for rate in self.mode["rates"]] for kind in self.kinds
-        ]
+        # A rate at which training fails (a loss that is no number) is worse than any other.
+        scores = {pair: -2.0 if isinstance(log, Failed) else best_of(log) for pair, log in zip(wanted, logs)}
+        texts = {pair: "failed" if score == -2.0 else f"{score:.4f}" for pair, score in scores.items()}
+        rows = [[KINDS[kind]["title"]] + [texts[kind, rate] for rate in self.mode["rates"]] for kind in self.kinds]
         titles = [f"learning rate search, seed {SEARCH_SEED}"] + [f"{rate:g}" for rate in self.mode["rates"]]
         self.search = markdown(titles, rows)
         say(self.search)
@@ -84,12 +90,15 @@ class Job:
 
 
 def table(logs, rates):
-    """Rows of the comparison: `logs[kind]` are one log a seed, in the order of the seeds."""
+    """Rows of the comparison: `logs[kind]` is {seed: log} of the runs that did not fail."""
     titles = ["run", "learning rate", "Matthews correlation", "minus frozen MLP", "steps/s", "peak MiB", "weights"]
     titles += ["gradients", "optimizer", "activations", "basis", "program", "entries trained a step"]
-    control = [best_of(log) for log in logs[CONTROL]]
     rows = []
-    for kind, runs in logs.items():
+    for kind, by_seed in logs.items():
+        runs = list(by_seed.values())
+        if not runs:
+            rows.append([KINDS[kind]["title"], f"{rates[kind]:g}", "failed"] + [""] * (len(titles) - 3))
+            continue
         scores = [best_of(log) for log in runs]
         first = runs[0]
         parts = first["memory"]["parts_bytes"]
@@ -97,13 +106,14 @@ def table(logs, rates):
         entries = f"{trained['dense_parameters']} dense"
         if trained["sparse_parameters"]:
             entries += f" + {trained['sparse_entries_a_step']} of {trained['sparse_parameters']} sparse"
-        differences = [score - other for score, other in zip(scores, control)]
+        pairs = [(log, logs[CONTROL][seed]) for seed, log in by_seed.items() if seed in logs[CONTROL]]
+        differences = [best_of(log) - best_of(other) for log, other in pairs]
         rows.append(
             [
                 KINDS[kind]["title"],
                 f"{rates[kind]:g}",
                 spread(scores),
-                "" if kind == CONTROL else interval(differences),
+                "" if kind == CONTROL or not differences else interval(differences),
                 spread([log["time"]["steps_per_second"] for log in runs], 2),
                 mebibytes(first["memory"]["process_peak_bytes"]),
                 mebibytes(parts["weights"]),
@@ -146,27 +156,37 @@ def main():
     rates = job.rates()
     wanted = [(kind, seed) for kind in kinds for seed in mode["seeds"]]
     finished = job.runner.run_all([job.one(kind, rates[kind], seed) for kind, seed in wanted])
-    logs = {kind: [log for one, log in zip(wanted, finished) if one[0] == kind] for kind in kinds}
+    logs = {kind: {} for kind in kinds}
+    for (kind, seed), log in zip(wanted, finished):
+        if not isinstance(log, Failed):
+            logs[kind][seed] = log
+    failed = sum(isinstance(log, Failed) for log in finished)
+    if failed == len(finished):
+        raise SystemExit("all runs failed")
     pictures = [] if arguments.no_inspect else job.inspect()
 
     titles, rows = table(logs, rates)
-    data = logs["ft"][0]["data"]
+    data = next(log for by_seed in logs.values() for log in by_seed.values())["data"]
     text = f"CoLA: {data.get('text', data)}; {mode['epochs']:g} epochs, seeds {mode['seeds']}; memory by part in MiB\n\n"
     text += markdown(titles, rows)
     if len(mode["seeds"]) > 1:
         text += f"\n± is the standard deviation over {len(mode['seeds'])} seeds; differences are taken seed by seed, with"
         text += " their 95 % confidence interval.\n"
+    if failed:
+        text += f"\n{failed} of {len(finished)} runs failed and are left out.\n"
     files = [job.output / "table.md", job.output / "table.csv"]
     files[0].write_text(text + ("\n" + job.search if job.search else ""))
     with files[1].open("w", newline="") as sheet:
         csv.writer(sheet).writerows([titles, *rows])
-    curves = draw_curves(logs, "Matthews correlation", job.output / "learning_curves.png")
+    curves = {KINDS[kind]["title"]: list(by_seed.values()) for kind, by_seed in logs.items()}
+    curves = draw_curves(curves, "Matthews correlation", job.output / "learning_curves.png")
     say("\n" + text)
     say("Files: " + ", ".join(str(f) for f in files + ([curves] if curves else []) + pictures))
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
     try:
-        main()
+        sys.exit(main())
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,0 +1,164 @@
+"""The plots of glue_bench.py and main_job.py. Each function returns the file, or None where matplotlib is missing."""
+
+import textwrap
+
+from glue_runs import say
+
+# Twelve kinds can be told apart, in grey, too; further ones have the same with other lines.
+COLOURS = ["#1f77b4", "#d62728", "#2ca02c", "#ff7f0e", "#9467bd", "#17becf"]
+COLOURS += ["#8c564b", "#e377c2", "#000000", "#808000", "#7f7f7f", "#f2c200"]
+MARKERS = "osD^vPX<>*pd"
+LINES = ["-", "--", ":", "-."]
+
+
+def pyplot():
+    """matplotlib's pyplot, or None where it is missing."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+    except ImportError:
+        say("plots: Python's matplotlib is missing (scripts/setup.sh --python installs it)")
+        return None
+    return plt
+
+
+def style(number):
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": LINES[number // len(COLOURS) % len(LINES)],
+        "markeredgecolor": "black",
+        "markeredgewidth": 0.5,
+    }
+
+
+def wrapped(title):
+    return textwrap.fill(title, 34)
+
+
+def finish(plt, figure, axes, target):
+    """The legend stands to the right of the last axes, so that it hides nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    # Of a point with error bars the point alone.
+    handles = [handle[0] if isinstance(handle, tuple) else handle for handle in handles]
+    axes.legend(
+        handles, labels, loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, fontsize="small", labelspacing=0.7
+    )
+    figure.savefig(target, dpi=120, bbox_inches="tight")
+    plt.close(figure)
+    return target
+
+
+def draw_costs(points, target):
+    """The metric against peak memory and against steps/s; a point a kind.
+
+    points: {title: (metric, its deviation over seeds, peak in MiB, steps/s, its deviation)}"""
+    plt = pyplot() if points else None
+    if plt is None:
+        return None
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True, layout="constrained")
+    for number, (title, (metric, metric_error, peak, steps, steps_error)) in enumerate(points.items()):
+        look = {**style(number), "linestyle": "none", "markersize": 8, "elinewidth": 1, "capsize": 3}
+        axes[0].errorbar([peak], [metric], yerr=[metric_error], **look)
+        axes[1].errorbar([steps], [metric], yerr=[metric_error], xerr=[steps_error], label=wrapped(title), **look)
+    axes[0].set_xlabel("peak memory of training, MiB (less is better)")
+    axes[1].set_xlabel("steps/s without evaluation (more is better)")
+    axes[0].set_ylabel("metric x 100, mean over tasks")
+    for panel in axes:
+        panel.grid(alpha=0.3)
+        panel.margins(0.08)
+    figure.suptitle("Bars: standard deviation over seeds", fontsize="medium")
+    return finish(plt, figure, axes[1], target)
+
+
+def share_ticks(low, high):
+    """1, 2, 5, 10, 20, ... per cent between the ends; the neighbours beyond are let in where there are few."""
+    steps = [mantissa * 10.0**power for power in range(-4, 3) for mantissa in (1, 2, 5)]
+    inside = [value for value in steps if low / 1.3 <= value <= high * 1.3 and value <= 100]
+    return inside if len(inside) > 1 else [low, high]
+
+
+def draw_sparsity(lines, references, target):
+    """The metric against the share of entries kept.
+
+    lines: {title: [(per cent, metric, its deviation over seeds), ...]}; references: {title: metric} as level lines"""
+    plt = pyplot() if lines else None
+    if plt is None:
+        return None
+    figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
+    for number, (title, points) in enumerate(lines.items()):
+        shares, metrics, errors = zip(*sorted(points))
+        axes.errorbar(shares, metrics, yerr=errors, capsize=3, elinewidth=1, label=wrapped(title), **style(number))
+    for number, (title, metric) in enumerate(references.items(), len(lines)):
+        axes.axhline(metric, color=COLOURS[number % len(COLOURS)], linestyle="--", label=wrapped(title))
+    shares = [share for points in lines.values() for share, _, _ in points]
+    axes.set_xscale("log")
+    axes.set_xticks(share_ticks(min(shares), max(shares)), minor=False)
+    axes.xaxis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axes.xaxis.set_minor_formatter(plt.NullFormatter())
+    axes.set_xlabel("entries kept, % of a matrix")
+    axes.set_ylabel("metric x 100, mean over tasks")
+    axes.set_title("Bars: standard deviation over seeds", fontsize="medium")
+    axes.grid(alpha=0.3)
+    return finish(plt, figure, axes, target)
+
+
+def over_seeds(curves):
+    """Steps, and mean, least and largest value at each of them, of the runs that have it."""
+    steps = sorted({step for curve in curves for step, _ in curve})
+    at = {step: [] for step in steps}
+    for curve in curves:
+        for step, value in curve:
+            at[step].append(value)
+    means = [sum(at[step]) / len(at[step]) for step in steps]
+    return steps, means, [min(at[step]) for step in steps], [max(at[step]) for step in steps]
+
+
+def loss_curve(log):
+    """Exponential mean of the training loss."""
+    points, smooth = [], None
+    for record in log["steps"]:
+        loss = record["mean_loss"]
+        # A loss that is no number is null in the log.
+        if loss is not None:
+            smooth = loss if smooth is None else 0.8 * smooth + 0.2 * loss
+            points.append((record["step"], smooth))
+    return points
+
+
+def metric_curve(log):
+    name = log["best"]["metric"] if log["best"] else None
+    return [(e["step"], e["metrics"].get(name) or 0.0) for e in log["evaluations"]]
+
+
+def draw_curves(runs, metric_name, target):
+    """Training loss and dev metric against steps; a line a kind. runs: {title: [log of each seed, ...]}"""
+    plt = pyplot() if any(runs.values()) else None
+    if plt is None:
+        return None
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+    for number, (title, logs) in enumerate(runs.items()):
+        look = style(number)
+        for panel, curve_of in zip(axes, (loss_curve, metric_curve)):
+            curves = [curve for curve in map(curve_of, logs) if curve]
+            if not curves:
+                continue
+            steps, means, low, high = over_seeds(curves)
+            # Some ten markers a line, whatever the number of its points; not those of the other lines.
+            every = max(1, len(steps) // 10)
+            start = number % every
+            panel.plot(
+                steps, means, linewidth=1.4, markersize=5, markevery=(start, every), label=wrapped(title), **look
+            )
+            if len(curves) > 1:
+                panel.fill_between(steps, low, high, color=look["color"], alpha=0.12, linewidth=0)
+    axes[0].set_ylabel("training loss, exponential mean")
+    axes[1].set_ylabel(f"{metric_name} on dev")
+    for panel in axes:
+        panel.set_xlabel("step")
+        panel.grid(alpha=0.3)
+    if max((len(logs) for logs in runs.values()), default=0) > 1:
+        figure.suptitle("Lines: mean over seeds; bands: least to largest", fontsize="medium")
+    return finish(plt, figure, axes[1], target)
