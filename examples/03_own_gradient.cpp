@@ -21,9 +21,6 @@ int main() {
   const auto uniform = [&] { return static_cast<float>(random() >> 8) * 0x1p-24f - 0.5f; };
   for (float& c : centre)
     c = uniform();
-  for (int t = 0; t < tokens; ++t)
-    for (int i = 0; i < in; ++i)
-      x[t * in + i] = centre[t % classes * in + i] + uniform();
 
   // The view is of the weight as it lies in memory, [in, out].
   SparseGradLinear<float> layer(ctx, {w.data(), in, classes}, nullptr, {.layout = WeightLayout::in_out});
@@ -31,7 +28,10 @@ int main() {
   group.add(ctx, layer, "classifier");
   group.collect(ctx, {});
 
-  for (int step = 0; step <= 40; ++step) {
+  for (int step = 0; step <= 50; ++step) {
+    for (int t = 0; t < tokens; ++t)
+      for (int i = 0; i < in; ++i)
+        x[t * in + i] = centre[t % classes * in + i] + uniform();
     double loss = 0;
     int correct = 0;
     dw.assign(dw.size(), 0);
@@ -54,12 +54,12 @@ int main() {
           dw[o * in + i] += dy * x[t * in + i];
       }
     }
-    if (step % 10 == 0)
+    if (step >= 10 && step % 10 == 0)
       std::printf("step %2d  loss %.2f  correct %d of %d\n", step, loss / tokens, correct, tokens);
 
     layer.add_gradient(ctx, {dw.data(), classes, in});  // more than once: micro-batches, or a tied weight
-    if (step < 5) group.end_collecting_step(ctx);
-    if (step == 4) group.refresh(ctx);
-    if (step >= 5) group.step(ctx, {.learning_rate = 0.05});
+    if (step < 10) group.end_collecting_step(ctx);
+    if (step == 9) group.refresh(ctx);
+    if (step >= 10) group.step(ctx, {.learning_rate = 0.05});
   }
 }
