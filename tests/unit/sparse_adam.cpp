@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <new>
 #include <random>
 #include <set>
 #include <string>
@@ -521,7 +522,12 @@ TEST_CASE("SparseAdam: options and extents are checked") {
   };
   CHECK(text({.beta1 = 1}) == "beta1 is 1.000000, expected 0 <= beta1 < 1");
   CHECK(text({.beta2 = -0.5}) == "beta2 is -0.500000, expected 0 <= beta2 < 1");
-  CHECK(text({.eps = std::nan("")}) == "eps is nan, expected a finite number >= 0");
+  CHECK(text({.eps = std::nan("")}) ==
+        "eps is nan, expected a finite number >= 1.18e-38, the smallest normal one");
+  // An entry without any gradient would get 0 / 0; 1e-50 is 0 in float.
+  CHECK_THROWS_AS(SparseAdam<float>(ctx, 2, 3, {.eps = 0}), ValueError);
+  CHECK_THROWS_AS(SparseAdam<float>(ctx, 2, 3, {.eps = 1e-50}), ValueError);
+  CHECK_NOTHROW(SparseAdam<double>(ctx, 2, 3, {.eps = 1e-50}));
   CHECK(text({.capacity = -1}) == "capacity is -1, expected >= 0 (0: dense)");
   CHECK(text({.capacity = 1}, 1 << 16, 1 << 15) ==
         "an optimizer of a core of 65536x32768 has positions beyond 2^31 - 1, which 32-bit indices cannot "
@@ -600,6 +606,80 @@ TEST_CASE("SparseAdam: restore says what does not fit") {
   CHECK(text([](auto& s) { s.v[0] = -1; }) == "the saved state has v = -1.000000 at entry 0, expected >= 0");
   CHECK(text([](auto& s) { s.count[2] = -4; }) == "the saved state has count -4 at entry 2, expected >= 0");
   CHECK(text([](auto& s) { s.compact = false; }) == "the saved state has 3 numbers in m, expected 20");
+
+  // A dense state is what go_dense makes of a compact one; the other policies have none, nor room for its updates.
+  for (const Overflow overflow : {Overflow::evict_smallest, Overflow::error}) {
+    SparseAdam<float> compact(ctx, 4, 5, {.capacity = 5, .overflow = overflow});
+    SparseAdamState<float> dense = compact.state(ctx);
+    dense.compact = false;
+    dense.m.resize(20);
+    dense.v.resize(20);
+    CHECK(message([&] { compact.restore(ctx, dense); }) ==
+          std::string("the saved state is dense, expected compact under overflow policy ") +
+              to_string(overflow));
+    CHECK(compact.compact());
+  }
+}
+
+namespace {
+
+/// Scratch memory that runs out at a request of `refused` bytes.
+struct ScarceMemory {
+  static inline std::size_t refused = 0;
+  std::byte* allocate(std::size_t bytes) const {
+    if (refused != 0 && bytes >= refused) throw std::bad_alloc();
+    return static_cast<std::byte*>(::operator new(bytes, std::align_val_t(64)));
+  }
+  void deallocate(std::byte* p) const noexcept { ::operator delete(p, std::align_val_t(64)); }
+};
+struct ScarceContext : backend::Reference::Context {
+  using Frames = backend::BasicScratch<ScarceMemory>;
+  Frames memory;
+  Frames& scratch() { return memory; }
+  Frames::Frame frame() { return Frames::Frame(memory); }
+};
+struct ScarceReference : backend::Reference {
+  using Context = ScarceContext;
+};
+
+}  // namespace
+
+TEST_CASE("SparseAdam: no scratch memory for a step that must evict: nothing was evicted") {
+  // The gradient spread over 4000 held entries is the only large piece of scratch memory apart from eviction's own.
+  ScarceContext ctx;
+  const index_t size = 20000;
+  SparseAdam<double, ScarceReference> adam(
+      ctx, 1, size,
+      {.semantics = AdamSemantics::dense_core, .capacity = 4000, .overflow = Overflow::evict_smallest});
+  const auto step = [&](index_t first, index_t count) {
+    Entries e;
+    for (index_t i = 0; i < count; ++i) {
+      e.index.push_back(static_cast<stored_index_t>(first + i));
+      e.value.push_back(1 + static_cast<double>(i));
+    }
+    SparseGradient<double, ScarceReference> d(ctx, 1, size, adam.update_capacity(count));
+    adam.step(ctx, gradient<double, ScarceReference>(ctx, 1, size, e), {}, d);
+  };
+  step(0, 4000);
+  const auto before = adam.state(ctx);
+  // Every size at which a fresh context's scratch memory can run out.
+  for (std::size_t refused = 64; refused < 200000; refused = refused * 5 / 4) {
+    ScarceContext fresh;
+    ScarceMemory::refused = refused;
+    bool thrown = false;
+    SparseGradient<double, ScarceReference> s =
+        gradient<double, ScarceReference>(ctx, 1, size, {{9000}, {5}});
+    SparseGradient<double, ScarceReference> d(ctx, 1, size, adam.update_capacity(1));
+    try {
+      adam.step(fresh, s, {}, d);
+    } catch (const std::bad_alloc&) {
+      thrown = true;
+    }
+    ScarceMemory::refused = 0;
+    if (!thrown) break;
+    REQUIRE(same(before, adam.state(ctx)));
+  }
+  CHECK(adam.steps() == before.steps + 1);
 }
 
 TEST_CASE("SparseAdam: visit_state names every array") {
