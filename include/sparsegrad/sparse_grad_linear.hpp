@@ -547,7 +547,11 @@ class SparseGradLinear {
   /// Whether the layer keeps a delta: an adapter, or one with track_delta.
   bool keeps_delta() const { return options_.mode == UpdateMode::adapter || options_.track_delta; }
   /// The summed updates [r, c] of an adapter or, with track_delta, of the weight (apart from decay of W itself).
-  MatrixView<const C> delta() const { return delta_.matrix(basis_->rows(), basis_->cols()); }
+  /// Throws StateError when the layer keeps none.
+  MatrixView<const C> delta() const {
+    require_delta("delta");
+    return delta_.matrix(basis_->rows(), basis_->cols());
+  }
 
   /// The delta becomes this one, W stays as it is: for a layer whose weight is that of the delta's checkpoint.
   /// Throws ShapeError; StateError when the layer keeps no delta, or holds it merged.
