@@ -61,8 +61,8 @@ enum class MomentsPolicy {
 struct SparseAdamOptions {
   double beta1 = 0.9;
   double beta2 = 0.999;
-  double eps =
-      1e-8;  ///< > 0 in the type of the moments, so that an entry without any gradient gets d = 0, not 0 / 0
+  /// At least the smallest normal number of the moments' type: an entry without any gradient gets d = 0, not 0 / 0.
+  double eps = 1e-8;
   AdamSemantics semantics = AdamSemantics::torch;
   /// Entries of a compact state; 0: dense. A capacity whose compact form is no smaller than the dense one is
   /// dense too.
@@ -266,32 +266,32 @@ class SparseAdam {
     StepReport report;
     auto frame = ctx.frame();
     Slots slots;
-    index_t excess = 0;
-    if (compact_ && s.count() <= options_.capacity) {
-      slots = find(ctx, frame, s);
-      excess = std::max<index_t>(0, held_count_ + slots.fresh_count - options_.capacity);
-    }
-    if (compact_ &&
-        (s.count() > options_.capacity || (excess > 0 && options_.overflow == Overflow::go_dense))) {
-      make_dense(ctx);
-      report.went_dense = true;
-      excess = 0;
+    if (compact_) {
+      if (s.count() > options_.capacity) {
+        make_dense(ctx);
+        report.went_dense = true;
+      } else {
+        slots = find(ctx, frame, s);
+        const index_t excess = held_count_ + slots.fresh_count - options_.capacity;
+        if (excess > 0 && options_.overflow == Overflow::go_dense) {
+          make_dense(ctx);
+          report.went_dense = true;
+        } else if (excess > 0) {
+          evict(ctx, s, excess);  // takes more scratch memory than what follows: that cannot run out
+          report.evicted = excess;
+          slots = find(ctx, frame, s, slots);
+        }
+      }
     }
 
     const AdamCoefficients c = coefficients(step_options);
-    const index_t state =
-        compact_ ? std::min(held_count_ + slots.fresh_count, options_.capacity) : rows_ * cols_;
+    const index_t state = compact_ ? held_count_ + slots.fresh_count : rows_ * cols_;
     const bool whole = whole_core && !s.dense();
     T* gradient = whole ? frame.template take<T>(state) : nullptr;
     // A D made for all entries holds no part of them.
     const bool fill = whole && compact_ && d.capacity() == d.size();
     T* update = fill ? frame.template take<T>(state) : nullptr;
 
-    if (excess > 0) {
-      evict(ctx, s, excess);
-      report.evicted = excess;
-      slots = find(ctx, frame, s, slots);
-    }
     // From here on nothing throws.
     if (compact_ && slots.fresh_count > 0) {
       Backend::template open_slots<T>(ctx, s.indices(), slots.slot, slots.fresh, slots.fresh_count,

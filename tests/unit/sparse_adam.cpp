@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <new>
 #include <random>
 #include <set>
 #include <string>
@@ -619,67 +618,6 @@ TEST_CASE("SparseAdam: restore says what does not fit") {
               to_string(overflow));
     CHECK(compact.compact());
   }
-}
-
-namespace {
-
-/// Scratch memory that runs out at a request of `refused` bytes.
-struct ScarceMemory {
-  static inline std::size_t refused = 0;
-  std::byte* allocate(std::size_t bytes) const {
-    if (refused != 0 && bytes >= refused) throw std::bad_alloc();
-    return static_cast<std::byte*>(::operator new(bytes, std::align_val_t(64)));
-  }
-  void deallocate(std::byte* p) const noexcept { ::operator delete(p, std::align_val_t(64)); }
-};
-struct ScarceContext : backend::Reference::Context {
-  using Frames = backend::BasicScratch<ScarceMemory>;
-  Frames memory;
-  Frames& scratch() { return memory; }
-  Frames::Frame frame() { return Frames::Frame(memory); }
-};
-struct ScarceReference : backend::Reference {
-  using Context = ScarceContext;
-};
-
-}  // namespace
-
-TEST_CASE("SparseAdam: no scratch memory for a step that must evict: nothing was evicted") {
-  // The gradient spread over 4000 held entries is the only large piece of scratch memory apart from eviction's own.
-  ScarceContext ctx;
-  const index_t size = 20000;
-  SparseAdam<double, ScarceReference> adam(
-      ctx, 1, size,
-      {.semantics = AdamSemantics::dense_core, .capacity = 4000, .overflow = Overflow::evict_smallest});
-  const auto step = [&](index_t first, index_t count) {
-    Entries e;
-    for (index_t i = 0; i < count; ++i) {
-      e.index.push_back(static_cast<stored_index_t>(first + i));
-      e.value.push_back(1 + static_cast<double>(i));
-    }
-    SparseGradient<double, ScarceReference> d(ctx, 1, size, adam.update_capacity(count));
-    adam.step(ctx, gradient<double, ScarceReference>(ctx, 1, size, e), {}, d);
-  };
-  step(0, 4000);
-  const auto before = adam.state(ctx);
-  // Every size at which a fresh context's scratch memory can run out.
-  for (std::size_t refused = 64; refused < 200000; refused = refused * 5 / 4) {
-    ScarceContext fresh;
-    ScarceMemory::refused = refused;
-    bool thrown = false;
-    SparseGradient<double, ScarceReference> s =
-        gradient<double, ScarceReference>(ctx, 1, size, {{9000}, {5}});
-    SparseGradient<double, ScarceReference> d(ctx, 1, size, adam.update_capacity(1));
-    try {
-      adam.step(fresh, s, {}, d);
-    } catch (const std::bad_alloc&) {
-      thrown = true;
-    }
-    ScarceMemory::refused = 0;
-    if (!thrown) break;
-    REQUIRE(same(before, adam.state(ctx)));
-  }
-  CHECK(adam.steps() == before.steps + 1);
 }
 
 TEST_CASE("SparseAdam: visit_state names every array") {
