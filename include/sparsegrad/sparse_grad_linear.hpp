@@ -57,20 +57,22 @@ class GradientMemory {
   template <class, class>
   friend class SparseGradLinear;
 
+  /// Ends the turn, of a memory that lives until then.
   struct End {
+    std::shared_ptr<GradientMemory> owner;
     void operator()(GradientMemory* memory) const noexcept { memory->in_use_ = false; }
   };
   using Turn = std::unique_ptr<GradientMemory, End>;
 
-  Turn begin() {
-    if (in_use_) {
+  static Turn begin(const std::shared_ptr<GradientMemory>& memory) {
+    if (memory->in_use_) {
       throw StateError(
           "the shared gradient memory holds another layer's gradient: select that layer's entries (or clear "
           "it) before "
           "the next layer's backward");
     }
-    in_use_ = true;
-    return Turn(this);
+    memory->in_use_ = true;
+    return Turn(memory.get(), End{memory});
   }
   void require_room(index_t count) const {
     if (count > memory_.size() && in_use_) {
@@ -271,6 +273,7 @@ class SparseGradLinear {
     require_idle("borrow_gradient_memory");
     const index_t count = fixed() ? 0 : gradient_count();
     if (memory != nullptr) memory->require_room(count);
+    turn_.reset();
     shared_ = std::move(memory);
     take_order(ctx, {plan_, count});
   }
@@ -642,7 +645,7 @@ class SparseGradLinear {
       Backend::template zero<C>(ctx, support_values_.data(), support_values_.size());
       return true;
     }
-    if (shared_ != nullptr && turn_ == nullptr) turn_ = shared_->begin();
+    if (shared_ != nullptr && turn_ == nullptr) turn_ = GradientMemory<C, Backend>::begin(shared_);
     if (memory() == nullptr) {
       throw StateError(
           "the layer has no gradient memory: its allocation failed before; call set_plan or set_basis again");

@@ -395,6 +395,27 @@ TEST_CASE("group safety: a collecting step ends layer by layer in shared gradien
   CHECK(model.weights == apart.weights);
 }
 
+TEST_CASE(
+    "group safety: a layer that ends, moves or is replaced in its turn leaves the shared memory usable") {
+  Model model;
+  auto memory = std::make_shared<GradientMemory<double, B>>();
+  for (auto& layer : model.layers)
+    layer->borrow_gradient_memory(model.ctx, memory);
+  model.add_gradient(0);
+  model.layers[0].reset();
+  CHECK_FALSE(memory->in_use());
+  const oracle::Matrix g = model.add_gradient(1);
+  Layer moved = std::move(*model.layers[1]);
+  CHECK(memory->in_use());
+  CHECK(moved.core(model.ctx).data[5] == g.data[5]);
+  model.layers.clear();
+  memory.reset();  // `moved` is its last owner, in the middle of its turn
+  std::vector<double> weight(48);
+  moved = Layer(model.ctx, MatrixView<double>(weight.data(), 8, 6), nullptr);
+  moved.add_gradient(model.ctx, MatrixView<const double>(g.data.data(), 8, 6));
+  CHECK(moved.core(model.ctx).data[5] == g.data[5]);
+}
+
 TEST_CASE("group safety: refresh reports what its rebase lost") {
   Model model;
   Group group(keeping(48));
