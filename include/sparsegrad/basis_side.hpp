@@ -45,6 +45,8 @@ inline const char* to_string(SideKind kind) {
 /// The fast transform of extent n = m b, b the largest power of two that divides n, is
 ///     U^T = H = ((I - 2/m 1 1^T) (x) H_b) diag(signs)
 /// with H_b the orthonormal Hadamard matrix and a Householder reflection that mixes the m blocks (m = 1: none).
+/// It mixes as far as b goes: of an odd extent (b = 1) it is I - 2/n 1 1^T, which moves every entry by 2/n of the mean
+/// alone, and of 2 mod 4 little more. Take `random` there.
 ///
 /// Operations check extents (ShapeError), allocate nothing but scratch of the context, and want inputs and
 /// outputs that do not overlap.

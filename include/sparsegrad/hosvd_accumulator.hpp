@@ -78,13 +78,17 @@ class HosvdAccumulator {
   /// NonFiniteError, naming the gradient's number (from 0) and the first position, when it holds NaN or Inf
   /// or its norm is beyond double. The sums are then as before.
   void add(Context& ctx, ConstMatrixView<T> dw, double weight = 1) {
+    if (!add_if_finite(ctx, dw, weight)) refuse(ctx, dw);
+  }
+  /// The same, but of a gradient that `add` refuses with NonFiniteError says so by false.
+  bool add_if_finite(Context& ctx, ConstMatrixView<T> dw, double weight = 1) {
     require_shape("gradient", dw.rows, dw.cols, out_, in_, "out x in of the accumulator");
     if (!(weight >= 0) || !std::isfinite(weight)) {
       throw ValueError("weight of gradient " + std::to_string(count_) + " is " + std::to_string(weight) +
                        ", expected finite and >= 0");
     }
     const double energy = dw.empty() ? 0.0 : Backend::template squared_norm<T>(ctx, dw);
-    if (!std::isfinite(energy)) refuse(ctx, dw);
+    if (!std::isfinite(energy)) return false;
     if (energy > 0 && weight > 0) {
       auto frame = ctx.frame();
       // Squares of very small or large entries leave the range of T: a power of two brings them back.
@@ -102,11 +106,13 @@ class HosvdAccumulator {
     }
     total_energy_ += options_.normalize && energy > 0 ? weight : weight * energy;
     ++count_;
+    return true;
   }
 
   /// Adds the sums of another accumulator: the same as its gradients added here, to the rounding of double.
   /// Throws ShapeError when the extents differ, ValueError when the sides, the normalisation or their form
-  /// (Gram sums, sketch, its columns and seed) do; nothing has changed then.
+  /// (Gram sums, sketch, its columns and seed) do, NonFiniteError when the other's sums hold NaN or Inf (from another
+  /// process, say: `add` lets none in); nothing has changed then.
   void merge(Context& ctx, const HosvdAccumulator& other) {
     require_shape("accumulator", other.out_, other.in_, out_, in_, "out x in of this accumulator");
     if (options_.normalize != other.options_.normalize) {
@@ -114,6 +120,13 @@ class HosvdAccumulator {
     }
     require_alike(out_sums_, other.out_sums_, GradientSide::out, other);
     require_alike(in_sums_, other.in_sums_, GradientSide::in, other);
+    for (const GradientSide side : {GradientSide::out, GradientSide::in}) {
+      const Sums& sums = other.of(side);
+      if (!sums.sums.empty() && Backend::template first_nonfinite<double>(ctx, sums.view()) >= 0) {
+        throw NonFiniteError(std::string("merge: the other accumulator's sums of the ") + to_string(side) +
+                             " side hold NaN or Inf, expected finite numbers");
+      }
+    }
     for (const auto& [to, from] :
          {std::pair(&out_sums_, &other.out_sums_), std::pair(&in_sums_, &other.in_sums_)}) {
       if (to->sums.empty()) continue;

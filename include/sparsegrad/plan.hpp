@@ -40,7 +40,15 @@ struct SideShape {
   index_t rank = 0;
 };
 
-/// Work between two optimizer steps.
+namespace detail {
+template <class T, class Backend>
+SideShape shape_of(const BasisSide<T, Backend>& side) {
+  return {side.kind(), side.extent(), side.rank()};
+}
+}  // namespace detail
+
+/// Work between two optimizer steps, as far as the choice of a plan goes: any number of tokens is computed right, but
+/// an engine whose batches are not near the default should say so (LinearOptions::workload, set_plan).
 struct Workload {
   index_t tokens = 2048;      ///< of one micro-batch
   index_t micro_batches = 1;  ///< before one optimizer step
@@ -62,10 +70,24 @@ struct CostModel {
     return n * static_cast<double>(side.rank) * v;
   }
 
+  /// R^T A C, A [rows.extent, cols.extent], by A C first, or by R^T A first.
+  double columns_then_rows(const SideShape& rows, const SideShape& cols) const {
+    return projection(cols, rows.extent) + projection(rows, cols.rank);
+  }
+  double rows_then_columns(const SideShape& rows, const SideShape& cols) const {
+    return projection(rows, cols.extent) + projection(cols, rows.rank);
+  }
+  /// The order of two projections, and, each being the other backwards, of the two expansions R D C^T.
+  bool projects_columns_first(const SideShape& rows, const SideShape& cols) const {
+    return columns_then_rows(rows, cols) <= rows_then_columns(rows, cols);
+  }
+  bool expands_columns_first(const SideShape& rows, const SideShape& cols) const {
+    return rows_then_columns(rows, cols) <= columns_then_rows(rows, cols);
+  }
+
   /// W [rows, cols] += R D C^T with D as a dense matrix.
   double dense_expansion(const SideShape& rows, const SideShape& cols) const {
-    const double halves = std::fmin(projection(cols, rows.rank) + projection(rows, cols.extent),
-                                    projection(rows, cols.rank) + projection(cols, rows.extent));
+    const double halves = std::fmin(columns_then_rows(rows, cols), rows_then_columns(rows, cols));
     return halves + moved(rows.extent, cols.extent);
   }
 
@@ -101,8 +123,7 @@ struct CostModel {
     if (in_first) micro += projection(in, work.tokens);
     double end = 0;
     if (!out_first && !in_first) {
-      end = std::fmin(projection(in, rows) + projection(out, in.rank),
-                      projection(out, cols) + projection(in, out.rank));
+      end = std::fmin(columns_then_rows(out, in), rows_then_columns(out, in));
     } else if (!in_first) {
       end = projection(in, rows);
     } else if (!out_first) {

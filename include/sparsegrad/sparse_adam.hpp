@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <limits>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -60,6 +61,7 @@ enum class MomentsPolicy {
 struct SparseAdamOptions {
   double beta1 = 0.9;
   double beta2 = 0.999;
+  /// At least the smallest normal number of the moments' type: an entry without any gradient gets d = 0, not 0 / 0.
   double eps = 1e-8;
   AdamSemantics semantics = AdamSemantics::torch;
   /// Entries of a compact state; 0: dense. A capacity whose compact form is no smaller than the dense one is
@@ -146,7 +148,8 @@ class SparseAdam {
   using Context = typename Backend::Context;
   using Gradient = SparseGradient<T, Backend>;
 
-  /// Throws ValueError unless 0 <= beta < 1, eps > 0 (0 allowed), capacity >= 0 and rows * cols < 2^31.
+  /// Throws ValueError unless 0 <= beta < 1, eps is at least T's smallest normal number, capacity >= 0 and
+  /// rows * cols < 2^31.
   SparseAdam(Context& ctx, index_t rows, index_t cols, const SparseAdamOptions& options = {})
       : options_(options) {
     require_options(options);
@@ -223,6 +226,17 @@ class SparseAdam {
     }
   }
 
+  /// Makes room for S where `step` would go dense to have it (Overflow::go_dense), and changes no moment: a caller with
+  /// many states so takes the memory of all before the first of them steps.
+  void make_room(Context& ctx, const Gradient& s) {
+    if (!compact_ || options_.overflow != Overflow::go_dense) return;
+    if (held_count_ + s.count() <= options_.capacity) return;
+    auto frame = ctx.frame();
+    if (s.count() > options_.capacity || held_count_ + find(ctx, frame, s).fresh_count > options_.capacity) {
+      make_dense(ctx);
+    }
+  }
+
   /// One step. D, another object than S, gets the update on S's support (dense_core: on all entries of the
   /// state, or on the whole core, the rest being 0, when D was made for that) and carries -lr. When it throws, nothing has changed but D. Throws what `check` throws;
   /// ValueError for a learning rate or scale that is not finite or when D.capacity() <
@@ -263,7 +277,7 @@ class SparseAdam {
           make_dense(ctx);
           report.went_dense = true;
         } else if (excess > 0) {
-          evict(ctx, s, excess);
+          evict(ctx, s, excess);  // takes more scratch memory than what follows: that cannot run out
           report.evicted = excess;
           slots = find(ctx, frame, s, slots);
         }
@@ -359,10 +373,11 @@ class SparseAdam {
   /// Under per_entry_step both moments are first freed of their entries' own bias, and then given that of the
   /// largest count, which becomes every entry's. A compact state stays as large as it was: of m' the entries
   /// with the largest absolute values are kept. The step count stays. `reset` empties the state instead. The
-  /// core may change its extents. Throws ShapeError unless `from` belongs to this core and both bases to
+  /// core may change its extents, and the state its `capacity` with them (left out: it stays; one that went dense stays
+  /// dense). Throws ShapeError unless `from` belongs to this core and both bases to
   /// weights of the same extents. Allocates; when it throws, nothing has changed.
   RebaseReport rebase(Context& ctx, const TuckerBasis<T, Backend>& from, const TuckerBasis<T, Backend>& to,
-                      MomentsPolicy policy);
+                      MomentsPolicy policy, std::optional<index_t> capacity = {});
 
   /// Calls f(name, view) for every array of the state, in the order step, index (compact only), m, v, count
   /// (per_entry_step only): `view` is a std::span of const std::int64_t ("step", in host memory),
@@ -434,8 +449,12 @@ class SparseAdam {
                          " < 1");
       }
     }
-    if (!(o.eps >= 0) || !std::isfinite(o.eps)) {
-      throw ValueError("eps is " + std::to_string(o.eps) + ", expected a finite number >= 0");
+    constexpr auto least = static_cast<double>(std::numeric_limits<T>::min());
+    if (!(o.eps >= least && o.eps <= static_cast<double>(std::numeric_limits<T>::max()))) {
+      char text[96];
+      std::snprintf(text, sizeof text,
+                    "eps is %.3g, expected a finite number >= %.3g, the smallest normal one", o.eps, least);
+      throw ValueError(text);
     }
     if (o.capacity < 0)
       throw ValueError("capacity is " + std::to_string(o.capacity) + ", expected >= 0 (0: dense)");
@@ -565,7 +584,8 @@ class SparseAdam {
 
 template <class T, class Backend>
 RebaseReport SparseAdam<T, Backend>::rebase(Context& ctx, const TuckerBasis<T, Backend>& from,
-                                            const TuckerBasis<T, Backend>& to, MomentsPolicy policy) {
+                                            const TuckerBasis<T, Backend>& to, MomentsPolicy policy,
+                                            std::optional<index_t> capacity) {
   require_shape("the old basis's core", from.rows(), from.cols(), rows_, cols_,
                 "rows x cols of the optimizer's core");
   require_shape("the new basis's gradient", to.out_extent(), to.in_extent(), from.out_extent(),
@@ -573,6 +593,9 @@ RebaseReport SparseAdam<T, Backend>::rebase(Context& ctx, const TuckerBasis<T, B
   const index_t rows = to.rows();
   const index_t cols = to.cols();
   require_extents(rows, cols);
+  SparseAdamOptions options = options_;
+  options.capacity = capacity.value_or(options_.capacity);
+  require_options(options);
 
   const SparseAdamState<T> old = state(ctx);
   RebaseReport report;
@@ -580,8 +603,8 @@ RebaseReport SparseAdam<T, Backend>::rebase(Context& ctx, const TuckerBasis<T, B
     report.energy_before += static_cast<double>(x) * static_cast<double>(x);
 
   if (policy == MomentsPolicy::reset) {
-    if (rows != rows_ || cols != cols_) {
-      *this = SparseAdam(ctx, rows, cols, options_);
+    if (rows != rows_ || cols != cols_ || options != options_) {
+      *this = SparseAdam(ctx, rows, cols, options);
     } else {
       reset(ctx);
     }
@@ -623,17 +646,17 @@ RebaseReport SparseAdam<T, Backend>::rebase(Context& ctx, const TuckerBasis<T, B
     nonzero += x != T(0) ? 1 : 0;
   }
 
-  SparseAdam next(ctx, rows, cols, options_);
-  if (next.compact_ && !compact_) next.make_dense(ctx);
+  SparseAdam next(ctx, rows, cols, options);
+  if (next.compact_ && !compact_ && options.overflow == Overflow::go_dense) next.make_dense(ctx);
   SparseAdamState<T> made;
   made.rows = rows;
   made.cols = cols;
-  made.options = options_;
+  made.options = options;
   made.steps = steps_;
   made.compact = next.compact_;
   double kept = carried;
   if (next.compact_) {
-    const index_t n = std::min({next.options_.capacity, held_count_, nonzero});
+    const index_t n = std::min({next.options_.capacity, size(), nonzero});
     made.index.resize(static_cast<std::size_t>(n));
     made.m.resize(made.index.size());
     made.v.resize(made.index.size());
@@ -750,6 +773,10 @@ void SparseAdam<T, Backend>::require_state(const SparseAdamState<T>& s) const {
   require_count("v", s.v.size(), entries);
   require_count("count", s.count.size(), has_counts() ? entries : 0);
   if (!s.compact) require_count("index", s.index.size(), 0);
+  if (!s.compact && options_.overflow != Overflow::go_dense && starts_compact(rows_, cols_, options_)) {
+    throw ValueError(std::string("the saved state is dense, expected compact under overflow policy ") +
+                     to_string(options_.overflow));
+  }
   if (s.compact && static_cast<index_t>(entries) > options_.capacity) {
     throw ValueError("the saved state has " + std::to_string(entries) +
                      " entries, expected at most its capacity " + std::to_string(options_.capacity));

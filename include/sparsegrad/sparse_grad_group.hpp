@@ -6,11 +6,14 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <numeric>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "batched_step.hpp"
+#include "error_feedback.hpp"
 #include "rank_rule.hpp"
 #include "sparse_adam.hpp"
 #include "sparse_grad_linear.hpp"
@@ -32,6 +35,7 @@ struct BasisRules {
 /// How the bases of a group are fitted.
 struct BasisRecipe {
   BasisScope scope = BasisScope::kind;
+  /// Asked by `collect`, once for each basis to come, with the kind of its (first) layer.
   std::function<BasisRules(const std::string& kind)> rules = [](const std::string&) { return BasisRules{}; };
   bool normalize = false;                         ///< every gradient enters with norm 1
   index_t gram_limit_bytes = index_t{512} << 20;  ///< a side
@@ -43,9 +47,10 @@ struct GroupOptions {
   SparseAdamOptions adam = {};  ///< its capacity is set by the next option
   double capacity_factor = 4;   ///< optimizer state for this many times the kept entries; 0: dense state
   NonFinite non_finite = NonFinite::raise;
-  bool share_gradient_memory =
-      false;  ///< one gradient memory for all layers: call select(ctx, i) after the last
-              ///< backward of layer i, before the next layer's
+  /// One gradient memory for all layers, which take turns in it: finish layer i by select(ctx, i), or while only
+  /// collecting by end_collecting_step(ctx, i), after its backward of the last micro-batch and before the next layer's
+  /// first backward, which else throws StateError.
+  bool share_gradient_memory = false;
 };
 
 /// One optimizer step.
@@ -53,14 +58,19 @@ struct GroupStep {
   double learning_rate = 1e-4;
   double weight_decay = 0;
   double grad_scale = 1;
-  double clip_norm =
-      0;  ///< when positive: the gradient is scaled so that the norm of all cores is at most this
+  /// When positive: all gradients are scaled by min(1, clip_norm / norm), norm that of all cores (of a fixed support's
+  /// values) together after grad_scale, before a selector adds anything. Layers selected before the step must have been
+  /// so with need_norm.
+  double clip_norm = 0;
 };
 
 struct GroupReport {
   index_t kept = 0;      ///< entries of all sparse gradients
+  index_t left_out = 0;  ///< layers without a gradient in this step: nothing of theirs has changed
   double core_norm = 0;  ///< of all cores after grad_scale; computed for clipping only
-  bool skipped = false;  ///< NaN or Inf under NonFinite::skip: nothing has changed
+  /// NaN or Inf under NonFinite::skip: no weight and no optimizer state has changed, the gradients are forgotten, kept is
+  /// 0. While collecting, the accumulators have the layers' finite gradients.
+  bool skipped = false;
 };
 
 /// Bytes by purpose; shared bases are counted once.
@@ -71,16 +81,36 @@ struct GroupMemory {
   index_t bases = 0;
   index_t collection = 0;
   index_t deltas = 0;
+  index_t residuals = 0;  ///< of ErrorFeedback
 };
 
-/// Layers (borrowed) with one SparseAdam each.
+/// What a group needs, beside weights and options, to go on as if it had not stopped: see SparseGradGroup::state.
+template <class C, class Backend>
+struct GroupState {
+  struct Layer {
+    std::string kind;
+    std::shared_ptr<const TuckerBasis<C, Backend>> basis;  ///< one object for the layers that share it
+    Plan plan;
+    SparseAdamState<C> adam;
+    std::optional<SparseGradient<C, Backend>> delta;  ///< of a layer that keeps one
+    std::vector<stored_index_t> support;              ///< positions of a fixed support; empty: none
+    std::vector<C> residual;                          ///< of ErrorFeedback, [r, c] row by row; empty: 0
+  };
+  std::vector<Layer> layers;
+};
+
+/// Layers with one SparseAdam each. The layers are borrowed and must live while the group is used. When the group ends
+/// first they go on as they are, no longer collecting, and a shared gradient memory stays theirs.
 ///
-///     SparseGradGroup<float> group(ctx, options);
+///     SparseGradGroup<float> group(options);
 ///     group.add(ctx, up, "up");  group.add(ctx, down, "down");
 ///     group.collect(ctx, recipe);            // phase 1: every step's gradients feed the accumulators
 ///     ... forward, backward, group.end_collecting_step(ctx) ...
 ///     group.refresh(ctx);                    // bases fitted, optimizer states made for them
 ///     ... forward, backward, group.step(ctx, {.learning_rate = 1e-4}) ...
+///
+/// What a call refuses it refuses before anything has changed. (Where memory runs out, in a step without `reserve` or in
+/// a change of bases, only the calls that say so have changed nothing.)
 template <class T, class Backend = DefaultBackend>
 class SparseGradGroup {
  public:
@@ -88,6 +118,9 @@ class SparseGradGroup {
   using Context = typename Backend::Context;
   using Layer = SparseGradLinear<T, Backend>;
   using Basis = TuckerBasis<C, Backend>;
+  using Feedback = ErrorFeedback<C, Backend>;
+  using Reduce = typename Layer::Reduce;
+  using State = GroupState<C, Backend>;
   /// As SparseGradLinear::select's: fills the sparse gradient, whose capacity is the layer's `kept` entries.
   using Selector =
       std::function<SelectReport(Context&, MatrixView<C> core, SparseGradient<C, Backend>&, NonFinite)>;
@@ -99,22 +132,27 @@ class SparseGradGroup {
     if (!(options_.capacity_factor >= 0)) {
       throw ValueError("capacity_factor is " + std::to_string(options_.capacity_factor) + ", expected >= 0");
     }
+    if (options_.share_gradient_memory) shared_gradient_ = std::make_shared<GradientMemory<C, Backend>>();
   }
 
-  /// Adds a layer, which must outlive the group; returns its number. `kind` names the layers that share a basis under
-  /// BasisScope::kind; they must have the same extents (checked by collect).
+  /// Adds a layer; returns its number. `kind` names the layers that share a basis under BasisScope::kind; they must have
+  /// the same extents (checked by collect). Throws StateError while collecting, or, where gradient memory is shared, when
+  /// the layer holds a gradient or the memory must grow in another's turn.
   index_t add(Context& ctx, Layer& layer, const std::string& kind) {
     require_host_counts("add");
+    if (collecting())
+      throw StateError("add: gradients are being collected; call refresh or stop_collecting first");
     Member member;
     member.layer = &layer;
     member.kind = kind;
     prepare(ctx, member);
+    if (shared_gradient_ != nullptr) layer.borrow_gradient_memory(ctx, shared_gradient_);
     members_.push_back(std::move(member));
-    if (options_.share_gradient_memory) share_memory(ctx);
     return size() - 1;
   }
 
   index_t size() const { return static_cast<index_t>(members_.size()); }
+  /// These throw ValueError for a number that no layer has.
   Layer& layer(index_t i) { return *at(i).layer; }
   const std::string& kind(index_t i) const { return at(i).kind; }
   /// Throws StateError during a collection before the first step, when there is none yet.
@@ -126,17 +164,54 @@ class SparseGradGroup {
   /// The sparse gradient of the last selection.
   const SparseGradient<C, Backend>& gradient(index_t i) const { return at(i).gradient; }
   /// Entries that the layer keeps in a step.
-  index_t kept(index_t i) const { return wanted(at(i)); }
+  index_t kept(index_t i) const { return wanted(*at(i).layer, *at(i).layer->basis()); }
   const GroupOptions& options() const { return options_; }
 
   /// Selects every layer's entries with this in place of TopK; null: TopK again. GroupOptions' entries (or share) then say
   /// how many there may be at most.
   void use_selector(Selector selector) { selector_ = std::move(selector); }
+  /// The same for one layer; null: that of all layers again.
+  void use_selector(index_t i, Selector selector) {
+    Member& m = at(i);
+    m.selector = std::move(selector);
+    m.feedback = nullptr;
+  }
+  void use_selector(index_t i, std::nullptr_t) { use_selector(i, Selector()); }
+  /// Error feedback for one layer, by an object of its own: its residual is kept after every step that was taken, and
+  /// reset when the layer's basis changes. Throws StateError with share_gradient_memory, where the core is gone before
+  /// the step is taken; ValueError when another layer has this object.
+  void use_selector(Context& ctx, index_t i, std::shared_ptr<Feedback> feedback) {
+    Member& m = at(i);
+    if (feedback != nullptr && shared_gradient_ != nullptr) {
+      throw StateError(
+          "use_selector: error feedback needs each layer's core until the step is taken; it excludes "
+          "share_gradient_memory");
+    }
+    for (const Member& other : members_) {
+      if (feedback != nullptr && &other != &m && other.feedback == feedback)
+        throw ValueError("use_selector: layer " + std::to_string(&other - members_.data()) +
+                         " uses this ErrorFeedback, whose residual is one layer's own");
+    }
+    if (feedback != nullptr) feedback->reserve(ctx, m.layer->basis()->rows(), m.layer->basis()->cols());
+    m.selector = nullptr;
+    m.feedback = std::move(feedback);
+  }
+
+  /// For data-parallel training: `reduce(ctx, G)` makes G the sum over all processes, in place (MPI_Allreduce, NCCL),
+  /// once for each layer and step, when the layer is selected or its collecting step ends: the core [r, c], the values of
+  /// a fixed support [1, k], or, while collecting, the whole weight gradient [out, in], before the accumulator sees it. So
+  /// all processes fit the same bases and take the same steps. All must finish the same layers in the same order; layers
+  /// without a gradient of their own take part with 0. Null: none. Throws StateError while a layer holds a gradient.
+  void use_reduce(Reduce reduce) {
+    require_idle("use_reduce");
+    reduce_ = std::move(reduce);
+  }
 
   /// After this no call of a step with up to `max_tokens` tokens allocates (but for Overflow::go_dense, once).
   void reserve(Context& ctx, index_t max_tokens) {
     for (Member& m : members_)
-      m.layer->reserve(ctx, max_tokens, m.update == nullptr ? wanted(m) : m.update->capacity());
+      m.layer->reserve(ctx, max_tokens,
+                       m.update == nullptr ? wanted(*m.layer, *m.layer->basis()) : m.update->capacity());
     if constexpr (BatchedBackend<Backend>) {
       index_t entries = 0;
       for (const Member& m : members_)
@@ -146,100 +221,125 @@ class SparseGradGroup {
   }
 
   /// Starts to feed every step's gradients to accumulators, as `recipe` shares them. Collecting again starts anew.
-  /// Throws ShapeError when layers of one kind differ in extents under BasisScope::kind.
-  void collect(Context& ctx, BasisRecipe recipe) {
+  /// Throws ShapeError when layers of one kind differ in extents under BasisScope::kind, StateError while a layer holds a
+  /// gradient or, where gradients are needed, has a fixed support; what recipe.rules throws. Nothing has changed then.
+  void collect(Context& ctx, const BasisRecipe& recipe) {
     require_host_counts("collect");
-    recipe_ = std::move(recipe);
-    collections_.clear();
-    for (Member& m : members_) {
+    require_idle("collect");
+    std::map<std::string, Collection> fresh;
+    std::vector<Collection*> of;
+    for (const Member& m : members_) {
       const std::string key =
-          recipe_.scope == BasisScope::kind ? m.kind : std::to_string(&m - members_.data());
-      auto [place, fresh] = collections_.try_emplace(key);
+          recipe.scope == BasisScope::kind ? m.kind : std::to_string(&m - members_.data());
+      auto [place, first] = fresh.try_emplace(key);
       Collection& shared = place->second;
       const index_t out = m.layer->out_extent();
       const index_t in = m.layer->in_extent();
-      if (fresh) {
-        shared.rules = recipe_.rules(m.kind);
+      if (first) {
+        shared.rules = recipe.rules(m.kind);
         HosvdOptions options;
         options.out_side = shared.rules.out.needs_gradients();
         options.in_side = shared.rules.in.needs_gradients();
-        options.normalize = recipe_.normalize;
-        options.gram_limit_bytes = recipe_.gram_limit_bytes;
-        shared.accumulator = std::make_unique<HosvdAccumulator<C, Backend>>(ctx, out, in, options);
+        options.normalize = recipe.normalize;
+        options.gram_limit_bytes = recipe.gram_limit_bytes;
+        shared.accumulator = std::make_shared<Accumulator>(ctx, out, in, options);
       } else if (shared.accumulator->out() != out || shared.accumulator->in() != in) {
-        const std::string found = shape_text(out, in);
-        const std::string expected = shape_text(shared.accumulator->out(), shared.accumulator->in());
-        collections_.clear();
-        throw ShapeError("a layer of kind '" + m.kind + "' is " + found + ", another " + expected +
+        throw ShapeError("a layer of kind '" + m.kind + "' is " + shape_text(out, in) + ", another " +
+                         shape_text(shared.accumulator->out(), shared.accumulator->in()) +
                          "; layers of one kind share a basis and must have the same extents");
       }
-      m.collection = &shared;
+      m.layer->require_collectable("collect", shared.needs_gradients());
+      of.push_back(&shared);
     }
-    for (Member& m : members_) {
-      const bool needed =
-          m.collection->rules.out.needs_gradients() || m.collection->rules.in.needs_gradients();
-      m.layer->collect(ctx, needed ? m.collection->accumulator.get() : nullptr);
+    collections_ = std::move(fresh);
+    for (std::size_t i = 0; i < members_.size(); ++i) {
+      Member& m = members_[i];
+      m.collection = of[i];
+      m.layer->collect(ctx, of[i]->needs_gradients() ? of[i]->accumulator : nullptr);
       // Nothing was learned yet, and the basis to come has states of another shape.
-      if (m.adam != nullptr && m.adam->steps() == 0 && !m.selected) forget_state(m);
+      if (m.adam != nullptr && m.adam->steps() == 0) forget_state(m);
     }
-    if (options_.share_gradient_memory) share_memory(ctx);
   }
   bool collecting() const { return !collections_.empty(); }
 
-  /// Ends a collection without a fit: bases and moments stay as they are.
+  /// Ends a collection without a fit: bases and moments stay as they are. Throws StateError while a layer holds a
+  /// gradient; nothing has changed then.
   void stop_collecting(Context& ctx) {
+    require_idle("stop_collecting");
     for (Member& m : members_) {
       m.layer->collect(ctx, nullptr);
       m.collection = nullptr;
+      m.progress = Progress::gathering;
       if (m.adam == nullptr) prepare(ctx, m);
     }
     collections_.clear();
-    if (options_.share_gradient_memory) share_memory(ctx);
   }
 
-  /// Finishes a step of which only the gradients are wanted: hands them to the accumulators, then forgets them.
+  /// Finishes a step of which only the gradients are wanted: hands them to the accumulators, then forgets them. NaN and
+  /// Inf: NonFiniteError under NonFinite::raise, else that layer's gradient is left out.
   void end_collecting_step(Context& ctx) {
-    for (Member& m : members_) {
-      m.layer->core(ctx);
-      m.layer->clear(ctx);
-    }
+    for (Member& m : members_)
+      if (m.progress == Progress::gathering || m.progress == Progress::finished) end_collecting_step(ctx, m);
+    clear(ctx);
   }
+  /// The same for layer i alone, whose gradient memory is free then; end_collecting_step(ctx) ends the step of all.
+  void end_collecting_step(Context& ctx, index_t i) { end_collecting_step(ctx, at(i)); }
 
-  /// Fits the bases from what was collected, sets them and rebases the optimizers; ends the collection. Without
-  /// `collect` before it, every basis is made by `recipe` from no gradients (random and fast sides).
-  void refresh(Context& ctx, MomentsPolicy moments = MomentsPolicy::reset) {
+  /// Fits the bases from what was collected, sets them and rebases the optimizers; ends the collection. (Rules that need
+  /// no gradients want a `collect` as well, but no step after it.) Returns what the rebase of each layer did, zeros under
+  /// MomentsPolicy::reset. Throws StateError without `collect`, while a layer holds a gradient or an unmerged delta, or
+  /// when gradients were needed and none came; what TuckerBasis::fit throws. Nothing has changed then.
+  std::vector<RebaseReport> refresh(Context& ctx, MomentsPolicy moments = MomentsPolicy::reset) {
     if (!collecting()) throw StateError("refresh: nothing was collected; call collect first");
     require_host_counts("refresh");
+    require_idle("refresh");
+    for (const Member& m : members_)
+      m.layer->require_rebasable("refresh");
     for (auto& [key, shared] : collections_) {
       shared.basis = Basis::fit(ctx, *shared.accumulator, shared.rules.out, shared.rules.in);
     }
+    std::vector<RebaseReport> reports;
     for (Member& m : members_) {
       m.layer->collect(ctx, nullptr);
-      set_basis(ctx, m, m.collection->basis, moments);
+      reports.push_back(set_basis(ctx, m, m.collection->basis, moments));
       m.collection = nullptr;
+      m.progress = Progress::gathering;
     }
     collections_.clear();
-    if (options_.share_gradient_memory) share_memory(ctx);
+    return reports;
   }
 
-  /// Sets a basis of the caller's own for one layer.
-  void set_basis(Context& ctx, index_t i, std::shared_ptr<const Basis> basis,
-                 MomentsPolicy moments = MomentsPolicy::reset) {
+  /// Sets a basis of the caller's own for one layer; null: none. Returns what the rebase of its optimizer did, zeros
+  /// under MomentsPolicy::reset. Throws ShapeError; StateError while the layer holds a gradient, a selection that no step
+  /// has taken, or an unmerged delta. Nothing has changed then.
+  RebaseReport set_basis(Context& ctx, index_t i, std::shared_ptr<const Basis> basis,
+                         MomentsPolicy moments = MomentsPolicy::reset) {
     require_host_counts("set_basis");
-    set_basis(ctx, at(i), std::move(basis), moments);
-    if (options_.share_gradient_memory) share_memory(ctx);
+    return set_basis(ctx, at(i), std::move(basis), moments);
   }
 
-  /// Selects layer i's entries now; `step` then does not select it again.
+  /// Selects layer i's entries now; `step` then does not select it again. Without a gradient it keeps nothing and the
+  /// layer is left out of the step. `need_norm`: also computes the norm that a step with clip_norm wants of layers that
+  /// were selected before it. Throws what the selector throws, and StateError, with share_gradient_memory, for a second
+  /// selection in one step.
   SelectReport select(Context& ctx, index_t i, bool need_norm = false) {
-    return select(ctx, at(i), need_norm);
+    Member& m = at(i);
+    require_one_selection(m);
+    if (!takes_part(m)) return {};
+    return select(ctx, m, need_norm);
   }
 
-  /// The step of all layers: select; check everything; then moments, weights, clear. When it throws, no weight and no
-  /// optimizer state has changed; the gradients are kept, so that the caller can look at them. On a BatchedBackend
+  /// The finished gradient of layer i, after `use_reduce`'s function: SparseGradLinear::gradient.
+  MatrixView<C> finish(Context& ctx, index_t i) { return finish(ctx, at(i)); }
+
+  /// The step of all layers: select; check everything; then moments, weights, clear. A layer without a gradient since the
+  /// last clear is left out, as if it were not in the group. When it throws, no weight and no optimizer state has changed;
+  /// the gradients are kept, so that the caller can look at them. On a BatchedBackend
   /// layers that select by TopK do so together, and those with a dense state that update a weight through a basis (and
   /// have gradient memory of their own) take the rest of the step together (BatchedStep).
-  /// Throws NonFiniteError under NonFinite::raise, CapacityError under Overflow::error, ValueError for bad options.
+  /// Throws NonFiniteError under NonFinite::raise, CapacityError under Overflow::error, ValueError for bad options,
+  /// StateError for a merged adapter, a norm that select did not compute (clip_norm), or backward after select in shared
+  /// gradient memory.
   GroupReport step(Context& ctx, const GroupStep& options) {
     if (!(options.learning_rate >= 0) || !std::isfinite(options.learning_rate)) {
       throw ValueError("learning_rate is " + std::to_string(options.learning_rate) +
@@ -256,12 +356,22 @@ class SparseGradGroup {
     GroupReport report;
     double squares = 0;
     const bool clip = options.clip_norm > 0;
+    for (const Member& m : members_)
+      require_one_selection(m);
     if constexpr (BatchedBackend<Backend>) select_together(ctx, clip);
     for (Member& m : members_) {
-      const SelectReport selected = m.selected ? SelectReport{} : select(ctx, m, clip);
-      report.skipped = report.skipped || m.skipped || selected.skipped;
+      if (!takes_part(m)) {
+        ++report.left_out;
+        continue;
+      }
+      if (!selected(m)) select(ctx, m, clip);
+      report.skipped = report.skipped || m.progress == Progress::skipped;
       report.kept += m.gradient.count();
-      squares += m.squared_norm;
+      if (clip && !m.squared_norm && m.progress != Progress::skipped) {
+        throw StateError("step: clip_norm needs the norm of layer " + number(m) +
+                         ", which was selected without; call select(ctx, " + number(m) + ", true)");
+      }
+      squares += m.squared_norm.value_or(0);
     }
     if (report.skipped) {
       clear(ctx);
@@ -273,18 +383,33 @@ class SparseGradGroup {
       report.core_norm = std::sqrt(squares) * std::abs(scale);
       if (report.core_norm > options.clip_norm) scale *= options.clip_norm / report.core_norm;
     }
-    for (Member& m : members_)
+    for (Member& m : members_) {
+      if (!selected(m)) continue;
+      m.layer->require_updatable("step");
       m.adam->check(ctx, m.gradient);
+      if (m.update->capacity() < m.adam->update_capacity(m.gradient.count())) {
+        throw StateError("step: the update of layer " + number(m) + " has room for " +
+                         std::to_string(m.update->capacity()) + " entries, its optimizer may change " +
+                         std::to_string(m.adam->update_capacity(m.gradient.count())) +
+                         "; its state was changed from outside");
+      }
+    }
+    for (Member& m : members_) {
+      if (!selected(m)) continue;
+      m.adam->make_room(ctx, m.gradient);
+      if (m.feedback != nullptr && !m.layer->has_fixed_support())
+        m.feedback->keep(ctx, m.layer->gradient(ctx), m.gradient);
+    }
     const StepOptions step_options{.learning_rate = options.learning_rate, .grad_scale = scale};
     if constexpr (BatchedBackend<Backend>) {
       together_.clear();
       for (Member& m : members_)
-        if (steps_together(m)) together_.add(*m.layer, m.gradient, *m.adam, counter(m));
+        if (selected(m) && steps_together(m)) together_.add(*m.layer, m.gradient, *m.adam, counter(m));
       if (!counters_.empty()) require_all_together();
       together_.update(ctx, step_options, decay);
     }
     for (Member& m : members_) {
-      if (steps_together(m)) continue;
+      if (!selected(m) || steps_together(m)) continue;
       m.adam->step(ctx, m.gradient, step_options, *m.update);
       m.layer->apply(ctx, *m.update, decay);
     }
@@ -318,9 +443,65 @@ class SparseGradGroup {
   void clear(Context& ctx) {
     for (Member& m : members_) {
       m.layer->clear(ctx);
-      m.selected = false;
-      m.skipped = false;
-      m.squared_norm = 0;
+      m.progress = Progress::gathering;
+      m.squared_norm.reset();
+    }
+  }
+
+  /// All that a checkpoint must hold beside the weights (and the caller's own options): bases, plans, optimizer states,
+  /// deltas, fixed supports, residuals; arrays in host memory. Throws StateError while gradients are collected or held, or
+  /// for a merged adapter.
+  State state(Context& ctx) const {
+    require_restorable("state");
+    State state;
+    for (const Member& m : members_) {
+      if (m.layer->merged())
+        throw StateError("state: the adapter of layer " + number(m) + " is merged; unmerge it first");
+      typename State::Layer saved;
+      saved.kind = m.kind;
+      saved.basis = m.layer->basis();
+      saved.plan = m.layer->plan();
+      saved.adam = m.adam->state(ctx);
+      if (m.layer->keeps_delta()) saved.delta = m.layer->export_delta(ctx);
+      saved.support = positions(ctx, m.layer->support());
+      if (m.feedback != nullptr) saved.residual = m.feedback->host_residual(ctx);
+      state.layers.push_back(std::move(saved));
+    }
+    return state;
+  }
+
+  /// Takes a state over, into a group with the same options and layers (and ErrorFeedback where it had some), whose
+  /// weights the caller restores. The plans stay until a basis changes or set_plan is called. Throws ValueError, naming
+  /// layer and difference, or StateError as `state`; nothing has changed then.
+  void restore(Context& ctx, const State& state) {
+    require_host_counts("restore");
+    require_restorable("restore");
+    if (state.layers.size() != members_.size()) {
+      throw ValueError("the saved state has " + std::to_string(state.layers.size()) + " layers, expected " +
+                       std::to_string(members_.size()));
+    }
+    for (std::size_t i = 0; i < members_.size(); ++i) {
+      try {
+        require_state(ctx, members_[i], state.layers[i]);
+      } catch (const Error& error) {
+        throw ValueError("layer " + std::to_string(i) + ": " + error.what());
+      }
+    }
+    for (std::size_t i = 0; i < members_.size(); ++i) {
+      Member& m = members_[i];
+      const typename State::Layer& saved = state.layers[i];
+      if (m.layer->keeps_delta()) m.layer->reset_delta(ctx);
+      m.layer->set_basis(ctx, saved.basis, saved.plan);
+      if (!saved.support.empty()) m.layer->set_support(ctx, support(ctx, *saved.basis, saved.support));
+      prepare(ctx, m);
+      m.adam->restore(ctx, saved.adam);
+      make_gradients(ctx, m);
+      if (saved.delta) m.layer->set_delta(ctx, *saved.delta);
+      if (m.feedback == nullptr) continue;
+      m.feedback->reset();
+      m.feedback->reserve(ctx, saved.basis->rows(), saved.basis->cols());
+      if (!saved.residual.empty())
+        m.feedback->restore(ctx, saved.basis->rows(), saved.basis->cols(), saved.residual);
     }
   }
 
@@ -338,41 +519,78 @@ class SparseGradGroup {
       sum.sparse_gradients += m.gradient.bytes();
       if (m.update != nullptr && first_time(m.update.get())) sum.sparse_gradients += m.update->bytes();
       if (m.adam != nullptr) sum.optimizer += m.adam->bytes();
+      if (m.feedback != nullptr) sum.residuals += m.feedback->bytes();
       if (first_time(m.layer->basis().get())) sum.bases += m.layer->basis()->bytes();
     }
-    sum.gradients += shared_gradient_.bytes();
+    if (shared_gradient_ != nullptr) sum.gradients += shared_gradient_->bytes();
     for (const auto& [key, shared] : collections_)
       sum.collection += shared.accumulator->bytes();
     return sum;
   }
 
  private:
+  using Accumulator = HosvdAccumulator<C, Backend>;
+
   struct Collection {
     BasisRules rules;
-    std::unique_ptr<HosvdAccumulator<C, Backend>> accumulator;
+    std::shared_ptr<Accumulator> accumulator;
     std::shared_ptr<const Basis> basis;
+
+    bool needs_gradients() const { return rules.out.needs_gradients() || rules.in.needs_gradients(); }
+  };
+  /// How far a layer is in the present step.
+  enum class Progress {
+    gathering,  ///< backward may come; also a layer without any gradient
+    finished,   ///< the gradient is complete and reduced
+    selected,   ///< the sparse gradient is there for `step` to take
+    skipped,    ///< NaN or Inf under NonFinite::skip
+    collected,  ///< only the accumulator has it, by end_collecting_step(ctx, i)
   };
   struct Member {
     Layer* layer = nullptr;
     std::string kind;
     SparseGradient<C, Backend> gradient;
     std::shared_ptr<SparseGradient<C, Backend>> update;  ///< shared by layers of the same core
-    std::unique_ptr<SparseAdam<C, Backend>> adam;
-    Collection* collection = nullptr;
-    bool selected = false;
-    bool skipped = false;
-    double squared_norm = 0;
+    std::unique_ptr<SparseAdam<C, Backend>> adam;        ///< null until the first collection's end
+    Collection* collection = nullptr;                    ///< null unless collecting
+    Selector selector;                                   ///< null: the group's
+    std::shared_ptr<Feedback> feedback;                  ///< in place of a selector
+    Progress progress = Progress::gathering;
+    std::optional<double> squared_norm;  ///< of the gradient, where select computed it
   };
 
-  Member& at(index_t i) { return members_.at(static_cast<std::size_t>(i)); }
-  const Member& at(index_t i) const { return members_.at(static_cast<std::size_t>(i)); }
+  Member& at(index_t i) { return members_[place(i)]; }
+  const Member& at(index_t i) const { return members_[place(i)]; }
+  std::size_t place(index_t i) const {
+    if (i < 0 || i >= size()) {
+      throw ValueError("layer " + std::to_string(i) + ", expected 0 <= layer < " + std::to_string(size()));
+    }
+    return static_cast<std::size_t>(i);
+  }
+  std::string number(const Member& m) const { return std::to_string(&m - members_.data()); }
 
-  /// Entries to keep of the layer's present core.
-  index_t wanted(const Member& m) const {
-    const index_t asked =
-        options_.entries > 0 ? options_.entries
-                             : TopK::fraction(options_.share, m.layer->out_extent() * m.layer->in_extent()).k;
-    return std::min(asked, m.layer->basis()->rows() * m.layer->basis()->cols());
+  static bool selected(const Member& m) {
+    return m.progress == Progress::selected || m.progress == Progress::skipped;
+  }
+  /// Whether the layer has a gradient in this step, or must see to that of other processes.
+  bool takes_part(const Member& m) const {
+    if (m.progress == Progress::collected) return m.layer->accumulating();
+    return m.progress != Progress::gathering || m.layer->accumulating() || reduce_;
+  }
+
+  /// Entries to keep of the layer's core in this basis.
+  index_t wanted(const Layer& layer, const Basis& basis) const {
+    const index_t asked = options_.entries > 0
+                              ? options_.entries
+                              : TopK::fraction(options_.share, layer.out_extent() * layer.in_extent()).k;
+    return std::min(asked, basis.rows() * basis.cols());
+  }
+  /// The optimizer's options for the layer's core in this basis.
+  SparseAdamOptions adam_options(const Layer& layer, const Basis& basis) const {
+    SparseAdamOptions adam = options_.adam;
+    const double room = options_.capacity_factor * static_cast<double>(wanted(layer, basis));
+    adam.capacity = room < static_cast<double>(basis.rows() * basis.cols()) ? static_cast<index_t>(room) : 0;
+    return adam;
   }
 
   static void forget_state(Member& m) {
@@ -383,16 +601,21 @@ class SparseGradGroup {
 
   /// Sparse gradient, update and optimizer for the layer's present core.
   void prepare(Context& ctx, Member& m) {
-    const index_t rows = m.layer->basis()->rows();
-    const index_t cols = m.layer->basis()->cols();
-    const index_t k = wanted(m);
+    const Basis& basis = *m.layer->basis();
     forget_state(m);  // before the new state takes its memory
-    m.gradient = SparseGradient<C, Backend>(ctx, rows, cols, k);
-    SparseAdamOptions adam = options_.adam;
-    const double room = options_.capacity_factor * static_cast<double>(k);
-    adam.capacity = room < static_cast<double>(rows * cols) ? static_cast<index_t>(room) : 0;
-    m.adam = std::make_unique<SparseAdam<C, Backend>>(ctx, rows, cols, adam);
+    m.adam = std::make_unique<SparseAdam<C, Backend>>(ctx, basis.rows(), basis.cols(),
+                                                      adam_options(*m.layer, basis));
+    make_gradients(ctx, m);
+  }
+  /// Sparse gradient and update for the layer's present core and optimizer.
+  void make_gradients(Context& ctx, Member& m) {
+    const index_t rows = m.adam->rows();
+    const index_t cols = m.adam->cols();
+    const index_t k = wanted(*m.layer, *m.layer->basis());
     const index_t entries = m.adam->update_capacity(k);
+    m.gradient = {};
+    m.update = nullptr;
+    m.gradient = SparseGradient<C, Backend>(ctx, rows, cols, k);
     for (const Member& other : members_) {
       if (&other != &m && other.update != nullptr && other.update->rows() == rows &&
           other.update->cols() == cols && other.update->capacity() == entries) {
@@ -403,25 +626,100 @@ class SparseGradGroup {
       m.update = std::make_shared<SparseGradient<C, Backend>>(ctx, rows, cols, entries);
   }
 
-  void set_basis(Context& ctx, Member& m, std::shared_ptr<const Basis> basis, MomentsPolicy moments) {
-    const std::shared_ptr<const Basis> before = m.layer->basis();
+  RebaseReport set_basis(Context& ctx, Member& m, std::shared_ptr<const Basis> basis, MomentsPolicy moments) {
+    require_idle("set_basis", m);
+    m.layer->require_rebasable("set_basis");
+    const index_t out = m.layer->out_extent();
+    const index_t in = m.layer->in_extent();
+    if (basis == nullptr) basis = Basis::identity(out, in);
+    require_shape("basis", basis->out_extent(), basis->in_extent(), out, in, "out x in of the layer");
+    const bool moved = moments == MomentsPolicy::transport && m.adam != nullptr;
+    RebaseReport report;
+    if (moved) {
+      report =
+          m.adam->rebase(ctx, *m.layer->basis(), *basis, moments, adam_options(*m.layer, *basis).capacity);
+    }
     m.layer->set_basis(ctx, std::move(basis));
-    const Basis& now = *m.layer->basis();
-    if (moments == MomentsPolicy::transport && m.adam != nullptr && before->rows() == now.rows() &&
-        before->cols() == now.cols()) {
-      m.adam->rebase(ctx, *before, now, moments);
+    if (moved) {
+      make_gradients(ctx, m);
     } else {
       prepare(ctx, m);
     }
+    if (m.feedback != nullptr) {
+      m.feedback->reset();
+      m.feedback->reserve(ctx, m.layer->basis()->rows(), m.layer->basis()->cols());
+    }
+    return report;
   }
 
-  void share_memory(Context& ctx) {
-    index_t most = 0;
+  void require_idle(const char* call) const {
     for (const Member& m : members_)
-      most = std::max(most, m.layer->gradient_count());
-    if (most > shared_gradient_.size()) shared_gradient_.resize(ctx, most);
-    for (const Member& m : members_)
-      m.layer->borrow_gradient_memory(ctx, shared_gradient_.data());
+      require_idle(call, m);
+  }
+  void require_idle(const char* call, const Member& m) const {
+    const bool idle = m.progress == Progress::gathering || m.progress == Progress::collected;
+    if (m.layer->accumulating() || !idle) {
+      throw StateError(std::string(call) + ": layer " + number(m) +
+                       " holds a gradient of this step; call step or clear first");
+    }
+  }
+  void require_restorable(const char* call) const {
+    if (collecting())
+      throw StateError(std::string(call) +
+                       ": gradients are being collected; call refresh or stop_collecting first");
+    require_idle(call);
+  }
+  /// With shared memory the gradient of a selected layer is gone, and another would take its place unseen.
+  void require_one_selection(const Member& m) const {
+    if (shared_gradient_ == nullptr || !selected(m) || !m.layer->accumulating()) return;
+    throw StateError("layer " + number(m) +
+                     " had a backward after its selection; with share_gradient_memory select after the last "
+                     "micro-batch's backward");
+  }
+  void require_state(Context& ctx, const Member& m, const typename State::Layer& saved) const {
+    if (saved.kind != m.kind)
+      throw ValueError("the saved kind is '" + saved.kind + "', expected '" + m.kind + "'");
+    if (saved.basis == nullptr) throw ValueError("the saved basis is null");
+    const Basis& basis = *saved.basis;
+    const index_t rows = basis.rows();
+    const index_t cols = basis.cols();
+    require_shape("the saved basis", basis.out_extent(), basis.in_extent(), m.layer->out_extent(),
+                  m.layer->in_extent(), "out x in of the layer");
+    SparseAdam<C, Backend>(ctx, rows, cols, adam_options(*m.layer, basis)).restore(ctx, saved.adam);
+    if (saved.delta.has_value() != m.layer->keeps_delta()) {
+      throw ValueError(saved.delta ? "the saved state has a delta, and the layer keeps none"
+                                   : "the saved state has no delta, and the layer keeps one");
+    }
+    if (saved.delta) {
+      require_shape("the saved delta", saved.delta->rows(), saved.delta->cols(), rows, cols,
+                    "rows x cols of the core");
+    }
+    if (!saved.support.empty()) (void)support(ctx, basis, saved.support);
+    if (saved.residual.empty()) return;
+    if (m.feedback == nullptr)
+      throw ValueError("the saved state has a residual; call use_selector with an ErrorFeedback first");
+    if (static_cast<index_t>(saved.residual.size()) != rows * cols) {
+      throw ValueError("the saved residual has " + std::to_string(saved.residual.size()) +
+                       " numbers, expected " + std::to_string(rows * cols));
+    }
+  }
+
+  static std::vector<stored_index_t> positions(Context& ctx, const SparseGradient<C, Backend>& support) {
+    std::vector<stored_index_t> host(static_cast<std::size_t>(support.count()));
+    if (support.dense()) {
+      std::iota(host.begin(), host.end(), 0);
+    } else if (!host.empty()) {
+      Backend::template download<stored_index_t>(ctx, support.indices(), host.data(), support.count());
+    }
+    return host;
+  }
+  static SparseGradient<C, Backend> support(Context& ctx, const Basis& basis,
+                                            const std::vector<stored_index_t>& positions) {
+    SparseGradient<C, Backend> made(
+        ctx, basis.rows(), basis.cols(),
+        std::min(static_cast<index_t>(positions.size()), basis.rows() * basis.cols()));
+    made.assign(ctx, positions, std::vector<C>(positions.size()));
+    return made;
   }
 
   /// Selects the layers that are not yet selected, where TopK does it.
@@ -430,23 +728,26 @@ class SparseGradGroup {
     together_.clear();
     chosen_.clear();
     for (Member& m : members_) {
-      if (m.selected || m.layer->has_fixed_support()) continue;
+      if (selected(m) || !takes_part(m) || m.selector || m.feedback != nullptr ||
+          m.layer->has_fixed_support())
+        continue;
       if (m.adam == nullptr) prepare(ctx, m);
+      finish(ctx, m);
       together_.add(*m.layer, m.gradient, *m.adam);
       chosen_.push_back(&m);
     }
     if (together_.empty()) return;
     const index_t bad = together_.select(ctx, options_.non_finite != NonFinite::propagate);
+    SelectReport report;
     if (bad >= 0) {
-      Member& m = *chosen_[static_cast<std::size_t>(bad)];
-      SelectReport report;
-      detail::check_finite<C, Backend>(ctx, m.gradient, options_.non_finite, report);
-      m.skipped = report.skipped;
+      detail::check_finite<C, Backend>(ctx, chosen_[static_cast<std::size_t>(bad)]->gradient,
+                                       options_.non_finite, report);
     }
     for (Member* m : chosen_) {
       if (need_norms) m->squared_norm = Backend::template squared_norm<C>(ctx, m->layer->core(ctx));
-      m->selected = true;
+      m->progress = Progress::selected;
     }
+    if (report.skipped) chosen_[static_cast<std::size_t>(bad)]->progress = Progress::skipped;
   }
 
   bool steps_together(const Member& m) const {
@@ -462,34 +763,60 @@ class SparseGradGroup {
   }
   void require_all_together() const {
     for (const Member& m : members_) {
-      if (!steps_together(m)) {
+      if (selected(m) && !steps_together(m)) {
         throw StateError(
-            "step: layer " + std::to_string(&m - members_.data()) +
+            "step: layer " + number(m) +
             " cannot count on the device: it needs a dense optimizer state, a basis, a weight that is "
             "updated itself, and gradient memory of its own");
       }
     }
   }
 
+  MatrixView<C> finish(Context& ctx, Member& m) {
+    const bool first = m.progress == Progress::gathering || m.progress == Progress::collected;
+    if (reduce_ && m.layer->finished() && first) {
+      throw StateError(
+          "layer " + number(m) +
+          " was finished (core, gradient, select) before it could be reduced; call the group's finish");
+    }
+    const MatrixView<C> gradient = m.layer->gradient(ctx, options_.non_finite, reduce_);
+    if (first) m.progress = Progress::finished;
+    return gradient;
+  }
+
   SelectReport select(Context& ctx, Member& m, bool need_norm) {
     if (m.adam == nullptr) prepare(ctx, m);  // a step before the refresh that the collection is for
-    if (need_norm) m.squared_norm = Backend::template squared_norm<C>(ctx, m.layer->core(ctx));
-    const SelectReport report =
-        selector_ ? m.layer->select(ctx, selector_, m.gradient, options_.non_finite)
-                  : m.layer->select(ctx, TopK{m.gradient.capacity()}, m.gradient, options_.non_finite);
-    m.selected = true;
-    m.skipped = report.skipped;
+    const MatrixView<C> gradient = finish(ctx, m);
+    m.squared_norm.reset();
+    if (need_norm) m.squared_norm = Backend::template squared_norm<C>(ctx, gradient);
+    const NonFinite policy = options_.non_finite;
+    const Selector& selector = m.selector ? m.selector : selector_;
+    SelectReport report;
+    if (m.feedback != nullptr) {
+      report = m.layer->select(ctx, *m.feedback, m.gradient, policy);
+    } else if (selector) {
+      report = m.layer->select(ctx, selector, m.gradient, policy);
+    } else {
+      report = m.layer->select(ctx, TopK{m.gradient.capacity()}, m.gradient, policy);
+    }
+    m.progress = report.skipped ? Progress::skipped : Progress::selected;
     if (options_.share_gradient_memory) m.layer->clear(ctx);
     return report;
   }
 
+  void end_collecting_step(Context& ctx, Member& m) {
+    if (m.layer->accumulating() || reduce_) finish(ctx, m);
+    m.layer->clear(ctx);
+    m.progress = Progress::collected;
+  }
+
   GroupOptions options_;
   Selector selector_;
+  Reduce reduce_;
   std::vector<Member> members_;
-  BasisRecipe recipe_;
   std::map<std::string, Collection> collections_;
-  Buffer<C, Backend> shared_gradient_;
-  BatchedStep<T, Backend> together_;  ///< of a BatchedBackend
+  std::shared_ptr<GradientMemory<C, Backend>> shared_gradient_;  ///< null unless shared
+  BatchedStep<T, Backend> together_;                             ///< of a BatchedBackend
   std::vector<Member*> chosen_;
   Buffer<std::int64_t, Backend> counters_;  ///< steps of each layer, while they count on the device
 };

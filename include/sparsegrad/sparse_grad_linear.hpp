@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -43,7 +44,53 @@ template <class Backend>
 inline constexpr bool stores_parameters<float16, Backend> = NarrowBackend<Backend, float16>;
 }  // namespace detail
 
-/// What `backward` needs of a `forward`: x itself, or x U in the memory that the caller gave.
+/// Gradient memory that layers take turns in: from a layer's first backward (or add_gradient, core, select) until its
+/// `clear` it is that layer's, and the same calls of the others throw StateError.
+template <class C, class Backend>
+class GradientMemory {
+ public:
+  index_t size() const { return memory_.size(); }
+  index_t bytes() const { return memory_.bytes(); }
+  bool in_use() const { return in_use_; }
+
+ private:
+  template <class, class>
+  friend class SparseGradLinear;
+
+  /// Ends the turn, of a memory that lives until then.
+  struct End {
+    std::shared_ptr<GradientMemory> owner;
+    void operator()(GradientMemory* memory) const noexcept { memory->in_use_ = false; }
+  };
+  using Turn = std::unique_ptr<GradientMemory, End>;
+
+  static Turn begin(const std::shared_ptr<GradientMemory>& memory) {
+    if (memory->in_use_) {
+      throw StateError(
+          "the shared gradient memory holds another layer's gradient: select that layer's entries (or clear "
+          "it) before "
+          "the next layer's backward");
+    }
+    memory->in_use_ = true;
+    return Turn(memory.get(), End{memory});
+  }
+  void require_room(index_t count) const {
+    if (count > memory_.size() && in_use_) {
+      throw StateError("the shared gradient memory of " + std::to_string(memory_.size()) +
+                       " elements must grow to " + std::to_string(count) +
+                       ", but holds a layer's gradient; select that layer's entries (or clear it) first");
+    }
+  }
+  void grow(typename Backend::Context& ctx, index_t count) {
+    if (count > memory_.size()) memory_.resize(ctx, count);
+  }
+
+  Buffer<C, Backend> memory_;
+  bool in_use_ = false;
+};
+
+/// What `backward` needs of a `forward`: x itself, or x U in the memory that the caller gave. One from before a
+/// set_basis is of no use afterwards: backward throws where the extents show it, and else computes with the wrong U.
 template <class T>
 struct SavedInput {
   MatrixView<const T> input;
@@ -78,6 +125,9 @@ class SparseGradLinear {
   using C = compute_t<T>;
   using Context = typename Backend::Context;
   using Basis = TuckerBasis<C, Backend>;
+  using Accumulator = HosvdAccumulator<C, Backend>;
+  /// Adds up a finished gradient over processes, in place: see `gradient`.
+  using Reduce = std::function<void(Context&, MatrixView<C>)>;
 
   /// `weight` is [out, in] or, by option, [in, out]; `bias` [out] or null.
   /// Throws ShapeError when the weight is empty, ValueError for options that exclude each other: a weight narrower than
@@ -137,81 +187,114 @@ class SparseGradLinear {
     }
   }
   T* bias() const { return bias_; }
+  /// Whether there is a gradient: from the first backward, add_gradient, core or select until clear.
   bool accumulating() const { return state_ != State::empty; }
+  /// Whether that gradient is complete: core, gradient or select was called.
+  bool finished() const { return state_ == State::finished; }
+  bool collecting() const { return !accumulator_.expired(); }
   /// Whether only the gradient at a support given before is computed, so that there is no core.
   bool has_fixed_support() const { return fixed(); }
   /// Bytes owned: the gradient, the adapter's or tracked delta, the fixed support. The basis is shared and not counted.
   index_t gradient_bytes() const { return gradient_.bytes() + support_values_.bytes(); }
   index_t delta_bytes() const { return delta_.bytes() + support_.bytes(); }
 
-  /// Sets the basis and chooses the plan anew. Throws ShapeError when its extents are not the layer's, StateError
-  /// in the middle of an accumulation or while a delta is held.
-  void set_basis(Context& ctx, std::shared_ptr<const Basis> basis) {
-    if (basis == nullptr) basis = Basis::identity(ctx, out_, in_);
+  /// Sets the basis, null for none, and chooses the plan anew; `plan` is taken in place of the choice (a checkpoint's),
+  /// until the next. A merged adapter's delta stays in the weight for good: the adapter begins anew, at 0. Throws
+  /// ShapeError when the basis's extents are not the layer's; StateError in the middle of an accumulation, or while a
+  /// delta is held that is not merged, since it has no meaning in another basis.
+  void set_basis(Context& ctx, std::shared_ptr<const Basis> basis, std::optional<Plan> plan = {}) {
+    if (basis == nullptr) basis = Basis::identity(out_, in_);
     require_shape("basis", basis->out_extent(), basis->in_extent(), out_, in_, "out x in of the layer");
-    require_idle("set_basis");
-    if (delta_used_)
-      throw StateError("set_basis: the layer holds a delta in its present basis; merge or export it first");
+    require_rebasable("set_basis");
+    if (!plan) plan = options_.plan;
+    const Order order = order_of(*basis, plan, options_.workload, collecting(), false);
+    require_room(order);
     if constexpr (is_narrow<T>) narrow_ = &basis->template narrow<T>(ctx);
     basis_ = std::move(basis);
     support_ = {};
     support_values_.release();
-    choose(ctx);
-    if (options_.mode == UpdateMode::adapter || options_.track_delta) {
-      delta_.resize(ctx, basis_->rows() * basis_->cols());
+    take_order(ctx, order);
+    delta_used_ = false;
+    merged_ = false;
+    if (keeps_delta()) delta_.resize(ctx, basis_->rows() * basis_->cols());
+  }
+
+  /// Throws what set_basis would throw at any basis of this layer's extents: StateError.
+  void require_rebasable(const char* call) const {
+    require_idle(call);
+    if (delta_used_ && !merged_) {
+      throw StateError(
+          std::string(call) +
+          ": the layer holds a delta in its present basis; merge it, or export it and call reset_delta");
     }
   }
 
   /// Chooses the plan anew for another workload, or takes the given one. Throws StateError in an accumulation.
   void set_plan(Context& ctx, std::optional<Plan> plan, Workload workload = {}) {
     require_idle("set_plan");
+    const Order order = order_of(*basis_, plan, workload, collecting(), fixed());
+    require_room(order);
     options_.plan = plan;
     options_.workload = workload;
-    choose(ctx);
+    take_order(ctx, order);
   }
 
   /// From now on only the gradient at these entries is computed, by a sampled product and without a dense core (SDDMM);
-  /// an empty gradient object ends that. Throws StateError in an accumulation or while collecting.
+  /// an empty gradient object ends that. Throws ShapeError; StateError in an accumulation or while collecting.
   void set_support(Context& ctx, const SparseGradient<C, Backend>& support) {
     require_idle("set_support");
-    if (accumulator_ != nullptr)
+    if (collecting())
       throw StateError("set_support: the layer is collecting gradients, which needs them whole");
-    if (support.count() == 0 && support.capacity() == 0) {
+    const bool ends = support.count() == 0 && support.capacity() == 0;
+    if (!ends) {
+      require_shape("support", support.rows(), support.cols(), basis_->rows(), basis_->cols(),
+                    "rows x cols of the core");
+    }
+    const Order order = order_of(*basis_, options_.plan, options_.workload, false, !ends);
+    require_room(order);
+    if (ends) {
       support_ = {};
       support_values_.release();
     } else {
-      require_shape("support", support.rows(), support.cols(), basis_->rows(), basis_->cols(),
-                    "rows x cols of the core");
       SparseGradient<C, Backend> own(ctx, support.rows(), support.cols(), support.count());
       own.copy_support(ctx, support);
-      support_ = std::move(own);
       support_values_.resize(ctx, support.count());
+      support_ = std::move(own);
     }
-    choose(ctx);
+    take_order(ctx, order);
   }
+  /// The fixed support, its values without meaning; empty where there is none.
+  const SparseGradient<C, Backend>& support() const { return support_; }
 
-  /// Uses `memory` [out * in elements at most, see gradient_count()] for the gradient in place of own memory; null: own
-  /// memory again. Layers that are selected one after the other may share it. Throws StateError in an accumulation.
-  void borrow_gradient_memory(Context& ctx, C* memory) {
+  /// Uses `memory`, which grows to what the layer's present and later plans need, in place of gradient memory of the
+  /// layer's own; null: own memory again. Layers of one context that take turns may share it (GradientMemory). Throws
+  /// StateError in an accumulation, or when the memory must grow in the middle of another layer's turn.
+  void borrow_gradient_memory(Context& ctx, std::shared_ptr<GradientMemory<C, Backend>> memory) {
     require_idle("borrow_gradient_memory");
-    borrowed_ = memory;
-    allocate(ctx);
+    const index_t count = fixed() ? 0 : gradient_count();
+    if (memory != nullptr) memory->require_room(count);
+    turn_.reset();
+    shared_ = std::move(memory);
+    take_order(ctx, {plan_, count});
   }
   /// Elements of gradient memory that the present plan needs.
-  index_t gradient_count() const {
-    return accumulator_ != nullptr ? out_ * in_
-                                   : std::max(sum_rows() * sum_cols(), basis_->rows() * basis_->cols());
-  }
+  index_t gradient_count() const { return count_of(*basis_, plan_); }
 
-  /// While set, every step's whole weight gradient also goes to the accumulator, at the first call of core or select.
-  /// Set it before forward: a collecting step keeps X and forms dW. Null ends it. Throws StateError in an accumulation
-  /// or with a fixed support.
-  void collect(Context& ctx, HosvdAccumulator<C, Backend>* accumulator) {
-    require_idle("collect");
-    if (accumulator != nullptr && fixed())
-      throw StateError("collect: the layer has a fixed support; end it first");
+  /// As long as the accumulator lives, every step's whole weight gradient also goes to it, when it is finished (core,
+  /// gradient, select). Set it before forward: a collecting step keeps X and forms dW. Null ends it, and chooses the
+  /// plan anew. Throws StateError in an accumulation or with a fixed support.
+  void collect(Context& ctx, const std::shared_ptr<Accumulator>& accumulator) {
+    require_collectable("collect", accumulator != nullptr);
+    const Order order = order_of(*basis_, options_.plan, options_.workload, accumulator != nullptr, fixed());
+    require_room(order);
     accumulator_ = accumulator;
-    choose(ctx);
+    take_order(ctx, order);
+  }
+  /// Throws what `collect` would throw: StateError.
+  void require_collectable(const char* call, bool accumulates) const {
+    require_idle(call);
+    if (accumulates && fixed())
+      throw StateError(std::string(call) + ": the layer has a fixed support; end it first");
   }
 
   /// After this no call of a step with up to `max_tokens` tokens allocates. `update_capacity`: the most entries of an
@@ -239,18 +322,18 @@ class SparseGradLinear {
 
   /// y = x W^T + b, X [tokens, in], Y [tokens, out]. `keep` [tokens, kept_cols()] receives x U where kept_cols() > 0;
   /// without it x is kept. What the result refers to must live until its backward.
-  /// Throws ShapeError.
+  /// Throws ShapeError, before anything is written.
   SavedInput<T> forward(Context& ctx, ConstMatrixView<T> x, MatrixView<T> y, MatrixView<T> keep = {}) const {
     require_shape("X", x.rows, x.cols, x.rows, in_, "tokens x in");
     require_shape("Y", y.rows, y.cols, x.rows, out_, "tokens x out");
+    const bool narrow = kept_cols() > 0 && keep.cols > 0;
+    if (narrow) require_shape("keep", keep.rows, keep.cols, x.rows, kept_cols(), "tokens x kept_cols()");
     if (weight_.data != nullptr) {
       Backend::template gemm<T>(ctx, Op::none, weight_op(Op::transpose), C(1), x, weight_, C(0), y);
     }
     if (bias_ != nullptr) Backend::template add_to_rows<T>(ctx, bias_, y);
     SavedInput<T> saved{x, false};
-    const bool narrow = kept_cols() > 0 && keep.cols > 0;
     if (narrow) {
-      require_shape("keep", keep.rows, keep.cols, x.rows, kept_cols(), "tokens x kept_cols()");
       token_basis().in().project_columns(ctx, x, keep);
       saved = {keep, true};
     }
@@ -272,7 +355,8 @@ class SparseGradLinear {
 
   /// dX = dY W (written; skipped when empty), db += column sums of dY (skipped when null), and the layer's gradient
   /// += that of these tokens. An adapter without a weight adds its term to dX instead of writing it.
-  /// Throws ShapeError; StateError after core() or select() until clear(). Nothing has changed when it throws.
+  /// Throws ShapeError; StateError after core() or select() until clear(), or in another layer's turn of a shared
+  /// gradient memory. Nothing has changed then.
   void backward(Context& ctx, ConstMatrixView<T> dy, const SavedInput<T>& saved, MatrixView<T> dx, C* db) {
     require_shape("dY", dy.rows, dy.cols, saved.input.rows, out_, "tokens x out");
     require_shape("saved input", saved.input.rows, saved.input.cols, dy.rows,
@@ -284,6 +368,7 @@ class SparseGradLinear {
       throw StateError(
           "backward: the saved input is x U, but the layer needs x; it was made before collect or set_plan");
     }
+    const bool first = begin(ctx);
     if (db != nullptr && dy.rows > 0) Backend::template column_sums<T>(ctx, dy, db);
 
     auto frame = ctx.frame();
@@ -310,8 +395,6 @@ class SparseGradLinear {
       x_u = projected_input(ctx, frame, saved.input);
     const MatrixView<const T> left = plan_.out == SideOrder::project_first ? dy_v : dy;
     if (fixed()) {
-      if (state_ == State::empty)
-        Backend::template zero<C>(ctx, support_values_.data(), support_values_.size());
       if (support_.dense()) {
         add_product(ctx, left, x_u, C(1), support_values_.matrix(basis_->rows(), basis_->cols()));
       } else {
@@ -319,7 +402,7 @@ class SparseGradLinear {
                                              basis_->cols(), support_values_.data());
       }
     } else {
-      add_product(ctx, left, x_u, state_ == State::empty ? C(0) : C(1), sum());
+      add_product(ctx, left, x_u, first ? C(0) : C(1), sum());
     }
     state_ = State::open;
   }
@@ -329,6 +412,7 @@ class SparseGradLinear {
   void add_gradient(Context& ctx, ConstMatrixView<C> dw) {
     require_shape("dW", dw.rows, dw.cols, out_, in_, "out x in");
     require_open("add_gradient");
+    const bool first = begin(ctx);
     auto frame = ctx.frame();
     MatrixView<const C> g = dw;
     if (plan_.out == SideOrder::project_first) {
@@ -350,11 +434,9 @@ class SparseGradLinear {
         Backend::template gather<C>(ctx, whole.data, support_.indices(), support_.count(), gathered);
         values = gathered;
       }
-      if (state_ == State::empty)
-        Backend::template zero<C>(ctx, support_values_.data(), support_values_.size());
       Backend::template add<C>(ctx, C(1), MatrixView<const C>(values, 1, support_.count()),
                                support_values_.matrix(1, support_.count()));
-    } else if (state_ == State::empty) {
+    } else if (first) {
       Backend::template copy<C>(ctx, g, sum());
     } else {
       Backend::template add<C>(ctx, C(1), g, sum());
@@ -362,41 +444,63 @@ class SparseGradLinear {
     state_ = State::open;
   }
 
-  /// The finished core gradient [r, c], contiguous and mutable: all-reduce or clip it here. The sum is projected where
-  /// the plan left that to the end, and handed to the accumulator while collecting; further calls return the same view
-  /// until `clear`. Without any backward it is zero. Throws StateError with a fixed support, NonFiniteError from the
-  /// accumulator.
-  MatrixView<C> core(Context& ctx) {
-    if (fixed()) throw StateError("core: the layer has a fixed support and forms no dense core; use select");
-    if (state_ != State::finished) {
+  /// The finished gradient, contiguous and mutable until `select`: the core [r, c], or, with a fixed support, the values
+  /// at its entries [1, k]. At the first call
+  ///   1. `reduce(ctx, G)`, if given, is to make G, linear in the data, the sum over all processes, in place: while
+  ///      collecting G is the whole weight gradient [out, in], else the core or the values;
+  ///   2. while collecting, the whole weight gradient goes to the accumulator: under NonFinite::raise one with NaN or Inf
+  ///      throws NonFiniteError, otherwise it is left out of the accumulator;
+  ///   3. the sum is projected where the plan left that to the end (before 1 where nothing is collected).
+  /// Further calls return the same view until `clear`. Without any backward it is 0, which is reduced as well, but not
+  /// collected unless `reduce` is given: other processes may have a gradient.
+  /// Throws StateError in another layer's turn of a shared gradient memory.
+  MatrixView<C> gradient(Context& ctx, NonFinite policy = NonFinite::raise, const Reduce& reduce = nullptr) {
+    if (state_ == State::finished) return finished_gradient();
+    const bool collects = state_ != State::empty || reduce;
+    if (begin(ctx) && !fixed()) Backend::template zero<C>(ctx, memory(), sum().size());
+    const std::shared_ptr<Accumulator> accumulator = accumulator_.lock();
+    if (fixed()) {
+      if (reduce) reduce(ctx, finished_gradient());
+    } else if (accumulator != nullptr) {
       const MatrixView<C> whole = sum();
-      if (state_ == State::empty) Backend::template zero<C>(ctx, whole.data, whole.size());
-      if (accumulator_ != nullptr && state_ == State::open) accumulator_->add(ctx, whole);
-      finish(ctx, whole);
-      state_ = State::finished;
+      if (reduce && state_ != State::reduced) reduce(ctx, whole);
+      state_ = State::reduced;
+      if (collects && policy == NonFinite::raise) {
+        accumulator->add(ctx, whole);
+      } else if (collects) {
+        accumulator->add_if_finite(ctx, whole);
+      }
+      project_sum(ctx, whole);
+    } else {
+      project_sum(ctx, sum());
+      if (reduce) reduce(ctx, finished_gradient());
     }
-    return MatrixView<C>(memory(), basis_->rows(), basis_->cols());
+    state_ = State::finished;
+    return finished_gradient();
+  }
+
+  /// The same, of a layer without fixed support: the core gradient [r, c]. Throws StateError with one.
+  MatrixView<C> core(Context& ctx) {
+    if (fixed())
+      throw StateError("core: the layer has a fixed support and forms no dense core; use gradient or select");
+    return gradient(ctx);
   }
 
   /// Writes the kept entries of the core to `s` [r, c]. `selector(ctx, core, s)` is TopK, FixedSupport or any callable
-  /// that fills s; with a fixed support (set_support) it is not asked. Throws what the selector throws.
+  /// that fills s; with a fixed support (set_support) it is not asked. Throws what the selector and `gradient` throw.
   template <class Selector>
   SelectReport select(Context& ctx, const Selector& selector, SparseGradient<C, Backend>& s,
                       NonFinite policy = NonFinite::raise) {
     require_shape("sparse gradient", s.rows(), s.cols(), basis_->rows(), basis_->cols(),
                   "rows x cols of the core");
+    const MatrixView<C> whole = gradient(ctx, policy);
     if (fixed()) {
       s.copy_support(ctx, support_);
-      if (state_ == State::empty)
-        Backend::template zero<C>(ctx, support_values_.data(), support_values_.size());
-      Backend::template copy<C>(ctx, MatrixView<const C>(support_values_.data(), 1, s.count()),
-                                MatrixView<C>(s.values(), 1, s.count()));
-      state_ = State::finished;
+      Backend::template copy<C>(ctx, whole, MatrixView<C>(s.values(), 1, s.count()));
       SelectReport report{s.count(), s.count(), false, false};
       detail::check_finite<C, Backend>(ctx, s, policy, report);
       return report;
     }
-    const MatrixView<C> whole = core(ctx);
     if constexpr (std::is_invocable_r_v<SelectReport, const Selector&, Context&, MatrixView<C>,
                                         SparseGradient<C, Backend>&, NonFinite>) {
       return selector(ctx, whole, s, policy);
@@ -409,34 +513,68 @@ class SparseGradLinear {
   }
 
   /// W <- (1 - decay) W + V D U^T, in place; D [r, c] carries -lr, decay is learning rate times weight decay. An
-  /// adapter changes its delta alone, by the same rule. Throws ShapeError, ValueError unless 0 <= decay <= 1.
+  /// adapter changes its delta alone, by the same rule. Throws ShapeError, ValueError unless 0 <= decay <= 1, StateError
+  /// for an adapter that is merged; nothing has changed then. (Without `reserve` scratch memory may run out halfway.)
   void apply(Context& ctx, const SparseGradient<C, Backend>& d, double decay = 0) {
     require_shape("update D", d.rows(), d.cols(), basis_->rows(), basis_->cols(), "rows x cols of the core");
     if (!(decay >= 0 && decay <= 1)) {
       throw ValueError("decay is " + std::to_string(decay) +
                        ", expected 0 <= learning rate * weight decay <= 1");
     }
+    require_updatable("apply");
     const auto keep = static_cast<C>(1 - decay);
     if (options_.mode == UpdateMode::adapter) {
-      if (merged_) throw StateError("apply: the adapter is merged into the weight; unmerge it first");
-      if (decay != 0) Backend::template scale<C>(ctx, keep, delta());
+      if (decay != 0) Backend::template scale<C>(ctx, keep, delta_matrix());
       return add_to_delta(ctx, d);
     }
     if (decay != 0) Backend::template scale<C>(ctx, keep, master());
     add_expanded<C, Backend>(ctx, *basis_, d, options_.layout, master(), options_.cost_model);
     round_master(ctx);
     if (options_.track_delta) {
-      if (decay != 0) Backend::template scale<C>(ctx, keep, delta());
+      if (decay != 0) Backend::template scale<C>(ctx, keep, delta_matrix());
       add_to_delta(ctx, d);
     }
   }
+  /// Throws StateError for a merged adapter, which takes no updates.
+  void require_updatable(const char* call) const {
+    if (merged_)
+      throw StateError(std::string(call) + ": the adapter is merged into the weight; unmerge it first");
+  }
 
-  /// Forgets the gradient: the next backward starts a new sum.
-  void clear(Context&) { state_ = State::empty; }
+  /// Forgets the gradient: the next backward starts a new sum, and a shared gradient memory is free.
+  void clear(Context&) {
+    state_ = State::empty;
+    turn_.reset();
+  }
 
+  /// Whether the layer keeps a delta: an adapter, or one with track_delta.
+  bool keeps_delta() const { return options_.mode == UpdateMode::adapter || options_.track_delta; }
   /// The summed updates [r, c] of an adapter or, with track_delta, of the weight (apart from decay of W itself).
-  MatrixView<C> delta() { return delta_.matrix(basis_->rows(), basis_->cols()); }
-  MatrixView<const C> delta() const { return delta_.matrix(basis_->rows(), basis_->cols()); }
+  /// Throws StateError when the layer keeps none.
+  MatrixView<const C> delta() const {
+    require_delta("delta");
+    return delta_.matrix(basis_->rows(), basis_->cols());
+  }
+
+  /// The delta becomes this one, W stays as it is: for a layer whose weight is that of the delta's checkpoint.
+  /// Throws ShapeError; StateError when the layer keeps no delta, or holds it merged.
+  void set_delta(Context& ctx, const SparseGradient<C, Backend>& delta) {
+    require_delta("set_delta");
+    require_shape("delta", delta.rows(), delta.cols(), basis_->rows(), basis_->cols(),
+                  "rows x cols of the core");
+    require_updatable("set_delta");
+    Backend::template zero<C>(ctx, delta_.data(), delta_.size());
+    add_to_delta(ctx, delta);
+    delta_used_ = delta.count() > 0;
+  }
+  /// The delta becomes 0, W stays as it is; after merge the delta so stays in W for good. Frees the layer for another
+  /// basis. Throws StateError when the layer keeps no delta.
+  void reset_delta(Context& ctx) {
+    require_delta("reset_delta");
+    Backend::template zero<C>(ctx, delta_.data(), delta_.size());
+    delta_used_ = false;
+    merged_ = false;
+  }
 
   /// The delta's non-zero entries, for a file or another process. Allocates. Throws StateError when none is kept.
   SparseGradient<C, Backend> export_delta(Context& ctx) const {
@@ -460,14 +598,21 @@ class SparseGradLinear {
   void import_delta(Context& ctx, const SparseGradient<C, Backend>& delta) { apply(ctx, delta); }
 
   /// W += V Delta U^T; from then on forward is that of a plain layer. Throws StateError for a layer that is not an
-  /// adapter, has no weight, or one narrower than C without a master, or is merged.
+  /// adapter, has no weight, or one narrower than C without a master, or is merged; NonFiniteError when the delta holds
+  /// NaN or Inf, which no unmerge would take out of W again.
   void merge(Context& ctx) { fold(ctx, C(1), "merge"); }
   /// W -= V Delta U^T, to rounding what it was before merge.
   void unmerge(Context& ctx) { fold(ctx, C(-1), "unmerge"); }
   bool merged() const { return merged_; }
 
  private:
-  enum class State { empty, open, finished };
+  enum class State { empty, open, reduced, finished };
+
+  /// A plan and the gradient memory that it needs.
+  struct Order {
+    Plan plan;
+    index_t count = 0;
+  };
 
   void start(Context& ctx) { set_basis(ctx, nullptr); }
 
@@ -481,39 +626,72 @@ class SparseGradLinear {
   }
 
   bool fixed() const { return support_.capacity() > 0; }
-  bool collecting() const { return accumulator_ != nullptr; }
   bool has_adapter_term() const { return options_.mode == UpdateMode::adapter && delta_used_ && !merged_; }
 
   index_t sum_rows() const { return plan_.out == SideOrder::project_first ? basis_->rows() : out_; }
   index_t sum_cols() const { return plan_.in == SideOrder::project_first ? basis_->cols() : in_; }
-  C* memory() { return borrowed_ != nullptr ? borrowed_ : gradient_.data(); }
+  C* memory() { return shared_ != nullptr ? shared_->memory_.data() : gradient_.data(); }
   MatrixView<C> sum() { return MatrixView<C>(memory(), sum_rows(), sum_cols()); }
+  MatrixView<C> finished_gradient() {
+    return fixed() ? support_values_.matrix(1, support_.count())
+                   : MatrixView<C>(memory(), basis_->rows(), basis_->cols());
+  }
+  MatrixView<C> delta_matrix() { return delta_.matrix(basis_->rows(), basis_->cols()); }
+
+  /// Begins the gradient unless there is one; whether it did. Throws StateError before anything has changed.
+  bool begin(Context& ctx) {
+    if (state_ != State::empty) return false;
+    if (fixed()) {
+      Backend::template zero<C>(ctx, support_values_.data(), support_values_.size());
+      return true;
+    }
+    if (shared_ != nullptr && turn_ == nullptr) turn_ = GradientMemory<C, Backend>::begin(shared_);
+    if (memory() == nullptr) {
+      throw StateError(
+          "the layer has no gradient memory: its allocation failed before; call set_plan or set_basis again");
+    }
+    return true;
+  }
 
   Op weight_op(Op as_out_in) const {
     if (options_.layout == WeightLayout::out_in) return as_out_in;
     return as_out_in == Op::none ? Op::transpose : Op::none;
   }
 
-  void choose(Context& ctx) {
-    const SideShape out{basis_->out().kind(), out_, basis_->rows()};
-    const SideShape in{basis_->in().kind(), in_, basis_->cols()};
-    if (collecting()) {
-      plan_ = {SideOrder::multiply_first, SideOrder::multiply_first};
-    } else if (fixed()) {
-      plan_ = {SideOrder::project_first, SideOrder::project_first};
+  Order order_of(const Basis& basis, const std::optional<Plan>& wanted, const Workload& workload,
+                 bool collects, bool fixed) const {
+    const SideShape out = detail::shape_of(basis.out());
+    const SideShape in = detail::shape_of(basis.in());
+    Plan plan;
+    if (collects) {
+      plan = {SideOrder::multiply_first, SideOrder::multiply_first};
+    } else if (fixed) {
+      plan = {SideOrder::project_first, SideOrder::project_first};
     } else {
-      plan_ = options_.plan ? *options_.plan : choose_plan(out, in, options_.workload, options_.cost_model);
+      plan = wanted ? *wanted : choose_plan(out, in, workload, options_.cost_model);
     }
-    if (out.kind == SideKind::identity) plan_.out = SideOrder::multiply_first;
-    if (in.kind == SideKind::identity) plan_.in = SideOrder::multiply_first;
-    allocate(ctx);
+    if (out.kind == SideKind::identity) plan.out = SideOrder::multiply_first;
+    if (in.kind == SideKind::identity) plan.in = SideOrder::multiply_first;
+    return {plan, fixed ? 0 : count_of(basis, plan)};
   }
 
-  void allocate(Context& ctx) {
-    if (borrowed_ != nullptr || fixed()) {
+  /// Elements of the sum, and of the core that takes its place.
+  index_t count_of(const Basis& basis, const Plan& plan) const {
+    const index_t rows = plan.out == SideOrder::project_first ? basis.rows() : out_;
+    const index_t cols = plan.in == SideOrder::project_first ? basis.cols() : in_;
+    return std::max(rows * cols, basis.rows() * basis.cols());
+  }
+
+  void require_room(const Order& order) const {
+    if (shared_ != nullptr) shared_->require_room(order.count);
+  }
+  void take_order(Context& ctx, const Order& order) {
+    plan_ = order.plan;
+    if (shared_ != nullptr) {
       gradient_.release();
+      shared_->grow(ctx, order.count);
     } else {
-      gradient_.resize(ctx, gradient_count());
+      gradient_.resize(ctx, order.count);
     }
   }
 
@@ -562,7 +740,7 @@ class SparseGradLinear {
   }
 
   /// Projects what the plan left, from the front of the gradient memory to the front of it.
-  void finish(Context& ctx, MatrixView<C> whole) {
+  void project_sum(Context& ctx, MatrixView<C> whole) {
     bool out_left = plan_.out == SideOrder::multiply_first && basis_->out().rotates();
     bool in_left = plan_.in == SideOrder::multiply_first && basis_->in().rotates();
     const MatrixView<C> core(memory(), basis_->rows(), basis_->cols());
@@ -578,11 +756,8 @@ class SparseGradLinear {
     if (!out_left && !in_left) return;
     auto frame = ctx.frame();
     if (out_left && in_left) {
-      const SideShape out{basis_->out().kind(), out_, basis_->rows()};
-      const SideShape in{basis_->in().kind(), in_, basis_->cols()};
-      const CostModel& model = options_.cost_model;
-      if (model.projection(in, out_) + model.projection(out, in.rank) <=
-          model.projection(out, in_) + model.projection(in, out.rank)) {
+      if (options_.cost_model.projects_columns_first(detail::shape_of(basis_->out()),
+                                                     detail::shape_of(basis_->in()))) {
         const MatrixView<C> half = frame.template matrix<C>(out_, basis_->cols());
         basis_->in().project_columns(ctx, whole, half);
         basis_->out().project_rows(ctx, half, core);
@@ -604,7 +779,7 @@ class SparseGradLinear {
 
   void add_to_delta(Context& ctx, const SparseGradient<C, Backend>& d) {
     delta_used_ = true;
-    if (d.dense()) return Backend::template add<C>(ctx, C(1), d.matrix(), delta());
+    if (d.dense()) return Backend::template add<C>(ctx, C(1), d.matrix(), delta_matrix());
     auto frame = ctx.frame();
     C* sums = frame.template take<C>(d.count());
     Backend::template gather<C>(ctx, delta_.data(), d.indices(), d.count(), sums);
@@ -625,6 +800,12 @@ class SparseGradLinear {
     if (merged_ == want_merged) {
       throw StateError(std::string(call) + ": the adapter is " + (merged_ ? "merged already" : "not merged"));
     }
+    if (want_merged && Backend::template first_nonfinite<C>(ctx, delta()) >= 0) {
+      const index_t at = Backend::template first_nonfinite<C>(ctx, delta());
+      throw NonFiniteError(std::string(call) + ": the delta holds NaN or Inf at row " +
+                           std::to_string(at / basis_->cols()) + ", column " +
+                           std::to_string(at % basis_->cols()) + "; expected finite numbers");
+    }
     SparseGradient<C, Backend> update = export_delta(ctx);
     Backend::template scale<C>(ctx, sign, MatrixView<C>(update.values(), 1, update.count()));
     add_expanded<C, Backend>(ctx, *basis_, update, options_.layout, master(), options_.cost_model);
@@ -638,7 +819,7 @@ class SparseGradLinear {
     }
   }
   void require_open(const char* call) const {
-    if (state_ == State::finished) {
+    if (state_ == State::reduced || state_ == State::finished) {
       throw StateError(std::string(call) +
                        ": the core of this step is finished; call clear before the next backward");
     }
@@ -660,8 +841,9 @@ class SparseGradLinear {
   const NarrowBasis<T, Backend>* narrow_ = nullptr;  ///< of a narrow T; basis_ owns it
   Plan plan_;
   State state_ = State::empty;
-  HosvdAccumulator<C, Backend>* accumulator_ = nullptr;
-  C* borrowed_ = nullptr;
+  std::weak_ptr<Accumulator> accumulator_;
+  std::shared_ptr<GradientMemory<C, Backend>> shared_;  ///< null: gradient_
+  typename GradientMemory<C, Backend>::Turn turn_;
   Buffer<C, Backend> gradient_;         ///< sum of this step's gradients, then the core
   SparseGradient<C, Backend> support_;  ///< the fixed support, if any
   Buffer<C, Backend> support_values_;

@@ -1,5 +1,5 @@
-// Everything for the host, with Eigen as the default backend. Reaches no CUDA. The files alone: <sparsegrad/io/...>,
-// <sparsegrad/backend/cpu_blas.hpp> and <sparsegrad/backend/reference.hpp> are included by name.
+// Everything for the host, with Eigen as the default backend. Reaches no CUDA. Included by name: the files
+// <sparsegrad/io/...>, <sparsegrad/tensor.hpp>, <sparsegrad/backend/cpu_blas.hpp> and <sparsegrad/backend/reference.hpp>.
 #pragma once
 
 #include "version.hpp"
@@ -10,6 +10,7 @@
 #include "rank_rule.hpp"
 #include "tucker_basis.hpp"
 
+#include "error_feedback.hpp"
 #include "plan.hpp"
 #include "sparse_grad_linear.hpp"
 #include "sparse_gradient.hpp"
@@ -19,5 +20,3 @@
 #include "weight_update.hpp"
 
 #include "sparse_grad_group.hpp"
-
-#include "tensor.hpp"

@@ -9,6 +9,7 @@
 #include "rank_rule.hpp"
 #include "tucker_basis.hpp"
 
+#include "error_feedback.hpp"
 #include "plan.hpp"
 #include "sparse_grad_linear.hpp"
 #include "sparse_gradient.hpp"
@@ -18,5 +19,3 @@
 #include "weight_update.hpp"
 
 #include "sparse_grad_group.hpp"
-
-#include "tensor.hpp"

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 #include <string>
 #include <type_traits>
 
@@ -42,12 +43,16 @@ struct TensorView {
   index_t in = 0;
 
   constexpr TensorView() = default;
-  /// Throws ShapeError when an extent is negative, or data is null though there are elements.
+  /// Throws ShapeError when an extent is negative, the number of elements passes index_t, or data is null though there
+  /// are elements.
   constexpr TensorView(T* data_, index_t n_, index_t out_, index_t in_)
       : data(data_), n(n_), out(out_), in(in_) {
-    if (n < 0 || out < 0 || in < 0 || (data == nullptr && n * out * in > 0)) {
+    constexpr index_t most = std::numeric_limits<index_t>::max();
+    const bool negative = n < 0 || out < 0 || in < 0;
+    const bool empty = n == 0 || out == 0 || in == 0;
+    if (negative || (!empty && (data == nullptr || n > most / out || n * out > most / in))) {
       throw ShapeError("tensor view of " + shape_text() +
-                       ": expected extents >= 0 and data that is not null");
+                       ": expected extents >= 0 whose product is below 2^63, and data that is not null");
     }
   }
   template <class U>

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <string>
 
 #include "core/backend.hpp"
@@ -51,30 +52,43 @@ void check_finite(typename Backend::Context& ctx, SparseGradient<T, Backend>& s,
 
 }  // namespace detail
 
-/// Selector: exactly k entries by largest absolute value, ties by lowest position, -0 equal to 0, |NaN| above Inf.
+namespace detail {
+/// The core as selectors read it: of the shape of s, contiguous. Throws ShapeError.
+template <class T, class Backend>
+void require_core(ConstMatrixView<T> core, const SparseGradient<T, Backend>& s) {
+  require_shape("core", core.rows, core.cols, s.rows(), s.cols(), "rows x cols of the sparse gradient");
+  if (!core.contiguous()) {
+    throw ShapeError("the core's row stride is " + std::to_string(core.stride) +
+                     ", expected a contiguous core of " + std::to_string(core.cols) + " columns");
+  }
+}
+}  // namespace detail
+
+/// Selector: S = top_k(|G~|), exactly k entries by largest absolute value, ties by lowest position, -0 equal to 0,
+/// |NaN| above Inf (SparseGrad, Chekalina et al. 2024).
 /// The same numbers give the same support on every backend and with any number of threads. With k >= rows * cols the
 /// whole core is kept, dense.
 struct TopK {
   index_t k = 0;
 
-  /// k = ceil(share * size), at least 1. Throws ValueError unless 0 < share <= 1.
+  /// k = ceil(share * size), at least 1; a product that is whole but for its rounding counts as whole (0.07 of 100 is
+  /// 7). Throws ValueError unless 0 < share <= 1.
   static TopK fraction(double share, index_t size) {
     if (!(share > 0 && share <= 1)) {
       throw ValueError("the share of kept entries is " + std::to_string(share) + ", expected 0 < share <= 1");
     }
-    return {std::max<index_t>(1, static_cast<index_t>(std::ceil(share * static_cast<double>(size))))};
+    const double entries = share * static_cast<double>(size);
+    constexpr double rounding = 4 * std::numeric_limits<double>::epsilon();
+    return {std::max<index_t>(1, static_cast<index_t>(std::ceil(entries * (1 - rounding))))};
   }
 
-  /// Writes the support and values of `core` [rows, cols], contiguous, to `s`.
-  /// Throws ValueError when k < 0 or min(k, size) exceeds s.capacity().
+  /// Writes the support and values of `core` [rows, cols], contiguous, to `s`. Throws ShapeError; ValueError when k < 0
+  /// or min(k, size) exceeds s.capacity(); NonFiniteError under NonFinite::raise, `s` then being empty.
   template <class T, class Backend>
   SelectReport operator()(typename Backend::Context& ctx, MatrixView<T> core, SparseGradient<T, Backend>& s,
                           NonFinite policy = NonFinite::raise) const {
-    require_shape("core", core.rows, core.cols, s.rows(), s.cols(), "rows x cols of the sparse gradient");
+    detail::require_core(core, s);
     if (k < 0) throw ValueError("k is " + std::to_string(k) + ", expected k >= 0");
-    if (!core.contiguous())
-      throw ShapeError("the core's row stride is " + std::to_string(core.stride) +
-                       ", expected a contiguous core of " + std::to_string(core.cols) + " columns");
     SelectReport report{k, std::min(k, core.size()), k > core.size(), false};
     s.set_count(report.kept);
     if (s.dense()) {
@@ -87,15 +101,18 @@ struct TopK {
   }
 };
 
-/// Selector: a support that the caller chose before, read from a finished core. (To spare the dense core altogether,
-/// give the support to the layer: SparseGradLinear::set_support.)
+/// Selector: S(i, j) = G~(i, j) at the positions of a support [rows, cols] that the caller chose before and keeps alive,
+/// read from a finished core. (To spare the dense core altogether, give the support to the layer:
+/// SparseGradLinear::set_support.)
 template <class T, class Backend = DefaultBackend>
 struct FixedSupport {
   const SparseGradient<T, Backend>* support = nullptr;
 
+  /// Throws ValueError without a support or when `s` has no room for it, ShapeError, NonFiniteError as TopK.
   SelectReport operator()(typename Backend::Context& ctx, MatrixView<T> core, SparseGradient<T, Backend>& s,
                           NonFinite policy = NonFinite::raise) const {
-    require_shape("core", core.rows, core.cols, s.rows(), s.cols(), "rows x cols of the sparse gradient");
+    if (support == nullptr) throw ValueError("FixedSupport: the support is null, expected one to read");
+    detail::require_core(core, s);
     s.copy_support(ctx, *support);
     SelectReport report{s.count(), s.count(), false, false};
     if (s.dense()) {

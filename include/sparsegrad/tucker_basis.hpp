@@ -18,6 +18,7 @@
 #include "detail/fit_side.hpp"
 #include "hosvd_accumulator.hpp"
 #include "narrow_basis.hpp"
+#include "plan.hpp"
 #include "rank_rule.hpp"
 
 namespace sparsegrad {
@@ -171,7 +172,7 @@ class TuckerBasis {
     if (!out_.rotates()) return in_.project_columns(ctx, g, core);
     if (!in_.rotates()) return out_.project_rows(ctx, g, core);
     auto frame = ctx.frame();
-    if (columns_first(g.rows, g.cols, cols(), rows())) {
+    if (CostModel().projects_columns_first(detail::shape_of(out_), detail::shape_of(in_))) {
       const MatrixView<T> half = frame.template matrix<T>(g.rows, cols());
       in_.project_columns(ctx, g, half);
       out_.project_rows(ctx, half, core);
@@ -189,7 +190,7 @@ class TuckerBasis {
     if (!out_.rotates()) return in_.expand_columns(ctx, core, beta, g);
     if (!in_.rotates()) return out_.expand_rows(ctx, core, beta, g);
     auto frame = ctx.frame();
-    if (columns_first(rows(), cols(), g.cols, g.rows)) {
+    if (CostModel().expands_columns_first(detail::shape_of(out_), detail::shape_of(in_))) {
       const MatrixView<T> half = frame.template matrix<T>(rows(), g.cols);
       in_.expand_columns(ctx, core, T(0), half);
       out_.expand_rows(ctx, half, beta, g);
@@ -254,14 +255,6 @@ class TuckerBasis {
  private:
   TuckerBasis(Side out, Side in, BasisReport report)
       : out_(std::move(out)), in_(std::move(in)), report_(std::move(report)) {}
-
-  /// Whether A [m, n] -> A X [m, p] -> [q, p] costs less than A -> [q, n] -> [q, p].
-  static bool columns_first(index_t m, index_t n, index_t p, index_t q) {
-    const auto product = [](index_t a, index_t b, index_t c) {
-      return static_cast<double>(a) * static_cast<double>(b) * static_cast<double>(c);
-    };
-    return product(m, n, p) + product(q, m, p) <= product(q, m, n) + product(q, n, p);
-  }
 
   static SideReport unfitted(const Side& side) {
     SideReport report;

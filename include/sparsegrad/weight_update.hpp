@@ -18,11 +18,6 @@ enum class WeightLayout {
 
 namespace detail {
 
-template <class T, class Backend>
-SideShape shape_of(const BasisSide<T, Backend>& side) {
-  return {side.kind(), side.extent(), side.rank()};
-}
-
 /// A dense update D [r, c], rows and columns on the sides `rows` and `cols`: W += R D C^T.
 template <class T, class Backend>
 void expand_dense(typename Backend::Context& ctx, const BasisSide<T, Backend>& rows,
@@ -34,8 +29,7 @@ void expand_dense(typename Backend::Context& ctx, const BasisSide<T, Backend>& r
   const SideShape r = shape_of(rows);
   const SideShape c = shape_of(cols);
   auto frame = ctx.frame();
-  if (model.projection(c, r.rank) + model.projection(r, c.extent) <=
-      model.projection(r, c.rank) + model.projection(c, r.extent)) {
+  if (model.expands_columns_first(r, c)) {
     const MatrixView<T> half = frame.template matrix<T>(r.rank, c.extent);
     cols.expand_columns(ctx, d, T(0), half);
     rows.expand_rows(ctx, half, T(1), w);
@@ -154,8 +148,8 @@ void expand_dense(typename Backend::Context& ctx, const TuckerBasis<T, Backend>&
 
 }  // namespace detail
 
-/// W += V D U^T in place, for W stored [out, in] or [in, out] and D [r, c] sparse or dense.
-/// Of a sparse D only the rows and columns that it uses take part in products, or D is written out as a dense matrix:
+/// W += V D U^T in place, for W stored [out, in] or [in, out] (then W += U D^T V^T), V [out, r], U [in, c] and D [r, c]
+/// sparse or dense. Throws ShapeError, before anything has changed. Of a sparse D only the rows and columns that it uses take part in products, or D is written out as a dense matrix:
 /// what `model` finds cheapest. Source: Table 2 of the paper, seen from the original space.
 template <class T, class Backend>
 void add_expanded(typename Backend::Context& ctx, const TuckerBasis<T, Backend>& basis,

@@ -1,11 +1,18 @@
 // HostContext, ThreadPool, Scratch and MatrixView: what every host backend stands on.
 #include <doctest/doctest.h>
 
+#include <sys/resource.h>
+#include <sys/types.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <cstdint>
+#include <new>
 #include <numeric>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -139,6 +146,43 @@ TEST_CASE("parallel_for: a call from inside a task runs there") {
   CHECK(sum.load() == 450);
 }
 
+TEST_CASE("parallel_for: inside a task no worker is known, so f(i, worker) is refused") {
+  HostContext ctx(3);
+  std::atomic<int> refused{0};
+  ctx.parallel_for(10, [&](index_t) {
+    try {
+      ctx.parallel_for(10, [&](index_t, int) {});
+    } catch (const StateError&) {
+      ++refused;
+    }
+  });
+  CHECK(refused.load() == 10);
+}
+
+#if !defined(__SANITIZE_ADDRESS__)
+TEST_CASE("ThreadPool: a thread that cannot be started is an exception") {
+  // 4000 stacks of 8 MB do not fit below a limit of 4 GB of address space.
+  const pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    const rlimit limit{rlim_t{4} << 30, rlim_t{4} << 30};
+    ::setrlimit(RLIMIT_AS, &limit);
+    try {
+      const HostContext ctx(4000);
+    } catch (const std::system_error&) {
+      ::_exit(0);
+    } catch (const std::bad_alloc&) {
+      ::_exit(0);
+    }
+    ::_exit(1);
+  }
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 0);
+}
+#endif
+
 TEST_CASE("ThreadPool: many short runs") {
   for (const int threads : {2, 3, 8}) {
     HostContext ctx(threads);
@@ -183,6 +227,29 @@ TEST_CASE("a borrowed executor runs the tasks") {
   CHECK(executor.runs == 1);
   const auto fail = [&] { ctx.parallel_for(3, [](index_t) { throw StateError("from a task"); }); };
   CHECK_THROWS_AS(fail(), StateError);
+}
+
+/// Refuses to run once, then runs its tasks on two threads.
+class FailingExecutor final : public Executor {
+ public:
+  int concurrency() const override { return 2; }
+  void run(index_t count, Task task, void* argument) override {
+    ++runs;
+    if (runs == 1) throw std::runtime_error("the pool is closed");
+    for (index_t i = 0; i < count; ++i)
+      task(argument, i, 1);
+  }
+  int runs = 0;
+};
+
+TEST_CASE("a borrowed executor that throws is used again afterwards") {
+  FailingExecutor executor;
+  HostContext ctx(executor);
+  CHECK_THROWS_AS(ctx.parallel_for(4, [](index_t) {}), std::runtime_error);
+  index_t sum = 0;
+  ctx.parallel_for(4, [&](index_t i) { sum += i; });
+  CHECK(sum == 6);
+  CHECK(executor.runs == 2);
 }
 
 TEST_CASE("Scratch: pieces do not overlap, are aligned, and end with their frame") {

@@ -136,6 +136,9 @@ TEST_CASE("a borrowed stream and handle serve") {
   cublasHandle_t blas = nullptr;
   REQUIRE(cudaStreamCreate(&stream) == cudaSuccess);
   REQUIRE(cublasCreate(&blas) == CUBLAS_STATUS_SUCCESS);
+  // The handle's owner finds it as it was: on its own stream, in its own modes.
+  REQUIRE(cublasSetPointerMode(blas, CUBLAS_POINTER_MODE_DEVICE) == CUBLAS_STATUS_SUCCESS);
+  REQUIRE(cublasSetMathMode(blas, CUBLAS_PEDANTIC_MATH) == CUBLAS_STATUS_SUCCESS);
   {
     Model own;
     Model borrowed({.stream = stream, .blas = blas});
@@ -146,6 +149,15 @@ TEST_CASE("a borrowed stream and handle serve") {
     for (std::size_t e = 0; e < a.size(); ++e)
       CHECK(a[e] == doctest::Approx(b[e]).epsilon(1e-5));
   }
+  cublasPointerMode_t pointers = CUBLAS_POINTER_MODE_HOST;
+  cublasMath_t math = CUBLAS_DEFAULT_MATH;
+  cudaStream_t handle_stream = stream;
+  cublasGetPointerMode(blas, &pointers);
+  cublasGetMathMode(blas, &math);
+  cublasGetStream(blas, &handle_stream);
+  CHECK(pointers == CUBLAS_POINTER_MODE_DEVICE);
+  CHECK(math == CUBLAS_PEDANTIC_MATH);
+  CHECK(handle_stream == nullptr);
   cublasDestroy(blas);
   cudaStreamDestroy(stream);
 }

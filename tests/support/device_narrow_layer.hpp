@@ -372,21 +372,22 @@ TEST_CASE_TEMPLATE("a fixed support, gradients of the engine's own, collection",
         near(pair.narrow_core(), pair.wide_core(), Host<float>(static_cast<std::size_t>(r * c), 1.0F), 1e-5));
   }
   SUBCASE("a collecting layer hands over the whole gradient in float") {
-    HosvdAccumulator<float, B> sums(pair.ctx, pair.out, pair.in);
-    HosvdAccumulator<float, backend::Reference> expected(pair.host, pair.out, pair.in);
+    const auto sums = std::make_shared<HosvdAccumulator<float, B>>(pair.ctx, pair.out, pair.in);
+    const auto expected =
+        std::make_shared<HosvdAccumulator<float, backend::Reference>>(pair.host, pair.out, pair.in);
     pair.wide->clear(pair.host);
-    pair.narrow->collect(pair.ctx, &sums);
-    pair.wide->collect(pair.host, &expected);
+    pair.narrow->collect(pair.ctx, sums);
+    pair.wide->collect(pair.host, expected);
     pair.run_narrow(true);
     pair.run_wide();
     pair.narrow->core(pair.ctx);
     pair.wide->core(pair.host);
-    CHECK(sums.count() == 1);
-    CHECK(sums.total_energy() == doctest::Approx(expected.total_energy()).epsilon(1e-5));
+    CHECK(sums->count() == 1);
+    CHECK(sums->total_energy() == doctest::Approx(expected->total_energy()).epsilon(1e-5));
     const auto spectrum = [](const auto& basis) { return basis->report().out.spectrum; };
     const auto found =
-        spectrum(TuckerBasis<float, B>::fit(pair.ctx, sums, RankRule::full(), RankRule::full()));
-    const auto exact = spectrum(FloatBasis::fit(pair.host, expected, RankRule::full(), RankRule::full()));
+        spectrum(TuckerBasis<float, B>::fit(pair.ctx, *sums, RankRule::full(), RankRule::full()));
+    const auto exact = spectrum(FloatBasis::fit(pair.host, *expected, RankRule::full(), RankRule::full()));
     REQUIRE(found.size() == exact.size());
     for (std::size_t i = 0; i < found.size(); ++i)
       CHECK(std::abs(found[i] - exact[i]) <= 1e-5 * exact[0]);
@@ -554,10 +555,7 @@ Training train_group(bool share_memory, bool project_first, const BasisRules& ru
       B::template upload<T>(ctx, gradient.data(), dy.data(), dy.size());
       layer.backward(ctx, dy.matrix(tokens, n), saved, dxs[i].matrix(tokens, n), db.data());
       if (share_memory && !group.collecting()) group.select(ctx, static_cast<index_t>(i), true);
-      if (share_memory && group.collecting()) {
-        layer.core(ctx);
-        layer.clear(ctx);
-      }
+      if (share_memory && group.collecting()) group.end_collecting_step(ctx, static_cast<index_t>(i));
     }
     return loss;
   };

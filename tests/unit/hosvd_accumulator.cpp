@@ -243,6 +243,12 @@ TEST_CASE("hosvd accumulator: refusals") {
         "gradients of -1x6, expected extents >= 0 (out x in)");
   CHECK(message_of<ShapeError>([&] { sums.merge(ctx, Sums(ctx, 4, 5)); }) ==
         "accumulator is 4x5, expected 4x6 (out x in of this accumulator)");
+  Sums poisoned(ctx, 4, 6);
+  poisoned.add(ctx, Matrix<float>(4, 6).view());
+  const_cast<double*>(poisoned.gram(GradientSide::in).data)[7] = NAN;
+  CHECK(message_of<NonFiniteError>([&] { sums.merge(ctx, poisoned); }) ==
+        "merge: the other accumulator's sums of the in side hold NaN or Inf, expected finite numbers");
+  CHECK(sums.count() == 0);
   HosvdOptions options;
   options.normalize = true;
   CHECK(message_of<ValueError>([&] { sums.merge(ctx, Sums(ctx, 4, 6, options)); }) ==

@@ -414,6 +414,17 @@ TEST_CASE("safetensors: an old file stays whole when the new one fails") {
     CHECK(std::filesystem::is_symlink(path));
     CHECK(SafetensorsFile(here + "/real").contains("x"));
   }
+  SUBCASE("through symbolic links to a file that is not there yet") {
+    std::filesystem::create_directory(here + "/sub");
+    std::filesystem::create_symlink("sub/link", path);
+    std::filesystem::create_symlink("../real", here + "/sub/link");
+    sample().write(path);
+    CHECK(std::filesystem::is_symlink(path));
+    CHECK(std::filesystem::is_symlink(here + "/sub/link"));
+    CHECK(SafetensorsFile(here + "/real").contains("x"));
+    std::filesystem::create_symlink("loop", here + "/loop");
+    CHECK(message([&] { sample().write(here + "/loop"); }).find("symbolic links") != std::string::npos);
+  }
   SUBCASE("a full device") {
     if (!std::filesystem::exists("/dev/full")) return;
     CHECK(message([&] { sample().write("/dev/full"); }) ==

@@ -521,7 +521,12 @@ TEST_CASE("SparseAdam: options and extents are checked") {
   };
   CHECK(text({.beta1 = 1}) == "beta1 is 1.000000, expected 0 <= beta1 < 1");
   CHECK(text({.beta2 = -0.5}) == "beta2 is -0.500000, expected 0 <= beta2 < 1");
-  CHECK(text({.eps = std::nan("")}) == "eps is nan, expected a finite number >= 0");
+  CHECK(text({.eps = std::nan("")}) ==
+        "eps is nan, expected a finite number >= 1.18e-38, the smallest normal one");
+  // An entry without any gradient would get 0 / 0; 1e-50 is 0 in float.
+  CHECK_THROWS_AS(SparseAdam<float>(ctx, 2, 3, {.eps = 0}), ValueError);
+  CHECK_THROWS_AS(SparseAdam<float>(ctx, 2, 3, {.eps = 1e-50}), ValueError);
+  CHECK_NOTHROW(SparseAdam<double>(ctx, 2, 3, {.eps = 1e-50}));
   CHECK(text({.capacity = -1}) == "capacity is -1, expected >= 0 (0: dense)");
   CHECK(text({.capacity = 1}, 1 << 16, 1 << 15) ==
         "an optimizer of a core of 65536x32768 has positions beyond 2^31 - 1, which 32-bit indices cannot "
@@ -600,6 +605,19 @@ TEST_CASE("SparseAdam: restore says what does not fit") {
   CHECK(text([](auto& s) { s.v[0] = -1; }) == "the saved state has v = -1.000000 at entry 0, expected >= 0");
   CHECK(text([](auto& s) { s.count[2] = -4; }) == "the saved state has count -4 at entry 2, expected >= 0");
   CHECK(text([](auto& s) { s.compact = false; }) == "the saved state has 3 numbers in m, expected 20");
+
+  // A dense state is what go_dense makes of a compact one; the other policies have none, nor room for its updates.
+  for (const Overflow overflow : {Overflow::evict_smallest, Overflow::error}) {
+    SparseAdam<float> compact(ctx, 4, 5, {.capacity = 5, .overflow = overflow});
+    SparseAdamState<float> dense = compact.state(ctx);
+    dense.compact = false;
+    dense.m.resize(20);
+    dense.v.resize(20);
+    CHECK(message([&] { compact.restore(ctx, dense); }) ==
+          std::string("the saved state is dense, expected compact under overflow policy ") +
+              to_string(overflow));
+    CHECK(compact.compact());
+  }
 }
 
 TEST_CASE("SparseAdam: visit_state names every array") {

@@ -479,7 +479,7 @@ TEST_CASE_TEMPLATE("a fixed support gets the same numbers without a dense core",
   dense.select(ctx, FixedSupport<float, B>{&support}, t);
   CHECK(largest_difference(matrix_of(s), matrix_of(t)) < 1e-5);
   CHECK(message_of([&] { layer.core(ctx); }) ==
-        "core: the layer has a fixed support and forms no dense core; use select");
+        "core: the layer has a fixed support and forms no dense core; use gradient or select");
   layer.clear(ctx);
   layer.set_support(ctx, {});
   CHECK(layer.gradient_bytes() > 0);
@@ -609,8 +609,9 @@ TEST_CASE("tracked updates give the trained weight back") {
   other.set_basis(ctx, basis);
   other.import_delta(ctx, layer.export_delta(ctx));
   CHECK(largest_difference(second.matrix(), weight.matrix()) < 1e-13);
-  CHECK(message_of([&] { layer.set_basis(ctx, nullptr); }) ==
-        "set_basis: the layer holds a delta in its present basis; merge or export it first");
+  CHECK(
+      message_of([&] { layer.set_basis(ctx, nullptr); }) ==
+      "set_basis: the layer holds a delta in its present basis; merge it, or export it and call reset_delta");
   CHECK(message_of([&] { (void)other.export_delta(ctx); }) ==
         "export_delta: the layer keeps no delta; construct it as an adapter or with track_delta");
 }
@@ -653,6 +654,14 @@ TEST_CASE("wrong calls are refused with what was expected and found, and change 
   CHECK(message_of([&] { layer.select(ctx, TopK{-1}, s); }) == "k is -1, expected k >= 0");
   CHECK(message_of([&] { layer.apply(ctx, s, 2); }) ==
         "decay is 2.000000, expected 0 <= learning rate * weight decay <= 1");
+  const std::vector<float> y_before = y.data;
+  SparseGradLinear<float> truncated(ctx, weight.view(), nullptr,
+                                    {.plan = Plan{SideOrder::multiply_first, SideOrder::project_first}});
+  truncated.set_basis(ctx,
+                      TuckerBasis<float>::from_rules(ctx, 3, 4, RankRule::identity(), RankRule::random(2)));
+  CHECK(message_of([&] { truncated.forward(ctx, x.view(), y.view(), x.view()); }) ==
+        "keep is 2x4, expected 2x2 (tokens x kept_cols())");
+  CHECK(y.data == y_before);
   CHECK(message_of([] { (void)TopK::fraction(0, 10); }) ==
         "the share of kept entries is 0.000000, expected 0 < share <= 1");
   layer.clear(ctx);

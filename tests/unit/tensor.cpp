@@ -116,7 +116,10 @@ TEST_CASE("tensor: refusals and empty stacks") {
         }) == "mode product is 2x3x4, expected 2x2x4 (n x out x in)");
   CHECK_THROWS_AS(distance<float>(ctx, x, TensorView<float>(data.data(), 2, 4, 3)), ShapeError);
   CHECK(message_of<ShapeError>([&] { TensorView<float>(nullptr, 1, 2, 3); }) ==
-        "tensor view of 1x2x3: expected extents >= 0 and data that is not null");
+        "tensor view of 1x2x3: expected extents >= 0 whose product is below 2^63, and data that is not null");
+  const index_t large = index_t{1} << 32;  // large * large * 4 is 0 in 64 bits
+  CHECK_THROWS_AS(TensorView<float>(data.data(), large, large, 4), ShapeError);
+  CHECK_THROWS_AS(TensorView<float>(nullptr, large, large, 4), ShapeError);
   const auto basis = TuckerBasis<float>::identity(3, 4);
   CHECK_THROWS_AS(project<float>(ctx, *basis, x, TensorView<float>(data.data(), 2, 4, 3)), ShapeError);
   const TensorView<float> none(nullptr, 0, 3, 4);

@@ -14,20 +14,20 @@ using Backend = backend::CpuBlas;
 using Accumulator = HosvdAccumulator<float, Backend>;
 using Basis = TuckerBasis<float, Backend>;
 using Side = Basis::Side;
-using Accumulators = std::vector<std::unique_ptr<Accumulator>>;
+using Accumulators = std::vector<std::shared_ptr<Accumulator>>;
 
 Accumulators make_accumulators(GlueContext& ctx, Model& model, bool normalize) {
   Accumulators all;
   HosvdOptions options;
   options.normalize = normalize;
   for (Model::MlpLayer& layer : model.mlp())
-    all.push_back(std::make_unique<Accumulator>(ctx, layer.out_extent(), layer.in_extent(), options));
+    all.push_back(std::make_shared<Accumulator>(ctx, layer.out_extent(), layer.in_extent(), options));
   return all;
 }
 
 void attach(GlueContext& ctx, Model& model, Accumulators& all) {
   for (std::size_t i = 0; i < all.size(); ++i)
-    model.mlp()[i].collect(ctx, all[i].get());
+    model.mlp()[i].collect(ctx, all[i]);
 }
 
 void detach(GlueContext& ctx, Model& model) {

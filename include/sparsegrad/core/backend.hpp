@@ -12,6 +12,12 @@
 
 namespace sparsegrad {
 
+/// Which index of a matrix a fast transform acts on.
+enum class TransformSide {
+  rows,     ///< each row x becomes H x (acts on the column index)
+  columns,  ///< each column x becomes H x (acts on the row index)
+};
+
 /// What becomes of NaN and Inf in a gradient at selection.
 enum class NonFinite {
   raise,      ///< NonFiniteError; nothing has changed
@@ -111,7 +117,9 @@ struct AdamTask {
 template <class B>
 concept Backend = requires(typename B::Context& ctx, MatrixView<float> f, MatrixView<double> d, float* x,
                            double* w, const float* in, const stored_index_t* index, stored_index_t* out,
-                           index_t n, std::int32_t* count, AdamCoefficients c) {
+                           index_t n, std::int32_t* count, AdamCoefficients c,
+                           std::span<const MatrixView<const float>> inputs,
+                           std::span<const MatrixView<float>> outputs) {
   { B::name() } -> std::convertible_to<const char*>;
   { B::densify_share } -> std::convertible_to<double>;
   { B::template allocate<float>(n) } -> std::same_as<float*>;
@@ -121,6 +129,8 @@ concept Backend = requires(typename B::Context& ctx, MatrixView<float> f, Matrix
   B::template download<float>(ctx, in, x, n);
   B::template copy<float>(ctx, f, f);
   B::template gemm<float>(ctx, Op::none, Op::none, 1.0F, f, f, 0.0F, f);
+  B::template gemm_batched<float>(ctx, Op::none, Op::none, 1.0F, inputs, inputs, 0.0F, outputs);
+  B::template fast_transform<float>(ctx, in, false, TransformSide::rows, f);
   B::template gram<float>(ctx, Op::none, f, 1.0, d);
   B::eigh(ctx, d, w);
   B::template column_sums<float>(ctx, f, x);
@@ -215,12 +225,6 @@ struct GroupedSupport {
   stored_index_t* order = nullptr;
   stored_index_t* list = nullptr;
   index_t groups = 0;
-};
-
-/// Which index of a matrix a fast transform acts on.
-enum class TransformSide {
-  rows,     ///< each row x becomes H x (acts on the column index)
-  columns,  ///< each column x becomes H x (acts on the row index)
 };
 
 }  // namespace sparsegrad

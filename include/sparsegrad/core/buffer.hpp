@@ -14,7 +14,8 @@ template <class T, class Backend>
 class Buffer {
  public:
   Buffer() = default;
-  Buffer(typename Backend::Context& ctx, index_t size) { resize(ctx, size); }
+  /// By way of Buffer(), so that the destructor runs when `resize` throws.
+  Buffer(typename Backend::Context& ctx, index_t size) : Buffer() { resize(ctx, size); }
   ~Buffer() { release(); }
   Buffer(Buffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}

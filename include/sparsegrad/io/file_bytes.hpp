@@ -49,6 +49,22 @@ class Descriptor {
   int fd_;
 };
 
+/// The file that `path` names, by way of symbolic links, whether it exists or not. Throws IoError when they are too many
+/// to be no loop.
+inline std::string resolved(const std::string& path) {
+  constexpr int most_links = 40;  // as Linux has it
+  std::filesystem::path target = path;
+  std::error_code code;
+  for (int links = 0; std::filesystem::is_symlink(target, code); ++links) {
+    if (links == most_links)
+      throw IoError(path + ": cannot be written: more than 40 symbolic links follow one another");
+    const std::filesystem::path next = std::filesystem::read_symlink(target, code);
+    if (code) break;
+    target = target.parent_path() / next;  // an absolute one stands for itself
+  }
+  return target.string();
+}
+
 /// 0, or the error's code.
 inline int write_all(int fd, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
@@ -121,12 +137,10 @@ class FileBytes {
 /// Writes the parts one after the other to `path`. They go to a file "<path>.tmp-<process>-<n>" beside it,
 /// which is flushed to the disk and then takes the path's name, in one move: whatever fails, the old file
 /// stays as it was, and the file beside it is removed. A path that exists and is no regular file (a device, a
-/// pipe) is written to directly; a symbolic link is followed. Throws IoError with the system's reason.
+/// pipe) is written to directly; a symbolic link is followed, also to a file that is not there yet. Throws IoError with the system's reason.
 inline void write_file(const std::string& path, std::span<const std::span<const std::byte>> parts) {
 #if defined(SPARSEGRAD_IO_POSIX)
-  std::error_code ignored;
-  const std::filesystem::path resolved = std::filesystem::canonical(path, ignored);
-  const std::string target = ignored ? path : resolved.string();
+  const std::string target = detail::resolved(path);
   struct stat status {};
   const bool exists = ::stat(target.c_str(), &status) == 0;
   if (exists && S_ISDIR(status.st_mode)) throw detail::system_error(path, "cannot be written", EISDIR);

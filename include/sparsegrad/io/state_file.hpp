@@ -203,13 +203,12 @@ std::shared_ptr<const TuckerBasis<T, Backend>> get_basis(typename Backend::Conte
   return TuckerBasis<T, Backend>::from_sides(std::move(out), std::move(in), std::move(report));
 }
 
-/// Adds an optimizer's whole state and its options.
-template <class T, class Backend>
-void put(typename Backend::Context& ctx, SafetensorsWriter& writer, const std::string& prefix,
-         const SparseAdam<T, Backend>& adam) {
-  SparseAdamState<T> s = adam.state(ctx);
+namespace detail {
+
+template <class T>
+void put_adam_state(SafetensorsWriter& writer, const std::string& prefix, SparseAdamState<T> s) {
   const auto n = static_cast<index_t>(s.m.size());
-  writer.metadata(prefix + "type", detail::adam_type);
+  writer.metadata(prefix + "type", adam_type);
   writer.metadata(prefix + "semantics", to_string(s.options.semantics));
   writer.metadata(prefix + "overflow", to_string(s.options.overflow));
   writer.metadata(prefix + "form", s.compact ? "compact" : "dense");
@@ -222,6 +221,15 @@ void put(typename Backend::Context& ctx, SafetensorsWriter& writer, const std::s
   writer.add(prefix + "v", {n}, std::move(s.v));
   if (s.options.semantics == AdamSemantics::per_entry_step)
     writer.add(prefix + "count", {n}, std::move(s.count));
+}
+
+}  // namespace detail
+
+/// Adds an optimizer's whole state and its options.
+template <class T, class Backend>
+void put(typename Backend::Context& ctx, SafetensorsWriter& writer, const std::string& prefix,
+         const SparseAdam<T, Backend>& adam) {
+  detail::put_adam_state(writer, prefix, adam.state(ctx));
 }
 
 /// Reads an optimizer's state into host memory, checked but for what SparseAdam::restore checks.

@@ -29,7 +29,7 @@ using OwnedBytes = std::unique_ptr<void, Destroyer<cudaFree>>;
 /// What a context borrows; what is null it makes and owns. Borrowed things must outlive the context.
 struct ContextOptions {
   cudaStream_t stream = nullptr;
-  cublasHandle_t blas = nullptr;  ///< its stream and math mode are set before each product
+  cublasHandle_t blas = nullptr;  ///< its stream and modes are set for each product, then put back
   cusolverDnHandle_t solver = nullptr;
   MemoryResource* memory = nullptr;
   /// Bytes of cuBLAS's workspace on a handle of the context's own: with it no product allocates, in graphs too.
@@ -65,17 +65,48 @@ class CudaContext {
   void allow_tf32(bool on) { tf32_ = on; }
   bool allows_tf32() const { return tf32_; }
 
-  /// cuBLAS on this stream, in full precision or, where it is allowed and wanted, TF32.
-  cublasHandle_t blas(bool full_precision) const {
-    check(cublasSetStream(blas_, stream_), "cublasSetStream");
-    if (own_blas_ != nullptr) {  // setting the stream has taken the workspace away
-      check(cublasSetWorkspace(blas_, workspace_.get(), workspace_bytes_), "cublasSetWorkspace");
+  /// cuBLAS on the context's stream, in the modes of one product, until it ends: a borrowed handle then has its own stream
+  /// and modes again.
+  class Blas {
+   public:
+    Blas(const CudaContext& ctx, bool full_precision) : Blas(ctx) {
+      if (stream_ != ctx.stream_) check(cublasSetStream(handle_, ctx.stream_), "cublasSetStream");
+      if (!borrowed_) {  // a change of stream takes the workspace away
+        check(cublasSetWorkspace(handle_, ctx.workspace_.get(), ctx.workspace_bytes_), "cublasSetWorkspace");
+      }
+      check(cublasSetPointerMode(handle_, CUBLAS_POINTER_MODE_HOST), "cublasSetPointerMode");
+      const cublasMath_t own = ctx.tf32_ ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_DEFAULT_MATH;
+      check(cublasSetMathMode(handle_, full_precision ? CUBLAS_PEDANTIC_MATH : own), "cublasSetMathMode");
     }
-    check(cublasSetPointerMode(blas_, CUBLAS_POINTER_MODE_HOST), "cublasSetPointerMode");
-    const cublasMath_t own = tf32_ ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_DEFAULT_MATH;
-    check(cublasSetMathMode(blas_, full_precision ? CUBLAS_PEDANTIC_MATH : own), "cublasSetMathMode");
-    return blas_;
-  }
+    Blas(const Blas&) = delete;
+    Blas& operator=(const Blas&) = delete;
+    ~Blas() {
+      if (!borrowed_) return;
+      static_cast<void>(cublasSetMathMode(handle_, math_));
+      static_cast<void>(cublasSetPointerMode(handle_, pointers_));
+      cudaStream_t now = nullptr;
+      static_cast<void>(cublasGetStream(handle_, &now));
+      if (now != stream_) static_cast<void>(cublasSetStream(handle_, stream_));
+    }
+    operator cublasHandle_t() const { return handle_; }  // NOLINT(google-explicit-constructor)
+
+   private:
+    /// What there was before: the destructor runs from here on.
+    explicit Blas(const CudaContext& ctx) : handle_(ctx.blas_), borrowed_(ctx.own_blas_ == nullptr) {
+      check(cublasGetStream(handle_, &stream_), "cublasGetStream");
+      check(cublasGetMathMode(handle_, &math_), "cublasGetMathMode");
+      check(cublasGetPointerMode(handle_, &pointers_), "cublasGetPointerMode");
+    }
+
+    cublasHandle_t handle_;
+    bool borrowed_;
+    cudaStream_t stream_ = nullptr;
+    cublasMath_t math_ = CUBLAS_DEFAULT_MATH;
+    cublasPointerMode_t pointers_ = CUBLAS_POINTER_MODE_HOST;
+  };
+
+  /// In full precision or, where it is allowed and wanted, TF32. Keep it as long as the product is being called.
+  [[nodiscard]] Blas blas(bool full_precision) const { return Blas(*this, full_precision); }
 
   /// cuSOLVER, made when first wanted: it takes memory, and only fits need it.
   cusolverDnHandle_t solver() {

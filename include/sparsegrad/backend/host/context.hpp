@@ -35,18 +35,18 @@ class Executor {
 /// state.
 class ThreadPool final : public Executor {
  public:
+  /// Throws std::system_error when a thread cannot be started; those that were have ended then.
   explicit ThreadPool(int threads) {
     workers_.reserve(static_cast<std::size_t>(threads - 1));
-    for (int id = 1; id < threads; ++id)
-      workers_.emplace_back([this, id] { work(id); });
+    try {
+      for (int id = 1; id < threads; ++id)
+        workers_.emplace_back([this, id] { work(id); });
+    } catch (...) {
+      end();
+      throw;
+    }
   }
-  ~ThreadPool() override {
-    stop_.store(true);
-    generation_.fetch_add(1);
-    generation_.notify_all();
-    for (std::thread& worker : workers_)
-      worker.join();
-  }
+  ~ThreadPool() override { end(); }
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
@@ -72,6 +72,14 @@ class ThreadPool final : public Executor {
  private:
   // A short spin bridges the gaps between the products of one step; longer waits sleep.
   static constexpr int spin_limit = 4000;
+
+  void end() {
+    stop_.store(true);
+    generation_.fetch_add(1);
+    generation_.notify_all();
+    for (std::thread& worker : workers_)
+      worker.join();
+  }
 
   void drain(int worker) {
     for (index_t i = next_.fetch_add(1); i < count_; i = next_.fetch_add(1))
@@ -133,11 +141,16 @@ class HostContext {
   /// Temporary memory until the frame ends.
   Scratch::Frame frame() { return Scratch::Frame(scratch_); }
 
-  /// Calls f(i) or f(i, worker) for every i in [0, count), side by side; rethrows the first exception.
-  /// A call from inside a task runs on that task's thread; a task must not use the context's scratch memory.
+  /// Calls f(i) or f(i, worker) for every i in [0, count), side by side; rethrows the first exception, also one of a
+  /// borrowed executor. A call from inside a task runs on that task's thread, whose number is not known there: f(i) alone
+  /// is allowed then (StateError). A task must not use the context's scratch memory.
   template <class F>
   void parallel_for(index_t count, F&& f) {
     if (count <= 0) return;
+    if (inside_ && std::is_invocable_v<F&, index_t, int>) {
+      throw StateError(
+          "parallel_for from inside a task: f(i, worker) cannot be told its worker, expected f(i)");
+    }
     if (executor_ == nullptr || count == 1 || inside_) {
       for (index_t i = 0; i < count; ++i)
         call(f, i, 0);
@@ -148,7 +161,7 @@ class HostContext {
       std::exception_ptr error;
       std::mutex mutex;
     } shared{&f, nullptr, {}};
-    inside_ = true;
+    const Inside inside(inside_);
     executor_->run(
         count,
         [](void* argument, index_t i, int worker) {
@@ -161,7 +174,6 @@ class HostContext {
           }
         },
         &shared);
-    inside_ = false;
     if (shared.error) std::rethrow_exception(shared.error);
   }
 
@@ -173,6 +185,18 @@ class HostContext {
   }
 
  private:
+  /// Says that tasks run, until it ends.
+  class Inside {
+   public:
+    explicit Inside(bool& flag) : flag_(flag) { flag_ = true; }
+    ~Inside() { flag_ = false; }
+    Inside(const Inside&) = delete;
+    Inside& operator=(const Inside&) = delete;
+
+   private:
+    bool& flag_;
+  };
+
   template <class F>
   static void call(F& f, index_t i, int worker) {
     if constexpr (std::is_invocable_v<F&, index_t, int>) {

@@ -1,0 +1,153 @@
+// Two workers, each with half of the data, against one with all of it.
+#include <doctest/doctest.h>
+
+#include <barrier>
+#include <cmath>
+#include <thread>
+#include <vector>
+
+#include "support/group_model.hpp"
+
+using namespace sparsegrad;
+using namespace sparsegrad::test;
+
+namespace {
+
+/// Sums over two workers that call it side by side, by a table of where their arrays are.
+class AllReduce {
+ public:
+  void operator()(int worker, MatrixView<double> g) {
+    part_[worker].assign(g.data, g.data + g.size());
+    barrier_.arrive_and_wait();
+    for (std::size_t e = 0; e < part_[0].size(); ++e)
+      g.data[e] = part_[0][e] + part_[1][e];
+    ++calls_[worker];
+    barrier_.arrive_and_wait();
+  }
+  int calls(int worker) const { return calls_[worker]; }
+
+ private:
+  std::barrier<> barrier_{2};
+  std::vector<double> part_[2];
+  int calls_[2] = {0, 0};
+};
+
+constexpr int tokens = 6;
+
+struct Data {
+  explicit Data(Model& model, std::size_t i)
+      : x(model.random.matrix(tokens, static_cast<int>(model.layers[i]->in_extent()))),
+        dy(model.random.matrix(tokens, static_cast<int>(model.layers[i]->out_extent()))) {}
+  oracle::Matrix x, dy;
+};
+
+/// Backward of the tokens [first, first + count) of layer i.
+void backward(Model& model, std::size_t i, const Data& data, int first, int count) {
+  const MatrixView<const double> x(data.x.data.data(), tokens, data.x.cols);
+  const MatrixView<const double> dy(data.dy.data.data(), tokens, data.dy.cols);
+  model.layers[i]->backward(model.ctx, dy.block(first, 0, count, dy.cols),
+                            SavedInput<double>{x.block(first, 0, count, x.cols), false}, {}, nullptr);
+}
+
+struct Case {
+  BasisRecipe recipe;
+  bool share_memory = false;
+  bool support = false;
+};
+
+/// Two collecting steps, the fit, three steps, the last of which gives layer 1 tokens on worker 0 alone.
+Weights train(int worker, int workers, AllReduce* all_reduce, const Case& c) {
+  Model model;
+  GroupOptions options = keeping(7);
+  options.share_gradient_memory = c.share_memory;
+  Group group(options);
+  model.add_to(group);
+  if (all_reduce != nullptr)
+    group.use_reduce([=](B::Context&, MatrixView<double> g) { (*all_reduce)(worker, g); });
+  const auto pass = [&](bool collecting, bool uneven) {
+    for (std::size_t i = 0; i < 3; ++i) {
+      const Data data(model, i);
+      const bool alone = uneven && i == 1;
+      const int count = workers == 1 || alone ? tokens : tokens / 2;
+      if (!alone || worker == 0) backward(model, i, data, worker * tokens / 2, count);
+      if (c.share_memory && collecting) group.end_collecting_step(model.ctx, static_cast<index_t>(i));
+      if (c.share_memory && !collecting) group.select(model.ctx, static_cast<index_t>(i), true);
+    }
+  };
+  group.collect(model.ctx, c.recipe);
+  for (int step = 0; step < 2; ++step) {
+    pass(true, false);
+    group.end_collecting_step(model.ctx);
+  }
+  group.refresh(model.ctx);
+  if (c.support) {
+    for (auto& layer : model.layers) {
+      SparseGradient<double, B> support(model.ctx, layer->basis()->rows(), layer->basis()->cols(), 3);
+      support.assign(model.ctx, std::vector<stored_index_t>{1, 5, 11}, std::vector<double>(3));
+      layer->set_support(model.ctx, support);
+    }
+  }
+  for (int step = 0; step < 3; ++step) {
+    pass(false, step == 2);
+    group.step(model.ctx, {.learning_rate = 0.01, .clip_norm = 1});
+  }
+  return model.weights;
+}
+
+}  // namespace
+
+TEST_CASE("data parallel: two workers that reduce are one worker with both halves of the data") {
+  for (const Case& c : {Case{recipe_of(RankRule::full(), RankRule::fixed(4))},
+                        Case{recipe_of(RankRule::fixed(5), RankRule::fixed(4), BasisScope::layer)},
+                        Case{recipe_of(RankRule::fixed(5), RankRule::identity()), true},
+                        Case{recipe_of(RankRule::fixed(5), RankRule::fixed(4)), false, true}}) {
+    const Weights expected = train(0, 1, nullptr, c);
+    AllReduce all_reduce;
+    Weights found[2];
+    std::thread other([&] { found[1] = train(1, 2, &all_reduce, c); });
+    found[0] = train(0, 2, &all_reduce, c);
+    other.join();
+    CHECK(found[0] == found[1]);
+    CHECK(all_reduce.calls(0) == 3 * 5);  // once a layer and step
+    double worst = 0;
+    for (std::size_t i = 0; i < 3; ++i)
+      for (std::size_t e = 0; e < expected[i].size(); ++e)
+        worst = std::max(worst, std::abs(found[0][i][e] - expected[i][e]));
+    CHECK(worst < 1e-10);  // sums in another order
+  }
+}
+
+TEST_CASE("data parallel: a gradient that was finished before it could be reduced is refused") {
+  Model model;
+  Group group(keeping(5));
+  model.add_to(group);
+  int calls = 0;
+  group.use_reduce([&](B::Context&, MatrixView<double> g) {
+    ++calls;
+    for (index_t e = 0; e < g.size(); ++e)
+      g.data[e] *= 2;
+  });
+  const oracle::Matrix g = model.add_gradient(0);
+  CHECK(group.finish(model.ctx, 0).data[3] == 2 * g.data[3]);
+  CHECK(group.finish(model.ctx, 0).data[3] == 2 * g.data[3]);
+  CHECK(model.layers[0]->core(model.ctx).data[3] == 2 * g.data[3]);
+  CHECK(calls == 1);
+  CHECK_THROWS_AS(group.use_reduce(nullptr), StateError);
+  model.add_gradient(1);
+  model.layers[1]->core(model.ctx);
+  const Weights before = model.weights;
+  CHECK(contains(message_of([&] { group.step(model.ctx, {}); }), "layer 1"));
+  CHECK(model.weights == before);
+  group.clear(model.ctx);
+
+  // NaN in the sum is refused after the reduction, and not reduced again.
+  group.collect(model.ctx, {});
+  oracle::Matrix bad = g;
+  bad.data[0] = std::nan("");
+  model.add(0, bad);
+  calls = 0;
+  CHECK_THROWS_AS(group.finish(model.ctx, 0), NonFiniteError);
+  CHECK_THROWS_AS(group.finish(model.ctx, 0), NonFiniteError);
+  CHECK(calls == 1);
+  CHECK_THROWS_AS(model.add(0, g), StateError);
+}

@@ -1,0 +1,231 @@
+#include <sparsegrad/io/group_file.hpp>
+
+#include <doctest/doctest.h>
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "support/group_model.hpp"
+
+using namespace sparsegrad;
+using namespace sparsegrad::test;
+
+namespace {
+
+using Feedback = ErrorFeedback<double, B>;
+
+struct Case {
+  const char* name;
+  GroupOptions options = keeping(7);
+  LinearOptions linear = {};
+  bool feedback = false;
+  bool support = false;
+};
+
+struct Run {
+  explicit Run(const Case& c) : model(c.linear), group(c.options) {
+    model.add_to(group);
+    if (c.feedback) group.use_selector(model.ctx, 1, std::make_shared<Feedback>());
+  }
+  void refresh(MomentsPolicy moments, index_t rank) {
+    group.collect(model.ctx, recipe_of(RankRule::full(), RankRule::fixed(rank)));
+    model.add_gradients();
+    group.end_collecting_step(model.ctx);
+    group.refresh(model.ctx, moments);
+  }
+  void train(int steps) {
+    for (int s = 0; s < steps; ++s) {
+      model.add_gradients();
+      group.step(model.ctx, {.learning_rate = 0.05, .weight_decay = 0.1});
+    }
+  }
+  /// Deltas in place of weights where the layers are adapters.
+  Weights result() {
+    Weights all = model.weights;
+    for (const auto& layer : model.layers) {
+      if (!layer->keeps_delta()) continue;
+      const MatrixView<const double> delta = layer->delta();
+      all.emplace_back(delta.data, delta.data + delta.size());
+    }
+    return all;
+  }
+
+  Model model;
+  Group group;
+};
+
+std::vector<Case> cases() {
+  std::vector<Case> all{{"compact states"}};
+  const auto with = [](auto change) {
+    GroupOptions options = keeping(7);
+    change(options);
+    return options;
+  };
+  all.push_back({"dense states", with([](auto& o) { o.capacity_factor = 0; })});
+  all.push_back({"eviction", with([](auto& o) {
+                   o.capacity_factor = 1.5;
+                   o.adam.overflow = Overflow::evict_smallest;
+                   o.adam.semantics = AdamSemantics::per_entry_step;
+                 })});
+  all.push_back({"dense_core", with([](auto& o) {
+                   o.capacity_factor = 1;
+                   o.adam.semantics = AdamSemantics::dense_core;
+                 })});
+  all.push_back({"adapters", keeping(7), {.mode = UpdateMode::adapter}});
+  all.push_back({"tracked deltas, another workload", keeping(7), {.track_delta = true, .workload = {1, 1}}});
+  all.push_back({"error feedback", keeping(7), {}, true});
+  all.push_back({"fixed supports", keeping(7), {}, false, true});
+  return all;
+}
+
+/// Trains `first`, saves it, and gives `second` its weights.
+io::SafetensorsFile saved(Run& first, Run& second, const Case& c) {
+  first.refresh(MomentsPolicy::reset, 4);
+  if (c.support) {
+    for (auto& layer : first.model.layers) {
+      SparseGradient<double, B> support(first.model.ctx, layer->basis()->rows(), layer->basis()->cols(), 3);
+      support.assign(first.model.ctx, std::vector<stored_index_t>{1, 5, 11}, std::vector<double>(3));
+      layer->set_support(first.model.ctx, support);
+    }
+  }
+  first.train(4);
+  io::SafetensorsWriter writer;
+  io::put(first.model.ctx, writer, "group.", first.group);
+  for (std::size_t i = 0; i < 3; ++i)
+    std::copy(first.model.weights[i].begin(), first.model.weights[i].end(), second.model.weights[i].begin());
+  second.model.random = first.model.random;
+  return io::SafetensorsFile(io::FileBytes::from(writer.bytes()), "f");
+}
+
+}  // namespace
+
+TEST_CASE("group files: a group that was restored goes on bit by bit, over a refresh") {
+  for (const Case& c : cases()) {
+    CAPTURE(std::string(c.name));
+    Run first(c);
+    Run second(c);
+    const io::SafetensorsFile file = saved(first, second, c);
+    io::get(second.model.ctx, file, "group.", second.group);
+    // One basis for both layers of a kind, once in the file.
+    CHECK(second.model.layers[0]->basis() == second.model.layers[1]->basis());
+    CHECK(file.contains("group.basis.1.out.factor"));
+    CHECK_FALSE(file.contains("group.basis.2.out.factor"));
+    for (std::size_t i = 0; i < 3; ++i) {
+      CHECK(second.model.layers[i]->plan() == first.model.layers[i]->plan());
+      CHECK(second.model.layers[i]->has_fixed_support() == c.support);
+    }
+    first.train(3);
+    second.train(3);
+    CHECK(first.result() == second.result());
+    if (first.model.layers[0]->keeps_delta()) continue;  // which excludes another basis
+    for (Run* run : {&first, &second}) {
+      for (auto& layer : run->model.layers)
+        layer->set_support(run->model.ctx, {});
+      run->refresh(MomentsPolicy::transport, 3);
+      run->train(3);
+    }
+    CHECK(first.result() == second.result());
+  }
+}
+
+TEST_CASE("group files: a plan that was chosen is restored, and chosen anew for the next basis") {
+  const Case c{"", keeping(7), {.workload = {1, 1}}};
+  Run first(c);
+  Run second(c);
+  first.model.layers[0]->set_plan(first.model.ctx, {}, {1, 1});
+  const io::SafetensorsFile file = saved(first, second, c);
+  const Plan plan = first.model.layers[0]->plan();
+  CHECK(plan.in == SideOrder::project_first);
+  second.model.layers[0]->set_plan(second.model.ctx, {}, {100000, 1});  // its own choice is another
+  io::get(second.model.ctx, file, "group.", second.group);
+  CHECK(second.model.layers[0]->plan() == plan);
+  second.refresh(MomentsPolicy::reset, 6);
+  CHECK(second.model.layers[0]->plan().in == SideOrder::multiply_first);
+}
+
+TEST_CASE("group files: what does not fit is refused, and the group stays as it was") {
+  const Case c{"", keeping(7)};
+  Run first(c);
+  Run second(c);
+  const io::SafetensorsFile file = saved(first, second, c);
+  second.refresh(MomentsPolicy::reset, 5);
+  second.train(2);
+  const auto text = [&](Group& group, const io::SafetensorsFile& from) {
+    return message_of([&] { io::get(second.model.ctx, from, "group.", group); });
+  };
+  const auto state = second.group.state(second.model.ctx);
+  const auto unchanged = [&] {
+    const auto now = second.group.state(second.model.ctx);
+    for (std::size_t i = 0; i < 3; ++i) {
+      CHECK(now.layers[i].basis == state.layers[i].basis);
+      CHECK(now.layers[i].adam.m == state.layers[i].adam.m);
+      CHECK(now.layers[i].adam.steps == 2);
+    }
+  };
+
+  // The last layer's optimizer state has other options: the first layers must not have changed.
+  auto bad = io::get_group_state<double, B>(second.model.ctx, file, "group.");
+  bad.layers[2].adam.options.beta1 = 0.5;
+  CHECK(contains(message_of([&] { second.group.restore(second.model.ctx, bad); }),
+                 "layer 2: the saved state was made with beta1 0.5"));
+  unchanged();
+  bad = io::get_group_state<double, B>(second.model.ctx, file, "group.");
+  bad.layers[2].kind = "up";
+  CHECK(message_of([&] { second.group.restore(second.model.ctx, bad); }) ==
+        "layer 2: the saved kind is 'up', expected 'down'");
+  bad.layers[2].kind = "down";
+  bad.layers[2].residual.resize(3);
+  CHECK(contains(message_of([&] { second.group.restore(second.model.ctx, bad); }), "use_selector"));
+  bad.layers[2].residual.clear();
+  bad.layers[2].support = {4, 2};
+  CHECK(contains(message_of([&] { second.group.restore(second.model.ctx, bad); }), "strictly rising"));
+  bad.layers.pop_back();
+  CHECK(message_of([&] { second.group.restore(second.model.ctx, bad); }) ==
+        "the saved state has 2 layers, expected 3");
+  unchanged();
+  second.model.add_gradient(2);
+  CHECK(contains(text(second.group, file), "holds a gradient"));
+  CHECK_THROWS_AS((void)second.group.state(second.model.ctx), StateError);
+  second.group.clear(second.model.ctx);
+  unchanged();
+
+  Group other(keeping(8));
+  CHECK(text(other, file) == "f: 'group.': the saved state has 3 layers, expected 0");
+  Model model;
+  Group wide(keeping(8));
+  model.add_to(wide);
+  CHECK(contains(message_of([&] { io::get(model.ctx, file, "group.", wide); }), "capacity"));
+  Run adapters({"", keeping(7), {.mode = UpdateMode::adapter}});
+  CHECK(contains(message_of([&] { io::get(adapters.model.ctx, file, "group.", adapters.group); }),
+                 "the saved state has no delta"));
+  adapters.train(1);
+  adapters.model.layers[1]->merge(adapters.model.ctx);
+  CHECK(contains(message_of([&] { (void)adapters.group.state(adapters.model.ctx); }), "merged"));
+
+  // As files: saved and loaded by name, a text that is no plan, a basis that is not there yet.
+  const std::string path = std::string(SPARSEGRAD_TEST_OUTPUT_DIR) + "/group.safetensors";
+  io::save(first.model.ctx, path, first.group);
+  io::load(second.model.ctx, path, second.group);
+  CHECK(second.group.optimizer(0).steps() == 4);
+  const auto changed = [&](const std::function<void(std::string&)>& change) {
+    io::SafetensorsWriter writer;
+    for (auto [key, value] : file.metadata()) {
+      if (key == "group.layer.1.plan") change(value);
+      writer.metadata(key, value);
+    }
+    for (const std::string& name : file.names()) {
+      const io::Tensor tensor = file.find(name);
+      writer.add(name, tensor.dtype, {tensor.shape.begin(), tensor.shape.end()}, tensor.bytes);
+    }
+    return message_of([&] {
+      io::get(second.model.ctx, io::SafetensorsFile(io::FileBytes::from(writer.bytes()), "f"), "group.",
+              second.group);
+    });
+  };
+  CHECK(changed([](std::string&) {}) == "nothing was thrown");
+  CHECK(contains(changed([](std::string& plan) { plan = "both"; }),
+                 "f: metadata 'group.layer.1.plan' is 'both', expected a plan as"));
+}

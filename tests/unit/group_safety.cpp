@@ -1,0 +1,510 @@
+// Calls of a group in the wrong order: refused before anything has changed, and never a use of memory that is gone.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "support/group_model.hpp"
+
+using namespace sparsegrad;
+using namespace sparsegrad::test;
+
+TEST_CASE("group safety: collecting again in the middle of a step is refused and changes nothing") {
+  Model model;
+  Group group(keeping(5));
+  model.add_to(group);
+  group.collect(model.ctx, {});
+  model.add_gradients();
+  CHECK_THROWS_AS(group.collect(model.ctx, {}), StateError);
+  group.end_collecting_step(model.ctx);
+
+  const auto thrower = [](const std::string&) -> BasisRules { throw ValueError("no rules"); };
+  BasisRecipe bad;
+  bad.rules = thrower;
+  CHECK_THROWS_AS(group.collect(model.ctx, bad), ValueError);
+  CHECK(group.collecting());
+  model.add_gradients();
+  group.end_collecting_step(model.ctx);
+  group.refresh(model.ctx);
+  CHECK(model.layers[0]->basis()->report().gradients == 4);
+}
+
+TEST_CASE("group safety: no layer joins while gradients are collected") {
+  Model model;
+  Group group(keeping(5));
+  group.add(model.ctx, *model.layers[0], "up");
+  group.collect(model.ctx, {});
+  CHECK(message_of([&] { group.add(model.ctx, *model.layers[1], "up"); }) ==
+        "add: gradients are being collected; call refresh or stop_collecting first");
+  CHECK(group.size() == 1);
+  model.add_gradient(0);
+  group.end_collecting_step(model.ctx);
+  group.refresh(model.ctx);
+}
+
+TEST_CASE("group safety: layers outlive their group") {
+  Model model;
+  GroupOptions options = keeping(5);
+  options.share_gradient_memory = true;
+  {
+    Group group(options);
+    model.add_to(group);
+    group.collect(model.ctx, {});
+  }
+  const auto expected = model.gradient(1);
+  model.add(1, expected);
+  const MatrixView<double> core = model.layers[1]->core(model.ctx);
+  for (std::size_t e = 0; e < expected.data.size(); ++e)
+    CHECK(core.data[e] == expected.data[e]);
+  model.layers[1]->clear(model.ctx);
+  {
+    Group again(keeping(5));
+    model.add_to(again);
+    again.collect(model.ctx, {});
+    model.layers.clear();  // and a group whose layers are gone ends as well
+  }
+}
+
+TEST_CASE("group safety: a plan, a basis or a support's end that needs more of a shared memory gets it") {
+  GroupOptions options = keeping(5);
+  options.share_gradient_memory = true;
+  LinearOptions linear;
+  linear.plan = Plan{SideOrder::project_first, SideOrder::project_first};
+  Model model(linear);
+  Group group(options);
+  for (auto& layer : model.layers)
+    layer->set_basis(model.ctx,
+                     TuckerBasis<double, B>::from_rules(model.ctx, layer->out_extent(), layer->in_extent(),
+                                                        RankRule::random(2), RankRule::random(2)));
+  model.add_to(group);
+  CHECK(group.memory().gradients == 4 * 8);
+  const auto check = [&](std::size_t i) {
+    model.add_gradient(i);
+    CHECK(group.select(model.ctx, static_cast<index_t>(i)).kept > 0);
+    group.clear(model.ctx);
+  };
+  SUBCASE("a plan") {
+    model.layers[0]->set_plan(model.ctx, Plan{});
+    check(0);
+  }
+  SUBCASE("a basis") {
+    model.layers[1]->set_basis(model.ctx, nullptr);
+    CHECK(model.layers[1]->gradient_count() == 48);
+    model.add_gradient(1);
+    CHECK(model.layers[1]->core(model.ctx).size() == 48);
+    model.layers[1]->clear(model.ctx);
+  }
+  SUBCASE("a support's end") {
+    SparseGradient<double, B> support(model.ctx, 2, 2, 1);
+    support.assign(model.ctx, std::vector<stored_index_t>{1}, std::vector<double>{1});
+    model.layers[2]->set_support(model.ctx, support);
+    model.layers[2]->set_plan(model.ctx, Plan{});
+    model.layers[2]->set_support(model.ctx, {});
+    check(2);
+  }
+  CHECK(group.memory().gradients == 48 * 8);
+}
+
+TEST_CASE("group safety: a shared memory does not grow under a gradient, nor take two layers' at once") {
+  GroupOptions options = keeping(5);
+  options.share_gradient_memory = true;
+  Model model;
+  Group group(options);
+  std::vector<double> large(200);
+  Layer larger(model.ctx, MatrixView<double>(large.data(), 10, 20), nullptr);
+  model.add_to(group);
+  const auto g = model.add_gradient(0);
+  CHECK_THROWS_AS(group.add(model.ctx, larger, "large"), StateError);
+  CHECK(group.size() == 3);
+  CHECK_THROWS_AS(model.add_gradient(1), StateError);
+  CHECK_THROWS_AS(model.layers[1]->core(model.ctx), StateError);
+  const MatrixView<double> core = model.layers[0]->core(model.ctx);
+  for (std::size_t e = 0; e < g.data.size(); ++e)
+    CHECK(core.data[e] == g.data[e]);
+  group.select(model.ctx, 0);
+  model.add_gradient(1);  // layer 0 has had its turn
+  group.clear(model.ctx);
+  group.add(model.ctx, larger, "large");
+
+  // All backward passes, then the end of the collecting step: one layer's gradient was another's before.
+  group.collect(model.ctx, {});
+  model.add_gradient(0);
+  CHECK_THROWS_AS(model.add_gradient(1), StateError);
+  group.clear(model.ctx);
+  // A second backward after the selection would be the selection's end.
+  model.add_gradient(0);
+  group.select(model.ctx, 0);
+  model.add_gradient(0);
+  CHECK_THROWS_AS(group.select(model.ctx, 0), StateError);
+  CHECK_THROWS_AS(group.step(model.ctx, {}), StateError);
+}
+
+TEST_CASE(
+    "group safety: clipping counts the norm of layers that were selected before, or says that it cannot") {
+  Model model;
+  Model other;
+  Group group(keeping(6));
+  Group usual(keeping(6));
+  model.add_to(group);
+  other.add_to(usual);
+  model.add_gradients();
+  other.add_gradients();
+  const Weights before = model.weights;
+  group.select(model.ctx, 0);
+  CHECK(contains(message_of([&] { group.step(model.ctx, {.clip_norm = 0.1}); }), "layer 0"));
+  CHECK(model.weights == before);
+  group.select(model.ctx, 0, true);
+  group.step(model.ctx, {.clip_norm = 0.1});
+  usual.step(other.ctx, {.clip_norm = 0.1});
+  CHECK(model.weights == other.weights);
+}
+
+TEST_CASE("group safety: transported moments follow a basis of another rank") {
+  Model model;
+  GroupOptions options = keeping(48);
+  options.capacity_factor = 0;
+  Group group(options);
+  model.add_to(group);
+  group.collect(model.ctx, recipe_of(RankRule::full(), RankRule::full()));
+  model.add_gradients();
+  group.end_collecting_step(model.ctx);
+  group.refresh(model.ctx);
+  model.add_gradients();
+  group.step(model.ctx, {});
+  double energy = 0;
+  for (const double m : group.optimizer(0).state(model.ctx).m)
+    energy += m * m;
+  group.collect(model.ctx, recipe_of(RankRule::fixed(5), RankRule::fixed(4)));
+  model.add_gradients();
+  group.end_collecting_step(model.ctx);
+  group.refresh(model.ctx, MomentsPolicy::transport);
+  CHECK(group.optimizer(0).steps() == 1);
+  double moved = 0;
+  for (const double m : group.optimizer(0).state(model.ctx).m)
+    moved += m * m;
+  CHECK(moved > 0.1 * energy);
+  CHECK(moved <= energy);
+  model.add_gradients();
+  CHECK(group.step(model.ctx, {}).kept == 3 * 20);
+}
+
+TEST_CASE("group safety: a layer without a gradient is left out of the step") {
+  for (const AdamSemantics semantics : {AdamSemantics::torch, AdamSemantics::dense_core}) {
+    Model model;
+    GroupOptions options = keeping(5);
+    options.adam.semantics = semantics;
+    Group group(options);
+    model.add_to(group);
+    model.add_gradients();
+    group.step(model.ctx, {.learning_rate = 0.1});
+    const Weights before = model.weights;
+    model.add_gradient(0);
+    CHECK(group.step(model.ctx, {.learning_rate = 0.1, .weight_decay = 0.1}).kept == 5);
+    CHECK(model.weights[0] != before[0]);
+    CHECK(model.weights[1] == before[1]);
+    CHECK(model.weights[2] == before[2]);
+    CHECK(group.optimizer(1).steps() == 1);
+    CHECK(group.select(model.ctx, 1).kept == 0);
+  }
+}
+
+TEST_CASE("group safety: refresh and stop_collecting change all layers or none") {
+  Model model;
+  Group group(keeping(5));
+  model.add_to(group);
+  group.collect(model.ctx, {});
+  model.add_gradients();
+  group.end_collecting_step(model.ctx);
+  model.add_gradient(2);
+  const auto basis = model.layers[0]->basis();
+  CHECK_THROWS_AS(group.refresh(model.ctx), StateError);
+  CHECK(model.layers[0]->basis() == basis);
+  CHECK_THROWS_AS(group.stop_collecting(model.ctx), StateError);
+  CHECK(group.collecting());
+  group.end_collecting_step(model.ctx);
+  group.refresh(model.ctx);
+  CHECK(model.layers[0]->basis()->report().gradients == 2);
+  CHECK(model.layers[2]->basis()->report().gradients == 2);
+}
+
+TEST_CASE("group safety: NaN under skip while collecting leaves the step and that gradient out") {
+  GroupOptions options = keeping(5);
+  options.non_finite = NonFinite::skip;
+  Model model;
+  Group group(options);
+  model.add_to(group);
+  group.collect(model.ctx, {});
+  model.add_gradients();
+  group.end_collecting_step(model.ctx);
+  const Weights before = model.weights;
+  for (const bool trains : {true, false}) {
+    model.add_gradient(0);
+    oracle::Matrix bad = model.gradient(1);
+    bad.data[3] = std::numeric_limits<double>::infinity();
+    model.add(1, bad);
+    model.add_gradient(2);
+    if (trains) {
+      CHECK(group.step(model.ctx, {}).skipped);
+    } else {
+      group.end_collecting_step(model.ctx);
+    }
+  }
+  CHECK(model.weights == before);
+  group.refresh(model.ctx);
+  CHECK(model.layers[0]->basis()->report().gradients == 4);
+  CHECK(model.layers[2]->basis()->report().gradients == 3);
+}
+
+TEST_CASE("group safety: clipping and collecting steps with fixed supports") {
+  Model model;
+  Group group(keeping(3));
+  model.add_to(group);
+  std::vector<SparseGradient<double, B>> supports;
+  for (auto& layer : model.layers) {
+    supports.emplace_back(model.ctx, layer->out_extent(), layer->in_extent(), 3);
+    supports.back().assign(model.ctx, std::vector<stored_index_t>{2, 17, 40}, std::vector<double>(3));
+    layer->set_support(model.ctx, supports.back());
+  }
+  double squares = 0;
+  for (std::size_t i = 0; i < 3; ++i) {
+    const oracle::Matrix g = model.add_gradient(i);
+    for (const std::size_t e : {2U, 17U, 40U})
+      squares += g.data[e] * g.data[e];
+  }
+  const GroupReport report = group.step(model.ctx, {.clip_norm = 0.1});
+  CHECK(report.core_norm == doctest::Approx(std::sqrt(squares)));
+  CHECK(report.kept == 9);
+  CHECK(contains(message_of([&] { group.collect(model.ctx, {}); }), "fixed support"));
+  CHECK_FALSE(group.collecting());
+  group.collect(model.ctx, recipe_of(RankRule::random(2), RankRule::random(2)));
+  model.add_gradients();
+  group.end_collecting_step(model.ctx);
+  CHECK_FALSE(model.layers[0]->accumulating());
+}
+
+TEST_CASE("group safety: a merged adapter among the layers: no layer steps") {
+  LinearOptions linear;
+  linear.mode = UpdateMode::adapter;
+  Model model(linear);
+  Group group(keeping(4));
+  model.add_to(group);
+  model.add_gradients();
+  group.step(model.ctx, {});
+  model.layers[2]->merge(model.ctx);
+  const std::vector<double> delta(model.layers[0]->delta().data, model.layers[0]->delta().data + 48);
+  model.add_gradients();
+  CHECK(contains(message_of([&] { group.step(model.ctx, {}); }), "merged"));
+  CHECK(std::vector<double>(model.layers[0]->delta().data, model.layers[0]->delta().data + 48) == delta);
+  CHECK(group.optimizer(0).steps() == 1);
+}
+
+TEST_CASE("group safety: a layer's number is checked") {
+  Model model;
+  Group group(keeping(4));
+  model.add_to(group);
+  CHECK(message_of([&] { group.layer(3); }) == "layer 3, expected 0 <= layer < 3");
+  CHECK(message_of([&] { (void)group.kept(-1); }) == "layer -1, expected 0 <= layer < 3");
+}
+
+namespace {
+
+/// Runs out of memory for large arrays when told to.
+struct Scarce : B {
+  static inline bool scarce = false;
+  template <class T>
+  static T* allocate(index_t n) {
+    if (scarce && n >= 48) throw std::bad_alloc();
+    return B::allocate<T>(n);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("group safety: no memory for a state that goes dense: no layer has moved") {
+  Scarce::Context ctx;
+  oracle::Random random(3);
+  Weights weights;
+  std::vector<std::unique_ptr<SparseGradLinear<double, Scarce>>> layers;
+  GroupOptions options = keeping(5);
+  options.capacity_factor = 1;
+  SparseGradGroup<double, Scarce> group(options);
+  for (int i = 0; i < 2; ++i) {
+    weights.push_back(random.matrix(8, 6).data);
+    layers.push_back(std::make_unique<SparseGradLinear<double, Scarce>>(
+        ctx, MatrixView<double>(weights.back().data(), 8, 6), nullptr));
+    group.add(ctx, *layers.back(), "up");
+  }
+  const oracle::Matrix first = random.matrix(8, 6);
+  const oracle::Matrix second = random.matrix(8, 6);
+  const auto add = [&](std::size_t i, const oracle::Matrix& g) {
+    layers[i]->add_gradient(ctx, MatrixView<const double>(g.data.data(), 8, 6));
+  };
+  add(0, first);
+  add(1, first);
+  group.step(ctx, {});
+  const Weights before = weights;
+  add(0, first);  // the same support again: layer 0 stays compact
+  add(1, second);
+  Scarce::scarce = true;
+  CHECK_THROWS_AS(group.step(ctx, {}), std::bad_alloc);
+  Scarce::scarce = false;
+  CHECK(weights == before);
+  CHECK(group.optimizer(0).steps() == 1);
+  group.step(ctx, {});
+  CHECK(weights[0] != before[0]);
+  CHECK(weights[1] != before[1]);
+}
+
+// What follows has no counterpart in versions before.
+
+TEST_CASE("group safety: a collecting step ends layer by layer in shared gradient memory") {
+  Model model;
+  Model apart;
+  GroupOptions options = keeping(5);
+  Group usual(options);
+  options.share_gradient_memory = true;
+  Group group(options);
+  model.add_to(group);
+  apart.add_to(usual);
+  group.collect(model.ctx, {});
+  usual.collect(apart.ctx, {});
+  for (int step = 0; step < 3; ++step) {
+    for (std::size_t i = 0; i < 3; ++i) {
+      model.add_gradient(i);
+      group.end_collecting_step(model.ctx, static_cast<index_t>(i));
+    }
+    if (step == 1) group.end_collecting_step(model.ctx);
+    apart.add_gradients();
+    usual.end_collecting_step(apart.ctx);
+  }
+  group.refresh(model.ctx);
+  usual.refresh(apart.ctx);
+  for (std::size_t i = 0; i < 3; ++i) {
+    CHECK(model.layers[i]->basis()->report().out.spectrum == apart.layers[i]->basis()->report().out.spectrum);
+    CHECK(model.layers[i]->basis()->report().gradients == apart.layers[i]->basis()->report().gradients);
+    model.add_gradient(i);
+    CHECK(group.select(model.ctx, static_cast<index_t>(i)).kept == 5);
+  }
+  CHECK(group.step(model.ctx, {}).left_out == 0);
+  apart.add_gradients();
+  usual.step(apart.ctx, {});
+  CHECK(model.weights == apart.weights);
+}
+
+TEST_CASE(
+    "group safety: a layer that ends, moves or is replaced in its turn leaves the shared memory usable") {
+  Model model;
+  auto memory = std::make_shared<GradientMemory<double, B>>();
+  for (auto& layer : model.layers)
+    layer->borrow_gradient_memory(model.ctx, memory);
+  model.add_gradient(0);
+  model.layers[0].reset();
+  CHECK_FALSE(memory->in_use());
+  const oracle::Matrix g = model.add_gradient(1);
+  Layer moved = std::move(*model.layers[1]);
+  CHECK(memory->in_use());
+  CHECK(moved.core(model.ctx).data[5] == g.data[5]);
+  model.layers.clear();
+  memory.reset();  // `moved` is its last owner, in the middle of its turn
+  std::vector<double> weight(48);
+  moved = Layer(model.ctx, MatrixView<double>(weight.data(), 8, 6), nullptr);
+  moved.add_gradient(model.ctx, MatrixView<const double>(g.data.data(), 8, 6));
+  CHECK(moved.core(model.ctx).data[5] == g.data[5]);
+}
+
+TEST_CASE("group safety: refresh reports what its rebase lost") {
+  Model model;
+  Group group(keeping(48));
+  model.add_to(group);
+  model.add_gradients();
+  group.step(model.ctx, {});
+  group.collect(model.ctx, recipe_of(RankRule::random(4), RankRule::identity(), BasisScope::layer));
+  const auto state = group.optimizer(0).state(model.ctx);
+  const std::vector<RebaseReport> reports = group.refresh(model.ctx, MomentsPolicy::transport);
+  REQUIRE(reports.size() == 3);
+  double before = 0;
+  double after = 0;
+  for (const double m : state.m)
+    before += m * m;
+  for (const double m : group.optimizer(0).state(model.ctx).m)
+    after += m * m;
+  CHECK(reports[0].energy_before == doctest::Approx(before));
+  CHECK(reports[0].lost_to_basis == doctest::Approx(1 - after / before));
+  const RebaseReport single = group.set_basis(model.ctx, 1, nullptr, MomentsPolicy::transport);
+  CHECK(single.energy_before > 0);
+  CHECK(single.lost_to_basis == doctest::Approx(0));
+}
+
+TEST_CASE("group safety: adapters and tracked layers get new bases once their delta is merged or reset") {
+  for (const UpdateMode mode : {UpdateMode::adapter, UpdateMode::weight}) {
+    LinearOptions linear;
+    linear.mode = mode;
+    linear.track_delta = mode == UpdateMode::weight;
+    Model model(linear);
+    Group group(keeping(4));
+    model.add_to(group);
+    model.add_gradients();
+    group.step(model.ctx, {});
+    group.collect(model.ctx, {});
+    model.add_gradients();
+    group.end_collecting_step(model.ctx);
+    for (std::size_t i = 0; i < 2; ++i)
+      model.layers[i]->reset_delta(model.ctx);
+    CHECK(
+        message_of([&] { group.refresh(model.ctx); }) ==
+        "refresh: the layer holds a delta in its present basis; merge it, or export it and call reset_delta");
+    CHECK(model.layers[0]->basis()->rows() == 8);
+    CHECK_FALSE(model.layers[0]->basis()->out().rotates());
+    if (mode == UpdateMode::adapter) {
+      model.layers[2]->merge(model.ctx);
+    } else {
+      model.layers[2]->reset_delta(model.ctx);
+    }
+    group.refresh(model.ctx);
+    CHECK(model.layers[2]->basis()->out().rotates());
+    CHECK_FALSE(model.layers[2]->merged());
+    model.add_gradients();
+    CHECK(group.step(model.ctx, {}).kept == 12);
+  }
+}
+
+TEST_CASE("group safety: a delta is set without touching W, and forward uses it") {
+  LinearOptions linear;
+  linear.mode = UpdateMode::adapter;
+  Model model(linear);
+  Layer& layer = *model.layers[0];
+  const Weights before = model.weights;
+  SparseGradient<double, B> delta(model.ctx, 8, 6, 2);
+  delta.assign(model.ctx, std::vector<stored_index_t>{1, 46}, std::vector<double>{2, -3});
+  layer.set_delta(model.ctx, delta);
+  layer.set_delta(model.ctx, delta);  // in place of the last
+  const oracle::Matrix x = model.random.matrix(2, 6);
+  std::vector<double> y(16);
+  layer.forward(model.ctx, MatrixView<const double>(x.data.data(), 2, 6), MatrixView<double>(y.data(), 2, 8));
+  oracle::Matrix w(8, 6);
+  w.data = before[0];
+  w.data[1] += 2;
+  w.data[46] -= 3;
+  const oracle::Matrix expected = oracle::product(x, oracle::transposed(w));
+  for (std::size_t e = 0; e < y.size(); ++e)
+    CHECK(y[e] == doctest::Approx(expected.data[e]));
+  CHECK(model.weights == before);
+  CHECK(layer.export_delta(model.ctx).count() == 2);
+  layer.reset_delta(model.ctx);
+  CHECK(layer.export_delta(model.ctx).count() == 0);
+  layer.set_basis(model.ctx, nullptr);
+  CHECK(message_of([] {
+          Model plain;
+          plain.layers[0]->reset_delta(plain.ctx);
+        }).find("keeps no delta") != std::string::npos);
+
+  delta.values()[1] = std::numeric_limits<double>::quiet_NaN();
+  layer.set_delta(model.ctx, delta);
+  CHECK(message_of([&] { layer.merge(model.ctx); }) ==
+        "merge: the delta holds NaN or Inf at row 7, column 4; expected finite numbers");
+  CHECK(model.weights == before);
+}

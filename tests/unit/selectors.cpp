@@ -1,0 +1,81 @@
+#include <sparsegrad/top_k.hpp>
+
+#include <doctest/doctest.h>
+
+#include <limits>
+#include <vector>
+
+#include "support/group_model.hpp"
+
+using namespace sparsegrad;
+using namespace sparsegrad::test;
+
+TEST_CASE("selectors: a share of the entries that is whole but for its rounding counts as whole") {
+  for (int percent = 1; percent <= 100; ++percent) {
+    CAPTURE(percent);
+    CHECK(TopK::fraction(percent / 100.0, 100).k == percent);
+    CHECK(TopK::fraction(percent / 100.0, 1000000).k == percent * 10000);
+    CHECK(TopK::fraction(percent / 100.0, 100000000).k == percent * 1000000);
+  }
+  CHECK(TopK::fraction(0.012, 768 * 3072).k == 28312);  // 28311.552
+  CHECK(TopK::fraction(0.5, 3).k == 2);
+  CHECK(TopK::fraction(1e-9, 10).k == 1);
+  CHECK(TopK::fraction(0.5000001, 100000000).k == 50000010);
+}
+
+TEST_CASE("selectors: FixedSupport wants a support and a contiguous core") {
+  B::Context ctx;
+  std::vector<double> core(20, 1.0);
+  SparseGradient<double, B> s(ctx, 4, 3, 2);
+  const FixedSupport<double, B> none;
+  CHECK(message_of([&] { none(ctx, MatrixView<double>(core.data(), 4, 3), s); }) ==
+        "FixedSupport: the support is null, expected one to read");
+  SparseGradient<double, B> support(ctx, 4, 3, 2);
+  support.assign(ctx, std::vector<stored_index_t>{2, 7}, std::vector<double>(2));
+  const FixedSupport<double, B> fixed{&support};
+  CHECK(message_of([&] { fixed(ctx, MatrixView<double>(core.data(), 4, 3, 5), s); }) ==
+        "the core's row stride is 5, expected a contiguous core of 3 columns");
+  CHECK(fixed(ctx, MatrixView<double>(core.data(), 4, 3), s).kept == 2);
+}
+
+TEST_CASE("selectors: extents whose product leaves 64 bits are refused") {
+  B::Context ctx;
+  const index_t large = index_t{1} << 32;
+  CHECK(contains(message_of([&] { SparseGradient<double, B>(ctx, large, large, 0); }), "beyond 2^31 - 1"));
+  CHECK(
+      contains(message_of([&] { SparseGradient<double, B>(ctx, large, 3 * large, 0); }), "beyond 2^31 - 1"));
+  CHECK_NOTHROW(SparseGradient<double, B>(ctx, 0, large, 0));
+}
+
+namespace {
+
+/// Whose first `zero` throws; counts what is allocated.
+struct Failing : B {
+  static inline int held = 0;
+  static inline bool fails = false;
+  template <class T>
+  static T* allocate(index_t n) {
+    ++held;
+    return B::allocate<T>(n);
+  }
+  template <class T>
+  static void deallocate(T* p) {
+    --held;
+    B::deallocate(p);
+  }
+  template <class T>
+  static void zero(Context& ctx, T* p, index_t n) {
+    if (fails) throw StateError("zero failed");
+    B::zero<T>(ctx, p, n);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("selectors: a buffer whose first zeros fail gives its memory back") {
+  Failing::Context ctx;
+  Failing::fails = true;
+  CHECK_THROWS_AS((Buffer<double, Failing>(ctx, 8)), StateError);
+  Failing::fails = false;
+  CHECK(Failing::held == 0);
+}
