@@ -84,6 +84,20 @@ void optimizer(B::Context& ctx) {
   };
   step("sparse_adam_step", AdamSemantics::torch);
   step("sparse_adam_step_per_entry", AdamSemantics::per_entry_step);
+
+  // A full state that forgets as many entries as the third support brings.
+  SparseAdam<float, B> full(ctx, out, in,
+                            {.capacity = 3 * entries / 2, .overflow = Overflow::evict_smallest});
+  full.step(ctx, first, {}, update);
+  full.step(ctx, second, {}, update);
+  count("evict", [&] { full.step(ctx, third, {}, update); });
+
+  // All moments of a small core move.
+  constexpr index_t small = 64;
+  const auto part = bench::random_support<B>(ctx, out, small, entries, 2 * entries, 20);
+  SparseAdam<float, B> core(ctx, out, small, {.semantics = AdamSemantics::dense_core});
+  Gradient all(ctx, out, small, out * small);
+  count("dense_core", [&] { core.step(ctx, part, {}, all); });
 }
 
 void sparse_products(B::Context& ctx) {
@@ -114,6 +128,17 @@ void sparse_products(B::Context& ctx) {
     B::expand_rows<float>(ctx, row.data(), col.data(), d.values(), d.count(), side.factor(),
                           w.matrix(out, in));
   });
+  // Every second row of W, or column of its transpose.
+  Positions half;
+  for (index_t i = 0; i < out; i += 2)
+    half.push_back(static_cast<stored_index_t>(i));
+  const auto rows = static_cast<index_t>(half.size());
+  Matrix panel = normal(ctx, rows, in, 20);
+  Matrix across = normal(ctx, in, out, 21);
+  count("gather_rows",
+        [&] { B::gather_rows<float>(ctx, w.matrix(out, in), half.data(), rows, panel.matrix(rows, in)); });
+  count("add_columns",
+        [&] { B::add_columns<float>(ctx, panel.matrix(rows, in), half.data(), across.matrix(in, out)); });
   count("gather", [&] { B::gather<float>(ctx, w.data(), d.indices(), d.count(), value.data()); });
   count("scatter", [&] { B::scatter<float>(ctx, value.data(), d.indices(), d.count(), w.data()); });
 }
@@ -134,8 +159,16 @@ void weight_update(B::Context& ctx) {
   apply("add_expanded_no_rotation", Basis::identity(out, in), WeightLayout::out_in);
   apply("add_expanded_one_sided", one_sided, WeightLayout::out_in);
   apply("add_expanded_one_sided_in_out", one_sided, WeightLayout::in_out);
-  apply("add_expanded_fast_transforms", Basis::from_sides(Side::fast(ctx, out, 12), Side::fast(ctx, in, 13)),
-        WeightLayout::out_in);
+  const auto fast = Basis::from_sides(Side::fast(ctx, out, 12), Side::fast(ctx, in, 13));
+  apply("add_expanded_fast_transforms", fast, WeightLayout::out_in);
+
+  // A dense update, for a weight stored the other way round.
+  Gradient all(ctx, out, in, size);
+  all.set_count(size);
+  const Matrix values = normal(ctx, out, in, 22);
+  std::copy_n(values.data(), size, all.values());
+  count("expand_dense",
+        [&] { add_expanded<float, B>(ctx, *fast, all, WeightLayout::in_out, w.matrix(in, out)); });
 }
 
 void transforms(B::Context& ctx) {

@@ -203,27 +203,8 @@ class SparseAdam {
   /// alone exceeds the capacity, or under Overflow::error; NonFiniteError when entries must be evicted by
   /// moments that hold NaN or Inf.
   void check(Context& ctx, const Gradient& s) const {
-    require_shape("S", s.rows(), s.cols(), rows_, cols_, "rows x cols of the optimizer's core");
-    if (!compact_ || options_.overflow == Overflow::go_dense) return;
-    const std::string policy = to_string(options_.overflow);
-    if (s.count() > options_.capacity) {
-      throw CapacityError("S has " + std::to_string(s.count()) +
-                          " entries, expected at most the state's capacity " +
-                          std::to_string(options_.capacity) + " (overflow policy " + policy + ")");
-    }
-    if (held_count_ + s.count() <= options_.capacity) return;
     auto frame = ctx.frame();
-    const index_t fresh = find(ctx, frame, s).fresh_count;
-    if (held_count_ + fresh <= options_.capacity) return;
-    if (options_.overflow == Overflow::error) {
-      throw CapacityError("the state holds " + std::to_string(held_count_) + " entries and S brings " +
-                          std::to_string(fresh) + " new ones, expected at most the capacity " +
-                          std::to_string(options_.capacity) + " together (overflow policy " + policy + ")");
-    }
-    if (Backend::template first_nonfinite<T>(ctx, m_.matrix(1, held_count_)) >= 0) {
-      throw NonFiniteError(
-          "entries must be evicted by their moments, which hold NaN or Inf; expected finite numbers");
-    }
+    find_checked(ctx, frame, s);
   }
 
   /// Makes room for S where `step` would go dense to have it (Overflow::go_dense), and changes no moment: a caller with
@@ -242,7 +223,8 @@ class SparseAdam {
   /// ValueError for a learning rate or scale that is not finite or when D.capacity() <
   /// update_capacity(S.count()).
   StepReport step(Context& ctx, const Gradient& s, const StepOptions& step_options, Gradient& d) {
-    check(ctx, s);
+    auto frame = ctx.frame();
+    Slots slots = find_checked(ctx, frame, s);
     require_shape("D", d.rows(), d.cols(), rows_, cols_, "rows x cols of the optimizer's core");
     if (d.capacity() < update_capacity(s.count())) {
       throw ValueError("D has room for " + std::to_string(d.capacity()) + " entries, expected at least " +
@@ -264,14 +246,12 @@ class SparseAdam {
     }
 
     StepReport report;
-    auto frame = ctx.frame();
-    Slots slots;
     if (compact_) {
       if (s.count() > options_.capacity) {
         make_dense(ctx);
         report.went_dense = true;
       } else {
-        slots = find(ctx, frame, s);
+        if (slots.slot == nullptr) slots = find(ctx, frame, s);
         const index_t excess = held_count_ + slots.fresh_count - options_.capacity;
         if (excess > 0 && options_.overflow == Overflow::go_dense) {
           make_dense(ctx);
@@ -488,6 +468,33 @@ class SparseAdam {
     }
     slots.fresh_count =
         Backend::find_slots(ctx, s.indices(), s.count(), index_.data(), held_count_, slots.slot, slots.fresh);
+    return slots;
+  }
+
+  /// What `check` does, and the places of S where it had to look for them, else none.
+  template <class Frame>
+  Slots find_checked(Context& ctx, Frame& frame, const Gradient& s) const {
+    require_shape("S", s.rows(), s.cols(), rows_, cols_, "rows x cols of the optimizer's core");
+    if (!compact_ || options_.overflow == Overflow::go_dense) return {};
+    const std::string policy = to_string(options_.overflow);
+    if (s.count() > options_.capacity) {
+      throw CapacityError("S has " + std::to_string(s.count()) +
+                          " entries, expected at most the state's capacity " +
+                          std::to_string(options_.capacity) + " (overflow policy " + policy + ")");
+    }
+    if (held_count_ + s.count() <= options_.capacity) return {};
+    const Slots slots = find(ctx, frame, s);
+    const index_t fresh = slots.fresh_count;
+    if (held_count_ + fresh <= options_.capacity) return slots;
+    if (options_.overflow == Overflow::error) {
+      throw CapacityError("the state holds " + std::to_string(held_count_) + " entries and S brings " +
+                          std::to_string(fresh) + " new ones, expected at most the capacity " +
+                          std::to_string(options_.capacity) + " together (overflow policy " + policy + ")");
+    }
+    if (Backend::template first_nonfinite<T>(ctx, m_.matrix(1, held_count_)) >= 0) {
+      throw NonFiniteError(
+          "entries must be evicted by their moments, which hold NaN or Inf; expected finite numbers");
+    }
     return slots;
   }
 

@@ -168,32 +168,32 @@ struct Elementwise {
     });
   }
 
-  /// Serial; `to` has stride `stride`. Some rows at a time from left to right, asked for some tiles ahead: the hardware
-  /// follows only a few rows by itself. In a tile, whole cache lines of both sides.
+  /// Serial; `to` has stride `stride`. Some rows at a time from left to right, asked for some cache lines ahead: the
+  /// hardware follows only a few rows by itself.
   template <class T>
   static void transpose_block(MatrixView<const T> a, T* to, index_t stride) {
-    constexpr index_t tile = 64 / static_cast<index_t>(sizeof(T));
-    for (index_t i0 = 0; i0 < a.rows; i0 += tile) {
-      const index_t i1 = std::min(i0 + tile, a.rows);
-      for (index_t j0 = 0; j0 < a.cols; j0 += tile) {
-        const index_t j1 = std::min(j0 + tile, a.cols);
-        const index_t ahead = j0 + 4 * tile;
-        for (index_t i = i0; i < i1 && ahead < a.cols; ++i)
-          __builtin_prefetch(a.data + i * a.stride + ahead);
-        index_t i = i0;
-        for (; i + 4 <= i1; i += 4) {
-          index_t j = j0;
-          for (; j + 4 <= j1; j += 4)
-            transpose_4x4(a.data + i * a.stride + j, a.stride, to + j * stride + i, stride);
-          for (; j < j1; ++j)
-            for (index_t s = 0; s < 4; ++s)
-              to[j * stride + i + s] = a.data[(i + s) * a.stride + j];
+    constexpr index_t edge = square_edge<T>;
+    constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));
+    constexpr index_t height = 8;
+    index_t i = 0;
+    for (; i + height <= a.rows; i += height) {
+      const T* from = a.data + i * a.stride;
+      index_t j = 0;
+      for (; j + edge <= a.cols; j += edge) {
+        if (j % line == 0 && j + 4 * line < a.cols) {
+          for (index_t s = 0; s < height; ++s)
+            __builtin_prefetch(from + s * a.stride + j + 4 * line);
         }
-        for (; i < i1; ++i)
-          for (index_t j = j0; j < j1; ++j)
-            to[j * stride + i] = a.data[i * a.stride + j];
+        for (index_t s = 0; s < height; s += edge)
+          transpose_square(from + s * a.stride + j, a.stride, to + j * stride + i + s, stride);
       }
+      for (; j < a.cols; ++j)
+        for (index_t s = 0; s < height; ++s)
+          to[j * stride + i + s] = from[s * a.stride + j];
     }
+    for (; i < a.rows; ++i)
+      for (index_t j = 0; j < a.cols; ++j)
+        to[j * stride + i] = a.data[i * a.stride + j];
   }
 
  private:

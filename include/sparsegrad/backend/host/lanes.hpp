@@ -83,28 +83,60 @@ inline void sums_of(const Lanes<T>& a, const Lanes<T>& b, const Lanes<T>& c, con
   }
 }
 
-/// to[j, i] = from[i, j] of a 4x4 block in registers.
-template <class T>
-inline void transpose_4x4(const T* from, index_t from_stride, T* to, index_t to_stride) {
+/// Edge of the blocks that transpose_square takes.
 #if defined(SPARSEGRAD_HAS_SHUFFLE)
-  typedef T Vector __attribute__((vector_size(4 * sizeof(T))));
-  Vector a, b, c, d;
-  std::memcpy(&a, from, sizeof a);
-  std::memcpy(&b, from + from_stride, sizeof b);
-  std::memcpy(&c, from + 2 * from_stride, sizeof c);
-  std::memcpy(&d, from + 3 * from_stride, sizeof d);
-  const Vector ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
-  const Vector ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-  const Vector cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5);
-  const Vector cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-  a = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
-  b = __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7);
-  c = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
-  d = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
-  std::memcpy(to, &a, sizeof a);
-  std::memcpy(to + to_stride, &b, sizeof b);
-  std::memcpy(to + 2 * to_stride, &c, sizeof c);
-  std::memcpy(to + 3 * to_stride, &d, sizeof d);
+template <class T>
+inline constexpr index_t square_edge = Lanes<T>::count == 8 ? 8 : 4;
+#else
+template <class T>
+inline constexpr index_t square_edge = 4;
+#endif
+
+/// to[j, i] = from[i, j] of a block of square_edge<T> rows and columns in registers.
+template <class T>
+inline void transpose_square(const T* from, index_t from_stride, T* to, index_t to_stride) {
+#if defined(SPARSEGRAD_HAS_SHUFFLE)
+  typedef T Half __attribute__((vector_size(4 * sizeof(T))));
+  const auto half = [](const T* p) {
+    Half x;
+    std::memcpy(&x, p, sizeof x);
+    return x;
+  };
+  if constexpr (square_edge<T> == 8) {
+    // Rows i and i + 4 share a register from the load on: what is left are four 4x4 blocks, two at a time.
+    for (index_t j = 0; j < 8; j += 4) {
+      const auto rows = [&](index_t i) {
+        const T* p = from + i * from_stride + j;
+        return __builtin_shufflevector(half(p), half(p + 4 * from_stride), 0, 1, 2, 3, 4, 5, 6, 7);
+      };
+      const auto a = rows(0), b = rows(1), c = rows(2), d = rows(3);
+      const auto ab_low = __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13);
+      const auto ab_high = __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
+      const auto cd_low = __builtin_shufflevector(c, d, 0, 8, 1, 9, 4, 12, 5, 13);
+      const auto cd_high = __builtin_shufflevector(c, d, 2, 10, 3, 11, 6, 14, 7, 15);
+      const auto put = [&](index_t column, auto x) {
+        std::memcpy(to + (j + column) * to_stride, &x, sizeof x);
+      };
+      put(0, __builtin_shufflevector(ab_low, cd_low, 0, 1, 8, 9, 4, 5, 12, 13));
+      put(1, __builtin_shufflevector(ab_low, cd_low, 2, 3, 10, 11, 6, 7, 14, 15));
+      put(2, __builtin_shufflevector(ab_high, cd_high, 0, 1, 8, 9, 4, 5, 12, 13));
+      put(3, __builtin_shufflevector(ab_high, cd_high, 2, 3, 10, 11, 6, 7, 14, 15));
+    }
+  } else {
+    const Half a = half(from);
+    const Half b = half(from + from_stride);
+    const Half c = half(from + 2 * from_stride);
+    const Half d = half(from + 3 * from_stride);
+    const Half ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+    const Half ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    const Half cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+    const Half cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    const auto put = [&](index_t column, Half x) { std::memcpy(to + column * to_stride, &x, sizeof x); };
+    put(0, __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5));
+    put(1, __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7));
+    put(2, __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5));
+    put(3, __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7));
+  }
 #else
   for (index_t j = 0; j < 4; ++j)
     for (index_t i = 0; i < 4; ++i)

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "../reference.hpp"
+#include "lanes.hpp"
 
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -15,48 +16,22 @@ namespace sparsegrad::backend::host {
 
 /// The primitives `find_slots` and `open_slots` of the contract (core/backend.hpp).
 struct Slots : Reference {
-  /// Four parts of the support side by side: one search alone waits for its own last load.
+  /// First the place of each entry among those held, then which of them are new: less to keep in registers at a time.
   static index_t find_slots(Context&, const stored_index_t* index, index_t k, const stored_index_t* held,
                             index_t n, stored_index_t* slot, stored_index_t* fresh) {
-    if (n == 0) {
-      for (index_t e = 0; e < k; ++e)
-        slot[e] = fresh[e] = static_cast<stored_index_t>(e);
-      return k;
+    find_places(index, k, held, n, slot);
+    index_t q = 0;
+    index_t e = 0;
+    for (; e < k && slot[e] < n; ++e) {
+      // Without branches: whether an entry is new follows no pattern.
+      const stored_index_t place = slot[e];
+      slot[e] = place + static_cast<stored_index_t>(q);
+      fresh[q] = static_cast<stored_index_t>(e);
+      q += static_cast<index_t>(held[place] != index[e]);
     }
-    constexpr index_t lanes = 4;
-    const index_t part = (k + lanes - 1) / lanes;
-    const index_t short_part = std::max<index_t>(0, k - (lanes - 1) * part);  // of the last lane
-    index_t at[lanes] = {};
-    index_t found[lanes] = {};  // new entries of a lane, listed from fresh[lane * part] on
-    for (index_t lane = 0; lane < lanes && lane * part < k; ++lane)
-      at[lane] = std::lower_bound(held, held + n, index[lane * part]) - held;
-    const auto step = [&](index_t lane, index_t e) __attribute__((always_inline)) {
-      const stored_index_t x = index[e];
-      const index_t place = advance(held, n, at[lane], x);
-      at[lane] = place;
-      slot[e] = static_cast<stored_index_t>(place + found[lane]);
-      // Without branches: whether an entry is new follows no pattern. Past the end stands no equal: the last element is
-      // smaller. A list never runs ahead of its lane.
-      fresh[lane * part + found[lane]] = static_cast<stored_index_t>(e);
-      found[lane] += static_cast<index_t>(held[std::min(place, n - 1)] != x);
-    };
-    for (index_t e = 0; e < short_part; ++e) {
-      step(0, e);
-      step(1, part + e);
-      step(2, 2 * part + e);
-      step(3, 3 * part + e);
-    }
-    for (index_t lane = 0; lane < lanes; ++lane)
-      for (index_t e = lane * part + short_part; e < std::min(k, (lane + 1) * part); ++e)
-        step(lane, e);
-
-    index_t q = found[0];
-    for (index_t lane = 1; lane < lanes && lane * part < k; ++lane) {
-      const index_t end = std::min(k, (lane + 1) * part);
-      for (index_t e = lane * part; e < end; ++e)
-        slot[e] += static_cast<stored_index_t>(q);
-      std::copy(fresh + lane * part, fresh + lane * part + found[lane], fresh + q);
-      q += found[lane];
+    for (; e < k; ++e) {
+      slot[e] = static_cast<stored_index_t>(n + q);
+      fresh[q++] = static_cast<stored_index_t>(e);
     }
     return q;
   }
@@ -82,31 +57,67 @@ struct Slots : Reference {
   }
 
  private:
-  /// First position >= i whose element is not below x.
+  /// Held elements that `advance` looks at.
+  static constexpr index_t window = 16;
+
+  /// place[e] = number of held elements below index[e].
+  static void find_places(const stored_index_t* index, index_t k, const stored_index_t* held, index_t n,
+                          stored_index_t* place) {
+    // Of the entries up to here all predecessors have a whole window of held elements behind their place.
+    const index_t whole = n < window ? 0 : std::upper_bound(index, index + k, held[n - window]) - index;
+    // Six parts of the support side by side: one search alone waits for its own last load.
+    constexpr index_t lanes = 6;
+    const index_t part = whole / lanes;
+    index_t at[lanes] = {};
+    for (index_t lane = 0; lane < lanes && part > 0; ++lane)
+      at[lane] = std::lower_bound(held, held + n, index[lane * part]) - held;
+    const auto step = [&](index_t lane, index_t e) __attribute__((always_inline)) {
+      at[lane] = advance(held, n, at[lane], index[e]);
+      place[e] = static_cast<stored_index_t>(at[lane]);
+    };
+    for (index_t e = 0; e < part; ++e) {
+      step(0, e);
+      step(1, part + e);
+      step(2, 2 * part + e);
+      step(3, 3 * part + e);
+      step(4, 4 * part + e);
+      step(5, 5 * part + e);
+    }
+    index_t i = at[lanes - 1];
+    index_t e = lanes * part;
+    for (; e < k && i < n; ++e) {
+      i = search(held, n, i, 1, index[e]);
+      place[e] = static_cast<stored_index_t>(i);
+    }
+    std::fill(place + e, place + k, static_cast<stored_index_t>(n));
+  }
+
+  /// First position >= i whose element is not below x; a window of elements stands from i on.
   static index_t advance(const stored_index_t* held, index_t n, index_t i, stored_index_t x) {
-    // Arithmetic in place of branches, which nothing could predict.
-#if defined(__SSE2__)
-    constexpr index_t window = 16;
-    if (i + window <= n) {
-      const __m128i most = _mm_set1_epi32(x);
-      const auto below = [&](index_t j) {
-        return _mm_cmpgt_epi32(most, _mm_loadu_si128(reinterpret_cast<const __m128i*>(held + i + j)));
-      };
-      const __m128i all =
-          _mm_packs_epi16(_mm_packs_epi32(below(0), below(4)), _mm_packs_epi32(below(8), below(12)));
-      const int ones = _mm_movemask_epi8(all);  // a bit an element: those below x come first
-      i += __builtin_ctz(~static_cast<unsigned>(ones));
-      if (ones != 0xffff) return i;
-    }
+    // Arithmetic in place of branches, which nothing could predict: as the elements rise, those below x are counted.
+#if defined(__AVX2__)
+    const __m256i most = _mm256_set1_epi32(x);
+    const auto below = [&](index_t j) {
+      return _mm256_cmpgt_epi32(most, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(held + i + j)));
+    };
+    const auto bits = static_cast<unsigned>(
+        _mm256_movemask_epi8(_mm256_packs_epi32(below(0), below(8))));  // two an element
+    i += static_cast<unsigned>(__builtin_popcount(bits)) / 2;
+    if (bits != ~0U) return i;
+#elif defined(__SSE2__)
+    const __m128i most = _mm_set1_epi32(x);
+    const auto below = [&](index_t j) {
+      return _mm_cmpgt_epi32(most, _mm_loadu_si128(reinterpret_cast<const __m128i*>(held + i + j)));
+    };
+    const __m128i all =
+        _mm_packs_epi16(_mm_packs_epi32(below(0), below(4)), _mm_packs_epi32(below(8), below(12)));
+    const int bits = _mm_movemask_epi8(all);
+    i += __builtin_ctz(~static_cast<unsigned>(bits));
+    if (bits != 0xffff) return i;
 #else
-    constexpr index_t window = 15;
-    if (i + window <= n) {
-      i += static_cast<index_t>(held[i + 7] < x) * 8;
-      i += static_cast<index_t>(held[i + 3] < x) * 4;
-      i += static_cast<index_t>(held[i + 1] < x) * 2;
-      i += static_cast<index_t>(held[i] < x);
-      if (i == n || held[i] >= x) return i;
-    }
+    for (index_t half = window / 2; half > 0; half /= 2)
+      i += static_cast<index_t>(held[i + half - 1] < x) * half;
+    if (held[i] >= x) return i;
 #endif
     return search(held, n, i, window, x);
   }
@@ -135,8 +146,8 @@ struct Slots : Reference {
         // above `first`, because by >= block, and is written over by the segments that follow.
         do {
           end -= block;
-          std::memcpy(held + end + by, held + end, block * sizeof *held);
-          (std::memcpy(moments + end + by, moments + end, block * sizeof *moments), ...);
+          move_block<block>(held + end, by);
+          (move_block<block>(moments + end, by), ...);
         } while (end > first && end >= block);
       }
       if (end > first) {
@@ -147,6 +158,13 @@ struct Slots : Reference {
       ((moments[place] = X(0)), ...);
       end = first;
     }
+  }
+
+  /// The same for [0, block), by registers, with block <= by.
+  template <index_t block, class X>
+  static void move_block(X* p, index_t by) {
+    for (index_t i = 0; i < block; i += Lanes<X>::count)
+      Lanes<X>::load(p + i).store(p + by + i);
   }
 
   /// p[0 .. size) moves up by `by` places.
