@@ -199,6 +199,7 @@ TEST_CASE("QQP's short rows are left out; test splits have no labels") {
   const Dataset data = load_split(find_task("qqp"), folder, Split::dev);
   REQUIRE(data.examples.size() == 2);
   CHECK(data.examples[1].a == "c ?");
+  CHECK(data.skipped == 1);
   write_file(folder / "QQP/test.tsv", "id\tquestion1\tquestion2\n0\ta ?\tb ?\n");
   const Dataset test = load_split(find_task("qqp"), folder, Split::test);
   CHECK(test.name == "qqp/test");
@@ -209,6 +210,46 @@ TEST_CASE("QQP's short rows are left out; test splits have no labels") {
   check_says(error_of([&] { load_split(find_task("sst2"), folder, Split::test); }), "expected test.tsv");
   check_says(error_of([&] { load_split(find_task("acceptability"), folder, Split::test); }),
              "task acceptability: has no test split");
+}
+
+TEST_CASE("test splits have columns of their own") {
+  const fs::path folder = fresh_folder("test_columns");
+  const auto test = [&](const char* task) {
+    return load_split(find_task(task), folder, Split::test).examples.at(0);
+  };
+  write_file(folder / "SST-2/test.tsv", "index\tsentence\n0\tgood\n");
+  CHECK(test("sst2").a == "good");
+  CHECK_FALSE(test("sst2").b.has_value());
+  write_file(folder / "MRPC/test.tsv", "index\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t8\t9\tone\ttwo\n");
+  CHECK(test("mrpc").a == "one");
+  CHECK(test("mrpc").b == "two");
+  write_file(folder / "STS-B/test.tsv",
+             "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\n"
+             "0\tg\tf\ty\t3\tn\tm\tone\ttwo\n");
+  CHECK(test("stsb").a == "one");
+  CHECK(test("stsb").b == "two");
+  const std::string mnli = "i\tp\tq\tg\tb1\tb2\tp1\tp2\tsentence1\tsentence2\n0\t1\t2\tg\tw\tx\ty\tz\t";
+  write_file(folder / "MNLI/test_matched.tsv", mnli + "one\ttwo\n");
+  write_file(folder / "MNLI/test_mismatched.tsv", mnli + "three\tfour\n");
+  CHECK(test("mnli").a == "one");
+  CHECK(test("mnli").b == "two");
+  CHECK(test("mnli-mm").a == "three");
+  CHECK(test("mnli-mm").b == "four");
+}
+
+TEST_CASE("another task's folder is not taken for the task's own") {
+  const fs::path folder = fresh_folder("owners");
+  write_file(folder / "QNLI/dev.tsv", "index\tquestion\tsentence\tlabel\n0\ta\tb\tentailment\n");
+  for (const char* name : {"QNLI", "QNLI/", "QNLI/."}) {
+    CAPTURE(name);
+    CHECK(load_split(find_task("qnli"), folder / name, Split::dev).examples.size() == 1);
+    check_says(error_of([&] { load_split(find_task("rte"), folder / name, Split::dev); }),
+               "to be the folder of task qnli");
+    CHECK_FALSE(find_task_folder(find_task("rte"), folder / name, Split::dev).has_value());
+  }
+  fs::create_directories(folder / "QNLI/RTE");
+  fs::copy(folder / "QNLI/dev.tsv", folder / "QNLI/RTE/dev.tsv");
+  CHECK(load_split(find_task("rte"), folder / "QNLI", Split::dev).examples.size() == 1);
 }
 
 TEST_CASE("folders by many names") {

@@ -61,7 +61,8 @@ const std::vector<Task>& task_table() {
        .layouts = {{.train_files = {"train.tsv"}, .dev_files = {"dev_matched.tsv"},
                     .columns = {.header = true, .a = 8, .b = 9},
                     .test_files = {"test_matched.tsv"}, .test_columns = {.header = true, .count = 10, .a = 8, .b = 9}}},
-       .origin = "https://dl.fbaipublicfiles.com/glue/data/MNLI.zip", .submission = "MNLI-m.tsv"},
+       .origin = "https://dl.fbaipublicfiles.com/glue/data/MNLI.zip", .second_dev = "mnli-mm",
+       .submission = "MNLI-m.tsv"},
       {.name = "mnli-mm", .folder = "MNLI", .aliases = {"mnli_mismatched"},
        .num_labels = 3, .label_max = 2.0F, .label_names = {"entailment", "neutral", "contradiction"},
        .metrics = {MetricKind::accuracy},
@@ -125,7 +126,26 @@ struct Place {
   const FileLayout* layout = nullptr;
 };
 
-/// The task's folders in `data_dir`, in the order of their names, then `data_dir` itself.
+/// The name of a folder, also of ".".
+std::string name_of(const fs::path& folder) {
+  std::error_code no_error;
+  fs::path path = fs::absolute(folder, no_error).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
+  return path.filename().string();
+}
+
+/// The other task whose folder this is by its name; null when it is none's, or the task's own.
+const Task* owner(const Task& task, const fs::path& folder) {
+  const std::string name = name_of(folder);
+  if (is_called(task, name)) return nullptr;
+  for (const Task& other : task_table()) {
+    if (is_called(other, name)) return &other;
+  }
+  return nullptr;
+}
+
+/// The task's folders in `data_dir`, in the order of their names, then `data_dir` itself unless it is another task's:
+/// files of several tasks have the same names and columns.
 std::vector<fs::path> candidate_folders(const Task& task, const fs::path& data_dir) {
   std::vector<fs::path> folders;
   std::error_code no_error;
@@ -134,7 +154,7 @@ std::vector<fs::path> candidate_folders(const Task& task, const fs::path& data_d
       folders.push_back(entry.path());
   }
   std::sort(folders.begin(), folders.end());
-  folders.push_back(data_dir);
+  if (owner(task, data_dir) == nullptr) folders.push_back(data_dir);
   return folders;
 }
 
@@ -162,6 +182,8 @@ std::optional<Place> find_place(const Task& task, const fs::path& data_dir, Spli
     found = "no such directory as " + data_dir.string();
   } else if (!fs::is_directory(data_dir, no_error)) {
     found = data_dir.string() + " to be a file";
+  } else if (const Task* other = owner(task, data_dir)) {
+    found = data_dir.string() + " to be the folder of task " + std::string(other->name);
   }
   throw DataError("task " + std::string(task.name) + ": expected " + files + " in " +
                   (data_dir / task.folder).string() + " or in " + data_dir.string() + ", found " + found +
@@ -206,7 +228,10 @@ class TableReader {
     }
     if (expected_ == 0)
       expected_ = layout_.count > 0 ? static_cast<std::size_t>(layout_.count) : columns.size();
-    if (columns.size() < expected_ && layout_.skip_short_rows) return next(columns);
+    if (columns.size() < expected_ && layout_.skip_short_rows) {
+      ++skipped_;
+      return next(columns);
+    }
     if (columns.size() != expected_) {
       fail("expected " + std::to_string(expected_) + " tab-separated columns, found " +
            std::to_string(columns.size()));
@@ -219,6 +244,8 @@ class TableReader {
   }
 
   const fs::path& file() const { return file_; }
+  /// Rows left out so far.
+  std::size_t skipped() const { return skipped_; }
 
  private:
   fs::path file_;
@@ -227,6 +254,7 @@ class TableReader {
   std::string text_;
   std::string_view rest_;
   std::size_t line_ = 0;
+  std::size_t skipped_ = 0;
 };
 
 std::optional<float> to_number(std::string_view text) {
@@ -261,8 +289,8 @@ float read_label(const Task& task, std::string_view text, const TableReader& rea
               std::string(text) + "\"");
 }
 
-void read_table(const Task& task, const Columns& layout, bool labelled, const fs::path& file,
-                std::vector<Example>& out) {
+void read_table(const Task& task, const Columns& layout, bool labelled, const fs::path& file, Dataset& data) {
+  std::vector<Example>& out = data.examples;
   TableReader reader(file, layout);
   std::vector<std::string_view> columns;
   const auto column = [&](int index) { return columns[static_cast<std::size_t>(index)]; };
@@ -286,6 +314,7 @@ void read_table(const Task& task, const Columns& layout, bool labelled, const fs
     if (labelled) example.label = read_label(task, label(), reader);
   }
   if (out.size() == before) throw DataError(file.string() + ": expected rows, found a header alone");
+  data.skipped += reader.skipped();
 }
 
 }  // namespace
@@ -346,7 +375,7 @@ Dataset load_split(const Task& task, const fs::path& data_dir, Split split) {
     if (!out.examples.empty() && !fs::exists(place->folder / file, no_error)) continue;
     const bool test = split == Split::test;
     read_table(task, test ? place->layout->test_columns : place->layout->columns, !test, place->folder / file,
-               out.examples);
+               out);
   }
   return out;
 }

@@ -29,6 +29,7 @@ struct Example {
 struct Dataset {
   std::string name;  ///< e.g. "cola/train"
   std::vector<Example> examples;
+  std::size_t skipped = 0;  ///< malformed rows of its files that were left out (see Columns::skip_short_rows)
 };
 
 enum class MetricKind { matthews, accuracy, f1, pearson, spearman };
@@ -68,6 +69,7 @@ struct Task {
   std::vector<MetricKind> metrics;                 ///< the first one chooses the best model
   std::vector<FileLayout> layouts;                 ///< tried in this order; none: the task is made, not read
   std::string_view origin;                         ///< where its files are to be had
+  std::string_view second_dev = {};                ///< the task whose dev set training evaluates as well
   std::string_view submission = {};  ///< the file's name in a submission to GLUE; none: it takes no part
 
   MetricKind main_metric() const { return metrics.front(); }

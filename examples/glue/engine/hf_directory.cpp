@@ -10,9 +10,12 @@ namespace sparsegrad::glue {
 namespace {
 
 constexpr const char* weights_file = "model.safetensors";
-constexpr const char* tokenizer_files[] = {"vocab.txt",        "tokenizer.json", "tokenizer_config.json",
-                                           "vocab.json",       "merges.txt",     "special_tokens_map.json",
-                                           "added_tokens.json"};
+constexpr const char* config_file = "config.json";
+constexpr const char* saved_files[] = {weights_file, config_file,
+                                       // the tokenizer's
+                                       "vocab.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json",
+                                       "merges.txt", "special_tokens_map.json", "added_tokens.json"};
+constexpr std::span<const char* const> tokenizer_files = std::span(saved_files).subspan(2);
 
 bool may_be_missing(const ModelConfig& config, std::string_view name) {
   const HeadNames head = head_names(config);
@@ -54,11 +57,15 @@ void write_bytes(const std::filesystem::path& path, std::span<const std::byte> b
 
 }  // namespace
 
+std::span<const char* const> saved_file_names() {
+  return saved_files;
+}
+
 ModelDirectory open_model_directory(const std::filesystem::path& path) {
   if (!std::filesystem::is_directory(path)) throw ModelError(path.string() + ": is no directory");
   ModelDirectory directory;
   directory.path = path;
-  const std::filesystem::path config = path / "config.json";
+  const std::filesystem::path config = path / config_file;
   directory.config_json = read_json(config);
   directory.config = parse_model_config(directory.config_json, config.string());
   if (!std::filesystem::exists(path / weights_file)) {
@@ -104,7 +111,7 @@ void write_companions(const std::filesystem::path& path, const ModelDirectory& s
     }
   }
   const std::string config = to_json(model_config, source.config_json).dump(2) + "\n";
-  write_bytes(path / "config.json", std::as_bytes(std::span<const char>(config)));
+  write_bytes(path / config_file, std::as_bytes(std::span<const char>(config)));
 }
 
 }  // namespace detail

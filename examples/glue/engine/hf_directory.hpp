@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,9 @@ struct LoadReport {
 /// says, or is not of a floating-point type. The weights are unspecified then.
 template <class T, class Backend>
 LoadReport load_weights(const ModelDirectory& directory, EncoderModel<T, Backend>& model, std::uint64_t seed);
+
+/// Names of the files that save_model may write.
+std::span<const char* const> saved_file_names();
 
 /// Writes a directory that transformers' BertForSequenceClassification or RobertaForSequenceClassification and the tokenizer load: model.safetensors (F32),
 /// config.json, and copies of the tokenizer's files of `source`; LoRA's adapters are merged. Each file is written aside and renamed, the weights

@@ -367,6 +367,16 @@ void apply_options_file(CLI::App& app, const std::filesystem::path& path) {
 void apply_presets(CLI::App& app, TrainOptions& o) {
   apply_options_file(app, o.options_file);
   if (o.reference_protocol) {
+    if (o.run_type == RunType::meprop) {
+      o.run_type = RunType::topk;
+      if (!o.quiet) {
+        fmt::print(stderr,
+                   "note: what the reference's code calls meprop keeps the largest entries of dW, this "
+                   "program's topk: "
+                   "run type topk is taken. For meProp itself leave --protocol reference out\n");
+      }
+    }
+    if (o.run_type == RunType::topk) set_unless_given(app, "--adam", "dense_core");
     for (const auto& [name, value] : protocol_options())
       set_unless_given(app, std::string(name), std::string(value));
   }
@@ -380,14 +390,22 @@ void apply_presets(CLI::App& app, TrainOptions& o) {
   }
 }
 
-/// What depends on the task and the model's files.
+/// What depends on the task and the model's files. From here on the task goes by the name of its table: CoLA and cola are
+/// the same options.
 void apply_task_presets(CLI::App& app, TrainOptions& o) {
-  if (o.preset == "paper" && find_task(o.task).name != "acceptability") {
-    const PaperRate rate = paper_rate(read_model_config(o.model / "config.json"), o.task, o.run_type);
-    set_unless_given(app, "--learning-rate", fmt::format("{}", rate.learning_rate));
-    set_unless_given(app, "--batch-size", fmt::format("{}", rate.batch_size));
+  const Task& task = find_task(o.task);
+  o.task = task.name;
+  const bool in_glue = !task.layouts.empty();
+  if (o.preset == "paper") {
+    const ModelConfig config = read_model_config(o.model / "config.json");
+    set_unless_given(app, "--lora-rank", fmt::format("{}", paper_lora_rank(config)));
+    if (in_glue) {
+      const PaperRate rate = paper_rate(config, o.task, o.run_type);
+      set_unless_given(app, "--learning-rate", fmt::format("{}", rate.learning_rate));
+      set_unless_given(app, "--batch-size", fmt::format("{}", rate.batch_size));
+    }
   }
-  if (o.reference_protocol)
+  if (o.reference_protocol && in_glue)
     set_unless_given(app, "--eval-every", fmt::format("{}", protocol_eval_every(o.task, o.batch_size)));
 }
 
@@ -407,7 +425,7 @@ void add_search(CLI::App& app, SearchOptions& search) {
       app, "--optimize", search.on, {{"True", true}, {"False", false}, {"true", true}, {"false", false}},
       "True: search learning rate (log-uniform) and batch size with Optuna's TPE in place of one run; every "
       "other option is that of each trial. Goes on where an earlier search in --output ended, and writes "
-      "best.json for --options")
+      "best.json for --options. Without a value, and as -optimize: True")
       ->group(group);
   app.add_option("--trials", search.trials, "of the search, those of earlier calls included")
       ->capture_default_str()
@@ -537,6 +555,9 @@ int run_program(int argc, char** argv) {
   std::vector<std::string> arguments;
   for (int i = argc - 1; i > 0; --i) {
     std::string text = argv[i];
+    // The reference's flag, which takes no value.
+    if (text == "-optimize") text = "--optimize";
+    if (text == "--optimize" && (i + 1 == argc || argv[i + 1][0] == '-')) text += "=True";
     if (text.starts_with("--")) {
       const std::size_t end = std::min(text.find('='), text.size());
       std::replace(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(end), '_', '-');

@@ -6,7 +6,10 @@ namespace sparsegrad::glue {
 
 EncodedDataset::EncodedDataset(const Dataset& data, const Tokenizer& tokenizer, index_t max_length,
                                index_t limit)
-    : name_(data.name), pad_id_(tokenizer.pad_id()), max_length_(max_length) {
+    : name_(data.name),
+      pad_id_(tokenizer.pad_id()),
+      max_length_(max_length),
+      skipped_(static_cast<index_t>(data.skipped)) {
   const auto available = static_cast<index_t>(data.examples.size());
   const index_t count = limit > 0 ? std::min(limit, available) : available;
   labels_.reserve(at(count));

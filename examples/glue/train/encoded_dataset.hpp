@@ -25,6 +25,8 @@ class EncodedDataset {
   index_t longest() const { return longest_; }
   /// Sequences that reached max_length, and may have been cut.
   index_t at_limit() const { return at_limit_; }
+  /// Malformed rows of the data's files, which are not among its sequences.
+  index_t skipped() const { return skipped_; }
   index_t length(index_t i) const { return offsets_[at(i) + 1] - offsets_[at(i)]; }
   float label(index_t i) const { return labels_[at(i)]; }
   std::span<const float> labels() const { return labels_; }
@@ -44,6 +46,7 @@ class EncodedDataset {
   index_t max_length_ = 0;
   index_t longest_ = 0;
   index_t at_limit_ = 0;
+  index_t skipped_ = 0;
   std::vector<std::int32_t> ids_;
   std::vector<std::int32_t> type_ids_;
   std::vector<index_t> offsets_{0};

@@ -30,8 +30,6 @@ struct Evaluation {
   std::vector<float> logits;  ///< [examples, outputs]
   index_t outputs = 0;
   bool cancelled = false;  ///< nothing else is valid then
-
-  double main_metric() const { return metrics.front().value; }
 };
 
 /// Runs the model over the data without dropout. Throws ModelError when a logit is NaN or Inf.

@@ -30,19 +30,17 @@ struct MemoryAccount {
   }
 };
 
+inline nlohmann::json to_json(const MemoryParts& p) {
+  return {{"program", p.program},      {"weights", p.weights},         {"gradients", p.gradients},
+          {"optimizer", p.optimizer},  {"activations", p.activations}, {"basis", p.basis},
+          {"collection", p.collection}};
+}
+
 inline nlohmann::json to_json(const MemoryAccount& account) {
-  const MemoryParts& p = account.parts;
   return {{"process_peak_bytes", account.process_peak},
-          {"sum_of_parts_bytes", p.sum()},
+          {"sum_of_parts_bytes", account.parts.sum()},
           {"peak_was_reset", account.peak_is_own},
-          {"parts_bytes",
-           {{"program", p.program},
-            {"weights", p.weights},
-            {"gradients", p.gradients},
-            {"optimizer", p.optimizer},
-            {"activations", p.activations},
-            {"basis", p.basis},
-            {"collection", p.collection}}}};
+          {"parts_bytes", to_json(account.parts)}};
 }
 
 }  // namespace sparsegrad::glue

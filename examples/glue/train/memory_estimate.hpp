@@ -7,12 +7,24 @@
 
 namespace sparsegrad::glue {
 
-/// From the model's extents and the run's options: weights, gradients and dense optimizer states to a few per cent;
-/// activations of a batch whose sequences all have `longest` tokens, so at most; bases and sparse states left out.
-MemoryParts estimate_memory(const ModelConfig& config, const TrainOptions& options, index_t longest);
+/// Bytes of a run's two phases, at most: the largest batch, optimizer states that have become dense where they may, every
+/// side of a rule by energy of full rank. Left out are the pages of the model's file, mapped while it is read (at the start
+/// and at the end of phase 1), which the system may drop.
+struct MemoryEstimate {
+  MemoryParts phase1;    ///< zeros when the run has none
+  MemoryParts training;  ///< refreshes of the bases included
+  index_t least = 0;  ///< what one of the phases cannot do without: nothing of the above, and no activations
 
-/// Throws ModelError when weights, gradients and optimizer alone exceed `available` bytes (0: not known), saying how much
-/// is needed.
-void require_memory(const MemoryParts& estimate, index_t available);
+  /// The phase that needs more.
+  const MemoryParts& largest() const { return phase1.sum() > training.sum() ? phase1 : training; }
+};
+
+/// From the model's extents, the run's options and the tokens of its largest micro-batch. The program itself is left out.
+MemoryEstimate estimate_memory(const ModelConfig& config, const TrainOptions& options, index_t tokens);
+
+nlohmann::json to_json(const MemoryEstimate& estimate);
+
+/// Throws ModelError when `estimate.least` exceeds `available` bytes (0: not known), saying how much is needed.
+void require_memory(const MemoryEstimate& estimate, index_t available);
 
 }  // namespace sparsegrad::glue

@@ -94,6 +94,11 @@ std::vector<double> ranks(std::span<const float> values) {
 
 }  // namespace
 
+bool is_better(const Metric& a, const Metric& b) {
+  if (a.defined != b.defined) return a.defined;
+  return a.defined && a.value > b.value;
+}
+
 Metric matthews_correlation(std::span<const float> predictions, std::span<const float> labels) {
   const auto [tp, tn, fp, fn] = count(predictions, labels);
   const double denominator =

@@ -16,6 +16,9 @@ struct Metric {
   bool defined = true;
 };
 
+/// Whether `a` is a better result than `b`: the larger one, and any value that is defined before one that is not.
+bool is_better(const Metric& a, const Metric& b);
+
 // Each of these throws std::invalid_argument when the two spans differ in length or are empty, or hold NaN or
 // Inf.
 

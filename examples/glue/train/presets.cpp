@@ -14,7 +14,9 @@ std::span<const Preset> all_presets() {
       {"paper",
        "SparseGrad as published: one HOSVD basis a kind, both sides full, 1.2 % of the entries, fitted once; "
        "learning "
-       "rate and batch size, of any run type, as its authors' search chose them for task and model",
+       "rate and batch size, of any run type, as its authors' search chose them for task and model; LoRA's "
+       "rank by "
+       "the model's size",
        {{"--basis-scope", "kind"},
         {"--width-side", "full"},
         {"--other-side", "full"},
@@ -187,6 +189,10 @@ PaperRate paper_rate(const ModelConfig& config, std::string_view task, RunType t
   std::size_t column = type == RunType::ft || type == RunType::frozen_mlp ? 0 : type == RunType::lora ? 1 : 2;
   if (config.family == ModelFamily::roberta) column += config.hidden < 1024 ? 3 : 6;
   return paper_task(task).rates[column];
+}
+
+index_t paper_lora_rank(const ModelConfig& config) {
+  return config.hidden < 1024 ? 7 : 10;
 }
 
 const Preset& find_preset(std::string_view name) {

@@ -45,4 +45,7 @@ struct PaperRate {
 /// ValueError for a task that is not in GLUE.
 PaperRate paper_rate(const ModelConfig& config, std::string_view task, RunType type);
 
+/// The rank of the paper's LoRA adapters: 7 for models of the base size, 10 from a width of 1024 on.
+index_t paper_lora_rank(const ModelConfig& config);
+
 }  // namespace sparsegrad::glue

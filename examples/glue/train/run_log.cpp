@@ -76,8 +76,9 @@ nlohmann::json to_json(const TrainReport& report) {
   json["best"] = nullptr;
   if (report.best) {
     const EvaluationRecord& best = report.evaluations[*report.best];
+    const Metric& metric = best.metrics.front();
     json["best"] = {
-        {"step", best.step}, {"metric", best.metrics.front().name}, {"value", best.metrics.front().value}};
+        {"step", best.step}, {"metric", metric.name}, {"value", metric.value}, {"defined", metric.defined}};
   }
   json["phase1"] = {{"steps", report.phase1.steps},
                     {"seconds", report.phase1.seconds},

@@ -9,6 +9,8 @@
 
 namespace sparsegrad::glue {
 
+inline constexpr const char* run_log_format = "sparsegrad-glue run 1";
+
 /// Versions of what the numbers depend on: the library, the compiler, the BLAS.
 nlohmann::json versions_json();
 

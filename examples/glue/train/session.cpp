@@ -14,6 +14,7 @@ Dataset hold_out(Dataset& train, double share, index_t limit) {
   Dataset held = train;
   rest.examples.clear();
   held.examples.clear();
+  held.skipped = 0;
   held.name += " (held out)";
   const std::size_t count =
       limit > 0 ? std::min(train.examples.size(), static_cast<std::size_t>(limit)) : train.examples.size();

@@ -27,6 +27,9 @@ class BasicSession {
   const ModelDirectory& directory() const { return directory_; }
   const EncodedDataset& train() const { return *train_; }
   const EncodedDataset& dev() const { return *dev_; }
+  /// The task's second dev set (MNLI's mismatched one): null when it has none, its file is not there, or a held-out part
+  /// takes dev's place.
+  const EncodedDataset* second_dev() const { return second_dev_.get(); }
   index_t program_bytes() const { return program_bytes_; }
 
   /// Makes the model with what `trained` says, loads its weights and sets the dropout that the options ask for. The head,
@@ -46,6 +49,7 @@ class BasicSession {
   ModelDirectory directory_;
   std::unique_ptr<EncodedDataset> train_;
   std::unique_ptr<EncodedDataset> dev_;
+  std::unique_ptr<EncodedDataset> second_dev_;
   index_t program_bytes_ = 0;
   std::unique_ptr<Model> model_;
   LoadReport load_report_;

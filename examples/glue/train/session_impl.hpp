@@ -35,6 +35,9 @@ BasicSession<Backend>::BasicSession(const TrainOptions& options, bool with_train
       source_(find_data(task_, options.data, with_train ? Split::train : held_out)),
       directory_(open_model_directory(options.model)) {
   directory_.config.num_labels = task_.num_labels;
+  // Names of another task's labels, of which there may be too few.
+  if (static_cast<int>(directory_.config.label_names.size()) != task_.num_labels)
+    directory_.config.label_names.clear();
   directory_.config.problem = task_.regression ? ProblemType::regression : ProblemType::classification;
   if (options.max_length > directory_.config.longest_sequence()) {
     throw ValueError(fmt::format("--max-length is {}, expected at most the model's {} positions",
@@ -56,6 +59,13 @@ BasicSession<Backend>::BasicSession(const TrainOptions& options, bool with_train
     if (with_train) {
       train_ = std::make_unique<EncodedDataset>(train, *tokenizer, options.max_length,
                                                 options.held_out > 0 ? 0 : options.train_limit);
+    }
+    if (with_train && dev_ == nullptr && !task_.second_dev.empty()) {
+      const Task& second = find_task(task_.second_dev);
+      if (find_task_folder(second, source_.folder, Split::dev)) {
+        second_dev_ = std::make_unique<EncodedDataset>(load_data(second, source_, Split::dev), *tokenizer,
+                                                       options.max_length, options.dev_limit);
+      }
     }
     if (dev_ == nullptr)
       dev_ = std::make_unique<EncodedDataset>(load_data(task_, source_, held_out), *tokenizer,
@@ -82,10 +92,12 @@ nlohmann::json BasicSession<Backend>::data_json() const {
     json[name] = {{"examples", data->size()},
                   {"tokens", data->tokens()},
                   {"longest", data->longest()},
-                  {"at_max_length", data->at_limit()}};
+                  {"at_max_length", data->at_limit()},
+                  {"skipped_rows", data->skipped()}};
   };
   add("train", train_.get());
   add("dev", dev_.get());
+  add("second_dev", second_dev_.get());
   return json;
 }
 

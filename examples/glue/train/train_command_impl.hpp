@@ -9,6 +9,7 @@
 #include "train/interrupt.hpp"
 #include "train/memory_estimate.hpp"
 #include "train/output_file.hpp"
+#include "train/output_folder.hpp"
 #include "train/progress_bar.hpp"
 #include "train/run_device.hpp"
 #include "train/run_log.hpp"
@@ -23,48 +24,56 @@ int run_train_on(const TrainOptions& options) {
   if (options.output.empty()) throw ValueError("--output DIR is missing: where the run's log and model go");
   const InterruptGuard guard;
   // Fails before the work rather than after it.
-  make_folder(options.output);
-  const auto log_path = options.output / "run.json";
-  const auto model_path = options.output / "model";
-  const auto checkpoint_path = options.output / "checkpoint";
-  const auto state_path = checkpoint_path / "state.safetensors";
+  OutputFolder output(options.output);
+  const auto log_path = output.log();
+  const auto model_path = output.model();
+  const auto checkpoint_path = output.checkpoint();
+  const auto state_path = output.state();
+  output.require_not_written(options.model);
   if (options.resume && is_finished(log_path, options)) {
     fmt::print("finished already: {}\n", log_path.string());
     return 0;
   }
 
   BasicSession<Backend> session(options, true);
-  const MemoryParts estimate =
-      estimate_memory(session.directory().config, options, session.train().longest());
+  MemoryEstimate estimate = estimate_memory(session.directory().config, options,
+                                            measure_batches(options, session.train()).max_tokens);
   if (!options.quiet) {
-    fmt::print("memory: up to {:.0f} MiB for weights, gradients, optimizer and activations\n",
-               mib(estimate.sum()));
+    const bool first = &estimate.largest() == &estimate.phase1;
+    fmt::print("memory: up to {:.0f} MiB beside the program's {:.0f}{}\n", mib(estimate.largest().sum()),
+               mib(session.program_bytes()), first ? ", in phase 1" : "");
     std::fflush(stdout);
   }
   require_memory(estimate, RunDevice<Backend>::available_memory());
+  for (MemoryParts* parts : {&estimate.phase1, &estimate.training})
+    if (parts->sum() > 0) parts->program = session.program_bytes();
   session.load_model(options, trained_parts(options));
   BasicTrainer<Backend> trainer(session.ctx(), session.model(), session.task(), session.train(),
                                 session.dev(), options, session.program_bytes());
 
-  if (options.resume && (exists(state_path) || exists(previous(state_path)))) {
+  if (session.second_dev() != nullptr) trainer.also_evaluate(*session.second_dev(), "_mm");
+  if (options.resume && output.has_state()) {
     const std::string trouble = trainer.restore_state(state_path);
     if (!trouble.empty()) fmt::print(stderr, "warning: {}; going on from the state before it\n", trouble);
     if (!options.quiet)
       fmt::print("resumed after step {} of {}\n", trainer.steps_done(), trainer.steps_planned());
+  } else {
+    output.clear();
   }
 
   nlohmann::json versions = versions_json();
   RunDevice<Backend>::describe(session.ctx(), versions);
-  nlohmann::json log{{"format", "sparsegrad-glue run 1"},
+  nlohmann::json log{{"format", run_log_format},
                      {"options", to_json(options)},
                      {"versions", versions},
                      {"data", session.data_json()},
                      {"model", session.model_json()},
+                     {"memory_estimate", to_json(estimate)},
                      {"trained",
                       {{"dense_parameters", trainer.dense_parameters()},
                        {"sparse_parameters", trainer.sparse_parameters()},
                        {"sparse_entries_a_step", trainer.entries_a_step()}}}};
-  EventLog events(options.output / "tensorboard", trainer.report());
+  EventLog events(output.tensorboard(), trainer.report());
   const auto write_log = [&](bool finished) {
     events.update(trainer.report());
     log.update(to_json(trainer.report()));
@@ -76,8 +85,13 @@ int run_train_on(const TrainOptions& options) {
   const bool talk = !options.quiet;
   if (talk) {
     fmt::print("data: {}\n", session.source().text);
-    fmt::print("      {} training examples, {} {} examples\n", session.train().size(), session.dev().size(),
+    fmt::print("      {} training examples, {} {} examples", session.train().size(), session.dev().size(),
                options.held_out > 0 ? "held-out" : "dev");
+    if (session.second_dev() != nullptr)
+      fmt::print(" and {} of the second dev set", session.second_dev()->size());
+    const index_t skipped = session.train().skipped() + session.dev().skipped();
+    if (skipped > 0) fmt::print("; {} malformed rows left out", skipped);
+    fmt::print("\n");
     fmt::print("model: {} layers of width {}, {} parameters\n", session.model().config().layers,
                session.model().config().hidden, session.model().parameters().count());
     if (const std::string text = session.load_report().text(); !text.empty()) fmt::print("       {}\n", text);
@@ -137,9 +151,7 @@ int run_train_on(const TrainOptions& options) {
     return interrupted_status;
   }
   write_log(true);
-  std::error_code kept;
-  std::filesystem::remove(state_path, kept);
-  std::filesystem::remove(previous(state_path), kept);
+  output.remove_states();
   if (talk) {
     if (report.phase1.steps > 0) {
       fmt::print("phase 1: {} steps, {:.1f} s with {:.1f} s for the bases\n", report.phase1.steps,

@@ -24,10 +24,6 @@ void print_memory(const char* name, const MemoryAccount& account) {
       mib(p.activations), mib(p.basis), mib(p.collection), mib(p.sum()));
 }
 
-std::filesystem::path previous(std::filesystem::path state) {
-  return state += ".previous";
-}
-
 bool is_finished(const std::filesystem::path& log_path, const TrainOptions& options) {
   if (!exists(log_path)) return false;
   const nlohmann::json log = read_json(log_path);

@@ -18,9 +18,6 @@ inline double mib(index_t bytes) {
 std::string metrics_text(const std::vector<Metric>& metrics);
 void print_memory(const char* name, const MemoryAccount& account);
 
-/// The state file that a checkpoint left whole before the last one.
-std::filesystem::path previous(std::filesystem::path state);
-
 /// Hands records that are new since the last call to TensorBoard.
 class EventLog {
  public:

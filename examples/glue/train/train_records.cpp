@@ -13,6 +13,24 @@ namespace sparsegrad::glue::detail {
 
 using nlohmann::json;
 
+namespace {
+
+json account_json(const MemoryAccount& account) {
+  const MemoryParts& p = account.parts;
+  return {p.program, p.weights,    p.gradients,          p.optimizer,        p.activations,
+          p.basis,   p.collection, account.process_peak, account.peak_is_own};
+}
+
+MemoryAccount read_account(const json& j) {
+  MemoryAccount account;
+  account.parts = {j.at(0), j.at(1), j.at(2), j.at(3), j.at(4), j.at(5), j.at(6)};
+  account.process_peak = j.at(7);
+  account.peak_is_own = j.at(8);
+  return account;
+}
+
+}  // namespace
+
 json records_json(const TrainReport& report) {
   json steps = json::array();
   for (const StepRecord& r : report.steps) {
@@ -30,7 +48,8 @@ json records_json(const TrainReport& report) {
   return {{"steps", steps},
           {"evaluations", evaluations},
           {"best", report.best ? json(*report.best) : json()},
-          {"phase1", {p.steps, p.seconds, p.fit_seconds, p.losses}},
+          {"phase1", {p.steps, p.seconds, p.fit_seconds, p.losses, account_json(p.memory)}},
+          {"memory", account_json(report.memory)},
           {"steps_done", report.steps_done},
           {"tokens", report.tokens},
           {"refreshes", report.refreshes},
@@ -77,6 +96,8 @@ void read_records(const json& j, TrainReport& report) {
   report.phase1.seconds = p.at(1);
   report.phase1.fit_seconds = p.at(2);
   report.phase1.losses = p.at(3).get<std::vector<double>>();
+  report.phase1.memory = read_account(p.at(4));
+  report.memory = read_account(j.at("memory"));
   report.steps_done = j.at("steps_done");
   report.tokens = j.at("tokens");
   report.refreshes = j.at("refreshes");

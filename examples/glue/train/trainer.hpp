@@ -17,7 +17,7 @@
 #include "train/evaluator.hpp"
 #include "train/learning_rate.hpp"
 #include "train/memory_account.hpp"
-#include "train/sampler.hpp"
+#include "train/run_extents.hpp"
 #include "train/sparse_setup.hpp"
 
 namespace sparsegrad::glue {
@@ -96,6 +96,10 @@ class BasicTrainer {
   BasicTrainer(Context& ctx, Model& model, const Task& task, const EncodedDataset& train,
                const EncodedDataset& dev, TrainOptions options, index_t program_bytes = 0);
 
+  /// Evaluates a second dev set (borrowed) with each evaluation of dev: the same metrics, `suffix` behind their names,
+  /// which choose nothing.
+  void also_evaluate(const EncodedDataset& data, std::string suffix);
+
   /// Phase 1 where it is needed, then the steps. Throws NonFiniteError naming the step when loss or gradient is NaN or
   /// Inf. What was recorded up to there stays in report().
   void run(const TrainHooks& hooks = {});
@@ -121,13 +125,16 @@ class BasicTrainer {
 
   MemoryParts memory_now() const;
 
-  /// The whole state between two steps as a file, written aside and renamed; the file that was there before stays beside
-  /// it as `path`.previous. Throws StateError while gradients are collected for a refresh, IoError.
+  /// The whole state between two steps as a file, written aside, checked and renamed; the file that was there before
+  /// stays beside it as `path`.previous. Throws StateError while gradients are collected for a refresh, IoError.
   void save_state(const std::filesystem::path& path);
   /// Puts back what save_state wrote, in a trainer made with the same options and data; `run` then goes on with the same
-  /// bits. A file that is torn or altered is passed over for the one before it: the text says why, empty if all was
-  /// well. Throws ValueError naming an option that differs, IoError when neither file serves.
+  /// bits. A file that is torn or altered is passed over for the one before it and renamed to `path`.torn: the text says
+  /// why, empty if all was well. Throws ValueError naming an option that differs, IoError when neither file serves.
   std::string restore_state(const std::filesystem::path& path);
+
+  /// Throws IoError unless the file holds this state's weights and both optimizers' moments, bit by bit.
+  void check_written(const std::filesystem::path& path);
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -140,8 +147,6 @@ class BasicTrainer {
   bool sparse() const { return options_.steps_sparsely(); }
   std::uint64_t dropout_key() const;
   index_t examples_a_step() const { return options_.batch_size * options_.accumulation; }
-  /// Rows of the largest micro-batch, and their mean, over all steps to come.
-  void measure_batches();
   void reserve();
   StepLoss accumulate();
   /// The factor for all gradients that clipping asks for.
@@ -151,6 +156,8 @@ class BasicTrainer {
   void step_mlp_densely(index_t number, double rate, double scale);
   bool refresh_due(index_t steps_ahead) const;
   void evaluate(const TrainHooks& hooks, bool& stop);
+  /// Of all dev sets: the first one's with the metrics of the second.
+  Evaluation evaluate_dev(const TrainHooks& hooks);
   bool evaluation_due() const;
   /// A collection for a refresh is finished first, so that what is left behind is whole.
   bool may_stop() const { return !group_ || !group_->collecting(); }
@@ -166,15 +173,15 @@ class BasicTrainer {
   const Task& task_;
   const EncodedDataset& train_;
   const EncodedDataset& dev_;
+  const EncodedDataset* second_dev_ = nullptr;
+  std::string second_suffix_;
   TrainOptions options_;
   index_t program_bytes_;
   Sampler sampler_;
   std::uint64_t pass_ = 0;  ///< forward passes in training: numbers the dropout masks
   LearningRate rate_;
   Batch batch_;
-  index_t max_tokens_ = 0;
-  index_t max_rows_ = 0;  ///< of one sequence
-  index_t mean_tokens_ = 0;
+  BatchExtents extents_;
   std::unique_ptr<AdamW<float, Backend>> dense_;
   std::vector<std::unique_ptr<AdamW<float, Backend>>> mlp_dense_;  ///< one a matrix: ft, and phase 1
   std::unique_ptr<Group> group_;

@@ -24,8 +24,7 @@ inline double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// Streams of random numbers that a seed gives.
-inline constexpr std::uint64_t order_stream = 1;
+// A stream of random numbers that a seed gives; the order of the examples is number 1.
 inline constexpr std::uint64_t dropout_stream_number = 2;
 
 /// Calls a function for each MLP matrix as soon as its gradient is there, until the end of a scope.
@@ -79,7 +78,7 @@ BasicTrainer<Backend>::BasicTrainer(Context& ctx, Model& model, const Task& task
       dev_(dev),
       options_(std::move(options)),
       program_bytes_(program_bytes),
-      sampler_(train.size(), stream_key(options_.seed, detail::order_stream), options_.shuffle),
+      sampler_(sampler_of(options_, train.size())),
       rate_(options_.schedule, options_.warmup, 1) {
   options_.apply_run_type();
   options_.check();
@@ -88,14 +87,9 @@ BasicTrainer<Backend>::BasicTrainer(Context& ctx, Model& model, const Task& task
     throw ValueError(fmt::format("the model was made {} trained MLP matrices, which run type {} does not fit",
                                  model.trains_mlp() ? "with" : "without", to_string(options_.run_type)));
   }
-  const index_t steps_an_epoch = (train.size() + examples_a_step() - 1) / examples_a_step();
-  const double planned = std::ceil(options_.epochs * static_cast<double>(steps_an_epoch));
-  if (planned > 1e12)
-    throw ValueError(fmt::format("--epochs is {}, which are more than 1e12 steps", options_.epochs));
-  report_.steps_planned = std::max<index_t>(1, static_cast<index_t>(planned));
-  if (options_.max_steps > 0) report_.steps_planned = std::min(report_.steps_planned, options_.max_steps);
+  report_.steps_planned = planned_steps(options_, train.size());
   rate_ = LearningRate(options_.schedule, options_.warmup, report_.steps_planned);
-  measure_batches();
+  extents_ = measure_batches(options_, train_);
 
   std::vector<typename AdamW<float, Backend>::Segment> dense;
   for (Parameter<float>& p : model_.parameters().all()) {
@@ -106,7 +100,7 @@ BasicTrainer<Backend>::BasicTrainer(Context& ctx, Model& model, const Task& task
   dense_ = std::make_unique<AdamW<float, Backend>>(ctx_, std::move(dense));
   if (model_.trains_mlp() && !sparse()) make_mlp_dense();
   if (sparse()) {
-    group_ = make_group<Backend>(ctx_, model_, options_.sparse, {mean_tokens_, options_.accumulation},
+    group_ = make_group<Backend>(ctx_, model_, options_.sparse, {extents_.mean_tokens, options_.accumulation},
                                  options_.shares_gradient_memory());
   }
 }
@@ -129,35 +123,9 @@ double BasicTrainer<Backend>::epoch() const {
 }
 
 template <class Backend>
-void BasicTrainer<Backend>::measure_batches() {
-  Sampler walk(train_.size(), stream_key(options_.seed, detail::order_stream), options_.shuffle);
-  double tokens = 0;
-  index_t batches = 0;
-  // What a few epochs show is what all of them are like; a longer batch later on makes the model take more room.
-  const index_t steps = std::min<index_t>(report_.steps_planned, 20000);
-  for (index_t s = 0; s < steps; ++s) {
-    const std::span<const index_t> all = walk.take(examples_a_step());
-    for (std::size_t first = 0; first < all.size(); first += static_cast<std::size_t>(options_.batch_size)) {
-      const auto micro =
-          all.subspan(first, std::min(all.size() - first, static_cast<std::size_t>(options_.batch_size)));
-      index_t rows = 0;
-      for (const index_t i : micro) {
-        rows += train_.rows(i, options_.padding);
-        max_rows_ = std::max(max_rows_, train_.rows(i, options_.padding));
-      }
-      max_tokens_ = std::max(max_tokens_, rows);
-      tokens += static_cast<double>(rows);
-      ++batches;
-    }
-  }
-  mean_tokens_ =
-      std::max<index_t>(1, static_cast<index_t>(tokens / static_cast<double>(std::max<index_t>(batches, 1))));
-}
-
-template <class Backend>
 void BasicTrainer<Backend>::reserve() {
-  batch_.reserve(max_tokens_, options_.batch_size);
-  model_.reserve(ctx_, max_tokens_, options_.batch_size, max_rows_);
+  batch_.reserve(extents_.max_tokens, options_.batch_size);
+  model_.reserve(ctx_, extents_.max_tokens, options_.batch_size, extents_.max_rows);
 }
 
 template <class Backend>
@@ -447,25 +415,44 @@ void BasicTrainer<Backend>::step(const std::function<void()>& look) {
 }
 
 template <class Backend>
-void BasicTrainer<Backend>::evaluate(const TrainHooks& hooks, bool& stop) {
-  const auto start = Clock::now();
+void BasicTrainer<Backend>::also_evaluate(const EncodedDataset& data, std::string suffix) {
+  second_dev_ = &data;
+  second_suffix_ = std::move(suffix);
+}
+
+template <class Backend>
+Evaluation BasicTrainer<Backend>::evaluate_dev(const TrainHooks& hooks) {
   EvaluateOptions options;
   options.padding = options_.padding;
   // Within the room that training takes anyway.
-  options.max_tokens = max_tokens_;
+  options.max_tokens = extents_.max_tokens;
   options.max_sequences = options_.batch_size;
   options.cancelled = [&] { return may_stop() && hooks.interrupted && hooks.interrupted(); };
   if (hooks.progress)
     options.progress = [&](index_t done, index_t total) { hooks.progress("evaluation", done, total); };
-  const Evaluation result = evaluate_model<Backend>(ctx_, model_, task_, dev_, options);
+  Evaluation result = evaluate_model<Backend>(ctx_, model_, task_, dev_, options);
+  if (second_dev_ == nullptr || result.cancelled) return result;
+  const Evaluation second = evaluate_model<Backend>(ctx_, model_, task_, *second_dev_, options);
+  result.cancelled = second.cancelled;
+  for (Metric metric : second.metrics) {
+    metric.name += second_suffix_;
+    result.metrics.push_back(std::move(metric));
+  }
+  return result;
+}
+
+template <class Backend>
+void BasicTrainer<Backend>::evaluate(const TrainHooks& hooks, bool& stop) {
+  const auto start = Clock::now();
+  const Evaluation result = evaluate_dev(hooks);
   if (!result.cancelled) {
     EvaluationRecord record;
     record.step = report_.steps_done;
     record.epoch = epoch();
     record.loss = result.loss;
     record.metrics = result.metrics;
-    record.best =
-        !report_.best || result.main_metric() > report_.evaluations[*report_.best].metrics.front().value;
+    record.best = !report_.best ||
+                  is_better(record.metrics.front(), report_.evaluations[*report_.best].metrics.front());
     if (record.best && hooks.keep_best) hooks.keep_best();
     record.seconds = detail::seconds_since(start);
     if (record.best) {
@@ -480,6 +467,9 @@ void BasicTrainer<Backend>::evaluate(const TrainHooks& hooks, bool& stop) {
       stop = true;
     }
     if (hooks.evaluated) hooks.evaluated(report_.evaluations.back());
+  } else {
+    // After the last step nothing else would tell: the run would pass for finished, its evaluation missing.
+    report_.interrupted = true;
   }
   report_.evaluation_seconds += detail::seconds_since(start);
 }
@@ -504,7 +494,8 @@ void BasicTrainer<Backend>::run(const TrainHooks& hooks) {
   reserve();
   RunDevice<Backend>::return_freed_memory();
   ctx_.scratch().forget_most_used();
-  report_.memory.peak_is_own = RunDevice<Backend>::reset_peak();
+  // A run that goes on keeps the figures of its first part where they are larger.
+  report_.memory.peak_is_own = RunDevice<Backend>::reset_peak() && (!resumed_ || report_.memory.peak_is_own);
   index_t next_checkpoint = report_.steps_done + options_.checkpoint_every;
   auto start = Clock::now();
   // What happens between the two is no training: neither its time nor its memory counts.

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cstring>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -12,6 +14,7 @@
 #include <sparsegrad/io/state_file.hpp>
 
 #include "engine/host_view.hpp"
+#include "train/state_files.hpp"
 #include "train/trainer.hpp"
 
 namespace sparsegrad::glue {
@@ -51,8 +54,9 @@ nlohmann::json BasicTrainer<Backend>::fingerprint() const {
   nlohmann::json options = to_json(options_);
   for (const char* name : {"output", "model", "data", "save", "threads", "device", "checkpoint_every"})
     options.erase(name);
+  const index_t second = second_dev_ == nullptr ? 0 : second_dev_->tokens();
   return {{"options", options},
-          {"examples", {train_.size(), train_.tokens(), dev_.size(), dev_.tokens()}},
+          {"examples", {train_.size(), train_.tokens(), dev_.size(), dev_.tokens(), second}},
           {"parameters", model_.parameters().count()}};
 }
 
@@ -97,12 +101,44 @@ void BasicTrainer<Backend>::save_state(const std::filesystem::path& path) {
                              {"hash", fmt::format("{:016x}", checkpoint_hash())}};
   writer.metadata("type", detail::state_file_type);
   writer.metadata("state", state.dump());
-  // The last whole file stays until the new one is whole: whatever happens in between, one of the two is there.
-  std::filesystem::path before = path;
-  before += ".previous";
+  const std::filesystem::path aside = unchecked_state(path);
+  writer.write(aside.string());
+  check_written(aside);
+  // Whatever happens in between, one of the two whole files is there.
   std::error_code missing;
-  std::filesystem::rename(path, before, missing);
-  writer.write(path.string());
+  std::filesystem::rename(path, previous_state(path), missing);
+  std::error_code error;
+  std::filesystem::rename(aside, path, error);
+  if (error) throw IoError(path.string() + ": cannot be replaced: " + error.message());
+}
+
+template <class Backend>
+void BasicTrainer<Backend>::check_written(const std::filesystem::path& path) {
+  const io::SafetensorsFile file(path.string());
+  const auto same = [&](const std::string& name, const auto* p, std::size_t n) {
+    visit_on_host<Backend>(ctx_, p, n, [&](const auto* values) {
+      const std::span<const std::byte> written = file.find(name).bytes;
+      if (written.size() != n * sizeof *values || std::memcmp(written.data(), values, written.size()) != 0)
+        throw file.error(name, "is not what was written to it");
+    });
+  };
+  const auto same_matrix = [&](const std::string& name, MatrixView<const float> m) {
+    same(name, m.data, static_cast<std::size_t>(m.size()));
+  };
+  same_matrix("weights", std::as_const(model_.parameters()).weights());
+  const auto same_adam = [&](const std::string& prefix, AdamW<float, Backend>& adam) {
+    same_matrix(prefix + "m", adam.first_moments());
+    same_matrix(prefix + "v", adam.second_moments());
+  };
+  same_adam("dense.", *dense_);
+  for (std::size_t i = 0; i < mlp_dense_.size(); ++i)
+    same_adam(fmt::format("mlp.{}.", i), *mlp_dense_[i]);
+  if (!group_) return;
+  for (index_t i = 0; i < group_->size(); ++i) {
+    group_->optimizer(i).visit_state([&](std::string_view name, const auto& view) {
+      if (name != "step") same(fmt::format("adam.{}.{}", i, name), view.data(), view.size());
+    });
+  }
 }
 
 template <class Backend>
@@ -168,13 +204,14 @@ void BasicTrainer<Backend>::read_state(const std::filesystem::path& path) {
 
 template <class Backend>
 std::string BasicTrainer<Backend>::restore_state(const std::filesystem::path& path) {
-  std::filesystem::path before = path;
-  before += ".previous";
+  const std::filesystem::path before = previous_state(path);
   std::string trouble;
   for (const std::filesystem::path& file : {path, before}) {
     if (!std::filesystem::exists(file)) continue;
     try {
       read_state(file);
+      // Where it is, the next checkpoint would put the torn file in the good one's place.
+      if (!trouble.empty()) std::filesystem::rename(path, torn_state(path));
       return trouble;
     } catch (const IoError& error) {
       trouble += (trouble.empty() ? "" : "; ") + std::string(error.what());

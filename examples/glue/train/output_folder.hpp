@@ -1,0 +1,41 @@
+// The folder that a run writes to.
+#pragma once
+
+#include <filesystem>
+
+namespace sparsegrad::glue {
+
+/// A run's output folder: where its files lie, held by one process at a time.
+class OutputFolder {
+ public:
+  /// Makes the folder, takes it until the object's end, and removes what writers that were killed left half done.
+  /// Throws IoError with the system's reason; StateError when another process has taken it.
+  explicit OutputFolder(const std::filesystem::path& path);
+  ~OutputFolder();
+  OutputFolder(const OutputFolder&) = delete;
+  OutputFolder& operator=(const OutputFolder&) = delete;
+
+  const std::filesystem::path& path() const { return path_; }
+  std::filesystem::path log() const { return path_ / "run.json"; }
+  std::filesystem::path model() const { return path_ / "model"; }
+  std::filesystem::path checkpoint() const { return path_ / "checkpoint"; }
+  std::filesystem::path state() const { return checkpoint() / "state.safetensors"; }
+  std::filesystem::path tensorboard() const { return path_ / "tensorboard"; }
+
+  /// Whether there is a state to go on from: the last one, or the one before it.
+  bool has_state() const;
+  void remove_states();
+
+  /// Throws ValueError when `model` is a folder that this run writes to, whose files it would replace while it needs them.
+  void require_not_written(const std::filesystem::path& model) const;
+
+  /// Removes what an earlier run left here, so that nothing of it stands beside a new log: models, states, events. Files
+  /// of other names stay, and everything does where no run's log shows that the files are a run's.
+  void clear();
+
+ private:
+  std::filesystem::path path_;
+  int lock_ = -1;
+};
+
+}  // namespace sparsegrad::glue
