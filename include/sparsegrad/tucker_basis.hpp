@@ -14,6 +14,7 @@
 
 #include "basis_side.hpp"
 #include "core/backend.hpp"
+#include "core/full_precision.hpp"
 #include "default_backend.hpp"
 #include "detail/fit_side.hpp"
 #include "hosvd_accumulator.hpp"
@@ -209,6 +210,7 @@ class TuckerBasis {
     const double total = g.empty() ? 0.0 : Backend::template squared_norm<T>(ctx, g);
     if (!std::isfinite(total)) throw NonFiniteError("energy: the gradient's squared norm is not finite");
     if (total <= 0) return shares;
+    const FullPrecision exact(ctx);
     const auto share = [&](double part) { return std::clamp(part / total, 0.0, 1.0); };
     auto frame = ctx.frame();
     const MatrixView<T> memory = frame.template matrix<T>(std::max(g.size(), rows() * cols()), 1);
@@ -300,6 +302,7 @@ class TuckerBasis {
 
   static double side_defect(Context& ctx, const Side& side) {
     if (!side.has_factor()) return 0;
+    const FullPrecision exact(ctx);
     constexpr index_t step = 64;
     const index_t r = side.rank();
     std::vector<T> host(static_cast<std::size_t>(step * r));
