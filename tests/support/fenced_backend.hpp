@@ -123,6 +123,8 @@ struct Fenced {
   SPARSEGRAD_TEST_FENCED(top_k_batched)
   SPARSEGRAD_TEST_FENCED(adam_batched)
   SPARSEGRAD_TEST_FENCED(zero_batched)
+  SPARSEGRAD_TEST_FENCED(scale_batched)
+  SPARSEGRAD_TEST_FENCED(guard_step)
   SPARSEGRAD_TEST_FENCED(first_nonfinite_batched)
   SPARSEGRAD_TEST_FENCED(adam)
 #undef SPARSEGRAD_TEST_FENCED

@@ -3,7 +3,9 @@
 
 #include <span>
 
+#include <thrust/system/cuda/error.h>
 #include <thrust/system/cuda/execution_policy.h>
+#include <thrust/system_error.h>
 
 #include "../core/backend.hpp"
 #include "cuda/context.cuh"
@@ -27,9 +29,16 @@ struct CudaSystem {
     portable::block_kernel<K><<<static_cast<unsigned>(blocks), K::threads, 0, ctx.stream()>>>(kernel);
     check(cudaGetLastError(), "kernel launch");
   }
-  template <class T>
-  static void copy_array(CudaContext& ctx, const T* from, T* to, index_t n) {
-    copy_bytes(ctx, from, to, n);
+  /// A call of Thrust's, whose failures become this library's exceptions.
+  template <class F>
+  static decltype(auto) call(F&& f) {
+    try {
+      return f();
+    } catch (const thrust::system_error& error) {
+      if (error.code().category() != thrust::cuda_category())
+        throw CudaError(error.what(), error.code().value());
+      fail(static_cast<cudaError_t>(error.code().value()), "Thrust");
+    }
   }
   template <class T>
   static T fetch(CudaContext& ctx, const T* p) {
@@ -49,8 +58,9 @@ struct CudaSystem {
 
 }  // namespace cuda
 
-/// Memory of views and pointers is the device's. These wait for the device, because a number goes back to the host:
-/// download, squared_norm, first_nonfinite, first_nonfinite_batched, group_support, find_slots, eigh. The others only add work to the stream.
+/// Memory of views and pointers is the device's. These wait for the device, because numbers come from the host or go back
+/// to it: upload, download, squared_norm, first_nonfinite, first_nonfinite_batched, group_support, find_slots, eigh. The
+/// others only add work to the stream.
 /// Float products are float's unless the context allows TF32.
 struct Cuda : portable::Kernels<cuda::CudaSystem> {
   using System = cuda::CudaSystem;
@@ -67,6 +77,7 @@ struct Cuda : portable::Kernels<cuda::CudaSystem> {
   template <class T>
   static void upload(Context& ctx, const T* source, T* p, index_t n) {
     System::copy_bytes(ctx, source, p, n);
+    ctx.synchronize();  // the caller's memory may be gone when this returns
   }
   template <class T>
   static void download(Context& ctx, const T* p, T* target, index_t n) {

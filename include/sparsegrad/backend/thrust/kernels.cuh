@@ -14,8 +14,8 @@
 
 namespace sparsegrad::backend::portable {
 
-/// System says where: its `Context`, `policy(ctx)` of Thrust, `launch(ctx, blocks, kernel)` of a block kernel,
-/// `copy_array(ctx, from, to, n)` and `fetch(ctx, p)`, which waits for *p.
+/// System says where: its `Context`, `policy(ctx)` of Thrust, `call(f)`, which calls f and makes of Thrust's exceptions the
+/// library's, `launch(ctx, blocks, kernel)` of a block kernel and `fetch(ctx, p)`, which waits for *p.
 template <class System>
 struct Kernels {
   using Context = typename System::Context;
@@ -139,8 +139,19 @@ struct Kernels {
     TopK<System>::template run_batch<T>(ctx, tasks);
   }
   template <class T>
-  static void adam_batched(Context& ctx, const AdamCoefficients& c, std::span<const AdamTask<T>> tasks) {
-    Adam<System>::template run_batch<T>(ctx, c, tasks);
+  static void adam_batched(Context& ctx, const AdamCoefficients& c, std::span<const AdamTask<T>> tasks,
+                           StepGuard guard = {}) {
+    Adam<System>::template run_batch<T>(ctx, c, tasks, guard);
+  }
+  template <class T>
+  static void guard_step(Context& ctx, std::span<const MatrixView<const T>> arrays, bool raise,
+                         StepGuard guard) {
+    Reductions<System>::template guard_step<T>(ctx, arrays, raise, guard);
+  }
+  template <class T>
+  static void scale_batched(Context& ctx, std::type_identity_t<T> alpha,
+                            std::span<const MatrixView<T>> arrays, StepGuard guard) {
+    Elements<System>::template scale_batch<T>(ctx, alpha, arrays, guard);
   }
   template <class T>
   static void zero_batched(Context& ctx, std::span<const MatrixView<T>> arrays) {
@@ -152,8 +163,8 @@ struct Kernels {
   }
   template <class T>
   static index_t batch_scratch_bound(const Context&, index_t arrays, index_t elements) {
-    return TopK<System>::batch_bytes(arrays, elements) +
-           arrays * static_cast<index_t>(sizeof(AdamFactors<T>) + 4 * sizeof(void*)) + (index_t{16} << 20);
+    return TopK<System>::batch_bytes(arrays, elements) + arrays * static_cast<index_t>(4 * sizeof(void*)) +
+           (index_t{16} << 20);
   }
 
   /// Frames of the primitives, Thrust's own temporaries and the Gram product's float part.

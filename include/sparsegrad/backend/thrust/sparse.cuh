@@ -180,9 +180,9 @@ struct Sparse {
     auto* key = frame.template take<stored_index_t>(k);
     for_each_index<System>(ctx, k, GroupKey{index, cols, columns, key, order});
     // By rows the support is in order as it is.
-    if (columns) thrust::stable_sort_by_key(System::policy(ctx), key, key + k, order);
+    if (columns) System::call([&] { thrust::stable_sort_by_key(System::policy(ctx), key, key + k, order); });
     for_each_index<System>(ctx, k, GroupHead{index, cols, columns, key, order, slot, other});
-    thrust::inclusive_scan(System::policy(ctx), slot, slot + k, slot);
+    System::call([&] { thrust::inclusive_scan(System::policy(ctx), slot, slot + k, slot); });
     for_each_index<System>(ctx, k, GroupSlot{key, slot, list});
     return System::fetch(ctx, slot + k - 1) + 1;
   }
