@@ -15,6 +15,7 @@
 #include "basis_side.hpp"
 #include "core/backend.hpp"
 #include "core/full_precision.hpp"
+#include "core/wait.hpp"
 #include "default_backend.hpp"
 #include "detail/fit_side.hpp"
 #include "hosvd_accumulator.hpp"
@@ -72,7 +73,8 @@ struct OrthogonalityDefect {
 };
 
 /// V [out, r] and U [in, c] with orthonormal columns. A gradient G [out, in] has the core V^T G U [r, c].
-/// Immutable, but for copies of the factors in narrower types, made when first asked for; shared by pointer.
+/// Immutable, but for copies of the factors in narrower types, made when first asked for; shared by pointer, also by
+/// several contexts: what the calls here return is finished.
 template <class T, class Backend = DefaultBackend>
 class TuckerBasis {
  public:
@@ -285,6 +287,7 @@ class TuckerBasis {
     auto in = detail::fit_side<T, Backend>(ctx, sums, consumed, GradientSide::in, in_rule);
     report.out = {std::move(out.spectrum), out.kept_energy, out.tail_energy};
     report.in = {std::move(in.spectrum), in.kept_energy, in.tail_energy};
+    wait_for(ctx);
     return from_sides(std::move(out.side), std::move(in.side), std::move(report));
   }
 

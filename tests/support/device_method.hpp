@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <random>
+#include <span>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -308,6 +309,7 @@ TEST_CASE("the dense state is the default, with which no step waits to learn of 
     CHECK_FALSE(m.group->optimizer(i).compact());
   m.gradients(4);
   m.group->step(m.ctx, {.learning_rate = 1e-2});  // does not throw: the host has not looked
+  wait_for(m.ctx);
   CHECK(m.ctx.step_flag().raised());
 }
 
@@ -358,6 +360,7 @@ TEST_CASE("a raised flag stops a captured or unchecked step until the host has t
   const Host<double> before = m.all_weights();
   m.gradients(2);
   m.group->step(m.ctx, {.learning_rate = 1e-2});
+  wait_for(m.ctx);
   StepFlag& flag = m.ctx.step_flag();
   const std::uint32_t found = flag.layer;
   CHECK(found == 2);
@@ -365,7 +368,8 @@ TEST_CASE("a raised flag stops a captured or unchecked step until the host has t
   Buffer<std::uint32_t, DeviceBackend> words = to_device<DeviceBackend>(m.ctx, Host<std::uint32_t>{0, 1, 1});
   const StepGuard guard{words.data()};
   const Buffer<double, DeviceBackend> good = to_device<DeviceBackend>(m.ctx, Host<double>{1, 2});
-  const MatrixView<const double> arrays[] = {good.matrix(1, 2)};
+  const MatrixView<const double> array = good.matrix(1, 2);
+  const std::span<const MatrixView<const double>> arrays(&array, 1);
   DeviceBackend::guard_step<double>(m.ctx, arrays, true, guard);
   CHECK(to_host<DeviceBackend>(m.ctx, words.data(), 3) == Host<std::uint32_t>{0, 1, 2});
   DeviceBackend::guard_step<double>(m.ctx, arrays, false, guard);  // skip: step by step

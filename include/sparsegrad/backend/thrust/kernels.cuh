@@ -134,6 +134,14 @@ struct Kernels {
     Adam<System>::template run<T>(ctx, c, g, slot, k, m, v, count, d);
   }
 
+  /// A backend may do this in place of one copy to the host and back for every row: rows = x, each row times -1 where
+  /// `fix_signs` and its first entry as large as the largest (to 1e-5) is negative.
+  template <class T>
+  static void round_rows(Context& ctx, ConstMatrixView<double> x, bool fix_signs, MatrixView<T> rows) {
+    if (rows.empty()) return;
+    System::launch(ctx, rows.rows, RoundRow<T>{x, rows, rows.cols, fix_signs});
+  }
+
   template <class T>
   static void top_k_batched(Context& ctx, std::span<const TopKTask<T>> tasks) {
     TopK<System>::template run_batch<T>(ctx, tasks);

@@ -1,6 +1,8 @@
 // Sums and searches over a matrix.
 #pragma once
 
+#include <cmath>
+
 #include <thrust/functional.h>
 #include <thrust/transform_reduce.h>
 
@@ -93,6 +95,51 @@ struct NonFiniteAt {
   index_t cols, none;
   SPARSEGRAD_HOST_DEVICE index_t operator()(index_t e) const {
     return magnitude_key(a(e / cols, e % cols)) >= KeyOf<T>::infinity ? e : none;
+  }
+};
+
+/// One block a row: see Kernels::round_rows.
+template <class T>
+struct RoundRow {
+  static constexpr int threads = 256;
+  static constexpr int phases = 5;
+  struct Shared {
+    double largest[threads];
+    index_t first[threads];
+    double sign;
+  };
+
+  Array2<const double> x;
+  Array2<T> rows;
+  index_t cols;
+  bool fix_signs;
+
+  template <int P>
+  SPARSEGRAD_HOST_DEVICE void phase(index_t block, int thread, Shared& shared) const {
+    if constexpr (P == 0) {
+      double largest = 0;
+      for (index_t j = thread; j < cols; j += threads)
+        if (fabs(x(block, j)) > largest) largest = fabs(x(block, j));
+      shared.largest[thread] = largest;
+    } else if constexpr (P == 1) {
+      if (thread != 0) return;
+      for (int t = 1; t < threads; ++t)
+        if (shared.largest[t] > shared.largest[0]) shared.largest[0] = shared.largest[t];
+    } else if constexpr (P == 2) {
+      index_t j = thread;
+      while (j < cols && !(fabs(x(block, j)) >= (1 - 1e-5) * shared.largest[0]))
+        j += threads;
+      shared.first[thread] = j;
+    } else if constexpr (P == 3) {
+      if (thread != 0) return;
+      index_t first = cols;
+      for (int t = 0; t < threads; ++t)
+        if (shared.first[t] < first) first = shared.first[t];
+      shared.sign = fix_signs && first < cols && x(block, first) < 0 ? -1 : 1;
+    } else {
+      for (index_t j = thread; j < cols; j += threads)
+        rows(block, j) = static_cast<T>(shared.sign * x(block, j));
+    }
   }
 };
 
