@@ -226,6 +226,46 @@ TEST_CASE("round_rows: the sign of each row, by its first entry as large as the 
   CHECK(out[650] == -0.5F);
 }
 
+TEST_CASE_TEMPLATE("keep_largest_of_rows: what top_k chooses of each row", T, float, double) {
+  std::mt19937_64 random(6);
+  Base::Context ctx(1);
+  for (const index_t cols : {index_t{1}, index_t{7}, index_t{256}, index_t{3001}}) {
+    const index_t rows = 6;
+    const index_t stride = cols + 3;
+    std::vector<T> x = normal<T>(random, rows * stride);
+    const MatrixView<T> a(x.data(), rows, cols, stride);
+    for (index_t j = 0; j < cols; ++j) {
+      a(1, j) = static_cast<T>(static_cast<int>(a(1, j)));  // ties
+      a(2, j) = T(0);                                       // nothing but ties
+      if (j % 5 == 0) a(3, j) = std::numeric_limits<T>::quiet_NaN();
+      if (j % 2 == 0) a(4, j) = -a(4, j - j % 4);
+    }
+    for (const index_t k : {index_t{0}, index_t{1}, cols / 3, cols - 1, cols}) {
+      if (k > cols) continue;
+      std::vector<T> expected = x;
+      for (index_t i = 0; i < rows; ++i) {
+        std::vector<stored_index_t> index(static_cast<std::size_t>(k) + 1);
+        std::vector<T> value(index.size());
+        backend::Reference::top_k<T>(ctx, a.row(i), cols, k, index.data(), value.data());
+        for (index_t j = 0; j < cols; ++j)
+          expected[static_cast<std::size_t>(i * stride + j)] = T(0);
+        for (index_t e = 0; e < k; ++e) {
+          const auto at = static_cast<std::size_t>(e);
+          expected[static_cast<std::size_t>(i * stride + index[at])] = value[at];
+        }
+      }
+      std::vector<T> found = x;
+      Base::keep_largest_of_rows<T>(ctx, k, MatrixView<T>(found.data(), rows, cols, stride));
+      CAPTURE(cols);
+      CAPTURE(k);
+      bool same = true;
+      for (std::size_t e = 0; e < found.size(); ++e)
+        same = same && std::memcmp(&found[e], &expected[e], sizeof(T)) == 0;
+      CHECK(same);
+    }
+  }
+}
+
 TEST_CASE("power: as pow, for all steps that a training may take") {
   using backend::portable::power;
   CHECK(power(0.9, 0) == 1);

@@ -141,6 +141,7 @@ struct Deferred {
   SPARSEGRAD_TEST_DEFERRED(open_slots)
   SPARSEGRAD_TEST_DEFERRED(adam)
   SPARSEGRAD_TEST_DEFERRED(round_rows)
+  SPARSEGRAD_TEST_DEFERRED(keep_largest_of_rows)
   SPARSEGRAD_TEST_DEFERRED(top_k_batched)
   SPARSEGRAD_TEST_DEFERRED(adam_batched)
   SPARSEGRAD_TEST_DEFERRED(zero_batched)

@@ -127,6 +127,8 @@ struct Fenced {
   SPARSEGRAD_TEST_FENCED(guard_step)
   SPARSEGRAD_TEST_FENCED(first_nonfinite_batched)
   SPARSEGRAD_TEST_FENCED(adam)
+  SPARSEGRAD_TEST_FENCED(round_rows)
+  SPARSEGRAD_TEST_FENCED(keep_largest_of_rows)
 #undef SPARSEGRAD_TEST_FENCED
 
   template <class... A>

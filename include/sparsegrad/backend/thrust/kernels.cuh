@@ -11,6 +11,7 @@
 #include "slots.cuh"
 #include "sparse.cuh"
 #include "top_k.cuh"
+#include "top_k_rows.cuh"
 
 namespace sparsegrad::backend::portable {
 
@@ -140,6 +141,14 @@ struct Kernels {
   static void round_rows(Context& ctx, ConstMatrixView<double> x, bool fix_signs, MatrixView<T> rows) {
     if (rows.empty()) return;
     System::launch(ctx, rows.rows, RoundRow<T>{x, rows, rows.cols, fix_signs});
+  }
+
+  /// Of each row the k entries that top_k would choose stay, the others become 0.
+  template <class T>
+  static void keep_largest_of_rows(Context& ctx, index_t k, MatrixView<T> a) {
+    if (k >= a.cols || a.empty()) return;
+    if (k <= 0) return for_each_entry<System>(ctx, a.rows, a.cols, SetEntry<T>{T(0), a});
+    System::launch(ctx, a.rows, KeepLargestOfRow<T>{a, a.cols, static_cast<std::uint32_t>(k)});
   }
 
   template <class T>
