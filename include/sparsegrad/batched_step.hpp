@@ -1,6 +1,7 @@
 // BatchedStep: selection and step of many layers, each kind of work once for all of them.
 #pragma once
 
+#include <algorithm>
 #include <span>
 #include <vector>
 
@@ -90,9 +91,13 @@ class BatchedStep {
     for (const Part& part : parts_) {
       if (one_sided(part)) continue;
       if (keep != C(1)) Backend::template scale<C>(ctx, keep, part.layer->master());
-      detail::expand_dense<C, Backend>(ctx, *part.layer->basis(), part.layer->core(ctx),
-                                       part.layer->options().layout, part.layer->options().cost_model,
-                                       part.layer->master());
+      if (expands_sparsely(ctx, part)) {
+        expand_sparsely(ctx, part);
+      } else {
+        detail::expand_dense<C, Backend>(ctx, *part.layer->basis(), part.layer->core(ctx),
+                                         part.layer->options().layout, part.layer->options().cost_model,
+                                         part.layer->master());
+      }
     }
     for (const Part& part : parts_)
       part.layer->round_master(ctx);
@@ -125,6 +130,35 @@ class BatchedStep {
     const auto& out = part.layer->basis()->out();
     const auto& in = part.layer->basis()->in();
     return (out.has_factor() && !in.rotates()) || (in.has_factor() && !out.rotates());
+  }
+
+  /// Two factors and an update of few entries: the first product reads the entries alone, with no list of them and nothing
+  /// to wait for.
+  static bool expands_sparsely(const Context& ctx, const Part& part) {
+    const auto& out = part.layer->basis()->out();
+    const auto& in = part.layer->basis()->in();
+    const auto& s = *part.gradient;
+    return out.has_factor() && in.has_factor() && !s.dense() &&
+           std::max(out.rank(), in.rank()) <= Backend::most_expanded &&
+           Backend::expansion_cost(ctx) * static_cast<double>(s.count()) < static_cast<double>(s.size());
+  }
+  /// Along the side of more vectors, so that the dense product has the fewer:
+  ///     P [c, out] = (V D)^T, W [out, in] += P^T U^T      or      P [r, in] = D U^T, W [out, in] += V P
+  void expand_sparsely(Context& ctx, const Part& part) {
+    const auto& out = part.layer->basis()->out();
+    const auto& in = part.layer->basis()->in();
+    const bool columns = out.rank() >= in.rank();
+    const auto& sparse = columns ? out : in;
+    const auto& dense = columns ? in : out;
+    auto frame = ctx.frame();
+    const MatrixView<C> panel = frame.template matrix<C>(dense.rank(), sparse.extent());
+    Backend::template expand_nonzeros<C>(ctx, part.layer->core(ctx), columns, sparse.factor(), panel);
+    const bool out_in = part.layer->options().layout == WeightLayout::out_in;
+    const MatrixView<const C> expanded = panel;
+    // Rows of W are those of the side whose matrix stands left.
+    const bool panel_left = columns == out_in;
+    Backend::template gemm<C>(ctx, Op::transpose, Op::none, C(1), panel_left ? expanded : dense.factor(),
+                              panel_left ? dense.factor() : expanded, C(1), part.layer->master());
   }
 
   /// D [r, in] and the factor V^T [r, out]:  W [out, in] += V D,  or  W [in, out] += D^T V^T.

@@ -2,6 +2,7 @@
 // precision, the numbers of Adam's steps.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -263,6 +264,36 @@ TEST_CASE_TEMPLATE("keep_largest_of_rows: what top_k chooses of each row", T, fl
         same = same && std::memcmp(&found[e], &expected[e], sizeof(T)) == 0;
       CHECK(same);
     }
+  }
+}
+
+TEST_CASE("expand_nonzeros: rows or columns of a sparse matrix times a factor") {
+  std::mt19937_64 random(8);
+  Base::Context ctx(1);
+  const index_t rows = 700;
+  const index_t cols = 9;
+  const index_t n = 300;
+  Host<double> values = normal<double>(random, rows * cols);
+  for (std::size_t e = 0; e < values.size(); ++e)
+    if (e % 7 != 0) values[e] = 0;
+  const MatrixView<const double> d(values.data(), rows, cols);
+  for (const bool columns : {true, false}) {
+    const index_t size = columns ? rows : cols;
+    const index_t groups = columns ? cols : rows;
+    const Host<double> factor = normal<double>(random, size * n);
+    Host<double> panel(static_cast<std::size_t>(groups * n), 7.0);  // overwritten
+    Base::expand_nonzeros<double>(ctx, d, columns, MatrixView<const double>(factor.data(), size, n),
+                                  MatrixView<double>(panel.data(), groups, n));
+    double worst = 0;
+    for (index_t b = 0; b < groups; ++b) {
+      for (index_t j = 0; j < n; ++j) {
+        double sum = 0;
+        for (index_t a = 0; a < size; ++a)
+          sum += (columns ? d(a, b) : d(b, a)) * factor[static_cast<std::size_t>(a * n + j)];
+        worst = std::max(worst, std::abs(sum - panel[static_cast<std::size_t>(b * n + j)]));
+      }
+    }
+    CHECK(worst < 1e-12);
   }
 }
 

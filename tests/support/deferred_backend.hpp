@@ -87,6 +87,8 @@ struct Deferred {
 
   static constexpr const char* name() { return Base::name(); }
   static constexpr double densify_share = 0;  // as on a GPU: grouping a support waits
+  static constexpr index_t most_expanded = Base::most_expanded;
+  static double expansion_cost(const Context& ctx) { return Base::expansion_cost(ctx); }
 
   template <class T>
   static T* allocate(index_t n) {
@@ -141,6 +143,7 @@ struct Deferred {
   SPARSEGRAD_TEST_DEFERRED(open_slots)
   SPARSEGRAD_TEST_DEFERRED(adam)
   SPARSEGRAD_TEST_DEFERRED(round_rows)
+  SPARSEGRAD_TEST_DEFERRED(expand_nonzeros)
   SPARSEGRAD_TEST_DEFERRED(keep_largest_of_rows)
   SPARSEGRAD_TEST_DEFERRED(top_k_batched)
   SPARSEGRAD_TEST_DEFERRED(adam_batched)

@@ -144,6 +144,17 @@ inline std::vector<MethodCase> method_cases() {
        .in = RankRule::fast_transform(),
        .capacity_factor = 0,
        .layout = WeightLayout::in_out});
+  for (const WeightLayout layout : {WeightLayout::out_in, WeightLayout::in_out}) {
+    add({.name = "both sides full, dense state, few entries",
+         .share = 0.03,
+         .capacity_factor = 0,
+         .layout = layout});
+    add({.name = "full and rank 3, dense state, few entries",
+         .out = RankRule::fixed(3),
+         .share = 0.01,
+         .capacity_factor = 0,
+         .layout = layout});
+  }
   add({.name = "dense state, all moments move",
        .semantics = AdamSemantics::dense_core,
        .capacity_factor = 0});

@@ -51,6 +51,7 @@ struct ThrustHost : portable::Kernels<portable::HostSystem> {
   using System = portable::HostSystem;
   static constexpr const char* name() { return "thrust_host"; }
   static constexpr double densify_share = Reference::densify_share;
+  static double expansion_cost(const Context&) { return 20; }
 
   template <class T>
   static T* allocate(index_t n) {

@@ -143,6 +143,14 @@ struct Kernels {
     System::launch(ctx, rows.rows, RoundRow<T>{x, rows, rows.cols, fix_signs});
   }
 
+  /// P.row(b) = sum over the entries of column b (else row b) of D that are not 0: D(a, b) F.row(a) (D(b, a) F.row(a)). At
+  /// most `most_expanded` entries in a column (row), zeros included. For D of which few entries are not 0.
+  static constexpr index_t most_expanded = ExpandNonzeros<float>::most;
+  template <class T>
+  static void expand_nonzeros(Context& ctx, ConstMatrixView<T> d, bool columns, ConstMatrixView<T> f,
+                              MatrixView<T> p) {
+    Sparse<System>::template expand_nonzeros<T>(ctx, d, columns, f, p);
+  }
   /// Of each row the k entries that top_k would choose stay, the others become 0.
   template <class T>
   static void keep_largest_of_rows(Context& ctx, index_t k, MatrixView<T> a) {
