@@ -68,11 +68,19 @@ class CudaContext {
       cuda::check(cublasCreate(&blas_), "cublasCreate");
       own_blas_.reset(blas_);
     }
+    void* flag = nullptr;
+    cuda::check(cudaHostGetDevicePointer(&flag, flag_.get(), 0), "cudaHostGetDevicePointer");
+    flag_of_device_ = static_cast<StepFlag*>(flag);
     if (options.blas_workspace > 0) {
       workspace_ = ContextBytes(memory_, options.blas_workspace);
       workspace_bytes_ = options.blas_workspace;
     }
   }
+
+  /// Waits for the context's work, which uses its memory; what that leaves behind, the next call tells.
+  ~CudaContext() { static_cast<void>(cudaStreamSynchronize(stream_)); }
+  CudaContext(const CudaContext&) = delete;
+  CudaContext& operator=(const CudaContext&) = delete;
 
   cudaStream_t stream() const { return stream_; }
   ContextMemory memory() const { return memory_; }
@@ -88,11 +96,7 @@ class CudaContext {
   }
   /// What a step's kernels tell the host without its waiting: host memory that the device reaches.
   StepFlag& step_flag() { return *flag_; }
-  StepFlag* step_flag_of_device() {
-    void* p = nullptr;
-    cuda::check(cudaHostGetDevicePointer(&p, flag_.get(), 0), "cudaHostGetDevicePointer");
-    return static_cast<StepFlag*>(p);
-  }
+  StepFlag* step_flag_of_device() { return flag_of_device_; }
 
   /// Float products of layers may run on TF32 tensor cores (10 bits of mantissa). Off unless asked for. What bases rest on
   /// (Gram sums, sketches, the check of factors, moments carried to a new basis) never does.
@@ -221,6 +225,7 @@ class CudaContext {
   bool tf32_;
   bool full_precision_ = false;
   OwnedFlag flag_;
+  StepFlag* flag_of_device_ = nullptr;
   Scratch scratch_;
   Allocator allocator_{scratch_};
 };
