@@ -33,7 +33,7 @@ struct Digit {
   int bits;
 
   /// The digit below it, of `radix_bits` or what is left; of 0 bits where none is.
-  constexpr Digit next() const {
+  SPARSEGRAD_HOST_DEVICE constexpr Digit next() const {
     const int width = shift < radix_bits ? shift : radix_bits;
     return {shift - width, width};
   }

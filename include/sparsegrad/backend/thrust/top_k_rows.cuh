@@ -20,8 +20,8 @@ struct KeepLargestOfRow {
   struct Shared {
     std::uint64_t key;   // digits of the k-th key that are known, the rest 0
     std::uint32_t need;  // entries still to be found among those that share them
-    std::uint32_t
-        sought;  // the same while a digit is looked for: one thread writes `need` while others still read
+    // The same while a digit is looked for: one thread writes `need` while others still read.
+    std::uint32_t sought;
     std::uint32_t count[buckets];
     Sums sums;
   };
@@ -39,14 +39,15 @@ struct KeepLargestOfRow {
         shared.need = k;
       }
     } else if constexpr (P < last) {
-      find_digit<(P - 1) % digit_phases>(row, thread, digit((P - 1) / digit_phases), shared);
+      constexpr Digit now = digit((P - 1) / digit_phases);
+      find_digit<(P - 1) % digit_phases>(row, thread, now, shared);
     } else {
       keep<P - last>(row, thread, shared);
     }
   }
 
  private:
-  static constexpr Digit digit(int number) {
+  SPARSEGRAD_HOST_DEVICE static constexpr Digit digit(int number) {
     Digit found = Digit{key_bits, 0}.next();
     for (int n = 0; n < number; ++n)
       found = found.next();
