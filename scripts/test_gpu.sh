@@ -1,27 +1,150 @@
 #!/usr/bin/env bash
-# test_gpu.sh: builds library, program and tests for this machine's NVIDIA GPU, runs the tests labelled gpu, and runs them
-# again under every tool of compute-sanitizer. Needs the CUDA Toolkit and a GPU; says so where one is missing.
+# test_gpu.sh: library, program and tests on this machine's NVIDIA GPU, and a page of what was found,
+# benchmarks/results/<gpu>.md with machine, versions, commands and figures.
+#   test_gpu.sh          builds, then runs
+#   test_gpu.sh build    builds alone; needs no GPU. CMAKE_CUDA_ARCHITECTURES: SPARSEGRAD_GPU_ARCHITECTURES, or native where
+#                        there is a GPU, or 90
+#   test_gpu.sh run      runs what is built: the tests labelled gpu, the benchmarks, the tests under every tool of
+#                        compute-sanitizer. Nothing begins after SPARSEGRAD_GPU_SECONDS (780), and what was left out is
+#                        named: the whole fits 15 minutes of a machine.
+# Ends with 1 where a test failed.
 set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-command -v nvcc > /dev/null || die "nvcc is missing: install the CUDA Toolkit, and put its bin folder on PATH"
-nvidia-smi --list-gpus 2> /dev/null | grep -q . || die "nvidia-smi shows no GPU here"
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
+limit=${SPARSEGRAD_GPU_SECONDS:-780}
+results=$project_root/benchmarks/results
+tests=$project_root/build/cuda/tests/gpu
+page=""
+logs=$project_root/build/cuda/gpu_logs
+log_of_last=""
+failed=0
 
-configure cuda -DCMAKE_CUDA_ARCHITECTURES=native
-build cuda tests_gpu sparsegrad-glue
+has_gpu() { nvidia-smi --list-gpus 2> /dev/null | grep -q .; }
 
-say "Tests"
-ctest --preset cuda -L gpu --exclude-regex gpu_headers
+build_all() {
+  command -v nvcc > /dev/null || die "nvcc is missing: install the CUDA Toolkit, and put its bin folder on PATH"
+  local architectures=90
+  if has_gpu; then architectures=native; fi
+  configure cuda "-DCMAKE_CUDA_ARCHITECTURES=${SPARSEGRAD_GPU_ARCHITECTURES:-$architectures}"
+  build cuda tests_gpu benchmark_gpu sparsegrad-glue
+}
 
-if ! command -v compute-sanitizer > /dev/null; then
-  say "compute-sanitizer is not on PATH, its runs are left out"
-  exit 0
-fi
-for tool in memcheck racecheck initcheck synccheck; do
-  for test in "$project_root"/build/cuda/tests/gpu/test_gpu_*; do
-    say "compute-sanitizer --tool $tool: ${test##*/}"
-    CUDA_LAUNCH_BLOCKING=1 compute-sanitizer --tool "$tool" --error-exitcode 1 "$test"
+# attempt SECONDS NAME COMMAND...: one line of the page's table; output goes to NAME's log.
+attempt() {
+  local most=$1 name=$2 log=$logs/${2//[^A-Za-z0-9_]/_}.txt begin=$SECONDS result=0
+  shift 2
+  log_of_last=$log
+  : > "$log"
+  if ((SECONDS >= limit)); then
+    echo "| $name | left out: no time | |" >> "$page"
+    return
+  fi
+  say "$name"
+  timeout "$most" "$@" > "$log" 2>&1 || result=$?
+  local verdict=passed
+  case $result in
+    0) ;;
+    77) verdict="skipped: no device" ;;
+    124) verdict="cut off after $most s" ;;
+    *)
+      verdict="**failed** ($result)"
+      failed=1
+      tail -n 40 "$log"
+      ;;
+  esac
+  echo "| $name | $verdict | $((SECONDS - begin)) |" >> "$page"
+}
+
+run_all() {
+  has_gpu || die "nvidia-smi shows no GPU here"
+  [[ -x $tests/test_gpu_context ]] || die "nothing is built: scripts/test_gpu.sh build"
+  local gpu name
+  gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1)
+  name=$(tr '[:upper:] ' '[:lower:]-' <<< "$gpu" | tr -cd 'a-z0-9-')
+  mkdir -p "$results"
+  page=$results/$name.md
+  mkdir -p "$logs"
+  {
+    echo "# $gpu"
+    echo
+    echo "Written by \`scripts/test_gpu.sh\` on $(date --iso-8601)."
+    echo
+    echo "| | |"
+    echo "|---|---|"
+    echo "| GPU, driver, memory | $(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | head -n 1) |"
+    echo "| clocks (graphics, memory; most) | $(nvidia-smi --query-gpu=clocks.gr,clocks.mem,clocks.max.gr,clocks.max.mem --format=csv,noheader | head -n 1) |"
+    echo "| CUDA Toolkit | $(nvcc --version 2> /dev/null | grep -o 'release.*' || echo "as built; not on this machine") |"
+    echo "| CPU, system | $(grep -m 1 -o 'model name.*' /proc/cpuinfo | cut -d : -f 2 | xargs), $(uname -sr) |"
+    echo "| commit | $(git -C "$project_root" describe --always --dirty 2> /dev/null || echo unknown) |"
+    echo
+    echo "## Tests"
+    echo
+    echo "| | result | s |"
+    echo "|---|---|---|"
+  } > "$page"
+
+  # CUDA_LAUNCH_BLOCKING: the contract's tests read on the host without waiting (tests/gpu/managed_memory.cu).
+  local test tool
+  for test in context contract method narrow_primitives narrow_layer engine train; do
+    if [[ -x $tests/test_gpu_$test ]]; then
+      local blocking=0
+      if [[ $test == contract ]]; then blocking=1; fi
+      attempt 120 "test_gpu_$test" env CUDA_LAUNCH_BLOCKING=$blocking "$tests/test_gpu_$test"
+    fi
   done
-done
+
+  # Before the sanitizers, which take whatever time is left. One call a group, so that one that fails keeps the others.
+  local figures=$logs/figures.txt bench=$project_root/build/cuda/benchmarks/benchmark_gpu
+  : > "$figures"
+  local options=(--benchmark_min_time=0.2 --benchmark_repetitions=3 --benchmark_report_aggregates_only=true
+    --benchmark_counters_tabular=true)
+  if [[ -x $bench ]]; then
+    local group
+    for group in '^(top_k|adam_of_24)' '^optimizer_step_of_24' '^accumulate_and_fit' '^mlp_step_of_24' '^layer_step' \
+      '^roberta_large'; do
+      attempt 90 "benchmark_gpu $group" "$bench" "--benchmark_filter=$group" "${options[@]}"
+      cat "$log_of_last" >> "$figures"
+    done
+  fi
+
+  if command -v compute-sanitizer > /dev/null; then
+    for tool in memcheck racecheck synccheck initcheck; do
+      local checks=(--tool "$tool" --error-exitcode 1)
+      # A test asks for more memory than there is: a call that is to fail is no error.
+      if [[ $tool == memcheck ]]; then checks+=(--report-api-errors no); fi
+      for test in context contract narrow_primitives method narrow_layer; do
+        [[ -x $tests/test_gpu_$test ]] || continue
+        attempt 120 "compute-sanitizer $tool: test_gpu_$test" env CUDA_LAUNCH_BLOCKING=1 \
+          compute-sanitizer "${checks[@]}" "$tests/test_gpu_$test"
+      done
+    done
+  else
+    echo "| compute-sanitizer | left out: not on PATH | |" >> "$page"
+  fi
+
+  {
+    echo
+    echo "## Times"
+    echo
+    echo "CUDA events, warm, L2 flushed before each; \`build/cuda/benchmarks/benchmark_gpu --benchmark_filter=GROUP ${options[*]}\`."
+    echo
+    echo '```'
+    grep -E '^(Benchmark|-----|[a-z_0-9]+/)' "$figures" | grep -vE '_(stddev|cv)' || true
+    echo '```'
+  } >> "$page"
+  say "written: $page ($SECONDS s)"
+  return "$failed"
+}
+
+case ${1:-all} in
+  build) build_all ;;
+  run) run_all ;;
+  all)
+    has_gpu || die "nvidia-smi shows no GPU here (scripts/test_gpu.sh build needs none)"
+    build_all
+    SECONDS=0
+    run_all
+    ;;
+  *) die "expected build, run or nothing, found '$1'" ;;
+esac

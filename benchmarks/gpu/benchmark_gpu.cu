@@ -1,6 +1,6 @@
-// Times of backend::Cuda by CUDA events, warm, with the L2 cache flushed before each: top-k, Adam, the optimizer step of
-// BERT-base's 24 MLP matrices (plain and as a replayed graph), the layer's step against the dense one, accumulation and
-// fit. Google Benchmark's options apply, such as --benchmark_filter, --benchmark_repetitions, --benchmark_out.
+// Times of backend::Cuda by CUDA events, warm, with the L2 cache flushed before each: top-k, Adam and the optimizer step of
+// BERT-base's 24 MLP matrices (each plain and as a replayed graph), forward, backward and step of one such layer and of all
+// 24 against the dense ones, accumulation and fit, device memory of RoBERTa-large's matrices. Google Benchmark's options apply, such as --benchmark_filter, --benchmark_repetitions, --benchmark_out.
 #include <benchmark/benchmark.h>
 
 #include <array>
@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <sparsegrad/sparsegrad_cuda.cuh>
@@ -76,23 +77,50 @@ void time_work(benchmark::State& state, B::Context& ctx, const Prepare& prepare,
 }
 constexpr auto nothing = [] {};
 
-void top_k(benchmark::State& state) {
+/// What `work` puts on the stream, as a graph: its launches cost the host nothing when it is replayed.
+class Graph {
+ public:
+  template <class Work>
+  Graph(B::Context& ctx, const Work& work) : stream_(ctx.stream()) {
+    cudaGraph_t graph = nullptr;
+    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    work();
+    check(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
+    const cudaError_t made = cudaGraphInstantiate(&replay_, graph, 0);
+    cudaGraphDestroy(graph);
+    check(made, "cudaGraphInstantiate");
+  }
+  ~Graph() { cudaGraphExecDestroy(replay_); }
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+  void launch() const { check(cudaGraphLaunch(replay_, stream_), "cudaGraphLaunch"); }
+
+ private:
+  cudaStream_t stream_;
+  cudaGraphExec_t replay_ = nullptr;
+};
+
+/// Plain, or replayed as a graph after one run that warms up.
+template <class Work>
+void time_launches(benchmark::State& state, B::Context& ctx, bool as_graph, const Work& work) {
+  if (!as_graph) return time_work(state, ctx, nothing, work);
+  work();
+  const Graph graph(ctx, work);
+  time_work(state, ctx, nothing, [&] { graph.launch(); });
+}
+
+void top_k(benchmark::State& state, bool as_graph) {
   B::Context ctx;
   const index_t n = state.range(0);
   const index_t k = state.range(1);
   const Buffer<float, B> x = normal_matrix<B>(ctx, n / 1024, 1024, 1.0F, 1);
   Buffer<stored_index_t, B> index(ctx, k);
   Buffer<float, B> value(ctx, k);
-  time_work(state, ctx, nothing,
-            [&] { B::top_k<float>(ctx, x.data(), x.size(), k, index.data(), value.data()); });
+  time_launches(state, ctx, as_graph,
+                [&] { B::top_k<float>(ctx, x.data(), x.size(), k, index.data(), value.data()); });
   state.counters["bytes/s"] =
       benchmark::Counter(static_cast<double>(4 * n * state.iterations()), benchmark::Counter::kIsRate);
 }
-BENCHMARK(top_k)
-    ->Args({wide * narrow, entries})
-    ->Args({index_t{1} << 24, (index_t{1} << 24) * 12 / 1000})
-    ->UseManualTime()
-    ->Unit(benchmark::kMicrosecond);
 
 struct OneSet {
   const char* name;
@@ -108,8 +136,6 @@ struct Matrices {
     ctx.allow_tf32(set.tf32);
     GroupOptions options;
     options.entries = set.all ? wide * narrow : entries;
-    options.capacity_factor = 0;
-    options.non_finite = NonFinite::propagate;
     group = std::make_unique<SparseGradGroup<float, B>>(options);
     for (int i = 0; i < 24; ++i) {
       const bool up = i % 2 == 0;
@@ -163,24 +189,17 @@ void optimizer_step(benchmark::State& state, const OneSet& set) {
   m.step();
   m.group->count_on_device(m.ctx);
   m.add_gradients();
-  cudaGraph_t graph = nullptr;
-  cudaGraphExec_t replay = nullptr;
-  check(cudaStreamBeginCapture(m.ctx.stream(), cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
-  m.step();
-  check(cudaStreamEndCapture(m.ctx.stream(), &graph), "cudaStreamEndCapture");
-  check(cudaGraphInstantiate(&replay, graph, 0), "cudaGraphInstantiate");
+  const Graph graph(m.ctx, [&] { m.step(); });
   time_work(
       state, m.ctx,
       [&] {
         m.group->clear(m.ctx);
         m.add_gradients();
       },
-      [&] { check(cudaGraphLaunch(replay, m.ctx.stream()), "cudaGraphLaunch"); });
-  cudaGraphExecDestroy(replay);
-  cudaGraphDestroy(graph);
+      [&] { graph.launch(); });
 }
 
-void adam_of_24(benchmark::State& state) {
+void adam_of_24(benchmark::State& state, bool as_graph) {
   B::Context ctx;
   const index_t size = wide * narrow;
   const auto support = bench::random_support<B>(ctx, wide, narrow, entries, 2 * entries, 3);
@@ -195,10 +214,9 @@ void adam_of_24(benchmark::State& state) {
     tasks.push_back({g.data(), support.indices(), support.count(), m, v, nullptr, arrays.back().data(), 1});
   }
   const AdamCoefficients c{.learning_rate = 1e-4};
-  time_work(state, ctx, nothing,
-            [&] { B::adam_batched<float>(ctx, c, std::span<const AdamTask<float>>(tasks)); });
+  time_launches(state, ctx, as_graph,
+                [&] { B::adam_batched<float>(ctx, c, std::span<const AdamTask<float>>(tasks)); });
 }
-BENCHMARK(adam_of_24)->UseManualTime()->Unit(benchmark::kMicrosecond);
 
 struct LayerSet {
   const char* name;
@@ -239,8 +257,6 @@ void layer_step(benchmark::State& state, const LayerSet& set) {
   SparseGradLinear<float, B> layer(ctx, weight.matrix(wide, narrow), nullptr, linear);
   GroupOptions options;
   options.entries = set.all ? wide * narrow : entries;
-  options.capacity_factor = 0;
-  options.non_finite = NonFinite::propagate;
   SparseGradGroup<float, B> group(options);
   group.add(ctx, layer, "up");
   BasisRecipe recipe;
@@ -265,6 +281,183 @@ void layer_step(benchmark::State& state, const LayerSet& set) {
   });
 }
 
+struct ModelSet {
+  const char* name;
+  index_t rank;  ///< -1: the dense step; 0: both sides full
+  bool all;
+};
+
+/// Forward, backward and the whole optimizer step of BERT-base's 24 MLP matrices at once, weights and tokens in T, masters,
+/// cores and moments in float: what the model's matrices do in a step of ft and of sparse. All layers read the same tokens.
+template <class T>
+void mlp_step(benchmark::State& state, const ModelSet& set) {
+  constexpr std::size_t count = 24;
+  B::Context ctx;
+  const index_t tokens = state.range(0);
+  const auto rounded = [&](const Buffer<float, B>& values) {
+    Buffer<T, B> to(ctx, values.size());
+    if constexpr (is_narrow<T>) {
+      B::narrow<T>(ctx, values.matrix(1, values.size()), to.matrix(1, to.size()));
+    } else {
+      B::copy<T>(ctx, values.matrix(1, values.size()), to.matrix(1, to.size()));
+    }
+    return to;
+  };
+  const Buffer<T, B> few = rounded(normal_matrix<B>(ctx, tokens, narrow, 1.0F, 1));
+  const Buffer<T, B> many = rounded(normal_matrix<B>(ctx, tokens, wide, 1.0F, 2));
+  Buffer<T, B> few_out(ctx, tokens * narrow);
+  Buffer<T, B> many_out(ctx, tokens * wide);
+  std::vector<Buffer<float, B>> masters;
+  std::vector<Buffer<T, B>> weights;
+  for (std::size_t i = 0; i < count; ++i) {
+    masters.push_back(normal_matrix<B>(ctx, wide, narrow, 0.0F, 10));
+    if (is_narrow<T>) weights.push_back(rounded(masters.back()));
+  }
+  const auto extents = [](std::size_t i) {
+    return i % 2 == 0 ? std::pair(wide, narrow) : std::pair(narrow, wide);  // out, in
+  };
+  const auto tokens_in = [&](std::size_t i) {
+    return (i % 2 == 0 ? few : many).matrix(tokens, extents(i).second);
+  };
+  const auto gradient_of = [&](std::size_t i) {
+    return (i % 2 == 0 ? many : few).matrix(tokens, extents(i).first);
+  };
+  const auto to_outputs = [&](std::size_t i) {
+    return (i % 2 == 0 ? many_out : few_out).matrix(tokens, extents(i).first);
+  };
+  const auto to_inputs = [&](std::size_t i) {
+    return (i % 2 == 0 ? few_out : many_out).matrix(tokens, extents(i).second);
+  };
+  // Multiply-adds of forward, dX and dW: the same for every run type, so that the rates compare.
+  const auto rate = [&] {
+    state.counters["flop/s"] =
+        benchmark::Counter(static_cast<double>(count) * 6.0 * static_cast<double>(tokens * wide * narrow) *
+                               static_cast<double>(state.iterations()),
+                           benchmark::Counter::kIsRate);
+  };
+  if (set.rank < 0) {
+    std::vector<Buffer<float, B>> moments;
+    for (std::size_t i = 0; i < 2 * count; ++i)
+      moments.emplace_back(ctx, wide * narrow);
+    Buffer<float, B> dw(ctx, wide * narrow);
+    const AdamCoefficients c{.learning_rate = 1e-4};
+    time_work(state, ctx, nothing, [&] {
+      for (std::size_t i = 0; i < count; ++i) {
+        const auto [out, in] = extents(i);
+        MatrixView<float> master = masters[i].matrix(out, in);
+        const MatrixView<float> g = dw.matrix(out, in);
+        const auto products = [&](MatrixView<T> w) {
+          B::gemm<T>(ctx, Op::none, Op::transpose, 1, tokens_in(i), w, 0, to_outputs(i));
+          B::gemm<T>(ctx, Op::none, Op::none, 1, gradient_of(i), w, 0, to_inputs(i));
+        };
+        if constexpr (is_narrow<T>) {
+          products(weights[i].matrix(out, in));
+          B::gemm_wide<T>(ctx, Op::transpose, Op::none, 1, gradient_of(i), tokens_in(i), 0, g);
+        } else {
+          products(master);
+          B::gemm<T>(ctx, Op::transpose, Op::none, 1, gradient_of(i), tokens_in(i), 0, g);
+        }
+        B::adam<float>(ctx, c, dw.data(), nullptr, dw.size(), moments[2 * i].data(),
+                       moments[2 * i + 1].data(), nullptr, dw.data());
+        B::add<float>(ctx, 1, g, master);
+        if constexpr (is_narrow<T>) B::narrow<T>(ctx, master, weights[i].matrix(out, in));
+      }
+    });
+    return rate();
+  }
+  LinearOptions linear;
+  linear.workload.tokens = tokens;
+  std::vector<std::unique_ptr<SparseGradLinear<T, B>>> layers;
+  GroupOptions options;
+  options.entries = set.all ? wide * narrow : entries;
+  SparseGradGroup<T, B> group(options);
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto [out, in] = extents(i);
+    if constexpr (is_narrow<T>) {
+      layers.push_back(std::make_unique<SparseGradLinear<T, B>>(ctx, weights[i].matrix(out, in),
+                                                                masters[i].matrix(out, in), nullptr, linear));
+    } else {
+      layers.push_back(
+          std::make_unique<SparseGradLinear<T, B>>(ctx, masters[i].matrix(out, in), nullptr, linear));
+    }
+    group.add(ctx, *layers.back(), i % 2 == 0 ? "up" : "down");
+  }
+  BasisRecipe recipe;
+  recipe.rules = [&](const std::string& kind) {
+    if (set.rank == 0) return BasisRules{};
+    const RankRule truncated = RankRule::fixed(set.rank);
+    return kind == "up" ? BasisRules{RankRule::identity(), truncated}
+                        : BasisRules{truncated, RankRule::identity()};
+  };
+  std::vector<Buffer<T, B>> keep(count);
+  const auto pass = [&] {
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto saved = layers[i]->forward(ctx, tokens_in(i), to_outputs(i),
+                                            keep[i].matrix(tokens, layers[i]->kept_cols()));
+      layers[i]->backward(ctx, gradient_of(i), saved, to_inputs(i), nullptr);
+    }
+  };
+  group.collect(ctx, recipe);
+  pass();
+  group.end_collecting_step(ctx);
+  group.refresh(ctx);
+  for (std::size_t i = 0; i < count; ++i)
+    keep[i].resize(ctx, tokens * layers[i]->kept_cols());
+  group.reserve(ctx, tokens);
+  time_work(state, ctx, nothing, [&] {
+    pass();
+    group.step(ctx, {.learning_rate = 1e-4});
+  });
+  rate();
+}
+
+/// Device memory that the sparse training of RoBERTa-large's 48 MLP matrices takes, in float: weights, gradients, states,
+/// bases. Time is that of one optimizer step.
+void roberta_large(benchmark::State& state, index_t rank) {
+  constexpr index_t large_wide = 4096;
+  constexpr index_t large_narrow = 1024;
+  std::size_t before = 0;
+  std::size_t after = 0;
+  std::size_t total = 0;
+  check(cudaMemGetInfo(&before, &total), "cudaMemGetInfo");
+  B::Context ctx;
+  std::vector<Buffer<float, B>> weights;
+  std::vector<std::unique_ptr<SparseGradLinear<float, B>>> layers;
+  GroupOptions options;
+  SparseGradGroup<float, B> group(options);
+  for (int i = 0; i < 48; ++i) {
+    const index_t out = i % 2 == 0 ? large_wide : large_narrow;
+    const index_t in = i % 2 == 0 ? large_narrow : large_wide;
+    weights.push_back(normal_matrix<B>(ctx, out, in, 0.0F, 10));
+    layers.push_back(
+        std::make_unique<SparseGradLinear<float, B>>(ctx, weights.back().matrix(out, in), nullptr));
+    group.add(ctx, *layers.back(), i % 2 == 0 ? "up" : "down");
+  }
+  std::vector<Buffer<float, B>> gradients;
+  for (int i = 0; i < 2; ++i)
+    gradients.push_back(normal_matrix<B>(ctx, i == 0 ? large_wide : large_narrow,
+                                         i == 0 ? large_narrow : large_wide, 1.0F, 20));
+  const auto add_gradients = [&] {
+    for (std::size_t i = 0; i < layers.size(); ++i)
+      layers[i]->add_gradient(ctx, gradients[i % 2].matrix(layers[i]->out_extent(), layers[i]->in_extent()));
+  };
+  BasisRecipe recipe;
+  recipe.rules = [&](const std::string& kind) {
+    if (rank == 0) return BasisRules{};
+    const RankRule truncated = RankRule::fixed(rank);
+    return kind == "up" ? BasisRules{RankRule::identity(), truncated}
+                        : BasisRules{truncated, RankRule::identity()};
+  };
+  group.collect(ctx, recipe);
+  add_gradients();
+  group.end_collecting_step(ctx);
+  group.refresh(ctx);
+  group.reserve(ctx, 4096);
+  check(cudaMemGetInfo(&after, &total), "cudaMemGetInfo");
+  time_work(state, ctx, add_gradients, [&] { group.step(ctx, {.learning_rate = 1e-4}); });
+  state.counters["device bytes"] = static_cast<double>(before - after);
+}
+
 /// Gram sums of 132 gradients 768 x 3072 of both sides, and the fit.
 void accumulate_and_fit(benchmark::State& state) {
   B::Context ctx;
@@ -281,6 +474,17 @@ BENCHMARK(accumulate_and_fit)->UseManualTime()->Unit(benchmark::kMillisecond)->I
 
 void register_sets() {
   for (const bool graph : {false, true}) {
+    const std::string ending = graph ? "/graph" : "";
+    benchmark::RegisterBenchmark(("top_k" + ending).c_str(),
+                                 [graph](benchmark::State& state) { top_k(state, graph); })
+        ->Args({wide * narrow, entries})
+        ->Args({index_t{1} << 24, (index_t{1} << 24) * 12 / 1000})
+        ->UseManualTime()
+        ->Unit(benchmark::kMicrosecond);
+    benchmark::RegisterBenchmark(("adam_of_24" + ending).c_str(),
+                                 [graph](benchmark::State& state) { adam_of_24(state, graph); })
+        ->UseManualTime()
+        ->Unit(benchmark::kMicrosecond);
     for (const OneSet& set :
          {OneSet{"both_full/float", 0, false, false, graph}, OneSet{"both_full/tf32", 0, false, true, graph},
           OneSet{"one_sided_64/top_k", 64, false, false, graph},
@@ -303,6 +507,29 @@ void register_sets() {
           ->UseManualTime()
           ->Unit(benchmark::kMicrosecond);
     }
+  }
+  for (const ModelSet& set :
+       {ModelSet{"dense", -1, true}, ModelSet{"both_full/top_k", 0, false},
+        ModelSet{"one_sided_64/top_k", 64, false}, ModelSet{"one_sided_64/all", 64, true}}) {
+    const std::string name = std::string("mlp_step_of_24/") + set.name;
+    benchmark::RegisterBenchmark((name + "/bf16").c_str(),
+                                 [set](benchmark::State& state) { mlp_step<bfloat16>(state, set); })
+        ->Arg(4096)
+        ->UseManualTime()
+        ->Unit(benchmark::kMillisecond);
+    benchmark::RegisterBenchmark((name + "/float").c_str(),
+                                 [set](benchmark::State& state) { mlp_step<float>(state, set); })
+        ->Arg(4096)
+        ->UseManualTime()
+        ->Unit(benchmark::kMillisecond);
+  }
+  for (const index_t rank : {index_t{64}, index_t{0}}) {
+    const std::string name =
+        std::string("roberta_large_step_of_48/") + (rank == 0 ? "both_full" : "one_sided_64");
+    benchmark::RegisterBenchmark(name.c_str(),
+                                 [rank](benchmark::State& state) { roberta_large(state, rank); })
+        ->UseManualTime()
+        ->Unit(benchmark::kMillisecond);
   }
 }
 

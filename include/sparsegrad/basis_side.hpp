@@ -10,6 +10,7 @@
 
 #include "core/backend.hpp"
 #include "core/buffer.hpp"
+#include "core/wait.hpp"
 #include "default_backend.hpp"
 #include "detail/orthonormalize.hpp"
 #include "detail/random.hpp"
@@ -49,7 +50,8 @@ inline const char* to_string(SideKind kind) {
 /// alone, and of 2 mod 4 little more. Take `random` there.
 ///
 /// Operations check extents (ShapeError), allocate nothing but scratch of the context, and want inputs and
-/// outputs that do not overlap.
+/// outputs that do not overlap. A side is finished when it is returned, for contexts other than its maker's too; from
+/// rows that are taken over it is when they are.
 template <class T, class Backend = DefaultBackend>
 class BasisSide {
  public:
@@ -71,6 +73,7 @@ class BasisSide {
   static BasisSide from_factor(Context& ctx, ConstMatrixView<T> u) {
     BasisSide side = stored(ctx, SideKind::factor, u.rows, u.cols);
     if (!u.empty()) Backend::template transpose<T>(ctx, u, side.factor_.matrix(u.cols, u.rows));
+    wait_for(ctx);
     return side;
   }
   /// The same from U^T [r, n], in the backend's memory.
@@ -79,6 +82,7 @@ class BasisSide {
     if (!u_rows.empty()) {
       Backend::template copy<T>(ctx, u_rows, side.factor_.matrix(u_rows.rows, u_rows.cols));
     }
+    wait_for(ctx);
     return side;
   }
   /// The same from U^T [r, n], contiguous, in host memory: what `host_factor` gives and files hold.
@@ -146,6 +150,13 @@ class BasisSide {
     if (n == 0 || r == 0) return side;
     Buffer<double, Backend> rows(ctx, r * n);
     detail::random_orthonormal_rows<Backend>(ctx, seed, rows.matrix(r, n));
+    if constexpr (requires {
+                    Backend::template round_rows<T>(ctx, rows.matrix(r, n), false, side.factor_.matrix(r, n));
+                  }) {
+      Backend::template round_rows<T>(ctx, rows.matrix(r, n), false, side.factor_.matrix(r, n));
+      wait_for(ctx);
+      return side;
+    }
     std::vector<double> host(static_cast<std::size_t>(n));
     std::vector<T> narrow(static_cast<std::size_t>(n));
     for (index_t i = 0; i < r; ++i) {

@@ -1,6 +1,7 @@
 // BatchedStep: selection and step of many layers, each kind of work once for all of them.
 #pragma once
 
+#include <algorithm>
 #include <span>
 #include <vector>
 
@@ -35,9 +36,8 @@ class BatchedStep {
     parts_.push_back({&layer, &s, &adam, counter});
   }
 
-  /// TopK of every layer, k being its gradient's capacity. Returns the number of the first part with NaN or Inf among
-  /// its kept entries (and so in its core), or -1; with `look` false they are not looked for, and nothing waits.
-  index_t select(Context& ctx, bool look) {
+  /// TopK of every layer, k being its gradient's capacity.
+  void select(Context& ctx) {
     selections_.clear();
     kept_.clear();
     for (const Part& part : parts_) {
@@ -48,15 +48,22 @@ class BatchedStep {
       kept_.push_back(MatrixView<const C>(part.gradient->values(), 1, part.gradient->count()));
     }
     Backend::template top_k_batched<C>(ctx, std::span<const TopKTask<C>>(selections_));
-    if (!look) return -1;
+  }
+  /// Number of the first part with NaN or Inf among the entries that `select` kept (and so in its core), or -1. Waits.
+  index_t first_nonfinite(Context& ctx) const {
     return Backend::template first_nonfinite_batched<C>(ctx, std::span<const MatrixView<const C>>(kept_));
+  }
+  /// The same without waiting: the guard then stops the step that `update` is to take; with `raise` the context's StepFlag
+  /// says so, and stops the steps after it.
+  void guard(Context& ctx, bool raise, StepGuard guard) const {
+    Backend::template guard_step<C>(ctx, std::span<const MatrixView<const C>>(kept_), raise, guard);
   }
 
   /// Moments and weights of every part, all of which `fits` and have the same optimizer options but for the capacity:
   ///     W <- (1 - decay) W + V D U^T     (of a narrow weight: its master, which is then rounded)
-  /// D is formed in the memory of the core, which is lost. Throws, before anything has changed, what SparseAdam::check
-  /// throws.
-  void update(Context& ctx, const StepOptions& options, double decay) {
+  /// D is formed in the memory of the core, which is lost. Where the guard stops, D is 0 and W does not decay. Throws,
+  /// before anything has changed, what SparseAdam::check throws.
+  void update(Context& ctx, const StepOptions& options, double decay, StepGuard guard = {}) {
     if (parts_.empty()) return;
     for (const Part& part : parts_)
       part.adam->check(ctx, *part.gradient);
@@ -70,18 +77,27 @@ class BatchedStep {
       states_.back().counter = part.counter;
     }
     Backend::template zero_batched<C>(ctx, std::span<const MatrixView<C>>(sparse_));
-    Backend::template adam_batched<C>(ctx, c, std::span<const AdamTask<C>>(states_));
-    const auto keep = static_cast<C>(1 - decay);
+    Backend::template adam_batched<C>(ctx, c, std::span<const AdamTask<C>>(states_), guard);
+    auto keep = static_cast<C>(1 - decay);
+    if (guard.word != nullptr && decay != 0) {
+      // Whether W decays is known on the device alone, and a product takes its factor from the host.
+      decay_weights(ctx, keep, guard);
+      keep = C(1);
+    }
     for (const WeightLayout layout : {WeightLayout::out_in, WeightLayout::in_out}) {
       expand_out_sides(ctx, layout, keep);
       expand_in_sides(ctx, layout, keep);
     }
     for (const Part& part : parts_) {
       if (one_sided(part)) continue;
-      if (decay != 0) Backend::template scale<C>(ctx, keep, part.layer->master());
-      detail::expand_dense<C, Backend>(ctx, *part.layer->basis(), part.layer->core(ctx),
-                                       part.layer->options().layout, part.layer->options().cost_model,
-                                       part.layer->master());
+      if (keep != C(1)) Backend::template scale<C>(ctx, keep, part.layer->master());
+      if (expands_sparsely(ctx, part)) {
+        expand_sparsely(ctx, part);
+      } else {
+        detail::expand_dense<C, Backend>(ctx, *part.layer->basis(), part.layer->core(ctx),
+                                         part.layer->options().layout, part.layer->options().cost_model,
+                                         part.layer->master());
+      }
     }
     for (const Part& part : parts_)
       part.layer->round_master(ctx);
@@ -95,11 +111,54 @@ class BatchedStep {
     std::int64_t* counter = nullptr;
   };
 
+  void decay_weights(Context& ctx, C keep, StepGuard guard) {
+    begin_products();
+    for (const Part& part : parts_) {
+      const MatrixView<C> w = part.layer->master();
+      if (w.contiguous()) {
+        weights_.push_back(w);
+        continue;
+      }
+      for (index_t i = 0; i < w.rows; ++i)
+        weights_.push_back(w.block(i, 0, 1, w.cols));
+    }
+    Backend::template scale_batched<C>(ctx, keep, std::span<const MatrixView<C>>(weights_), guard);
+  }
+
   /// One side is a factor, the other the identity: the way back is one product.
   static bool one_sided(const Part& part) {
     const auto& out = part.layer->basis()->out();
     const auto& in = part.layer->basis()->in();
     return (out.has_factor() && !in.rotates()) || (in.has_factor() && !out.rotates());
+  }
+
+  /// Two factors and an update of few entries: the first product reads the entries alone, with no list of them and nothing
+  /// to wait for.
+  static bool expands_sparsely(const Context& ctx, const Part& part) {
+    const auto& out = part.layer->basis()->out();
+    const auto& in = part.layer->basis()->in();
+    const auto& s = *part.gradient;
+    return out.has_factor() && in.has_factor() && !s.dense() &&
+           std::max(out.rank(), in.rank()) <= Backend::most_expanded &&
+           Backend::expansion_cost(ctx) * static_cast<double>(s.count()) < static_cast<double>(s.size());
+  }
+  /// Along the side of more vectors, so that the dense product has the fewer:
+  ///     P [c, out] = (V D)^T, W [out, in] += P^T U^T      or      P [r, in] = D U^T, W [out, in] += V P
+  void expand_sparsely(Context& ctx, const Part& part) {
+    const auto& out = part.layer->basis()->out();
+    const auto& in = part.layer->basis()->in();
+    const bool columns = out.rank() >= in.rank();
+    const auto& sparse = columns ? out : in;
+    const auto& dense = columns ? in : out;
+    auto frame = ctx.frame();
+    const MatrixView<C> panel = frame.template matrix<C>(dense.rank(), sparse.extent());
+    Backend::template expand_nonzeros<C>(ctx, part.layer->core(ctx), columns, sparse.factor(), panel);
+    const bool out_in = part.layer->options().layout == WeightLayout::out_in;
+    const MatrixView<const C> expanded = panel;
+    // Rows of W are those of the side whose matrix stands left.
+    const bool panel_left = columns == out_in;
+    Backend::template gemm<C>(ctx, Op::transpose, Op::none, C(1), panel_left ? expanded : dense.factor(),
+                              panel_left ? dense.factor() : expanded, C(1), part.layer->master());
   }
 
   /// D [r, in] and the factor V^T [r, out]:  W [out, in] += V D,  or  W [in, out] += D^T V^T.

@@ -10,6 +10,7 @@
 
 #include "core/backend.hpp"
 #include "core/buffer.hpp"
+#include "core/full_precision.hpp"
 #include "default_backend.hpp"
 #include "detail/random.hpp"
 
@@ -226,6 +227,7 @@ class HosvdAccumulator {
   void accumulate(Context& ctx, Sums& sums, Op op, MatrixView<const T> dw, double weight) {
     if (sums.form == Form::gram) Backend::template gram<T>(ctx, op, dw, weight, sums.view());
     if (sums.form != Form::sketch) return;
+    const FullPrecision exact(ctx);
     const Op other = op == Op::none ? Op::transpose : Op::none;
     const index_t depth = op == Op::none ? dw.cols : dw.rows;
     auto frame = ctx.frame();

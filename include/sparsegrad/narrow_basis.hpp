@@ -5,6 +5,7 @@
 
 #include "basis_side.hpp"
 #include "core/narrow_float.hpp"
+#include "core/wait.hpp"
 
 namespace sparsegrad {
 
@@ -97,7 +98,9 @@ class NarrowBasis {
 
   NarrowBasis(typename Backend::Context& ctx, const BasisSide<compute_t<T>, Backend>& out,
               const BasisSide<compute_t<T>, Backend>& in)
-      : out_(ctx, out), in_(ctx, in) {}
+      : out_(ctx, out), in_(ctx, in) {
+    wait_for(ctx);  // layers of other contexts read it next
+  }
 
   const Side& out() const { return out_; }
   const Side& in() const { return in_; }

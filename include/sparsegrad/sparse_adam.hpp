@@ -15,6 +15,7 @@
 
 #include "core/backend.hpp"
 #include "core/buffer.hpp"
+#include "core/full_precision.hpp"
 #include "default_backend.hpp"
 #include "sparse_gradient.hpp"
 
@@ -639,6 +640,7 @@ RebaseReport SparseAdam<T, Backend>::rebase(Context& ctx, const TuckerBasis<T, B
   for (const T x : m)
     energy += static_cast<double>(x) * static_cast<double>(x);
 
+  const FullPrecision exact(ctx);
   std::vector<T> r = rotation(ctx, from.out(), to.out());
   std::vector<T> q = rotation(ctx, from.in(), to.in());
   m = rotate(ctx, m, rows_, cols_, r, q);

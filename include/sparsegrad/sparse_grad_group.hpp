@@ -45,7 +45,9 @@ struct GroupOptions {
   double share = 0.012;  ///< of a layer's out * in entries to keep; the paper's 28 000 of 768 * 3072 is 1.2 %
   index_t entries = 0;   ///< when positive: kept entries of each layer, in place of the share
   SparseAdamOptions adam = {};  ///< its capacity is set by the next option
-  double capacity_factor = 4;   ///< optimizer state for this many times the kept entries; 0: dense state
+  /// Optimizer state for this many times the kept entries; 0: dense state. Not set: 4, or dense on a BatchedBackend, whose
+  /// steps with a compact state must wait for the number of its new entries.
+  std::optional<double> capacity_factor = std::nullopt;
   NonFinite non_finite = NonFinite::raise;
   /// One gradient memory for all layers, which take turns in it: finish layer i by select(ctx, i), or while only
   /// collecting by end_collecting_step(ctx, i), after its backward of the last micro-batch and before the next layer's
@@ -129,8 +131,8 @@ class SparseGradGroup {
     if (options_.entries <= 0 && !(options_.share > 0 && options_.share <= 1)) {
       throw ValueError("share is " + std::to_string(options_.share) + ", expected 0 < share <= 1");
     }
-    if (!(options_.capacity_factor >= 0)) {
-      throw ValueError("capacity_factor is " + std::to_string(options_.capacity_factor) + ", expected >= 0");
+    if (options_.capacity_factor && !(*options_.capacity_factor >= 0)) {
+      throw ValueError("capacity_factor is " + std::to_string(*options_.capacity_factor) + ", expected >= 0");
     }
     if (options_.share_gradient_memory) shared_gradient_ = std::make_shared<GradientMemory<C, Backend>>();
   }
@@ -142,6 +144,8 @@ class SparseGradGroup {
     require_host_counts("add");
     if (collecting())
       throw StateError("add: gradients are being collected; call refresh or stop_collecting first");
+    check(ctx);
+    if constexpr (BatchedBackend<Backend>) guard_.resize(ctx, StepGuard::words);
     Member member;
     member.layer = &layer;
     member.kind = kind;
@@ -225,6 +229,7 @@ class SparseGradGroup {
   /// gradient or, where gradients are needed, has a fixed support; what recipe.rules throws. Nothing has changed then.
   void collect(Context& ctx, const BasisRecipe& recipe) {
     require_host_counts("collect");
+    check(ctx);
     require_idle("collect");
     std::map<std::string, Collection> fresh;
     std::vector<Collection*> of;
@@ -292,6 +297,7 @@ class SparseGradGroup {
   std::vector<RebaseReport> refresh(Context& ctx, MomentsPolicy moments = MomentsPolicy::reset) {
     if (!collecting()) throw StateError("refresh: nothing was collected; call collect first");
     require_host_counts("refresh");
+    check(ctx);
     require_idle("refresh");
     for (const Member& m : members_)
       m.layer->require_rebasable("refresh");
@@ -315,6 +321,7 @@ class SparseGradGroup {
   RebaseReport set_basis(Context& ctx, index_t i, std::shared_ptr<const Basis> basis,
                          MomentsPolicy moments = MomentsPolicy::reset) {
     require_host_counts("set_basis");
+    check(ctx);
     return set_basis(ctx, at(i), std::move(basis), moments);
   }
 
@@ -337,6 +344,10 @@ class SparseGradGroup {
   /// the gradients are kept, so that the caller can look at them. On a BatchedBackend
   /// layers that select by TopK do so together, and those with a dense state that update a weight through a basis (and
   /// have gradient memory of their own) take the rest of the step together (BatchedStep).
+  ///
+  /// Where all layers do both together, the host does not wait to learn of NaN or Inf: their step changes nothing, under
+  /// `raise` those after it neither, and NonFiniteError comes from `check`, from Context::check, or from a later call of
+  /// this one that finds it known already. The gradients are then gone, and `skipped` is never set.
   /// Throws NonFiniteError under NonFinite::raise, CapacityError under Overflow::error, ValueError for bad options,
   /// StateError for a merged adapter, a norm that select did not compute (clip_norm), or backward after select in shared
   /// gradient memory.
@@ -358,7 +369,10 @@ class SparseGradGroup {
     const bool clip = options.clip_norm > 0;
     for (const Member& m : members_)
       require_one_selection(m);
-    if constexpr (BatchedBackend<Backend>) select_together(ctx, clip);
+    if constexpr (BatchedBackend<Backend>) {
+      if (ctx.step_flag().raised()) check(ctx);
+      select_together(ctx, clip);
+    }
     for (Member& m : members_) {
       if (!takes_part(m)) {
         ++report.left_out;
@@ -406,7 +420,7 @@ class SparseGradGroup {
       for (Member& m : members_)
         if (selected(m) && steps_together(m)) together_.add(*m.layer, m.gradient, *m.adam, counter(m));
       if (!counters_.empty()) require_all_together();
-      together_.update(ctx, step_options, decay);
+      together_.update(ctx, step_options, decay, guarded_ ? StepGuard{guard_.data()} : StepGuard{});
     }
     for (Member& m : members_) {
       if (!selected(m) || steps_together(m)) continue;
@@ -417,12 +431,34 @@ class SparseGradGroup {
     return report;
   }
 
+  /// Waits for the steps that did not wait (see `step`). Returns how many of them changed nothing, for NaN or Inf, since the
+  /// last call; they then do not count as the optimizers' steps either. Throws NonFiniteError where the policy is `raise`
+  /// and there were any. To be called before the optimizers' states are saved; whatever changes bases or layers calls it.
+  index_t check(Context& ctx) {
+    if constexpr (!BatchedBackend<Backend>) {
+      return 0;
+    } else {
+      if (guard_.empty()) return 0;
+      std::uint32_t words[StepGuard::words];
+      Backend::template download<std::uint32_t>(ctx, guard_.data(), words, StepGuard::words);
+      const auto left_out = static_cast<index_t>(StepGuard{words}.left_out());
+      if (left_out > 0) {
+        for (Member& m : members_)
+          if (m.adam != nullptr) m.adam->set_steps(std::max<std::int64_t>(0, m.adam->steps() - left_out));
+        guard_.resize(ctx, StepGuard::words);
+      }
+      ctx.check();
+      return left_out;
+    }
+  }
+
   /// From now on the steps are counted in the backend's memory as well, from what the optimizers have counted: a step
   /// that was captured in a CUDA graph goes on with the bias correction at every replay, where it would repeat that of
   /// the captured step. Its learning rate stays that of the capture. The optimizers' own counts stand still in a replay
   /// until count_on_host, before which no basis can change. Every layer must step together with the others (see `step`,
   /// which throws StateError).
   void count_on_device(Context& ctx) requires BatchedBackend<Backend> {
+    check(ctx);
     std::vector<std::int64_t> counts;
     for (Member& m : members_)
       counts.push_back(m.adam == nullptr ? 0 : m.adam->steps());
@@ -451,7 +487,8 @@ class SparseGradGroup {
   /// All that a checkpoint must hold beside the weights (and the caller's own options): bases, plans, optimizer states,
   /// deltas, fixed supports, residuals; arrays in host memory. Throws StateError while gradients are collected or held, or
   /// for a merged adapter.
-  State state(Context& ctx) const {
+  State state(Context& ctx) {
+    check(ctx);
     require_restorable("state");
     State state;
     for (const Member& m : members_) {
@@ -474,6 +511,7 @@ class SparseGradGroup {
   /// weights the caller restores. The plans stay until a basis changes or set_plan is called. Throws ValueError, naming
   /// layer and difference, or StateError as `state`; nothing has changed then.
   void restore(Context& ctx, const State& state) {
+    check(ctx);
     require_host_counts("restore");
     require_restorable("restore");
     if (state.layers.size() != members_.size()) {
@@ -588,7 +626,8 @@ class SparseGradGroup {
   /// The optimizer's options for the layer's core in this basis.
   SparseAdamOptions adam_options(const Layer& layer, const Basis& basis) const {
     SparseAdamOptions adam = options_.adam;
-    const double room = options_.capacity_factor * static_cast<double>(wanted(layer, basis));
+    const double room = options_.capacity_factor.value_or(BatchedBackend<Backend> ? 0 : 4) *
+                        static_cast<double>(wanted(layer, basis));
     adam.capacity = room < static_cast<double>(basis.rows() * basis.cols()) ? static_cast<index_t>(room) : 0;
     return adam;
   }
@@ -724,6 +763,7 @@ class SparseGradGroup {
 
   /// Selects the layers that are not yet selected, where TopK does it.
   void select_together(Context& ctx, bool need_norms) {
+    guarded_ = false;
     if (selector_ || options_.share_gradient_memory) return;
     together_.clear();
     chosen_.clear();
@@ -737,7 +777,13 @@ class SparseGradGroup {
       chosen_.push_back(&m);
     }
     if (together_.empty()) return;
-    const index_t bad = together_.select(ctx, options_.non_finite != NonFinite::propagate);
+    together_.select(ctx);
+    const auto fits = [&](const Member& m) { return steps_together(m); };
+    guarded_ = options_.non_finite != NonFinite::propagate && chosen_.size() == members_.size() &&
+               std::all_of(members_.begin(), members_.end(), fits);
+    if (guarded_) together_.guard(ctx, options_.non_finite == NonFinite::raise, StepGuard{guard_.data()});
+    const bool look = options_.non_finite != NonFinite::propagate && !guarded_;
+    const index_t bad = look ? together_.first_nonfinite(ctx) : -1;
     SelectReport report;
     if (bad >= 0) {
       detail::check_finite<C, Backend>(ctx, chosen_[static_cast<std::size_t>(bad)]->gradient,
@@ -819,6 +865,8 @@ class SparseGradGroup {
   BatchedStep<T, Backend> together_;                             ///< of a BatchedBackend
   std::vector<Member*> chosen_;
   Buffer<std::int64_t, Backend> counters_;  ///< steps of each layer, while they count on the device
+  Buffer<std::uint32_t, Backend> guard_;    ///< StepGuard of the steps that do not wait
+  bool guarded_ = false;                    ///< the present step is one
 };
 
 }  // namespace sparsegrad

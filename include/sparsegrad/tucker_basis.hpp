@@ -14,6 +14,8 @@
 
 #include "basis_side.hpp"
 #include "core/backend.hpp"
+#include "core/full_precision.hpp"
+#include "core/wait.hpp"
 #include "default_backend.hpp"
 #include "detail/fit_side.hpp"
 #include "hosvd_accumulator.hpp"
@@ -72,7 +74,8 @@ struct OrthogonalityDefect {
 };
 
 /// V [out, r] and U [in, c] with orthonormal columns. A gradient G [out, in] has the core V^T G U [r, c].
-/// Immutable, but for copies of the factors in narrower types, made when first asked for; shared by pointer.
+/// Immutable, but for copies of the factors in narrower types, made when first asked for; shared by pointer, also by
+/// several contexts: what the calls here return is finished.
 template <class T, class Backend = DefaultBackend>
 class TuckerBasis {
  public:
@@ -210,6 +213,7 @@ class TuckerBasis {
     const double total = g.empty() ? 0.0 : Backend::template squared_norm<T>(ctx, g);
     if (!std::isfinite(total)) throw NonFiniteError("energy: the gradient's squared norm is not finite");
     if (total <= 0) return shares;
+    const FullPrecision exact(ctx);
     const auto share = [&](double part) { return std::clamp(part / total, 0.0, 1.0); };
     auto frame = ctx.frame();
     const MatrixView<T> memory = frame.template matrix<T>(std::max(g.size(), rows() * cols()), 1);
@@ -276,6 +280,7 @@ class TuckerBasis {
     auto in = detail::fit_side<T, Backend>(ctx, sums, consumed, GradientSide::in, in_rule);
     report.out = {std::move(out.spectrum), out.kept_energy, out.tail_energy};
     report.in = {std::move(in.spectrum), in.kept_energy, in.tail_energy};
+    wait_for(ctx);
     return from_sides(std::move(out.side), std::move(in.side), std::move(report));
   }
 
@@ -293,6 +298,7 @@ class TuckerBasis {
 
   static double side_defect(Context& ctx, const Side& side) {
     if (!side.has_factor()) return 0;
+    const FullPrecision exact(ctx);
     constexpr index_t step = 64;
     const index_t r = side.rank();
     std::vector<T> host(static_cast<std::size_t>(step * r));

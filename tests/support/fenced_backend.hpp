@@ -70,6 +70,8 @@ struct Fenced {
 
   static constexpr const char* name() { return Base::name(); }
   static constexpr double densify_share = Base::densify_share;
+  static constexpr index_t most_expanded = Base::most_expanded;
+  static double expansion_cost(const Context& ctx) { return Base::expansion_cost(ctx); }
 
   template <class T>
   static T* allocate(index_t n) {
@@ -123,8 +125,13 @@ struct Fenced {
   SPARSEGRAD_TEST_FENCED(top_k_batched)
   SPARSEGRAD_TEST_FENCED(adam_batched)
   SPARSEGRAD_TEST_FENCED(zero_batched)
+  SPARSEGRAD_TEST_FENCED(scale_batched)
+  SPARSEGRAD_TEST_FENCED(guard_step)
   SPARSEGRAD_TEST_FENCED(first_nonfinite_batched)
   SPARSEGRAD_TEST_FENCED(adam)
+  SPARSEGRAD_TEST_FENCED(round_rows)
+  SPARSEGRAD_TEST_FENCED(expand_nonzeros)
+  SPARSEGRAD_TEST_FENCED(keep_largest_of_rows)
 #undef SPARSEGRAD_TEST_FENCED
 
   template <class... A>

@@ -40,6 +40,9 @@ struct Lora {
 template <class T, class Backend>
 void keep_largest_of_rows(typename Backend::Context& ctx, index_t k, MatrixView<T> dy) {
   if (k >= dy.cols) return;
+  if constexpr (requires { Backend::template keep_largest_of_rows<T>(ctx, k, dy); }) {
+    return Backend::template keep_largest_of_rows<T>(ctx, k, dy);
+  }
   auto frame = ctx.frame();
   auto* index = frame.template take<stored_index_t>(k);
   T* value = frame.template take<T>(k);

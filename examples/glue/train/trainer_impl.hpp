@@ -377,6 +377,7 @@ void BasicTrainer<Backend>::step(const std::function<void()>& look) {
               ->step(ctx_,
                      {.learning_rate = mlp_rate, .weight_decay = options_.weight_decay, .grad_scale = scale})
               .kept;
+      group_->check(ctx_);  // on a GPU the step itself does not wait to learn of NaN
     }
   } catch (const NonFiniteError& error) {
     throw NonFiniteError(fmt::format("step {}: {}", report_.steps_done + 1, error.what()));

@@ -3,7 +3,9 @@
 
 #include <span>
 
+#include <thrust/system/cuda/error.h>
 #include <thrust/system/cuda/execution_policy.h>
+#include <thrust/system_error.h>
 
 #include "../core/backend.hpp"
 #include "cuda/context.cuh"
@@ -27,9 +29,16 @@ struct CudaSystem {
     portable::block_kernel<K><<<static_cast<unsigned>(blocks), K::threads, 0, ctx.stream()>>>(kernel);
     check(cudaGetLastError(), "kernel launch");
   }
-  template <class T>
-  static void copy_array(CudaContext& ctx, const T* from, T* to, index_t n) {
-    copy_bytes(ctx, from, to, n);
+  /// A call of Thrust's, whose failures become this library's exceptions.
+  template <class F>
+  static decltype(auto) call(F&& f) {
+    try {
+      return f();
+    } catch (const thrust::system_error& error) {
+      if (error.code().category() != thrust::cuda_category())
+        throw CudaError(error.what(), error.code().value());
+      fail(static_cast<cudaError_t>(error.code().value()), "Thrust");
+    }
   }
   template <class T>
   static T fetch(CudaContext& ctx, const T* p) {
@@ -49,14 +58,19 @@ struct CudaSystem {
 
 }  // namespace cuda
 
-/// Memory of views and pointers is the device's. These wait for the device, because a number goes back to the host:
-/// download, squared_norm, first_nonfinite, first_nonfinite_batched, group_support, find_slots, eigh. The others only add work to the stream.
+/// Memory of views and pointers is the device's. These wait for the device, because numbers come from the host or go back
+/// to it: upload, download, squared_norm, first_nonfinite, first_nonfinite_batched, group_support, find_slots, eigh. The
+/// others only add work to the stream.
 /// Float products are float's unless the context allows TF32.
 struct Cuda : portable::Kernels<cuda::CudaSystem> {
   using System = cuda::CudaSystem;
   static constexpr const char* name() { return "cuda"; }
   /// Always: products are cheap here, and grouping a support waits for the number of its groups.
   static constexpr double densify_share = 0;
+  /// A multiply-add of expand_nonzeros in those of a dense product: it reads a number of the factor from the L2 cache, of
+  /// some 1.2 T a second on an H200; its dense products do some 25 T in float and 200 T on TF32 tensor cores. Estimates
+  /// from data sheets, not measured.
+  static double expansion_cost(const Context& ctx) { return ctx.uses_tf32() ? 160 : 20; }
 
   /// Memory of the current device. Throws CudaOutOfMemory, CudaError.
   template <class T>
@@ -67,6 +81,7 @@ struct Cuda : portable::Kernels<cuda::CudaSystem> {
   template <class T>
   static void upload(Context& ctx, const T* source, T* p, index_t n) {
     System::copy_bytes(ctx, source, p, n);
+    ctx.synchronize();  // the caller's memory may be gone when this returns
   }
   template <class T>
   static void download(Context& ctx, const T* p, T* target, index_t n) {

@@ -14,7 +14,8 @@ namespace sparsegrad::backend {
 ///
 /// Stack of temporary memory. A Frame takes pieces and gives them all back when it ends; frames nest.
 /// A demand above the reserve is met by further blocks, which the end of the outermost frame joins into one,
-/// so that a repeated computation allocates nothing. Not for use by several threads at once.
+/// so that a computation allocates nothing when it is repeated: what is once run can then stand in a CUDA graph. Not
+/// for use by several threads at once.
 template <class Memory>
 class BasicScratch {
  public:
@@ -47,7 +48,6 @@ class BasicScratch {
   std::byte* take(std::size_t bytes) {
     bytes = (bytes + alignment - 1) / alignment * alignment +
             alignment;  // never an empty piece: distinct addresses
-    if (total_ == 0 && blocks_.size() > 1) reset_to(peak_);
     while (used_ + bytes > capacity_of(block_)) {
       if (block_ + 1 < blocks_.size()) {
         ++block_;
@@ -77,6 +77,7 @@ class BasicScratch {
       scratch_.used_ = used_;
       scratch_.total_ = total_;
       --scratch_.depth_;
+      if (scratch_.depth_ == 0) scratch_.join();
     }
     Frame(const Frame&) = delete;
     Frame& operator=(const Frame&) = delete;
@@ -117,6 +118,16 @@ class BasicScratch {
   void add_block(std::size_t bytes) {
     blocks_.reserve(blocks_.size() + 1);  // so that nothing throws once there is memory
     blocks_.push_back({memory_.allocate(bytes), bytes});
+  }
+
+  /// Where there is no memory for one block there are none then: the next frame asks again, and throws.
+  void join() noexcept {
+    if (blocks_.size() < 2 || total_ != 0) return;
+    try {
+      reset_to(peak_);
+    } catch (...) {
+      block_ = 0;
+    }
   }
 
   void reset_to(std::size_t bytes) {

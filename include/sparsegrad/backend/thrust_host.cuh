@@ -12,17 +12,30 @@ namespace sparsegrad::backend {
 
 namespace portable {
 
+/// The host's context, with what the steps of a BatchedBackend tell it (see CudaContext::check).
+class ThrustHostContext : public host::HostContext {
+ public:
+  using host::HostContext::HostContext;
+
+  void check() { flag_.raise(); }
+  StepFlag& step_flag() { return flag_; }
+  StepFlag* step_flag_of_device() { return &flag_; }
+
+ private:
+  StepFlag flag_;
+};
+
 struct HostSystem {
-  using Context = host::HostContext;
+  using Context = ThrustHostContext;
 
   static auto policy(Context&) { return thrust::cpp::par; }
   template <class K>
   static void launch(Context&, index_t blocks, const K& kernel) {
     run_blocks_on_host(blocks, kernel);
   }
-  template <class T>
-  static void copy_array(Context&, const T* from, T* to, index_t n) {
-    std::copy(from, from + n, to);
+  template <class F>
+  static decltype(auto) call(F&& f) {
+    return f();
   }
   template <class T>
   static T fetch(Context&, const T* p) {
@@ -38,6 +51,7 @@ struct ThrustHost : portable::Kernels<portable::HostSystem> {
   using System = portable::HostSystem;
   static constexpr const char* name() { return "thrust_host"; }
   static constexpr double densify_share = Reference::densify_share;
+  static double expansion_cost(const Context&) { return 20; }
 
   template <class T>
   static T* allocate(index_t n) {

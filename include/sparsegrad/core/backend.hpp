@@ -8,6 +8,7 @@
 #include "config.hpp"
 #include "error.hpp"
 #include "narrow_float.hpp"
+#include "step_guard.hpp"
 #include "view.hpp"
 
 namespace sparsegrad {
@@ -195,18 +196,29 @@ concept NarrowBackend = Backend<B> &&
 /// | primitive | result |
 /// |---|---|
 /// | `top_k_batched<T>(ctx, tasks)` | top_k of every task |
-/// | `adam_batched<T>(ctx, c, tasks)` | adam of every task, with its own step in place of c.step |
+/// | `adam_batched<T>(ctx, c, tasks, guard)` | adam of every task, with its own step in place of c.step; d = 0 and nothing else where the guard stops; steps that were left out do not count |
+/// | `guard_step<T>(ctx, As, raise, guard)` | the guard stops where a contiguous matrix holds NaN or Inf; `raise`: also as long as the context's StepFlag is raised, which that does |
+/// | `scale_batched<T>(ctx, alpha, As, guard)` | A *= alpha for contiguous matrices, unless the guard stops |
 /// | `zero_batched<T>(ctx, As)` | all entries of contiguous matrices 0 |
 /// | `first_nonfinite_batched<T>(ctx, As)` | number of the first contiguous matrix with NaN or Inf, or -1, on the host |
+/// | `expand_nonzeros<T>(ctx, D, columns, F, P)` | P.row(b) = sum of D(a, b) F.row(a) over column b's entries that are not 0 (else of row b) |
+/// | `expansion_cost(ctx)`, `most_expanded` | what a multiply-add of it costs, in those of a dense product; the most entries in a column |
 /// | `batch_scratch_bound<T>(ctx, q, n)` | bytes of scratch that any of them takes on q arrays of n elements together |
 // clang-format on
 template <class B>
 concept BatchedBackend = Backend<B> &&
     requires(typename B::Context& ctx, index_t n, std::span<const TopKTask<float>> selections,
              std::span<const AdamTask<float>> states, std::span<const MatrixView<float>> a,
-             std::span<const MatrixView<const float>> in, AdamCoefficients c) {
+             std::span<const MatrixView<const float>> in, AdamCoefficients c, StepGuard guard,
+             MatrixView<float> f) {
   B::template top_k_batched<float>(ctx, selections);
-  B::template adam_batched<float>(ctx, c, states);
+  B::template adam_batched<float>(ctx, c, states, guard);
+  B::template guard_step<float>(ctx, in, true, guard);
+  B::template scale_batched<float>(ctx, 1.0F, a, guard);
+  { ctx.step_flag() } -> std::same_as<StepFlag&>;
+  B::template expand_nonzeros<float>(ctx, f, true, f, f);
+  { B::expansion_cost(ctx) } -> std::same_as<double>;
+  { B::most_expanded } -> std::convertible_to<index_t>;
   B::template zero_batched<float>(ctx, a);
   { B::template first_nonfinite_batched<float>(ctx, in) } -> std::same_as<index_t>;
   { B::template batch_scratch_bound<float>(ctx, n, n) } -> std::same_as<index_t>;

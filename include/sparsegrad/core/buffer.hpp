@@ -30,14 +30,20 @@ class Buffer {
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
 
-  /// Replaces the memory unless the size is already `size`; then only sets every element to zero.
+  /// Replaces the memory unless the size is already `size`; then only sets every element to zero. When there is no
+  /// memory for the new size, the old elements are still there; release first where they are not wanted.
   void resize(typename Backend::Context& ctx, index_t size) {
-    if (size != size_) {
-      release();
-      if (size > 0) data_ = Backend::template allocate<T>(size);
-      size_ = size;
+    if (size == size_) {
+      if (size_ > 0) Backend::template zero<T>(ctx, data_, size_);
+      return;
     }
-    if (size_ > 0) Backend::template zero<T>(ctx, data_, size_);
+    Buffer fresh;
+    if (size > 0) {
+      fresh.data_ = Backend::template allocate<T>(size);
+      fresh.size_ = size;
+      Backend::template zero<T>(ctx, fresh.data_, size);
+    }
+    *this = std::move(fresh);
   }
 
   void release() noexcept {

@@ -69,6 +69,10 @@ Buffer<T, Backend> store_rows(typename Backend::Context& ctx, MatrixView<const d
                               index_t rank) {
   const index_t n = vectors.cols;
   Buffer<T, Backend> rows(ctx, rank * n);
+  if constexpr (requires { Backend::template round_rows<T>(ctx, vectors, true, rows.matrix(rank, n)); }) {
+    Backend::template round_rows<T>(ctx, vectors, true, rows.matrix(rank, n));
+    return rows;
+  }
   std::vector<double> wide(static_cast<std::size_t>(n));
   std::vector<T> narrow(static_cast<std::size_t>(n));
   for (index_t i = 0; i < rank; ++i) {
@@ -153,8 +157,10 @@ double energy_within(typename Backend::Context& ctx, const BasisSide<T, Backend>
   std::vector<double> a(static_cast<std::size_t>(rows.size()));
   std::vector<double> b(a.size());
   // u^T (L + L^T - D) u = 2 u^T L u - u^T D u with L the lower triangle, whose complement holds zeros.
-  for (index_t j = 0; j < n; ++j)
-    Backend::template download<double>(ctx, gram.row(j) + j, &g[static_cast<std::size_t>(j)], 1);
+  Buffer<double, Backend> diagonal(ctx, n);
+  Backend::template copy<double>(ctx, MatrixView<const double>(gram.data, n, 1, gram.stride + 1),
+                                 diagonal.matrix(n, 1));
+  Backend::template download<double>(ctx, diagonal.data(), g.data(), n);
   for (index_t first = 0; first < side.rank(); first += step) {
     const index_t count = std::min(step, side.rank() - first);
     const MatrixView<double> u = rows.matrix(count, n);

@@ -8,6 +8,7 @@
 #include <cusolverDn.h>
 
 #include "../../core/error.hpp"
+#include "error_kind.cuh"
 
 namespace sparsegrad {
 
@@ -32,63 +33,48 @@ inline std::string text_of(cudaError_t status) {
   return std::string(cudaGetErrorName(status)) + " (" + cudaGetErrorString(status) + ")";
 }
 
-/// True for errors after which no call on this device succeeds any more in this process.
-inline bool sticky(cudaError_t status) {
-  switch (status) {
-    case cudaErrorIllegalAddress:
-    case cudaErrorLaunchTimeout:
-    case cudaErrorAssert:
-    case cudaErrorHardwareStackError:
-    case cudaErrorIllegalInstruction:
-    case cudaErrorMisalignedAddress:
-    case cudaErrorInvalidAddressSpace:
-    case cudaErrorInvalidPc:
-    case cudaErrorLaunchFailure:
-    case cudaErrorECCUncorrectable:
-      return true;
-    default:
-      return false;
+[[noreturn]] inline void fail(const std::string& text, ErrorKind kind, int status) {
+  if (kind == ErrorKind::out_of_memory) {
+    std::size_t free = 0;
+    std::size_t total = 0;
+    const bool known = cudaMemGetInfo(&free, &total) == cudaSuccess;
+    throw CudaOutOfMemory(
+        "not enough device memory: " + text + (known ? ", " + memory_text(free, total) : std::string()),
+        status);
   }
+  int driver = 0;
+  if (kind == ErrorKind::old_driver) cudaDriverGetVersion(&driver);
+  throw CudaError(text + explanation(kind, driver, CUDART_VERSION), status);
 }
 
 [[noreturn]] inline void fail(cudaError_t status, const char* what) {
   cudaGetLastError();  // an error that is not sticky is forgotten: the next call is not to be blamed for it
-  std::string text = std::string(what) + ": " + text_of(status);
-  if (status == cudaErrorNoDevice) {
-    text += "; expected a CUDA device: none is there, or CUDA_VISIBLE_DEVICES hides it";
-  } else if (status == cudaErrorInsufficientDriver) {
-    int driver = 0;
-    cudaDriverGetVersion(&driver);
-    const auto version = [](int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); };
-    text += (driver == 0 ? std::string("; there is no NVIDIA driver")
-                         : "; the driver is for CUDA " + version(driver)) +
-            ", expected one for CUDA " + version(CUDART_VERSION) + " or compatible with it";
-  } else if (status == cudaErrorNoKernelImageForDevice) {
-    text +=
-        "; the program was compiled for other GPUs: add this one's architecture (CMAKE_CUDA_ARCHITECTURES)";
-  } else if (sticky(status)) {
-    text +=
-        "; an earlier kernel failed, and this process cannot use the device any more "
-        "(compute-sanitizer names the kernel)";
-  }
-  throw CudaError(text, static_cast<int>(status));
+  fail(std::string(what) + ": " + text_of(status), kind_of(status), static_cast<int>(status));
 }
 
 inline void check(cudaError_t status, const char* what) {
   if (status != cudaSuccess) fail(status, what);
 }
 
+/// The runtime's error beside a library's: why the library failed, if the runtime knows.
+[[noreturn]] inline void fail_beside(const std::string& text, ErrorKind kind, cudaError_t pending,
+                                     int status) {
+  fail(pending == cudaSuccess ? text : text + ", " + text_of(pending), kind, status);
+}
+
 inline void check(cublasStatus_t status, const char* what) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  throw CudaError(
+  const cudaError_t pending = cudaGetLastError();
+  fail_beside(
       std::string(what) + ": " + cublasGetStatusName(status) + " (" + cublasGetStatusString(status) + ")",
-      static_cast<int>(status));
+      kind_of(status, pending), pending, static_cast<int>(status));
 }
 
 inline void check(cusolverStatus_t status, const char* what) {
   if (status == CUSOLVER_STATUS_SUCCESS) return;
-  throw CudaError(std::string(what) + ": cuSOLVER status " + std::to_string(static_cast<int>(status)),
-                  static_cast<int>(status));
+  const cudaError_t pending = cudaGetLastError();
+  fail_beside(std::string(what) + ": cuSOLVER status " + std::to_string(static_cast<int>(status)),
+              kind_of(status, pending), pending, static_cast<int>(status));
 }
 
 }  // namespace backend::cuda

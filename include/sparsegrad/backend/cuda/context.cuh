@@ -3,11 +3,15 @@
 
 #include <cstddef>
 #include <memory>
+#include <new>
+#include <optional>
 #include <type_traits>
+#include <utility>
 
 #include <cublas_v2.h>
 #include <cusolverDn.h>
 
+#include "../../core/step_guard.hpp"
 #include "../scratch.hpp"
 #include "memory.cuh"
 
@@ -24,99 +28,157 @@ struct Destroyer {
 using OwnedStream = std::unique_ptr<std::remove_pointer_t<cudaStream_t>, Destroyer<cudaStreamDestroy>>;
 using OwnedBlas = std::unique_ptr<std::remove_pointer_t<cublasHandle_t>, Destroyer<cublasDestroy>>;
 using OwnedSolver = std::unique_ptr<std::remove_pointer_t<cusolverDnHandle_t>, Destroyer<cusolverDnDestroy>>;
-using OwnedBytes = std::unique_ptr<void, Destroyer<cudaFree>>;
+using OwnedFlag = std::unique_ptr<StepFlag, Destroyer<cudaFreeHost>>;
 
-/// What a context borrows; what is null it makes and owns. Borrowed things must outlive the context.
+/// What a context borrows; what is left out it makes and owns. Borrowed things must outlive the context.
 struct ContextOptions {
-  cudaStream_t stream = nullptr;
-  cublasHandle_t blas = nullptr;  ///< its stream and modes are set for each product, then put back
-  cusolverDnHandle_t solver = nullptr;
+  /// Left out: a stream of the context's own, which does not wait for the default stream nor that for it. A null stream is
+  /// CUDA's default one (cudaStreamPerThread names that of a thread); nothing on the default stream can be captured.
+  std::optional<cudaStream_t> stream = std::nullopt;
+  /// Stream, pointer mode and math mode are set for each product and put back after it. Its workspace cannot be put back:
+  /// after a product it is cuBLAS's own, so who has set another (cublasSetWorkspace) sets it again.
+  cublasHandle_t blas = nullptr;
+  cusolverDnHandle_t solver = nullptr;  ///< its stream is set for each eigenproblem and put back after it
   MemoryResource* memory = nullptr;
-  /// Bytes of cuBLAS's workspace on a handle of the context's own: with it no product allocates, in graphs too.
+  /// Bytes of cuBLAS's workspace on this context's products, on a borrowed handle as well: with it no product allocates,
+  /// in graphs too.
   std::size_t blas_workspace = std::size_t{32} << 20;
   bool tf32 = false;  ///< see CudaContext::allow_tf32
 };
 
 /// What a computation on the GPU needs besides its arguments. All work goes to the context's stream, in order. Made
 /// for the device that is current in the constructor, and to be used while that one is current. One caller at a time;
-/// several contexts work side by side.
+/// several contexts work side by side. What one context has been asked to do is not ordered with what another is: bases
+/// are finished when a call returns them, other memory that two contexts use needs an event, or synchronize().
 class CudaContext {
  public:
-  using Scratch = BasicScratch<ScratchMemory>;
+  using Scratch = BasicScratch<ContextMemory>;
 
   /// Throws CudaError: no device, a driver too old, handles that cannot be made; CudaOutOfMemory.
   explicit CudaContext(const ContextOptions& options = {})
-      : own_stream_(options.stream == nullptr ? make_stream() : nullptr),
-        stream_(options.stream == nullptr ? own_stream_.get() : options.stream),
+      : own_stream_(options.stream ? nullptr : make_stream()),
+        stream_(options.stream ? *options.stream : own_stream_.get()),
+        memory_{options.memory, stream_},
         blas_(options.blas),
         solver_(options.solver),
         tf32_(options.tf32),
-        scratch_(ScratchMemory{options.memory, stream_}) {
-    if (blas_ == nullptr) make_blas(options.blas_workspace);
+        flag_(make_flag()),
+        scratch_(memory_) {
+    if (blas_ == nullptr) {
+      cuda::check(cublasCreate(&blas_), "cublasCreate");
+      own_blas_.reset(blas_);
+    }
+    void* flag = nullptr;
+    cuda::check(cudaHostGetDevicePointer(&flag, flag_.get(), 0), "cudaHostGetDevicePointer");
+    flag_of_device_ = static_cast<StepFlag*>(flag);
+    if (options.blas_workspace > 0) {
+      workspace_ = ContextBytes(memory_, options.blas_workspace);
+      workspace_bytes_ = options.blas_workspace;
+    }
   }
+
+  /// Waits for the context's work, which uses its memory; what that leaves behind, the next call tells.
+  ~CudaContext() { static_cast<void>(cudaStreamSynchronize(stream_)); }
+  CudaContext(const CudaContext&) = delete;
+  CudaContext& operator=(const CudaContext&) = delete;
 
   cudaStream_t stream() const { return stream_; }
+  ContextMemory memory() const { return memory_; }
 
   /// Waits for all work of the stream; throws the error that a kernel has left, if any.
-  void synchronize() const { check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
+  void synchronize() const { cuda::check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
 
-  /// Float products of layers may run on TF32 tensor cores (10 bits of mantissa). Off unless asked for; Gram sums,
-  /// on which bases rest, never do.
+  /// Waits, and throws NonFiniteError where a step since the last call met NaN or Inf under NonFinite::raise: it and those
+  /// after it have changed nothing. Steps then go on.
+  void check() {
+    synchronize();
+    flag_->raise();
+  }
+  /// What a step's kernels tell the host without its waiting: host memory that the device reaches.
+  StepFlag& step_flag() { return *flag_; }
+  StepFlag* step_flag_of_device() { return flag_of_device_; }
+
+  /// Float products of layers may run on TF32 tensor cores (10 bits of mantissa). Off unless asked for. What bases rest on
+  /// (Gram sums, sketches, the check of factors, moments carried to a new basis) never does.
   void allow_tf32(bool on) { tf32_ = on; }
   bool allows_tf32() const { return tf32_; }
+  /// Products in full precision whatever is allowed; returns what was set before. For a scope: FullPrecision.
+  bool full_precision(bool on) { return std::exchange(full_precision_, on); }
+  /// Whether the next float product may run on TF32 tensor cores.
+  bool uses_tf32() const { return tf32_ && !full_precision_; }
 
-  /// cuBLAS on the context's stream, in the modes of one product, until it ends: a borrowed handle then has its own stream
-  /// and modes again.
-  class Blas {
+  /// One product: cuBLAS on this stream, with this context's workspace and modes. A borrowed handle gets its own back.
+  class BlasCall {
    public:
-    Blas(const CudaContext& ctx, bool full_precision) : Blas(ctx) {
-      if (stream_ != ctx.stream_) check(cublasSetStream(handle_, ctx.stream_), "cublasSetStream");
-      if (!borrowed_) {  // a change of stream takes the workspace away
-        check(cublasSetWorkspace(handle_, ctx.workspace_.get(), ctx.workspace_bytes_), "cublasSetWorkspace");
+    explicit BlasCall(CudaContext& ctx, cublasMath_t math)
+        : blas_(ctx.blas_), borrowed_(ctx.own_blas_ == nullptr) {
+      if (borrowed_) {
+        cuda::check(cublasGetStream(blas_, &stream_), "cublasGetStream");
+        cuda::check(cublasGetPointerMode(blas_, &pointer_mode_), "cublasGetPointerMode");
+        cuda::check(cublasGetMathMode(blas_, &math_), "cublasGetMathMode");
       }
-      check(cublasSetPointerMode(handle_, CUBLAS_POINTER_MODE_HOST), "cublasSetPointerMode");
-      const cublasMath_t own = ctx.tf32_ ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_DEFAULT_MATH;
-      check(cublasSetMathMode(handle_, full_precision ? CUBLAS_PEDANTIC_MATH : own), "cublasSetMathMode");
+      try {
+        cuda::check(cublasSetStream(blas_, ctx.stream_), "cublasSetStream");
+        if (ctx.workspace_bytes_ > 0) {  // setting the stream has taken the workspace away
+          cuda::check(cublasSetWorkspace(blas_, ctx.workspace_.get(), ctx.workspace_bytes_),
+                      "cublasSetWorkspace");
+        }
+        cuda::check(cublasSetPointerMode(blas_, CUBLAS_POINTER_MODE_HOST), "cublasSetPointerMode");
+        cuda::check(cublasSetMathMode(blas_, math), "cublasSetMathMode");
+      } catch (...) {
+        put_back();
+        throw;
+      }
     }
-    Blas(const Blas&) = delete;
-    Blas& operator=(const Blas&) = delete;
-    ~Blas() {
-      if (!borrowed_) return;
-      static_cast<void>(cublasSetMathMode(handle_, math_));
-      static_cast<void>(cublasSetPointerMode(handle_, pointers_));
-      cudaStream_t now = nullptr;
-      static_cast<void>(cublasGetStream(handle_, &now));
-      if (now != stream_) static_cast<void>(cublasSetStream(handle_, stream_));
-    }
-    operator cublasHandle_t() const { return handle_; }  // NOLINT(google-explicit-constructor)
+    ~BlasCall() { put_back(); }
+    BlasCall(const BlasCall&) = delete;
+    BlasCall& operator=(const BlasCall&) = delete;
+
+    cublasHandle_t handle() const { return blas_; }
 
    private:
-    /// What there was before: the destructor runs from here on.
-    explicit Blas(const CudaContext& ctx) : handle_(ctx.blas_), borrowed_(ctx.own_blas_ == nullptr) {
-      check(cublasGetStream(handle_, &stream_), "cublasGetStream");
-      check(cublasGetMathMode(handle_, &math_), "cublasGetMathMode");
-      check(cublasGetPointerMode(handle_, &pointers_), "cublasGetPointerMode");
+    void put_back() noexcept {
+      if (!borrowed_) return;
+      static_cast<void>(cublasSetStream(blas_, stream_));  // and with it away from this context's workspace
+      static_cast<void>(cublasSetPointerMode(blas_, pointer_mode_));
+      static_cast<void>(cublasSetMathMode(blas_, math_));
     }
 
-    cublasHandle_t handle_;
+    cublasHandle_t blas_;
     bool borrowed_;
     cudaStream_t stream_ = nullptr;
+    cublasPointerMode_t pointer_mode_ = CUBLAS_POINTER_MODE_HOST;
     cublasMath_t math_ = CUBLAS_DEFAULT_MATH;
-    cublasPointerMode_t pointers_ = CUBLAS_POINTER_MODE_HOST;
   };
+  /// The math mode of float and double products.
+  cublasMath_t math() const { return uses_tf32() ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_DEFAULT_MATH; }
 
-  /// In full precision or, where it is allowed and wanted, TF32. Keep it as long as the product is being called.
-  [[nodiscard]] Blas blas(bool full_precision) const { return Blas(*this, full_precision); }
-
-  /// cuSOLVER, made when first wanted: it takes memory, and only fits need it.
-  cusolverDnHandle_t solver() {
-    if (solver_ == nullptr) {
-      check(cusolverDnCreate(&solver_), "cusolverDnCreate");
-      own_solver_.reset(solver_);
+  /// The same for cuSOLVER, whose handle is made when first wanted: it takes memory, and only fits need it.
+  class SolverCall {
+   public:
+    explicit SolverCall(CudaContext& ctx) {
+      if (ctx.solver_ == nullptr) {
+        cuda::check(cusolverDnCreate(&ctx.solver_), "cusolverDnCreate");
+        ctx.own_solver_.reset(ctx.solver_);
+      }
+      solver_ = ctx.solver_;
+      borrowed_ = ctx.own_solver_ == nullptr;
+      if (borrowed_) cuda::check(cusolverDnGetStream(solver_, &stream_), "cusolverDnGetStream");
+      cuda::check(cusolverDnSetStream(solver_, ctx.stream_), "cusolverDnSetStream");
     }
-    check(cusolverDnSetStream(solver_, stream_), "cusolverDnSetStream");
-    return solver_;
-  }
+    ~SolverCall() {
+      if (borrowed_) static_cast<void>(cusolverDnSetStream(solver_, stream_));
+    }
+    SolverCall(const SolverCall&) = delete;
+    SolverCall& operator=(const SolverCall&) = delete;
+
+    cusolverDnHandle_t handle() const { return solver_; }
+
+   private:
+    cusolverDnHandle_t solver_ = nullptr;
+    bool borrowed_ = false;
+    cudaStream_t stream_ = nullptr;
+  };
 
   Scratch& scratch() { return scratch_; }
   /// Temporary device memory until the frame ends; work that the stream still has to do on it comes before all that
@@ -141,25 +203,29 @@ class CudaContext {
  private:
   static OwnedStream make_stream() {
     cudaStream_t stream = nullptr;
-    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+    cuda::check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
     return OwnedStream(stream);
   }
-  void make_blas(std::size_t workspace) {
-    check(cublasCreate(&blas_), "cublasCreate");
-    own_blas_.reset(blas_);
-    workspace_bytes_ = workspace;
-    if (workspace > 0) workspace_.reset(allocate_bytes(workspace));
+  static OwnedFlag make_flag() {
+    void* p = nullptr;
+    cuda::check(cudaHostAlloc(&p, sizeof(StepFlag), cudaHostAllocMapped), "cudaHostAlloc");
+    return OwnedFlag(new (p) StepFlag());
   }
 
   OwnedStream own_stream_;
   cudaStream_t stream_;
+  ContextMemory memory_;
+  ContextBytes
+      workspace_;  ///< outlives the context's own handle; a borrowed one is set to it during products alone
+  std::size_t workspace_bytes_ = 0;
   cublasHandle_t blas_;
   OwnedBlas own_blas_;
-  OwnedBytes workspace_;
-  std::size_t workspace_bytes_ = 0;
   cusolverDnHandle_t solver_;
   OwnedSolver own_solver_;
   bool tf32_;
+  bool full_precision_ = false;
+  OwnedFlag flag_;
+  StepFlag* flag_of_device_ = nullptr;
   Scratch scratch_;
   Allocator allocator_{scratch_};
 };

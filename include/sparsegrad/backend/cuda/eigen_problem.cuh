@@ -26,22 +26,24 @@ struct ReverseRows {
   }
 };
 
-/// The contract's eigh: divide and conquer (syevd). Waits for the device; takes working memory for the call.
+/// The contract's eigh: divide and conquer (syevd). Waits for the device; takes working memory of the context's resource
+/// for the call.
 /// A row-major lower triangle is a column-major upper one, and eigenvectors in columns are our rows.
 template <class System>
 void eigh(CudaContext& ctx, MatrixView<double> a, double* w) {
   const index_t n = a.rows;
   if (n == 0) return;
-  const cusolverDnHandle_t solver = ctx.solver();
+  const CudaContext::SolverCall call(ctx);
+  const cusolverDnHandle_t solver = call.handle();
   const auto order = static_cast<int>(n);
   const auto stride = static_cast<int>(a.stride);
   int work_size = 0;
   check(cusolverDnDsyevd_bufferSize(solver, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_UPPER, order, a.data,
                                     stride, w, &work_size),
         "cusolverDnDsyevd_bufferSize");
-  const OwnedBytes work(allocate_bytes(static_cast<std::size_t>(work_size) * sizeof(double) + 256));
-  auto* info = static_cast<int*>(work.get());
-  auto* numbers = reinterpret_cast<double*>(static_cast<char*>(work.get()) + 256);
+  const ContextBytes work(ctx.memory(), static_cast<std::size_t>(work_size) * sizeof(double) + 256);
+  auto* info = reinterpret_cast<int*>(work.get());
+  auto* numbers = reinterpret_cast<double*>(work.get() + 256);
   check(cusolverDnDsyevd(solver, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_UPPER, order, a.data, stride, w,
                          numbers, work_size, info),
         "cusolverDnDsyevd");

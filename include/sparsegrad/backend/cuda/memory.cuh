@@ -3,13 +3,15 @@
 
 #include <cstddef>
 #include <string>
+#include <utility>
 
 #include "check.cuh"
 
 namespace sparsegrad::backend::cuda {
 
-/// Where a context's scratch memory comes from: implement it over an engine's own pool. Memory is used on the
-/// context's stream alone.
+/// Where the memory of a context itself comes from (scratch, and the working memory of cuBLAS and of eigenproblems):
+/// implement it over an engine's own pool. Memory is used on the context's stream alone. What objects own (Buffer) comes
+/// from cudaMalloc: they outlive the context that was at hand when they were made.
 class MemoryResource {
  public:
   virtual ~MemoryResource() = default;
@@ -25,14 +27,7 @@ inline void* allocate_bytes(std::size_t bytes) {
   if (status == cudaSuccess) return p;
   if (status != cudaErrorMemoryAllocation) fail(status, "cudaMalloc");
   cudaGetLastError();
-  std::size_t free = 0;
-  std::size_t total = 0;
-  std::string found;
-  if (cudaMemGetInfo(&free, &total) == cudaSuccess) {
-    found = ", " + std::to_string(free) + " of " + std::to_string(total) + " bytes are free";
-  }
-  throw CudaOutOfMemory("not enough device memory: " + std::to_string(bytes) + " bytes asked for" + found,
-                        static_cast<int>(status));
+  fail(std::to_string(bytes) + " bytes asked for", ErrorKind::out_of_memory, static_cast<int>(status));
 }
 
 /// Failures are not told: this runs in destructors, and a failure here is an earlier kernel's, which the next call
@@ -41,8 +36,8 @@ inline void deallocate_bytes(void* p) noexcept {
   if (p != nullptr) cudaFree(p);
 }
 
-/// What a context's scratch blocks are made of.
-struct ScratchMemory {
+/// A context's own memory.
+struct ContextMemory {
   MemoryResource* resource = nullptr;  ///< null: cudaMalloc
   cudaStream_t stream = nullptr;
 
@@ -53,6 +48,31 @@ struct ScratchMemory {
   void deallocate(std::byte* p) noexcept {
     resource == nullptr ? deallocate_bytes(p) : resource->deallocate(p, stream);
   }
+};
+
+/// One piece of it.
+class ContextBytes {
+ public:
+  ContextBytes() = default;
+  ContextBytes(ContextMemory memory, std::size_t bytes) : memory_(memory), data_(memory_.allocate(bytes)) {}
+  ~ContextBytes() {
+    if (data_ != nullptr) memory_.deallocate(data_);
+  }
+  ContextBytes(ContextBytes&& other) noexcept
+      : memory_(other.memory_), data_(std::exchange(other.data_, nullptr)) {}
+  ContextBytes& operator=(ContextBytes&& other) noexcept {
+    std::swap(memory_, other.memory_);
+    std::swap(data_, other.data_);
+    return *this;
+  }
+  ContextBytes(const ContextBytes&) = delete;
+  ContextBytes& operator=(const ContextBytes&) = delete;
+
+  std::byte* get() const { return data_; }
+
+ private:
+  ContextMemory memory_;
+  std::byte* data_ = nullptr;
 };
 
 }  // namespace sparsegrad::backend::cuda

@@ -31,9 +31,9 @@ void gemm(CudaContext& ctx, Op op_a, Op op_b, T alpha, MatrixView<const T> a, Ma
     if (beta != T(0)) return portable::Elements<System>::template scale<T>(ctx, beta, c);
     return portable::for_each_entry<System>(ctx, c.rows, c.cols, portable::SetEntry<T>{T(0), c});
   }
-  const CudaContext::Blas blas = ctx.blas(false);
+  const CudaContext::BlasCall blas(ctx, ctx.math());
   const auto product = [&](auto call) {
-    check(call(blas, operation(op_b), operation(op_a), c.cols, c.rows, depth, &alpha, b.data,
+    check(call(blas.handle(), operation(op_b), operation(op_a), c.cols, c.rows, depth, &alpha, b.data,
                leading(b.stride), a.data, leading(a.stride), &beta, c.data, leading(c.stride)),
           "cublas gemm");
   };
@@ -63,14 +63,14 @@ void narrow_gemm(CudaContext& ctx, Op op_a, Op op_b, float alpha, MatrixView<con
     if (beta != 0) return portable::Elements<System>::template scale<Out>(ctx, beta, c);
     return portable::for_each_entry<System>(ctx, c.rows, c.cols, portable::SetEntry<Out>{Out(0), c});
   }
-  const CudaContext::Blas blas = ctx.blas(false);
-  check(cublasSetMathMode(blas, static_cast<cublasMath_t>(static_cast<int>(CUBLAS_DEFAULT_MATH) |
-                                                          CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)),
-        "cublasSetMathMode");
-  check(cublasGemmEx_64(blas, operation(op_b), operation(op_a), c.cols, c.rows, depth, &alpha, b.data,
-                        data_type<T>, leading(b.stride), a.data, data_type<T>, leading(a.stride), &beta,
-                        c.data, data_type<Out>, leading(c.stride), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
-        "cublas gemm");
+  const CudaContext::BlasCall blas(
+      ctx, static_cast<cublasMath_t>(static_cast<int>(CUBLAS_DEFAULT_MATH) |
+                                     CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION));
+  check(
+      cublasGemmEx_64(blas.handle(), operation(op_b), operation(op_a), c.cols, c.rows, depth, &alpha, b.data,
+                      data_type<T>, leading(b.stride), a.data, data_type<T>, leading(a.stride), &beta, c.data,
+                      data_type<Out>, leading(c.stride), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+      "cublas gemm");
 }
 
 /// The operands of product t of a batch, as lists in the device's memory.
@@ -130,11 +130,11 @@ void gemm_batched(CudaContext& ctx, Op op_a, Op op_b, T alpha, std::span<const M
         System>(ctx, cs.subspan(first, last - first), [&](const MatrixView<T>& c, std::size_t t) {
       return SetOperands<T>{lists, static_cast<index_t>(t), as[first + t].data, bs[first + t].data, c.data};
     });
-    const CudaContext::Blas blas = ctx.blas(false);
+    const CudaContext::BlasCall blas(ctx, ctx.math());
     const auto product = [&](auto call) {
-      check(call(blas, operation(op_b), operation(op_a), cs[first].cols, cs[first].rows, depth, &alpha,
-                 lists.b, leading(bs[first].stride), lists.a, leading(as[first].stride), &beta, lists.c,
-                 leading(cs[first].stride), count),
+      check(call(blas.handle(), operation(op_b), operation(op_a), cs[first].cols, cs[first].rows, depth,
+                 &alpha, lists.b, leading(bs[first].stride), lists.a, leading(as[first].stride), &beta,
+                 lists.c, leading(cs[first].stride), count),
             "cublas gemm of a batch");
     };
     if constexpr (std::is_same_v<T, float>) {
@@ -149,12 +149,12 @@ void gemm_batched(CudaContext& ctx, Op op_a, Op op_b, T alpha, std::span<const M
 template <class T>
 void lower_gram(CudaContext& ctx, Op op, MatrixView<const T> a, MatrixView<T> c) {
   const index_t depth = op == Op::none ? a.cols : a.rows;
-  const CudaContext::Blas blas = ctx.blas(true);
+  const CudaContext::BlasCall blas(ctx, CUBLAS_PEDANTIC_MATH);
   const T one = 1;
   const T none = 0;
   const auto product = [&](auto call) {
-    check(call(blas, CUBLAS_FILL_MODE_UPPER, op == Op::none ? CUBLAS_OP_T : CUBLAS_OP_N, c.rows, depth, &one,
-               a.data, leading(a.stride), &none, c.data, leading(c.stride)),
+    check(call(blas.handle(), CUBLAS_FILL_MODE_UPPER, op == Op::none ? CUBLAS_OP_T : CUBLAS_OP_N, c.rows,
+               depth, &one, a.data, leading(a.stride), &none, c.data, leading(c.stride)),
           "cublas syrk");
   };
   if constexpr (std::is_same_v<T, float>) {

@@ -13,9 +13,10 @@ template <class T>
 struct AdamStep {
   T rate, root, offset;
 
-  SPARSEGRAD_HOST_DEVICE static AdamStep at(const AdamCoefficients& c, double t) {
-    const double correction1 = 1 - pow(c.beta1, t);
-    const double correction2 = sqrt(1 - pow(c.beta2, t));
+  /// The same bits on the host and the device (see `power`).
+  SPARSEGRAD_HOST_DEVICE static AdamStep at(const AdamCoefficients& c, std::int64_t t) {
+    const double correction1 = 1 - power(c.beta1, t);
+    const double correction2 = sqrt(1 - power(c.beta2, t));
     return {static_cast<T>(-c.learning_rate / correction1), static_cast<T>(1 / correction2),
             static_cast<T>(c.eps_uncorrected ? c.eps / correction2 : c.eps)};
   }
@@ -25,22 +26,23 @@ struct AdamStep {
 template <class T>
 struct AdamFactors {
   AdamCoefficients c;
-  AdamStep<T> global;
+  AdamStep<T> global;  ///< of c.step
   T first, second, scale;
 
-  SPARSEGRAD_HOST_DEVICE explicit AdamFactors(const AdamCoefficients& all)
+  AdamFactors() = default;
+  explicit AdamFactors(const AdamCoefficients& all)
       : c(all),
-        global(AdamStep<T>::at(all, static_cast<double>(all.step))),
+        global(AdamStep<T>::at(all, all.step)),
         first(static_cast<T>(1 - all.beta1)),
         second(static_cast<T>(1 - all.beta2)),
         scale(static_cast<T>(all.grad_scale)) {}
 
-  /// Moves m and v by the gradient g; returns the update. `count` may be null.
-  SPARSEGRAD_HOST_DEVICE T update(T g, T& m, T& v, std::int32_t* count) const {
+  /// Moves m and v by the gradient g; returns the update. `count` may be null: then the step is `now`.
+  SPARSEGRAD_HOST_DEVICE T update(T g, T& m, T& v, std::int32_t* count, const AdamStep<T>& now) const {
     const T x = g * scale;
     m += first * (x - m);
     v += second * (x * x - v);
-    const AdamStep<T> step = count == nullptr ? global : AdamStep<T>::at(c, static_cast<double>(++*count));
+    const AdamStep<T> step = count == nullptr ? now : AdamStep<T>::at(c, ++*count);
     return step.rate * m / (static_cast<T>(sqrt(v)) * step.root + step.offset);
   }
 };
@@ -57,46 +59,68 @@ struct AdamElement {
 
   SPARSEGRAD_HOST_DEVICE void operator()(index_t e) const {
     const index_t s = slot == nullptr ? e : slot[e];
-    d[e] = factors.update(g[e], m[s], v[s], count == nullptr ? nullptr : count + s);
+    d[e] = factors.update(g[e], m[s], v[s], count == nullptr ? nullptr : count + s, factors.global);
   }
 };
 
-/// One thread: the factors of a task, whose step is told or counted in memory.
-template <class T>
-struct SetAdamFactors {
+/// One thread: a step more is counted, unless the step is stopped.
+struct CountStep {
   static constexpr int threads = 32;
   static constexpr int phases = 1;
   struct Shared {};
 
-  AdamCoefficients c;
-  std::int64_t* counter;
-  AdamFactors<T>* factors;
+  std::int64_t* counter;  ///< null: there is nothing to count
+  StepGuard guard;
 
-  static constexpr index_t blocks() { return 1; }
+  index_t blocks() const { return counter == nullptr ? 0 : 1; }
 
   template <int P>
   SPARSEGRAD_HOST_DEVICE void phase(index_t, int thread, Shared&) const {
-    if (thread != 0) return;
-    AdamCoefficients now = c;
-    if (counter != nullptr) now.step = ++*counter;
-    *factors = AdamFactors<T>(now);
+    if (thread == 0 && !guard.stops()) ++*counter;
   }
 };
 
-/// An entry of a task of adam_batched.
+/// The entries of a task of adam_batched.
 template <class T>
-struct AdamTaskElement {
-  const AdamFactors<T>* factors;
-  const T* g;
-  const stored_index_t* slot;
-  T* m;
-  T* v;
-  std::int32_t* count;
-  T* d;
+struct AdamBlocks {
+  static constexpr int threads = 256;
+  static constexpr int phases = 2;
+  static constexpr index_t tile = 4 * threads;
+  struct Shared {
+    AdamStep<T> now;
+    bool stops;
+  };
 
-  SPARSEGRAD_HOST_DEVICE void operator()(index_t e) const {
-    const index_t s = slot == nullptr ? e : slot[e];
-    d[s] = factors->update(g[e], m[s], v[s], count == nullptr ? nullptr : count + s);
+  AdamFactors<T> factors;
+  AdamTask<T> task;
+  StepGuard guard;
+
+  index_t blocks() const { return (task.k + tile - 1) / tile; }
+
+  template <int P>
+  SPARSEGRAD_HOST_DEVICE void phase(index_t block, int thread, Shared& shared) const {
+    if constexpr (P == 0) {
+      if (thread != 0) return;
+      shared.stops = guard.stops();
+      // The host knows the step but for those that were left out behind its back.
+      const std::int64_t left_out = guard.word == nullptr ? 0 : guard.left_out();
+      if (task.counter != nullptr) {
+        shared.now = AdamStep<T>::at(factors.c, *task.counter);
+      } else if (left_out != 0) {
+        shared.now = AdamStep<T>::at(factors.c, factors.c.step - left_out);
+      } else {
+        shared.now = factors.global;
+      }
+    } else {
+      const index_t end = (block + 1) * tile < task.k ? (block + 1) * tile : task.k;
+      for (index_t e = block * tile + thread; e < end; e += threads) {
+        const index_t s = task.slot == nullptr ? e : task.slot[e];
+        task.d[s] = shared.stops
+                        ? T(0)
+                        : factors.update(task.g[e], task.m[s], task.v[s],
+                                         task.count == nullptr ? nullptr : task.count + s, shared.now);
+      }
+    }
   }
 };
 
@@ -111,19 +135,17 @@ struct Adam {
     for_each_index<System>(ctx, k, AdamElement<T>{AdamFactors<T>(c), g, slot, m, v, count, d});
   }
 
+  /// One launch for some two dozen tasks, and one more where steps are counted in memory.
   template <class T>
-  static void run_batch(Context& ctx, const AdamCoefficients& c, std::span<const AdamTask<T>> tasks) {
-    if (tasks.empty()) return;
-    auto frame = ctx.frame();
-    auto* factors = frame.template take<AdamFactors<T>>(static_cast<index_t>(tasks.size()));
-    launch_batch<System>(ctx, tasks, [&](const AdamTask<T>& task, std::size_t t) {
+  static void run_batch(Context& ctx, const AdamCoefficients& c, std::span<const AdamTask<T>> tasks,
+                        StepGuard guard) {
+    launch_batch<System>(ctx, tasks, [&](const AdamTask<T>& task, std::size_t) {
+      return CountStep{task.counter, guard};
+    });
+    launch_batch<System>(ctx, tasks, [&](const AdamTask<T>& task, std::size_t) {
       AdamCoefficients own = c;
       own.step = task.step;
-      return SetAdamFactors<T>{own, task.counter, factors + t};
-    });
-    launch_batch<System>(ctx, tasks, [&](const AdamTask<T>& task, std::size_t t) {
-      return ElementBlocks<AdamTaskElement<T>>{
-          {factors + t, task.g, task.slot, task.m, task.v, task.count, task.d}, task.k};
+      return AdamBlocks<T>{AdamFactors<T>(own), task, guard};
     });
   }
 };

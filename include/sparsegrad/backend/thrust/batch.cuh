@@ -13,14 +13,19 @@ namespace sparsegrad::backend::portable {
 /// Bytes that a launch's parameters take at most: 4096 on every GPU and driver.
 inline constexpr std::size_t parameter_bytes = 4096;
 
-/// Block kernels of one type as one: their blocks stand one kernel after the other.
+/// Block kernels of one type as one: their blocks stand one kernel after the other. A block finds out whose it is once,
+/// where there are several phases in which to use it.
 template <class K>
 struct Batch {
   static constexpr int threads = K::threads;
-  static constexpr int phases = K::phases;
+  static constexpr bool asks_once = K::phases > 1;
+  static constexpr int phases = K::phases + (asks_once ? 1 : 0);
   static constexpr int capacity = static_cast<int>((parameter_bytes - 64) / (sizeof(K) + sizeof(index_t)));
   static_assert(capacity > 0);
-  using Shared = typename K::Shared;
+  struct Shared {
+    typename K::Shared own;
+    int task;
+  };
 
   K kernel[capacity];
   index_t end[capacity];  ///< of each kernel's blocks
@@ -28,10 +33,32 @@ struct Batch {
 
   template <int P>
   SPARSEGRAD_HOST_DEVICE void phase(index_t block, int thread, Shared& shared) const {
-    int task = 0;
-    while (task + 1 < count && block >= end[task])
-      ++task;
-    kernel[task].template phase<P>(task == 0 ? block : block - end[task - 1], thread, shared);
+    if constexpr (!asks_once) {
+      run<P>(task_of(block), block, thread, shared);
+    } else if constexpr (P == 0) {
+      if (thread == 0) shared.task = task_of(block);
+    } else {
+      run<P - 1>(shared.task, block, thread, shared);
+    }
+  }
+
+ private:
+  SPARSEGRAD_HOST_DEVICE int task_of(index_t block) const {
+    int first = 0;  // the first task whose blocks end above this one
+    for (int left = count - 1; left > 0;) {
+      const int half = left / 2;
+      if (block >= end[first + half]) {
+        first += half + 1;
+        left -= half + 1;
+      } else {
+        left = half;
+      }
+    }
+    return first;
+  }
+  template <int P>
+  SPARSEGRAD_HOST_DEVICE void run(int task, index_t block, int thread, Shared& shared) const {
+    kernel[task].template phase<P>(task == 0 ? block : block - end[task - 1], thread, shared.own);
   }
 };
 

@@ -1,6 +1,7 @@
 // Kernels whose threads work together in blocks, in a form that a host can run too.
 #pragma once
 
+#include <cstring>
 #include <utility>
 
 #include "portable.cuh"
@@ -21,6 +22,7 @@ template <class K>
 void run_blocks_on_host(index_t blocks, const K& kernel) {
   for (index_t block = 0; block < blocks; ++block) {
     typename K::Shared shared;
+    std::memset(static_cast<void*>(&shared), 0xa5, sizeof shared);  // what was not written gives the same every time
     const auto phase = [&]<int P>() {
       for (int thread = 0; thread < K::threads; ++thread)
         kernel.template phase<P>(block, thread, shared);
@@ -33,6 +35,11 @@ void run_blocks_on_host(index_t blocks, const K& kernel) {
 }
 
 #if defined(__CUDACC__)
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 700
+#error \
+    "sparsegrad needs GPUs of compute capability 7.0 or newer: set CMAKE_CUDA_ARCHITECTURES or nvcc's -arch (nvcc 12 takes sm_52 where nothing is said)"
+#endif
 
 template <int P, class K>
 __device__ void run_phases(const K& kernel, index_t block, typename K::Shared& shared) {

@@ -1,6 +1,7 @@
 // Element by element: copies, sums, products with a number.
 #pragma once
 
+#include "../../core/step_guard.hpp"
 #include "batch.cuh"
 
 namespace sparsegrad::backend::portable {
@@ -74,6 +75,17 @@ struct SetElement {
   SPARSEGRAD_HOST_DEVICE void operator()(index_t e) const { p[e] = value; }
 };
 
+/// x[e] *= alpha, unless the step is stopped.
+template <class T>
+struct ScaleElement {
+  T alpha;
+  T* x;
+  StepGuard guard;
+  SPARSEGRAD_HOST_DEVICE void operator()(index_t e) const {
+    if (!guard.stops()) x[e] *= alpha;
+  }
+};
+
 template <class T>
 struct CopyElement {
   const T* from;
@@ -127,6 +139,12 @@ struct Elements {
   static void zero_batch(Context& ctx, std::span<const MatrixView<T>> arrays) {
     launch_batch<System>(ctx, arrays, [](const MatrixView<T>& a, std::size_t) {
       return ElementBlocks<SetElement<T>>{{T(0), a.data}, a.size()};
+    });
+  }
+  template <class T>
+  static void scale_batch(Context& ctx, T alpha, std::span<const MatrixView<T>> arrays, StepGuard guard) {
+    launch_batch<System>(ctx, arrays, [&](const MatrixView<T>& a, std::size_t) {
+      return ElementBlocks<ScaleElement<T>>{{alpha, a.data, guard}, a.size()};
     });
   }
   template <class T>

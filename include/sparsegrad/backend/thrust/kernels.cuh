@@ -11,11 +11,12 @@
 #include "slots.cuh"
 #include "sparse.cuh"
 #include "top_k.cuh"
+#include "top_k_rows.cuh"
 
 namespace sparsegrad::backend::portable {
 
-/// System says where: its `Context`, `policy(ctx)` of Thrust, `launch(ctx, blocks, kernel)` of a block kernel,
-/// `copy_array(ctx, from, to, n)` and `fetch(ctx, p)`, which waits for *p.
+/// System says where: its `Context`, `policy(ctx)` of Thrust, `call(f)`, which calls f and makes of Thrust's exceptions the
+/// library's, `launch(ctx, blocks, kernel)` of a block kernel and `fetch(ctx, p)`, which waits for *p.
 template <class System>
 struct Kernels {
   using Context = typename System::Context;
@@ -134,13 +135,48 @@ struct Kernels {
     Adam<System>::template run<T>(ctx, c, g, slot, k, m, v, count, d);
   }
 
+  /// A backend may do this in place of one copy to the host and back for every row: rows = x, each row times -1 where
+  /// `fix_signs` and its first entry as large as the largest (to 1e-5) is negative.
+  template <class T>
+  static void round_rows(Context& ctx, ConstMatrixView<double> x, bool fix_signs, MatrixView<T> rows) {
+    if (rows.empty()) return;
+    System::launch(ctx, rows.rows, RoundRow<T>{x, rows, rows.cols, fix_signs});
+  }
+
+  /// P.row(b) = sum over the entries of column b (else row b) of D that are not 0: D(a, b) F.row(a) (D(b, a) F.row(a)). At
+  /// most `most_expanded` entries in a column (row), zeros included. For D of which few entries are not 0.
+  static constexpr index_t most_expanded = ExpandNonzeros<float>::most;
+  template <class T>
+  static void expand_nonzeros(Context& ctx, ConstMatrixView<T> d, bool columns, ConstMatrixView<T> f,
+                              MatrixView<T> p) {
+    Sparse<System>::template expand_nonzeros<T>(ctx, d, columns, f, p);
+  }
+  /// Of each row the k entries that top_k would choose stay, the others become 0.
+  template <class T>
+  static void keep_largest_of_rows(Context& ctx, index_t k, MatrixView<T> a) {
+    if (k >= a.cols || a.empty()) return;
+    if (k <= 0) return for_each_entry<System>(ctx, a.rows, a.cols, SetEntry<T>{T(0), a});
+    System::launch(ctx, a.rows, KeepLargestOfRow<T>{a, a.cols, static_cast<std::uint32_t>(k)});
+  }
+
   template <class T>
   static void top_k_batched(Context& ctx, std::span<const TopKTask<T>> tasks) {
     TopK<System>::template run_batch<T>(ctx, tasks);
   }
   template <class T>
-  static void adam_batched(Context& ctx, const AdamCoefficients& c, std::span<const AdamTask<T>> tasks) {
-    Adam<System>::template run_batch<T>(ctx, c, tasks);
+  static void adam_batched(Context& ctx, const AdamCoefficients& c, std::span<const AdamTask<T>> tasks,
+                           StepGuard guard = {}) {
+    Adam<System>::template run_batch<T>(ctx, c, tasks, guard);
+  }
+  template <class T>
+  static void guard_step(Context& ctx, std::span<const MatrixView<const T>> arrays, bool raise,
+                         StepGuard guard) {
+    Reductions<System>::template guard_step<T>(ctx, arrays, raise, guard);
+  }
+  template <class T>
+  static void scale_batched(Context& ctx, std::type_identity_t<T> alpha,
+                            std::span<const MatrixView<T>> arrays, StepGuard guard) {
+    Elements<System>::template scale_batch<T>(ctx, alpha, arrays, guard);
   }
   template <class T>
   static void zero_batched(Context& ctx, std::span<const MatrixView<T>> arrays) {
@@ -152,8 +188,8 @@ struct Kernels {
   }
   template <class T>
   static index_t batch_scratch_bound(const Context&, index_t arrays, index_t elements) {
-    return TopK<System>::batch_bytes(arrays, elements) +
-           arrays * static_cast<index_t>(sizeof(AdamFactors<T>) + 4 * sizeof(void*)) + (index_t{16} << 20);
+    return TopK<System>::batch_bytes(arrays, elements) + arrays * static_cast<index_t>(4 * sizeof(void*)) +
+           (index_t{16} << 20);
   }
 
   /// Frames of the primitives, Thrust's own temporaries and the Gram product's float part.

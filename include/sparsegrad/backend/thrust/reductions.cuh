@@ -1,9 +1,12 @@
 // Sums and searches over a matrix.
 #pragma once
 
+#include <cmath>
+
 #include <thrust/functional.h>
 #include <thrust/transform_reduce.h>
 
+#include "../../core/step_guard.hpp"
 #include "elements.cuh"
 
 namespace sparsegrad::backend::portable {
@@ -95,7 +98,52 @@ struct NonFiniteAt {
   }
 };
 
-/// *first = the lowest `number` of an array x [n] that holds NaN or Inf.
+/// One block a row: see Kernels::round_rows.
+template <class T>
+struct RoundRow {
+  static constexpr int threads = 256;
+  static constexpr int phases = 5;
+  struct Shared {
+    double largest[threads];
+    index_t first[threads];
+    double sign;
+  };
+
+  Array2<const double> x;
+  Array2<T> rows;
+  index_t cols;
+  bool fix_signs;
+
+  template <int P>
+  SPARSEGRAD_HOST_DEVICE void phase(index_t block, int thread, Shared& shared) const {
+    if constexpr (P == 0) {
+      double largest = 0;
+      for (index_t j = thread; j < cols; j += threads)
+        if (fabs(x(block, j)) > largest) largest = fabs(x(block, j));
+      shared.largest[thread] = largest;
+    } else if constexpr (P == 1) {
+      if (thread != 0) return;
+      for (int t = 1; t < threads; ++t)
+        if (shared.largest[t] > shared.largest[0]) shared.largest[0] = shared.largest[t];
+    } else if constexpr (P == 2) {
+      index_t j = thread;
+      while (j < cols && !(fabs(x(block, j)) >= (1 - 1e-5) * shared.largest[0]))
+        j += threads;
+      shared.first[thread] = j;
+    } else if constexpr (P == 3) {
+      if (thread != 0) return;
+      index_t first = cols;
+      for (int t = 0; t < threads; ++t)
+        if (shared.first[t] < first) first = shared.first[t];
+      shared.sign = fix_signs && first < cols && x(block, first) < 0 ? -1 : 1;
+    } else {
+      for (index_t j = thread; j < cols; j += threads)
+        rows(block, j) = static_cast<T>(shared.sign * x(block, j));
+    }
+  }
+};
+
+/// *mark becomes at least StepGuard::mark(number) where an array x [n] holds NaN or Inf.
 template <class T>
 struct FindNonFinite {
   static constexpr int threads = 256;
@@ -106,7 +154,7 @@ struct FindNonFinite {
   const T* x;
   index_t n;
   std::uint32_t number;
-  std::uint32_t* first;
+  std::uint32_t* mark;
 
   index_t blocks() const { return (n + tile - 1) / tile; }
 
@@ -116,7 +164,30 @@ struct FindNonFinite {
     bool found = false;
     for (index_t e = block * tile + thread; e < end; e += threads)
       found = found || magnitude_key(x[e]) >= KeyOf<T>::infinity;
-    if (found) atomic_min(first, number);
+    if (found) atomic_max(mark, StepGuard::mark(number));
+  }
+};
+
+/// One thread: from the arrays' marks to whether the step is taken.
+struct JudgeStep {
+  static constexpr int threads = 32;
+  static constexpr int phases = 1;
+  struct Shared {};
+
+  StepGuard guard;
+  bool raise;
+  StepFlag* flag;
+
+  template <int P>
+  SPARSEGRAD_HOST_DEVICE void phase(index_t, int thread, Shared&) const {
+    if (thread != 0) return;
+    const std::uint32_t bad = guard.bad();
+    // Only a step after one that was stopped has to ask the flag, which lies in the host's memory.
+    const bool still = raise && guard.stopped() != 0 && flag->raised();
+    if (raise && bad != 0 && !still) flag->layer = StepGuard::mark(bad);
+    guard.stopped() = bad != 0 || still ? 1 : 0;
+    guard.left_out() += guard.stopped();
+    guard.bad() = 0;
   }
 };
 
@@ -134,8 +205,10 @@ struct Reductions {
     if (a.empty()) return 0;
     auto frame = ctx.frame();
     const thrust::counting_iterator<index_t> first(0);
-    return thrust::transform_reduce(System::policy(ctx), first, first + a.size(), SquareAt<T>{a, a.cols}, 0.0,
-                                    thrust::plus<double>());
+    return System::call([&] {
+      return thrust::transform_reduce(System::policy(ctx), first, first + a.size(), SquareAt<T>{a, a.cols},
+                                      0.0, thrust::plus<double>());
+    });
   }
   template <class T>
   static index_t first_nonfinite(Context& ctx, MatrixView<const T> a) {
@@ -143,21 +216,34 @@ struct Reductions {
     auto frame = ctx.frame();
     const thrust::counting_iterator<index_t> first(0);
     const index_t none = a.size();
-    const index_t found =
-        thrust::transform_reduce(System::policy(ctx), first, first + none, NonFiniteAt<T>{a, a.cols, none},
-                                 none, thrust::minimum<index_t>());
+    const index_t found = System::call([&] {
+      return thrust::transform_reduce(System::policy(ctx), first, first + none,
+                                      NonFiniteAt<T>{a, a.cols, none}, none, thrust::minimum<index_t>());
+    });
     return found == none ? -1 : found;
   }
   template <class T>
   static index_t first_nonfinite_batch(Context& ctx, std::span<const MatrixView<const T>> arrays) {
     auto frame = ctx.frame();
-    auto* first = frame.template take<std::uint32_t>(1);
-    for_each_index<System>(ctx, 1, SetElement<std::uint32_t>{UINT32_MAX, first});
+    auto* mark = frame.template take<std::uint32_t>(1);
+    for_each_index<System>(ctx, 1, SetElement<std::uint32_t>{0, mark});
+    find_nonfinite<T>(ctx, arrays, mark);
+    const std::uint32_t found = System::fetch(ctx, mark);
+    return found == 0 ? -1 : static_cast<index_t>(StepGuard::mark(found));
+  }
+  template <class T>
+  static void guard_step(Context& ctx, std::span<const MatrixView<const T>> arrays, bool raise,
+                         StepGuard guard) {
+    find_nonfinite<T>(ctx, arrays, guard.word);
+    System::launch(ctx, 1, JudgeStep{guard, raise, ctx.step_flag_of_device()});
+  }
+
+ private:
+  template <class T>
+  static void find_nonfinite(Context& ctx, std::span<const MatrixView<const T>> arrays, std::uint32_t* mark) {
     launch_batch<System>(ctx, arrays, [&](const MatrixView<const T>& a, std::size_t t) {
-      return FindNonFinite<T>{a.data, a.size(), static_cast<std::uint32_t>(t), first};
+      return FindNonFinite<T>{a.data, a.size(), static_cast<std::uint32_t>(t), mark};
     });
-    const std::uint32_t found = System::fetch(ctx, first);
-    return found == UINT32_MAX ? -1 : static_cast<index_t>(found);
   }
 };
 

@@ -3,6 +3,7 @@
 
 #include <thrust/scan.h>
 
+#include "elements.cuh"
 #include "sparse.cuh"
 
 namespace sparsegrad::backend::portable {
@@ -82,7 +83,7 @@ struct Slots {
     auto frame = ctx.frame();
     auto* count = frame.template take<stored_index_t>(k);
     for_each_index<System>(ctx, k, FindSlot{index, held, n, slot, count});
-    thrust::inclusive_scan(System::policy(ctx), count, count + k, count);
+    System::call([&] { thrust::inclusive_scan(System::policy(ctx), count, count + k, count); });
     for_each_index<System>(ctx, k, PlaceFresh{count, slot, fresh});
     return System::fetch(ctx, count + k - 1);
   }
@@ -97,7 +98,7 @@ struct Slots {
       X* opened = frame.template take<X>(n + q);
       for_each_index<System>(ctx, n, OpenOld<X>{index, fresh, q, held, x, opened});
       for_each_index<System>(ctx, q, OpenFresh<X>{fresh_values, slot, fresh, opened});
-      System::template copy_array<X>(ctx, opened, x, n + q);
+      for_each_index<System>(ctx, n + q, CopyElement<X>{opened, x});
     };
     open_array(m, nullptr);
     open_array(v, nullptr);

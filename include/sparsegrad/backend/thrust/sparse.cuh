@@ -4,7 +4,7 @@
 #include <thrust/scan.h>
 #include <thrust/sort.h>
 
-#include "portable.cuh"
+#include "block_sums.cuh"
 
 namespace sparsegrad::backend::portable {
 
@@ -91,6 +91,58 @@ struct ExpandEntry {
   }
 };
 
+/// A block a group b (a row or a column of D): P.row(b) = sum of D(a, b) F.row(a) over the a where that is not 0, by rising a.
+template <class T>
+struct ExpandNonzeros {
+  using Sums = BlockSums<std::uint32_t>;
+  static constexpr int threads = Sums::threads;
+  static constexpr int phases = 6;
+  static constexpr int most = 4096;  ///< entries of a group, zeros included
+  struct Shared {
+    Sums sums;
+    std::uint32_t count;
+    std::int32_t place[most];  // of those that are not 0
+  };
+
+  const T* d;
+  index_t size;                    ///< of a group
+  index_t step_within, step_next;  ///< in d, within a group and from one to the next
+  Array2<const T> f;
+  Array2<T> p;
+  index_t cols;
+
+  template <int P>
+  SPARSEGRAD_HOST_DEVICE void phase(index_t group, int thread, Shared& shared) const {
+    const T* own = d + group * step_next;
+    const index_t each = (size + threads - 1) / threads;
+    const index_t first = thread * each;
+    const index_t end = first + each < size ? first + each : size;
+    if constexpr (P == 0) {
+      std::uint32_t count = 0;
+      for (index_t a = first; a < end; ++a)
+        count += own[a * step_within] != T(0) ? 1 : 0;
+      shared.sums.sum[thread] = count;
+    } else if constexpr (P == 1) {
+      shared.sums.add_group(thread);
+    } else if constexpr (P == 2) {
+      if (thread == 0) shared.count = shared.sums.scan_groups(0);
+    } else if constexpr (P == 3) {
+      shared.sums.scan_threads(thread);
+    } else if constexpr (P == 4) {
+      std::uint32_t at = shared.sums.sum[thread];
+      for (index_t a = first; a < end; ++a)
+        if (own[a * step_within] != T(0)) shared.place[at++] = static_cast<std::int32_t>(a);
+    } else {
+      for (index_t j = thread; j < cols; j += threads) {
+        T sum = 0;
+        for (std::uint32_t e = 0; e < shared.count; ++e)
+          sum += own[shared.place[e] * step_within] * f(shared.place[e], j);
+        p(group, j) = sum;
+      }
+    }
+  }
+};
+
 template <class T>
 struct GatherRow {
   Array2<const T> f;
@@ -172,6 +224,15 @@ struct Sparse {
     if (k == 0) return;
     for_each_entry<System>(ctx, m.rows, m.cols, ExpandEntry<T>{row, col, value, k, f, m});
   }
+  template <class T>
+  static void expand_nonzeros(Context& ctx, MatrixView<const T> d, bool columns, MatrixView<const T> f,
+                              MatrixView<T> p) {
+    if (p.empty()) return;
+    const index_t size = columns ? d.rows : d.cols;
+    System::launch(
+        ctx, p.rows,
+        ExpandNonzeros<T>{d.data, size, columns ? d.stride : 1, columns ? 1 : d.stride, f, p, p.cols});
+  }
   static index_t group_support(Context& ctx, const stored_index_t* index, index_t k, index_t cols,
                                bool columns, stored_index_t* slot, stored_index_t* other,
                                stored_index_t* order, stored_index_t* list) {
@@ -180,9 +241,9 @@ struct Sparse {
     auto* key = frame.template take<stored_index_t>(k);
     for_each_index<System>(ctx, k, GroupKey{index, cols, columns, key, order});
     // By rows the support is in order as it is.
-    if (columns) thrust::stable_sort_by_key(System::policy(ctx), key, key + k, order);
+    if (columns) System::call([&] { thrust::stable_sort_by_key(System::policy(ctx), key, key + k, order); });
     for_each_index<System>(ctx, k, GroupHead{index, cols, columns, key, order, slot, other});
-    thrust::inclusive_scan(System::policy(ctx), slot, slot + k, slot);
+    System::call([&] { thrust::inclusive_scan(System::policy(ctx), slot, slot + k, slot); });
     for_each_index<System>(ctx, k, GroupSlot{key, slot, list});
     return System::fetch(ctx, slot + k - 1) + 1;
   }
