@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <nlohmann/json.hpp>
+#include <sparsegrad/io/dtype.hpp>
 
 #include "encoder_model.hpp"
 
@@ -36,11 +37,11 @@ struct LoadReport {
 template <class T, class Backend>
 LoadReport load_weights(const ModelDirectory& directory, EncoderModel<T, Backend>& model, std::uint64_t seed);
 
-/// Writes a directory that transformers' BertForSequenceClassification or RobertaForSequenceClassification and the tokenizer load: model.safetensors (F32),
-/// config.json, and copies of the tokenizer's files of `source`; LoRA's adapters are merged. Each file is written aside and renamed, the weights
+/// Writes a directory that transformers' BertForSequenceClassification or RobertaForSequenceClassification and the tokenizer load: model.safetensors (of
+/// F32, BF16 or F16), config.json, and copies of the tokenizer's files of `source`; LoRA's adapters are merged. Each file is written aside and renamed, the weights
 /// last. Throws ModelError or IoError.
 template <class T, class Backend>
 void save_model(const std::filesystem::path& path, const ModelDirectory& source,
-                const EncoderModel<T, Backend>& model);
+                const EncoderModel<T, Backend>& model, io::DType dtype = io::DType::f32);
 
 }  // namespace sparsegrad::glue

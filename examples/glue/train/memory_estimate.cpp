@@ -6,6 +6,7 @@ namespace sparsegrad::glue {
 
 MemoryParts estimate_memory(const ModelConfig& c, const TrainOptions& options, index_t longest) {
   constexpr auto number = static_cast<index_t>(sizeof(float));
+  const index_t stored = options.dtype == NumberType::float32 ? number : 2;  // of activations, and of copies
   const index_t matrix = c.hidden * c.intermediate;
   const index_t matrices = 2 * c.layers * matrix;
   const index_t mlp_biases = c.layers * (c.intermediate + c.hidden);
@@ -21,6 +22,8 @@ MemoryParts estimate_memory(const ModelConfig& c, const TrainOptions& options, i
 
   MemoryParts parts;
   parts.weights = number * (matrices + mlp_biases + head + embeddings + attention + adapters);
+  if (stored < number)
+    parts.weights += stored * (matrices + head + adapters + c.layers * 4 * c.hidden * c.hidden);
   parts.gradients = number * dense;
   parts.optimizer = 2 * number * dense;
   if (dense_mlp) {
@@ -33,7 +36,7 @@ MemoryParts estimate_memory(const ModelConfig& c, const TrainOptions& options, i
       options.batch_size * (options.padding == Padding::max_length ? options.max_length : longest);
   const index_t a_layer = 8 * c.hidden + 2 * c.intermediate + c.heads + 2;
   const index_t in_flight = 9 * c.hidden + c.intermediate;
-  parts.activations = number * tokens * (c.layers * a_layer + in_flight);
+  parts.activations = stored * tokens * (c.layers * a_layer + in_flight);
   return parts;
 }
 

@@ -17,7 +17,7 @@
 
 namespace sparsegrad::glue {
 
-template <class Backend>
+template <class T, class Backend>
 int run_train_on(const TrainOptions& options) {
   options.check();
   if (options.output.empty()) throw ValueError("--output DIR is missing: where the run's log and model go");
@@ -33,7 +33,7 @@ int run_train_on(const TrainOptions& options) {
     return 0;
   }
 
-  BasicSession<Backend> session(options, true);
+  BasicSession<T, Backend> session(options, true);
   const MemoryParts estimate =
       estimate_memory(session.directory().config, options, session.train().longest());
   if (!options.quiet) {
@@ -43,8 +43,8 @@ int run_train_on(const TrainOptions& options) {
   }
   require_memory(estimate, RunDevice<Backend>::available_memory());
   session.load_model(options, trained_parts(options));
-  BasicTrainer<Backend> trainer(session.ctx(), session.model(), session.task(), session.train(),
-                                session.dev(), options, session.program_bytes());
+  BasicTrainer<T, Backend> trainer(session.ctx(), session.model(), session.task(), session.train(),
+                                   session.dev(), options, session.program_bytes());
 
   if (options.resume && (exists(state_path) || exists(previous(state_path)))) {
     const std::string trouble = trainer.restore_state(state_path);
@@ -97,7 +97,9 @@ int run_train_on(const TrainOptions& options) {
   hooks.restore_weights = [&] { load_weights(session.directory(), session.model(), options.seed); };
   hooks.progress = [&](std::string_view what, index_t done, index_t total) { bar.show(what, done, total); };
   if (options.save) {
-    hooks.keep_best = [&] { save_model(model_path, session.directory(), session.model()); };
+    hooks.keep_best = [&] {
+      save_model(model_path, session.directory(), session.model(), file_type(options.save_dtype));
+    };
   }
   const auto save_state = [&] {
     make_folder(checkpoint_path);
