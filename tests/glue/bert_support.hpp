@@ -22,12 +22,13 @@ std::vector<typename AdamW<T, Backend>::Segment> dense_segments(typename Backend
   std::vector<typename AdamW<T, Backend>::Segment> segments;
   for (auto& p : model.parameters().all()) {
     if (!p.gradient.empty())
-      segments.push_back({p.name, p.weight.data, p.gradient.data, p.weight.size(), decay});
+      segments.push_back({p.name, p.weight.data, p.gradient.data, p.weight.size(), decay, p.rounded.data});
   }
   for (index_t i = 0; i < static_cast<index_t>(model.mlp().size()); ++i) {
     auto& layer = model.mlp()[static_cast<std::size_t>(i)];
-    const MatrixView<T> core = layer.core(ctx);
-    segments.push_back({model.mlp_name(i), layer.weight().data, core.data, core.size(), decay});
+    const MatrixView<compute_t<T>> core = layer.core(ctx);
+    const Parameter<T>& p = model.parameters().at(model.mlp_name(i));
+    segments.push_back({p.name, p.weight.data, core.data, core.size(), decay, p.rounded.data});
     layer.clear(ctx);
   }
   return segments;
@@ -43,8 +44,8 @@ void clear_gradients(typename Backend::Context& ctx, EncoderModel<T, Backend>& m
 
 /// The gradient of a parameter, wherever it is kept.
 template <class T, class Backend>
-MatrixView<T> gradient_of(typename Backend::Context& ctx, EncoderModel<T, Backend>& model,
-                          const std::string& name) {
+MatrixView<compute_t<T>> gradient_of(typename Backend::Context& ctx, EncoderModel<T, Backend>& model,
+                                     const std::string& name) {
   for (index_t i = 0; i < static_cast<index_t>(model.mlp().size()); ++i) {
     if (model.mlp_name(i) == name) return model.mlp()[static_cast<std::size_t>(i)].core(ctx);
   }

@@ -9,30 +9,20 @@ using DeviceBackend = sparsegrad::test::Fenced<sparsegrad::backend::ThrustHost>;
 #include "engine/encoder_model_impl.hpp"
 #include "engine/hf_directory_impl.hpp"
 #include "engine/parameter_set_impl.hpp"
-#include "train/run_device.hpp"
+#include "support/thrust_host_run.hpp"
 #include "train/trainer_impl.hpp"
 #include "train/trainer_state_impl.hpp"
 
 namespace sparsegrad::glue {
 
-template <>
-struct RunDevice<DeviceBackend> {
-  using Context = DeviceBackend::Context;
-  static Context make_context(const TrainOptions&) { return Context(); }
-  static index_t memory_in_use() { return 0; }
-  static index_t peak_memory() { return 0; }
-  static bool reset_peak() { return false; }
-  static void return_freed_memory() {}
-};
-
 extern template class ParameterSet<float, backend::CpuBlas>;
 extern template class EncoderModel<float, backend::CpuBlas>;
 extern template class AdamW<float, backend::CpuBlas>;
-extern template class BasicTrainer<backend::CpuBlas>;
+extern template class BasicTrainer<float, backend::CpuBlas>;
 template class ParameterSet<float, DeviceBackend>;
 template class EncoderModel<float, DeviceBackend>;
 template class AdamW<float, DeviceBackend>;
-template class BasicTrainer<DeviceBackend>;
+template class BasicTrainer<float, DeviceBackend>;
 
 }  // namespace sparsegrad::glue
 

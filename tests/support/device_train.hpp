@@ -7,72 +7,16 @@
 
 #include <cmath>
 #include <filesystem>
-#include <memory>
 #include <string>
 #include <vector>
 
-#include <sparsegrad/backend/cpu_blas.hpp>
-
-#include "glue/files.hpp"
-#include "text/tokenizer.hpp"
-#include "tiny_bert.hpp"
-#include "train/trainer.hpp"
+#include "device_run.hpp"
 
 namespace sparsegrad::glue::test {
 
-inline const ModelDirectory& device_test_model() {
-  static const ModelDirectory directory = open_model_directory(make_tiny_bert(fresh_folder("tiny_bert")));
-  return directory;
-}
-
-inline TrainOptions device_options(RunType type) {
-  TrainOptions options;
-  options.run_type = type;
-  options.batch_size = 16;
-  options.max_steps = 12;
-  options.epochs = 10;
-  options.learning_rate = 1e-3;
-  options.weight_decay = 0.01;
-  options.log_every = 1;
-  options.sparse.phase1_steps = 3;
-  options.sparse.share = 0.05;
-  return options;
-}
-
-/// Context, model, data and trainer of one run.
-template <class Backend>
-struct DeviceRun {
-  explicit DeviceRun(const TrainOptions& options)
-      : ctx(RunDevice<Backend>::make_context(options)),
-        model(ctx, device_test_model().config, trained_parts(options)),
-        tokenizer(load_tokenizer(device_test_model().path)),
-        train(builtin_acceptability(Split::train), *tokenizer, 32, 160),
-        dev(builtin_acceptability(Split::dev), *tokenizer, 32, 40) {
-    load_weights(device_test_model(), model, options.seed);
-    trainer =
-        std::make_unique<BasicTrainer<Backend>>(ctx, model, find_task("acceptability"), train, dev, options);
-  }
-
-  typename Backend::Context ctx;
-  EncoderModel<float, Backend> model;
-  std::unique_ptr<Tokenizer> tokenizer;
-  EncodedDataset train;
-  EncodedDataset dev;
-  std::unique_ptr<BasicTrainer<Backend>> trainer;
-};
-
-/// Losses of the steps of phase 1 and of training, and the last evaluation's loss.
-inline std::vector<double> losses_of(const TrainReport& report) {
-  std::vector<double> all = report.phase1.losses;
-  for (const StepRecord& record : report.steps)
-    all.push_back(record.loss);
-  all.push_back(report.evaluations.back().loss);
-  return all;
-}
-
 inline void check_same_run(const TrainOptions& options) {
-  DeviceRun<backend::CpuBlas> on_cpu(options);
-  DeviceRun<DeviceBackend> on_device(options);
+  DeviceRun<float, backend::CpuBlas> on_cpu(options);
+  DeviceRun<float, DeviceBackend> on_device(options);
   on_cpu.trainer->run();
   on_device.trainer->run();
   const std::vector<double> wanted = losses_of(on_cpu.trainer->report());
@@ -123,7 +67,7 @@ TEST_CASE("device trainer: preset-like settings, clipping, accumulation and the 
 TEST_CASE("device trainer: phase 1 leaves no trace, a state that was saved goes on as if nothing had been") {
   const TrainOptions options = device_options(RunType::sparse);
   const std::filesystem::path state = fresh_folder("device_state") / "state.safetensors";
-  DeviceRun<DeviceBackend> whole(options);
+  DeviceRun<float, DeviceBackend> whole(options);
   const std::uint64_t before = whole.trainer->state_hash();
   REQUIRE(whole.trainer->collect_bases());
   CHECK(whole.trainer->state_hash() == before);
@@ -132,7 +76,7 @@ TEST_CASE("device trainer: phase 1 leaves no trace, a state that was saved goes 
   CHECK(whole.trainer->state_hash() != before);
   whole.trainer->save_state(state);
 
-  DeviceRun<DeviceBackend> resumed(options);
+  DeviceRun<float, DeviceBackend> resumed(options);
   CHECK(resumed.trainer->restore_state(state) == "");
   CHECK(resumed.trainer->state_hash() == whole.trainer->state_hash());
   for (int step = 0; step < 3; ++step) {
@@ -142,7 +86,7 @@ TEST_CASE("device trainer: phase 1 leaves no trace, a state that was saved goes 
   CHECK(resumed.trainer->state_hash() == whole.trainer->state_hash());
 
   // What the GPU wrote the CPU reads, and the model's files too.
-  DeviceRun<backend::CpuBlas> on_cpu(options);
+  DeviceRun<float, backend::CpuBlas> on_cpu(options);
   CHECK(on_cpu.trainer->restore_state(state) == "");
   const std::filesystem::path folder = fresh_folder("device_model");
   save_model(folder, device_test_model(), whole.model);

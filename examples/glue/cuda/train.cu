@@ -9,14 +9,33 @@
 
 namespace sparsegrad::glue {
 
-template class BasicTrainer<backend::Cuda>;
+template class BasicTrainer<float, backend::Cuda>;
+// In train_narrow.cu.
+extern template int run_train_on<bfloat16, backend::Cuda>(const TrainOptions&);
+extern template int run_train_on<float16, backend::Cuda>(const TrainOptions&);
+extern template int run_evaluate_on<bfloat16, backend::Cuda>(const EvaluateCommand&);
+extern template int run_evaluate_on<float16, backend::Cuda>(const EvaluateCommand&);
 
 int run_train_on_cuda(const TrainOptions& options) {
-  return run_train_on<backend::Cuda>(options);
+  switch (options.dtype) {
+    case NumberType::bfloat16:
+      return run_train_on<bfloat16, backend::Cuda>(options);
+    case NumberType::float16:
+      return run_train_on<float16, backend::Cuda>(options);
+    default:
+      return run_train_on<float, backend::Cuda>(options);
+  }
 }
 
 int run_evaluate_on_cuda(const EvaluateCommand& command) {
-  return run_evaluate_on<backend::Cuda>(command);
+  switch (command.common.dtype) {
+    case NumberType::bfloat16:
+      return run_evaluate_on<bfloat16, backend::Cuda>(command);
+    case NumberType::float16:
+      return run_evaluate_on<float16, backend::Cuda>(command);
+    default:
+      return run_evaluate_on<float, backend::Cuda>(command);
+  }
 }
 
 }  // namespace sparsegrad::glue

@@ -19,18 +19,21 @@ struct AdamWOptions {
 ///     w <- (1 - lr decay) w
 ///     m <- beta1 m + (1 - beta1) g,   v <- beta2 v + (1 - beta2) g^2
 ///     w <- w - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
+/// Weights, gradients and moments are in C = compute_t<T>; a narrow T is that of the weights' rounded copies.
 template <class T, class Backend>
 class AdamW {
  public:
+  using C = compute_t<T>;
   using Context = typename Backend::Context;
 
-  /// An array to train. Both pointers must outlive the optimizer; `gradient` is read at each step.
+  /// An array to train. The pointers must outlive the optimizer; `gradient` is read at each step.
   struct Segment {
     std::string name;
-    T* weight = nullptr;
-    T* gradient = nullptr;
+    C* weight = nullptr;
+    C* gradient = nullptr;
     index_t count = 0;
     double weight_decay = 0;
+    T* rounded = nullptr;  ///< of a narrow T: where each step puts the rounded weight, or null
   };
 
   AdamW(Context& ctx, std::vector<Segment> segments, AdamWOptions options = {});
@@ -47,7 +50,7 @@ class AdamW {
 
   const std::vector<Segment>& segments() const { return segments_; }
   /// Another place for a segment's gradient, which has moved.
-  void set_gradient(std::size_t segment, T* gradient) { segments_[segment].gradient = gradient; }
+  void set_gradient(std::size_t segment, C* gradient) { segments_[segment].gradient = gradient; }
 
   index_t steps() const { return steps_; }
   /// Back to the state after construction.
@@ -55,8 +58,8 @@ class AdamW {
   index_t state_bytes() const { return first_.bytes() + second_.bytes(); }
 
   /// The state, for files: (name, array) of "step" apart; moments concatenated in the order of the segments.
-  MatrixView<T> first_moments() { return first_.matrix(1, first_.size()); }
-  MatrixView<T> second_moments() { return second_.matrix(1, second_.size()); }
+  MatrixView<C> first_moments() { return first_.matrix(1, first_.size()); }
+  MatrixView<C> second_moments() { return second_.matrix(1, second_.size()); }
   void set_steps(index_t steps) { steps_ = steps; }
 
  private:
@@ -72,8 +75,8 @@ class AdamW {
   std::vector<Place> places_;  ///< a piece
   mutable std::vector<double> sums_;
   AdamWOptions options_;
-  Buffer<T, Backend> first_;
-  Buffer<T, Backend> second_;
+  Buffer<C, Backend> first_;
+  Buffer<C, Backend> second_;
   index_t steps_ = 0;
 };
 

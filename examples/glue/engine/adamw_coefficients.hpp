@@ -4,6 +4,7 @@
 
 #include <sparsegrad/core/config.hpp>
 #include <sparsegrad/core/host_device.hpp>
+#include <sparsegrad/core/narrow_float.hpp>
 
 namespace sparsegrad::glue {
 
@@ -28,12 +29,14 @@ struct AdamWCoefficients {
 /// A piece of an array that is trained: what one task, or one launch, updates.
 template <class T>
 struct AdamWPiece {
-  AdamWCoefficients<T> coefficients;
+  using C = compute_t<T>;
+  AdamWCoefficients<C> coefficients;
   index_t count = 0;
-  T* weight = nullptr;
-  T* gradient = nullptr;
-  T* first = nullptr;  ///< moments
-  T* second = nullptr;
+  C* weight = nullptr;
+  C* gradient = nullptr;
+  C* first = nullptr;  ///< moments
+  C* second = nullptr;
+  T* rounded = nullptr;  ///< of a narrow T: receives the new weight, unless it is null
 };
 
 }  // namespace sparsegrad::glue

@@ -25,8 +25,14 @@ AdamW<T, Backend>::AdamW(Context& ctx, std::vector<Segment> segments, AdamWOptio
     for (index_t begin = 0; begin < segments_[s].count;
          begin += std::min(chunk, segments_[s].count - begin)) {
       const index_t count = std::min(chunk, segments_[s].count - begin);
-      pieces_.push_back(
-          {{}, count, segments_[s].weight + begin, nullptr, first_.data() + state, second_.data() + state});
+      T* const rounded = segments_[s].rounded;
+      pieces_.push_back({{},
+                         count,
+                         segments_[s].weight + begin,
+                         nullptr,
+                         first_.data() + state,
+                         second_.data() + state,
+                         rounded == nullptr ? nullptr : rounded + begin});
       places_.push_back({s, begin});
       state += count;
     }
@@ -56,15 +62,15 @@ void AdamW<T, Backend>::step(Context& ctx, const Step& step) {
   find_gradients();
   for (std::size_t i = 0; i < pieces_.size(); ++i) {
     const Segment& segment = segments_[places_[i].segment];
-    pieces_[i].coefficients = {static_cast<T>(1 - step.learning_rate * segment.weight_decay),
-                               static_cast<T>(options_.beta1),
-                               static_cast<T>(1 - options_.beta1),
-                               static_cast<T>(options_.beta2),
-                               static_cast<T>(1 - options_.beta2),
-                               static_cast<T>(step.grad_scale),
-                               static_cast<T>(step.learning_rate / correction1),
-                               static_cast<T>(1 / std::sqrt(correction2)),
-                               static_cast<T>(options_.eps)};
+    pieces_[i].coefficients = {static_cast<C>(1 - step.learning_rate * segment.weight_decay),
+                               static_cast<C>(options_.beta1),
+                               static_cast<C>(1 - options_.beta1),
+                               static_cast<C>(options_.beta2),
+                               static_cast<C>(1 - options_.beta2),
+                               static_cast<C>(step.grad_scale),
+                               static_cast<C>(step.learning_rate / correction1),
+                               static_cast<C>(1 / std::sqrt(correction2)),
+                               static_cast<C>(options_.eps)};
   }
   LayerOps<Backend>::template adamw<T>(ctx, pieces_, step.clear_gradients);
 }

@@ -56,9 +56,14 @@ struct ModelTimes {
 /// Head, h the last state of a sequence's first token: logits = dropout(tanh(h Wd^T + bd)) Wo^T + bo; RoBERTa drops out
 /// h as well.
 /// Wup and Wdown are SparseGradLinear layers without bias (the bias is part of the fused passes).
+///
+/// T = bfloat16 or float16: activations, their gradients and the operands of products are stored in T. Weights (see
+/// Parameter) and their gradients, every sum, the statistics of LayerNorm and softmax, logits and losses are in
+/// C = compute_t<T> = float. Otherwise C is T.
 template <class T, class Backend>
 class EncoderModel {
  public:
+  using C = compute_t<T>;
   using Context = typename Backend::Context;
   using MlpLayer = SparseGradLinear<T, Backend>;
 
@@ -81,8 +86,8 @@ class EncoderModel {
   void initialize(std::uint64_t seed, const ParameterRule& which);
 
   /// Copies between host memory and a matrix of the model's.
-  void set_values(MatrixView<T> matrix, std::span<const T> values);
-  std::vector<T> values(MatrixView<const T> matrix) const;
+  void set_values(MatrixView<C> matrix, std::span<const C> values);
+  std::vector<C> values(MatrixView<const C> matrix) const;
 
   bool trains_mlp() const { return !mlp_.empty(); }
   /// The MLP matrices: of layer l, number 2 l is "up" (intermediate.dense) and 2 l + 1 "down" (output.dense).
@@ -101,7 +106,7 @@ class EncoderModel {
                bool training = true);
 
   struct Result {
-    MatrixView<const T> logits;  ///< [sequences, num_labels], in host memory, until the next forward
+    MatrixView<const C> logits;  ///< [sequences, num_labels], in host memory, until the next forward
     double loss = 0;             ///< mean over the sequences
   };
   /// Throws ModelError for ids, positions, types or labels out of range.
@@ -121,7 +126,7 @@ class EncoderModel {
     return parameter.kind == ParameterKind::mlp_matrix && trained_.lora_rank > 0;
   }
   /// An MLP matrix with its adapter: W + scale B A.
-  std::vector<T> merged(const Parameter<T>& parameter) const;
+  std::vector<C> merged(const Parameter<T>& parameter) const;
 
   ModelMemory memory() const;
   /// Sums over all passes since the last reset; measured only after `measure_times(true)`.
@@ -136,23 +141,23 @@ class EncoderModel {
 
   struct LayerParameters {
     Linear<T, Backend> qkv, attention_output, up, down;
-    const T *qkv_bias, *attention_output_bias, *up_bias, *down_bias;
-    T *d_qkv_bias, *d_attention_output_bias, *d_up_bias, *d_down_bias;
-    LayerNorm<T> norm1, norm2;
+    const C *qkv_bias, *attention_output_bias, *up_bias, *down_bias;
+    C *d_qkv_bias, *d_attention_output_bias, *d_up_bias, *d_down_bias;
+    LayerNorm<C> norm1, norm2;
     Lora<T, Backend> lora_up, lora_down;
   };
   /// What a layer keeps for its backward.
   struct LayerActivations {
     T* qkv;
     T* context;
-    T* log_sums;
+    C* log_sums;
     T* xhat1;
-    T* rstd1;
+    C* rstd1;
     T* x1;
     T* slope;  ///< h, then gelu'
     T* a;
     T* xhat2;
-    T* rstd2;
+    C* rstd2;
     T* x;  ///< the layer's output
     T* keep_up;
     T* keep_down;
@@ -171,14 +176,14 @@ class EncoderModel {
   };
 
   void bind();
-  std::vector<T> initial_values(const Parameter<T>& parameter, std::uint64_t key) const;
-  std::vector<T> initial_adapter(const Parameter<T>& parameter, std::uint64_t key) const;
+  std::vector<C> initial_values(const Parameter<T>& parameter, std::uint64_t key) const;
+  std::vector<C> initial_adapter(const Parameter<T>& parameter, std::uint64_t key) const;
   void lay_out(Context& ctx);
   void require_room(Context& ctx, const Batch& batch, bool training);
   std::vector<index_t> kept_cols() const;
-  Dropout<T> dropout(double probability, index_t layer, Site site) const;
+  Dropout<C> dropout(double probability, index_t layer, Site site) const;
 
-  Dropout<T> head_input_dropout() const {
+  Dropout<C> head_input_dropout() const {
     if (config_.family != ModelFamily::roberta) return {};
     return dropout(config_.classifier_dropout, -1, head_input_site);
   }
@@ -196,26 +201,25 @@ class EncoderModel {
   ParameterSet<T, Backend> parameters_;
   std::vector<MlpLayer> mlp_;
   AttentionShape attention_;
-  Embeddings<T> embeddings_;
+  Embeddings<C> embeddings_;
   std::vector<LayerParameters> layers_;
   Pooler<T, Backend> pooler_;
   ClassificationHead<T, Backend> head_;
 
   PlacedBatch<Backend> placed_;
-  std::vector<T> host_logits_, host_d_logits_;  ///< [max_sequences, num_labels]
+  std::vector<C> host_logits_, host_d_logits_;  ///< [max_sequences, num_labels]
 
-  // Arena of activations and the pieces in it.
-  Buffer<T, Backend> arena_;
+  // Arena of activations, and the pieces in it: some of T, some of C.
+  Buffer<C, Backend> arena_;
   index_t max_tokens_ = 0;
   index_t max_sequences_ = 0;
   index_t max_length_ = 0;
   bool room_for_training_ = false;
   std::vector<index_t> laid_out_kept_;
   std::vector<LayerActivations> activations_;
-  T *embedding_xhat_ = nullptr, *embedding_rstd_ = nullptr, *embedding_y_ = nullptr;
-  T *first_ = nullptr, *pooled_ = nullptr, *dropped_ = nullptr, *logits_ = nullptr, *d_logits_ = nullptr,
-    *d_pooled_ = nullptr, *d_first_ = nullptr;
-  T* attention_work_ = nullptr;
+  T *embedding_xhat_ = nullptr, *embedding_y_ = nullptr;
+  T *first_ = nullptr, *pooled_ = nullptr, *dropped_ = nullptr, *d_pooled_ = nullptr, *d_first_ = nullptr;
+  C *embedding_rstd_ = nullptr, *logits_ = nullptr, *d_logits_ = nullptr, *attention_work_ = nullptr;
   // Gradients in flight.
   T *g_ = nullptr, *g_product_ = nullptr, *g_context_ = nullptr, *g_qkv_ = nullptr, *g_a_ = nullptr,
     *g_mlp_ = nullptr, *g_lora_ = nullptr;

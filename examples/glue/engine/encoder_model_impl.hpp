@@ -15,14 +15,15 @@ namespace detail {
 template <class T, class Backend>
 Linear<T, Backend> linear_of(ParameterSet<T, Backend>& parameters, const std::string& name) {
   Parameter<T>& p = parameters.at(name);
-  return {p.weight, p.gradient};
+  return {p.factor(), p.gradient};
 }
 
 template <class T, class Backend>
-LayerNorm<T> norm_of(ParameterSet<T, Backend>& parameters, const std::string& name, double eps) {
+LayerNorm<compute_t<T>> norm_of(ParameterSet<T, Backend>& parameters, const std::string& name, double eps) {
   const Parameter<T>& gamma = parameters.at(name + ".weight");
   const Parameter<T>& beta = parameters.at(name + ".bias");
-  return {gamma.weight.data, beta.weight.data, gamma.gradient.data, beta.gradient.data, static_cast<T>(eps)};
+  return {gamma.weight.data, beta.weight.data, gamma.gradient.data, beta.gradient.data,
+          static_cast<compute_t<T>>(eps)};
 }
 
 inline const ModelConfig& checked(const ModelConfig& config) {
@@ -44,10 +45,16 @@ EncoderModel<T, Backend>::EncoderModel(Context& ctx, const ModelConfig& config, 
                      " was asked for beside trained MLP matrices, expected constant ones");
   bind();
   if (trained_.mlp_matrices) {
-    for (index_t number = 0; number < 2 * config_.layers; ++number)
-      mlp_.emplace_back(ctx, parameters_.at(mlp_name(number)).weight, nullptr);
+    for (index_t number = 0; number < 2 * config_.layers; ++number) {
+      const Parameter<T>& p = parameters_.at(mlp_name(number));
+      if constexpr (is_narrow<T>) {
+        mlp_.emplace_back(ctx, p.rounded, p.weight, nullptr);
+      } else {
+        mlp_.emplace_back(ctx, p.weight, nullptr);
+      }
+    }
   }
-  const std::vector<T> ones(static_cast<std::size_t>(config_.hidden), T(1));
+  const std::vector<C> ones(static_cast<std::size_t>(config_.hidden), C(1));
   for (Parameter<T>& p : parameters_.all()) {
     if (p.name.ends_with("LayerNorm.weight")) set_values(p.weight, ones);
   }
@@ -60,7 +67,7 @@ void EncoderModel<T, Backend>::bind() {
   const Parameter<T> word = p.at(tables + "word_embeddings.weight");
   const Parameter<T> position = p.at(tables + "position_embeddings.weight");
   const Parameter<T> type = p.at(tables + "token_type_embeddings.weight");
-  const auto positions = [&](MatrixView<T> table) {
+  const auto positions = [&](MatrixView<C> table) {
     return table.empty() ? table
                          : table.block(config_.first_position(), 0, config_.longest_sequence(), table.cols);
   };
@@ -82,7 +89,7 @@ void EncoderModel<T, Backend>::bind() {
     layer.attention_output = detail::linear_of(p, name("attention.output.dense.weight"));
     layer.up = detail::linear_of(p, name("intermediate.dense.weight"));
     layer.down = detail::linear_of(p, name("output.dense.weight"));
-    const auto bias = [&](const char* rest, const T*& value, T*& gradient) {
+    const auto bias = [&](const char* rest, const C*& value, C*& gradient) {
       Parameter<T>& b = p.at(name(rest));
       value = b.weight.data;
       gradient = b.gradient.data;
@@ -95,7 +102,7 @@ void EncoderModel<T, Backend>::bind() {
     const auto adapter = [&](const char* matrix, Lora<T, Backend>& lora) {
       const Parameter<T>& a = p.at(name(matrix) + ".lora_A.weight");
       const Parameter<T>& b = p.at(name(matrix) + ".lora_B.weight");
-      lora = {a.weight, b.weight, a.gradient, b.gradient, static_cast<T>(trained_.lora_scale)};
+      lora = {a.factor(), b.factor(), a.gradient, b.gradient, static_cast<C>(trained_.lora_scale)};
     };
     if (trained_.lora_rank > 0) {
       adapter("intermediate.dense", layer.lora_up);
@@ -126,63 +133,67 @@ void EncoderModel<T, Backend>::initialize(std::uint64_t seed, const ParameterRul
 }
 
 template <class T, class Backend>
-std::vector<T> EncoderModel<T, Backend>::initial_values(const Parameter<T>& p, std::uint64_t key) const {
+std::vector<compute_t<T>> EncoderModel<T, Backend>::initial_values(const Parameter<T>& p,
+                                                                   std::uint64_t key) const {
   const auto count = static_cast<std::size_t>(p.weight.size());
-  if (p.is_bias_or_norm()) return std::vector<T>(count, p.name.ends_with(".weight") ? T(1) : T(0));
+  if (p.is_bias_or_norm()) return std::vector<C>(count, p.name.ends_with(".weight") ? C(1) : C(0));
   if (p.kind == ParameterKind::adapter) return initial_adapter(p, key);
-  std::vector<T> values(count);
+  std::vector<C> values(count);
   for (std::size_t i = 0; i < count; ++i)
-    values[i] = static_cast<T>(config_.initializer_range * normal_at(key, i));
+    values[i] = static_cast<C>(config_.initializer_range * normal_at(key, i));
   const bool padded =
       p.name.ends_with("word_embeddings.weight") ||
       (config_.family == ModelFamily::roberta && p.name.ends_with("position_embeddings.weight"));
   if (padded && config_.pad_token_id >= 0 && config_.pad_token_id < p.weight.rows)
-    std::fill_n(values.data() + config_.pad_token_id * p.weight.cols, p.weight.cols, T(0));
+    std::fill_n(values.data() + config_.pad_token_id * p.weight.cols, p.weight.cols, C(0));
   return values;
 }
 
 template <class T, class Backend>
-std::vector<T> EncoderModel<T, Backend>::initial_adapter(const Parameter<T>& p, std::uint64_t key) const {
-  std::vector<T> values(static_cast<std::size_t>(p.weight.size()));
+std::vector<compute_t<T>> EncoderModel<T, Backend>::initial_adapter(const Parameter<T>& p,
+                                                                    std::uint64_t key) const {
+  std::vector<C> values(static_cast<std::size_t>(p.weight.size()));
   if (p.name.ends_with(".lora_B.weight")) return values;
   const double edge = 1 / std::sqrt(static_cast<double>(p.weight.cols));
   const double deviation = 1 / static_cast<double>(p.weight.rows);
   for (std::size_t i = 0; i < values.size(); ++i) {
-    values[i] = static_cast<T>(trained_.lora_init == LoraInit::kaiming ? edge * (2 * uniform_at(key, i) - 1)
+    values[i] = static_cast<C>(trained_.lora_init == LoraInit::kaiming ? edge * (2 * uniform_at(key, i) - 1)
                                                                        : deviation * normal_at(key, i));
   }
   return values;
 }
 
 template <class T, class Backend>
-void EncoderModel<T, Backend>::set_values(MatrixView<T> matrix, std::span<const T> values) {
+void EncoderModel<T, Backend>::set_values(MatrixView<C> matrix, std::span<const C> values) {
   if (static_cast<index_t>(values.size()) != matrix.size() || !matrix.contiguous())
     throw ModelError(std::to_string(values.size()) + " values were given for a matrix of " +
                      std::to_string(matrix.size()));
-  if (!values.empty()) Backend::template upload<T>(ctx_, values.data(), matrix.data, matrix.size());
+  if (values.empty()) return;
+  Backend::template upload<C>(ctx_, values.data(), matrix.data, matrix.size());
+  parameters_.round(ctx_, matrix);
 }
 
 template <class T, class Backend>
-std::vector<T> EncoderModel<T, Backend>::values(MatrixView<const T> matrix) const {
-  std::vector<T> values(static_cast<std::size_t>(matrix.size()));
-  if (!values.empty()) Backend::template download<T>(ctx_, matrix.data, values.data(), matrix.size());
+std::vector<compute_t<T>> EncoderModel<T, Backend>::values(MatrixView<const C> matrix) const {
+  std::vector<C> values(static_cast<std::size_t>(matrix.size()));
+  if (!values.empty()) Backend::template download<C>(ctx_, matrix.data, values.data(), matrix.size());
   return values;
 }
 
 template <class T, class Backend>
-std::vector<T> EncoderModel<T, Backend>::merged(const Parameter<T>& parameter) const {
-  std::vector<T> product = values(parameter.weight);
+std::vector<compute_t<T>> EncoderModel<T, Backend>::merged(const Parameter<T>& parameter) const {
+  std::vector<C> product = values(parameter.weight);
   const std::string matrix = parameter.name.substr(0, parameter.name.size() - std::string(".weight").size());
-  const MatrixView<const T> on_backend_a = parameters_.at(matrix + ".lora_A.weight").weight;
-  const MatrixView<const T> on_backend_b = parameters_.at(matrix + ".lora_B.weight").weight;
-  const std::vector<T> host_a = values(on_backend_a);
-  const std::vector<T> host_b = values(on_backend_b);
-  const MatrixView<const T> a(host_a.data(), on_backend_a.rows, on_backend_a.cols);
-  const MatrixView<const T> b(host_b.data(), on_backend_b.rows, on_backend_b.cols);
+  const MatrixView<const C> on_backend_a = parameters_.at(matrix + ".lora_A.weight").weight;
+  const MatrixView<const C> on_backend_b = parameters_.at(matrix + ".lora_B.weight").weight;
+  const std::vector<C> host_a = values(on_backend_a);
+  const std::vector<C> host_b = values(on_backend_b);
+  const MatrixView<const C> a(host_a.data(), on_backend_a.rows, on_backend_a.cols);
+  const MatrixView<const C> b(host_b.data(), on_backend_b.rows, on_backend_b.cols);
   for (index_t i = 0; i < b.rows; ++i) {
-    T* row = product.data() + i * a.cols;
+    C* row = product.data() + i * a.cols;
     for (index_t r = 0; r < a.rows; ++r) {
-      const T factor = static_cast<T>(trained_.lora_scale) * b(i, r);
+      const C factor = static_cast<C>(trained_.lora_scale) * b(i, r);
       for (index_t j = 0; j < a.cols; ++j)
         row[j] += factor * a(r, j);
     }
@@ -228,10 +239,10 @@ void EncoderModel<T, Backend>::lay_out(Context& ctx) {
   // First pass: sizes; second pass: addresses.
   for (const bool placing : {false, true}) {
     index_t end = 0;
-    const auto take = [&](T*& piece, index_t rows, index_t cols) {
-      constexpr index_t step = 64 / static_cast<index_t>(sizeof(T));
-      if (placing) piece = arena_.data() + end;
-      end += (rows * cols + step - 1) / step * step;
+    const auto take = [&]<class V>(V*& piece, index_t rows, index_t cols) {
+      constexpr index_t step = 64 / static_cast<index_t>(sizeof(V));
+      if (placing) piece = reinterpret_cast<V*>(arena_.data() + end);
+      end += (rows * cols + step - 1) / step * (64 / static_cast<index_t>(sizeof(C)));
     };
     const index_t tokens = max_tokens_;
     // Evaluation lets all layers share one set, with two places for the states that pass from layer to layer.
@@ -323,9 +334,9 @@ void EncoderModel<T, Backend>::timed(double ModelTimes::*kind, F&& f) {
 }
 
 template <class T, class Backend>
-Dropout<T> EncoderModel<T, Backend>::dropout(double probability, index_t layer, Site site) const {
+Dropout<compute_t<T>> EncoderModel<T, Backend>::dropout(double probability, index_t layer, Site site) const {
   if (!training_ || probability <= 0) return {};
-  return Dropout<T>(probability, dropout_stream(pass_key_, layer + 1, site));
+  return Dropout<C>(probability, dropout_stream(pass_key_, layer + 1, site));
 }
 
 template <class T, class Backend>
@@ -355,7 +366,7 @@ typename EncoderModel<T, Backend>::Result EncoderModel<T, Backend>::forward(Cont
   const MatrixView<T> first(first_, sequences, hidden);
   Ops::template take_first<T>(ctx, placed_, x, first);
   const MatrixView<T> pooled(pooled_, sequences, hidden);
-  const MatrixView<T> logits(logits_, sequences, config_.num_labels);
+  const MatrixView<C> logits(logits_, sequences, config_.num_labels);
   Ops::template apply_mask<T>(ctx, head_input_dropout(), first);
   timed(&ModelTimes::products, [&] {
     pooler_.forward(ctx, first, pooled);
@@ -363,10 +374,10 @@ typename EncoderModel<T, Backend>::Result EncoderModel<T, Backend>::forward(Cont
                   MatrixView<T>(dropped_, sequences, hidden), logits);
   });
   Result result;
-  if (sequences > 0) Backend::template download<T>(ctx, logits_, host_logits_.data(), logits.size());
-  result.logits = MatrixView<const T>(host_logits_.data(), sequences, config_.num_labels);
-  result.loss = loss_of<T>(config_.problem, result.logits, batch.labels,
-                           MatrixView<T>(host_d_logits_.data(), sequences, config_.num_labels));
+  if (sequences > 0) Backend::template download<C>(ctx, logits_, host_logits_.data(), logits.size());
+  result.logits = MatrixView<const C>(host_logits_.data(), sequences, config_.num_labels);
+  result.loss = loss_of<C>(config_.problem, result.logits, batch.labels,
+                           MatrixView<C>(host_d_logits_.data(), sequences, config_.num_labels));
   backward_possible_ = training_;
   return result;
 }
@@ -432,13 +443,13 @@ void EncoderModel<T, Backend>::backward(Context& ctx, const Batch& batch, double
   backward_possible_ = false;
   const index_t hidden = config_.hidden;
   const index_t sequences = batch.sequences();
-  const MatrixView<T> d_logits(d_logits_, sequences, config_.num_labels);
+  const MatrixView<C> d_logits(d_logits_, sequences, config_.num_labels);
   const MatrixView<T> d_pooled(d_pooled_, sequences, hidden);
   const MatrixView<T> d_first(d_first_, sequences, hidden);
   const MatrixView<T> g = tokens_by(g_, hidden);
   for (index_t i = 0; i < d_logits.size(); ++i)
-    host_d_logits_[static_cast<std::size_t>(i)] *= static_cast<T>(loss_scale);
-  if (sequences > 0) Backend::template upload<T>(ctx, host_d_logits_.data(), d_logits_, d_logits.size());
+    host_d_logits_[static_cast<std::size_t>(i)] *= static_cast<C>(loss_scale);
+  if (sequences > 0) Backend::template upload<C>(ctx, host_d_logits_.data(), d_logits_, d_logits.size());
   timed(&ModelTimes::products, [&] {
     head_.backward(ctx, dropout(config_.classifier_dropout, -1, head_site),
                    MatrixView<T>(dropped_, sequences, hidden), d_logits, d_pooled);
@@ -472,7 +483,7 @@ void EncoderModel<T, Backend>::backward_layer(Context& ctx, index_t l, MatrixVie
   const MatrixView<T> g_context = tokens_by(g_context_, hidden);
   const MatrixView<T> g_qkv = tokens_by(g_qkv_, 3 * hidden);
 
-  const Dropout<T> drop2 = dropout(config_.hidden_dropout, l, mlp_output_site);
+  const Dropout<C> drop2 = dropout(config_.hidden_dropout, l, mlp_output_site);
   timed(&ModelTimes::elementwise, [&] {
     Ops::template residual_norm_backward<T>(ctx, p.norm2, drop2, tokens_by(a.xhat2, hidden), a.rstd2, g,
                                             MatrixView<const T>(), g_product, p.d_down_bias);
@@ -491,7 +502,7 @@ void EncoderModel<T, Backend>::backward_layer(Context& ctx, index_t l, MatrixVie
   const MatrixView<T> g_lora = tokens_by(g_lora_, trained_.lora_rank);
   timed(&ModelTimes::products, [&] {
     if (mlp_.empty()) {
-      p.down.backward(ctx, dy2, {}, T(0), g_a);
+      p.down.backward(ctx, dy2, {}, C(0), g_a);
       if (p.lora_down.on())
         p.lora_down.backward(ctx, dy2, tokens_by(a.a, wide), tokens_by(a.lora_down, trained_.lora_rank),
                              g_lora, g_a);
@@ -505,7 +516,7 @@ void EncoderModel<T, Backend>::backward_layer(Context& ctx, index_t l, MatrixVie
   if (meprop) keep_largest_of_rows<T, Backend>(ctx, kept(wide), g_a);
   timed(&ModelTimes::products, [&] {
     if (mlp_.empty()) {
-      p.up.backward(ctx, g_a, {}, T(0), g_mlp);
+      p.up.backward(ctx, g_a, {}, C(0), g_mlp);
       if (p.lora_up.on())
         p.lora_up.backward(ctx, g_a, tokens_by(a.x1, hidden), tokens_by(a.lora_up, trained_.lora_rank),
                            g_lora, g_mlp);
@@ -515,14 +526,14 @@ void EncoderModel<T, Backend>::backward_layer(Context& ctx, index_t l, MatrixVie
     }
   });
 
-  const Dropout<T> drop1 = dropout(config_.hidden_dropout, l, attention_output_site);
+  const Dropout<C> drop1 = dropout(config_.hidden_dropout, l, attention_output_site);
   timed(&ModelTimes::elementwise, [&] {
     Ops::template residual_norm_backward<T>(ctx, p.norm1, drop1, tokens_by(a.xhat1, hidden), a.rstd1, g,
                                             g_mlp, g_product, p.d_attention_output_bias);
   });
   const MatrixView<const T> dy1 = drop1.on() ? g_product : g;
   timed(&ModelTimes::products,
-        [&] { p.attention_output.backward(ctx, dy1, tokens_by(a.context, hidden), T(0), g_context); });
+        [&] { p.attention_output.backward(ctx, dy1, tokens_by(a.context, hidden), C(0), g_context); });
   timed(&ModelTimes::attention, [&] {
     Ops::template attention_backward<T>(ctx, attention_, placed_,
                                         dropout(config_.attention_dropout, l, attention_site),
@@ -530,7 +541,7 @@ void EncoderModel<T, Backend>::backward_layer(Context& ctx, index_t l, MatrixVie
                                         a.log_sums, g_context, g_qkv, attention_work_);
   });
   timed(&ModelTimes::elementwise, [&] { Ops::template column_sums<T>(ctx, g_qkv, p.d_qkv_bias); });
-  timed(&ModelTimes::products, [&] { p.qkv.backward(ctx, g_qkv, x, T(1), g); });
+  timed(&ModelTimes::products, [&] { p.qkv.backward(ctx, g_qkv, x, C(1), g); });
 }
 
 template <class T, class Backend>

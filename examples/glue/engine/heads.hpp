@@ -13,10 +13,11 @@ namespace sparsegrad::glue {
 /// pooled = tanh(first W^T + b), where `first` [sequences, hidden] are the rows of the sequences' first tokens.
 template <class T, class Backend>
 struct Pooler {
+  using C = compute_t<T>;
   using Context = typename Backend::Context;
   Linear<T, Backend> dense;
-  const T* bias = nullptr;
-  T* d_bias = nullptr;
+  const C* bias = nullptr;
+  C* d_bias = nullptr;
 
   void forward(Context& ctx, MatrixView<const T> first, MatrixView<T> pooled) const {
     dense.forward(ctx, first, pooled);
@@ -27,29 +28,38 @@ struct Pooler {
                 MatrixView<T> d_first) const {
     LayerOps<Backend>::template tanh_backward<T>(ctx, pooled, g);
     if (d_bias != nullptr) Backend::template column_sums<T>(ctx, g, d_bias);
-    dense.backward(ctx, g, first, T(0), d_first);
+    dense.backward(ctx, g, first, C(0), d_first);
   }
 };
 
-/// logits = dropout(pooled) W^T + b; `dropped` [sequences, hidden] keeps dropout(pooled).
+/// logits = dropout(pooled) W^T + b; `dropped` [sequences, hidden] keeps dropout(pooled). Logits are never rounded to a
+/// narrow T; their gradient is, where products read it.
 template <class T, class Backend>
 struct ClassificationHead {
+  using C = compute_t<T>;
   using Context = typename Backend::Context;
   Linear<T, Backend> dense;
-  const T* bias = nullptr;
-  T* d_bias = nullptr;
+  const C* bias = nullptr;
+  C* d_bias = nullptr;
 
-  void forward(Context& ctx, const Dropout<T>& dropout, MatrixView<const T> pooled, MatrixView<T> dropped,
-               MatrixView<T> logits) const {
+  void forward(Context& ctx, const Dropout<C>& dropout, MatrixView<const T> pooled, MatrixView<T> dropped,
+               MatrixView<C> logits) const {
     Backend::template copy<T>(ctx, pooled, dropped);
     LayerOps<Backend>::template apply_mask<T>(ctx, dropout, dropped);
-    dense.forward(ctx, dropped, logits);
-    Backend::template add_to_rows<T>(ctx, bias, logits);
+    wide_product<T, Backend>(ctx, Op::none, Op::transpose, C(1), dropped, dense.weight, C(0), logits);
+    Backend::template add_to_rows<C>(ctx, bias, logits);
   }
-  void backward(Context& ctx, const Dropout<T>& dropout, MatrixView<const T> dropped,
-                MatrixView<const T> d_logits, MatrixView<T> d_pooled) const {
-    if (d_bias != nullptr) Backend::template column_sums<T>(ctx, d_logits, d_bias);
-    dense.backward(ctx, d_logits, dropped, T(0), d_pooled);
+  void backward(Context& ctx, const Dropout<C>& dropout, MatrixView<const T> dropped,
+                MatrixView<const C> d_logits, MatrixView<T> d_pooled) const {
+    if (d_bias != nullptr) Backend::template column_sums<C>(ctx, d_logits, d_bias);
+    if constexpr (is_narrow<T>) {
+      auto frame = ctx.frame();
+      const MatrixView<T> rounded = frame.template matrix<T>(d_logits.rows, d_logits.cols);
+      Backend::template narrow<T>(ctx, d_logits, rounded);
+      dense.backward(ctx, rounded, dropped, C(0), d_pooled);
+    } else {
+      dense.backward(ctx, d_logits, dropped, C(0), d_pooled);
+    }
     LayerOps<Backend>::template apply_mask<T>(ctx, dropout, d_pooled);
   }
 };

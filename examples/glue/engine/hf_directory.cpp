@@ -120,7 +120,7 @@ void write_companions(const std::filesystem::path& path, const ModelDirectory& s
   template LoadReport load_weights(const ModelDirectory&, EncoderModel<T, backend::CpuBlas>&, \
                                    std::uint64_t);                                            \
   template void save_model(const std::filesystem::path&, const ModelDirectory&,               \
-                           const EncoderModel<T, backend::CpuBlas>&);
+                           const EncoderModel<T, backend::CpuBlas>&, io::DType);
 SPARSEGRAD_GLUE_INSTANTIATE(float)
 SPARSEGRAD_GLUE_INSTANTIATE(double)
 #undef SPARSEGRAD_GLUE_INSTANTIATE

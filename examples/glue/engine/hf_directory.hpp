@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <nlohmann/json.hpp>
+#include <sparsegrad/io/dtype.hpp>
 
 #include "encoder_model.hpp"
 
@@ -40,11 +41,11 @@ LoadReport load_weights(const ModelDirectory& directory, EncoderModel<T, Backend
 /// Names of the files that save_model may write.
 std::span<const char* const> saved_file_names();
 
-/// Writes a directory that transformers' BertForSequenceClassification or RobertaForSequenceClassification and the tokenizer load: model.safetensors (F32),
-/// config.json, and copies of the tokenizer's files of `source`; LoRA's adapters are merged. Each file is written aside and renamed, the weights
+/// Writes a directory that transformers' BertForSequenceClassification or RobertaForSequenceClassification and the tokenizer load: model.safetensors (of
+/// F32, BF16 or F16), config.json, and copies of the tokenizer's files of `source`; LoRA's adapters are merged. Each file is written aside and renamed, the weights
 /// last. Throws ModelError or IoError.
 template <class T, class Backend>
 void save_model(const std::filesystem::path& path, const ModelDirectory& source,
-                const EncoderModel<T, Backend>& model);
+                const EncoderModel<T, Backend>& model, io::DType dtype = io::DType::f32);
 
 }  // namespace sparsegrad::glue

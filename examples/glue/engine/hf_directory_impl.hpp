@@ -46,7 +46,7 @@ LoadReport load_weights(const ModelDirectory& directory, EncoderModel<T, Backend
       continue;
     }
     (void)file.find(at, detail::shape_of(p));
-    model.set_values(p.weight, file.template read_as<T>(at));
+    model.set_values(p.weight, file.template read_as<compute_t<T>>(at));
     used.insert(at);
   }
   model.initialize(seed, [&](std::string_view name) { return made.contains(std::string(name)); });
@@ -58,22 +58,35 @@ LoadReport load_weights(const ModelDirectory& directory, EncoderModel<T, Backend
 
 template <class T, class Backend>
 void save_model(const std::filesystem::path& path, const ModelDirectory& source,
-                const EncoderModel<T, Backend>& model) {
+                const EncoderModel<T, Backend>& model, io::DType dtype) {
+  using C = compute_t<T>;
   detail::write_companions(path, source, model.config());
   io::SafetensorsWriter writer;
   writer.metadata("format", "pt");
+  const auto add = [&](const std::string& name, const std::vector<index_t>& shape, const std::vector<C>& x) {
+    if (dtype == io::DType::bf16) {
+      writer.add(name, shape, std::vector<bfloat16>(x.begin(), x.end()));
+    } else if (dtype == io::DType::f16) {
+      writer.add(name, shape, std::vector<float16>(x.begin(), x.end()));
+    } else {
+      writer.add(name, shape, std::vector<float>(x.begin(), x.end()));
+    }
+  };
   for (const Parameter<T>& p : model.parameters().all()) {
     if (p.kind == ParameterKind::adapter) continue;
     const std::vector<index_t> shape = detail::shape_of(p);
     if (model.has_adapter(p)) {
-      const std::vector<T> merged = model.merged(p);
-      writer.add(p.name, shape, std::vector<float>(merged.begin(), merged.end()));
-    } else if constexpr (std::is_same_v<T, float> && !ThrustBackend<Backend>) {
-      writer.add(p.name, shape, std::span<const T>(p.weight.data, static_cast<std::size_t>(p.weight.size())));
-    } else {
-      const std::vector<T> values = model.values(p.weight);
-      writer.add(p.name, shape, std::vector<float>(values.begin(), values.end()));
+      add(p.name, shape, model.merged(p));
+      continue;
     }
+    if constexpr (std::is_same_v<T, float> && !ThrustBackend<Backend>) {
+      if (dtype == io::DType::f32) {
+        const auto count = static_cast<std::size_t>(p.weight.size());
+        writer.add(p.name, shape, std::span<const T>(p.weight.data, count));
+        continue;
+      }
+    }
+    add(p.name, shape, model.values(p.weight));
   }
   writer.write(detail::weights_path(path));
 }

@@ -6,19 +6,33 @@
 #include <vector>
 
 #include <sparsegrad/core/buffer.hpp>
+#include <sparsegrad/core/narrow_float.hpp>
 
 #include "parameter_shapes.hpp"
 
 namespace sparsegrad::glue {
 
-/// A named parameter: a view of its part of the model's weights and of its gradient.
+/// A named parameter: a view of its part of the model's weights and of its gradient. Weights are trained, and kept in
+/// files, in C = compute_t<T>. Where T is narrower, matrix products read a copy of their operands that is rounded to T;
+/// biases, LayerNorm and the embeddings' tables, which no product reads, have none.
 template <class T>
 struct Parameter {
+  using C = compute_t<T>;
   std::string name;  ///< as in Hugging Face files
   ParameterKind kind = ParameterKind::dense;
   bool vector = false;  ///< stored with one dimension: biases and LayerNorm
-  MatrixView<T> weight;
-  MatrixView<T> gradient;  ///< empty: none is computed
+  MatrixView<C> weight;
+  MatrixView<C> gradient;  ///< empty: none is computed
+  MatrixView<T> rounded;   ///< of a narrow T: the weight rounded, where products read it
+
+  /// The weight as an operand of products.
+  MatrixView<T> factor() const {
+    if constexpr (is_narrow<T>) {
+      return rounded;
+    } else {
+      return weight;
+    }
+  }
 
   /// What weight decay usually leaves out.
   bool is_bias_or_norm() const { return vector; }
@@ -32,6 +46,7 @@ using ParameterRule = std::function<bool(std::string_view name)>;
 template <class T, class Backend>
 class ParameterSet {
  public:
+  using C = compute_t<T>;
   using Context = typename Backend::Context;
 
   /// Zeros. `trained` chooses the dense parameters that have a gradient (none given: all). `lora_rank` > 0: every MLP
@@ -48,29 +63,33 @@ class ParameterSet {
   const Parameter<T>* find(std::string_view name) const;
 
   /// Every weight, with alignment gaps that stay zero: for hashes and copies.
-  MatrixView<T> weights() { return weights_.matrix(1, weights_.size()); }
-  MatrixView<const T> weights() const { return weights_.matrix(1, weights_.size()); }
+  MatrixView<C> weights() { return weights_.matrix(1, weights_.size()); }
+  MatrixView<const C> weights() const { return weights_.matrix(1, weights_.size()); }
   /// Every dense gradient.
-  MatrixView<T> gradients() { return gradients_.matrix(1, gradients_.size()); }
+  MatrixView<C> gradients() { return gradients_.matrix(1, gradients_.size()); }
 
   void zero_gradients(Context& ctx);
+  /// After weights in `changed` were written other than by AdamW or a layer's step: rounds their copies anew.
+  void round(Context& ctx, MatrixView<const C> changed);
 
-  index_t weight_bytes() const { return weights_.bytes(); }
+  index_t weight_bytes() const { return weights_.bytes() + rounded_.bytes(); }
   index_t gradient_bytes() const { return gradients_.bytes(); }
   /// Numbers in all parameters.
   index_t count() const;
 
   /// The query, key and value weights of a layer as one matrix [3 hidden, hidden], and their biases.
   struct Joined {
-    MatrixView<T> weight, d_weight;
-    T* bias;
-    T* d_bias;  ///< null: frozen
+    MatrixView<T> weight;
+    MatrixView<C> d_weight;
+    C* bias;
+    C* d_bias;  ///< null: frozen
   };
   Joined attention_inputs(index_t layer);
 
  private:
-  Buffer<T, Backend> weights_;
-  Buffer<T, Backend> gradients_;
+  Buffer<C, Backend> weights_;
+  Buffer<C, Backend> gradients_;
+  Buffer<T, Backend> rounded_;
   std::vector<Parameter<T>> parameters_;
   ModelConfig config_;
 };

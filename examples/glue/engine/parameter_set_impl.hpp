@@ -33,10 +33,12 @@ ParameterSet<T, Backend>::ParameterSet(Context& ctx, const ModelConfig& config, 
                                        index_t lora_rank)
     : config_(config) {
   const std::vector<ParameterShape> shapes = parameter_shapes(config, lora_rank);
-  detail::ParameterLayout weights(sizeof(T));
-  detail::ParameterLayout gradients(sizeof(T));
+  detail::ParameterLayout weights(sizeof(C));
+  detail::ParameterLayout gradients(sizeof(C));
+  detail::ParameterLayout rounded(sizeof(T));
   std::vector<index_t> weight_at;
   std::vector<index_t> gradient_at;
+  std::vector<index_t> rounded_at;
   bool group_trained = false;
   for (const ParameterShape& shape : shapes) {
     // Joined parameters are trained together: their gradient is one product.
@@ -46,18 +48,24 @@ ParameterSet<T, Backend>::ParameterSet(Context& ctx, const ModelConfig& config, 
     }
     weight_at.push_back(weights.take(shape.rows * shape.cols, shape.joined));
     gradient_at.push_back(group_trained ? gradients.take(shape.rows * shape.cols, shape.joined) : -1);
+    const bool copied = is_narrow<T> && shape.is_factor();
+    rounded_at.push_back(copied ? rounded.take(shape.rows * shape.cols, shape.joined) : -1);
   }
   weights_.resize(ctx, weights.end());
   gradients_.resize(ctx, gradients.end());
+  rounded_.resize(ctx, rounded.end());
   for (std::size_t i = 0; i < shapes.size(); ++i) {
     const ParameterShape& shape = shapes[i];
     Parameter<T> parameter;
     parameter.name = shape.name;
     parameter.kind = shape.kind;
     parameter.vector = shape.is_vector();
-    parameter.weight = MatrixView<T>(weights_.data() + weight_at[i], shape.rows, shape.cols);
+    parameter.weight = MatrixView<C>(weights_.data() + weight_at[i], shape.rows, shape.cols);
     if (gradient_at[i] >= 0) {
-      parameter.gradient = MatrixView<T>(gradients_.data() + gradient_at[i], shape.rows, shape.cols);
+      parameter.gradient = MatrixView<C>(gradients_.data() + gradient_at[i], shape.rows, shape.cols);
+    }
+    if (rounded_at[i] >= 0) {
+      parameter.rounded = MatrixView<T>(rounded_.data() + rounded_at[i], shape.rows, shape.cols);
     }
     parameters_.push_back(std::move(parameter));
   }
@@ -86,7 +94,18 @@ Parameter<T>& ParameterSet<T, Backend>::at(std::string_view name) {
 template <class T, class Backend>
 void ParameterSet<T, Backend>::zero_gradients(Context& ctx) {
   if (gradients_.empty()) return;
-  Backend::template zero<T>(ctx, gradients_.data(), gradients_.size());
+  Backend::template zero<C>(ctx, gradients_.data(), gradients_.size());
+}
+
+template <class T, class Backend>
+void ParameterSet<T, Backend>::round(Context& ctx, MatrixView<const C> changed) {
+  if constexpr (is_narrow<T>) {
+    for (const Parameter<T>& p : parameters_) {
+      const bool apart =
+          p.weight.data + p.weight.size() <= changed.data || changed.data + changed.size() <= p.weight.data;
+      if (!p.rounded.empty() && !apart) Backend::template narrow<T>(ctx, p.weight, p.rounded);
+    }
+  }
 }
 
 template <class T, class Backend>
@@ -103,8 +122,8 @@ typename ParameterSet<T, Backend>::Joined ParameterSet<T, Backend>::attention_in
   const Parameter<T>& weight = at(layer_parameter(config_, layer, "attention.self.query.weight"));
   const Parameter<T>& bias = at(layer_parameter(config_, layer, "attention.self.query.bias"));
   Joined joined{
-      MatrixView<T>(weight.weight.data, 3 * hidden, hidden), {}, bias.weight.data, bias.gradient.data};
-  if (!weight.gradient.empty()) joined.d_weight = MatrixView<T>(weight.gradient.data, 3 * hidden, hidden);
+      MatrixView<T>(weight.factor().data, 3 * hidden, hidden), {}, bias.weight.data, bias.gradient.data};
+  if (!weight.gradient.empty()) joined.d_weight = MatrixView<C>(weight.gradient.data, 3 * hidden, hidden);
   return joined;
 }
 

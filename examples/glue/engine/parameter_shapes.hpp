@@ -25,6 +25,8 @@ struct ParameterShape {
 
   /// Stored with one dimension: biases and LayerNorm.
   bool is_vector() const { return name.ends_with(".bias") || name.find("LayerNorm.") != std::string::npos; }
+  /// An operand of matrix products, unlike vectors and the embeddings' tables.
+  bool is_factor() const { return !is_vector() && name.find("embeddings.") == std::string::npos; }
 };
 
 /// All parameters of a model, in the order of their memory; with adapters of `lora_rank` > 0.

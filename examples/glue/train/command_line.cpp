@@ -67,6 +67,10 @@ CLI::Option* add_choice(CLI::App& app, const char* name, E& value, std::map<std:
   return option->type_name(shown)->default_str(now);
 }
 
+std::map<std::string, NumberType> number_types() {
+  return {{"float", NumberType::float32}, {"bf16", NumberType::bfloat16}, {"fp16", NumberType::float16}};
+}
+
 /// Options that all commands have.
 void add_common(CLI::App& app, TrainOptions& o) {
   app.add_option("--task", o.task, "GLUE task: " + task_names())->capture_default_str()->group("Input");
@@ -94,6 +98,10 @@ void add_common(CLI::App& app, TrainOptions& o) {
   add_choice<Device>(
       app, "--device", o.device, {{"cpu", Device::cpu}, {"cuda", Device::cuda}},
       "cuda: an NVIDIA GPU, in a program that was built with SPARSEGRAD_CUDA (train and evaluate)")
+      ->group("Machine");
+  add_choice<NumberType>(
+      app, "--dtype", o.dtype, number_types(),
+      "on a GPU: of activations and of what products read; weights, optimizer and losses stay float")
       ->group("Machine");
   app.add_flag(
          "--tf32", o.tf32,
@@ -202,6 +210,8 @@ void add_train_options(CLI::App& app, TrainOptions& o) {
       ->group("Output");
   app.add_flag_callback(
          "--no-save", [&o] { o.save = false; }, "write no models, only the log")
+      ->group("Output");
+  add_choice<NumberType>(app, "--save-dtype", o.save_dtype, number_types(), "of the best model's file")
       ->group("Output");
   app.add_option("--epochs", o.epochs, "passes over the training set")
       ->capture_default_str()

@@ -10,7 +10,7 @@ namespace sparsegrad::glue {
 
 /// Each returns the program's exit status; errors are exceptions.
 int run_train(const TrainOptions& options);
-template <class Backend>
+template <class T, class Backend>
 int run_train_on(const TrainOptions& options);
 /// In a program without CUDA it throws ValueError.
 int run_train_on_cuda(const TrainOptions& options);
@@ -22,7 +22,7 @@ struct EvaluateCommand {
   std::filesystem::path submission;
 };
 int run_evaluate(const EvaluateCommand& command);
-template <class Backend>
+template <class T, class Backend>
 int run_evaluate_on(const EvaluateCommand& command);
 int run_evaluate_on_cuda(const EvaluateCommand& command);
 

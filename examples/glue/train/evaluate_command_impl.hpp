@@ -13,9 +13,10 @@
 
 namespace sparsegrad::glue {
 
-template <class Backend>
+template <class T, class Backend>
 int run_evaluate_on(const EvaluateCommand& command) {
   const TrainOptions& options = command.common;
+  options.check_device();
   if (command.split != "dev" && command.split != "train" && command.split != "test")
     throw ValueError(fmt::format("--split is '{}', expected dev, train or test", command.split));
   const bool on_train = command.split == "train";
@@ -24,7 +25,7 @@ int run_evaluate_on(const EvaluateCommand& command) {
     throw ValueError(
         "--split test has no labels to compare with; expected --submission FILE or --predictions FILE");
   const InterruptGuard guard;
-  BasicSession<Backend> session(options, on_train, labelled ? Split::dev : Split::test);
+  BasicSession<T, Backend> session(options, on_train, labelled ? Split::dev : Split::test);
   TrainedParts nothing;
   nothing.mlp_matrices = false;
   nothing.dense = [](std::string_view) { return false; };
@@ -47,7 +48,7 @@ int run_evaluate_on(const EvaluateCommand& command) {
   session.model().reserve(session.ctx(), std::min<index_t>(evaluate_options.max_tokens, data.tokens()),
                           evaluate_options.max_sequences, data.longest(), false);
   const Evaluation result =
-      evaluate_model<Backend>(session.ctx(), session.model(), session.task(), data, evaluate_options);
+      evaluate_model<T, Backend>(session.ctx(), session.model(), session.task(), data, evaluate_options);
   bar.clear();
   if (result.cancelled) {
     fmt::print(stderr, "interrupted\n");

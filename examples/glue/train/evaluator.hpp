@@ -33,9 +33,9 @@ struct Evaluation {
 };
 
 /// Runs the model over the data without dropout. Throws ModelError when a logit is NaN or Inf.
-template <class Backend>
-Evaluation evaluate_model(typename Backend::Context& ctx, EncoderModel<float, Backend>& model,
-                          const Task& task, const EncodedDataset& data, const EvaluateOptions& options = {});
+template <class T, class Backend>
+Evaluation evaluate_model(typename Backend::Context& ctx, EncoderModel<T, Backend>& model, const Task& task,
+                          const EncodedDataset& data, const EvaluateOptions& options = {});
 
 /// Class numbers (first largest logit) or scores.
 std::vector<float> predictions_of(const Task& task, const Evaluation& evaluation);

@@ -10,9 +10,9 @@
 
 namespace sparsegrad::glue {
 
-template <class Backend>
-Evaluation evaluate_model(typename Backend::Context& ctx, EncoderModel<float, Backend>& model,
-                          const Task& task, const EncodedDataset& data, const EvaluateOptions& options) {
+template <class T, class Backend>
+Evaluation evaluate_model(typename Backend::Context& ctx, EncoderModel<T, Backend>& model, const Task& task,
+                          const EncodedDataset& data, const EvaluateOptions& options) {
   Evaluation result;
   result.outputs = model.config().num_labels;
   result.logits.reserve(static_cast<std::size_t>(data.size() * result.outputs));

@@ -55,6 +55,7 @@ void draw(const fs::path& output) {
 
 int run_inspect(const InspectCommand& command) {
   TrainOptions options = command.common;
+  options.check_device();
   if (options.device != Device::cpu) throw ValueError("--device is cuda, inspect computes on the CPU alone");
   options.run_type = RunType::ft;
   options.max_steps = command.at_step;

@@ -115,6 +115,7 @@ double mib(index_t bytes) {
 }  // namespace
 
 MemoryEstimate estimate_memory(const ModelConfig& c, const TrainOptions& options, index_t tokens) {
+  const index_t stored = options.dtype == NumberType::float32 ? number : 2;  // of activations, and of copies
   const index_t matrix = c.hidden * c.intermediate;
   const index_t matrices = 2 * c.layers * matrix;
   const index_t mlp_biases = c.layers * (c.intermediate + c.hidden);
@@ -135,9 +136,11 @@ MemoryEstimate estimate_memory(const ModelConfig& c, const TrainOptions& options
   MemoryEstimate estimate;
   MemoryParts& training = estimate.training;
   training.weights = number * (matrices + mlp_biases + head + embeddings + attention + adapters);
+  if (stored < number)
+    training.weights += stored * (matrices + head + adapters + c.layers * 4 * c.hidden * c.hidden);
   training.gradients = number * dense;
   training.optimizer = 2 * number * dense;
-  training.activations = number * tokens * (c.layers * a_layer + in_flight);
+  training.activations = stored * tokens * (c.layers * a_layer + in_flight);
   if (dense_mlp) {
     training.gradients += number * matrices;
     training.optimizer += 2 * number * matrices;

@@ -34,6 +34,16 @@ std::string_view to_string(Device device) {
   return device == Device::cpu ? "cpu" : "cuda";
 }
 
+std::string_view to_string(NumberType type) {
+  if (type == NumberType::float32) return "float";
+  return type == NumberType::bfloat16 ? "bf16" : "fp16";
+}
+
+io::DType file_type(NumberType type) {
+  if (type == NumberType::float32) return io::DType::f32;
+  return type == NumberType::bfloat16 ? io::DType::bf16 : io::DType::f16;
+}
+
 std::string_view to_string(Padding padding) {
   return padding == Padding::unpadded ? "unpadded" : "max_length";
 }
@@ -86,6 +96,7 @@ void TrainOptions::check() const {
     if (!good) throw ValueError(fmt::format("{} is {}, expected {}", name, value, expected));
   };
   const auto finite_from_zero = [](double x) { return std::isfinite(x) && x >= 0; };
+  check_device();
   require(std::isfinite(epochs) && epochs > 0, "--epochs", epochs, "a number above 0");
   require(max_steps >= 0, "--max-steps", max_steps, "a number of steps, 0 for no limit");
   require(batch_size >= 1, "--batch-size", batch_size, "at least 1 example");
@@ -138,6 +149,14 @@ void TrainOptions::check() const {
   parse_plan(sparse.plan);
 }
 
+void TrainOptions::check_device() const {
+  if (device == Device::cpu && dtype != NumberType::float32) {
+    throw ValueError(
+        fmt::format("--dtype is {}, expected float with --device cpu; --device cuda has bf16 and fp16 too",
+                    to_string(dtype)));
+  }
+}
+
 void TrainOptions::apply_run_type() {
   if (run_type == RunType::topk) sparse.sides = {"identity", "identity", "", ""};
   if (run_type != RunType::sparse) sparse.defects = {};
@@ -171,12 +190,14 @@ nlohmann::json to_json(const TrainOptions& o) {
                       {"checkpoint_every", o.checkpoint_every},
                       {"device", to_string(o.device)},
                       {"tf32", o.tf32},
+                      {"dtype", to_string(o.dtype)},
                       {"threads", o.threads},
                       {"deterministic", o.deterministic},
                       {"train_limit", o.train_limit},
                       {"dev_limit", o.dev_limit},
                       {"save", o.save}};
   json["trained"] = to_string(o.trained);
+  if (o.save_dtype != NumberType::float32) json["save_dtype"] = to_string(o.save_dtype);
   if (o.held_out > 0) json["held_out"] = o.held_out;
   if (o.run_type == RunType::lora) {
     json["lora"] = {{"rank", o.lora.rank},

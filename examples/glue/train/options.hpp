@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include <nlohmann/json_fwd.hpp>
+#include <sparsegrad/io/dtype.hpp>
 #include <sparsegrad/sparse_grad_group.hpp>
 
 #include "engine/lora.hpp"
@@ -38,6 +39,12 @@ std::string_view to_string(Padding padding);
 /// Where a run computes.
 enum class Device { cpu, cuda };
 std::string_view to_string(Device device);
+
+/// What activations and the operands of products are stored in, beside weights, moments and gradients of weights, which
+/// are float's; and what a saved model holds.
+enum class NumberType { float32, bfloat16, float16 };
+std::string_view to_string(NumberType type);
+io::DType file_type(NumberType type);
 
 enum class Schedule { constant, linear };
 std::string_view to_string(Schedule schedule);
@@ -132,6 +139,7 @@ struct TrainOptions {
   index_t checkpoint_every = 0;  ///< steps; 0: only when interrupted
   bool resume = false;
   Device device = Device::cpu;
+  NumberType dtype = NumberType::float32;  ///< the others on a GPU alone
   int threads = 0;
   bool tf32 = false;  ///< on a GPU: the layers' products on TF32 tensor cores
   bool deterministic = false;
@@ -139,6 +147,7 @@ struct TrainOptions {
   double held_out = 0;  ///< share of the training examples that takes dev's place, and is not trained on
   index_t dev_limit = 0;
   bool save = true;
+  NumberType save_dtype = NumberType::float32;
   bool quiet = false;
   SparseOptions sparse;
   LoraOptions lora;
@@ -155,6 +164,8 @@ struct TrainOptions {
   }
   /// Throws ValueError naming the option, what it is and what was expected.
   void check() const;
+  /// The part of `check` that all commands need.
+  void check_device() const;
 };
 
 nlohmann::json to_json(const TrainOptions& options);

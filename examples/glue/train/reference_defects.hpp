@@ -34,8 +34,8 @@ struct SignedThreshold {
 };
 
 /// Every basis of the group with U^T in place of U; layers that share one go on sharing one.
-template <class Backend>
-void transpose_input_sides(typename Backend::Context& ctx, SparseGroupOn<Backend>& group) {
+template <class T, class Backend>
+void transpose_input_sides(typename Backend::Context& ctx, SparseGradGroup<T, Backend>& group) {
   std::map<const void*, std::shared_ptr<const TuckerBasis<float, Backend>>> made;
   for (index_t i = 0; i < group.size(); ++i) {
     const auto fitted = group.layer(i).basis();
@@ -46,13 +46,13 @@ void transpose_input_sides(typename Backend::Context& ctx, SparseGroupOn<Backend
 }
 
 /// Of every MLP matrix whose output side rotates: db <- V^T db, as if the bias's gradient had been summed from dY V.
-template <class Backend>
-void rotate_bias_gradients(typename Backend::Context& ctx, EncoderModel<float, Backend>& model) {
+template <class T, class Backend>
+void rotate_bias_gradients(typename Backend::Context& ctx, EncoderModel<T, Backend>& model) {
   index_t number = 0;
   for (const auto& layer : model.mlp()) {
     std::string name = model.mlp_name(number++);
     name.replace(name.rfind("weight"), 6, "bias");
-    const Parameter<float>& bias = model.parameters().at(name);
+    const Parameter<T>& bias = model.parameters().at(name);
     const auto& side = layer.basis()->out();
     if (bias.gradient.empty() || !side.rotates()) continue;
     const MatrixView<float> db(bias.gradient.data, 1, bias.gradient.size());

@@ -103,6 +103,7 @@ nlohmann::json to_json(const TrainReport& report) {
   json["steps_planned"] = report.steps_planned;
   json["tokens"] = report.tokens;
   json["refreshes"] = report.refreshes;
+  if (report.skipped_steps > 0) json["skipped_steps"] = report.skipped_steps;
   json["memory"] = to_json(report.memory);
   json["interrupted"] = report.interrupted;
   json["stopped_early"] = report.stopped_early;

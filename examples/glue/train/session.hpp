@@ -11,11 +11,11 @@
 namespace sparsegrad::glue {
 
 /// Everything a run needs, made in the order in which memory can be told apart: data, then the model.
-template <class Backend>
+template <class T, class Backend>
 class BasicSession {
  public:
   using Context = typename Backend::Context;
-  using Model = EncoderModel<float, Backend>;
+  using Model = EncoderModel<T, Backend>;
 
   /// `with_train`: the training split is read too. `held_out`: what dev() holds. Throws what is wrong with task, data
   /// or model directory.
@@ -55,6 +55,6 @@ class BasicSession {
   LoadReport load_report_;
 };
 
-using Session = BasicSession<backend::CpuBlas>;
+using Session = BasicSession<float, backend::CpuBlas>;
 
 }  // namespace sparsegrad::glue

@@ -28,8 +28,8 @@ Dataset hold_out(Dataset& train, double share, index_t limit);
 
 }  // namespace detail
 
-template <class Backend>
-BasicSession<Backend>::BasicSession(const TrainOptions& options, bool with_train, Split held_out)
+template <class T, class Backend>
+BasicSession<T, Backend>::BasicSession(const TrainOptions& options, bool with_train, Split held_out)
     : ctx_(RunDevice<Backend>::make_context(options)),
       task_(find_task(options.task)),
       source_(find_data(task_, options.data, with_train ? Split::train : held_out)),
@@ -76,16 +76,16 @@ BasicSession<Backend>::BasicSession(const TrainOptions& options, bool with_train
   program_bytes_ = RunDevice<Backend>::memory_in_use();
 }
 
-template <class Backend>
-void BasicSession<Backend>::load_model(const TrainOptions& options, const TrainedParts& trained) {
+template <class T, class Backend>
+void BasicSession<T, Backend>::load_model(const TrainOptions& options, const TrainedParts& trained) {
   model_ = std::make_unique<Model>(ctx_, directory_.config, trained);
   load_report_ = load_weights(directory_, *model_, options.seed);
   if (options.dropout) model_->set_dropout(*options.dropout);
   RunDevice<Backend>::return_freed_memory();
 }
 
-template <class Backend>
-nlohmann::json BasicSession<Backend>::data_json() const {
+template <class T, class Backend>
+nlohmann::json BasicSession<T, Backend>::data_json() const {
   nlohmann::json json{{"task", task_.name}, {"source", source_.kind}, {"text", source_.text}};
   const auto add = [&](const char* name, const EncodedDataset* data) {
     if (data == nullptr) return;
@@ -101,8 +101,8 @@ nlohmann::json BasicSession<Backend>::data_json() const {
   return json;
 }
 
-template <class Backend>
-nlohmann::json BasicSession<Backend>::model_json() const {
+template <class T, class Backend>
+nlohmann::json BasicSession<T, Backend>::model_json() const {
   const ModelConfig& config = model_->config();
   return {{"directory", directory_.path.string()},
           {"layers", config.layers},

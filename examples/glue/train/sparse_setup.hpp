@@ -8,9 +8,7 @@
 
 namespace sparsegrad::glue {
 
-template <class Backend>
-using SparseGroupOn = SparseGradGroup<float, Backend>;
-using SparseGroup = SparseGroupOn<backend::CpuBlas>;
+using SparseGroup = SparseGradGroup<float, backend::CpuBlas>;
 
 /// The kind of MLP matrix number i of a model: "up" or "down".
 inline const char* mlp_kind(index_t number) {
@@ -18,11 +16,11 @@ inline const char* mlp_kind(index_t number) {
 }
 
 /// A group of the model's MLP matrices, in their order. `workload` is what the cost model assumes of a step.
-template <class Backend>
-std::unique_ptr<SparseGroupOn<Backend>> make_group(typename Backend::Context& ctx,
-                                                   EncoderModel<float, Backend>& model,
-                                                   const SparseOptions& options, const Workload& workload,
-                                                   bool share_gradient_memory);
+template <class T, class Backend>
+std::unique_ptr<SparseGradGroup<T, Backend>> make_group(typename Backend::Context& ctx,
+                                                        EncoderModel<T, Backend>& model,
+                                                        const SparseOptions& options,
+                                                        const Workload& workload, bool share_gradient_memory);
 
 BasisRecipe make_recipe(const SparseOptions& options);
 

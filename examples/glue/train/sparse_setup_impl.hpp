@@ -8,11 +8,12 @@
 
 namespace sparsegrad::glue {
 
-template <class Backend>
-std::unique_ptr<SparseGroupOn<Backend>> make_group(typename Backend::Context& ctx,
-                                                   EncoderModel<float, Backend>& model,
-                                                   const SparseOptions& options, const Workload& workload,
-                                                   bool share_gradient_memory) {
+template <class T, class Backend>
+std::unique_ptr<SparseGradGroup<T, Backend>> make_group(typename Backend::Context& ctx,
+                                                        EncoderModel<T, Backend>& model,
+                                                        const SparseOptions& options,
+                                                        const Workload& workload,
+                                                        bool share_gradient_memory) {
   const index_t matrix = model.config().hidden * model.config().intermediate;
   GroupOptions group_options;
   group_options.entries = kept_entries(options, matrix);
@@ -23,7 +24,7 @@ std::unique_ptr<SparseGroupOn<Backend>> make_group(typename Backend::Context& ct
   const index_t kept = group_options.entries;
   // Of gradients that are as often negative as positive the signed threshold keeps twice as many.
   if (options.defects.signed_selection) group_options.entries = std::min(3 * kept, matrix);
-  auto group = std::make_unique<SparseGroupOn<Backend>>(group_options);
+  auto group = std::make_unique<SparseGradGroup<T, Backend>>(group_options);
   if (options.defects.signed_selection) group->use_selector(SignedThreshold<Backend>{kept});
   index_t number = 0;
   for (auto& layer : model.mlp()) {

@@ -4,7 +4,7 @@ namespace sparsegrad::glue {
 
 int run_train(const TrainOptions& options) {
   return options.device == Device::cuda ? run_train_on_cuda(options)
-                                        : run_train_on<backend::CpuBlas>(options);
+                                        : run_train_on<float, backend::CpuBlas>(options);
 }
 
 }  // namespace sparsegrad::glue

@@ -18,7 +18,7 @@
 
 namespace sparsegrad::glue {
 
-template <class Backend>
+template <class T, class Backend>
 int run_train_on(const TrainOptions& options) {
   options.check();
   if (options.output.empty()) throw ValueError("--output DIR is missing: where the run's log and model go");
@@ -35,7 +35,7 @@ int run_train_on(const TrainOptions& options) {
     return 0;
   }
 
-  BasicSession<Backend> session(options, true);
+  BasicSession<T, Backend> session(options, true);
   MemoryEstimate estimate = estimate_memory(session.directory().config, options,
                                             measure_batches(options, session.train()).max_tokens);
   if (!options.quiet) {
@@ -48,8 +48,8 @@ int run_train_on(const TrainOptions& options) {
   for (MemoryParts* parts : {&estimate.phase1, &estimate.training})
     if (parts->sum() > 0) parts->program = session.program_bytes();
   session.load_model(options, trained_parts(options));
-  BasicTrainer<Backend> trainer(session.ctx(), session.model(), session.task(), session.train(),
-                                session.dev(), options, session.program_bytes());
+  BasicTrainer<T, Backend> trainer(session.ctx(), session.model(), session.task(), session.train(),
+                                   session.dev(), options, session.program_bytes());
 
   if (session.second_dev() != nullptr) trainer.also_evaluate(*session.second_dev(), "_mm");
   if (options.resume && output.has_state()) {
@@ -111,7 +111,9 @@ int run_train_on(const TrainOptions& options) {
   hooks.restore_weights = [&] { load_weights(session.directory(), session.model(), options.seed); };
   hooks.progress = [&](std::string_view what, index_t done, index_t total) { bar.show(what, done, total); };
   if (options.save) {
-    hooks.keep_best = [&] { save_model(model_path, session.directory(), session.model()); };
+    hooks.keep_best = [&] {
+      save_model(model_path, session.directory(), session.model(), file_type(options.save_dtype));
+    };
   }
   const auto save_state = [&] {
     make_folder(checkpoint_path);

@@ -53,6 +53,7 @@ json records_json(const TrainReport& report) {
           {"steps_done", report.steps_done},
           {"tokens", report.tokens},
           {"refreshes", report.refreshes},
+          {"skipped_steps", report.skipped_steps},
           {"refresh_seconds", report.refresh_seconds},
           {"training_seconds", report.training_seconds},
           {"evaluation_seconds", report.evaluation_seconds}};
@@ -101,6 +102,7 @@ void read_records(const json& j, TrainReport& report) {
   report.steps_done = j.at("steps_done");
   report.tokens = j.at("tokens");
   report.refreshes = j.at("refreshes");
+  report.skipped_steps = j.at("skipped_steps");
   report.refresh_seconds = j.at("refresh_seconds");
   report.training_seconds = j.at("training_seconds");
   report.evaluation_seconds = j.at("evaluation_seconds");

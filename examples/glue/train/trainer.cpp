@@ -3,6 +3,6 @@
 
 namespace sparsegrad::glue {
 
-template class BasicTrainer<backend::CpuBlas>;
+template class BasicTrainer<float, backend::CpuBlas>;
 
 }  // namespace sparsegrad::glue

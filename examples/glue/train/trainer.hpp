@@ -14,6 +14,7 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include "engine/adamw.hpp"
+#include "engine/loss_scale.hpp"
 #include "train/evaluator.hpp"
 #include "train/learning_rate.hpp"
 #include "train/memory_account.hpp"
@@ -63,6 +64,7 @@ struct TrainReport {
   index_t steps_planned = 0;
   index_t tokens = 0;
   index_t refreshes = 0;
+  index_t skipped_steps = 0;      ///< left out because a gradient overflowed under the loss scale
   double refresh_seconds = 0;     ///< part of the training time
   double training_seconds = 0;    ///< of the steps alone
   double evaluation_seconds = 0;  ///< with keeping the best model
@@ -84,12 +86,12 @@ struct TrainHooks {
 
 /// Trains a model that was made for the options' run type (see trained_parts). Gradients are means over the examples of
 /// all micro-batches of a step. Equal seeds give the same order of examples and the same dropout masks in all run types.
-template <class Backend>
+template <class T, class Backend>
 class BasicTrainer {
  public:
   using Context = typename Backend::Context;
-  using Model = EncoderModel<float, Backend>;
-  using Group = SparseGroupOn<Backend>;
+  using Model = EncoderModel<T, Backend>;
+  using Group = SparseGradGroup<T, Backend>;
 
   /// All arguments but the options are borrowed. `program_bytes`: memory of the process before the model was made.
   /// Throws ValueError for bad options and for an empty training set.
@@ -114,6 +116,7 @@ class BasicTrainer {
   const Group* group() const { return group_.get(); }
   index_t steps_planned() const { return report_.steps_planned; }
   index_t steps_done() const { return report_.steps_done; }
+  const LossScale& loss_scale() const { return loss_scale_; }
   /// Numbers that are trained by AdamW, and those of the MLP matrices that are trained sparsely.
   index_t dense_parameters() const;
   index_t sparse_parameters() const;
@@ -149,7 +152,9 @@ class BasicTrainer {
   index_t examples_a_step() const { return options_.batch_size * options_.accumulation; }
   void reserve();
   StepLoss accumulate();
-  /// The factor for all gradients that clipping asks for.
+  /// False, where the loss is scaled and a gradient overflowed: all are forgotten then, and the scale is lower.
+  bool gradients_are_whole();
+  /// The factor for all gradients that the loss scale and clipping ask for.
   double gradient_scale();
   void make_mlp_dense();
   /// AdamW's step of MLP matrix `number`, from its finished gradient.
@@ -180,10 +185,11 @@ class BasicTrainer {
   Sampler sampler_;
   std::uint64_t pass_ = 0;  ///< forward passes in training: numbers the dropout masks
   LearningRate rate_;
+  LossScale loss_scale_ = LossScale::of<T>();
   Batch batch_;
   BatchExtents extents_;
-  std::unique_ptr<AdamW<float, Backend>> dense_;
-  std::vector<std::unique_ptr<AdamW<float, Backend>>> mlp_dense_;  ///< one a matrix: ft, and phase 1
+  std::unique_ptr<AdamW<T, Backend>> dense_;
+  std::vector<std::unique_ptr<AdamW<T, Backend>>> mlp_dense_;  ///< one a matrix: ft, and phase 1
   std::unique_ptr<Group> group_;
   index_t copied_bytes_ = 0;  ///< of the weights' copy during phase 1
   double loss_since_record_ = 0;
@@ -194,7 +200,7 @@ class BasicTrainer {
   TrainReport report_;
 };
 
-using Trainer = BasicTrainer<backend::CpuBlas>;
+using Trainer = BasicTrainer<float, backend::CpuBlas>;
 
 /// What of a model a run trains.
 TrainedParts trained_parts(const TrainOptions& options);

@@ -68,9 +68,10 @@ class Hash {
 
 }  // namespace detail
 
-template <class Backend>
-BasicTrainer<Backend>::BasicTrainer(Context& ctx, Model& model, const Task& task, const EncodedDataset& train,
-                                    const EncodedDataset& dev, TrainOptions options, index_t program_bytes)
+template <class T, class Backend>
+BasicTrainer<T, Backend>::BasicTrainer(Context& ctx, Model& model, const Task& task,
+                                       const EncodedDataset& train, const EncodedDataset& dev,
+                                       TrainOptions options, index_t program_bytes)
     : ctx_(ctx),
       model_(model),
       task_(task),
@@ -91,50 +92,49 @@ BasicTrainer<Backend>::BasicTrainer(Context& ctx, Model& model, const Task& task
   rate_ = LearningRate(options_.schedule, options_.warmup, report_.steps_planned);
   extents_ = measure_batches(options_, train_);
 
-  std::vector<typename AdamW<float, Backend>::Segment> dense;
-  for (Parameter<float>& p : model_.parameters().all()) {
+  std::vector<typename AdamW<T, Backend>::Segment> dense;
+  for (Parameter<T>& p : model_.parameters().all()) {
     if (p.kind == ParameterKind::mlp_matrix || p.gradient.empty()) continue;
     const double decay = p.is_bias_or_norm() ? 0 : options_.weight_decay;
-    dense.push_back({p.name, p.weight.data, p.gradient.data, p.weight.size(), decay});
+    dense.push_back({p.name, p.weight.data, p.gradient.data, p.weight.size(), decay, p.rounded.data});
   }
-  dense_ = std::make_unique<AdamW<float, Backend>>(ctx_, std::move(dense));
+  dense_ = std::make_unique<AdamW<T, Backend>>(ctx_, std::move(dense));
   if (model_.trains_mlp() && !sparse()) make_mlp_dense();
   if (sparse()) {
-    group_ = make_group<Backend>(ctx_, model_, options_.sparse, {extents_.mean_tokens, options_.accumulation},
+    group_ = make_group<T, Backend>(ctx_, model_, options_.sparse, {extents_.mean_tokens, options_.accumulation},
                                  options_.shares_gradient_memory());
   }
 }
 
-template <class Backend>
-void BasicTrainer<Backend>::make_mlp_dense() {
-  index_t number = 0;
-  for (auto& layer : model_.mlp()) {
-    const MatrixView<float> weight = layer.weight();
-    mlp_dense_.push_back(std::make_unique<AdamW<float, Backend>>(
-        ctx_, std::vector<typename AdamW<float, Backend>::Segment>{
-                  {model_.mlp_name(number++), weight.data, nullptr, weight.size(), options_.weight_decay}}));
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::make_mlp_dense() {
+  for (index_t number = 0; number < static_cast<index_t>(model_.mlp().size()); ++number) {
+    const Parameter<T>& p = model_.parameters().at(model_.mlp_name(number));
+    mlp_dense_.push_back(std::make_unique<AdamW<T, Backend>>(
+        ctx_, std::vector<typename AdamW<T, Backend>::Segment>{
+                  {p.name, p.weight.data, nullptr, p.weight.size(), options_.weight_decay, p.rounded.data}}));
   }
 }
 
-template <class Backend>
-double BasicTrainer<Backend>::epoch() const {
+template <class T, class Backend>
+double BasicTrainer<T, Backend>::epoch() const {
   return static_cast<double>(sampler_.position().epoch) +
          static_cast<double>(sampler_.position().next) / static_cast<double>(sampler_.size());
 }
 
-template <class Backend>
-void BasicTrainer<Backend>::reserve() {
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::reserve() {
   batch_.reserve(extents_.max_tokens, options_.batch_size);
   model_.reserve(ctx_, extents_.max_tokens, options_.batch_size, extents_.max_rows);
 }
 
-template <class Backend>
-std::uint64_t BasicTrainer<Backend>::dropout_key() const {
+template <class T, class Backend>
+std::uint64_t BasicTrainer<T, Backend>::dropout_key() const {
   return stream_key(stream_key(options_.seed, detail::dropout_stream_number), pass_);
 }
 
-template <class Backend>
-index_t BasicTrainer<Backend>::dense_parameters() const {
+template <class T, class Backend>
+index_t BasicTrainer<T, Backend>::dense_parameters() const {
   index_t sum = 0;
   for (const auto& segment : dense_->segments())
     sum += segment.count;
@@ -143,8 +143,8 @@ index_t BasicTrainer<Backend>::dense_parameters() const {
   return sum;
 }
 
-template <class Backend>
-index_t BasicTrainer<Backend>::sparse_parameters() const {
+template <class T, class Backend>
+index_t BasicTrainer<T, Backend>::sparse_parameters() const {
   if (!group_) return 0;
   index_t sum = 0;
   for (auto& layer : model_.mlp())
@@ -152,8 +152,8 @@ index_t BasicTrainer<Backend>::sparse_parameters() const {
   return sum;
 }
 
-template <class Backend>
-index_t BasicTrainer<Backend>::entries_a_step() const {
+template <class T, class Backend>
+index_t BasicTrainer<T, Backend>::entries_a_step() const {
   if (!group_) return 0;
   index_t sum = 0;
   for (index_t i = 0; i < group_->size(); ++i)
@@ -161,8 +161,8 @@ index_t BasicTrainer<Backend>::entries_a_step() const {
   return sum;
 }
 
-template <class Backend>
-std::uint64_t BasicTrainer<Backend>::state_hash() const {
+template <class T, class Backend>
+std::uint64_t BasicTrainer<T, Backend>::state_hash() const {
   detail::Hash hash;
   const auto add_array = [&](const auto* p, std::size_t n) {
     visit_on_host<Backend>(ctx_, p, n, [&](const auto* host) { hash.add(host, n * sizeof *host); });
@@ -171,7 +171,7 @@ std::uint64_t BasicTrainer<Backend>::state_hash() const {
     add_array(m.data, static_cast<std::size_t>(m.size()));
   };
   add_matrix(std::as_const(model_.parameters()).weights());
-  const auto add_adam = [&](AdamW<float, Backend>& adam) {
+  const auto add_adam = [&](AdamW<T, Backend>& adam) {
     hash.add_value(adam.steps());
     add_matrix(adam.first_moments());
     add_matrix(adam.second_moments());
@@ -190,12 +190,16 @@ std::uint64_t BasicTrainer<Backend>::state_hash() const {
   hash.add_value(sampler_.position().epoch);
   hash.add_value(sampler_.position().next);
   hash.add_value(pass_);
+  if (LossScale::needed<T>) {
+    hash.add_value(loss_scale_.scale);
+    hash.add_value(loss_scale_.whole_steps);
+  }
   hash.add_value(report_.steps_done);
   return hash.value();
 }
 
-template <class Backend>
-MemoryParts BasicTrainer<Backend>::memory_now() const {
+template <class T, class Backend>
+MemoryParts BasicTrainer<T, Backend>::memory_now() const {
   MemoryParts parts;
   const ModelMemory model = model_.memory();
   parts.program = program_bytes_;
@@ -217,8 +221,8 @@ MemoryParts BasicTrainer<Backend>::memory_now() const {
   return parts;
 }
 
-template <class Backend>
-typename BasicTrainer<Backend>::StepLoss BasicTrainer<Backend>::accumulate() {
+template <class T, class Backend>
+typename BasicTrainer<T, Backend>::StepLoss BasicTrainer<T, Backend>::accumulate() {
   const std::span<const index_t> all = sampler_.take(examples_a_step());
   const auto total = static_cast<double>(all.size());
   StepLoss sum;
@@ -238,33 +242,60 @@ typename BasicTrainer<Backend>::StepLoss BasicTrainer<Backend>::accumulate() {
     const double share = static_cast<double>(micro.size()) / total;
     sum.loss += forward.loss * share;
     sum.tokens += batch_.tokens();
-    model_.backward(ctx_, batch_, share);
+    model_.backward(ctx_, batch_, share * loss_scale_.scale);
   }
   sum.examples = static_cast<index_t>(all.size());
   return sum;
 }
 
-template <class Backend>
-double BasicTrainer<Backend>::gradient_scale() {
-  if (options_.clip_norm <= 0) return 1;
+template <class T, class Backend>
+bool BasicTrainer<T, Backend>::gradients_are_whole() {
+  if constexpr (LossScale::needed<T>) {
+    bool finite = true;
+    try {
+      std::vector<MatrixView<const float>> all{model_.parameters().gradients()};
+      for (auto& layer : model_.mlp())
+        all.push_back(layer.core(ctx_));  // refuses NaN and Inf by itself while gradients are collected
+      const std::span<const MatrixView<const float>> arrays(all);
+      finite = Backend::template first_nonfinite_batched<float>(ctx_, arrays) < 0;
+    } catch (const NonFiniteError&) {
+      finite = false;
+    }
+    if (!finite) {
+      loss_scale_.count_overflow();
+      ++report_.skipped_steps;
+      model_.parameters().zero_gradients(ctx_);
+      for (auto& layer : model_.mlp())
+        layer.clear(ctx_);
+      return false;
+    }
+    loss_scale_.count_whole_step();
+  }
+  return true;
+}
+
+template <class T, class Backend>
+double BasicTrainer<T, Backend>::gradient_scale() {
+  const double unscale = 1 / loss_scale_.scale;
+  if (options_.clip_norm <= 0) return unscale;
   const double dense = dense_->gradient_norm(ctx_);
   double squares = dense * dense;
   for (auto& layer : model_.mlp())
     squares += Backend::template squared_norm<float>(ctx_, layer.core(ctx_));
-  return clip_factor(std::sqrt(squares), options_.clip_norm);
+  return unscale * clip_factor(unscale * std::sqrt(squares), options_.clip_norm);
 }
 
-template <class Backend>
-void BasicTrainer<Backend>::step_mlp_densely(index_t number, double rate, double scale) {
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::step_mlp_densely(index_t number, double rate, double scale) {
   auto& layer = model_.mlp()[static_cast<std::size_t>(number)];
-  AdamW<float, Backend>& adam = *mlp_dense_[static_cast<std::size_t>(number)];
+  AdamW<T, Backend>& adam = *mlp_dense_[static_cast<std::size_t>(number)];
   adam.set_gradient(0, layer.core(ctx_).data);
   adam.step(ctx_, {.learning_rate = rate, .grad_scale = scale});
   layer.clear(ctx_);
 }
 
-template <class Backend>
-bool BasicTrainer<Backend>::collect_bases(const TrainHooks& hooks) {
+template <class T, class Backend>
+bool BasicTrainer<T, Backend>::collect_bases(const TrainHooks& hooks) {
   if (!group_) return true;
   const auto start = Clock::now();
   const SparseOptions& sparse_options = options_.sparse;
@@ -305,11 +336,13 @@ bool BasicTrainer<Backend>::collect_bases(const TrainHooks& hooks) {
       if (hooks.progress) hooks.progress("phase 1", s, sparse_options.phase1_steps);
       rate = options_.learning_rate * rate_.factor(std::min(s, report_.steps_planned - 1));
       report_.phase1.losses.push_back(accumulate().loss);
-      const double scale = gradient_scale();
-      for (index_t i = 0; i < group_->size() && !shared; ++i)
-        use_gradient(i, scale);
-      group_->clear(ctx_);
-      dense_->step(ctx_, {.learning_rate = rate, .grad_scale = scale, .clear_gradients = true});
+      if (gradients_are_whole()) {
+        const double scale = gradient_scale();
+        for (index_t i = 0; i < group_->size() && !shared; ++i)
+          use_gradient(i, scale);
+        group_->clear(ctx_);
+        dense_->step(ctx_, {.learning_rate = rate, .grad_scale = scale, .clear_gradients = true});
+      }
       ++report_.phase1.steps;
       whole = !(hooks.interrupted && hooks.interrupted());
     }
@@ -330,7 +363,7 @@ bool BasicTrainer<Backend>::collect_bases(const TrainHooks& hooks) {
   const auto fit = Clock::now();
   ctx_.scratch().forget_most_used();
   group_->refresh(ctx_);
-  if (sparse_options.defects.transposed_basis) transpose_input_sides<Backend>(ctx_, *group_);
+  if (sparse_options.defects.transposed_basis) transpose_input_sides<T, Backend>(ctx_, *group_);
   report_.phase1.fit_seconds = detail::seconds_since(fit);
   report_.phase1.seconds = detail::seconds_since(start);
   report_.phase1.memory.note(memory_now());
@@ -339,16 +372,16 @@ bool BasicTrainer<Backend>::collect_bases(const TrainHooks& hooks) {
   return true;
 }
 
-template <class Backend>
-bool BasicTrainer<Backend>::refresh_due(index_t steps_ahead) const {
+template <class T, class Backend>
+bool BasicTrainer<T, Backend>::refresh_due(index_t steps_ahead) const {
   const index_t every = options_.sparse.refresh_every;
   const index_t at = report_.steps_done + steps_ahead;
   return group_ && every > 0 && options_.sparse.needs_gradients() && at % every == 0 && at > 0 &&
          at < report_.steps_planned;
 }
 
-template <class Backend>
-void BasicTrainer<Backend>::step(const std::function<void()>& look) {
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::step(const std::function<void()>& look) {
   // A refresh after step n is fitted to the gradients of the steps up to n.
   for (index_t ahead = 1; ahead <= options_.sparse.refresh_window; ++ahead) {
     if (group_ && !group_->collecting() && refresh_due(ahead))
@@ -356,6 +389,7 @@ void BasicTrainer<Backend>::step(const std::function<void()>& look) {
   }
   StepLoss loss;
   double scale = 1;
+  bool whole = true;
   const double factor = rate_.factor(report_.steps_done);
   const double rate = options_.learning_rate * factor;
   const double mlp_rate = options_.rate_of_mlp() * factor;
@@ -369,9 +403,10 @@ void BasicTrainer<Backend>::step(const std::function<void()>& look) {
       loss = accumulate();
     }
     if (look) look();
-    scale = gradient_scale();
+    whole = gradients_are_whole();
+    if (whole) scale = gradient_scale();
     // The group refuses a step before anything has changed.
-    if (group_) {
+    if (group_ && whole) {
       kept_ =
           group_
               ->step(ctx_,
@@ -382,10 +417,12 @@ void BasicTrainer<Backend>::step(const std::function<void()>& look) {
   } catch (const NonFiniteError& error) {
     throw NonFiniteError(fmt::format("step {}: {}", report_.steps_done + 1, error.what()));
   }
-  for (index_t i = 0; i < static_cast<index_t>(mlp_dense_.size()); ++i)
-    step_mlp_densely(i, mlp_rate, scale);
-  if (group_ && options_.sparse.defects.rotated_bias) rotate_bias_gradients<Backend>(ctx_, model_);
-  dense_->step(ctx_, {.learning_rate = rate, .grad_scale = scale, .clear_gradients = true});
+  if (whole) {
+    for (index_t i = 0; i < static_cast<index_t>(mlp_dense_.size()); ++i)
+      step_mlp_densely(i, mlp_rate, scale);
+    if (group_ && options_.sparse.defects.rotated_bias) rotate_bias_gradients<T, Backend>(ctx_, model_);
+    dense_->step(ctx_, {.learning_rate = rate, .grad_scale = scale, .clear_gradients = true});
+  }
   report_.memory.note(memory_now());
   if (refresh_due(1)) {
     const auto start = Clock::now();
@@ -415,14 +452,14 @@ void BasicTrainer<Backend>::step(const std::function<void()>& look) {
   }
 }
 
-template <class Backend>
-void BasicTrainer<Backend>::also_evaluate(const EncodedDataset& data, std::string suffix) {
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::also_evaluate(const EncodedDataset& data, std::string suffix) {
   second_dev_ = &data;
   second_suffix_ = std::move(suffix);
 }
 
-template <class Backend>
-Evaluation BasicTrainer<Backend>::evaluate_dev(const TrainHooks& hooks) {
+template <class T, class Backend>
+Evaluation BasicTrainer<T, Backend>::evaluate_dev(const TrainHooks& hooks) {
   EvaluateOptions options;
   options.padding = options_.padding;
   // Within the room that training takes anyway.
@@ -431,9 +468,9 @@ Evaluation BasicTrainer<Backend>::evaluate_dev(const TrainHooks& hooks) {
   options.cancelled = [&] { return may_stop() && hooks.interrupted && hooks.interrupted(); };
   if (hooks.progress)
     options.progress = [&](index_t done, index_t total) { hooks.progress("evaluation", done, total); };
-  Evaluation result = evaluate_model<Backend>(ctx_, model_, task_, dev_, options);
+  Evaluation result = evaluate_model<T, Backend>(ctx_, model_, task_, dev_, options);
   if (second_dev_ == nullptr || result.cancelled) return result;
-  const Evaluation second = evaluate_model<Backend>(ctx_, model_, task_, *second_dev_, options);
+  const Evaluation second = evaluate_model<T, Backend>(ctx_, model_, task_, *second_dev_, options);
   result.cancelled = second.cancelled;
   for (Metric metric : second.metrics) {
     metric.name += second_suffix_;
@@ -442,8 +479,8 @@ Evaluation BasicTrainer<Backend>::evaluate_dev(const TrainHooks& hooks) {
   return result;
 }
 
-template <class Backend>
-void BasicTrainer<Backend>::evaluate(const TrainHooks& hooks, bool& stop) {
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::evaluate(const TrainHooks& hooks, bool& stop) {
   const auto start = Clock::now();
   const Evaluation result = evaluate_dev(hooks);
   if (!result.cancelled) {
@@ -475,15 +512,15 @@ void BasicTrainer<Backend>::evaluate(const TrainHooks& hooks, bool& stop) {
   report_.evaluation_seconds += detail::seconds_since(start);
 }
 
-template <class Backend>
-bool BasicTrainer<Backend>::evaluation_due() const {
+template <class T, class Backend>
+bool BasicTrainer<T, Backend>::evaluation_due() const {
   const bool last = report_.steps_done == report_.steps_planned;
   const bool every = options_.eval_every > 0 && report_.steps_done % options_.eval_every == 0;
   return last || every || sampler_.at_epoch_end();
 }
 
-template <class Backend>
-void BasicTrainer<Backend>::run(const TrainHooks& hooks) {
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::run(const TrainHooks& hooks) {
   const auto interrupted = [&] {
     report_.interrupted = report_.interrupted || (may_stop() && hooks.interrupted && hooks.interrupted());
     return report_.interrupted;

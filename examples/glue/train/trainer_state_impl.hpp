@@ -49,10 +49,11 @@ void get_array(typename Backend::Context& ctx, const io::SafetensorsFile& file, 
 
 }  // namespace detail
 
-template <class Backend>
-nlohmann::json BasicTrainer<Backend>::fingerprint() const {
+template <class T, class Backend>
+nlohmann::json BasicTrainer<T, Backend>::fingerprint() const {
   nlohmann::json options = to_json(options_);
-  for (const char* name : {"output", "model", "data", "save", "threads", "device", "checkpoint_every"})
+  for (const char* name :
+       {"output", "model", "data", "save", "save_dtype", "threads", "device", "checkpoint_every"})
     options.erase(name);
   const index_t second = second_dev_ == nullptr ? 0 : second_dev_->tokens();
   return {{"options", options},
@@ -60,14 +61,14 @@ nlohmann::json BasicTrainer<Backend>::fingerprint() const {
           {"parameters", model_.parameters().count()}};
 }
 
-template <class Backend>
-void BasicTrainer<Backend>::save_state(const std::filesystem::path& path) {
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::save_state(const std::filesystem::path& path) {
   if (group_ && group_->collecting())
     throw StateError("the state cannot be saved while gradients are collected for a refresh");
   io::SafetensorsWriter writer;
   detail::put_array<Backend>(ctx_, writer, "weights", std::as_const(model_.parameters()).weights());
   nlohmann::json adam_steps = nlohmann::json::array();
-  const auto put_adam = [&](const std::string& prefix, AdamW<float, Backend>& adam) {
+  const auto put_adam = [&](const std::string& prefix, AdamW<T, Backend>& adam) {
     detail::put_array<Backend>(ctx_, writer, prefix + "m", adam.first_moments());
     detail::put_array<Backend>(ctx_, writer, prefix + "v", adam.second_moments());
     adam_steps.push_back(adam.steps());
@@ -94,6 +95,7 @@ void BasicTrainer<Backend>::save_state(const std::filesystem::path& path) {
                              {"basis_of", basis_of},
                              {"sampler", {sampler_.position().epoch, sampler_.position().next}},
                              {"pass", pass_},
+                             {"loss_scale", {loss_scale_.scale, loss_scale_.whole_steps}},
                              {"loss_since_record", loss_since_record_},
                              {"steps_since_record", steps_since_record_},
                              {"since_best", since_best_},
@@ -112,8 +114,8 @@ void BasicTrainer<Backend>::save_state(const std::filesystem::path& path) {
   if (error) throw IoError(path.string() + ": cannot be replaced: " + error.message());
 }
 
-template <class Backend>
-void BasicTrainer<Backend>::check_written(const std::filesystem::path& path) {
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::check_written(const std::filesystem::path& path) {
   const io::SafetensorsFile file(path.string());
   const auto same = [&](const std::string& name, const auto* p, std::size_t n) {
     visit_on_host<Backend>(ctx_, p, n, [&](const auto* values) {
@@ -141,8 +143,8 @@ void BasicTrainer<Backend>::check_written(const std::filesystem::path& path) {
   }
 }
 
-template <class Backend>
-void BasicTrainer<Backend>::read_state(const std::filesystem::path& path) {
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::read_state(const std::filesystem::path& path) {
   const io::SafetensorsFile file(path.string());
   if (const auto type = file.metadata().find("type");
       type == file.metadata().end() || type->second != detail::state_file_type)
@@ -164,8 +166,9 @@ void BasicTrainer<Backend>::read_state(const std::filesystem::path& path) {
                       path.string(), where.to_string().substr(1), value(found), value(expected)));
     }
     detail::get_array<Backend>(ctx_, file, "weights", model_.parameters().weights());
+    model_.parameters().round(ctx_, model_.parameters().weights());
     const nlohmann::json& steps = state.at("adam_steps");
-    const auto get_adam = [&](const std::string& prefix, AdamW<float, Backend>& adam, std::size_t number) {
+    const auto get_adam = [&](const std::string& prefix, AdamW<T, Backend>& adam, std::size_t number) {
       detail::get_array<Backend>(ctx_, file, prefix + "m", adam.first_moments());
       detail::get_array<Backend>(ctx_, file, prefix + "v", adam.second_moments());
       adam.set_steps(steps.at(number));
@@ -187,6 +190,7 @@ void BasicTrainer<Backend>::read_state(const std::filesystem::path& path) {
     }
     sampler_.seek({state.at("sampler").at(0), state.at("sampler").at(1)});
     pass_ = state.at("pass");
+    loss_scale_ = {state.at("loss_scale").at(0), state.at("loss_scale").at(1)};
     loss_since_record_ = state.at("loss_since_record");
     steps_since_record_ = state.at("steps_since_record");
     since_best_ = state.at("since_best");
@@ -202,8 +206,8 @@ void BasicTrainer<Backend>::read_state(const std::filesystem::path& path) {
   resumed_ = true;
 }
 
-template <class Backend>
-std::string BasicTrainer<Backend>::restore_state(const std::filesystem::path& path) {
+template <class T, class Backend>
+std::string BasicTrainer<T, Backend>::restore_state(const std::filesystem::path& path) {
   const std::filesystem::path before = previous_state(path);
   std::string trouble;
   for (const std::filesystem::path& file : {path, before}) {
@@ -221,8 +225,8 @@ std::string BasicTrainer<Backend>::restore_state(const std::filesystem::path& pa
   throw IoError(trouble);
 }
 
-template <class Backend>
-std::uint64_t BasicTrainer<Backend>::checkpoint_hash() const {
+template <class T, class Backend>
+std::uint64_t BasicTrainer<T, Backend>::checkpoint_hash() const {
   std::uint64_t hash = state_hash();
   if (!group_) return hash;
   for (index_t i = 0; i < group_->size(); ++i) {

@@ -57,12 +57,13 @@ struct AttentionGrid {
 /// qkv += bias; the queries times scale.
 template <class T>
 struct AddQkvBias {
-  const T* bias;
-  T scale;
+  using C = compute_t<T>;
+  const C* bias;
+  C scale;
   index_t hidden;
   Array2<T> qkv;
   SPARSEGRAD_HOST_DEVICE void operator()(index_t i, index_t j) const {
-    qkv(i, j) = (qkv(i, j) + bias[j]) * (j < hidden ? scale : T(1));
+    qkv(i, j) = static_cast<T>((qkv(i, j) + bias[j]) * (j < hidden ? scale : C(1)));
   }
 };
 

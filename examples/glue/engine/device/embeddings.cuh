@@ -21,11 +21,12 @@ struct EmbeddingSource {
 /// sums.row(p) = sum of the rows of g of the tokens of piece p.
 template <class T>
 struct SumPieces {
+  using C = compute_t<T>;
   RowGroups groups;
   Array2<const T> g;
-  Array2<T> sums;
+  Array2<C> sums;
   SPARSEGRAD_HOST_DEVICE void operator()(index_t p, index_t j) const {
-    T sum = 0;
+    C sum = 0;
     for (std::int32_t e = groups.piece_begin[p]; e < groups.piece_begin[p + 1]; ++e)
       sum += g(groups.order[e], j);
     sums(p, j) = sum;
@@ -46,16 +47,26 @@ struct AddGroups {
   }
 };
 
+/// The row of x of each sequence's first token = the sequence's row of `first`.
+template <class T>
+struct PutRow {
+  Array2<const T> first;
+  const std::int32_t* offsets;
+  Array2<T> x;
+  SPARSEGRAD_HOST_DEVICE void operator()(index_t s, index_t j) const { x(offsets[s], j) = first(s, j); }
+};
+
 /// d_table.row(r) += sum of g's rows of the tokens that took row r; nothing for an empty table.
 template <class System, class T>
 void add_to_table(typename System::Context& ctx, const RowGroups& groups, MatrixView<const T> g,
-                  MatrixView<T> d_table) {
+                  MatrixView<compute_t<T>> d_table) {
+  using C = compute_t<T>;
   if (d_table.empty()) return;
   auto frame = ctx.frame();
-  const MatrixView<T> sums = frame.template matrix<T>(groups.pieces, g.cols);
+  const MatrixView<C> sums = frame.template matrix<C>(groups.pieces, g.cols);
   for_each_entry<System>(ctx, groups.pieces, g.cols, SumPieces<T>{groups, g, sums});
   for_each_entry<System>(ctx, groups.groups, g.cols,
-                         AddGroups<T>{groups, MatrixView<const T>(sums), d_table});
+                         AddGroups<C>{groups, MatrixView<const C>(sums), d_table});
 }
 
 }  // namespace sparsegrad::glue::device

@@ -11,6 +11,7 @@
 #include "attention.cuh"
 #include "embeddings.cuh"
 #include "layer_norm.cuh"
+#include "tensor_attention.cuh"
 
 namespace sparsegrad::glue {
 
@@ -25,24 +26,25 @@ struct DeviceLayerOps {
   static index_t scratch_bytes(index_t tokens, index_t width) {
     const index_t chunks = tokens / backend::portable::ColumnSumChunks<device::Array2<T>>::chunk + 1;
     const index_t sums = chunks * width * static_cast<index_t>(sizeof(double));
-    return sums + tokens * width * static_cast<index_t>(sizeof(T)) + (index_t{1} << 20);
+    return sums + tokens * width * static_cast<index_t>(sizeof(compute_t<T>)) + (index_t{1} << 20);
   }
 
   template <class T>
-  static void embeddings_forward(Context& ctx, const Embeddings<T>& e, const Placed& placed,
-                                 const Dropout<T>& dropout, MatrixView<T> xhat, T* rstd, MatrixView<T> y) {
+  static void embeddings_forward(Context& ctx, const Embeddings<compute_t<T>>& e, const Placed& placed,
+                                 const Dropout<compute_t<T>>& dropout, MatrixView<T> xhat, compute_t<T>* rstd,
+                                 MatrixView<T> y) {
     const BatchArrays& batch = placed.arrays();
-    using Source = device::EmbeddingSource<T>;
+    using Source = device::EmbeddingSource<compute_t<T>>;
     const Source source{e.word, e.position, e.type, batch.ids, batch.positions, batch.types};
     System::launch(ctx, y.rows,
                    device::NormalizeRows<T, Source>{source, e.norm, dropout, y.cols, xhat, rstd, y});
   }
   template <class T>
-  static void embeddings_backward(Context& ctx, const Embeddings<T>& e, const Placed& placed,
-                                  const Dropout<T>& dropout, MatrixView<const T> xhat, const T* rstd,
-                                  MatrixView<T> g) {
+  static void embeddings_backward(Context& ctx, const Embeddings<compute_t<T>>& e, const Placed& placed,
+                                  const Dropout<compute_t<T>>& dropout, MatrixView<const T> xhat,
+                                  const compute_t<T>* rstd, MatrixView<T> g) {
     apply_mask<T>(ctx, dropout, g);
-    device::norm_backward<System, T>(ctx, e.norm, xhat, rstd, g);
+    device::norm_backward<System, T>(ctx, e.norm, xhat, rstd, g, {});
     const BatchArrays& batch = placed.arrays();
     device::add_to_table<System, T>(ctx, batch.by_id, g, e.d_word);
     device::add_to_table<System, T>(ctx, batch.by_position, g, e.d_position);
@@ -50,74 +52,85 @@ struct DeviceLayerOps {
   }
 
   template <class T>
-  static void residual_norm_forward(Context& ctx, const LayerNorm<T>& norm, const Dropout<T>& dropout,
-                                    const T* bias, MatrixView<T> x, MatrixView<const T> residual, T* rstd,
+  static void residual_norm_forward(Context& ctx, const LayerNorm<compute_t<T>>& norm,
+                                    const Dropout<compute_t<T>>& dropout, const compute_t<T>* bias,
+                                    MatrixView<T> x, MatrixView<const T> residual, compute_t<T>* rstd,
                                     MatrixView<T> y) {
     using Source = device::ResidualSource<T>;
     const Source source{dropout, bias, MatrixView<const T>(x), residual};
-    System::launch(ctx, x.rows,
-                   device::NormalizeRows<T, Source>{source, norm, Dropout<T>(), x.cols, x, rstd, y});
+    System::launch(ctx, x.rows, device::NormalizeRows<T, Source>{source, norm, {}, x.cols, x, rstd, y});
   }
   template <class T>
-  static void residual_norm_backward(Context& ctx, const LayerNorm<T>& norm, const Dropout<T>& dropout,
-                                     MatrixView<const T> xhat, const T* rstd, MatrixView<T> g,
-                                     MatrixView<const T> extra, MatrixView<T> dx, T* d_bias) {
-    if (!extra.empty()) Backend::template add<T>(ctx, T(1), extra, g);
-    device::norm_backward<System, T>(ctx, norm, xhat, rstd, g);
-    if (dropout.on()) {
-      device::for_each_entry<System>(ctx, g.rows, g.cols,
-                                     device::MaskEntry<T>{dropout, MatrixView<const T>(g), dx});
-    }
-    column_sums<T>(ctx, dropout.on() ? MatrixView<const T>(dx) : MatrixView<const T>(g), d_bias);
+  static void residual_norm_backward(Context& ctx, const LayerNorm<compute_t<T>>& norm,
+                                     const Dropout<compute_t<T>>& dropout, MatrixView<const T> xhat,
+                                     const compute_t<T>* rstd, MatrixView<T> g, MatrixView<const T> extra,
+                                     MatrixView<T> dx, compute_t<T>* d_bias) {
+    device::norm_backward<System, T>(ctx, norm, xhat, rstd, g, extra);
+    if (!dropout.on()) return column_sums<T>(ctx, g, d_bias);
+    write_and_sum(ctx, g.rows, g.cols, device::MaskEntry<T>{dropout, MatrixView<const T>(g), dx}, d_bias);
   }
 
   template <class T>
-  static void gelu_forward(Context& ctx, const T* bias, MatrixView<T> h, MatrixView<T> out) {
+  static void gelu_forward(Context& ctx, const compute_t<T>* bias, MatrixView<T> h, MatrixView<T> out) {
     device::for_each_entry<System>(ctx, h.rows, h.cols, device::GeluEntry<T>{bias, h, out});
   }
   template <class T>
-  static void gelu_backward(Context& ctx, MatrixView<const T> slope, MatrixView<T> g, T* d_bias) {
-    device::for_each_entry<System>(ctx, g.rows, g.cols, device::MultiplyEntry<T>{slope, g});
-    column_sums<T>(ctx, g, d_bias);
+  static void gelu_backward(Context& ctx, MatrixView<const T> slope, MatrixView<T> g, compute_t<T>* d_bias) {
+    write_and_sum(ctx, g.rows, g.cols, device::MultiplyEntry<T>{slope, g}, d_bias);
   }
   template <class T>
-  static void column_sums(Context& ctx, MatrixView<const T> g, T* sums) {
+  static void column_sums(Context& ctx, MatrixView<const T> g, compute_t<T>* sums) {
     if (sums != nullptr) Backend::template column_sums<T>(ctx, g, sums);
   }
 
   template <class T>
   static index_t attention_work(Context&, const AttentionShape& shape, index_t tokens, index_t longest) {
-    device::require_attention_room(shape, longest);
+    device::require_attention_room(shape, is_narrow<T> ? 0 : longest);
     return shape.heads * tokens;
   }
   template <class T>
   static void attention_forward(Context& ctx, const AttentionShape& shape, const Placed& placed,
-                                const T* bias, const Dropout<T>& dropout, MatrixView<T> qkv,
-                                MatrixView<T> out, T* log_sums, T*) {
-    device::for_each_entry<System>(
-        ctx, qkv.rows, qkv.cols, device::AddQkvBias<T>{bias, shape.template scale<T>(), shape.hidden(), qkv});
-    using Kernel = device::AttentionForward<T>;
-    launch(ctx,
-           Kernel{{shape, placed.arrays(), Kernel::tile}, dropout, MatrixView<const T>(qkv), out, log_sums});
+                                const compute_t<T>* bias, const Dropout<compute_t<T>>& dropout,
+                                MatrixView<T> qkv, MatrixView<T> out, compute_t<T>* log_sums, compute_t<T>*) {
+    const auto scale = shape.template scale<compute_t<T>>();
+    device::for_each_entry<System>(ctx, qkv.rows, qkv.cols,
+                                   device::AddQkvBias<T>{bias, scale, shape.hidden(), qkv});
+    const MatrixView<const T> from = qkv;
+    if constexpr (is_narrow<T>) {
+      device::with_head_width(shape.head_size, [&](auto width) {
+        using Kernel = device::TensorAttentionForward<T, width()>;
+        launch(ctx, Kernel{{{shape, placed.arrays(), Kernel::side}, dropout}, from, out, log_sums});
+      });
+    } else {
+      using Kernel = device::AttentionForward<T>;
+      launch(ctx, Kernel{{shape, placed.arrays(), Kernel::tile}, dropout, from, out, log_sums});
+    }
   }
   template <class T>
   static void attention_backward(Context& ctx, const AttentionShape& shape, const Placed& placed,
-                                 const Dropout<T>& dropout, MatrixView<const T> qkv, MatrixView<const T> out,
-                                 const T* log_sums, MatrixView<const T> d_out, MatrixView<T> d_qkv,
-                                 T* delta) {
-    device::for_each_entry<System>(ctx, shape.heads, qkv.rows,
-                                   device::AttentionDelta<T>{shape.head_size, qkv.rows, out, d_out, delta});
-    using Queries = device::AttentionBackwardQueries<T>;
-    launch(ctx, Queries{{shape, placed.arrays(), Queries::tile},
-                        dropout,
-                        shape.template scale<T>(),
-                        qkv,
-                        log_sums,
-                        delta,
-                        d_out,
-                        d_qkv});
-    using Keys = device::AttentionBackwardKeys<T>;
-    launch(ctx, Keys{{shape, placed.arrays(), Keys::tile}, dropout, qkv, log_sums, delta, d_out, d_qkv});
+                                 const Dropout<compute_t<T>>& dropout, MatrixView<const T> qkv,
+                                 MatrixView<const T> out, const compute_t<T>* log_sums,
+                                 MatrixView<const T> d_out, MatrixView<T> d_qkv, compute_t<T>* delta) {
+    const auto scale = shape.template scale<compute_t<T>>();
+    if constexpr (is_narrow<T>) {
+      device::with_head_width(shape.head_size, [&](auto width) {
+        using Queries = device::TensorAttentionBackwardQueries<T, width()>;
+        const device::AttentionGrid grid(shape, placed.arrays(), Queries::side);
+        launch(ctx, Queries{{grid, dropout}, scale, qkv, out, log_sums, d_out, d_qkv, delta});
+        using Keys = device::TensorAttentionBackwardKeys<T, width()>;
+        launch(ctx, Keys{{grid, dropout}, qkv, log_sums, delta, d_out, d_qkv});
+      });
+    } else {
+      device::for_each_entry<System>(ctx, shape.heads, qkv.rows,
+                                     device::AttentionDelta<T>{shape.head_size, qkv.rows, out, d_out, delta});
+      using Queries = device::AttentionBackwardQueries<T>;
+      launch(
+          ctx,
+          Queries{
+              {shape, placed.arrays(), Queries::tile}, dropout, scale, qkv, log_sums, delta, d_out, d_qkv});
+      using Keys = device::AttentionBackwardKeys<T>;
+      launch(ctx, Keys{{shape, placed.arrays(), Keys::tile}, dropout, qkv, log_sums, delta, d_out, d_qkv});
+    }
   }
 
   template <class T>
@@ -127,10 +140,11 @@ struct DeviceLayerOps {
   template <class T>
   static void put_first(Context& ctx, const Placed& placed, MatrixView<const T> first, MatrixView<T> x) {
     Backend::template zero<T>(ctx, x.data, x.size());
-    Backend::template add_rows<T>(ctx, first, placed.arrays().offsets, x);
+    device::for_each_entry<System>(ctx, first.rows, first.cols,
+                                   device::PutRow<T>{first, placed.arrays().offsets, x});
   }
   template <class T>
-  static void tanh_forward(Context& ctx, const T* bias, MatrixView<T> x) {
+  static void tanh_forward(Context& ctx, const compute_t<T>* bias, MatrixView<T> x) {
     device::for_each_entry<System>(ctx, x.rows, x.cols, device::TanhEntry<T>{bias, x});
   }
   template <class T>
@@ -138,7 +152,7 @@ struct DeviceLayerOps {
     device::for_each_entry<System>(ctx, g.rows, g.cols, device::TanhBackwardEntry<T>{y, g});
   }
   template <class T>
-  static void apply_mask(Context& ctx, const Dropout<T>& dropout, MatrixView<T> x) {
+  static void apply_mask(Context& ctx, const Dropout<compute_t<T>>& dropout, MatrixView<T> x) {
     if (!dropout.on()) return;
     device::for_each_entry<System>(ctx, x.rows, x.cols,
                                    device::MaskEntry<T>{dropout, MatrixView<const T>(x), x});
@@ -152,7 +166,7 @@ struct DeviceLayerOps {
   }
   template <class T>
   static void sums_of_squares(Context& ctx, std::span<const AdamWPiece<T>> pieces, double* sums) {
-    using Kernel = device::SquareChunks<T>;
+    using Kernel = device::SquareChunks<compute_t<T>>;
     const auto kernel_of = [](const AdamWPiece<T>& p) { return Kernel{p.gradient, p.count, nullptr}; };
     index_t blocks = 0;
     for (const AdamWPiece<T>& piece : pieces)
@@ -177,6 +191,12 @@ struct DeviceLayerOps {
   }
 
  private:
+  /// Calls `entry` for every entry and adds what it returns to its column's sum (null: to none), in one pass.
+  template <class Entry, class C>
+  static void write_and_sum(Context& ctx, index_t rows, index_t cols, const Entry& entry, C* sums) {
+    if (sums == nullptr) return device::for_each_entry<System>(ctx, rows, cols, entry);
+    backend::portable::add_column_sums<System>(ctx, entry, rows, cols, sums);
+  }
   template <class K>
   static void launch(Context& ctx, const K& kernel) {
     System::launch(ctx, kernel.blocks(), kernel);

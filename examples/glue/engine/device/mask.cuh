@@ -1,6 +1,7 @@
 #pragma once
 
 #include <sparsegrad/backend/thrust/batch.cuh>
+#include <sparsegrad/core/narrow_float.hpp>
 
 #include "../dropout.hpp"
 
@@ -18,14 +19,14 @@ SPARSEGRAD_HOST_DEVICE T multiplier(const Dropout<T>& dropout, index_t i, index_
   return dropout.on() ? dropout.row(i).at(j) : T(1);
 }
 
-/// to = mask * from; the two may be the same.
+/// to = mask * from; the two may be the same. Returns what it writes, so that a pass can sum it too.
 template <class T>
 struct MaskEntry {
-  Dropout<T> dropout;
+  Dropout<compute_t<T>> dropout;
   Array2<const T> from;
   Array2<T> to;
-  SPARSEGRAD_HOST_DEVICE void operator()(index_t i, index_t j) const {
-    to(i, j) = from(i, j) * multiplier(dropout, i, j);
+  SPARSEGRAD_HOST_DEVICE T operator()(index_t i, index_t j) const {
+    return to(i, j) = static_cast<T>(from(i, j) * multiplier(dropout, i, j));
   }
 };
 
