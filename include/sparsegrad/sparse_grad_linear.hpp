@@ -800,11 +800,11 @@ class SparseGradLinear {
     if (merged_ == want_merged) {
       throw StateError(std::string(call) + ": the adapter is " + (merged_ ? "merged already" : "not merged"));
     }
-    if (want_merged && Backend::template first_nonfinite<C>(ctx, delta()) >= 0) {
-      const index_t at = Backend::template first_nonfinite<C>(ctx, delta());
+    const index_t bad = want_merged ? Backend::template first_nonfinite<C>(ctx, delta()) : -1;
+    if (bad >= 0) {
       throw NonFiniteError(std::string(call) + ": the delta holds NaN or Inf at row " +
-                           std::to_string(at / basis_->cols()) + ", column " +
-                           std::to_string(at % basis_->cols()) + "; expected finite numbers");
+                           std::to_string(bad / basis_->cols()) + ", column " +
+                           std::to_string(bad % basis_->cols()) + "; expected finite numbers");
     }
     SparseGradient<C, Backend> update = export_delta(ctx);
     Backend::template scale<C>(ctx, sign, MatrixView<C>(update.values(), 1, update.count()));
