@@ -221,8 +221,8 @@ TEST_CASE_TEMPLATE("gemm_batched: products of differing shapes", T, float, doubl
 
 TEST_CASE_TEMPLATE("gram: weighted lower triangle, added to", T, float, double) {
   Random random(5);
-  for (const auto& [n, depth] :
-       std::vector<std::array<index_t, 2>>{{0, 3}, {3, 0}, {1, 1}, {5, 7}, {17, 64}, {97, 13}, {403, 11}}) {
+  for (const auto& [n, depth] : std::vector<std::array<index_t, 2>>{
+           {0, 3}, {3, 0}, {1, 1}, {5, 7}, {17, 64}, {97, 13}, {403, 11}, {800, 3}, {1160, 2}}) {
     for (const Op op : ops) {
       CAPTURE(n);
       CAPTURE(depth);

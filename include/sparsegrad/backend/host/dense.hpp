@@ -60,20 +60,29 @@ struct Dense {
     if (g.empty()) return;
     const index_t depth = op == Op::none ? a.cols : a.rows;
     const Op other = op == Op::none ? Op::transpose : Op::none;
+    // Rows go in pairs of `edge`: left of the diagonal a tile has both, because a tall tile spares repacking; the block on
+    // the diagonal is two triangles and the square between them. The pair r has 2 r + 3 tiles, all pairs before it
+    // r (r + 2).
     const index_t edge = gram_edge;
     const index_t across = (g.rows + edge - 1) / edge;
+    const index_t pairs = across / 2;
+    const index_t tiles = pairs * (pairs + 2) + (across % 2 == 0 ? 0 : across);
     Scratch::Frame frame(ctx.scratch());
-    const index_t side = std::min(edge, g.rows);
-    const index_t pack_count = Serial::template pack_count<T>(side, side, depth);
-    const index_t tile_count = round_up(side * side, 16);  // keeps the packing memory aligned
+    const index_t height = std::min(2 * edge, g.rows);
+    const index_t width = std::min(edge, g.rows);
+    const index_t pack_count = Serial::template pack_count<T>(height, width, depth);
+    const index_t tile_count = round_up(height * width, 16);  // keeps the packing memory aligned
     const index_t own = tile_count + round_up(pack_count, 16);
     T* memory = frame.take<T>(own * ctx.threads());
-    ctx.parallel_for(across * (across + 1) / 2, [&](index_t tile, int worker) {
-      index_t i = 0;  // tile number -> (i, j) of the lower triangle, row by row
-      while ((i + 1) * (i + 2) / 2 <= tile)
-        ++i;
-      const index_t j = tile - i * (i + 1) / 2;
-      const index_t rows = std::min(edge, g.rows - i * edge);
+    ctx.parallel_for(tiles, [&](index_t tile, int worker) {
+      index_t pair = 0;
+      while ((pair + 1) * (pair + 3) <= tile)
+        ++pair;
+      const index_t place = tile - pair * (pair + 2);
+      const index_t below = place > 2 * pair ? 1 : 0;
+      const index_t i = 2 * pair + below;
+      const index_t j = place - below;
+      const index_t rows = std::min(j < 2 * pair ? 2 * edge : edge, g.rows - i * edge);
       const index_t cols = std::min(edge, g.rows - j * edge);
       T* product = memory + own * worker;
       const MatrixView<T> target(product, rows, cols);
