@@ -87,3 +87,15 @@ TEST_CASE("misuse is refused") {
   check_says(error_of([&] { spearman_correlation(Values{1, nan}, Values{1, 2}); }), "as prediction 1");
   check_says(error_of([&] { accuracy(Values{1}, Values{nan}); }), "as label 0");
 }
+
+TEST_CASE("a defined value is better than none, and a larger one than a smaller") {
+  const Metric none{"pearson", 0, false};
+  const Metric negative{"pearson", -0.3, true};
+  const Metric positive{"pearson", 0.2, true};
+  CHECK(is_better(negative, none));
+  CHECK_FALSE(is_better(none, negative));
+  CHECK_FALSE(is_better(none, none));
+  CHECK(is_better(positive, negative));
+  CHECK_FALSE(is_better(negative, positive));
+  CHECK_FALSE(is_better(negative, negative));
+}

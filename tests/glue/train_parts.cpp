@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <fstream>
 #include <set>
@@ -10,6 +11,7 @@
 #include "train/event_file.hpp"
 #include "train/learning_rate.hpp"
 #include "train/output_file.hpp"
+#include "train/output_folder.hpp"
 #include "train/presets.hpp"
 #include "train/sampler.hpp"
 
@@ -147,6 +149,52 @@ TEST_CASE("the paper's learning rates by model, task and run type") {
   CHECK(protocol_eval_every("cola", 32) == 50);
 }
 
+TEST_CASE("the paper's learning rates and batch sizes, all 81 of them") {
+  // Task; then ft, lora, sparse of BERT, of RoBERTa-base, of RoBERTa-large.
+  struct Row {
+    const char* task;
+    std::array<std::pair<double, index_t>, 9> chosen;
+  };
+  // clang-format off
+  const Row rows[] = {
+      {"cola", {{{1.01e-5, 16}, {2.60e-5, 32}, {3.15e-5, 32}, {1.85e-5, 32}, {3.20e-5, 32}, {2.61e-5, 32}, {1.06e-5, 16}, {5.86e-6, 16}, {1.27e-5, 32}}}},
+      {"mnli", {{{1.51e-5, 32}, {1.00e-5, 16}, {6.07e-6, 32}, {1.15e-6, 16}, {1.04e-5, 32}, {1.00e-5, 32}, {1.01e-6, 16}, {1.09e-6, 16}, {4.34e-6, 32}}}},
+      {"mrpc", {{{1.90e-5, 16}, {3.11e-5, 16}, {1.22e-5, 32}, {2.47e-5, 32}, {7.02e-5, 32}, {4.63e-5, 32}, {6.79e-6, 16}, {1.56e-5, 16}, {1.96e-5, 16}}}},
+      {"qnli", {{{1.91e-5, 16}, {1.73e-5, 16}, {1.94e-5, 16}, {8.38e-6, 16}, {5.54e-5, 32}, {1.66e-5, 16}, {2.35e-6, 32}, {1.19e-5, 16}, {5.56e-6, 16}}}},
+      {"qqp", {{{5.11e-6, 16}, {9.25e-6, 32}, {1.41e-5, 32}, {7.20e-6, 32}, {5.32e-6, 16}, {1.40e-5, 32}, {4.48e-6, 32}, {1.57e-5, 32}, {2.89e-6, 32}}}},
+      {"rte", {{{3.05e-5, 32}, {3.84e-5, 16}, {6.81e-5, 16}, {1.74e-5, 32}, {1.61e-5, 16}, {1.81e-5, 16}, {6.49e-6, 16}, {4.17e-5, 16}, {2.10e-5, 32}}}},
+      {"sst2", {{{1.33e-5, 16}, {4.07e-5, 32}, {1.47e-5, 32}, {1.02e-5, 32}, {1.49e-5, 32}, {2.30e-5, 32}, {8.77e-6, 32}, {5.01e-6, 16}, {1.46e-6, 32}}}},
+      {"stsb", {{{2.70e-5, 16}, {1.12e-4, 32}, {1.24e-4, 32}, {7.71e-5, 32}, {4.87e-5, 16}, {1.87e-5, 16}, {1.11e-5, 32}, {2.96e-5, 16}, {2.11e-5, 16}}}},
+      {"wnli", {{{9.13e-4, 32}, {1.57e-5, 32}, {2.52e-6, 32}, {2.34e-5, 16}, {3.11e-5, 16}, {6.48e-5, 32}, {1.57e-6, 16}, {4.14e-5, 32}, {1.32e-6, 16}}}},
+  };
+  // clang-format on
+  const RunType types[] = {RunType::ft, RunType::lora, RunType::sparse};
+  for (const Row& row : rows) {
+    for (std::size_t i = 0; i < 9; ++i) {
+      ModelConfig config;
+      config.family = i < 3 ? ModelFamily::bert : ModelFamily::roberta;
+      config.hidden = i < 6 ? 768 : 1024;
+      CAPTURE(row.task);
+      CAPTURE(i);
+      const PaperRate rate = paper_rate(config, row.task, types[i % 3]);
+      CHECK(rate.learning_rate == row.chosen[i].first);
+      CHECK(rate.batch_size == row.chosen[i].second);
+      if (i % 3 == 2) {
+        for (const RunType same : {RunType::topk, RunType::meprop})
+          CHECK(paper_rate(config, row.task, same).learning_rate == rate.learning_rate);
+      }
+      CHECK(paper_lora_rank(config) == (i < 6 ? 7 : 10));
+    }
+  }
+  const std::pair<const char*, index_t> intervals[] = {{"cola", 100},  {"mnli", 10000}, {"mrpc", 100},
+                                                       {"qnli", 100},  {"qqp", 10000},  {"rte", 10},
+                                                       {"sst2", 1000}, {"stsb", 100},   {"wnli", 10}};
+  for (const auto& [task, steps] : intervals) {
+    CHECK(protocol_eval_every(task, 16) == steps);
+    CHECK(protocol_eval_every(task, 32) == steps / 2);
+  }
+}
+
 TEST_CASE("the reference's protocol, and what its defects exclude") {
   TrainOptions options;
   options.sparse.defects.transposed_basis = true;
@@ -203,4 +251,31 @@ TEST_CASE("files are whole or not there, and a full disk is told") {
   check_says(error_of([] { sparsegrad::glue::write_file("/dev/full", "x"); }), "No space left on device");
   check_says(error_of([&] { sparsegrad::glue::write_file(folder / "none" / "a", "x"); }), "cannot be opened");
   check_says(error_of([&] { make_folder(folder / "a.txt" / "b"); }), "cannot make this folder");
+}
+
+TEST_CASE("an output folder is one process's, and knows whose files are whose") {
+  const auto folder = fresh_folder("output");
+  glue::test::write_file(folder / "model" / "config.json", "not a run's");
+  {
+    OutputFolder output(folder);
+    check_says(error_of([&] { OutputFolder second(folder); }), "another process is running in this folder");
+    output.clear();  // no log: nothing here is a run's
+    CHECK(std::filesystem::exists(folder / "model" / "config.json"));
+    check_says(error_of([&] { output.require_not_written(folder / "model"); }), "--model is");
+    output.require_not_written(folder / "elsewhere");
+  }
+  glue::test::write_file(folder / "run.json", R"({"format": "another program's"})");
+  OutputFolder output(folder);  // the lock went with the object
+  output.clear();
+  CHECK(std::filesystem::exists(folder / "model" / "config.json"));
+  glue::test::write_file(folder / "run.json", R"({"format": "sparsegrad-glue run 1"})");
+  for (const char* state : {"state.safetensors", "state.safetensors.previous", "state.safetensors.torn"})
+    glue::test::write_file(output.checkpoint() / state, "x");
+  CHECK(output.has_state());
+  output.remove_states();
+  CHECK_FALSE(output.has_state());
+  CHECK_FALSE(std::filesystem::exists(output.checkpoint()));
+  output.clear();
+  CHECK_FALSE(std::filesystem::exists(output.model()));
+  CHECK_FALSE(std::filesystem::exists(output.log()));
 }

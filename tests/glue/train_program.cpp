@@ -1,19 +1,12 @@
 // The program as its users run it: exit statuses, messages, files.
-#include <doctest/doctest.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
-#include <cstdlib>
-#include <fstream>
 #include <sstream>
 #include <thread>
 
-#include "../support/tiny_bert.hpp"
-#include "files.hpp"
+#include "program.hpp"
 
 using namespace sparsegrad;
 using namespace sparsegrad::glue::test;
@@ -21,47 +14,6 @@ using namespace sparsegrad::glue::test;
 namespace {
 
 namespace fs = std::filesystem;
-
-fs::path program() {
-  const fs::path path = fs::read_symlink("/proc/self/exe").parent_path().parent_path() / "sparsegrad-glue";
-  REQUIRE_MESSAGE(fs::exists(path), path.string() << " is not built");
-  return path;
-}
-
-struct Finished {
-  int status = -1;
-  std::string out;
-  std::string err;
-};
-
-std::string content(const fs::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-}
-
-/// Runs the program with words separated by spaces, without the variable that names the data.
-Finished run(const std::string& words) {
-  const fs::path folder = SPARSEGRAD_TEST_OUTPUT_DIR;
-  const std::string command = "env -u SPARSEGRAD_GLUE_DIR '" + program().string() + "' " + words + " >'" +
-                              (folder / "out.txt").string() + "' 2>'" + (folder / "err.txt").string() + "'";
-  const int status = std::system(command.c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, content(folder / "out.txt"),
-          content(folder / "err.txt")};
-}
-
-nlohmann::json json_of(const fs::path& file) {
-  return nlohmann::json::parse(content(file));
-}
-
-const fs::path& tiny() {
-  static const fs::path path = make_tiny_bert(fresh_folder("tiny"));
-  return path;
-}
-
-std::string train_words(const fs::path& output, const std::string& more) {
-  return "train --task cola --model '" + tiny().string() + "' --output '" + output.string() +
-         "' --threads 1 --max-length 32 --train-limit 256 --dev-limit 64 " + more;
-}
 
 std::size_t lines_of(const std::string& text) {
   return static_cast<std::size_t>(std::count(text.begin(), text.end(), '\n'));
@@ -252,8 +204,20 @@ TEST_CASE("a search either runs or says what is missing") {
   if (search.status != 0) {
     CHECK(search.status == 1);
     check_says(search.err, "needs Python's optuna");
+    for (const char* flag : {"--optimize", "-optimize"}) {
+      const Finished bare = run(train_words(output, std::string("--run-type ft ") + flag));
+      CHECK(bare.status == 1);
+      check_says(bare.err, "needs Python's optuna");
+    }
     MESSAGE("skipped: optuna is missing, the search was not run");
     return;
+  }
+  // The reference's ways to ask for it, which take no value.
+  for (const char* flag : {"--optimize", "-optimize"}) {
+    const Finished bare = run(train_words(
+        output, std::string(flag) + " --trials 2 --search-rates 1e-4,1e-3 --max-steps 4 --run-type ft"));
+    CHECK_MESSAGE(bare.status == 0, bare.err);
+    check_says(bare.out, "best of 2 trials");
   }
   const nlohmann::json best = json_of(output / "best.json");
   CHECK(best["learning-rate"].get<double>() >= 1e-4);
@@ -270,25 +234,7 @@ TEST_CASE("a search either runs or says what is missing") {
 
 TEST_CASE("an interrupt leaves a log and a checkpoint that can be evaluated") {
   const fs::path output = fresh_folder("interrupt");
-  std::vector<std::string> words{program().string(), "train",
-                                 "--task",           "cola",
-                                 "--model",          tiny().string(),
-                                 "--output",         output.string(),
-                                 "--threads",        "1",
-                                 "--max-length",     "32",
-                                 "--train-limit",    "256",
-                                 "--dev-limit",      "64",
-                                 "--epochs",         "100000",
-                                 "--eval-every",     "3",
-                                 "--phase1-steps",   "2",
-                                 "--quiet"};
-  unsetenv("SPARSEGRAD_GLUE_DIR");
-  std::vector<char*> arguments;
-  for (std::string& word : words)
-    arguments.push_back(word.data());
-  arguments.push_back(nullptr);
-  pid_t child = 0;
-  REQUIRE(posix_spawn(&child, words[0].c_str(), nullptr, nullptr, arguments.data(), environ) == 0);
+  const pid_t child = start(train_words(output, "--epochs 100000 --eval-every 3 --phase1-steps 2 --quiet"));
   bool evaluated = false;
   for (int i = 0; i < 600 && !evaluated; ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
@@ -297,10 +243,7 @@ TEST_CASE("an interrupt leaves a log and a checkpoint that can be evaluated") {
   }
   CHECK(evaluated);
   kill(child, SIGINT);
-  int status = 0;
-  REQUIRE(waitpid(child, &status, 0) == child);
-  REQUIRE(WIFEXITED(status));
-  CHECK(WEXITSTATUS(status) == 130);
+  CHECK(wait_for(child) == 130);
   const nlohmann::json log = json_of(output / "run.json");
   CHECK(log["interrupted"] == true);
   CHECK(log["finished"] == false);
@@ -334,6 +277,131 @@ TEST_CASE("the parts of memory add up to the process's peak") {
     CHECK(sum > 0.9 * peak);
     CHECK(sum < 1.1 * peak);
   }
+}
+
+TEST_CASE("one process at a time in a folder; a new run clears what an old one left") {
+  const fs::path output = fresh_folder("folder");
+  // Half-done files of writers that were killed, and a user's own file.
+  write_file(output / "checkpoint" / "state.safetensors.tmp-1-0", "x");
+  write_file(output / "model" / "model.safetensors.tmp-12-3", "x");
+  write_file(output / "run.json.partial", "x");
+  const pid_t child =
+      start(train_words(output, "--epochs 100000 --checkpoint-every 3 --run-type ft --quiet"));
+  for (int i = 0; i < 600 && !fs::exists(output / "checkpoint" / "state.safetensors"); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  CHECK_FALSE(fs::exists(output / "checkpoint" / "state.safetensors.tmp-1-0"));
+  CHECK_FALSE(fs::exists(output / "model" / "model.safetensors.tmp-12-3"));
+  CHECK_FALSE(fs::exists(output / "run.json.partial"));
+  for (const char* more : {"", "--resume"}) {
+    const Finished second = run(train_words(output, std::string("--max-steps 1 --run-type ft ") + more));
+    CHECK(second.status == 1);
+    check_says(second.err, "another process is running in this folder");
+  }
+  kill(child, SIGKILL);
+  CHECK(wait_for(child) == 128 + SIGKILL);
+
+  write_file(output / "model" / "notes.txt", "mine");
+  write_file(output / "tensorboard" / "events.out.tfevents.1.sparsegrad", "old");
+  const Finished fresh = run(train_words(output, "--max-steps 1 --run-type ft --no-save --quiet"));
+  CHECK_MESSAGE(fresh.status == 0, fresh.err);
+  CHECK_FALSE(fs::exists(output / "checkpoint"));
+  CHECK_FALSE(fs::exists(output / "model" / "model.safetensors"));
+  CHECK(content(output / "model" / "notes.txt") == "mine");
+  CHECK(std::distance(fs::directory_iterator(output / "tensorboard"), fs::directory_iterator()) == 1);
+  CHECK(content(output / "tensorboard" / "events.out.tfevents.1.sparsegrad") != "old");
+
+  // What is not a run's is left alone, and what a run reads is not written to.
+  const fs::path other = fresh_folder("others");
+  write_file(other / "model" / "config.json", "mine");
+  CHECK(run(train_words(other, "--max-steps 1 --run-type ft --no-save --quiet")).status == 0);
+  CHECK(content(other / "model" / "config.json") == "mine");
+  const fs::path again = fresh_folder("again");
+  CHECK(run(train_words(again, "--max-steps 1 --run-type ft --quiet")).status == 0);
+  const Finished own = run("train --task cola --max-length 32 --model " + (again / "model").string() +
+                           " --output " + again.string());
+  CHECK(own.status == 1);
+  check_says(own.err, "which a run in --output");
+  CHECK(fs::exists(again / "model" / "model.safetensors"));
+}
+
+TEST_CASE("a task's other spellings are the same options, with every preset") {
+  const fs::path output = fresh_folder("spelling");
+  const std::string rest =
+      " --model " + tiny().string() + " --output " + output.string() +
+      " --max-length 32 --train-limit 64 --dev-limit 16 --max-steps 1 --no-save --run-type ft "
+      "--quiet --threads 1 ";
+  for (const char* preset : {"--preset paper", "--protocol reference"}) {
+    const Finished first = run("train --task CoLA" + rest + preset);
+    CHECK_MESSAGE(first.status == 0, first.err);
+    CHECK(json_of(output / "run.json")["options"]["task"] == "cola");
+    const Finished again = run("train --task cola --resume" + rest + preset);
+    CHECK_MESSAGE(again.status == 0, again.err);
+    check_says(again.out, "finished already");
+  }
+}
+
+TEST_CASE("what the reference calls meprop is topk with AdamW's moments") {
+  const fs::path output = fresh_folder("reference_meprop");
+  for (const char* type : {"meprop", "topk"}) {
+    const Finished run_of = run(
+        train_words(output, std::string("--protocol reference --max-steps 2 --no-save --run_type ") + type));
+    CHECK_MESSAGE(run_of.status == 0, run_of.err);
+    CHECK((run_of.err.find("run type topk is taken") != std::string::npos) ==
+          (std::string(type) == "meprop"));
+    const nlohmann::json options = json_of(output / "run.json")["options"];
+    CHECK(options["run_type"] == "topk");
+    CHECK(options["sparse"]["adam"] == "dense_core");
+  }
+  const Finished given = run(train_words(
+      output, "--protocol reference --run-type topk --adam torch --max-steps 1 --no-save --quiet"));
+  CHECK(given.status == 0);
+  CHECK(json_of(output / "run.json")["options"]["sparse"]["adam"] == "torch");
+}
+
+TEST_CASE("LoRA's rank under the paper's preset goes by the model's width") {
+  const fs::path output = fresh_folder("rank");
+  const auto rank_of = [&](const std::string& more) {
+    const Finished train =
+        run(train_words(output, "--preset paper --run-type lora --max-steps 1 --no-save --quiet " + more));
+    CHECK_MESSAGE(train.status == 0, train.err);
+    return json_of(output / "run.json")["options"]["lora"]["rank"].get<int>();
+  };
+  CHECK(rank_of("") == 7);
+  CHECK(rank_of("--lora-rank 3") == 3);
+  glue::test::TinyBert wide;
+  wide.layers = 1;
+  wide.hidden = 1024;
+  wide.intermediate = 16;
+  const fs::path model = make_tiny_bert(fresh_folder("wide"), wide);
+  CHECK(rank_of("--model " + model.string()) == 10);
+}
+
+TEST_CASE("memory is refused before it is taken, with what is needed") {
+  const fs::path output = fresh_folder("refused");
+  glue::test::TinyBert extents;
+  extents.layers = 8;
+  extents.hidden = 512;
+  extents.intermediate = 2048;
+  const fs::path model = make_tiny_bert(fresh_folder("large"), extents);
+  // 8 layers hold 16 matrices of 4 MiB: weights 90 MiB, dense moments 2 x 64 MiB in phase 1.
+  const std::string words =
+      "train --task cola --max-length 16 --train-limit 32 --dev-limit 8 --batch-size 4 --max-steps 1 "
+      "--phase1-steps 1 --threads 1 --no-save --run-type sparse --preset paper --model " +
+      model.string() + " --output " + output.string();
+#if defined(__SANITIZE_ADDRESS__)
+  MESSAGE("skipped: the address sanitizer needs more address space than any limit leaves");
+  return;
+#endif
+  const Finished refused = run(words, "ulimit -v 700000; OPENBLAS_NUM_THREADS=1 ");
+  CHECK(refused.status == 1);
+  check_says(refused.err, "this run needs at least");
+  check_says(refused.err, "in phase 1");
+  CHECK_FALSE(fs::exists(output / "run.json"));
+  const Finished allowed = run(words);
+  CHECK_MESSAGE(allowed.status == 0, allowed.err);
+  const nlohmann::json estimate = json_of(output / "run.json")["memory_estimate"];
+  CHECK(estimate["phase1"]["optimizer"] > (2 * 64) << 20);
+  CHECK(estimate["most_bytes"] > estimate["least_bytes"]);
 }
 
 TEST_CASE("inspect writes a table and the data of its plots") {

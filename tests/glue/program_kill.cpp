@@ -1,0 +1,143 @@
+// Runs that are killed at any moment and go on: the same bits as a run that was left alone.
+#include <signal.h>
+
+#include <chrono>
+#include <random>
+#include <thread>
+
+#include "program.hpp"
+
+using namespace sparsegrad;
+using namespace sparsegrad::glue::test;
+
+namespace {
+
+namespace fs = std::filesystem;
+
+using Clock = std::chrono::steady_clock;
+
+/// What must not depend on how often a run was ended.
+struct Result {
+  std::string model;
+  std::vector<double> losses;
+  nlohmann::json evaluations;
+  nlohmann::json best;
+};
+
+Result result_of(const fs::path& output) {
+  Result result;
+  result.model = content(output / "model" / "model.safetensors");
+  const nlohmann::json log = json_of(output / "run.json");
+  CHECK(log["finished"] == true);
+  for (const nlohmann::json& step : log["steps"])
+    result.losses.push_back(step["loss"]);
+  for (nlohmann::json evaluation : log["evaluations"]) {
+    evaluation.erase("seconds");
+    result.evaluations.push_back(evaluation);
+  }
+  result.best = log["best"];
+  return result;
+}
+
+std::string words_of(const fs::path& output, const std::string& more) {
+  return "train --task cola --model " + tiny().string() + " --output " + output.string() +
+         " --max-length 32 --train-limit 256 --dev-limit 64 --batch-size 8 --epochs 2 --eval-every 9 "
+         "--log-every 1 "
+         "--learning-rate 1e-3 --checkpoint-every 6 --quiet " +
+         more;
+}
+
+void check_same(const Result& found, const Result& wanted) {
+  CHECK((found.model == wanted.model));
+  CHECK(found.losses == wanted.losses);
+  CHECK(found.evaluations == wanted.evaluations);
+  CHECK(found.best == wanted.best);
+}
+
+}  // namespace
+
+TEST_CASE("a run that is killed at random times and resumed ends with the bits of one that was not") {
+  std::mt19937 random(20);
+  for (const char* options :
+       {"--threads 1 --run-type sparse --preset best --phase1-steps 2 --refresh-every 10 --width-side 8",
+        "--threads 2 --run-type sparse --preset paper --phase1-steps 2",
+        "--threads 1 --deterministic --run-type lora", "--threads 1 --run-type ft"}) {
+    CAPTURE(options);
+    const fs::path whole = fresh_folder("whole");
+    const auto begin = Clock::now();
+    REQUIRE(wait_for(start(words_of(whole, options))) == 0);
+    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    const Result wanted = result_of(whole);
+    REQUIRE(wanted.losses.size() == 64);
+
+    const fs::path killed = fresh_folder("killed");
+    const std::string words = words_of(killed, std::string(options) + " --resume");
+    int kills = 0;
+    for (int attempt = 0; attempt < 5; ++attempt) {
+      const pid_t child = start(words);
+      const double wait = std::uniform_real_distribution<double>(0.05, 0.6)(random) * seconds;
+      std::this_thread::sleep_for(std::chrono::duration<double>(wait));
+      kill(child, SIGKILL);
+      kills += wait_for(child) == 128 + SIGKILL ? 1 : 0;
+      // A disk that loses the end of the last file: the state before it serves.
+      const fs::path state = killed / "checkpoint" / "state.safetensors";
+      if (attempt == 3 && fs::exists(state) && fs::exists(state.string() + ".previous"))
+        fs::resize_file(state, fs::file_size(state) / 2);
+    }
+    CHECK(kills > 0);
+    REQUIRE(wait_for(start(words)) == 0);
+    check_same(result_of(killed), wanted);
+    CHECK_FALSE(fs::exists(killed / "checkpoint"));
+  }
+}
+
+TEST_CASE("a torn state is passed over, and does not replace the good one before it") {
+  const std::string options = "--threads 1 --run-type ft";
+  const fs::path whole = fresh_folder("torn_whole");
+  REQUIRE(wait_for(start(words_of(whole, options))) == 0);
+  const fs::path output = fresh_folder("torn");
+  const fs::path state = output / "checkpoint" / "state.safetensors";
+  const fs::path before = state.string() + ".previous";
+  const std::string words = words_of(output, options);
+  const pid_t child = start(words);
+  while (!fs::exists(before))
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  kill(child, SIGKILL);
+  wait_for(child);
+  if (!fs::exists(state)) fs::copy_file(before, state);  // killed between its two renames
+  fs::resize_file(state, 100);
+  const Finished finished = run(words + " --resume");
+  CHECK_MESSAGE(finished.status == 0, finished.err);
+  check_says(finished.err, "going on from the state before it");
+  check_same(result_of(output), result_of(whole));
+}
+
+TEST_CASE("a finished run is left alone; other options than the state's are refused") {
+  const std::string options = "--threads 1 --run-type ft --max-steps 12";
+  const fs::path output = fresh_folder("finished");
+  const std::string words = words_of(output, options);
+  REQUIRE(wait_for(start(words)) == 0);
+  const std::string log = content(output / "run.json");
+  const auto written = fs::last_write_time(output / "model" / "model.safetensors");
+  const Finished again = run(words + " --resume");
+  CHECK(again.status == 0);
+  check_says(again.out, "finished already");
+  CHECK(content(output / "run.json") == log);
+  CHECK(fs::last_write_time(output / "model" / "model.safetensors") == written);
+  const Finished other = run(words + " --resume --learning-rate 2e-3");
+  CHECK(other.status == 1);
+  check_says(other.err, "a run with other options is finished there");
+  CHECK(content(output / "run.json") == log);
+
+  const fs::path ended = fresh_folder("ended");
+  const std::string longer = words_of(ended, "--threads 1 --run-type ft --max-steps 100000 --epochs 100000");
+  const pid_t child = start(longer);
+  while (!fs::exists(ended / "checkpoint" / "state.safetensors"))
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  kill(child, SIGTERM);
+  CHECK(wait_for(child) == 130);
+  const Finished refused = run(longer + " --resume --learning-rate 2e-3");
+  CHECK(refused.status == 1);
+  check_says(refused.err, "options/learning_rate 0.001, this one has 0.002");
+  CHECK(fs::exists(ended / "checkpoint" / "state.safetensors"));
+}
