@@ -190,9 +190,10 @@ TEST_CASE("nine tasks: train, then predictions of dev and test, and a submission
   const fs::path data = fresh_folder("glue");
   for (const auto& [task, unused] : layouts())
     write_task(data, task);
-  for (const auto& [task, named] : layouts()) {
+  for (const auto& entry : layouts()) {
+    const std::string& task = entry.first;
     CAPTURE(task);
-    const Layout& layout = named.second;
+    const Layout& layout = entry.second.second;
     const fs::path output = fresh_folder("nine");
     const Finished train =
         run(train_task(task, data, output, "--run-type ft --max-steps 3 --learning-rate 1e-3"));
