@@ -9,6 +9,7 @@
 #include <sparsegrad/sparse_grad_linear.hpp>
 
 #include <cstdio>
+#include <memory>
 #include <random>
 #include <vector>
 
@@ -40,11 +41,11 @@ int main() {
   };
 
   SparseGradLinear<float> layer(ctx, {w.data(), out, in}, nullptr);
-  HosvdAccumulator<float> sums(ctx, out, in);
+  const auto sums = std::make_shared<HosvdAccumulator<float>>(ctx, out, in);
   for (int n = 0; n < 8; ++n)
-    sums.add(ctx, gradient(0));
+    sums->add(ctx, gradient(0));
   const RankRule rank = RankRule::fixed(16);
-  layer.set_basis(ctx, TuckerBasis<float>::fit(ctx, sums, rank, rank));
+  layer.set_basis(ctx, TuckerBasis<float>::fit(ctx, *sums, rank, rank));
   SparseAdam<float> adam(ctx, 16, 16, {.capacity = 80, .overflow = Overflow::evict_smallest});
   SparseGradient<float> s(ctx, 16, 16, k), d(ctx, 16, 16, k);
 
@@ -56,8 +57,8 @@ int main() {
                   share.kept_block, k, share.basis_top_k);
     }
     if (step == 22) {  // from here on steps also feed the accumulator
-      sums.clear(ctx);
-      layer.collect(ctx, &sums);
+      sums->clear(ctx);
+      layer.collect(ctx, sums);
     }
     layer.add_gradient(ctx, gradient(age));
     layer.select(ctx, TopK{k}, s);
@@ -66,7 +67,7 @@ int main() {
     layer.clear(ctx);
     if (step == 29) {
       layer.collect(ctx, nullptr);
-      const auto next = TuckerBasis<float>::fit(ctx, sums, rank, rank);
+      const auto next = TuckerBasis<float>::fit(ctx, *sums, rank, rank);
       const RebaseReport report = adam.rebase(ctx, *layer.basis(), *next, MomentsPolicy::transport);
       layer.set_basis(ctx, next);
       std::printf("refresh  from %d gradients, of which the new basis keeps %.2f or more\n",

@@ -42,8 +42,8 @@ int main() {
   };
 
   SparseGradLinear<float> layer(ctx, {w.data(), out, in}, nullptr, {.mode = UpdateMode::adapter});
-  HosvdAccumulator<float> sums(ctx, out, in);
-  layer.collect(ctx, &sums);
+  const auto sums = std::make_shared<HosvdAccumulator<float>>(ctx, out, in);
+  layer.collect(ctx, sums);
   std::shared_ptr<const TuckerBasis<float>> basis;
   SparseAdam<float> adam(ctx, out, in);
   SparseGradient<float> s(ctx, out, in, k), d(ctx, out, in, k);
@@ -56,7 +56,7 @@ int main() {
     layer.clear(ctx);
     if (step == 0) {  // the first gradient makes the basis
       layer.collect(ctx, nullptr);
-      basis = TuckerBasis<float>::fit(ctx, sums, RankRule::full(), RankRule::full());
+      basis = TuckerBasis<float>::fit(ctx, *sums, RankRule::full(), RankRule::full());
       layer.set_basis(ctx, basis);
       continue;
     }

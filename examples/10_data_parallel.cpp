@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <memory>
 #include <random>
 #include <vector>
 
@@ -20,7 +21,8 @@ struct Worker {
   int first, count;  ///< its part of the tokens
   std::vector<float> w = std::vector<float>(outputs * inputs), y = std::vector<float>(all_tokens * outputs);
   SparseGradLinear<float> layer{ctx, {w.data(), outputs, inputs}, nullptr};
-  HosvdAccumulator<float> sums{ctx, outputs, inputs};
+  std::shared_ptr<HosvdAccumulator<float>> sums =
+      std::make_shared<HosvdAccumulator<float>>(ctx, outputs, inputs);
   SparseAdam<float> adam{ctx, reduced_rank, inputs};
   SparseGradient<float> s{ctx, reduced_rank, inputs, kept_entries},
       d{ctx, reduced_rank, inputs, kept_entries};
@@ -59,14 +61,14 @@ int main() {
   // The basis must be the same everywhere. Accumulators are merged, so that it comes from the gradients of all
   // workers; a basis does not change, so workers of one process can share it.
   for (Worker* worker : {&a, &b}) {
-    worker->layer.collect(worker->ctx, &worker->sums);
+    worker->layer.collect(worker->ctx, worker->sums);
     worker->backward(x, target);
     worker->layer.core(worker->ctx);  // hands the gradient to the accumulator
     worker->layer.clear(worker->ctx);
     worker->layer.collect(worker->ctx, nullptr);
   }
-  a.sums.merge(a.ctx, b.sums);
-  const auto basis = TuckerBasis<float>::fit(a.ctx, a.sums, RankRule::fixed(reduced_rank), RankRule::full());
+  a.sums->merge(a.ctx, *b.sums);
+  const auto basis = TuckerBasis<float>::fit(a.ctx, *a.sums, RankRule::fixed(reduced_rank), RankRule::full());
   for (Worker* worker : {&a, &b, &single})
     worker->layer.set_basis(worker->ctx, basis);
 

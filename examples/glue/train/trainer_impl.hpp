@@ -101,8 +101,9 @@ BasicTrainer<T, Backend>::BasicTrainer(Context& ctx, Model& model, const Task& t
   dense_ = std::make_unique<AdamW<T, Backend>>(ctx_, std::move(dense));
   if (model_.trains_mlp() && !sparse()) make_mlp_dense();
   if (sparse()) {
-    group_ = make_group<T, Backend>(ctx_, model_, options_.sparse, {extents_.mean_tokens, options_.accumulation},
-                                 options_.shares_gradient_memory());
+    group_ =
+        make_group<T, Backend>(ctx_, model_, options_.sparse, {extents_.mean_tokens, options_.accumulation},
+                               options_.shares_gradient_memory());
   }
 }
 

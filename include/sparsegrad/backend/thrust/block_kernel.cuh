@@ -22,7 +22,8 @@ template <class K>
 void run_blocks_on_host(index_t blocks, const K& kernel) {
   for (index_t block = 0; block < blocks; ++block) {
     typename K::Shared shared;
-    std::memset(static_cast<void*>(&shared), 0xa5, sizeof shared);  // what was not written gives the same every time
+    std::memset(static_cast<void*>(&shared), 0xa5,
+                sizeof shared);  // what was not written gives the same every time
     const auto phase = [&]<int P>() {
       for (int thread = 0; thread < K::threads; ++thread)
         kernel.template phase<P>(block, thread, shared);
