@@ -485,10 +485,9 @@ class SparseGradGroup {
   }
 
   /// All that a checkpoint must hold beside the weights (and the caller's own options): bases, plans, optimizer states,
-  /// deltas, fixed supports, residuals; arrays in host memory. Throws StateError while gradients are collected or held, or
-  /// for a merged adapter.
-  State state(Context& ctx) {
-    check(ctx);
+  /// deltas, fixed supports, residuals; arrays in host memory. On a BatchedBackend after `check`, which corrects the counts
+  /// of steps that changed nothing. Throws StateError while gradients are collected or held, or for a merged adapter.
+  State state(Context& ctx) const {
     require_restorable("state");
     State state;
     for (const Member& m : members_) {

@@ -39,7 +39,7 @@ inline Plan plan_from_text(const SafetensorsFile& file, const std::string& key) 
 /// Adds SparseGradGroup::state. Throws StateError as that does.
 template <class T, class Backend>
 void put(typename Backend::Context& ctx, SafetensorsWriter& writer, const std::string& prefix,
-         SparseGradGroup<T, Backend>& group) {
+         const SparseGradGroup<T, Backend>& group) {
   using C = compute_t<T>;
   GroupState<C, Backend> state = group.state(ctx);
   std::vector<const TuckerBasis<C, Backend>*> bases;
