@@ -41,16 +41,16 @@ struct Lora {
 template <class T, class Backend>
 void keep_largest_of_rows(typename Backend::Context& ctx, index_t k, MatrixView<T> dy) {
   if (k >= dy.cols) return;
-  if constexpr (requires { Backend::template keep_largest_of_rows<T>(ctx, k, dy); }) {
-    return Backend::template keep_largest_of_rows<T>(ctx, k, dy);
-  }
-  auto frame = ctx.frame();
   if constexpr (is_narrow<T>) {
+    auto frame = ctx.frame();
     const MatrixView<compute_t<T>> wide = frame.template matrix<compute_t<T>>(dy.rows, dy.cols);
     Backend::template widen<T>(ctx, dy, wide);
     keep_largest_of_rows<compute_t<T>, Backend>(ctx, k, wide);
-    return Backend::template narrow<T>(ctx, wide, dy);
+    Backend::template narrow<T>(ctx, wide, dy);
+  } else if constexpr (requires { Backend::template keep_largest_of_rows<T>(ctx, k, dy); }) {
+    Backend::template keep_largest_of_rows<T>(ctx, k, dy);
   } else {
+    auto frame = ctx.frame();
     auto* index = frame.template take<stored_index_t>(k);
     T* value = frame.template take<T>(k);
     for (index_t i = 0; i < dy.rows; ++i) {

@@ -128,7 +128,7 @@ void BasicTrainer<T, Backend>::check_written(const std::filesystem::path& path) 
     same(name, m.data, static_cast<std::size_t>(m.size()));
   };
   same_matrix("weights", std::as_const(model_.parameters()).weights());
-  const auto same_adam = [&](const std::string& prefix, AdamW<float, Backend>& adam) {
+  const auto same_adam = [&](const std::string& prefix, AdamW<T, Backend>& adam) {
     same_matrix(prefix + "m", adam.first_moments());
     same_matrix(prefix + "v", adam.second_moments());
   };
