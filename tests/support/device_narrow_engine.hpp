@@ -12,6 +12,8 @@
 #include <type_traits>
 #include <vector>
 
+#include <sparsegrad/io/safetensors.hpp>
+
 #include "device_memory.hpp"
 #include "device_run.hpp"
 #include "glue/bert_support.hpp"
@@ -103,7 +105,7 @@ SPARSEGRAD_TEST_NARROW("narrow engine: logits and gradients of the goldens are f
   }
 }
 
-ModelConfig narrow_config(index_t head_size) {
+inline ModelConfig narrow_config(index_t head_size) {
   ModelConfig config;
   config.vocab_size = 50;
   config.max_positions = 700;
@@ -117,7 +119,7 @@ ModelConfig narrow_config(index_t head_size) {
 }
 
 /// Sequences of many lengths; padded rows where `padded` > 0.
-Batch narrow_batch(std::initializer_list<index_t> lengths, index_t padded) {
+inline Batch narrow_batch(std::initializer_list<index_t> lengths, index_t padded) {
   Batch batch;
   std::int32_t number = 0;
   for (const index_t length : lengths) {
@@ -271,14 +273,24 @@ TEST_CASE("narrow trainer: in half a gradient that overflows leaves the step out
     CHECK(run.trainer->report().skipped_steps == 1);
     CHECK(run.trainer->report().steps_done == 1);
     CHECK(weights() == before);
+    double moment = 0;
+    const auto look = [&] {
+      const std::vector<float> scaled = run.model.values(run.model.parameters().gradients());
+      moment = 0.1 * norm_of(scaled) / run.trainer->loss_scale().scale;
+    };
     for (int step = 0; step < 20 && run.trainer->loss_scale().whole_steps == 0; ++step)
-      run.trainer->step();
+      run.trainer->step(look);
     CHECK(run.trainer->loss_scale().whole_steps == 1);
     CHECK(run.trainer->loss_scale().scale ==
           std::ldexp(LossScale::start, -static_cast<int>(run.trainer->report().skipped_steps)));
     CHECK(weights() != before);
     for (const float w : weights())
       REQUIRE(std::isfinite(w));
+    // The first moments are those of one step, of the gradient without the scale of the time.
+    const std::filesystem::path state = fresh_folder("narrow_overflow") / "state.safetensors";
+    run.trainer->save_state(state);
+    const io::SafetensorsFile file(state.string());
+    CHECK(norm_of(file.read<float>("dense.m")) == doctest::Approx(moment).epsilon(1e-5));
   }
 }
 
