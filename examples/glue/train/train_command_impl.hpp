@@ -31,6 +31,7 @@ int run_train_on(const TrainOptions& options) {
   const auto state_path = output.state();
   output.require_not_written(options.model);
   if (options.resume && is_finished(log_path, options)) {
+    output.remove_states();  // of a run that was killed between its last log and this
     fmt::print("finished already: {}\n", log_path.string());
     return 0;
   }
