@@ -97,12 +97,12 @@ template <class T>
 inline void transpose_square(const T* from, index_t from_stride, T* to, index_t to_stride) {
 #if defined(SPARSEGRAD_HAS_SHUFFLE)
   typedef T Half __attribute__((vector_size(4 * sizeof(T))));
-  const auto half = [](const T* p) {
-    Half x;
-    std::memcpy(&x, p, sizeof x);
-    return x;
-  };
   if constexpr (square_edge<T> == 8) {
+    const auto half = [](const T* p) {
+      Half x;
+      std::memcpy(&x, p, sizeof x);
+      return x;
+    };
     // Rows i and i + 4 share a register from the load on: what is left are four 4x4 blocks, two at a time.
     for (index_t j = 0; j < 8; j += 4) {
       const auto rows = [&](index_t i) {
@@ -123,15 +123,19 @@ inline void transpose_square(const T* from, index_t from_stride, T* to, index_t 
       put(3, __builtin_shufflevector(ab_high, cd_high, 2, 3, 10, 11, 6, 7, 14, 15));
     }
   } else {
-    const Half a = half(from);
-    const Half b = half(from + from_stride);
-    const Half c = half(from + 2 * from_stride);
-    const Half d = half(from + 3 * from_stride);
+    // By reference alone: without AVX four doubles are no register that could be handed over.
+    Half a, b, c, d;
+    std::memcpy(&a, from, sizeof a);
+    std::memcpy(&b, from + from_stride, sizeof b);
+    std::memcpy(&c, from + 2 * from_stride, sizeof c);
+    std::memcpy(&d, from + 3 * from_stride, sizeof d);
     const Half ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
     const Half ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
     const Half cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5);
     const Half cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-    const auto put = [&](index_t column, Half x) { std::memcpy(to + column * to_stride, &x, sizeof x); };
+    const auto put = [&](index_t column, const Half& x) {
+      std::memcpy(to + column * to_stride, &x, sizeof x);
+    };
     put(0, __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5));
     put(1, __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7));
     put(2, __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5));
