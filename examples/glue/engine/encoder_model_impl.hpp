@@ -306,7 +306,10 @@ void EncoderModel<T, Backend>::lay_out(Context& ctx) {
       take(g_mlp_, tokens, hidden);
       take(g_lora_, tokens, trained_.lora_rank);
     }
-    if (!placing && end != arena_.size()) arena_.resize(ctx, end);
+    if (!placing && end != arena_.size()) {
+      arena_.release();  // never two of them: resize keeps the old memory until it has the new
+      arena_.resize(ctx, end);
+    }
   }
 }
 
