@@ -1,6 +1,8 @@
 // The process's peak of resident memory between two points of a program.
 #pragma once
 
+#include <malloc.h>
+
 #include <fstream>
 #include <sstream>
 #include <string>
@@ -14,6 +16,7 @@ namespace sparsegrad::bench {
 class PeakMemory {
  public:
   PeakMemory() {
+    malloc_trim(0);  // memory that earlier cases freed would serve unseen
     std::ofstream("/proc/self/clear_refs") << "5";
     start_ = status_bytes("VmRSS");
   }
