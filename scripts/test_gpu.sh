@@ -108,6 +108,19 @@ run_all() {
     done
   fi
 
+  # The program's whole step, one call a size.
+  local step_pages=()
+  if command -v python3 > /dev/null; then
+    local program=$project_root/build/cuda/sparsegrad-glue step=$project_root/benchmarks/gpu_step.py
+    rm -f "$logs"/gpu_step_*/gpu_step.md
+    attempt 180 "gpu_step.py, BERT-base" python3 "$step" --program "$program" --rounds 1 --output "$logs/gpu_step_base"
+    attempt 90 "gpu_step.py, BERT-large" python3 "$step" --program "$program" --rounds 1 --steps 12 --size large \
+      --only "ft, bf16" --only "sparse, one side of rank 64, bf16" --output "$logs/gpu_step_large"
+    step_pages=("$logs"/gpu_step_*/gpu_step.md)
+  else
+    echo "| gpu_step.py | left out: no python3 | |" >> "$page"
+  fi
+
   if command -v compute-sanitizer > /dev/null; then
     for tool in memcheck racecheck synccheck initcheck; do
       local checks=(--tool "$tool" --error-exitcode 1)
@@ -132,6 +145,12 @@ run_all() {
     echo '```'
     grep -E '^(Benchmark|-----|[a-z_0-9]+/)' "$figures" | grep -vE '_(stddev|cv)' || true
     echo '```'
+    local step_page
+    for step_page in "${step_pages[@]}"; do
+      [[ -e $step_page ]] || continue
+      echo
+      sed 's/^# /## /' "$step_page"
+    done
   } >> "$page"
   say "written: $page ($SECONDS s)"
   return "$failed"
