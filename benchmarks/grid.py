@@ -65,8 +65,9 @@ def cells_of(size, threads):
     add(size == "full", share=SHARES)
     add(size == "full", tokens=256, micro_batches=MICRO_BATCHES)
     add(size == "full", tokens=[512, 2048], threads=sorted({1, threads}))
+    add(size == "full", in_=4096, out=11008, tokens=[512, 2048])
     if size == "full":
-        add(True, in_=4096, out=11008, tokens=[128, 512, 2048])
+        add(True, in_=4096, out=11008, tokens=[128, 8192])
         add(True, in_=1024, out=4096, rank=RANKS)
     return cells
 
@@ -169,7 +170,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", dest="size", action="store_const", const="quick", help="seven small cells")
-    size.add_argument("--full", dest="size", action="store_const", const="full", help="also 4096 -> 11008, and all plans everywhere; hours")
+    size.add_argument("--full", dest="size", action="store_const", const="full", help="more cells, and all plans everywhere; hours")
     parser.set_defaults(size="standard")
     parser.add_argument("--program", type=pathlib.Path, default=PROGRAM, help="benchmark_cases; default: that of build/release")
     parser.add_argument("--output", help="folder; default: results/<machine> beside this script")

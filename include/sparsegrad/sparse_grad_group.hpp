@@ -312,6 +312,7 @@ class SparseGradGroup {
       m.progress = Progress::gathering;
     }
     collections_.clear();
+    shrink_gradient_memory(ctx);
     return reports;
   }
 
@@ -688,6 +689,15 @@ class SparseGradGroup {
       m.feedback->reserve(ctx, m.layer->basis()->rows(), m.layer->basis()->cols());
     }
     return report;
+  }
+
+  /// Whole gradients, which a collection needs, take more memory than cores.
+  void shrink_gradient_memory(Context& ctx) {
+    if (shared_gradient_ == nullptr) return;
+    index_t most = 0;
+    for (const Member& m : members_)
+      if (!m.layer->has_fixed_support()) most = std::max(most, m.layer->gradient_count());
+    shared_gradient_->shrink(ctx, most);
   }
 
   void require_idle(const char* call) const {

@@ -53,6 +53,14 @@ class GradientMemory {
   index_t bytes() const { return memory_.bytes(); }
   bool in_use() const { return in_use_; }
 
+  /// Frees what lies beyond `count` elements; does nothing in the middle of a turn. `count` must be as many as the largest
+  /// gradient_count() of the layers that borrow the memory.
+  void shrink(typename Backend::Context& ctx, index_t count) {
+    if (in_use_ || count >= memory_.size()) return;
+    memory_.release();
+    memory_.resize(ctx, count);
+  }
+
  private:
   template <class, class>
   friend class SparseGradLinear;

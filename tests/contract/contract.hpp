@@ -819,7 +819,7 @@ TEST_CASE_TEMPLATE("expand_rows", T, float, double) {
   }
 }
 
-TEST_CASE_TEMPLATE("scatter_add, gather_rows, add_rows, add_columns", T, float, double) {
+TEST_CASE_TEMPLATE("scatter_add, gather_rows, add_columns", T, float, double) {
   Random random(18);
   for (const auto& [unused, rows, cols, k] : sparse_cases()) {
     CAPTURE(rows);
@@ -845,20 +845,14 @@ TEST_CASE_TEMPLATE("scatter_add, gather_rows, add_rows, add_columns", T, float, 
     const auto row_list = random_support(random, rows, used);
     PaddedMatrix<T> gathered(used, cols, 1);
     B::template gather_rows<T>(ctx, before.const_view(), row_list.data(), used, gathered.view());
-    PaddedMatrix<T> added = before;
-    B::template add_rows<T>(ctx, gathered.const_view(), row_list.data(), added.view());
-    expected = before.entries();
     bool right = true;
     for (index_t s = 0; s < used; ++s) {
       const index_t i = row_list[static_cast<std::size_t>(s)];
-      for (index_t j = 0; j < cols; ++j) {
+      for (index_t j = 0; j < cols; ++j)
         right = right && gathered(s, j) == before(i, j);
-        expected[static_cast<std::size_t>(i * cols + j)] += before(i, j);
-      }
     }
     CHECK(right);
-    CHECK(added.entries() == expected);
-    CHECK((gathered.padding_untouched() && added.padding_untouched()));
+    CHECK(gathered.padding_untouched());
 
     const index_t used_cols = cols / 3 + 1;
     const auto col_list = random_support(random, cols, used_cols);

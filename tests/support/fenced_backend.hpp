@@ -119,7 +119,6 @@ struct Fenced {
   SPARSEGRAD_TEST_FENCED(sampled_product)
   SPARSEGRAD_TEST_FENCED(expand_rows)
   SPARSEGRAD_TEST_FENCED(gather_rows)
-  SPARSEGRAD_TEST_FENCED(add_rows)
   SPARSEGRAD_TEST_FENCED(add_columns)
   SPARSEGRAD_TEST_FENCED(open_slots)
   SPARSEGRAD_TEST_FENCED(top_k_batched)

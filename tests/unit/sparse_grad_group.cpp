@@ -303,6 +303,49 @@ TEST_CASE("one gradient memory for all layers gives the same steps") {
   CHECK(group.memory().gradients == 3 * 48 * 8);
 }
 
+TEST_CASE("shared gradient memory holds whole gradients while they are collected, cores otherwise") {
+  Model model;
+  Model shared;
+  GroupOptions options;
+  options.share = 1;
+  SparseGradGroup<double, B> group(options);
+  options.share_gradient_memory = true;
+  SparseGradGroup<double, B> sharing(options);
+  model.add_to(group);
+  shared.add_to(sharing);
+  BasisRecipe recipe;
+  recipe.rules = [](const std::string&) { return BasisRules{RankRule::identity(), RankRule::fixed(1)}; };
+  for (int turn = 0; turn < 2; ++turn) {
+    group.collect(model.ctx, recipe);
+    sharing.collect(shared.ctx, recipe);
+    CHECK(sharing.memory().gradients == 48 * 8);
+    model.add_gradients();
+    group.end_collecting_step(model.ctx);
+    for (std::size_t i = 0; i < 3; ++i) {
+      shared.add_gradient(i);
+      sharing.end_collecting_step(shared.ctx, static_cast<index_t>(i));
+    }
+    sharing.end_collecting_step(shared.ctx);
+    group.refresh(model.ctx);
+    sharing.refresh(shared.ctx);
+    index_t most = 0;
+    for (const auto& layer : shared.layers)
+      most = std::max(most, layer->gradient_count());
+    CHECK(most < 48);
+    CHECK(sharing.memory().gradients == most * 8);
+    for (int step = 0; step < 3; ++step) {
+      model.add_gradients();
+      group.step(model.ctx, {});
+      for (std::size_t i = 0; i < 3; ++i) {
+        shared.add_gradient(i);
+        sharing.select(shared.ctx, static_cast<index_t>(i));
+      }
+      sharing.step(shared.ctx, {});
+    }
+  }
+  CHECK(model.weights == shared.weights);
+}
+
 TEST_CASE("a selector of the caller's own decides what a step changes, a null one is top-k again") {
   Model model;
   Model plain;

@@ -166,7 +166,11 @@ MemoryEstimate estimate_memory(const ModelConfig& c, const TrainOptions& options
   const index_t fit = std::max(up.fit, down.fit);
   const index_t shared = options.shares_gradient_memory() ? matrix : 0;
   const Range cores{c.layers * (up.core.least + down.core.least), matrices};
-  const Range whole = shared > 0 ? Range{number * shared, number * shared} : number * cores;
+  // Shared memory holds one core, and whole gradients where later ones are collected.
+  const index_t one_core = sparse.needs_gradients() && sparse.refresh_every > 0
+                               ? shared
+                               : std::max(up.core.least, down.core.least);
+  const Range whole = shared > 0 ? Range{number * one_core, number * shared} : number * cores;
 
   if (sparse.needs_gradients()) {
     MemoryParts& phase1 = estimate.phase1;

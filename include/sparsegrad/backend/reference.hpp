@@ -284,12 +284,6 @@ struct Reference {
         p(s, j) = f(list[s], j);
   }
   template <class T>
-  static void add_rows(Context&, ConstMatrixView<T> p, const stored_index_t* list, MatrixView<T> m) {
-    for (index_t s = 0; s < p.rows; ++s)
-      for (index_t j = 0; j < p.cols; ++j)
-        m(list[s], j) += p(s, j);
-  }
-  template <class T>
   static void add_columns(Context&, ConstMatrixView<T> p, const stored_index_t* list, MatrixView<T> m) {
     for (index_t s = 0; s < p.rows; ++s)
       for (index_t i = 0; i < p.cols; ++i)

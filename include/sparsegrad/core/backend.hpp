@@ -100,7 +100,6 @@ struct AdamTask {
 /// | `expand_rows<T>(ctx, row, col, value, k, F, M)` | M.row(row[e]) += value[e] F.row(col[e]); row[] rising |
 /// | `scatter_add<T>(ctx, row, col, value, k, M)` | M(row[e], col[e]) += value[e] |
 /// | `gather_rows<T>(ctx, F, list, q, P)` | P.row(s) = F.row(list[s]), s < q |
-/// | `add_rows<T>(ctx, P, list, M)` | M.row(list[s]) += P.row(s) |
 /// | `add_columns<T>(ctx, P, list, M)` | M's column list[s] += P.row(s) |
 /// | `scratch_bound<T>(ctx, n)` | bytes of scratch that any primitive takes on arrays of n elements |
 /// | `group_support(ctx, index, k, rows, cols, columns, slot, other, order, list)` | the groups of GroupedSupport; returns their number |
@@ -149,7 +148,6 @@ concept Backend = requires(typename B::Context& ctx, MatrixView<float> f, Matrix
   B::template scatter<float>(ctx, in, index, n, x);
   B::template scatter_add<float>(ctx, index, index, in, n, f);
   B::template gather_rows<float>(ctx, f, index, n, f);
-  B::template add_rows<float>(ctx, f, index, f);
   B::template add_columns<float>(ctx, f, index, f);
   { B::group_support(ctx, index, n, n, n, true, out, out, out, out) } -> std::same_as<index_t>;
   { B::template scratch_bound<float>(ctx, n) } -> std::same_as<index_t>;

@@ -95,10 +95,6 @@ struct Kernels : Slots {
     Sparse::gather_rows<T>(ctx, f, list, q, p);
   }
   template <class T>
-  static void add_rows(Context& ctx, ConstMatrixView<T> p, const stored_index_t* list, MatrixView<T> m) {
-    Sparse::add_rows<T>(ctx, p, list, m);
-  }
-  template <class T>
   static void add_columns(Context& ctx, ConstMatrixView<T> p, const stored_index_t* list, MatrixView<T> m) {
     Sparse::add_columns<T>(ctx, p, list, m);
   }

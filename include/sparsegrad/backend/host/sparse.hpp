@@ -38,17 +38,6 @@ struct Sparse {
     });
   }
 
-  /// M.row(list[s]) += P.row(s), list[] without repeats.
-  template <class T>
-  static void add_rows(HostContext& ctx, MatrixView<const T> p, const stored_index_t* list, MatrixView<T> m) {
-    on_rows(ctx, p.rows, p.cols, false, [&](index_t s, index_t begin, index_t end) {
-      const T* x = p.row(s);
-      T* y = m.row(list[s]);
-      for (index_t j = begin; j < end; ++j)
-        y[j] += x[j];
-    });
-  }
-
   /// M.col(list[s]) += P.row(s), list[] without repeats: by tiles of P, transposed, so that both matrices come by whole
   /// cache lines of a row.
   template <class T>

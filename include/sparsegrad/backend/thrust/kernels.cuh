@@ -107,10 +107,6 @@ struct Kernels {
     for_each_entry<System>(ctx, q, p.cols, GatherRow<T>{f, list, p});
   }
   template <class T>
-  static void add_rows(Context& ctx, ConstMatrixView<T> p, const stored_index_t* list, MatrixView<T> m) {
-    for_each_entry<System>(ctx, p.rows, m.cols, AddRow<T>{p, list, m});
-  }
-  template <class T>
   static void add_columns(Context& ctx, ConstMatrixView<T> p, const stored_index_t* list, MatrixView<T> m) {
     for_each_entry<System>(ctx, m.rows, p.rows, AddColumn<T>{p, list, m});
   }

@@ -152,14 +152,6 @@ struct GatherRow {
 };
 
 template <class T>
-struct AddRow {
-  Array2<const T> p;
-  const stored_index_t* list;
-  Array2<T> m;
-  SPARSEGRAD_HOST_DEVICE void operator()(index_t s, index_t j) const { m(list[s], j) += p(s, j); }
-};
-
-template <class T>
 struct AddColumn {
   Array2<const T> p;
   const stored_index_t* list;
