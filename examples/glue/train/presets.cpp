@@ -25,15 +25,14 @@ std::span<const Preset> all_presets() {
         {"--adam", "torch"},
         {"--refresh-every", "0"}}},
       {"best",
-       "one side: the model's width at rank 64, a basis a layer, refreshed every 100 steps, all entries of "
-       "the core",
+       "one side: the model's width at rank 64, a basis a layer, fitted once, all entries of the core",
        {{"--basis-scope", "layer"},
         {"--width-side", "64"},
         {"--other-side", "identity"},
         {"--share", "1"},
         {"--phase1-steps", "11"},
         {"--adam", "dense_core"},
-        {"--refresh-every", "100"}}},
+        {"--refresh-every", "0"}}},
   };
   return presets;
 }
