@@ -32,7 +32,7 @@ def parts(a, folder):
     """{name: command, or why it is left out}"""
     build = pathlib.Path(a.build)
     rounds = ["--rounds", str(a.rounds)]
-    compare = [str(build / "benchmarks" / "benchmark_compare"), "--backends", "cpu_blas", *rounds, "--output", str(folder)]
+    compare = [str(build / "benchmarks" / "benchmark_compare"), "--backends", "cpu_blas", *rounds, "--output", os.path.relpath(folder)]
     python = sys.executable
     wanted = {
         "steps": compare,
