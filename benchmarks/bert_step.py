@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 
-from case_program import write_aside
+from case_program import judged, paired_ratios, ratio_table, table, write_aside
 from reference_layer import reference_layer
 
 WARM = 2
@@ -174,25 +174,6 @@ def processor():
     return "unknown"
 
 
-def table(titles, rows):
-    right = "|".join(["---"] + ["--:"] * (len(titles) - 1))
-    return ["| " + " | ".join(titles) + " |", f"|{right}|"] + ["| " + " | ".join(row) + " |" for row in rows] + [""]
-
-
-def judged(ratio, wanted):
-    if wanted is None:
-        return ["", ""]
-    return [f"<= {wanted:.2f}", "met" if ratio <= wanted else "**missed**"]
-
-
-def time_ratios(data):
-    """(what, ratios of the rounds, what is wanted of their median)"""
-    times = data["seconds"]
-    for first, second, wanted in PAIRS:
-        if first in times and second in times:
-            yield f"{first} / {second}", [x / y for x, y in zip(times[first], times[second])], wanted
-
-
 def memory_ratios(data):
     peaks = data["peak_bytes"]
     for first, second, wanted in MEMORY_PAIRS:
@@ -202,7 +183,7 @@ def memory_ratios(data):
 
 
 def targets(data):
-    found = [("BERT's step, time", what, statistics.median(ratios), wanted) for what, ratios, wanted in time_ratios(data)]
+    found = [("BERT's step, time", what, statistics.median(ratios), wanted) for what, ratios, wanted in paired_ratios(data["seconds"], PAIRS)]
     found += [("BERT's step, peak memory", what, ratio, wanted) for what, ratio, wanted in memory_ratios(data)]
     return [
         {"section": section, "what": what, "wanted": f"<= {wanted:.2f}", "found": f"{ratio:.3f}", "met": ratio <= wanted}
@@ -229,11 +210,7 @@ def page(data):
         peak = data["peak_bytes"].get(title)
         rows.append([title, f"{middle:.3f}", f"{min(rounds):.3f}", f"{1 / middle:.2f}", f"{peak / 2**20:.0f}" if peak else ""])
     lines += table(["step", "s: median", "best", "steps/s", "peak MiB"], rows)
-    rows = []
-    for what, ratios, wanted in time_ratios(data):
-        middle = statistics.median(ratios)
-        rows.append([what, f"{middle:.2f}", f"{min(ratios):.2f}", f"{max(ratios):.2f}", *judged(middle, wanted)])
-    lines += table(["time of / time of", "median", "min", "max", "wanted", ""], rows)
+    lines += ratio_table(times, PAIRS)
     rows = [[what, f"{ratio:.3f}", *judged(ratio, wanted)] for what, ratio, wanted in memory_ratios(data)]
     lines += table(["peak memory of / of", "ratio", "wanted", ""], rows)
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import statistics
 import subprocess
 
 
@@ -60,3 +61,29 @@ def write_aside(path, text):
         os.replace(aside, path)
     except OSError as error:
         raise SystemExit(f"cannot write {path}: {error.strerror}")
+
+
+def table(titles, rows):
+    right = "|".join(["---"] + ["--:"] * (len(titles) - 1))
+    return ["| " + " | ".join(titles) + " |", f"|{right}|"] + ["| " + " | ".join(row) + " |" for row in rows] + [""]
+
+
+def judged(ratio, wanted):
+    if wanted is None:
+        return ["", ""]
+    return [f"<= {wanted:.2f}", "met" if ratio <= wanted else "**missed**"]
+
+
+def paired_ratios(times, pairs):
+    """(what, ratios of the rounds, what is wanted of their median) of the pairs (first, second, wanted) that were measured"""
+    for first, second, wanted in pairs:
+        if first in times and second in times:
+            yield f"{first} / {second}", [x / y for x, y in zip(times[first], times[second])], wanted
+
+
+def ratio_table(times, pairs):
+    rows = []
+    for what, ratios, wanted in paired_ratios(times, pairs):
+        middle = statistics.median(ratios)
+        rows.append([what, f"{middle:.2f}", f"{min(ratios):.2f}", f"{max(ratios):.2f}", *judged(middle, wanted)])
+    return table(["time of / time of", "median", "min", "max", "wanted", ""], rows)

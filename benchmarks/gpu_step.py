@@ -26,14 +26,14 @@ import sys
 import tempfile
 
 import random_bert
-from case_program import write_aside
+from case_program import ratio_table, table, write_aside
 
 WARM = 5
 BATCH, TOKENS = 32, 128
 # Data sheets, dense bfloat16 on tensor cores, TFLOP/s; the first name that a GPU's contains.
 PEAKS = {"H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "A10": 125}
 
-ONE_SIDED = ["--run-type", "sparse", "--preset", "best", "--phase1-steps", "3", "--refresh-every", "0"]
+ONE_SIDED = ["--run-type", "sparse", "--preset", "best", "--phase1-steps", "3"]
 BOTH_FULL = ["--run-type", "sparse", "--preset", "paper", "--phase1-steps", "3", "--state-capacity", "0"]
 BF16 = ["--dtype", "bf16"]
 CASES = {
@@ -89,12 +89,9 @@ def peak_of(name):
     return next((peak for part, peak in PEAKS.items() if part in name), None)
 
 
-def ratios(data):
-    """(what, ratios of the rounds, what is wanted of their median)"""
-    times = data["seconds"]
-    for first, second, wanted in PAIRS:
-        if first in times and second in times:
-            yield f"{first} / {second}", [x / y for x, y in zip(times[first], times[second])], wanted if data["size"] == "base" else None
+def pairs_of(size):
+    """Targets are BERT-base's alone."""
+    return [(first, second, wanted if size == "base" else None) for first, second, wanted in PAIRS]
 
 
 def share(data, seconds):
@@ -110,26 +107,22 @@ def page(data):
         f"`{data['command']}`, {data['date']}; BERT-{data['size']}, random weights, batches of {batch}, {data['rounds']} rounds of {data['steps']} "
         f"steps. A dense step: {data['operations'] / 1e12:.2f} TFLOP; peak of 16-bit products, data sheet: {peak}.",
         "",
-        "| step | ms: median | best | steps/s | TFLOP/s of a dense step | share of the peak |",
-        "|---|--:|--:|--:|--:|--:|",
     ]
+    rows = []
     for title, rounds in data["seconds"].items():
         middle = statistics.median(rounds)
         of_peak = f"{100 * share(data, middle):.0f} %" if data["peak_tflops"] and "bf16" in title else ""
         rate = data["operations"] / middle / 1e12
-        lines.append(f"| {title} | {1e3 * middle:.2f} | {1e3 * min(rounds):.2f} | {1 / middle:.1f} | {rate:.0f} | {of_peak} |")
-    lines += ["", "| time of / time of | median | min | max | wanted | |", "|---|--:|--:|--:|--:|---|"]
-    for what, found, wanted in ratios(data):
-        middle = statistics.median(found)
-        verdict = "" if wanted is None else "met" if middle <= wanted else "**missed**"
-        lines.append(f"| {what} | {middle:.2f} | {min(found):.2f} | {max(found):.2f} | {'' if wanted is None else f'<= {wanted:.2f}'} | {verdict} |")
+        rows.append([title, f"{1e3 * middle:.2f}", f"{1e3 * min(rounds):.2f}", f"{1 / middle:.1f}", f"{rate:.0f}", of_peak])
+    lines += table(["step", "ms: median", "best", "steps/s", "TFLOP/s of a dense step", "share of the peak"], rows)
+    lines += ratio_table(data["seconds"], pairs_of(data["size"]))
     if data["size"] == "base" and data["peak_tflops"] and "ft, bf16" in data["seconds"]:
         found = share(data, statistics.median(data["seconds"]["ft, bf16"]))
         verdict = "met" if found >= WANTED_SHARE else "**missed**"
-        lines += ["", f"ft in bf16 at {100 * found:.0f} % of the peak; wanted: {100 * WANTED_SHARE:.0f} %, {verdict}."]
+        lines += [f"ft in bf16 at {100 * found:.0f} % of the peak; wanted: {100 * WANTED_SHARE:.0f} %, {verdict}.", ""]
     for title, why in data["failed"].items():
-        lines += ["", f"**Failed:** {title}: {why}."]
-    return "\n".join(lines) + "\n"
+        lines += [f"**Failed:** {title}: {why}.", ""]
+    return "\n".join(lines)
 
 
 def main():

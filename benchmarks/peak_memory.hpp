@@ -16,8 +16,7 @@ namespace sparsegrad::bench {
 class PeakMemory {
  public:
   PeakMemory() {
-    malloc_trim(0);                      // memory that earlier cases freed would serve unseen
-    mallopt(M_MMAP_THRESHOLD, 1 << 18);  // what is freed from here on goes back, and is not counted on
+    malloc_trim(0);  // memory that earlier cases freed would serve unseen
     std::ofstream("/proc/self/clear_refs") << "5";
     start_ = status_bytes("VmRSS");
   }

@@ -9,6 +9,7 @@ Weights are of magnitude 1/64 to 1/32 with random signs; LayerNorms are 1, biase
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import struct
@@ -78,21 +79,14 @@ def write(folder, size):
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
     header, end = {}, 0
     for name, shape, _ in tensors(layers, width, vocabulary):
-        begin, end = end, end + 4 * count_of(shape)
+        begin, end = end, end + 4 * math.prod(shape)
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
     with open(folder / "model.safetensors", "wb") as file:
         file.write(struct.pack("<Q", len(head)) + head)
         for _, shape, kind in tensors(layers, width, vocabulary):
-            file.write(numbers(count_of(shape), kind))
-
-
-def count_of(shape):
-    count = 1
-    for extent in shape:
-        count *= extent
-    return count
+            file.write(numbers(math.prod(shape), kind))
 
 
 def main():

@@ -52,6 +52,34 @@ struct Model {
   std::vector<std::unique_ptr<Layer>> layers;
 };
 
+/// The same model and group twice: with gradient memory of each layer's own, and with one memory for all layers.
+struct OwnAndShared {
+  explicit OwnAndShared(GroupOptions options) : group(options), sharing(shares(options)) {
+    model.add_to(group);
+    shared.add_to(sharing);
+  }
+  void step() {
+    model.add_gradients();
+    group.step(model.ctx, {});
+    for (std::size_t i = 0; i < 3; ++i) {
+      shared.add_gradient(i);
+      sharing.select(shared.ctx, static_cast<index_t>(i));
+    }
+    sharing.step(shared.ctx, {});
+  }
+
+  Model model;
+  Model shared;
+  SparseGradGroup<double, B> group;
+  SparseGradGroup<double, B> sharing;
+
+ private:
+  static GroupOptions shares(GroupOptions options) {
+    options.share_gradient_memory = true;
+    return options;
+  }
+};
+
 template <class F>
 std::string message_of(F&& f) {
   try {
@@ -272,15 +300,10 @@ TEST_CASE("a basis by kind is that of all its layers' gradients") {
 }
 
 TEST_CASE("one gradient memory for all layers gives the same steps") {
-  Model model;
-  Model shared;
   GroupOptions options;
   options.entries = 5;
-  SparseGradGroup<double, B> group(options);
-  options.share_gradient_memory = true;
-  SparseGradGroup<double, B> sharing(options);
-  model.add_to(group);
-  shared.add_to(sharing);
+  OwnAndShared both(options);
+  auto& [model, shared, group, sharing] = both;
   BasisRecipe recipe;
   recipe.rules = [](const std::string&) {
     return BasisRules{RankRule::random(), RankRule::fast_transform()};
@@ -289,30 +312,18 @@ TEST_CASE("one gradient memory for all layers gives the same steps") {
   group.refresh(model.ctx);
   sharing.collect(shared.ctx, recipe);
   sharing.refresh(shared.ctx);
-  for (int step = 0; step < 3; ++step) {
-    model.add_gradients();
-    group.step(model.ctx, {});
-    for (std::size_t i = 0; i < 3; ++i) {
-      shared.add_gradient(i);
-      sharing.select(shared.ctx, static_cast<index_t>(i));
-    }
-    sharing.step(shared.ctx, {});
-  }
+  for (int step = 0; step < 3; ++step)
+    both.step();
   CHECK(model.weights == shared.weights);
   CHECK(sharing.memory().gradients == 48 * 8);
   CHECK(group.memory().gradients == 3 * 48 * 8);
 }
 
 TEST_CASE("shared gradient memory holds whole gradients while they are collected, cores otherwise") {
-  Model model;
-  Model shared;
   GroupOptions options;
   options.share = 1;
-  SparseGradGroup<double, B> group(options);
-  options.share_gradient_memory = true;
-  SparseGradGroup<double, B> sharing(options);
-  model.add_to(group);
-  shared.add_to(sharing);
+  OwnAndShared both(options);
+  auto& [model, shared, group, sharing] = both;
   BasisRecipe recipe;
   recipe.rules = [](const std::string&) { return BasisRules{RankRule::identity(), RankRule::fixed(1)}; };
   for (int turn = 0; turn < 2; ++turn) {
@@ -333,15 +344,8 @@ TEST_CASE("shared gradient memory holds whole gradients while they are collected
       most = std::max(most, layer->gradient_count());
     CHECK(most < 48);
     CHECK(sharing.memory().gradients == most * 8);
-    for (int step = 0; step < 3; ++step) {
-      model.add_gradients();
-      group.step(model.ctx, {});
-      for (std::size_t i = 0; i < 3; ++i) {
-        shared.add_gradient(i);
-        sharing.select(shared.ctx, static_cast<index_t>(i));
-      }
-      sharing.step(shared.ctx, {});
-    }
+    for (int step = 0; step < 3; ++step)
+      both.step();
   }
   CHECK(model.weights == shared.weights);
 }
