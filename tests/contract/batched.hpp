@@ -26,7 +26,8 @@ TEST_CASE_TEMPLATE("top_k_batched: as top_k, array by array", T, float, double) 
       for (T& v : x.back())
         v = static_cast<T>(static_cast<int>(v));
     if (t == 36) x.back()[20010] = std::numeric_limits<T>::quiet_NaN();
-    const index_t k = batch_size(t) * (t % 6) / 5;
+    // Few entries of some, most of others, side by side.
+    const index_t k = t % 7 == 3 ? batch_size(t) / 80 : batch_size(t) * (t % 6) / 5;
     value.emplace_back(static_cast<std::size_t>(k) + 1, T(-77.25));
     index.emplace_back(static_cast<std::size_t>(k) + 1, -7);
   }
@@ -172,12 +173,15 @@ TEST_CASE_TEMPLATE("batch_scratch_bound covers what they take", T, float, double
   std::vector<std::vector<stored_index_t>> index(arrays, std::vector<stored_index_t>(n));
   std::vector<std::vector<T>> value(arrays, std::vector<T>(n));
   std::vector<TopKTask<T>> tasks;
-  for (std::size_t t = 0; t < index.size(); ++t)
-    tasks.push_back({x.data(), n, n / 3, index[t].data(), value[t].data()});
-  Context fresh(1);
-  B::template top_k_batched<T>(fresh, std::span<const TopKTask<T>>(tasks));
-  CHECK(fresh.scratch().bytes() > 0);
-  CHECK(fresh.scratch().bytes() <= B::template batch_scratch_bound<T>(fresh, arrays, arrays * n));
+  for (const index_t k : {n / 3, n / 100}) {
+    tasks.clear();
+    for (std::size_t t = 0; t < index.size(); ++t)
+      tasks.push_back({x.data(), n, k, index[t].data(), value[t].data()});
+    Context fresh(1);
+    B::template top_k_batched<T>(fresh, std::span<const TopKTask<T>>(tasks));
+    CHECK(fresh.scratch().bytes() > 0);
+    CHECK(fresh.scratch().bytes() <= B::template batch_scratch_bound<T>(fresh, arrays, arrays * n));
+  }
 }
 
 }  // namespace sparsegrad::test

@@ -604,7 +604,7 @@ std::vector<stored_index_t> expected_top_k(const std::vector<T>& x, index_t k) {
 template <class T>
 void check_top_k(const char* kind, const std::vector<T>& x, std::vector<index_t> ks = {}) {
   const auto n = static_cast<index_t>(x.size());
-  for (const index_t k : {index_t{0}, index_t{1}, n / 100, n / 7, n / 2, n - 1, n})
+  for (const index_t k : {index_t{0}, index_t{1}, n / 1000, n / 100, n / 50, n / 7, n / 2, n - 1, n})
     ks.push_back(k);
   for (const int threads : {1, 2, 3}) {
     Context ctx(threads);

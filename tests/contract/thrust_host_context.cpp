@@ -227,6 +227,68 @@ TEST_CASE("round_rows: the sign of each row, by its first entry as large as the 
   CHECK(out[650] == -0.5F);
 }
 
+TEST_CASE_TEMPLATE("top_k reads an array for its first two digits, then the shortlist alone", T, float,
+                   double) {
+  namespace portable = backend::portable;
+  using List = portable::Shortlist<T>;
+  std::mt19937_64 random(8);
+  const index_t n = 20 * List::tile + 77;
+  const index_t k = n / 100;
+  std::vector<T> x = normal<T>(random, n);
+  for (index_t i = 3 * List::tile; i < 3 * List::tile + List::room + 8; ++i)
+    x[static_cast<std::size_t>(i)] += T(50);  // a tile that has more than there is room for
+  Base::Context ctx(1);
+  std::vector<stored_index_t> expected(static_cast<std::size_t>(k)), index(expected.size());
+  std::vector<T> largest(expected.size()), value(expected.size());
+  backend::Reference::top_k<T>(ctx, x.data(), n, k, expected.data(), largest.data());
+
+  const auto tiles = static_cast<std::size_t>((n + List::tile - 1) / List::tile);
+  std::vector<std::uint32_t> found(tiles);
+  std::vector<T> kept(tiles * List::room);
+  std::vector<std::uint16_t> place(kept.size());
+  const List list{x.data(), n, found.data(), kept.data(), place.data()};
+  portable::SelectState state{};
+  std::vector<std::uint32_t> counts(portable::buckets);
+  const auto launch = [](const auto& kernel) { portable::run_blocks_on_host(kernel.blocks(), kernel); };
+  launch(portable::StartSelect{&state, counts.data(), static_cast<std::uint32_t>(k)});
+  portable::Digit digit = portable::Digit{8 * static_cast<int>(sizeof(T)) - 1, 0}.next();
+  const List whole{x.data(), n, nullptr, nullptr, nullptr};
+  launch(portable::FindDigit<T, false>{whole, digit, 1, &state, counts.data()});
+  const std::uint64_t least = state.key;  // no key below it can be chosen
+  digit = digit.next();
+  launch(portable::FindDigit<T, true>{list, digit, 1, &state, counts.data()});
+
+  index_t listed = 0;
+  for (std::size_t t = 0; t < tiles; ++t) {
+    std::vector<T> values;
+    std::vector<std::uint16_t> places;
+    for (index_t i = static_cast<index_t>(t) * List::tile;
+         i < std::min(n, (static_cast<index_t>(t) + 1) * List::tile); ++i) {
+      if (portable::magnitude_key(x[static_cast<std::size_t>(i)]) < least) continue;
+      values.push_back(x[static_cast<std::size_t>(i)]);
+      places.push_back(static_cast<std::uint16_t>(i % List::tile));
+    }
+    CAPTURE(t);
+    CHECK(found[t] == values.size());
+    if (values.size() > static_cast<std::size_t>(List::room)) continue;
+    ++listed;
+    CHECK(std::equal(values.begin(), values.end(), kept.begin() + static_cast<index_t>(t) * List::room));
+    CHECK(std::equal(places.begin(), places.end(), place.begin() + static_cast<index_t>(t) * List::room));
+  }
+  CHECK(listed == static_cast<index_t>(tiles) - 1);
+
+  for (index_t i = 0; i < n; ++i)
+    if (i / List::tile != 3) x[static_cast<std::size_t>(i)] = T(1000);
+  for (digit = digit.next(); digit.bits > 0; digit = digit.next())
+    launch(portable::FindDigit<T, false>{list, digit, 4, &state, counts.data()});
+  const portable::ChosenEntries<T> entries{list, &state, nullptr};
+  std::vector<portable::ChosenCount> before(static_cast<std::size_t>(entries.blocks()));
+  launch(portable::CountChosen<T>{{list, &state, before.data()}});
+  launch(portable::WriteChosen<T>{{list, &state, before.data()}, index.data(), value.data()});
+  CHECK(index == expected);
+  CHECK(value == largest);
+}
+
 TEST_CASE_TEMPLATE("keep_largest_of_rows: what top_k chooses of each row", T, float, double) {
   std::mt19937_64 random(6);
   Base::Context ctx(1);

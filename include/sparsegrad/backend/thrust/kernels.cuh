@@ -184,7 +184,7 @@ struct Kernels {
   }
   template <class T>
   static index_t batch_scratch_bound(const Context&, index_t arrays, index_t elements) {
-    return TopK<System>::batch_bytes(arrays, elements) + arrays * static_cast<index_t>(4 * sizeof(void*)) +
+    return TopK<System>::template batch_bytes<T>(arrays, elements) + arrays * static_cast<index_t>(4 * sizeof(void*)) +
            (index_t{16} << 20);
   }
 

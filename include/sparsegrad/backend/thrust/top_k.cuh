@@ -1,8 +1,9 @@
 // The k largest entries by absolute value: a radix select, then one ordered pass that writes them.
 #pragma once
 
+#include <cstdint>
 #include <span>
-#include <vector>
+#include <type_traits>
 
 #include "../../core/backend.hpp"
 #include "batch.cuh"
@@ -15,6 +16,8 @@ namespace sparsegrad::backend::portable {
 // the k-th. The k-th key is found digit by digit from the top; the entries above it are chosen, and of those that have it
 // the first in position, which the ordered pass counts. Nothing on the way returns to the host. What follows from all
 // blocks of a launch (the digit, the sums of the tiles) the last of them to end works out, in place of a launch of its own.
+// Large arrays are read from memory twice: the pass of the second digit keeps aside the entries that can still be chosen
+// (a shortlist), and the passes after it read those alone.
 
 /// Where the search stands. Chosen in the end: key > this key, and the first `need` with this key.
 struct SelectState {
@@ -48,30 +51,102 @@ SPARSEGRAD_HOST_DEVICE inline bool ends_last(SelectState* state, index_t blocks)
   return true;
 }
 
-/// Counts the entries that share the known digits by their next one; the last block then finds the digit of the k-th
-/// entry, and sets the counts to 0 for the next launch.
+/// The entries of an array that can still be chosen, by tiles of the array and in order of position. A tile that has more
+/// of them than there is room for stands for itself, whole.
 template <class T>
+struct Shortlist {
+  static constexpr index_t tile = 512;
+  static constexpr index_t room = 32;
+  /// Bytes of a tile's share of the lists.
+  static constexpr index_t tile_bytes = static_cast<index_t>(sizeof(std::uint32_t)) +
+                                        room * static_cast<index_t>(sizeof(T) + sizeof(std::uint16_t));
+
+  const T* x;
+  index_t n;
+  std::uint32_t* found;  ///< [tiles]: entries of a tile that can be chosen; null: every tile is whole
+  T* value;              ///< [tiles, room]
+  std::uint16_t* place;  ///< [tiles, room]: in the tile
+
+  /// Worth it where a tile has few such entries: by k those that are chosen, and some more that share their digit.
+  static bool pays(index_t n, index_t k) { return k <= n / (2 * room); }
+
+  struct Tile {
+    const T* value;
+    const std::uint16_t* place;  ///< null: the entries follow one another
+    index_t first;
+    index_t size;
+
+    SPARSEGRAD_HOST_DEVICE index_t position(index_t e) const {
+      return first + (place == nullptr ? e : place[e]);
+    }
+  };
+
+  SPARSEGRAD_HOST_DEVICE index_t tiles() const { return (n + tile - 1) / tile; }
+  SPARSEGRAD_HOST_DEVICE Tile whole(index_t t) const {
+    const index_t first = t * tile;
+    const index_t left = n - first;
+    return {x + first, nullptr, first, left < tile ? left : tile};
+  }
+  SPARSEGRAD_HOST_DEVICE Tile listed(index_t t) const {
+    if (found == nullptr || found[t] > room) return whole(t);
+    return {value + t * room, place + t * room, t * tile, static_cast<index_t>(found[t])};
+  }
+};
+
+/// The entries of a block's tiles that can still be chosen, as its threads meet them.
+template <class T, int tiles>
+struct Finds {
+  std::uint32_t found[tiles];
+  T value[tiles][Shortlist<T>::room];
+  std::uint16_t place[tiles][Shortlist<T>::room];
+
+  SPARSEGRAD_HOST_DEVICE void add(int tile, index_t at, T x) {
+    const std::uint32_t slot = atomic_add(found + tile, 1);
+    if (slot >= Shortlist<T>::room) return;
+    value[tile][slot] = x;
+    place[tile][slot] = static_cast<std::uint16_t>(at);
+  }
+  /// Entry `slot` of a tile, to where its position belongs among the tile's.
+  SPARSEGRAD_HOST_DEVICE void write(int tile, std::uint32_t slot, T* values, std::uint16_t* places) const {
+    int before = 0;
+    for (std::uint32_t s = 0; s < found[tile]; ++s)
+      before += place[tile][s] < place[tile][slot] ? 1 : 0;
+    values[before] = value[tile][slot];
+    places[before] = place[tile][slot];
+  }
+};
+
+/// Counts the entries that share the known digits by their next one; the last block then finds the digit of the k-th
+/// entry, and sets the counts to 0 for the next launch. With `keeps` it reads the whole array and makes the shortlist, if
+/// there is one, of what has the known digits or more; without, it reads what the shortlist has.
+template <class T, bool keeps>
 struct FindDigit {
   using Sums = BlockSums<std::uint32_t>;
   static constexpr int threads = Sums::threads;
   static constexpr int own = buckets / threads;
   static constexpr int phases = 9;
+  static constexpr int lanes = 32;  ///< threads of a tile
+  static constexpr int tiles_at_once = threads / lanes;
   static constexpr int at_once = 8;  ///< loads that are under way together
-  static constexpr index_t tile = at_once * threads * 2;
+  struct Nothing {};
   struct Shared {
     SelectState state;  // as it was: the last block writes the new one while others still end
     std::uint32_t count[buckets];
     bool last;
     Sums above;
+    std::conditional_t<keeps, Finds<T, tiles_at_once>, Nothing> finds;
   };
 
-  const T* x;
-  index_t n;
+  Shortlist<T> list;
   Digit digit;
+  index_t rounds;  ///< tiles that the lanes take one after the other; 1 where it keeps
   SelectState* state;
   std::uint32_t* counts;
 
-  SPARSEGRAD_HOST_DEVICE index_t blocks() const { return (n + tile - 1) / tile; }
+  SPARSEGRAD_HOST_DEVICE index_t blocks() const {
+    const index_t tiles_a_block = tiles_at_once * rounds;
+    return (list.tiles() + tiles_a_block - 1) / tiles_a_block;
+  }
 
   template <int P>
   SPARSEGRAD_HOST_DEVICE void phase(index_t block, int thread, Shared& shared) const {
@@ -79,9 +154,17 @@ struct FindDigit {
       if (thread == 0) shared.state = *state;
       for (int b = thread; b < buckets; b += threads)
         shared.count[b] = 0;
+      if constexpr (keeps)
+        if (thread < tiles_at_once) shared.finds.found[thread] = 0;
     } else if constexpr (P == 1) {
-      if (shared.state.settled == 0) count(block, thread, shared);
+      if (!keeps && shared.state.settled != 0) return;
+      for (index_t r = 0; r < rounds; ++r) {
+        const index_t t = (block * rounds + r) * tiles_at_once + thread / lanes;
+        if (t < list.tiles()) count(keeps ? list.whole(t) : list.listed(t), thread, shared);
+      }
     } else if constexpr (P == 2) {
+      if constexpr (keeps)
+        if (list.found != nullptr) keep(block, thread, shared);
       if (shared.state.settled != 0) return;
       for (int b = thread; b < buckets; b += threads)
         if (shared.count[b] != 0) atomic_add(counts + b, shared.count[b]);
@@ -94,21 +177,40 @@ struct FindDigit {
   }
 
  private:
-  SPARSEGRAD_HOST_DEVICE void count(index_t block, int thread, Shared& shared) const {
-    const index_t end = (block + 1) * tile < n ? (block + 1) * tile : n;
+  SPARSEGRAD_HOST_DEVICE void count(const typename Shortlist<T>::Tile& tile, int thread,
+                                    Shared& shared) const {
     const int above = digit.shift + digit.bits;
     const std::uint64_t known = shared.state.key >> above;
     const std::uint64_t mask = (std::uint64_t{1} << digit.bits) - 1;
-    for (index_t first = block * tile + thread; first < end; first += index_t{at_once} * threads) {
-      std::uint64_t key[at_once];
+    for (index_t first = thread % lanes; first < tile.size; first += index_t{at_once} * lanes) {
+      T x[at_once];
       for (int e = 0; e < at_once; ++e) {
-        const index_t i = first + index_t{e} * threads;
-        key[e] = i < end ? static_cast<std::uint64_t>(magnitude_key(x[i]))
-                         : UINT64_MAX;  // no key has this top bit
+        const index_t i = first + index_t{e} * lanes;
+        x[e] = i < tile.size ? tile.value[i] : T(0);
       }
-      for (int e = 0; e < at_once; ++e)
-        if (key[e] >> above == known) atomic_add(shared.count + ((key[e] >> digit.shift) & mask), 1);
+      for (int e = 0; e < at_once; ++e) {
+        const index_t i = first + index_t{e} * lanes;
+        if (i >= tile.size) return;
+        const std::uint64_t key = magnitude_key(x[e]);
+        if (key >> above == known) atomic_add(shared.count + ((key >> digit.shift) & mask), 1);
+        if constexpr (keeps)
+          if (list.found != nullptr && key >> above >= known) shared.finds.add(thread / lanes, i, x[e]);
+      }
     }
+  }
+
+  /// A tile's lanes write what its part of the shortlist has room for.
+  SPARSEGRAD_HOST_DEVICE void keep(index_t block, int thread, Shared& shared) const {
+    static_assert(Shortlist<T>::room == lanes);
+    const int tile = thread / lanes;
+    const index_t t = block * tiles_at_once + tile;
+    if (t >= list.tiles()) return;
+    const auto slot = static_cast<std::uint32_t>(thread % lanes);
+    const std::uint32_t found = shared.finds.found[tile];
+    if (slot == 0) list.found[t] = found;
+    if (found <= Shortlist<T>::room && slot < found)
+      shared.finds.write(tile, slot, list.value + t * Shortlist<T>::room,
+                         list.place + t * Shortlist<T>::room);
   }
 
   /// Buckets from the top: thread 0 has the largest.
@@ -150,40 +252,47 @@ struct FindDigit {
 /// Entries above the k-th key (in the upper half) and with it (in the lower).
 using ChosenCount = std::uint64_t;
 
-/// What the two kernels below share: how a tile's entries are counted.
+/// What the two kernels below share: which entries a thread of a block has, and how it counts them. The threads before it
+/// have entries of lower positions.
 template <class T>
-struct ChosenTiles {
-  static constexpr int own = 8;
-  static constexpr index_t tile = BlockSums<ChosenCount>::threads * own;
+struct ChosenEntries {
+  static constexpr int lanes = 16;  ///< threads of a tile
+  static constexpr index_t tiles_a_block = BlockSums<ChosenCount>::threads / lanes;
+  using Tile = typename Shortlist<T>::Tile;
 
-  const T* x;
-  index_t n;
+  Shortlist<T> list;
   SelectState* state;
-  ChosenCount* before;  ///< [tiles]: counted, then replaced by the sums of the tiles before
+  ChosenCount* before;  ///< [blocks]: counted, then replaced by the sums of the blocks before
 
-  SPARSEGRAD_HOST_DEVICE index_t tiles() const { return (n + tile - 1) / tile; }
+  SPARSEGRAD_HOST_DEVICE index_t blocks() const { return (list.tiles() + tiles_a_block - 1) / tiles_a_block; }
 
-  SPARSEGRAD_HOST_DEVICE ChosenCount count(index_t i) const {
-    const std::uint64_t key = magnitude_key(x[i]);
-    if (key > state->key) return ChosenCount{1} << 32;
-    return key == state->key ? 1 : 0;
-  }
-  SPARSEGRAD_HOST_DEVICE index_t first(index_t block, int thread) const {
-    return block * tile + thread * own;
-  }
-  SPARSEGRAD_HOST_DEVICE index_t end(index_t block, int thread) const {
-    const index_t last = first(block, thread) + own;
-    return last < n ? last : n;
+  /// f(entry's count, position, value) for the entries of a thread.
+  template <class F>
+  SPARSEGRAD_HOST_DEVICE void for_each(index_t block, int thread, const F& f) const {
+    const index_t t = block * tiles_a_block + thread / lanes;
+    if (t >= list.tiles()) return;
+    const Tile tile = list.listed(t);
+    const index_t own = (tile.size + lanes - 1) / lanes;
+    const index_t first = thread % lanes * own;
+    const index_t end = first + own < tile.size ? first + own : tile.size;
+    for (index_t e = first; e < end; ++e)
+      f(count(tile.value[e]), tile.position(e), tile.value[e]);
   }
   SPARSEGRAD_HOST_DEVICE ChosenCount sum(index_t block, int thread) const {
     ChosenCount all = 0;
-    for (index_t i = first(block, thread); i < end(block, thread); ++i)
-      all += count(i);
+    for_each(block, thread, [&all](ChosenCount own, index_t, T) { all += own; });
     return all;
+  }
+
+ private:
+  SPARSEGRAD_HOST_DEVICE ChosenCount count(T x) const {
+    const std::uint64_t key = magnitude_key(x);
+    if (key > state->key) return ChosenCount{1} << 32;
+    return key == state->key ? 1 : 0;
   }
 };
 
-/// Counts of all tiles; the last block replaces them by the sums of the tiles before.
+/// Counts of all blocks; the last one replaces them by the sums of the blocks before.
 template <class T>
 struct CountChosen {
   using Sums = BlockSums<ChosenCount>;
@@ -194,9 +303,9 @@ struct CountChosen {
     bool last;
   };
 
-  ChosenTiles<T> entries;
+  ChosenEntries<T> entries;
 
-  SPARSEGRAD_HOST_DEVICE index_t blocks() const { return entries.tiles(); }
+  SPARSEGRAD_HOST_DEVICE index_t blocks() const { return entries.blocks(); }
 
   template <int P>
   SPARSEGRAD_HOST_DEVICE void phase(index_t block, int thread, Shared& shared) const {
@@ -252,11 +361,11 @@ struct WriteChosen {
     Sums sums;
   };
 
-  ChosenTiles<T> entries;
+  ChosenEntries<T> entries;
   stored_index_t* index;
   T* value;
 
-  SPARSEGRAD_HOST_DEVICE index_t blocks() const { return entries.tiles(); }
+  SPARSEGRAD_HOST_DEVICE index_t blocks() const { return entries.blocks(); }
 
   template <int P>
   SPARSEGRAD_HOST_DEVICE void phase(index_t block, int thread, Shared& shared) const {
@@ -271,16 +380,15 @@ struct WriteChosen {
     } else {
       ChosenCount before = shared.sums.sum[thread];
       const std::uint32_t need = entries.state->need;
-      for (index_t i = entries.first(block, thread); i < entries.end(block, thread); ++i) {
-        const ChosenCount own = entries.count(i);
+      entries.for_each(block, thread, [&, this](ChosenCount own, index_t i, T x) {
         const auto equal = static_cast<std::uint32_t>(before);
         if (own > 1 || (own == 1 && equal < need)) {
           const std::uint32_t at = static_cast<std::uint32_t>(before >> 32) + (equal < need ? equal : need);
           index[at] = static_cast<stored_index_t>(i);
-          value[at] = entries.x[i];
+          value[at] = x;
         }
         before += own;
-      }
+      });
     }
   }
 };
@@ -327,45 +435,78 @@ struct TopK {
       return ElementBlocks<CopyElement<T>>{{task.x, task.value}, task.index == nullptr ? task.k : 0};
     });
     const auto entries = [](const Task& task) { return task.k > 0 && task.index != nullptr ? task.n : 0; };
-    index_t all_tiles = 0;
-    for (const Task& task : tasks)
-      all_tiles += ChosenTiles<T>{task.x, entries(task), nullptr, nullptr}.tiles();
-    if (all_tiles == 0) return;
+    const auto keeps = [](const Task& task) { return Shortlist<T>::pays(task.n, task.k); };
+    const auto whole = [&](const Task& task) {
+      return Shortlist<T>{task.x, entries(task), nullptr, nullptr, nullptr};
+    };
+    index_t blocks = 0;
+    index_t listed = 0;  // tiles
+    for (const Task& task : tasks) {
+      blocks += ChosenEntries<T>{whole(task), nullptr, nullptr}.blocks();
+      if (keeps(task)) listed += whole(task).tiles();
+    }
+    if (blocks == 0) return;
 
     auto frame = ctx.frame();
     const auto arrays = static_cast<index_t>(tasks.size());
     auto* states = frame.template take<SelectState>(arrays);
     auto* counts = frame.template take<std::uint32_t>(arrays * buckets);
-    auto* before = frame.template take<ChosenCount>(all_tiles);
+    auto* before = frame.template take<ChosenCount>(blocks);
+    auto* found = frame.template take<std::uint32_t>(listed);
+    auto* place = frame.template take<std::uint16_t>(listed * Shortlist<T>::room);
+    auto* value = frame.template take<T>(listed * Shortlist<T>::room);
+    // kernel(task, its number, its shortlist or all of it, the blocks of the tasks before it)
+    const auto launch = [&](const auto& kernel) {
+      index_t block = 0;
+      index_t tile = 0;
+      launch_batch<System>(ctx, tasks, [&](const Task& task, std::size_t t) {
+        Shortlist<T> list = whole(task);
+        const index_t first_block = block;
+        block += ChosenEntries<T>{list, nullptr, nullptr}.blocks();
+        if (keeps(task)) {
+          list.found = found + tile;
+          list.place = place + tile * Shortlist<T>::room;
+          list.value = value + tile * Shortlist<T>::room;
+          tile += list.tiles();
+        }
+        return kernel(task, t, list, first_block);
+      });
+    };
+
     launch_batch<System>(ctx, tasks, [&](const Task& task, std::size_t t) {
       return StartSelect{states + t, counts + t * buckets,
                          entries(task) > 0 ? static_cast<std::uint32_t>(task.k) : 0};
     });
     constexpr int key_bits = 8 * static_cast<int>(sizeof(T)) - 1;  // without the sign
-    for (Digit digit = Digit{key_bits, 0}.next(); digit.bits > 0; digit = digit.next()) {
-      launch_batch<System>(ctx, tasks, [&](const Task& task, std::size_t t) {
-        return FindDigit<T>{task.x, entries(task), digit, states + t, counts + t * buckets};
+    Digit digit = Digit{key_bits, 0}.next();
+    launch([&](const Task& task, std::size_t t, const Shortlist<T>&, index_t) {
+      return FindDigit<T, false>{whole(task), digit, 1, states + t, counts + t * buckets};
+    });
+    digit = digit.next();
+    launch([&](const Task&, std::size_t t, const Shortlist<T>& list, index_t) {
+      return FindDigit<T, true>{list, digit, 1, states + t, counts + t * buckets};
+    });
+    for (digit = digit.next(); digit.bits > 0; digit = digit.next()) {
+      launch([&](const Task&, std::size_t t, const Shortlist<T>& list, index_t) {
+        const index_t rounds = list.found == nullptr ? 1 : 4;  // a shortlist has little in a tile
+        return FindDigit<T, false>{list, digit, rounds, states + t, counts + t * buckets};
       });
     }
-    const auto for_tiles = [&](const auto& kernel) {
-      index_t tile = 0;
-      launch_batch<System>(ctx, tasks, [&](const Task& task, std::size_t t) {
-        const ChosenTiles<T> chosen{task.x, entries(task), states + t, before + tile};
-        tile += chosen.tiles();
-        return kernel(task, chosen);
-      });
-    };
-    for_tiles([](const Task&, const ChosenTiles<T>& chosen) { return CountChosen<T>{chosen}; });
-    for_tiles([](const Task& task, const ChosenTiles<T>& chosen) {
-      return WriteChosen<T>{chosen, task.index, task.value};
+    launch([&](const Task&, std::size_t t, const Shortlist<T>& list, index_t block) {
+      return CountChosen<T>{{list, states + t, before + block}};
+    });
+    launch([&](const Task& task, std::size_t t, const Shortlist<T>& list, index_t block) {
+      return WriteChosen<T>{{list, states + t, before + block}, task.index, task.value};
     });
   }
 
   /// Bytes of scratch that run_batch takes on arrays of `elements` entries together.
+  template <class T>
   static index_t batch_bytes(index_t arrays, index_t elements) {
-    return arrays * static_cast<index_t>(sizeof(SelectState) + buckets * sizeof(std::uint32_t) +
-                                         sizeof(ChosenCount)) +
-           elements / ChosenTiles<float>::tile * static_cast<index_t>(sizeof(ChosenCount)) + 1024;
+    const index_t each =
+        static_cast<index_t>(sizeof(SelectState) + buckets * sizeof(std::uint32_t) + sizeof(ChosenCount)) +
+        Shortlist<T>::tile_bytes;
+    return arrays * each + elements / Shortlist<T>::tile * (Shortlist<T>::tile_bytes + 1) + 4096;
   }
 };
 
