@@ -67,6 +67,13 @@ inline int wait_for(pid_t child) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+/// Whether it has ended; it is still to be waited for.
+inline bool has_ended(pid_t child) {
+  siginfo_t info{};
+  return waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+         info.si_pid == child;
+}
+
 inline nlohmann::json json_of(const std::filesystem::path& file) {
   return nlohmann::json::parse(content(file));
 }
