@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <new>
 #include <random>
 #include <string>
@@ -37,11 +38,34 @@ using Base = backend::ThrustHost;
 /// Has memory for so many allocations.
 struct Scarce : Base {
   static inline int left = std::numeric_limits<int>::max();
-  template <class T>
-  static T* allocate(index_t n) {
-    if (left-- <= 0) throw std::bad_alloc();
-    return Base::allocate<T>(n);
-  }
+  struct Memory : Base::Memory {
+    std::byte* allocate(std::size_t bytes) {
+      if (left-- <= 0) throw std::bad_alloc();
+      return Base::Memory::allocate(bytes);
+    }
+  };
+  static Memory memory(const Context&) { return {}; }
+};
+
+/// Whose contexts each have a pool, as a GPU's may have an engine's.
+struct Pooled : Base {
+  struct Memory : Base::Memory {
+    int* pieces = nullptr;  ///< that the pool has given and not got back
+
+    std::byte* allocate(std::size_t bytes) {
+      ++*pieces;
+      return Base::Memory::allocate(bytes);
+    }
+    void deallocate(std::byte* p) noexcept {
+      --*pieces;
+      Base::Memory::deallocate(p);
+    }
+  };
+  struct Context : Base::Context {
+    explicit Context(int& pool) : Base::Context(1), pieces(&pool) {}
+    int* pieces;
+  };
+  static Memory memory(const Context& ctx) { return {{}, ctx.pieces}; }
 };
 
 /// Float products of 8 bits of mantissa where the context allows it, as TF32's of 10 on a GPU.
@@ -107,6 +131,60 @@ TEST_CASE("Buffer::resize without memory leaves the old elements") {
   CHECK(buffer.data()[2] == 0);
   buffer.resize(ctx, 5);  // needs no memory
   Scarce::left = std::numeric_limits<int>::max();
+}
+
+TEST_CASE("a buffer's memory is that of the context at hand, and goes back there") {
+  int first = 0;
+  int second = 0;
+  auto ctx = std::make_unique<Pooled::Context>(first);
+  Pooled::Context other(second);
+  {
+    Buffer<float, Pooled> a(*ctx, 10);
+    Buffer<float, Pooled> b(other, 10);
+    CHECK((first == 1 && second == 1));
+    Buffer<float, Pooled> moved = std::move(a);
+    moved.resize(other, 10);  // of this size already
+    CHECK((first == 1 && second == 1));
+    b = std::move(moved);
+    CHECK((first == 1 && second == 0));
+    b.resize(other, 11);
+    CHECK((first == 0 && second == 1));
+    a.resize(*ctx, 3);
+    ctx.reset();
+  }
+  CHECK((first == 0 && second == 0));
+}
+
+TEST_CASE(
+    "a layer, its basis and its optimizer take their memory from their context, which they may outlive") {
+  int pool = 0;
+  std::mt19937_64 random(7);
+  std::vector<float> weight = normal<float>(random, 48);
+  const std::vector<float> gradient = normal<float>(random, 48);
+  {
+    auto ctx = std::make_unique<Pooled::Context>(pool);
+    SparseGradLinear<float, Pooled> layer(*ctx, MatrixView<float>(weight.data(), 8, 6), nullptr);
+    GroupOptions options;
+    options.entries = 5;
+    SparseGradGroup<float, Pooled> group(options);
+    group.add(*ctx, layer, "up");
+    group.collect(*ctx, {});
+    int before = 0;
+    for (int step = 0; step < 3; ++step) {
+      before = pool;
+      layer.add_gradient(*ctx, MatrixView<const float>(gradient.data(), 8, 6));
+      if (group.collecting()) {
+        group.end_collecting_step(*ctx);
+        group.refresh(*ctx);
+      } else {
+        group.step(*ctx, {});
+      }
+      CHECK(pool > 0);
+    }
+    CHECK(pool == before);  // the second step took nothing more
+    ctx.reset();
+  }
+  CHECK(pool == 0);
 }
 
 TEST_CASE("scratch: what has run once allocates nothing when it runs again") {
@@ -275,10 +353,12 @@ TEST_CASE_TEMPLATE("top_k reads an array for its first two digits, then the shor
     CHECK(std::equal(values.begin(), values.end(), kept.begin() + static_cast<index_t>(t) * List::room));
     CHECK(std::equal(places.begin(), places.end(), place.begin() + static_cast<index_t>(t) * List::room));
   }
-  CHECK(listed == static_cast<index_t>(tiles) - 1);
+  CHECK(found[3] > static_cast<std::uint32_t>(List::room));
+  CHECK(listed > static_cast<index_t>(tiles) / 2);
 
   for (index_t i = 0; i < n; ++i)
-    if (i / List::tile != 3) x[static_cast<std::size_t>(i)] = T(1000);
+    if (found[static_cast<std::size_t>(i / List::tile)] <= List::room)
+      x[static_cast<std::size_t>(i)] = T(1000);
   for (digit = digit.next(); digit.bits > 0; digit = digit.next())
     launch(portable::FindDigit<T, false>{list, digit, 4, &state, counts.data()});
   const portable::ChosenEntries<T> entries{list, &state, nullptr};

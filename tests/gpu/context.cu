@@ -28,10 +28,15 @@ class Counting : public backend::cuda::MemoryResource {
  public:
   void* allocate(std::size_t bytes, cudaStream_t) override {
     ++calls;
+    ++held;
     return backend::cuda::allocate_bytes(bytes);
   }
-  void deallocate(void* p, cudaStream_t) noexcept override { backend::cuda::deallocate_bytes(p); }
+  void deallocate(void* p, cudaStream_t) noexcept override {
+    --held;
+    backend::cuda::deallocate_bytes(p);
+  }
   int calls = 0;
+  int held = 0;
 };
 
 /// Layers whose whole step can stand in a graph, by the defaults: two with both sides full, two one-sided of one shape (whose
@@ -177,6 +182,25 @@ TEST_CASE("after the first step nothing is allocated") {
   cudaMemGetInfo(&after, &total);
   CHECK(memory.calls == calls);
   CHECK(after == before);
+}
+
+TEST_CASE(
+    "objects take their memory from their context's resource, and give it back after the context has gone") {
+  Counting memory;
+  {
+    auto ctx = std::make_unique<B::Context>(backend::cuda::ContextOptions{.memory = &memory});
+    const int own = memory.held;
+    Buffer<float, B> buffer(*ctx, 1000);
+    CHECK(memory.held == own + 1);
+    ctx.reset();
+    CHECK(memory.held == 1);
+  }
+  CHECK(memory.held == 0);
+  {
+    Model<> model({.memory = &memory});
+    CHECK(memory.held > 10);
+  }
+  CHECK(memory.held == 0);
 }
 
 TEST_CASE("a captured step replays as a step, each replay one step further") {

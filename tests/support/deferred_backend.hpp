@@ -48,12 +48,10 @@ struct Deferred {
   }
 
   struct Memory {
-    std::byte* allocate(std::size_t bytes) {
-      return Base::template allocate<std::byte>(static_cast<index_t>(bytes));
-    }
+    std::byte* allocate(std::size_t bytes) { return typename Base::Memory().allocate(bytes); }
     void deallocate(std::byte* p) noexcept {
       finish_all();
-      Base::deallocate(p);
+      typename Base::Memory().deallocate(p);
     }
   };
   struct Context : Base::Context {
@@ -90,14 +88,7 @@ struct Deferred {
   static constexpr index_t most_expanded = Base::most_expanded;
   static double expansion_cost(const Context& ctx) { return Base::expansion_cost(ctx); }
 
-  template <class T>
-  static T* allocate(index_t n) {
-    return Base::template allocate<T>(n);
-  }
-  static void deallocate(void* p) noexcept {
-    finish_all();
-    Base::deallocate(p);
-  }
+  static Memory memory(const Context&) { return {}; }
   template <class T>
   static index_t scratch_bound(const Context& ctx, index_t n) {
     return Base::template scratch_bound<T>(ctx, n);

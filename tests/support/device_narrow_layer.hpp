@@ -471,11 +471,13 @@ TEST_CASE("a narrow weight without a master is refused, as is a master of anothe
 /// Counts what objects allocate beside scratch.
 struct CountingBackend : DeviceBackend {
   static inline int allocations = 0;
-  template <class T>
-  static T* allocate(index_t n) {
-    ++allocations;
-    return DeviceBackend::allocate<T>(n);
-  }
+  struct Memory : DeviceBackend::Memory {
+    std::byte* allocate(std::size_t bytes) {
+      ++allocations;
+      return DeviceBackend::Memory::allocate(bytes);
+    }
+  };
+  static Memory memory(const Context& ctx) { return {DeviceBackend::memory(ctx)}; }
 };
 
 struct Training {

@@ -73,11 +73,7 @@ struct Fenced {
   static constexpr index_t most_expanded = Base::most_expanded;
   static double expansion_cost(const Context& ctx) { return Base::expansion_cost(ctx); }
 
-  template <class T>
-  static T* allocate(index_t n) {
-    return reinterpret_cast<T*>(Fence::allocate(static_cast<std::size_t>(n) * sizeof(T)));
-  }
-  static void deallocate(void* p) noexcept { Fence::deallocate(p); }
+  static Memory memory(const Context&) { return {}; }
   template <class T>
   static index_t scratch_bound(const Context& ctx, index_t n) {
     return Base::template scratch_bound<T>(ctx, n);

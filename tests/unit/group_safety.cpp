@@ -315,11 +315,13 @@ namespace {
 /// Runs out of memory for large arrays when told to.
 struct Scarce : B {
   static inline bool scarce = false;
-  template <class T>
-  static T* allocate(index_t n) {
-    if (scarce && n >= 48) throw std::bad_alloc();
-    return B::allocate<T>(n);
-  }
+  struct Memory : B::Memory {
+    std::byte* allocate(std::size_t bytes) {
+      if (scarce && bytes >= 48 * sizeof(double)) throw std::bad_alloc();
+      return B::Memory::allocate(bytes);
+    }
+  };
+  static Memory memory(const Context&) { return {}; }
 };
 
 }  // namespace

@@ -53,16 +53,17 @@ namespace {
 struct Failing : B {
   static inline int held = 0;
   static inline bool fails = false;
-  template <class T>
-  static T* allocate(index_t n) {
-    ++held;
-    return B::allocate<T>(n);
-  }
-  template <class T>
-  static void deallocate(T* p) {
-    --held;
-    B::deallocate(p);
-  }
+  struct Memory : B::Memory {
+    std::byte* allocate(std::size_t bytes) {
+      ++held;
+      return B::Memory::allocate(bytes);
+    }
+    void deallocate(std::byte* p) noexcept {
+      --held;
+      B::Memory::deallocate(p);
+    }
+  };
+  static Memory memory(const Context&) { return {}; }
   template <class T>
   static void zero(Context& ctx, T* p, index_t n) {
     if (fails) throw StateError("zero failed");

@@ -64,6 +64,7 @@ struct CudaSystem {
 /// Float products are float's unless the context allows TF32.
 struct Cuda : portable::Kernels<cuda::CudaSystem> {
   using System = cuda::CudaSystem;
+  using Memory = cuda::ObjectMemory;
   static constexpr const char* name() { return "cuda"; }
   /// Always: products are cheap here, and grouping a support waits for the number of its groups.
   static constexpr double densify_share = 0;
@@ -72,12 +73,7 @@ struct Cuda : portable::Kernels<cuda::CudaSystem> {
   /// from data sheets, not measured.
   static double expansion_cost(const Context& ctx) { return ctx.uses_tf32() ? 160 : 20; }
 
-  /// Memory of the current device. Throws CudaOutOfMemory, CudaError.
-  template <class T>
-  static T* allocate(index_t n) {
-    return static_cast<T*>(cuda::allocate_bytes(static_cast<std::size_t>(n) * sizeof(T)));
-  }
-  static void deallocate(void* p) noexcept { cuda::deallocate_bytes(p); }
+  static Memory memory(const Context& ctx) { return {ctx.memory()}; }
   template <class T>
   static void upload(Context& ctx, const T* source, T* p, index_t n) {
     System::copy_bytes(ctx, source, p, n);

@@ -18,14 +18,11 @@ namespace sparsegrad::backend {
 /// Serial, unblocked, allocates where that reads better. Sums run in double.
 struct Reference {
   using Context = host::HostContext;
+  using Memory = host::HostMemory;
   static constexpr const char* name() { return "reference"; }
   static constexpr double densify_share = 1;  // left to the cost model
 
-  template <class T>
-  static T* allocate(index_t n) {
-    return reinterpret_cast<T*>(host::aligned_bytes(static_cast<std::size_t>(n) * sizeof(T)).release());
-  }
-  static void deallocate(void* p) noexcept { host::AlignedDelete{}(static_cast<std::byte*>(p)); }
+  static Memory memory(const Context&) { return {}; }
   template <class T>
   static void zero(Context&, T* p, index_t n) {
     std::fill(p, p + n, T(0));

@@ -49,15 +49,12 @@ struct HostSystem {
 /// found and THRUST_DEVICE_SYSTEM is THRUST_DEVICE_SYSTEM_CPP. For tests: as a backend of programs it has no merit.
 struct ThrustHost : portable::Kernels<portable::HostSystem> {
   using System = portable::HostSystem;
+  using Memory = Reference::Memory;
   static constexpr const char* name() { return "thrust_host"; }
   static constexpr double densify_share = Reference::densify_share;
   static double expansion_cost(const Context&) { return 20; }
 
-  template <class T>
-  static T* allocate(index_t n) {
-    return Reference::allocate<T>(n);
-  }
-  static void deallocate(void* p) noexcept { Reference::deallocate(p); }
+  static Memory memory(const Context& ctx) { return Reference::memory(ctx); }
   template <class T>
   static void upload(Context& ctx, const T* source, T* p, index_t n) {
     Reference::upload(ctx, source, p, n);

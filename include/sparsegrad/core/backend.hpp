@@ -70,13 +70,15 @@ struct AdamTask {
 /// and works on views of the backend's own memory. `T` is float or double, C in these tables compute_t<T>. Extents are
 /// checked by the callers; any extent may be 0. Aliasing of inputs and outputs is not allowed unless said.
 ///
-/// | constant | meaning |
+/// | type or constant | meaning |
 /// |---|---|
+/// | `Context` | threads or stream, scratch; of one caller at a time |
+/// | `Memory` | where objects' memory comes from: `std::byte* allocate(bytes)` for bytes > 0, which throws where there is none, and `deallocate(p)`, which does not. Copyable; outlives contexts |
 /// | `densify_share` | density above which V D U^T takes D as a dense matrix whatever the cost model says; 0: always |
 ///
 /// | primitive | result |
 /// |---|---|
-/// | `allocate<T>(n)`, `deallocate(p)` | memory for n > 0 elements |
+/// | `memory(ctx)` | the Memory of what is made with a context |
 /// | `zero<T>(ctx, p, n)` | p[i] = 0 |
 /// | `upload<T>(ctx, host, p, n)`, `download<T>(ctx, p, host, n)` | copies from and to host memory |
 /// | `copy<T>(ctx, A, B)` | B = A, any strides |
@@ -122,8 +124,9 @@ concept Backend = requires(typename B::Context& ctx, MatrixView<float> f, Matrix
                            std::span<const MatrixView<float>> outputs) {
   { B::name() } -> std::convertible_to<const char*>;
   { B::densify_share } -> std::convertible_to<double>;
-  { B::template allocate<float>(n) } -> std::same_as<float*>;
-  B::deallocate(x);
+  { B::memory(ctx) } -> std::same_as<typename B::Memory>;
+  { B::memory(ctx).allocate(std::size_t{1}) } -> std::same_as<std::byte*>;
+  B::memory(ctx).deallocate(static_cast<std::byte*>(nullptr));
   B::template zero<float>(ctx, x, n);
   B::template upload<float>(ctx, in, x, n);
   B::template download<float>(ctx, in, x, n);
@@ -159,7 +162,7 @@ concept Backend = requires(typename B::Context& ctx, MatrixView<float> f, Matrix
 // clang-format off
 /// Concept of a backend that also has layers whose parameters are stored in T = bfloat16 or float16. Numbers are T's in
 /// memory and float's in between: a sum is rounded to T once, to nearest, when it is written. C = compute_t<T> = float.
-/// allocate, zero, upload, download and copy take T as any type; beside them:
+/// zero, upload, download and copy take T as any type; beside them:
 ///
 /// | primitive | result |
 /// |---|---|
@@ -175,7 +178,6 @@ template <class B, class T>
 concept NarrowBackend = Backend<B> &&
     requires(typename B::Context& ctx, MatrixView<T> n, MatrixView<compute_t<T>> w, T* x, compute_t<T>* s,
              const stored_index_t* index, index_t k) {
-  { B::template allocate<T>(k) } -> std::same_as<T*>;
   B::template zero<T>(ctx, x, k);
   B::template copy<T>(ctx, n, n);
   B::template widen<T>(ctx, n, w);

@@ -1,6 +1,7 @@
 // Buffer: memory that a library object owns, where the backend computes.
 #pragma once
 
+#include <cstddef>
 #include <utility>
 
 #include "config.hpp"
@@ -8,8 +9,9 @@
 
 namespace sparsegrad {
 
-/// Owned array of `size()` elements of a trivial type in the backend's memory. Move-only. Allocates in the
-/// constructor and in `resize` alone; the elements start as zeros.
+/// Owned array of `size()` elements of a trivial type in the backend's memory: that of the context at hand when it was
+/// allocated, to which it goes back, also when that context is gone. Move-only. Allocates in the constructor and in
+/// `resize` alone; the elements start as zeros.
 template <class T, class Backend>
 class Buffer {
  public:
@@ -18,10 +20,13 @@ class Buffer {
   Buffer(typename Backend::Context& ctx, index_t size) : Buffer() { resize(ctx, size); }
   ~Buffer() { release(); }
   Buffer(Buffer&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+      : memory_(other.memory_),
+        data_(std::exchange(other.data_, nullptr)),
+        size_(std::exchange(other.size_, 0)) {}
   Buffer& operator=(Buffer&& other) noexcept {
     if (this != &other) {
       release();
+      memory_ = other.memory_;
       data_ = std::exchange(other.data_, nullptr);
       size_ = std::exchange(other.size_, 0);
     }
@@ -39,7 +44,8 @@ class Buffer {
     }
     Buffer fresh;
     if (size > 0) {
-      fresh.data_ = Backend::template allocate<T>(size);
+      fresh.memory_ = Backend::memory(ctx);
+      fresh.data_ = reinterpret_cast<T*>(fresh.memory_.allocate(static_cast<std::size_t>(size) * sizeof(T)));
       fresh.size_ = size;
       Backend::template zero<T>(ctx, fresh.data_, size);
     }
@@ -47,7 +53,7 @@ class Buffer {
   }
 
   void release() noexcept {
-    if (data_ != nullptr) Backend::deallocate(data_);
+    if (data_ != nullptr) memory_.deallocate(reinterpret_cast<std::byte*>(data_));
     data_ = nullptr;
     size_ = 0;
   }
@@ -65,6 +71,7 @@ class Buffer {
   }
 
  private:
+  [[no_unique_address]] typename Backend::Memory memory_{};
   T* data_ = nullptr;
   index_t size_ = 0;
 };

@@ -9,14 +9,15 @@
 
 namespace sparsegrad::backend::cuda {
 
-/// Where the memory of a context itself comes from (scratch, and the working memory of cuBLAS and of eigenproblems):
-/// implement it over an engine's own pool. Memory is used on the context's stream alone. What objects own (Buffer) comes
-/// from cudaMalloc: they outlive the context that was at hand when they were made.
+/// Where the memory of a context (scratch, the working memory of cuBLAS and of eigenproblems) and of the objects made with
+/// it comes from: implement it over an engine's own pool. Must outlive them.
 class MemoryResource {
  public:
   virtual ~MemoryResource() = default;
-  /// At least `bytes` bytes, aligned to 256; throws where there are none.
+  /// At least `bytes` bytes, aligned to 256, for work on `stream`, the context's; throws where there are none.
   virtual void* allocate(std::size_t bytes, cudaStream_t stream) = 0;
+  /// A context's own memory: free after the work that `stream` has been given. An object's: nothing uses it any more, and
+  /// `stream` is the default one, since the context's may be gone.
   virtual void deallocate(void* p, cudaStream_t stream) noexcept = 0;
 };
 
@@ -50,7 +51,20 @@ struct ContextMemory {
   }
 };
 
-/// One piece of it.
+/// The memory of objects, which several contexts may use and which outlive them.
+struct ObjectMemory {
+  ContextMemory of_context;
+
+  std::byte* allocate(std::size_t bytes) { return of_context.allocate(bytes); }
+  /// Waits for the device where the memory goes back to a resource, as cudaFree does by itself.
+  void deallocate(std::byte* p) noexcept {
+    if (of_context.resource == nullptr) return deallocate_bytes(p);
+    static_cast<void>(cudaDeviceSynchronize());
+    of_context.resource->deallocate(p, cudaStream_t{});
+  }
+};
+
+/// One piece of a context's own memory.
 class ContextBytes {
  public:
   ContextBytes() = default;

@@ -20,7 +20,7 @@ inline AlignedBytes aligned_bytes(std::size_t count) {
   return AlignedBytes(static_cast<std::byte*>(::operator new[](count, std::align_val_t{alignment})));
 }
 
-/// Where the host's scratch blocks come from.
+/// Where the host's memory comes from.
 struct HostMemory {
   std::byte* allocate(std::size_t bytes) { return aligned_bytes(bytes).release(); }
   void deallocate(std::byte* p) noexcept { AlignedDelete{}(p); }
