@@ -184,8 +184,8 @@ struct Kernels {
   }
   template <class T>
   static index_t batch_scratch_bound(const Context&, index_t arrays, index_t elements) {
-    return TopK<System>::template batch_bytes<T>(arrays, elements) + arrays * static_cast<index_t>(4 * sizeof(void*)) +
-           (index_t{16} << 20);
+    return TopK<System>::template batch_bytes<T>(arrays, elements) +
+           arrays * static_cast<index_t>(4 * sizeof(void*)) + (index_t{16} << 20);
   }
 
   /// Frames of the primitives, Thrust's own temporaries and the Gram product's float part.
