@@ -331,10 +331,10 @@ TEST_CASE_TEMPLATE("top_k reads an array for its first two digits, then the shor
   launch(portable::StartSelect{&state, counts.data(), static_cast<std::uint32_t>(k)});
   portable::Digit digit = portable::Digit{8 * static_cast<int>(sizeof(T)) - 1, 0}.next();
   const List whole{x.data(), n, nullptr, nullptr, nullptr};
-  launch(portable::FindDigit<T, false>{whole, digit, 1, &state, counts.data()});
+  launch(portable::FindDigit<T, false>{whole, digit, &state, counts.data()});
   const std::uint64_t least = state.key;  // no key below it can be chosen
   digit = digit.next();
-  launch(portable::FindDigit<T, true>{list, digit, 1, &state, counts.data()});
+  launch(portable::FindDigit<T, true>{list, digit, &state, counts.data()});
 
   index_t listed = 0;
   for (std::size_t t = 0; t < tiles; ++t) {
@@ -360,7 +360,7 @@ TEST_CASE_TEMPLATE("top_k reads an array for its first two digits, then the shor
     if (found[static_cast<std::size_t>(i / List::tile)] <= List::room)
       x[static_cast<std::size_t>(i)] = T(1000);
   for (digit = digit.next(); digit.bits > 0; digit = digit.next())
-    launch(portable::FindDigit<T, false>{list, digit, 4, &state, counts.data()});
+    launch(portable::FindDigit<T, false>{list, digit, &state, counts.data()});
   const portable::ChosenEntries<T> entries{list, &state, nullptr};
   std::vector<portable::ChosenCount> before(static_cast<std::size_t>(entries.blocks()));
   launch(portable::CountChosen<T>{{list, &state, before.data()}});

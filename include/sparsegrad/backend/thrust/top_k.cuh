@@ -139,12 +139,13 @@ struct FindDigit {
 
   Shortlist<T> list;
   Digit digit;
-  index_t rounds;  ///< tiles that the lanes take one after the other; 1 where it keeps
   SelectState* state;
   std::uint32_t* counts;
 
+  /// Tiles that the lanes take one after the other: a shortlist has little in a tile.
+  SPARSEGRAD_HOST_DEVICE index_t rounds() const { return keeps || list.found == nullptr ? 1 : 4; }
   SPARSEGRAD_HOST_DEVICE index_t blocks() const {
-    const index_t tiles_a_block = tiles_at_once * rounds;
+    const index_t tiles_a_block = tiles_at_once * rounds();
     return (list.tiles() + tiles_a_block - 1) / tiles_a_block;
   }
 
@@ -158,8 +159,8 @@ struct FindDigit {
         if (thread < tiles_at_once) shared.finds.found[thread] = 0;
     } else if constexpr (P == 1) {
       if (!keeps && shared.state.settled != 0) return;
-      for (index_t r = 0; r < rounds; ++r) {
-        const index_t t = (block * rounds + r) * tiles_at_once + thread / lanes;
+      for (index_t r = 0; r < rounds(); ++r) {
+        const index_t t = (block * rounds() + r) * tiles_at_once + thread / lanes;
         if (t < list.tiles()) count(keeps ? list.whole(t) : list.listed(t), thread, shared);
       }
     } else if constexpr (P == 2) {
@@ -480,16 +481,15 @@ struct TopK {
     constexpr int key_bits = 8 * static_cast<int>(sizeof(T)) - 1;  // without the sign
     Digit digit = Digit{key_bits, 0}.next();
     launch([&](const Task& task, std::size_t t, const Shortlist<T>&, index_t) {
-      return FindDigit<T, false>{whole(task), digit, 1, states + t, counts + t * buckets};
+      return FindDigit<T, false>{whole(task), digit, states + t, counts + t * buckets};
     });
     digit = digit.next();
     launch([&](const Task&, std::size_t t, const Shortlist<T>& list, index_t) {
-      return FindDigit<T, true>{list, digit, 1, states + t, counts + t * buckets};
+      return FindDigit<T, true>{list, digit, states + t, counts + t * buckets};
     });
     for (digit = digit.next(); digit.bits > 0; digit = digit.next()) {
       launch([&](const Task&, std::size_t t, const Shortlist<T>& list, index_t) {
-        const index_t rounds = list.found == nullptr ? 1 : 4;  // a shortlist has little in a tile
-        return FindDigit<T, false>{list, digit, rounds, states + t, counts + t * buckets};
+        return FindDigit<T, false>{list, digit, states + t, counts + t * buckets};
       });
     }
     launch([&](const Task&, std::size_t t, const Shortlist<T>& list, index_t block) {
