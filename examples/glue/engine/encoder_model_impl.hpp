@@ -47,7 +47,7 @@ EncoderModel<T, Backend>::EncoderModel(Context& ctx, const ModelConfig& config, 
   if (trained_.mlp_matrices) {
     for (index_t number = 0; number < 2 * config_.layers; ++number) {
       const Parameter<T>& p = parameters_.at(mlp_name(number));
-      if constexpr (is_narrow<T>) {
+      if constexpr (is_low_precision<T>) {
         mlp_.emplace_back(ctx, p.rounded, p.weight, nullptr);
       } else {
         mlp_.emplace_back(ctx, p.weight, nullptr);

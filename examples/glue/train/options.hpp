@@ -61,7 +61,7 @@ struct SideOptions {
   std::string in;   ///< the same for the input side
 
   /// The rules of kind "up" or "down". Throws ValueError for a text that names no rule.
-  BasisRules rules(const std::string& kind) const;
+  SideRecipes rules(const std::string& kind) const;
 };
 
 /// What the reference's code does differently from the method, each to be switched on for itself, so that its runs can be

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <sparsegrad/backend/thrust/batch.cuh>
-#include <sparsegrad/core/narrow_float.hpp>
+#include <sparsegrad/core/low_precision.hpp>
 
 #include "../dropout.hpp"
 
