@@ -176,7 +176,7 @@ class TuckerBasis {
     if (!out_.rotates()) return in_.project_columns(ctx, g, core);
     if (!in_.rotates()) return out_.project_rows(ctx, g, core);
     auto frame = ctx.frame();
-    if (CostModel().projects_columns_first(detail::shape_of(out_), detail::shape_of(in_))) {
+    if (CostModel().projects_columns_first(shape_of(out_), shape_of(in_))) {
       const MatrixView<T> half = frame.template matrix<T>(g.rows, cols());
       in_.project_columns(ctx, g, half);
       out_.project_rows(ctx, half, core);
@@ -194,7 +194,7 @@ class TuckerBasis {
     if (!out_.rotates()) return in_.expand_columns(ctx, core, beta, g);
     if (!in_.rotates()) return out_.expand_rows(ctx, core, beta, g);
     auto frame = ctx.frame();
-    if (CostModel().expands_columns_first(detail::shape_of(out_), detail::shape_of(in_))) {
+    if (CostModel().expands_columns_first(shape_of(out_), shape_of(in_))) {
       const MatrixView<T> half = frame.template matrix<T>(rows(), g.cols);
       in_.expand_columns(ctx, core, T(0), half);
       out_.expand_rows(ctx, half, beta, g);
