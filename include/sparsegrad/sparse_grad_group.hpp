@@ -96,7 +96,7 @@ struct GroupState {
     std::string kind;
     std::shared_ptr<const TuckerBasis<C, B>> basis;  ///< one object for the layers that share it
     Plan plan;
-    SparseAdamState<C> adam;
+    OptimizerState<C> adam;
     std::optional<SparseGradient<C, B>> delta;  ///< of a layer that keeps one
     std::vector<stored_index_t> support;        ///< positions of a fixed support; empty: none
     std::vector<C> residual;                    ///< of ErrorFeedback, [r, c] row by row; empty: 0
@@ -677,8 +677,7 @@ class SparseGradGroup {
     const bool moved = moments == MomentsPolicy::transport && m.adam != nullptr;
     RebaseReport report;
     if (moved) {
-      report =
-          m.adam->rebase(ctx, *m.layer->basis(), *basis, moments, adam_options(*m.layer, *basis).capacity);
+      report = m.adam->rebase(ctx, *m.layer->basis(), *basis, moments, adam_options(*m.layer, *basis));
     }
     m.layer->set_basis(ctx, std::move(basis));
     if (moved) {
