@@ -99,7 +99,7 @@ std::vector<Case> part_cases(typename Backend::Context& ctx, typename Backend::C
              // Before every timed step the state is put back to two thirds of the support.
              struct State {
                SparseAdam<float, Backend> adam;
-               SparseAdamState<float> before;
+               OptimizerState<float> before;
                Gradient all, update;
              };
              auto all = random_support<Backend>(one_thread, out, in, k, 4 * k, 1);

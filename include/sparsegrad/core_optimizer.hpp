@@ -3,6 +3,7 @@
 
 #include <concepts>
 #include <cstdint>
+#include <cstdio>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -71,14 +72,15 @@ struct OptimizerState {
   std::vector<std::pair<std::string, std::string>> texts;  ///< options that are words, by name
 
   /// The array, number or text of this name. Throw ValueError when there is none.
-  std::vector<T>& array(std::string_view name) {
+  std::vector<T>& array(std::string_view name) & {
     for (Array& a : arrays)
       if (a.name == name) return a.values;
     missing("array", name);
   }
-  const std::vector<T>& array(std::string_view name) const {
+  const std::vector<T>& array(std::string_view name) const& {
     return const_cast<OptimizerState*>(this)->array(name);
   }
+  std::vector<T> array(std::string_view name) && { return std::move(array(name)); }
   double& number(std::string_view name) { return option(numbers, "number", name); }
   const double& number(std::string_view name) const {
     return const_cast<OptimizerState*>(this)->number(name);
@@ -230,7 +232,26 @@ void require_bases(const TuckerBasis<T, B>& from, const TuckerBasis<T, B>& to, i
                 from.in_extent(), "out x in of the old basis");
 }
 
-/// Throws ValueError unless the state is of this type, for a core of these extents and with steps >= 0.
+/// Throws ValueError, naming the option, when a saved state was made with another value of it.
+inline void require_option(const char* name, const std::string& found, const std::string& expected) {
+  if (found != expected) {
+    throw ValueError(std::string("the saved state was made with ") + name + " " + found + ", expected " +
+                     expected);
+  }
+}
+inline void require_option(const char* name, index_t found, index_t expected) {
+  require_option(name, std::to_string(found), std::to_string(expected));
+}
+inline void require_option(const char* name, double found, double expected) {
+  const auto digits = [](double x) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.17g", x);
+    return std::string(text);
+  };
+  require_option(name, digits(found), digits(expected));
+}
+
+/// Throws ValueError unless the state is of this type and for a core of these extents.
 template <class T>
 void require_state(const OptimizerState<T>& s, std::string_view type, index_t rows, index_t cols) {
   if (s.type != type) {

@@ -56,7 +56,7 @@ void put(typename B::Context& ctx, SafetensorsWriter& writer, const std::string&
     basis_of.push_back(at - bases.begin());
     writer.metadata(name + "kind", layer.kind);
     writer.metadata(name + "plan", to_string(layer.plan));
-    detail::put_adam_state(writer, name + "adam.", std::move(layer.adam));
+    put_state(writer, name + "adam.", std::move(layer.adam));
     if (layer.delta) put<C, B>(ctx, writer, name + "delta.", *layer.delta);
     const auto add = [&](const char* what, auto& values) {
       if (values.empty()) return;
@@ -93,7 +93,7 @@ GroupState<C, B> get_group_state(typename B::Context& ctx, const SafetensorsFile
     layer.basis = bases[static_cast<std::size_t>(basis_of[i])];
     layer.kind = file.metadata(name + "kind");
     layer.plan = detail::plan_from_text(file, name + "plan");
-    layer.adam = get_adam_state<C>(file, name + "adam.");
+    layer.adam = get_state<C>(file, name + "adam.");
     if (file.metadata().contains(name + "delta.type")) {
       layer.delta = get_delta<C, B>(ctx, file, name + "delta.");
     }
