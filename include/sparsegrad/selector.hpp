@@ -22,7 +22,8 @@ struct SelectReport {
   bool skipped = false;  ///< NaN or Inf under NonFinite::skip: no gradient, leave the step out
 };
 
-/// State of a selector in host memory: what files hold. Positions of core entries, and numbers; either may be empty.
+/// State of a selector in host memory: what files hold. Strictly rising positions of core entries, and finite numbers;
+/// either may be empty.
 template <class T>
 struct SelectorState {
   std::vector<stored_index_t> positions;
