@@ -231,6 +231,7 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
           "weight_gradient: dW is there while form_weight_gradient is on, and before the core is asked for");
     }
     fill_empty(ctx);
+    state_ = State::closed;
     return sum();
   }
   void add_to(Context& ctx, Accumulator& sums, NonFinite policy) override {
@@ -257,7 +258,12 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   }
 
  private:
-  enum class State { empty, open, finished };
+  enum class State {
+    empty,
+    open,
+    closed,    ///< dW was handed out: no more is added
+    finished,  ///< the core is there
+  };
 
   /// A plan and the gradient memory that it needs.
   struct Order {
@@ -318,7 +324,7 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
     }
   }
   void require_open(const char* call) const {
-    if (!finished()) return;
+    if (state_ == State::empty || state_ == State::open) return;
     throw StateError(std::string(call) +
                      ": the core of this step is finished; call clear before the next backward");
   }
