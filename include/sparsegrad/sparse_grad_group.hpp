@@ -28,8 +28,8 @@ enum class BasisScope {
 
 /// Rules of the two sides of a layer.
 struct SideRecipes {
-  SideRecipe out = SideRecipe::full();
-  SideRecipe in = SideRecipe::full();
+  SideRecipe out = SideRecipe::hosvd();
+  SideRecipe in = SideRecipe::hosvd();
 };
 
 /// How the bases of a group are fitted.

@@ -4,17 +4,12 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/weight_layout.hpp"
 #include "plan.hpp"
 #include "sparse_gradient.hpp"
 #include "tucker_basis.hpp"
 
 namespace sparsegrad {
-
-/// Which index of a stored weight runs over the outputs.
-enum class WeightLayout {
-  out_in,  ///< W [out, in], y = x W^T + b
-  in_out,  ///< W [in, out], y = x W + b
-};
 
 namespace detail {
 
