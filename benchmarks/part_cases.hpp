@@ -328,8 +328,8 @@ std::vector<Case> fit_cases(typename Backend::Context& ctx, const LayerShape& sh
          .most_seconds = most_seconds,
          .most_extra_bytes = most_seconds > 0 ? 100e6 : 0});
   };
-  fit("width side full", SideRecipe::identity(), SideRecipe::full(), 0);
-  fit("both sides full", SideRecipe::full(), SideRecipe::full(), 16);
+  fit("width side full", SideRecipe::identity(), SideRecipe::hosvd(), 0);
+  fit("both sides full", SideRecipe::hosvd(), SideRecipe::hosvd(), 16);
   return cases;
 }
 

@@ -19,8 +19,8 @@ enum class BasisScope {
 
 /// Recipes of the two sides of a layer's basis.
 struct SideRecipes {
-  SideRecipe out = SideRecipe::full();
-  SideRecipe in = SideRecipe::full();
+  SideRecipe out = SideRecipe::hosvd();
+  SideRecipe in = SideRecipe::hosvd();
 };
 
 /// How the bases of a group are fitted.

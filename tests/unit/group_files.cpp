@@ -31,7 +31,7 @@ struct Run {
     if (c.feedback) group.use_selector(model.ctx, 1, std::make_shared<Feedback>());
   }
   void refresh(MomentsPolicy moments, index_t rank) {
-    group.collect(model.ctx, recipe_of(SideRecipe::full(), SideRecipe::fixed(rank)));
+    group.collect(model.ctx, recipe_of(SideRecipe::hosvd(), SideRecipe::hosvd(rank)));
     model.add_gradients();
     group.end_collecting_step(model.ctx);
     group.refresh(model.ctx, moments);

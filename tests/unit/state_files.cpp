@@ -58,7 +58,7 @@ std::shared_ptr<const TuckerBasis<T, B>> fitted(typename B::Context& ctx) {
     auto g = test::random_matrix<T>(6, 8, seed);
     sums.add(ctx, g.view(), 1.0);
   }
-  return TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::fixed(4), SideRecipe::full());
+  return TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::hosvd(4), SideRecipe::hosvd());
 }
 
 template <class T, class B>
@@ -265,7 +265,7 @@ TEST_CASE("state files: what the readers refuse in a basis") {
         }) == "f: tensor 'p.out.factor' has NaN at element 5, expected finite numbers");
   CHECK(text([](Parts& p) {
           p.set<float>("p.in.signs", {8}, {1, 1, 1, 2, 1, 1, 1, 1});
-        }) == "f: 'p.in.': sign 3 of a fast transform is 2.000000, expected 1 or -1");
+        }) == "f: 'p.in.': sign 3 of a Hadamard side is 2.000000, expected 1 or -1");
   CHECK(text([](Parts& p) { p.set<float>("p.in.signs", {7}, std::vector<float>(7, 1)); }) ==
         "f: tensor 'p.in.signs' has shape [7], expected [8]");
   CHECK(text([](Parts& p) { p.set<double>("p.in.spectrum", {1}, {INFINITY}); }) ==
