@@ -1,6 +1,6 @@
-#include <sparsegrad/sparsegrad.hpp>
 #include <cmath>
 #include <cstdio>
+#include <sparsegrad/sparsegrad.hpp>
 int main() {
   constexpr int out = 64, in = 32;
   static float W[out * in], dW[out * in];  // an engine's weight and its gradient
