@@ -182,6 +182,39 @@ TEST_CASE_TEMPLATE("SparseSgd: a full state forgets the smallest moments, or ref
   CHECK(strict.state(ctx) == before);
 }
 
+TEST_CASE_TEMPLATE("after reserve no step takes scratch memory, eviction included", S,
+                   SPARSEGRAD_TEST_SETUPS) {
+  using T = typename S::T;
+  using B = typename S::B;
+  const auto run = [&](auto make) {
+    typename B::Context ctx(1);
+    auto optimizer = make(ctx);
+    optimizer.reserve(ctx, 6);
+    const index_t bytes = ctx.scratch().bytes();
+    std::mt19937_64 bits(4);
+    index_t evicted = 0;
+    for (int t = 0; t < 20; ++t) {
+      const auto s = gradient<T, B>(ctx, random_entries(bits, 6));
+      SparseGradient<T, B> d(ctx, rows, cols, core_optimizer::update_capacity(optimizer, 6));
+      core_optimizer::check(ctx, optimizer, s);
+      core_optimizer::make_room(ctx, optimizer, s);
+      evicted += optimizer.step(ctx, s, {}, d).evicted;
+    }
+    CHECK(evicted > 0);
+    CHECK(ctx.scratch().bytes() == bytes);
+  };
+  run([](auto& ctx) {
+    return SparseSgd<T, B>(ctx, rows, cols, {.capacity = 15, .overflow = Overflow::evict_smallest});
+  });
+  for (const AdamSemantics semantics :
+       {AdamSemantics::torch, AdamSemantics::per_entry_step, AdamSemantics::dense_core}) {
+    run([&](auto& ctx) {
+      return SparseAdam<T, B>(ctx, rows, cols,
+                              {.semantics = semantics, .capacity = 15, .overflow = Overflow::evict_smallest});
+    });
+  }
+}
+
 TEST_CASE_TEMPLATE("SparseSgd: rebase carries the momentum over, exactly between full bases", S,
                    SPARSEGRAD_TEST_SETUPS) {
   using T = typename S::T;

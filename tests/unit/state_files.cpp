@@ -356,6 +356,23 @@ TEST_CASE("state files: what the readers refuse in an optimizer's state") {
   CHECK(text([](Parts& p) { p.arrays.erase("p.count"); }).find("tensor 'p.count' is missing") !=
         std::string::npos);
 
+  // Files of version 0.1 do not say how arrays and options are called.
+  const auto without_names = [](Parts& p) {
+    for (const char* key : {"p.arrays", "p.numbers", "p.texts"})
+      CHECK(p.metadata.erase(key) == 1);
+  };
+  CHECK(text(without_names) == "nothing was thrown");
+  CHECK(made(without_names) == "nothing was thrown");
+  CHECK(text([](Parts& p) { p.metadata["p.arrays"] = "m"; }) == "f: 'p.': the saved state has no array 'v'");
+  CHECK(text([](Parts& p) { p.metadata["p.numbers"] = "beta1,beta2"; }) ==
+        "f: tensor 'p.coefficients' has shape [3], expected [2]");
+  CHECK(text([](Parts& p) { p.metadata["p.numbers"] = "beta1,beta2,epsilon"; }) ==
+        "f: 'p.': the saved state has no number 'eps'");
+  CHECK(text([](Parts& p) { p.metadata["p.type"] = "sparse_sgd 1"; }) ==
+        "f: 'p.': the saved state is a 'sparse_sgd 1', expected a 'sparse_adam 1'");
+  CHECK(text([](Parts& p) { p.metadata["p.type"] = "tucker_basis 1", p.metadata.erase("p.arrays"); }) ==
+        "f: 'p.' is a 'tucker_basis 1', expected an optimizer's state");
+
   CHECK(made([](Parts&) {}) == "nothing was thrown");
   CHECK(made([](Parts& p) {
           p.set<double>("p.coefficients", {3}, {1.5, 0.99, 1e-8});
