@@ -10,6 +10,7 @@
 
 #include "core/backend.hpp"
 #include "core/buffer.hpp"
+#include "core/float_bits.hpp"
 #include "core/full_precision.hpp"
 #include "core/random.hpp"
 #include "default_backend.hpp"
@@ -84,12 +85,12 @@ class HosvdAccumulator {
   /// The same, but of a gradient that `add` refuses with NonFiniteError says so by false.
   bool add_if_finite(Context& ctx, ConstMatrixView<T> dw, double weight = 1) {
     require_shape("gradient", dw.rows, dw.cols, out_, in_, "out x in of the accumulator");
-    if (!(weight >= 0) || !std::isfinite(weight)) {
+    if (!is_finite(weight) || weight < 0) {
       throw ValueError("weight of gradient " + std::to_string(count_) + " is " + std::to_string(weight) +
                        ", expected finite and >= 0");
     }
     const double energy = dw.empty() ? 0.0 : B::template squared_norm<T>(ctx, dw);
-    if (!std::isfinite(energy)) return false;
+    if (!is_finite(energy)) return false;
     if (energy > 0 && weight > 0) {
       auto frame = ctx.frame();
       // Squares of very small or large entries leave the range of T: a power of two brings them back.
@@ -262,7 +263,7 @@ class HosvdAccumulator {
     }
     T value{};
     B::template download<T>(ctx, dw.row(at / in_) + at % in_, &value, 1);
-    throw NonFiniteError(name + " has " + (std::isnan(value) ? "NaN" : "Inf") + " at (" +
+    throw NonFiniteError(name + " has " + (is_nan(value) ? "NaN" : "Inf") + " at (" +
                          std::to_string(at / in_) + ", " + std::to_string(at % in_) +
                          "); the sums are unchanged");
   }

@@ -13,6 +13,7 @@
 
 #include "core/config.hpp"
 #include "core/error.hpp"
+#include "core/float_bits.hpp"
 
 namespace sparsegrad {
 
@@ -50,7 +51,7 @@ class SideRecipe {
   }
   /// Throws ValueError unless 0 < share <= 1.
   static SideRecipe energy(double share) {
-    if (!(share > 0 && share <= 1)) {
+    if (!is_finite(share) || !(share > 0 && share <= 1)) {
       throw ValueError("energy share is " + number(share) + ", expected 0 < share <= 1");
     }
     SideRecipe rule(Kind::energy);

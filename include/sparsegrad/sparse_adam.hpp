@@ -15,6 +15,7 @@
 
 #include "core/backend.hpp"
 #include "core/buffer.hpp"
+#include "core/float_bits.hpp"
 #include "core/full_precision.hpp"
 #include "default_backend.hpp"
 #include "sparse_gradient.hpp"
@@ -231,11 +232,11 @@ class SparseAdam {
       throw ValueError("D has room for " + std::to_string(d.capacity()) + " entries, expected at least " +
                        std::to_string(update_capacity(s.count())));
     }
-    if (!(step_options.learning_rate >= 0) || !std::isfinite(step_options.learning_rate)) {
+    if (!is_finite(step_options.learning_rate) || step_options.learning_rate < 0) {
       throw ValueError("learning_rate is " + std::to_string(step_options.learning_rate) +
                        ", expected a finite number >= 0");
     }
-    if (!std::isfinite(step_options.grad_scale)) {
+    if (!is_finite(step_options.grad_scale)) {
       throw ValueError("grad_scale is " + std::to_string(step_options.grad_scale) +
                        ", expected a finite number");
     }
@@ -425,13 +426,14 @@ class SparseAdam {
 
   static void require_options(const SparseAdamOptions& o) {
     for (const auto& [name, beta] : {std::pair("beta1", o.beta1), std::pair("beta2", o.beta2)}) {
-      if (!(beta >= 0 && beta < 1)) {
+      if (!is_finite(beta) || !(beta >= 0 && beta < 1)) {
         throw ValueError(std::string(name) + " is " + std::to_string(beta) + ", expected 0 <= " + name +
                          " < 1");
       }
     }
     constexpr auto least = static_cast<double>(std::numeric_limits<T>::min());
-    if (!(o.eps >= least && o.eps <= static_cast<double>(std::numeric_limits<T>::max()))) {
+    if (!is_finite(o.eps) ||
+        !(o.eps >= least && o.eps <= static_cast<double>(std::numeric_limits<T>::max()))) {
       char text[96];
       std::snprintf(text, sizeof text,
                     "eps is %.3g, expected a finite number >= %.3g, the smallest normal one", o.eps, least);

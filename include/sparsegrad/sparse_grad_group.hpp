@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "batched_step.hpp"
+#include "core/float_bits.hpp"
 #include "extras/error_feedback.hpp"
 #include "side_recipe.hpp"
 #include "sparse_adam.hpp"
@@ -131,10 +132,11 @@ class SparseGradGroup {
       std::function<SelectReport(Context&, MatrixView<C> core, SparseGradient<C, B>&, NonFinite)>;
 
   explicit SparseGradGroup(GroupOptions options = {}) : options_(std::move(options)) {
-    if (options_.entries <= 0 && !(options_.density > 0 && options_.density <= 1)) {
+    if (options_.entries <= 0 &&
+        (!is_finite(options_.density) || !(options_.density > 0 && options_.density <= 1))) {
       throw ValueError("density is " + std::to_string(options_.density) + ", expected 0 < density <= 1");
     }
-    if (options_.capacity_factor && !(*options_.capacity_factor >= 0)) {
+    if (options_.capacity_factor && (is_nan(*options_.capacity_factor) || *options_.capacity_factor < 0)) {
       throw ValueError("capacity_factor is " + std::to_string(*options_.capacity_factor) + ", expected >= 0");
     }
     if (options_.share_gradient_memory) shared_gradient_ = std::make_shared<GradientMemory<C, B>>();
@@ -356,16 +358,16 @@ class SparseGradGroup {
   /// StateError for a merged adapter, a norm that select did not compute (clip_norm), or backward after select in shared
   /// gradient memory.
   GroupReport step(Context& ctx, const GroupStep& options) {
-    if (!(options.learning_rate >= 0) || !std::isfinite(options.learning_rate)) {
+    if (!is_finite(options.learning_rate) || options.learning_rate < 0) {
       throw ValueError("learning_rate is " + std::to_string(options.learning_rate) +
                        ", expected a finite number >= 0");
     }
     const double decay = options.learning_rate * options.weight_decay;
-    if (!(decay >= 0 && decay <= 1)) {
+    if (!is_finite(options.weight_decay) || !(decay >= 0 && decay <= 1)) {
       throw ValueError("learning_rate * weight_decay is " + std::to_string(decay) +
                        ", expected it in [0, 1]");
     }
-    if (!std::isfinite(options.grad_scale)) {
+    if (!is_finite(options.grad_scale)) {
       throw ValueError("grad_scale is " + std::to_string(options.grad_scale) + ", expected a finite number");
     }
     GroupReport report;

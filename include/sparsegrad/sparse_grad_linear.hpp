@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/float_bits.hpp"
 #include "hosvd_accumulator.hpp"
 #include "plan.hpp"
 #include "sparse_gradient.hpp"
@@ -526,7 +527,7 @@ class SparseGradLinear {
   /// for an adapter that is merged; nothing has changed then. (Without `reserve` scratch memory may run out halfway.)
   void apply(Context& ctx, const SparseGradient<C, B>& d, double decay = 0) {
     require_shape("update D", d.rows(), d.cols(), basis_->rows(), basis_->cols(), "rows x cols of the core");
-    if (!(decay >= 0 && decay <= 1)) {
+    if (!is_finite(decay) || !(decay >= 0 && decay <= 1)) {
       throw ValueError("decay is " + std::to_string(decay) +
                        ", expected 0 <= learning rate * weight decay <= 1");
     }

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/backend.hpp"
+#include "core/float_bits.hpp"
 #include "sparse_gradient.hpp"
 
 namespace sparsegrad {
@@ -44,9 +45,8 @@ void check_finite(typename B::Context& ctx, SparseGradient<T, B>& s, NonFinite p
   B::template download<T>(ctx, s.values() + bad, &value, 1);
   s.clear();
   throw NonFiniteError("the core gradient of " + shape_text(s.rows(), s.cols()) + " holds " +
-                       (std::isnan(value) ? "NaN" : "Inf") + " at row " +
-                       std::to_string(position / s.cols()) + ", column " +
-                       std::to_string(position % s.cols()) + "; expected finite numbers");
+                       (is_nan(value) ? "NaN" : "Inf") + " at row " + std::to_string(position / s.cols()) +
+                       ", column " + std::to_string(position % s.cols()) + "; expected finite numbers");
 }
 
 }  // namespace detail
@@ -73,7 +73,7 @@ struct TopK {
   /// k = ceil(density * size), at least 1; a product that is whole but for its rounding counts as whole (0.07 of 100 is
   /// 7). Throws ValueError unless 0 < density <= 1.
   static TopK fraction(double density, index_t size) {
-    if (!(density > 0 && density <= 1)) {
+    if (!is_finite(density) || !(density > 0 && density <= 1)) {
       throw ValueError("density is " + std::to_string(density) + ", expected 0 < density <= 1");
     }
     const double entries = density * static_cast<double>(size);

@@ -14,6 +14,7 @@
 
 #include "basis_side.hpp"
 #include "core/backend.hpp"
+#include "core/float_bits.hpp"
 #include "core/full_precision.hpp"
 #include "core/wait.hpp"
 #include "default_backend.hpp"
@@ -212,7 +213,7 @@ class TuckerBasis {
     if (k < 0) throw ValueError("k is " + std::to_string(k) + ", expected k >= 0");
     EnergyShares shares;
     const double total = g.empty() ? 0.0 : B::template squared_norm<T>(ctx, g);
-    if (!std::isfinite(total)) throw NonFiniteError("energy: the gradient's squared norm is not finite");
+    if (!is_finite(total)) throw NonFiniteError("energy: the gradient's squared norm is not finite");
     if (total <= 0) return shares;
     const FullPrecision exact(ctx);
     const auto share = [&](double part) { return std::clamp(part / total, 0.0, 1.0); };
@@ -315,8 +316,8 @@ class TuckerBasis {
         for (index_t j = 0; j < r; ++j) {
           const double value = static_cast<double>(host[static_cast<std::size_t>(i * r + j)]);
           const double defect = std::abs(value - (first + i == j ? 1.0 : 0.0));
-          if (!(defect <= worst))
-            worst = std::isnan(defect) ? std::numeric_limits<double>::infinity() : defect;
+          if (!is_finite(defect)) return std::numeric_limits<double>::max();
+          worst = std::max(worst, defect);
         }
       }
     }

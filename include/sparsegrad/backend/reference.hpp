@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "../core/backend.hpp"
+#include "../core/float_bits.hpp"
 #include "host/context.hpp"
 
 namespace sparsegrad::backend {
@@ -171,7 +172,7 @@ struct Reference {
   static index_t first_nonfinite(Context&, ConstMatrixView<T> a) {
     for (index_t i = 0; i < a.rows; ++i)
       for (index_t j = 0; j < a.cols; ++j)
-        if (!std::isfinite(a(i, j))) return i * a.cols + j;
+        if (!is_finite(a(i, j))) return i * a.cols + j;
     return -1;
   }
 
@@ -220,8 +221,7 @@ struct Reference {
     std::vector<index_t> order(static_cast<std::size_t>(n));
     std::iota(order.begin(), order.end(), index_t{0});
     const auto magnitude = [&](index_t i) {  // |NaN| above Inf
-      const double a = std::abs(static_cast<double>(x[i]));
-      return std::isnan(a) ? std::pair(1, 0.0) : std::pair(0, a);
+      return is_nan(x[i]) ? FloatBits<T>::infinity + 1 : FloatBits<T>::magnitude(x[i]);
     };
     std::stable_sort(order.begin(), order.end(),
                      [&](index_t i, index_t j) { return magnitude(i) > magnitude(j); });

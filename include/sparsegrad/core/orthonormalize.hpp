@@ -7,6 +7,7 @@
 
 #include "backend.hpp"
 #include "buffer.hpp"
+#include "float_bits.hpp"
 #include "random.hpp"
 
 namespace sparsegrad::detail {
@@ -64,7 +65,7 @@ void orthonormalize_rows(typename B::Context& ctx, MatrixView<double> x, std::ui
           for (index_t j = 0; j < n; ++j)
             sum += row[j] * row[j];
           const double norm = std::sqrt(sum);
-          if (pass == 0 && !(norm > dependent * before[static_cast<std::size_t>(i)])) {
+          if (pass == 0 && (!is_finite(norm) || norm <= dependent * before[static_cast<std::size_t>(i)])) {
             for (index_t j = 0; j < n; ++j) {
               row[j] = random_normal(mix64(seed + attempt), static_cast<std::uint64_t>((first + i) * n + j));
             }

@@ -11,7 +11,7 @@
 
 #include "../../core/config.hpp"
 #include "context.hpp"
-#include "float_bits.hpp"
+#include "magnitude_bits.hpp"
 
 namespace sparsegrad::backend::host {
 
