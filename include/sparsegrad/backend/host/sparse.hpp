@@ -28,6 +28,16 @@ struct Sparse {
     });
   }
 
+  /// M(row[e], col[e]) += value[e]; no two entries have the same place.
+  template <class T>
+  static void scatter_add(HostContext& ctx, const stored_index_t* row, const stored_index_t* col,
+                          const T* value, index_t k, MatrixView<T> m) {
+    ctx.parallel_ranges(k, 16384, [&](index_t begin, index_t end) {
+      for (index_t e = begin; e < end; ++e)
+        m(row[e], col[e]) += value[e];
+    });
+  }
+
   /// P.row(s) = F.row(list[s]).
   template <class T>
   static void gather_rows(HostContext& ctx, MatrixView<const T> f, const stored_index_t* list, index_t q,

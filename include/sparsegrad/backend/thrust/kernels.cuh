@@ -8,7 +8,7 @@
 #include "elements.cuh"
 #include "hadamard.cuh"
 #include "reductions.cuh"
-#include "slots.cuh"
+#include "entries.cuh"
 #include "sparse.cuh"
 #include "top_k.cuh"
 #include "top_k_rows.cuh"
