@@ -447,7 +447,7 @@ class SparseGradGroup {
       if (guard_.empty()) return 0;
       std::uint32_t words[StepGuard::words];
       B::template download<std::uint32_t>(ctx, guard_.data(), words, StepGuard::words);
-      const auto left_out = static_cast<index_t>(StepGuard{words}.left_out());
+      const auto left_out = static_cast<index_t>(StepGuard{words}.skipped());
       if (left_out > 0) {
         for (Member& m : members_)
           if (m.adam != nullptr) m.adam->set_steps(std::max<std::int64_t>(0, m.adam->steps() - left_out));

@@ -289,7 +289,7 @@ class TuckerBasis {
   void require_orthonormal(Context& ctx, double tolerance) const {
     const OrthogonalityDefect defect = orthogonality_defect(ctx);
     const auto check = [&](const char* name, double value) {
-      if (value <= tolerance) return;
+      if (!is_nan(tolerance) && value <= tolerance) return;
       throw ValueError(std::string("the columns of ") + name + " are not orthonormal: max |" + name + "^T " +
                        name + " - I| is " + detail::short_number(value) + ", expected at most " +
                        detail::short_number(tolerance));

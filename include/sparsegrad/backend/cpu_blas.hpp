@@ -199,4 +199,6 @@ struct CpuBlas : host::Kernels {
   using Products = host::Dense<detail::BlasSerial>;
 };
 
+static_assert(Backend<CpuBlas>);
+
 }  // namespace sparsegrad::backend

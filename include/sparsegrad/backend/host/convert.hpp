@@ -16,7 +16,8 @@
 
 namespace sparsegrad::backend::host {
 
-/// The primitives `widen` and `round_to` of the contract (core/backend.hpp): bfloat16 by shifts of 32-bit integers; float16 by the F16C instructions where the compiler may use them.
+/// The primitives `widen` and `round_to` of the contract (core/backend.hpp): bfloat16 by shifts of
+/// 32-bit integers; float16 by the F16C instructions where the compiler may use them.
 struct Convert {
   template <class S>
   static void widen(HostContext& ctx, MatrixView<const S> a, MatrixView<float> b) {

@@ -13,8 +13,9 @@
 
 namespace sparsegrad::backend::host {
 
-/// The contract's primitives by name; each forwards to the file of its concept. None is Reference's: a backend that
-/// lacks one does not compile, and its results are compared with loops that are not its own.
+/// The contract's primitives by name; each forwards to the file of its concept. None is
+/// Reference's: a backend that lacks one does not compile, and its results are compared with loops
+/// that are not its own.
 struct Kernels {
   using Context = HostContext;
   using Memory = HostMemory;
@@ -86,7 +87,7 @@ struct Kernels {
   }
   template <class T>
   static void hadamard(Context& ctx, const T* signs, bool inverse, TransformSide side, MatrixView<T> a) {
-    FastTransform<T>::run(ctx, signs, inverse, side, a);
+    HadamardTransform<T>::run(ctx, signs, inverse, side, a);
   }
   template <class T>
   static void top_k(Context& ctx, const T* x, index_t n, index_t k, stored_index_t* index, T* value) {
@@ -141,8 +142,8 @@ struct Kernels {
     Entries::insert_entries<T>(ctx, index, place, added, q, held, n, m, v, count);
   }
   template <class T>
-  static void adam(Context& ctx, const AdamCoefficients& c, const T* g, const stored_index_t* entry, index_t k,
-                   T* m, T* v, std::int32_t* count, T* d) {
+  static void adam(Context& ctx, const AdamCoefficients& c, const T* g, const stored_index_t* entry,
+                   index_t k, T* m, T* v, std::int32_t* count, T* d) {
     Adam<T>::run(ctx, c, g, entry, k, m, v, count, d);
   }
 };

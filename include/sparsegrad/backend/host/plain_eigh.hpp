@@ -1,4 +1,5 @@
-// The symmetric eigenproblem in loops of C++ alone, for a host backend without a library of linear algebra.
+// The symmetric eigenproblem in loops of C++ alone, for a host backend without a library of linear
+// algebra.
 #pragma once
 
 #include <algorithm>
@@ -14,12 +15,13 @@
 
 namespace sparsegrad::backend::host {
 
-/// The primitive eigh of the contract (core/backend.hpp), serial: Householder reflections to tridiagonal form, then QR
-/// steps with implicit shifts by Wilkinson (Golub and Van Loan, Matrix Computations, sections 8.3.1 to 8.3.5).
+/// The primitive eigh of the contract (core/backend.hpp), serial: Householder reflections to
+/// tridiagonal form, then QR steps with implicit shifts by Wilkinson (Golub and Van Loan, Matrix
+/// Computations, sections 8.3.1 to 8.3.5).
 class PlainEigh {
  public:
-  /// Rows of A = orthonormal eigenvectors of the symmetric A (lower triangle), w descending. Throws Error where the steps
-  /// do not converge, as with NaN.
+  /// Rows of A = orthonormal eigenvectors of the symmetric A (lower triangle), w descending. Throws
+  /// Error where the steps do not converge, as with NaN.
   static void run(MatrixView<double> a, double* w) {
     const index_t n = a.rows;
     if (n == 0) return;
@@ -38,7 +40,8 @@ class PlainEigh {
   }
 
  private:
-  /// Scales A by a power of two, so that squares of its numbers stay in the range of double, and makes it symmetric.
+  /// Scales A by a power of two, so that squares of its numbers stay in the range of double, and
+  /// makes it symmetric.
   explicit PlainEigh(MatrixView<double> a)
       : n_(a.rows),
         q_(static_cast<std::size_t>(n_ * n_)),

@@ -10,8 +10,8 @@
 
 namespace sparsegrad::backend::host {
 
-/// The primitives gemm, gemm_wide, gemm_batched and gram of the contract (core/backend.hpp), serial. A row of the product
-/// is summed at a time, in double and in the order of the depth.
+/// The primitives gemm, gemm_wide, gemm_batched and gram of the contract (core/backend.hpp),
+/// serial. A row of the product is summed at a time, in double and in the order of the depth.
 struct PlainProducts {
   /// C = alpha op(A) op(B) + beta C; A and B in T, C in T or in compute_t<T>.
   template <class T, class Out>

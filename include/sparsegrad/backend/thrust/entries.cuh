@@ -8,38 +8,38 @@
 
 namespace sparsegrad::backend::portable {
 
-/// slot[e] = entries of `held` below index[e]; is_fresh[e] = 1 where index[e] is not held.
-struct FindSlot {
+/// place[e] = entries of `held` below index[e]; is_added[e] = 1 where index[e] is not held.
+struct FindPlace {
   const stored_index_t* index;
   const stored_index_t* held;
   index_t n;
-  stored_index_t* slot;
-  stored_index_t* is_fresh;
+  stored_index_t* place;
+  stored_index_t* is_added;
   SPARSEGRAD_HOST_DEVICE void operator()(index_t e) const {
     const index_t at = lower_bound(held, n, index[e]);
-    slot[e] = static_cast<stored_index_t>(at);
-    is_fresh[e] = at == n || held[at] != index[e] ? 1 : 0;
+    place[e] = static_cast<stored_index_t>(at);
+    is_added[e] = at == n || held[at] != index[e] ? 1 : 0;
   }
 };
 
-/// count[e] = fresh entries up to and with e.
-struct PlaceFresh {
+/// count[e] = added entries up to and with e.
+struct PlaceAdded {
   const stored_index_t* count;
-  stored_index_t* slot;
-  stored_index_t* fresh;
+  stored_index_t* place;
+  stored_index_t* added;
   SPARSEGRAD_HOST_DEVICE void operator()(index_t e) const {
     const stored_index_t before = e == 0 ? 0 : count[e - 1];
-    slot[e] += before;
-    if (count[e] != before) fresh[before] = static_cast<stored_index_t>(e);
+    place[e] += before;
+    if (count[e] != before) added[before] = static_cast<stored_index_t>(e);
   }
 };
 
-/// Array `x` of the state with room opened at the fresh entries' slots, written elsewhere. An old element moves up
-/// by the number of fresh entries below it.
+/// Array `x` of the state with room opened at the added entries' places, written elsewhere. An old element moves up
+/// by the number of added entries below it.
 template <class X>
-struct OpenOld {
+struct MoveHeld {
   const stored_index_t* index;
-  const stored_index_t* fresh;
+  const stored_index_t* added;
   index_t q;
   const stored_index_t* held;
   const X* x;
@@ -49,7 +49,7 @@ struct OpenOld {
     index_t left = q;
     while (left > 0) {
       const index_t half = left / 2;
-      if (index[fresh[first + half]] < held[j]) {
+      if (index[added[first + half]] < held[j]) {
         first += half + 1;
         left -= half + 1;
       } else {
@@ -60,50 +60,50 @@ struct OpenOld {
   }
 };
 
-/// The fresh elements: their positions in the array of positions, 0 in the others.
+/// The added elements: their positions in the array of positions, 0 in the others.
 template <class X>
-struct OpenFresh {
+struct InsertAdded {
   const stored_index_t* index;  ///< null: 0
-  const stored_index_t* slot;
-  const stored_index_t* fresh;
+  const stored_index_t* place;
+  const stored_index_t* added;
   X* opened;
   SPARSEGRAD_HOST_DEVICE void operator()(index_t f) const {
-    opened[slot[fresh[f]]] = index == nullptr ? X(0) : static_cast<X>(index[fresh[f]]);
+    opened[place[added[f]]] = index == nullptr ? X(0) : static_cast<X>(index[added[f]]);
   }
 };
 
-/// The contract's locate_entries, which waits for the number of fresh entries, and insert_entries.
+/// The contract's locate_entries, which waits for the number of added entries, and insert_entries.
 template <class System>
-struct Slots {
+struct Entries {
   using Context = typename System::Context;
 
-  static index_t find(Context& ctx, const stored_index_t* index, index_t k, const stored_index_t* held,
-                      index_t n, stored_index_t* slot, stored_index_t* fresh) {
+  static index_t locate(Context& ctx, const stored_index_t* index, index_t k, const stored_index_t* held,
+                        index_t n, stored_index_t* place, stored_index_t* added) {
     if (k == 0) return 0;
     auto frame = ctx.frame();
     auto* count = frame.template take<stored_index_t>(k);
-    for_each_index<System>(ctx, k, FindSlot{index, held, n, slot, count});
+    for_each_index<System>(ctx, k, FindPlace{index, held, n, place, count});
     System::call([&] { thrust::inclusive_scan(System::policy(ctx), count, count + k, count); });
-    for_each_index<System>(ctx, k, PlaceFresh{count, slot, fresh});
+    for_each_index<System>(ctx, k, PlaceAdded{count, place, added});
     return System::fetch(ctx, count + k - 1);
   }
 
   template <class T>
-  static void open(Context& ctx, const stored_index_t* index, const stored_index_t* slot,
-                   const stored_index_t* fresh, index_t q, stored_index_t* held, index_t n, T* m, T* v,
-                   std::int32_t* count) {
+  static void insert(Context& ctx, const stored_index_t* index, const stored_index_t* place,
+                     const stored_index_t* added, index_t q, stored_index_t* held, index_t n, T* m, T* v,
+                     std::int32_t* count) {
     if (q == 0) return;
-    const auto open_array = [&]<class X>(X* x, const stored_index_t* fresh_values) {
+    const auto insert_into = [&]<class X>(X* x, const stored_index_t* added_values) {
       auto frame = ctx.frame();
       X* opened = frame.template take<X>(n + q);
-      for_each_index<System>(ctx, n, OpenOld<X>{index, fresh, q, held, x, opened});
-      for_each_index<System>(ctx, q, OpenFresh<X>{fresh_values, slot, fresh, opened});
+      for_each_index<System>(ctx, n, MoveHeld<X>{index, added, q, held, x, opened});
+      for_each_index<System>(ctx, q, InsertAdded<X>{added_values, place, added, opened});
       for_each_index<System>(ctx, n + q, CopyElement<X>{opened, x});
     };
-    open_array(m, nullptr);
-    open_array(v, nullptr);
-    if (count != nullptr) open_array(count, nullptr);
-    open_array(held, index);  // last: the others look old positions up in it
+    insert_into(m, nullptr);
+    insert_into(v, nullptr);
+    if (count != nullptr) insert_into(count, nullptr);
+    insert_into(held, index);  // last: the others look old positions up in it
   }
 };
 

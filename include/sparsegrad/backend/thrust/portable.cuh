@@ -40,9 +40,9 @@ struct ByRowAndColumn {
 
   SPARSEGRAD_HOST_DEVICE void operator()(index_t e) const {
     if (e <= INT32_MAX && cols <= INT32_MAX) {
-      const auto narrow = static_cast<std::uint32_t>(e);
+      const auto small = static_cast<std::uint32_t>(e);
       const auto width = static_cast<std::uint32_t>(cols);
-      f(static_cast<index_t>(narrow / width), static_cast<index_t>(narrow % width));
+      f(static_cast<index_t>(small / width), static_cast<index_t>(small % width));
     } else {
       f(e / cols, e % cols);
     }

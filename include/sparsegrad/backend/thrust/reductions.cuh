@@ -186,7 +186,7 @@ struct JudgeStep {
     const bool still = raise && guard.stopped() != 0 && flag->raised();
     if (raise && bad != 0 && !still) flag->layer = StepGuard::mark(bad);
     guard.stopped() = bad != 0 || still ? 1 : 0;
-    guard.left_out() += guard.stopped();
+    guard.skipped() += guard.stopped();
     guard.bad() = 0;
   }
 };
