@@ -9,7 +9,7 @@
 #include "side_recipe.hpp"
 #include "tucker_basis.hpp"
 
-#include "error_feedback.hpp"
+#include "extras/error_feedback.hpp"
 #include "plan.hpp"
 #include "sparse_grad_linear.hpp"
 #include "sparse_gradient.hpp"
