@@ -438,7 +438,7 @@ TEST_CASE_TEMPLATE("widen and round_to: every pattern, ties, strides", S, bfloat
   PaddedMatrix<S> a(256, 256, 3);
   for (index_t i = 0; i < 256; ++i)
     for (index_t j = 0; j < 256; ++j)
-      a(i, j) = S::from_bits(static_cast<std::uint16_t>(i * 256 + j));
+      a.view()(i, j) = S::from_bits(static_cast<std::uint16_t>(i * 256 + j));
   for (const int threads : {1, 3}) {
     Context ctx(threads);
     for (const index_t padding : {index_t{0}, index_t{5}}) {
@@ -460,7 +460,7 @@ TEST_CASE_TEMPLATE("widen and round_to: every pattern, ties, strides", S, bfloat
           for (index_t j = 0; j < 255; ++j) {
             const float x = wide(i, j);
             const float next = wide(i, j + 1);
-            if (is_finite(x) && is_finite(next)) source(i, j) = x + part * (next - x);
+            if (is_finite(x) && is_finite(next)) source.view()(i, j) = x + part * (next - x);
           }
         }
         PaddedMatrix<S> back(256, 256, 2 * padding);
