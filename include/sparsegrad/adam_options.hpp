@@ -24,7 +24,7 @@ enum class AdamSemantics {
   torch,
   /// Only the entries of S move; t is the number of gradients that the entry itself has met.
   per_entry_step,
-  /// The moments of the whole core move in every step: an entry that is not in S has g = 0. D has all entries of the
+  /// The moments of all entries move in every step: an entry that is not in S has g = 0. D has all entries of the
   /// state. With k = all this is torch.optim.Adam, and torch.optim.AdamW with the layer's decay. In a compact state,
   /// entries never met (or evicted) have moments 0.
   dense_core,

@@ -123,8 +123,8 @@ RebaseReport lost_moments(const OptimizerState<T>& s) {
 /// With `room` the new state is compact: it has the at most `room` entries of m' with the largest absolute values that
 /// are not 0. Without it is dense. Every entry's count becomes the largest one. Steps and options stay.
 ///
-/// (SOAP carries Adam's moments over in the same way; Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam",
-/// 2025.)
+/// LDAdam turns the first moment into each new basis in the same way (Robert, Safaryan, Modoranu, Alistarh, "LDAdam:
+/// Adaptive Optimization from Low-Dimensional Gradient Statistics", ICLR 2025).
 template <class T, Backend B>
 RebaseReport transport_moments(typename B::Context& ctx, OptimizerState<T>& s, const TuckerBasis<T, B>& from,
                                const TuckerBasis<T, B>& to, std::optional<index_t> room) {

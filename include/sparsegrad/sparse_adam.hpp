@@ -20,11 +20,13 @@ namespace sparsegrad {
 /// Adam on the entries of a sparse gradient of one core [rows, cols], with moments for the entries met so far or for all
 /// (MomentStore). AdamSemantics has the formulas.
 ///
-///     SparseAdam<float> adam(ctx, layer.basis()->rows(), layer.basis()->cols(), {.capacity = 4 * k});
-///     SparseGradient<float> s(ctx, adam.rows(), adam.cols(), k), d(ctx, adam.rows(), adam.cols(), k);
-///     layer.select(ctx, TopK{k}, s);                        // S: the k largest entries of the core gradient
-///     adam.step(ctx, s, {.learning_rate = 1e-4}, d);        // D: the update of these entries
-///     layer.apply(ctx, d, decay);                           // W <- (1 - decay) W + V D U^T
+///     backend::Cpu::Context ctx;
+///     SparseAdam<float> adam(ctx, 1, 6, {.capacity = 3});  // a core of 6 entries, at most 3 with moments
+///     SparseGradient<float> s(ctx, 1, 6, 2), d(ctx, 1, 6, 2);
+///     const std::vector<stored_index_t> positions{1, 4};
+///     const std::vector<float> values{2, -3};
+///     s.assign(ctx, positions, values);              // of a layer: layer.select(ctx, TopK{2}, s)
+///     adam.step(ctx, s, {.learning_rate = 0.1}, d);  // D is -0.1 at 1 and 0.1 at 4; then layer.apply(ctx, d)
 ///
 /// Decoupled weight decay (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019) is no part of it: it
 /// acts on the weight, where the layer applies it.
@@ -68,7 +70,7 @@ class SparseAdam : public MomentOptimizer<T, B, SparseAdamOptions> {
   }
 
   /// One step. D, another object than S, gets the update on S's support and carries -lr; under dense_core on all entries
-  /// of the state, or on the whole core, the rest being 0, when D was made for that. When it throws, nothing has changed
+  /// of the state, or on all of the core, the rest being 0, when D was made for that. When it throws, nothing has changed
   /// but D. Throws what `check` throws; ValueError for a learning rate or scale that is not finite or when
   /// D.capacity() < update_capacity(S.count()).
   StepReport step(Context& ctx, const Gradient& s, const StepOptions& step_options, Gradient& d) {
