@@ -2,18 +2,27 @@
 
 import json
 import math
+import pathlib
 import struct
 import subprocess
 import sys
+import tempfile
 import unittest
 
-from support import HERE, FolderCase
-
-BENCHMARKS = HERE.parents[1] / "benchmarks"
+BENCHMARKS = pathlib.Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import gpu_step
 import random_bert
+
+
+class FolderCase(unittest.TestCase):
+    """A test with a folder of its own."""
+
+    def setUp(self):
+        holder = tempfile.TemporaryDirectory()
+        self.addCleanup(holder.cleanup)
+        self.folder = pathlib.Path(holder.name)
 
 
 def tensors_of(path):

@@ -2,7 +2,7 @@
 """Writes tests/golden/sparse_adam.safetensors: 50 steps of torch.optim.SparseAdam on changing supports, and of
 torch.optim.Adam on a dense gradient, in float32. Needs torch and safetensors; the test needs neither.
 
-    python3 scripts/goldens/make_sparse_adam_goldens.py
+    python3 tests/golden/make_sparse_adam_goldens.py
 """
 
 import pathlib
@@ -64,7 +64,7 @@ def main():
         "dense_v": adam.state[dense]["exp_avg_sq"].clone(),
     }
     metadata = {"torch": torch.__version__, "lr": str(LR), "betas": str(BETAS), "eps": str(EPS)}
-    folder = pathlib.Path(__file__).resolve().parents[2] / "tests" / "golden"
+    folder = pathlib.Path(__file__).resolve().parent
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "sparse_adam.safetensors", metadata)
     print(f"{folder / 'sparse_adam.safetensors'}: {sum(counts)} entries in {STEPS} steps")

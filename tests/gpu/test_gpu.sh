@@ -9,12 +9,14 @@
 #                        named: the whole fits 15 minutes of a machine.
 # Ends with 1 where a test failed.
 set -euo pipefail
-# shellcheck source=common.sh
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source=../../scripts/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
 
 limit=${SPARSEGRAD_GPU_SECONDS:-780}
 results=$project_root/benchmarks/results
 tests=$project_root/build/cuda/tests/gpu
+program=$project_root/build/finetune-cuda/sparsegrad-glue
+program_tests=$project_root/build/finetune-cuda/tests/gpu
 page=""
 logs=$project_root/build/cuda/gpu_logs
 log_of_last=""
@@ -26,8 +28,11 @@ build_all() {
   command -v nvcc > /dev/null || die "nvcc is missing: install the CUDA Toolkit, and put its bin folder on PATH"
   local architectures=90
   if has_gpu; then architectures=native; fi
-  configure cuda "-DCMAKE_CUDA_ARCHITECTURES=${SPARSEGRAD_GPU_ARCHITECTURES:-$architectures}"
-  build cuda tests_gpu benchmark_gpu sparsegrad-glue
+  architectures=${SPARSEGRAD_GPU_ARCHITECTURES:-$architectures}
+  configure cuda "-DCMAKE_CUDA_ARCHITECTURES=$architectures"
+  build cuda tests_gpu benchmark_gpu
+  configure_finetune cuda "-DCMAKE_CUDA_ARCHITECTURES=$architectures"
+  build_finetune cuda tests_gpu sparsegrad-glue
 }
 
 # attempt SECONDS NAME COMMAND...: one line of the page's table; output goes to NAME's log.
@@ -58,7 +63,7 @@ attempt() {
 
 run_all() {
   has_gpu || die "nvidia-smi shows no GPU here"
-  [[ -x $tests/test_gpu_context ]] || die "nothing is built: scripts/test_gpu.sh build"
+  [[ -x $tests/test_gpu_context ]] || die "nothing is built: tests/gpu/test_gpu.sh build"
   local gpu name
   gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1)
   name=$(tr '[:upper:] ' '[:lower:]-' <<< "$gpu" | tr -cd 'a-z0-9-')
@@ -68,7 +73,7 @@ run_all() {
   {
     echo "# $gpu"
     echo
-    echo "Written by \`scripts/test_gpu.sh\` on $(date --iso-8601)."
+    echo "Written by \`tests/gpu/test_gpu.sh\` on $(date --iso-8601)."
     echo
     echo "| | |"
     echo "|---|---|"
@@ -86,12 +91,15 @@ run_all() {
 
   # CUDA_LAUNCH_BLOCKING: the contract's tests read on the host without waiting (tests/gpu/managed_memory.cu).
   local test tool
-  for test in context contract method narrow_primitives narrow_layer engine train; do
+  for test in context contract method narrow_primitives narrow_layer; do
     if [[ -x $tests/test_gpu_$test ]]; then
       local blocking=0
       if [[ $test == contract ]]; then blocking=1; fi
       attempt 120 "test_gpu_$test" env CUDA_LAUNCH_BLOCKING=$blocking "$tests/test_gpu_$test"
     fi
+  done
+  for test in engine train narrow_engine; do
+    if [[ -x $program_tests/test_gpu_$test ]]; then attempt 120 "test_gpu_$test" "$program_tests/test_gpu_$test"; fi
   done
 
   # Before the sanitizers, which take whatever time is left. One call a group, so that one that fails keeps the others.
@@ -111,7 +119,7 @@ run_all() {
   # The program's whole step, one call a size.
   local step_pages=()
   if command -v python3 > /dev/null; then
-    local program=$project_root/build/cuda/sparsegrad-glue step=$project_root/benchmarks/gpu_step.py
+    local step=$project_root/benchmarks/gpu_step.py
     rm -f "$logs"/gpu_step_*/gpu_step.md
     attempt 180 "gpu_step.py, BERT-base" python3 "$step" --program "$program" --rounds 1 --output "$logs/gpu_step_base"
     attempt 90 "gpu_step.py, BERT-large" python3 "$step" --program "$program" --rounds 1 --steps 12 --size large \
@@ -160,7 +168,7 @@ case ${1:-all} in
   build) build_all ;;
   run) run_all ;;
   all)
-    has_gpu || die "nvidia-smi shows no GPU here (scripts/test_gpu.sh build needs none)"
+    has_gpu || die "nvidia-smi shows no GPU here (tests/gpu/test_gpu.sh build needs none)"
     build_all
     SECONDS=0
     run_all

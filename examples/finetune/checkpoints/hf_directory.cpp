@@ -1,4 +1,4 @@
-#include "hf_directory_impl.hpp"
+#include "checkpoints/hf_directory_impl.hpp"
 
 #include <algorithm>
 #include <span>

@@ -9,7 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <sparsegrad/io/dtype.hpp>
 
-#include "encoder_model.hpp"
+#include "models/encoder/encoder_model.hpp"
 
 namespace sparsegrad::glue {
 

@@ -6,7 +6,7 @@
 
 #include <sparsegrad/io/safetensors.hpp>
 
-#include "hf_directory.hpp"
+#include "checkpoints/hf_directory.hpp"
 
 namespace sparsegrad::glue {
 

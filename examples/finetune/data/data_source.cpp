@@ -1,4 +1,4 @@
-#include "train/data_source.hpp"
+#include "data/data_source.hpp"
 
 #include <cstdlib>
 

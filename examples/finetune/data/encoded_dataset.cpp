@@ -1,4 +1,4 @@
-#include "train/encoded_dataset.hpp"
+#include "data/encoded_dataset.hpp"
 
 #include <algorithm>
 

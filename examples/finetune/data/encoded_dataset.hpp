@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "data/glue.hpp"
-#include "engine/batch.hpp"
-#include "text/tokenizer.hpp"
-#include "train/options.hpp"
+#include "models/layers/batch.hpp"
+#include "tokenizers/tokenizer.hpp"
+#include "training/options.hpp"
 
 namespace sparsegrad::glue {
 

@@ -9,7 +9,7 @@
 #include <system_error>
 
 #include "data/builtin_acceptability.hpp"
-#include "text/utf8.hpp"
+#include "tokenizers/utf8.hpp"
 
 namespace sparsegrad::glue {
 namespace {

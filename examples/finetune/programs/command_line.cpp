@@ -9,10 +9,10 @@
 #include <sparsegrad/version.hpp>
 
 #include "data/glue.hpp"
-#include "train/commands.hpp"
-#include "train/interrupt.hpp"
-#include "train/presets.hpp"
-#include "train/python_tool.hpp"
+#include "programs/commands.hpp"
+#include "programs/interrupt.hpp"
+#include "replication/presets.hpp"
+#include "programs/python_tool.hpp"
 
 namespace sparsegrad::glue {
 

@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <string>
 
-#include "train/options.hpp"
+#include "training/options.hpp"
 
 namespace sparsegrad::glue {
 

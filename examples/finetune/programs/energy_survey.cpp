@@ -1,4 +1,4 @@
-#include "train/energy_survey.hpp"
+#include "programs/energy_survey.hpp"
 
 #include <algorithm>
 #include <cmath>

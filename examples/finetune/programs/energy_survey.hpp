@@ -8,7 +8,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "train/trainer.hpp"
+#include "training/trainer.hpp"
 
 namespace sparsegrad::glue {
 

@@ -1,4 +1,4 @@
-#include "train/evaluate_command_impl.hpp"
+#include "programs/evaluate_command_impl.hpp"
 
 namespace sparsegrad::glue {
 

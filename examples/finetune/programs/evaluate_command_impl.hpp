@@ -5,11 +5,11 @@
 
 #include <fmt/format.h>
 
-#include "train/commands.hpp"
-#include "train/interrupt.hpp"
-#include "train/output_file.hpp"
-#include "train/progress_bar.hpp"
-#include "train/session.hpp"
+#include "programs/commands.hpp"
+#include "programs/interrupt.hpp"
+#include "training/output/output_file.hpp"
+#include "training/output/progress_bar.hpp"
+#include "training/session.hpp"
 
 namespace sparsegrad::glue {
 

@@ -2,15 +2,15 @@
 
 #include <fmt/format.h>
 
-#include "train/commands.hpp"
-#include "train/energy_survey.hpp"
-#include "train/interrupt.hpp"
-#include "train/output_file.hpp"
-#include "train/progress_bar.hpp"
-#include "train/python_tool.hpp"
-#include "train/run_device.hpp"
-#include "train/run_log.hpp"
-#include "train/session.hpp"
+#include "programs/commands.hpp"
+#include "programs/energy_survey.hpp"
+#include "programs/interrupt.hpp"
+#include "training/output/output_file.hpp"
+#include "training/output/progress_bar.hpp"
+#include "programs/python_tool.hpp"
+#include "training/run_device.hpp"
+#include "training/output/run_log.hpp"
+#include "training/session.hpp"
 
 namespace sparsegrad::glue {
 

@@ -1,4 +1,4 @@
-#include "train/interrupt.hpp"
+#include "programs/interrupt.hpp"
 
 #include <csignal>
 

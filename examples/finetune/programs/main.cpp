@@ -1,4 +1,4 @@
-#include "train/commands.hpp"
+#include "programs/commands.hpp"
 
 int main(int argc, char** argv) {
   return sparsegrad::glue::run_program(argc, argv);

@@ -1,4 +1,4 @@
-#include "train/python_tool.hpp"
+#include "programs/python_tool.hpp"
 
 #include <spawn.h>
 #include <sys/wait.h>

@@ -1,4 +1,4 @@
-#include "train/train_command_impl.hpp"
+#include "programs/train_command_impl.hpp"
 
 namespace sparsegrad::glue {
 

@@ -5,16 +5,16 @@
 
 #include <fmt/format.h>
 
-#include "train/commands.hpp"
-#include "train/interrupt.hpp"
-#include "train/memory_estimate.hpp"
-#include "train/output_file.hpp"
-#include "train/output_folder.hpp"
-#include "train/progress_bar.hpp"
-#include "train/run_device.hpp"
-#include "train/run_log.hpp"
-#include "train/session.hpp"
-#include "train/train_output.hpp"
+#include "programs/commands.hpp"
+#include "programs/interrupt.hpp"
+#include "training/memory/memory_estimate.hpp"
+#include "training/output/output_file.hpp"
+#include "training/output/output_folder.hpp"
+#include "training/output/progress_bar.hpp"
+#include "training/run_device.hpp"
+#include "training/output/run_log.hpp"
+#include "training/session.hpp"
+#include "training/output/train_output.hpp"
 
 namespace sparsegrad::glue {
 

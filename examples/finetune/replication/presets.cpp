@@ -1,4 +1,4 @@
-#include "train/presets.hpp"
+#include "replication/presets.hpp"
 
 #include <algorithm>
 #include <array>

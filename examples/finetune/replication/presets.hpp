@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "engine/model_config.hpp"
-#include "train/options.hpp"
+#include "models/encoder/model_config.hpp"
+#include "training/options.hpp"
 
 namespace sparsegrad::glue {
 

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "train/sparse_setup.hpp"
+#include "training/sparse_setup.hpp"
 
 namespace sparsegrad::glue {
 

@@ -10,8 +10,8 @@
 #include <sparsegrad/io/safetensors.hpp>
 
 #include "bert_support.hpp"
-#include "engine/host/mask.hpp"
-#include "engine/host/vector_math.hpp"
+#include "models/layers/host/mask.hpp"
+#include "models/layers/host/vector_math.hpp"
 
 namespace {
 

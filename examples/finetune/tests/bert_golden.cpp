@@ -1,4 +1,4 @@
-// The native encoder against torch and transformers (scripts/goldens/make_bert_goldens.py).
+// The native encoder against torch and transformers (golden/make_bert_goldens.py).
 #include <cmath>
 #include <cstdlib>
 
@@ -8,7 +8,7 @@
 #include <sparsegrad/sparse_grad_group.hpp>
 
 #include "bert_support.hpp"
-#include "train/sparse_setup.hpp"
+#include "training/sparse_setup.hpp"
 
 namespace {
 

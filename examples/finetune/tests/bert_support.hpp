@@ -1,4 +1,4 @@
-// Reading the goldens of scripts/goldens/make_bert_goldens.py.
+// Reading the goldens of golden/make_bert_goldens.py.
 #pragma once
 
 #include <string>
@@ -7,9 +7,9 @@
 #include <nlohmann/json.hpp>
 #include <sparsegrad/backend/cpu_blas.hpp>
 
-#include "engine/adamw.hpp"
-#include "engine/encoder_model.hpp"
-#include "engine/hf_directory.hpp"
+#include "training/optimizer/adamw.hpp"
+#include "models/encoder/encoder_model.hpp"
+#include "checkpoints/hf_directory.hpp"
 #include "golden_batch.hpp"
 
 namespace sparsegrad::glue::test {

@@ -7,7 +7,7 @@
 #include <filesystem>
 #include <string>
 
-#include "glue/files.hpp"
+#include "files.hpp"
 
 using namespace sparsegrad::glue;
 using namespace sparsegrad::glue::test;

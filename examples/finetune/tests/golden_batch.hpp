@@ -6,7 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "engine/batch.hpp"
+#include "models/layers/batch.hpp"
 
 namespace sparsegrad::glue::test {
 

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "../support/tiny_bert.hpp"
+#include "support/tiny_bert.hpp"
 #include "files.hpp"
 
 namespace sparsegrad::glue::test {

@@ -1,4 +1,4 @@
-// docs/glue.md names every option and every field of the log.
+// docs/finetune.md names every option and every field of the log.
 #include <algorithm>
 #include <regex>
 #include <set>
@@ -13,7 +13,7 @@ namespace {
 namespace fs = std::filesystem;
 
 const std::string& page() {
-  static const std::string text = content(fs::path(SPARSEGRAD_TEST_DIR).parent_path() / "docs" / "glue.md");
+  static const std::string text = content(fs::path(SPARSEGRAD_TEST_DIR) / "../../../docs/finetune.md");
   return text;
 }
 
@@ -57,7 +57,7 @@ TEST_CASE("every option of every command is named") {
     }
     CHECK(options.size() >= 15);
     for (const std::string& name : options)
-      CHECK_MESSAGE(named(name), command << " " << name << " is not in docs/glue.md");
+      CHECK_MESSAGE(named(name), command << " " << name << " is not in docs/finetune.md");
   }
 }
 
@@ -79,7 +79,7 @@ TEST_CASE("every field of run.json is named, and every exit status") {
   for (const std::string& name : fields) {
     std::string option = "--" + name;
     std::replace(option.begin(), option.end(), '_', '-');
-    CHECK_MESSAGE((named(name) || named(option)), "run.json's " << name << " is not in docs/glue.md");
+    CHECK_MESSAGE((named(name) || named(option)), "run.json's " << name << " is not in docs/finetune.md");
   }
   for (const char* status : {"| 0 |", "| 1 |", "| 2 |", "| 130 |"})
     CHECK_MESSAGE(page().find(status) != std::string::npos, "no row for exit status " << status);

@@ -1,6 +1,6 @@
-// RoBERTa's tokenizer: against transformers' (goldens by scripts/goldens/make_tokenizer_goldens.py), against
+// RoBERTa's tokenizer: against transformers' (goldens by golden/make_tokenizer_goldens.py), against
 // merges done by hand, and what it reads from files and refuses.
-#include "text/byte_bpe.hpp"
+#include "tokenizers/byte_bpe.hpp"
 
 #include <doctest/doctest.h>
 
@@ -14,10 +14,10 @@
 #include <utility>
 #include <vector>
 
-#include "glue/files.hpp"
-#include "text/tokenizer.hpp"
-#include "text/unicode.hpp"
-#include "text/utf8.hpp"
+#include "files.hpp"
+#include "tokenizers/tokenizer.hpp"
+#include "tokenizers/unicode.hpp"
+#include "tokenizers/utf8.hpp"
 
 using namespace sparsegrad::glue;
 using namespace sparsegrad::glue::test;

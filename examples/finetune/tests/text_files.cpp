@@ -4,9 +4,9 @@
 #include <filesystem>
 #include <string>
 
-#include "glue/files.hpp"
-#include "text/tokenizer.hpp"
-#include "text/wordpiece.hpp"
+#include "files.hpp"
+#include "tokenizers/tokenizer.hpp"
+#include "tokenizers/wordpiece.hpp"
 
 using namespace sparsegrad::glue;
 using namespace sparsegrad::glue::test;

@@ -1,4 +1,4 @@
-// Every sentence of GLUE's files, id by id through hashes (goldens by scripts/goldens/make_tokenizer_goldens.py).
+// Every sentence of GLUE's files, id by id through hashes (goldens by golden/make_tokenizer_goldens.py).
 #include <doctest/doctest.h>
 
 #include <cstdint>
@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "data/glue.hpp"
-#include "glue/files.hpp"
-#include "text/byte_bpe.hpp"
-#include "text/wordpiece.hpp"
+#include "files.hpp"
+#include "tokenizers/byte_bpe.hpp"
+#include "tokenizers/wordpiece.hpp"
 
 using namespace sparsegrad::glue;
 using sparsegrad::glue::test::read_golden;

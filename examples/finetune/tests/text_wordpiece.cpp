@@ -1,5 +1,5 @@
-// The tokenizer against transformers' (goldens by scripts/goldens/make_tokenizer_goldens.py).
-#include "text/wordpiece.hpp"
+// The tokenizer against transformers' (goldens by golden/make_tokenizer_goldens.py).
+#include "tokenizers/wordpiece.hpp"
 
 #include <doctest/doctest.h>
 
@@ -10,8 +10,8 @@
 #include <utility>
 #include <vector>
 
-#include "glue/files.hpp"
-#include "text/utf8.hpp"
+#include "files.hpp"
+#include "tokenizers/utf8.hpp"
 
 using namespace sparsegrad::glue;
 using sparsegrad::glue::test::check_says;

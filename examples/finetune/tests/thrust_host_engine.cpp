@@ -8,10 +8,10 @@ using DeviceBackend = sparsegrad::test::Fenced<sparsegrad::backend::ThrustHost>;
 
 #include <sparsegrad/backend/cpu_blas.hpp>
 
-#include "engine/adamw_impl.hpp"
-#include "engine/encoder_model_impl.hpp"
-#include "engine/hf_directory_impl.hpp"
-#include "engine/parameter_set_impl.hpp"
+#include "training/optimizer/adamw_impl.hpp"
+#include "models/encoder/encoder_model_impl.hpp"
+#include "checkpoints/hf_directory_impl.hpp"
+#include "models/parameters/parameter_set_impl.hpp"
 #include "support/device_engine.hpp"
 
 namespace sparsegrad::glue {

@@ -5,13 +5,13 @@
 
 using DeviceBackend = sparsegrad::test::Fenced<sparsegrad::backend::ThrustHost>;
 
-#include "engine/adamw_impl.hpp"
-#include "engine/encoder_model_impl.hpp"
-#include "engine/hf_directory_impl.hpp"
-#include "engine/parameter_set_impl.hpp"
+#include "training/optimizer/adamw_impl.hpp"
+#include "models/encoder/encoder_model_impl.hpp"
+#include "checkpoints/hf_directory_impl.hpp"
+#include "models/parameters/parameter_set_impl.hpp"
 #include "support/thrust_host_run.hpp"
-#include "train/trainer_impl.hpp"
-#include "train/trainer_state_impl.hpp"
+#include "training/trainer_impl.hpp"
+#include "training/trainer_state_impl.hpp"
 
 namespace sparsegrad::glue {
 

@@ -1,4 +1,4 @@
-#include "train/metrics.hpp"
+#include "training/evaluation/metrics.hpp"
 
 #include <doctest/doctest.h>
 
@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "glue/files.hpp"
+#include "files.hpp"
 
 using namespace sparsegrad::glue;
 using namespace sparsegrad::glue::test;

@@ -8,12 +8,12 @@
 #include <set>
 
 #include "files.hpp"
-#include "train/event_file.hpp"
-#include "train/learning_rate.hpp"
-#include "train/output_file.hpp"
-#include "train/output_folder.hpp"
-#include "train/presets.hpp"
-#include "train/sampler.hpp"
+#include "training/output/event_file.hpp"
+#include "training/optimizer/learning_rate.hpp"
+#include "training/output/output_file.hpp"
+#include "training/output/output_folder.hpp"
+#include "replication/presets.hpp"
+#include "training/sampler.hpp"
 
 using namespace sparsegrad;
 using namespace sparsegrad::glue;

@@ -6,13 +6,13 @@
 #include <fstream>
 #include <utility>
 
-#include "../support/tiny_bert.hpp"
+#include "support/tiny_bert.hpp"
 #include "files.hpp"
-#include "text/tokenizer.hpp"
-#include "train/memory_estimate.hpp"
-#include "train/reference_defects.hpp"
-#include "train/run_log.hpp"
-#include "train/trainer.hpp"
+#include "tokenizers/tokenizer.hpp"
+#include "training/memory/memory_estimate.hpp"
+#include "replication/reference_defects.hpp"
+#include "training/output/run_log.hpp"
+#include "training/trainer.hpp"
 
 using namespace sparsegrad;
 using namespace sparsegrad::glue;

@@ -1,10 +1,10 @@
-#include "text/added_tokens.hpp"
+#include "tokenizers/added_tokens.hpp"
 
 #include <algorithm>
 #include <utility>
 
-#include "text/unicode.hpp"
-#include "text/utf8.hpp"
+#include "tokenizers/unicode.hpp"
+#include "tokenizers/utf8.hpp"
 
 namespace sparsegrad::glue {
 namespace {

@@ -1,15 +1,15 @@
-#include "text/byte_bpe.hpp"
+#include "tokenizers/byte_bpe.hpp"
 
 #include <array>
 #include <functional>
 #include <queue>
 #include <unordered_map>
 
-#include "text/encoding.hpp"
-#include "text/token_table.hpp"
-#include "text/tokenizer_files.hpp"
-#include "text/unicode.hpp"
-#include "text/utf8.hpp"
+#include "tokenizers/encoding.hpp"
+#include "tokenizers/token_table.hpp"
+#include "tokenizers/tokenizer_files.hpp"
+#include "tokenizers/unicode.hpp"
+#include "tokenizers/utf8.hpp"
 
 namespace sparsegrad::glue {
 using namespace tokenizer_files;

@@ -10,8 +10,8 @@
 #include <utility>
 #include <vector>
 
-#include "text/added_tokens.hpp"
-#include "text/tokenizer.hpp"
+#include "tokenizers/added_tokens.hpp"
+#include "tokenizers/tokenizer.hpp"
 
 namespace sparsegrad::glue {
 

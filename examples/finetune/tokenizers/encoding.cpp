@@ -1,11 +1,11 @@
-#include "text/encoding.hpp"
+#include "tokenizers/encoding.hpp"
 
 #include <algorithm>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "text/utf8.hpp"
+#include "tokenizers/utf8.hpp"
 
 namespace sparsegrad::glue {
 

@@ -5,7 +5,7 @@
 #include <optional>
 #include <string_view>
 
-#include "text/tokenizer.hpp"
+#include "tokenizers/tokenizer.hpp"
 
 namespace sparsegrad::glue {
 

@@ -1,9 +1,9 @@
-#include "text/token_table.hpp"
+#include "tokenizers/token_table.hpp"
 
 #include <algorithm>
 
-#include "text/tokenizer.hpp"
-#include "text/utf8.hpp"
+#include "tokenizers/tokenizer.hpp"
+#include "tokenizers/utf8.hpp"
 
 namespace sparsegrad::glue {
 

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "text/added_tokens.hpp"
+#include "tokenizers/added_tokens.hpp"
 
 namespace sparsegrad::glue {
 

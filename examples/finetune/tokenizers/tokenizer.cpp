@@ -1,12 +1,12 @@
-#include "text/tokenizer.hpp"
+#include "tokenizers/tokenizer.hpp"
 
 #include <algorithm>
 #include <string>
 #include <utility>
 
-#include "text/byte_bpe.hpp"
-#include "text/tokenizer_files.hpp"
-#include "text/wordpiece.hpp"
+#include "tokenizers/byte_bpe.hpp"
+#include "tokenizers/tokenizer_files.hpp"
+#include "tokenizers/wordpiece.hpp"
 
 namespace sparsegrad::glue {
 

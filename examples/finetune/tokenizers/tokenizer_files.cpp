@@ -1,4 +1,4 @@
-#include "text/tokenizer_files.hpp"
+#include "tokenizers/tokenizer_files.hpp"
 
 #include <algorithm>
 #include <fstream>
@@ -6,7 +6,7 @@
 #include <limits>
 #include <unordered_set>
 
-#include "text/utf8.hpp"
+#include "tokenizers/utf8.hpp"
 
 namespace sparsegrad::glue::tokenizer_files {
 namespace {

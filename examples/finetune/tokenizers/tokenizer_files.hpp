@@ -12,9 +12,9 @@
 #include <utility>
 #include <vector>
 
-#include "text/added_tokens.hpp"
-#include "text/token_table.hpp"
-#include "text/tokenizer.hpp"
+#include "tokenizers/added_tokens.hpp"
+#include "tokenizers/token_table.hpp"
+#include "tokenizers/tokenizer.hpp"
 
 // What the readers of tokenizers share. Everything throws TokenizerError that begins with the file's name.
 

@@ -1,4 +1,4 @@
-#include "text/unicode.hpp"
+#include "tokenizers/unicode.hpp"
 
 #include <unicode/normalizer2.h>
 #include <unicode/uchar.h>

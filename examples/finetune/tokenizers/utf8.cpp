@@ -1,4 +1,4 @@
-#include "text/utf8.hpp"
+#include "tokenizers/utf8.hpp"
 
 #include <cstdint>
 #include <cstdio>

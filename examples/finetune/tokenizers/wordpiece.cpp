@@ -1,4 +1,4 @@
-#include "text/wordpiece.hpp"
+#include "tokenizers/wordpiece.hpp"
 
 #include <algorithm>
 #include <array>
@@ -6,11 +6,11 @@
 #include <unordered_map>
 #include <utility>
 
-#include "text/encoding.hpp"
-#include "text/token_table.hpp"
-#include "text/tokenizer_files.hpp"
-#include "text/unicode.hpp"
-#include "text/utf8.hpp"
+#include "tokenizers/encoding.hpp"
+#include "tokenizers/token_table.hpp"
+#include "tokenizers/tokenizer_files.hpp"
+#include "tokenizers/unicode.hpp"
+#include "tokenizers/utf8.hpp"
 
 namespace sparsegrad::glue {
 using namespace tokenizer_files;

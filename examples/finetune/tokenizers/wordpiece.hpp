@@ -9,8 +9,8 @@
 #include <string_view>
 #include <vector>
 
-#include "text/added_tokens.hpp"
-#include "text/tokenizer.hpp"
+#include "tokenizers/added_tokens.hpp"
+#include "tokenizers/tokenizer.hpp"
 
 namespace sparsegrad::glue {
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Loads a folder that `sparsegrad-glue train` saved in transformers, and compares its logits with the program's.
 
-check_saved_model.py --program build/release/sparsegrad-glue --model runs/x/model
+check_saved_model.py --program build/finetune/sparsegrad-glue --model runs/x/model
 
 The sentences are the script's own; the model's number of outputs decides the task under which the program reads them.
 Exit status: 0 they agree, 1 they do not, 3 torch or transformers is missing.

@@ -1,4 +1,4 @@
-#include "train/options.hpp"
+#include "training/options.hpp"
 
 #include <algorithm>
 #include <cmath>

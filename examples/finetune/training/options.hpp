@@ -11,7 +11,7 @@
 #include <sparsegrad/io/dtype.hpp>
 #include <sparsegrad/sparse_grad_group.hpp>
 
-#include "engine/lora.hpp"
+#include "models/mlp/lora.hpp"
 
 namespace sparsegrad::glue {
 

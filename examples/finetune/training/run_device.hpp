@@ -4,8 +4,8 @@
 #include <nlohmann/json_fwd.hpp>
 #include <sparsegrad/core/config.hpp>
 
-#include "train/options.hpp"
-#include "train/process_memory.hpp"
+#include "training/options.hpp"
+#include "training/memory/process_memory.hpp"
 
 namespace sparsegrad::glue {
 

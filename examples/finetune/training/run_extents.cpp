@@ -1,4 +1,4 @@
-#include "train/run_extents.hpp"
+#include "training/run_extents.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -1,9 +1,9 @@
 // How many steps a run has, in which order it sees the examples, and how large its batches are.
 #pragma once
 
-#include "train/encoded_dataset.hpp"
-#include "train/options.hpp"
-#include "train/sampler.hpp"
+#include "data/encoded_dataset.hpp"
+#include "training/options.hpp"
+#include "training/sampler.hpp"
 
 namespace sparsegrad::glue {
 

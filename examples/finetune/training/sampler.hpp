@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine/random.hpp"
+#include "models/layers/random.hpp"
 
 namespace sparsegrad::glue {
 

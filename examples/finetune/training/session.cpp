@@ -2,8 +2,8 @@
 
 #include <fmt/format.h>
 
-#include "engine/random.hpp"
-#include "train/session_impl.hpp"
+#include "models/layers/random.hpp"
+#include "training/session_impl.hpp"
 
 namespace sparsegrad::glue {
 

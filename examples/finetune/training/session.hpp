@@ -4,9 +4,9 @@
 #include <memory>
 #include <string>
 
-#include "engine/hf_directory.hpp"
-#include "train/data_source.hpp"
-#include "train/trainer.hpp"
+#include "checkpoints/hf_directory.hpp"
+#include "data/data_source.hpp"
+#include "training/trainer.hpp"
 
 namespace sparsegrad::glue {
 

@@ -3,10 +3,10 @@
 
 #include <fmt/format.h>
 
-#include "engine/hf_directory_impl.hpp"
-#include "text/tokenizer.hpp"
-#include "train/run_device.hpp"
-#include "train/session.hpp"
+#include "checkpoints/hf_directory_impl.hpp"
+#include "tokenizers/tokenizer.hpp"
+#include "training/run_device.hpp"
+#include "training/session.hpp"
 
 namespace sparsegrad::glue {
 

@@ -1,4 +1,4 @@
-#include "train/sparse_setup.hpp"
+#include "training/sparse_setup.hpp"
 
 namespace sparsegrad::glue {
 

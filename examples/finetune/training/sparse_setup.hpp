@@ -3,8 +3,8 @@
 
 #include <memory>
 
-#include "train/evaluator.hpp"
-#include "train/options.hpp"
+#include "training/evaluation/evaluator.hpp"
+#include "training/options.hpp"
 
 namespace sparsegrad::glue {
 

@@ -3,8 +3,8 @@
 
 #include <algorithm>
 
-#include "train/reference_defects.hpp"
-#include "train/sparse_setup.hpp"
+#include "replication/reference_defects.hpp"
+#include "training/sparse_setup.hpp"
 
 namespace sparsegrad::glue {
 

@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <sparsegrad/io/state_file.hpp>
 
-#include "train/trainer_state_impl.hpp"
+#include "training/trainer_state_impl.hpp"
 
 namespace sparsegrad::glue::detail {
 

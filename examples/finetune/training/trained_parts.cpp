@@ -1,6 +1,6 @@
 #include <string_view>
 
-#include "train/trainer.hpp"
+#include "training/trainer.hpp"
 
 namespace sparsegrad::glue {
 

@@ -1,5 +1,5 @@
-#include "train/trainer_impl.hpp"
-#include "train/trainer_state_impl.hpp"
+#include "training/trainer_impl.hpp"
+#include "training/trainer_state_impl.hpp"
 
 namespace sparsegrad::glue {
 

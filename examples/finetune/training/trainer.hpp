@@ -13,13 +13,13 @@
 
 #include <nlohmann/json_fwd.hpp>
 
-#include "engine/adamw.hpp"
-#include "engine/loss_scale.hpp"
-#include "train/evaluator.hpp"
-#include "train/learning_rate.hpp"
-#include "train/memory_account.hpp"
-#include "train/run_extents.hpp"
-#include "train/sparse_setup.hpp"
+#include "training/optimizer/adamw.hpp"
+#include "training/optimizer/loss_scale.hpp"
+#include "training/evaluation/evaluator.hpp"
+#include "training/optimizer/learning_rate.hpp"
+#include "training/memory/memory_account.hpp"
+#include "training/run_extents.hpp"
+#include "training/sparse_setup.hpp"
 
 namespace sparsegrad::glue {
 

@@ -9,12 +9,12 @@
 
 #include <fmt/format.h>
 
-#include "engine/host_view.hpp"
-#include "train/evaluator_impl.hpp"
-#include "train/reference_defects.hpp"
-#include "train/run_device.hpp"
-#include "train/sparse_setup_impl.hpp"
-#include "train/trainer.hpp"
+#include "models/layers/host_view.hpp"
+#include "training/evaluation/evaluator_impl.hpp"
+#include "replication/reference_defects.hpp"
+#include "training/run_device.hpp"
+#include "training/sparse_setup_impl.hpp"
+#include "training/trainer.hpp"
 
 namespace sparsegrad::glue {
 

@@ -13,9 +13,9 @@
 #include <nlohmann/json.hpp>
 #include <sparsegrad/io/state_file.hpp>
 
-#include "engine/host_view.hpp"
-#include "train/state_files.hpp"
-#include "train/trainer.hpp"
+#include "models/layers/host_view.hpp"
+#include "checkpoints/state_files.hpp"
+#include "training/trainer.hpp"
 
 namespace sparsegrad::glue {
 

@@ -1,9 +1,9 @@
 #include <sparsegrad/backend/cpu_blas.hpp>
 
-#include "adamw_impl.hpp"
-#include "encoder_model_impl.hpp"
-#include "host/layer_ops.hpp"
-#include "parameter_set_impl.hpp"
+#include "training/optimizer/adamw_impl.hpp"
+#include "models/encoder/encoder_model_impl.hpp"
+#include "models/layers/host/layer_ops.hpp"
+#include "models/parameters/parameter_set_impl.hpp"
 
 namespace sparsegrad::glue {
 

@@ -8,11 +8,11 @@
 
 #include <sparsegrad/sparse_grad_linear.hpp>
 
-#include "heads.hpp"
-#include "layer_ops.hpp"
-#include "lora.hpp"
-#include "parameter_set.hpp"
-#include "placed_batch.hpp"
+#include "models/encoder/heads.hpp"
+#include "models/layers/layer_ops.hpp"
+#include "models/mlp/lora.hpp"
+#include "models/parameters/parameter_set.hpp"
+#include "models/layers/placed_batch.hpp"
 
 namespace sparsegrad::glue {
 

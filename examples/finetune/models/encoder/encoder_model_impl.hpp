@@ -6,7 +6,7 @@
 #include <cmath>
 #include <utility>
 
-#include "encoder_model.hpp"
+#include "models/encoder/encoder_model.hpp"
 
 namespace sparsegrad::glue {
 

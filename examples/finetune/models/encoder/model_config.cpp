@@ -1,4 +1,4 @@
-#include "model_config.hpp"
+#include "models/encoder/model_config.hpp"
 
 #include <cmath>
 #include <fstream>

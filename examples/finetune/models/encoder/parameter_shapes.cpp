@@ -1,4 +1,4 @@
-#include "parameter_shapes.hpp"
+#include "models/encoder/parameter_shapes.hpp"
 
 namespace sparsegrad::glue {
 

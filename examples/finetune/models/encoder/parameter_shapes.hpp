@@ -4,7 +4,7 @@
 #include <string_view>
 #include <vector>
 
-#include "model_config.hpp"
+#include "models/encoder/model_config.hpp"
 
 namespace sparsegrad::glue {
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <string>
 
-#include "model_config.hpp"
+#include "models/encoder/model_config.hpp"
 
 namespace sparsegrad::glue {
 

@@ -4,7 +4,7 @@
 
 #include "batch.hpp"
 #include "layer_norm.hpp"
-#include "model_config.hpp"
+#include "models/encoder/model_config.hpp"
 
 namespace sparsegrad::glue {
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "linear.hpp"
+#include "models/layers/linear.hpp"
 
 namespace sparsegrad::glue {
 

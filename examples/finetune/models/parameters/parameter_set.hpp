@@ -8,7 +8,7 @@
 #include <sparsegrad/core/buffer.hpp>
 #include <sparsegrad/core/narrow_float.hpp>
 
-#include "parameter_shapes.hpp"
+#include "models/encoder/parameter_shapes.hpp"
 
 namespace sparsegrad::glue {
 

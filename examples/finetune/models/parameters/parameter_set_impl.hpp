@@ -3,7 +3,7 @@
 
 #include <utility>
 
-#include "parameter_set.hpp"
+#include "models/parameters/parameter_set.hpp"
 
 namespace sparsegrad::glue {
 

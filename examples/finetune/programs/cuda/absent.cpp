@@ -1,5 +1,5 @@
 // The commands' GPU part in a program that was built without it.
-#include "train/commands.hpp"
+#include "programs/commands.hpp"
 
 namespace sparsegrad::glue {
 

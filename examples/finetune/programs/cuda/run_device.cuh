@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <sparsegrad/sparsegrad_cuda.cuh>
 
-#include "train/run_device.hpp"
+#include "training/run_device.hpp"
 
 namespace sparsegrad::glue {
 

@@ -1,11 +1,11 @@
 // The commands on a GPU.
-#include "run_device.cuh"
+#include "programs/cuda/run_device.cuh"
 
-#include "train/evaluate_command_impl.hpp"
-#include "train/session_impl.hpp"
-#include "train/train_command_impl.hpp"
-#include "train/trainer_impl.hpp"
-#include "train/trainer_state_impl.hpp"
+#include "programs/evaluate_command_impl.hpp"
+#include "training/session_impl.hpp"
+#include "programs/train_command_impl.hpp"
+#include "training/trainer_impl.hpp"
+#include "training/trainer_state_impl.hpp"
 
 namespace sparsegrad::glue {
 

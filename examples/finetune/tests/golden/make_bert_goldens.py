@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the goldens of tests/golden/bert.cpp with torch and transformers.
+"""Writes the goldens of tests/bert_golden.cpp with torch and transformers.
 
     make_bert_goldens.py OUTPUT_DIR             the tiny models (tests/golden/bert_tiny)
     make_bert_goldens.py OUTPUT_DIR --real DIR  also real.json, for the model in DIR (a Hugging Face directory)

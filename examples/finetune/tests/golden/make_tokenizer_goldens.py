@@ -2,7 +2,7 @@
 """Writes the tokenizer's goldens: what transformers' BertTokenizer and RobertaTokenizer make of hard strings and of
 GLUE's sentences.
 
-    make_tokenizer_goldens.py --vocab DIR --glue DIR [--output tests/golden/glue]
+    make_tokenizer_goldens.py --vocab DIR --glue DIR [--output DIR]
 
 DIR of --vocab holds bert-base-uncased/vocab.txt and roberta-base/vocab.json and merges.txt, DIR of --glue the folders CoLA,
 SST-2, MRPC and STS-B. No network is used. Written are:
@@ -312,7 +312,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vocab", type=pathlib.Path, required=True)
     parser.add_argument("--glue", type=pathlib.Path, required=True)
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("tests/golden/glue"))
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path(__file__).resolve().parent / "glue")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     real_vocab = read_vocab(arguments.vocab / "bert-base-uncased" / "vocab.txt")

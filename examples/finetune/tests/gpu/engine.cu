@@ -2,5 +2,5 @@
 
 using DeviceBackend = sparsegrad::backend::Cuda;
 
-#include "engine/hf_directory_impl.hpp"
+#include "checkpoints/hf_directory_impl.hpp"
 #include "support/device_engine.hpp"

@@ -1,6 +1,6 @@
-#include "cuda/run_device.cuh"
+#include "programs/cuda/run_device.cuh"
 
 using DeviceBackend = sparsegrad::backend::Cuda;
 
-#include "engine/hf_directory_impl.hpp"
+#include "checkpoints/hf_directory_impl.hpp"
 #include "support/device_train.hpp"

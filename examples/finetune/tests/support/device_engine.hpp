@@ -1,5 +1,5 @@
 // The encoder on a backend whose memory is not the host's, against torch and transformers
-// (scripts/goldens/make_bert_goldens.py): a file that includes this names the backend first, as `DeviceBackend`, with a
+// (golden/make_bert_goldens.py): a file that includes this names the backend first, as `DeviceBackend`, with a
 // Context that is made without arguments, and instantiates the engine for it.
 #pragma once
 
@@ -14,12 +14,12 @@
 #include <sparsegrad/io/safetensors.hpp>
 #include <sparsegrad/sparse_grad_group.hpp>
 
-#include "device_memory.hpp"
-#include "engine/adamw.hpp"
-#include "engine/batch.hpp"
-#include "engine/encoder_model.hpp"
-#include "engine/hf_directory.hpp"
-#include "glue/golden_batch.hpp"
+#include "support/device_memory.hpp"
+#include "training/optimizer/adamw.hpp"
+#include "models/layers/batch.hpp"
+#include "models/encoder/encoder_model.hpp"
+#include "checkpoints/hf_directory.hpp"
+#include "golden_batch.hpp"
 
 namespace sparsegrad::glue::test {
 

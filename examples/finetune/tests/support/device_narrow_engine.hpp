@@ -14,9 +14,9 @@
 
 #include <sparsegrad/io/safetensors.hpp>
 
-#include "device_memory.hpp"
-#include "device_run.hpp"
-#include "glue/bert_support.hpp"
+#include "support/device_memory.hpp"
+#include "support/device_run.hpp"
+#include "bert_support.hpp"
 
 namespace sparsegrad::glue::test {
 

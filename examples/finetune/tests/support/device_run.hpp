@@ -8,10 +8,10 @@
 
 #include <sparsegrad/backend/cpu_blas.hpp>
 
-#include "glue/files.hpp"
-#include "text/tokenizer.hpp"
-#include "tiny_bert.hpp"
-#include "train/trainer.hpp"
+#include "files.hpp"
+#include "tokenizers/tokenizer.hpp"
+#include "support/tiny_bert.hpp"
+#include "training/trainer.hpp"
 
 namespace sparsegrad::glue::test {
 

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "device_run.hpp"
+#include "support/device_run.hpp"
 
 namespace sparsegrad::glue::test {
 

@@ -4,8 +4,8 @@
 #include <span>
 #include <utility>
 
-#include "engine/device/layer_ops.cuh"
-#include "fenced_backend.hpp"
+#include "models/layers/device/layer_ops.cuh"
+#include "support/fenced_backend.hpp"
 
 namespace sparsegrad::glue {
 

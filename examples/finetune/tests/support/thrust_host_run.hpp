@@ -1,7 +1,7 @@
 // Runs on Thrust's host system: a file that includes this names the backend first, as `DeviceBackend`.
 #pragma once
 
-#include "train/run_device.hpp"
+#include "training/run_device.hpp"
 
 namespace sparsegrad::glue {
 

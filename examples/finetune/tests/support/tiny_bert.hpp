@@ -11,7 +11,7 @@
 #include <sparsegrad/backend/cpu_blas.hpp>
 
 #include "data/builtin_acceptability.hpp"
-#include "engine/hf_directory.hpp"
+#include "checkpoints/hf_directory.hpp"
 
 namespace sparsegrad::glue::test {
 

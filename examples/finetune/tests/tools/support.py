@@ -1,4 +1,4 @@
-"""What the tests of the scripts share."""
+"""What the tests of the tools share."""
 
 import csv
 import importlib.util
@@ -11,9 +11,9 @@ import time
 import unittest
 
 HERE = pathlib.Path(__file__).resolve().parent
-SCRIPTS = HERE.parents[1] / "scripts"
+TOOLS = HERE.parents[1] / "tools"
 FAKE = HERE / "fake_program.py"
-sys.path.insert(0, str(SCRIPTS))
+sys.path.insert(0, str(TOOLS))
 
 HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
 HAS_OPTUNA = importlib.util.find_spec("optuna") is not None
@@ -38,9 +38,9 @@ class FolderCase(unittest.TestCase):
         return {**own, "FAKE_CALLS": str(self.calls), "PYTHONDONTWRITEBYTECODE": "1", **fake}
 
     def start(self, script, words, **fake):
-        """A script of scripts/ as a process."""
+        """A script of tools/ as a process."""
         return subprocess.Popen(
-            [sys.executable, str(SCRIPTS / script), *map(str, words)],
+            [sys.executable, str(TOOLS / script), *map(str, words)],
             env=self.environment(**fake),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

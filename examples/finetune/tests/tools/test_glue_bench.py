@@ -1,4 +1,4 @@
-"""scripts/glue_bench.py over a program that imitates sparsegrad-glue."""
+"""tools/glue_bench.py over a program that imitates sparsegrad-glue."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""scripts/glue_optimize.py over a program that imitates sparsegrad-glue."""
+"""tools/glue_optimize.py over a program that imitates sparsegrad-glue."""
 
 import json
 import os

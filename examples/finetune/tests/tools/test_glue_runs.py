@@ -1,4 +1,4 @@
-"""Statistics, the lock and the runner of scripts/glue_runs.py."""
+"""Statistics, the lock and the runner of tools/glue_runs.py."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""scripts/main_job.py over a program that imitates sparsegrad-glue."""
+"""tools/main_job.py over a program that imitates sparsegrad-glue."""
 
 import unittest
 

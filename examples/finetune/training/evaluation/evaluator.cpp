@@ -1,4 +1,4 @@
-#include "train/evaluator_impl.hpp"
+#include "training/evaluation/evaluator_impl.hpp"
 
 #include <algorithm>
 

@@ -6,9 +6,9 @@
 
 #include <sparsegrad/backend/cpu_blas.hpp>
 
-#include "engine/encoder_model.hpp"
-#include "train/encoded_dataset.hpp"
-#include "train/metrics.hpp"
+#include "models/encoder/encoder_model.hpp"
+#include "data/encoded_dataset.hpp"
+#include "training/evaluation/metrics.hpp"
 
 namespace sparsegrad::glue {
 

@@ -6,7 +6,7 @@
 
 #include <fmt/format.h>
 
-#include "train/evaluator.hpp"
+#include "training/evaluation/evaluator.hpp"
 
 namespace sparsegrad::glue {
 

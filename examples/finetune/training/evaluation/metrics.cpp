@@ -1,4 +1,4 @@
-#include "train/metrics.hpp"
+#include "training/evaluation/metrics.hpp"
 
 #include <algorithm>
 #include <cmath>

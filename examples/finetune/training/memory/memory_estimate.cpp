@@ -1,4 +1,4 @@
-#include "train/memory_estimate.hpp"
+#include "training/memory/memory_estimate.hpp"
 
 #include <algorithm>
 

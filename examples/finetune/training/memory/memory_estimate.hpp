@@ -1,9 +1,9 @@
 // What a run will need, before it takes it.
 #pragma once
 
-#include "engine/model_config.hpp"
-#include "train/memory_account.hpp"
-#include "train/options.hpp"
+#include "models/encoder/model_config.hpp"
+#include "training/memory/memory_account.hpp"
+#include "training/options.hpp"
 
 namespace sparsegrad::glue {
 

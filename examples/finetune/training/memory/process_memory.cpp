@@ -1,4 +1,4 @@
-#include "train/process_memory.hpp"
+#include "training/memory/process_memory.hpp"
 
 #include <malloc.h>
 #include <sys/resource.h>

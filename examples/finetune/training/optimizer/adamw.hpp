@@ -5,7 +5,7 @@
 
 #include <sparsegrad/core/buffer.hpp>
 
-#include "adamw_coefficients.hpp"
+#include "models/layers/adamw_coefficients.hpp"
 
 namespace sparsegrad::glue {
 

@@ -6,8 +6,8 @@
 #include <span>
 #include <utility>
 
-#include "adamw.hpp"
-#include "layer_ops.hpp"
+#include "training/optimizer/adamw.hpp"
+#include "models/layers/layer_ops.hpp"
 
 namespace sparsegrad::glue {
 

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "train/options.hpp"
+#include "training/options.hpp"
 
 namespace sparsegrad::glue {
 

@@ -1,4 +1,4 @@
-#include "train/event_file.hpp"
+#include "training/output/event_file.hpp"
 
 #include <array>
 #include <bit>
@@ -10,7 +10,7 @@
 #include <fmt/format.h>
 #include <sparsegrad/core/error.hpp>
 
-#include "train/output_file.hpp"
+#include "training/output/output_file.hpp"
 
 namespace sparsegrad::glue {
 

@@ -1,4 +1,4 @@
-#include "train/output_file.hpp"
+#include "training/output/output_file.hpp"
 
 #include <cerrno>
 #include <cstdio>

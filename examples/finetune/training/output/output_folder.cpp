@@ -1,4 +1,4 @@
-#include "train/output_folder.hpp"
+#include "training/output/output_folder.hpp"
 
 #include <fcntl.h>
 #include <sys/file.h>
@@ -14,10 +14,10 @@
 #include <fmt/format.h>
 #include <sparsegrad/core/error.hpp>
 
-#include "engine/hf_directory.hpp"
-#include "train/output_file.hpp"
-#include "train/run_log.hpp"
-#include "train/state_files.hpp"
+#include "checkpoints/hf_directory.hpp"
+#include "training/output/output_file.hpp"
+#include "training/output/run_log.hpp"
+#include "checkpoints/state_files.hpp"
 
 namespace sparsegrad::glue {
 

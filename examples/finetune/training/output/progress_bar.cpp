@@ -1,4 +1,4 @@
-#include "train/progress_bar.hpp"
+#include "training/output/progress_bar.hpp"
 
 #include <unistd.h>
 

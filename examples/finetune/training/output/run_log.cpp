@@ -1,11 +1,11 @@
-#include "train/run_log.hpp"
+#include "training/output/run_log.hpp"
 
 #include <cblas.h>
 
 #include <fmt/format.h>
 #include <sparsegrad/version.hpp>
 
-#include "train/output_file.hpp"
+#include "training/output/output_file.hpp"
 
 namespace sparsegrad::glue {
 

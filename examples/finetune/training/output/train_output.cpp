@@ -1,8 +1,8 @@
-#include "train/train_output.hpp"
+#include "training/output/train_output.hpp"
 
 #include <fmt/format.h>
 
-#include "train/output_file.hpp"
+#include "training/output/output_file.hpp"
 
 namespace sparsegrad::glue {
 

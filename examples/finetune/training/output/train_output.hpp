@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "train/event_file.hpp"
-#include "train/trainer.hpp"
+#include "training/output/event_file.hpp"
+#include "training/trainer.hpp"
 
 namespace sparsegrad::glue {
 
