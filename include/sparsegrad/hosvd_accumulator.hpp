@@ -74,6 +74,11 @@ class HosvdAccumulator {
   double total_energy() const { return total_energy_; }
   /// Bytes stored.
   index_t bytes() const { return out_sums_.bytes() + in_sums_.bytes(); }
+  /// What `bytes` of an accumulator with these extents and options will be, without making one.
+  static index_t bytes_for(index_t out, index_t in, const Options& options = {}) {
+    return (options.out_side ? side_bytes(out, options) : 0) +
+           (options.in_side ? side_bytes(in, options) : 0);
+  }
 
   /// Adds one gradient with its weight. Throws ShapeError; ValueError unless the weight is finite and >= 0;
   /// NonFiniteError, naming the gradient's number (from 0) and the first position, when it holds NaN or Inf
@@ -191,20 +196,33 @@ class HosvdAccumulator {
 
   const Sums& of(GradientSide side) const { return side == GradientSide::out ? out_sums_ : in_sums_; }
 
+  /// n * n doubles may pass the range of index_t only beyond any memory; the quotient is safe in any case.
+  static bool is_gram(index_t n, const Options& options) {
+    return n == 0 || n <= options.gram_limit_bytes / static_cast<index_t>(sizeof(double)) / n;
+  }
+  /// Bytes of a column of the sketch and of Omega.
+  static index_t column_bytes(index_t n) { return n * static_cast<index_t>(sizeof(double) + sizeof(T)); }
+  static index_t sketch_columns(index_t n, const Options& options) {
+    if (options.sketch_columns > 0) return options.sketch_columns;
+    return std::min({n, options.gram_limit_bytes / column_bytes(n), default_sketch_columns});
+  }
+  static index_t side_bytes(index_t n, const Options& options) {
+    if (is_gram(n, options)) return n * n * static_cast<index_t>(sizeof(double));
+    return sketch_columns(n, options) * column_bytes(n);
+  }
+
   void start(Context& ctx, Sums& sums, index_t n, GradientSide side) {
     sums.n = n;
-    // n * n doubles may pass the range of index_t only beyond any memory; the quotient is safe in any case.
-    const bool gram = n == 0 || n <= options_.gram_limit_bytes / static_cast<index_t>(sizeof(double)) / n;
-    if (gram) {
+    if (is_gram(n, options_)) {
       sums.form = Form::gram;
       sums.s = n;
       sums.sums.resize(ctx, n * n);
       return;
     }
-    const index_t column = n * static_cast<index_t>(sizeof(double) + sizeof(T));
+    const index_t column = column_bytes(n);
     const index_t most = std::min(n, options_.gram_limit_bytes / column);
     sums.form = Form::sketch;
-    sums.s = options_.sketch_columns > 0 ? options_.sketch_columns : std::min(most, default_sketch_columns);
+    sums.s = sketch_columns(n, options_);
     if (sums.s < 1 || sums.s > most) {
       throw ValueError(std::string("sketch of the ") + to_string(side) + " side, extent " +
                        std::to_string(n) + ", of " + std::to_string(std::max<index_t>(sums.s, 1)) +

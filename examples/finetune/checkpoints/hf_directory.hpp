@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <sparsegrad/io/dtype.hpp>
 
+#include "checkpoints/config_file.hpp"
 #include "models/encoder/encoder_model.hpp"
 
 namespace sparsegrad::glue {

@@ -75,8 +75,8 @@ void save_model(const std::filesystem::path& path, const ModelDirectory& source,
   for (const Parameter<T>& p : model.parameters().all()) {
     if (p.kind == ParameterKind::adapter) continue;
     const std::vector<index_t> shape = detail::shape_of(p);
-    if (model.has_adapter(p)) {
-      add(p.name, shape, model.merged(p));
+    if (const auto merged = model.merged(p)) {
+      add(p.name, shape, *merged);
       continue;
     }
     if constexpr (std::is_same_v<T, float> && !ThrustBackend<Backend>) {

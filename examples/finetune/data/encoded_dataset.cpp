@@ -4,6 +4,10 @@
 
 namespace sparsegrad::glue {
 
+std::string_view to_string(Padding padding) {
+  return padding == Padding::unpadded ? "unpadded" : "max_length";
+}
+
 EncodedDataset::EncodedDataset(const Dataset& data, const Tokenizer& tokenizer, index_t max_length,
                                index_t limit)
     : name_(data.name),

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "data/glue.hpp"
+#include "data/padding.hpp"
 #include "models/layers/batch.hpp"
 #include "tokenizers/tokenizer.hpp"
-#include "training/options.hpp"
 
 namespace sparsegrad::glue {
 

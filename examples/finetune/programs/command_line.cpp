@@ -8,11 +8,11 @@
 #include <nlohmann/json.hpp>
 #include <sparsegrad/version.hpp>
 
+#include "checkpoints/config_file.hpp"
 #include "data/glue.hpp"
 #include "programs/commands.hpp"
 #include "programs/interrupt.hpp"
 #include "replication/presets.hpp"
-#include "programs/python_tool.hpp"
 
 namespace sparsegrad::glue {
 
@@ -254,10 +254,10 @@ void add_train_options(CLI::App& app, TrainOptions& o) {
          "evaluate on this share of the training examples in place of dev, and do not train on it (0: dev)")
       ->capture_default_str()
       ->group("Input");
-  app.add_option("--options", o.options_file,
-                 "JSON file of options of this command, {\"learning-rate\": 1e-4}: --optimize writes one; "
-                 "the command line "
-                 "has precedence")
+  app.add_option(
+         "--options", o.options_file,
+         "JSON file of options of this command, {\"learning-rate\": 1e-4}: tools/glue_optimize.py writes "
+         "one; the command line has precedence")
       ->group("Input");
   app.add_option("--log-every", o.log_every, "steps between two records of the log")
       ->capture_default_str()
@@ -419,82 +419,16 @@ void apply_task_presets(CLI::App& app, TrainOptions& o) {
     set_unless_given(app, "--eval-every", fmt::format("{}", protocol_eval_every(o.task, o.batch_size)));
 }
 
-/// Options of --optimize, and the words that the search hands to every trial.
-struct SearchOptions {
-  bool on = false;
-  index_t trials = 40;
-  double timeout = 0;
-  std::string objective = "held-out";
-  std::string rates = "1e-6,1e-1";
-  std::string batches = "16,32";
-};
+/// The reference's way to ask for a search; what answers is not this program.
+constexpr const char* search_is_a_tool =
+    "--optimize: this program trains once. examples/finetune/tools/glue_optimize.py searches with it: "
+    "glue_optimize.py --program sparsegrad-glue --output DIR [--trials N] -- options of train";
 
-void add_search(CLI::App& app, SearchOptions& search) {
-  const char* group = "Search";
-  add_choice<bool>(
-      app, "--optimize", search.on, {{"True", true}, {"False", false}, {"true", true}, {"false", false}},
-      "True: search learning rate (log-uniform) and batch size with Optuna's TPE in place of one run; every "
-      "other option is that of each trial. Goes on where an earlier search in --output ended, and writes "
-      "best.json for --options. Without a value, and as -optimize: True")
-      ->group(group);
-  app.add_option("--trials", search.trials, "of the search, those of earlier calls included")
-      ->capture_default_str()
-      ->group(group);
-  app.add_option("--timeout", search.timeout, "seconds after which no trial starts (0: none)")
-      ->capture_default_str()
-      ->group(group);
-  add_choice<std::string>(
-      app, "--objective", search.objective, {{"held-out", "held-out"}, {"dev", "dev"}},
-      "what the metric is taken on: a tenth of the training set that is not trained on, or dev, as "
-      "the reference does")
-      ->group(group);
-  app.add_option("--search-rates", search.rates, "smallest and largest learning rate")
-      ->capture_default_str()
-      ->group(group);
-  app.add_option("--search-batches", search.batches, "batch sizes")->capture_default_str()->group(group);
-}
-
-/// scripts/glue_optimize.py over this program; `words` are the command line's after "train".
-int run_search(const SearchOptions& search, const std::filesystem::path& output,
-               const std::vector<std::string>& words) {
-  std::vector<std::string> call{"--program",
-                                own_path().string(),
-                                "--output",
-                                output.string(),
-                                "--trials",
-                                fmt::format("{}", search.trials),
-                                "--timeout",
-                                fmt::format("{}", search.timeout),
-                                "--objective",
-                                search.objective,
-                                "--rates=" + search.rates,
-                                "--batches=" + search.batches,
-                                "--"};
-  for (std::size_t i = 0; i < words.size(); ++i) {
-    const std::string name = words[i].substr(0, words[i].find('='));
-    const bool own = name == "--optimize" || name == "--trials" || name == "--timeout" ||
-                     name == "--objective" || name == "--search-rates" || name == "--search-batches" ||
-                     name == "--output";
-    if (!own) {
-      call.push_back(words[i]);
-    } else if (name == words[i]) {
-      ++i;
-    }
-  }
-  const ToolResult result = run_python_tool("glue_optimize.py", call);
-  if (!result.found) {
-    fmt::print(stderr, "sparsegrad-glue: scripts/glue_optimize.py was not found near the program\n");
-    return 1;
-  }
-  if (result.status == 3) {
-    fmt::print(stderr,
-               "sparsegrad-glue: --optimize needs Python's optuna, which {} does not have: scripts/setup.sh "
-               "--python "
-               "installs it, or pip install optuna\n",
-               result.python);
-    return 1;
-  }
-  return result.status < 0 ? 1 : result.status;
+void add_search(CLI::App& app, bool& search) {
+  add_choice<bool>(app, "--optimize", search,
+                   {{"True", true}, {"False", false}, {"true", true}, {"false", false}},
+                   "False: train. The search that the reference asks for by True is tools/glue_optimize.py")
+      ->group("Replication");
 }
 
 }  // namespace
@@ -512,7 +446,7 @@ int run_program(int argc, char** argv) {
   add_common(*train_app, train);
   add_training(*train_app, train);
   add_train_options(*train_app, train);
-  SearchOptions search;
+  bool search = false;
   add_search(*train_app, search);
   train_app->footer(footer);
 
@@ -544,11 +478,12 @@ int run_program(int argc, char** argv) {
   evaluate_app->footer(footer);
 
   InspectCommand inspect;
-  CLI::App* inspect_app = app.add_subcommand(
-      "inspect", "show where the energy of a model's gradients lies, in which basis; with plots");
+  CLI::App* inspect_app =
+      app.add_subcommand("inspect", "show where the energy of a model's gradients lies, in which basis");
   add_common(*inspect_app, inspect.common);
   add_training(*inspect_app, inspect.common);
-  inspect_app->add_option("--output", inspect.common.output, "folder for inspect.json and the plots")
+  inspect_app
+      ->add_option("--output", inspect.common.output, "folder for inspect.json and the data of its plots")
       ->required()
       ->group("Output");
   inspect_app
@@ -556,9 +491,7 @@ int run_program(int argc, char** argv) {
                    "step whose gradients are measured, after the steps that the bases are fitted to")
       ->capture_default_str();
   inspect_app->add_option("--layer", inspect.layer,
-                          "layer whose gradient is drawn (default: the middle one)");
-  inspect_app->add_flag_callback(
-      "--no-plots", [&inspect] { inspect.draw = false; }, "write tables and data, draw nothing");
+                          "layer whose gradient is kept as a picture (default: the middle one)");
   inspect_app->footer(footer);
 
   // Names may be spelt with underscores.
@@ -574,10 +507,10 @@ int run_program(int argc, char** argv) {
     }
     arguments.push_back(std::move(text));
   }
-  const std::vector<std::string> words(arguments.rbegin(), arguments.rend());
   try {
     app.parse(std::move(arguments));
-    if (train_app->parsed() && !search.on) apply_presets(*train_app, train);
+    if (search) throw ValueError(search_is_a_tool);
+    if (train_app->parsed()) apply_presets(*train_app, train);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   } catch (const std::exception& error) {
@@ -586,7 +519,6 @@ int run_program(int argc, char** argv) {
   }
   try {
     if (train_app->parsed()) {
-      if (search.on) return run_search(search, train.output, {words.begin() + 1, words.end()});
       apply_task_presets(*train_app, train);
       train.apply_run_type();
       return run_train(train);

@@ -29,8 +29,7 @@ int run_evaluate_on_cuda(const EvaluateCommand& command);
 struct InspectCommand {
   TrainOptions common;
   index_t at_step = 50;
-  index_t layer = -1;  ///< whose gradient is drawn; -1: the middle one
-  bool draw = true;
+  index_t layer = -1;  ///< whose gradient is kept as a picture; -1: the middle one
 };
 int run_inspect(const InspectCommand& command);
 

@@ -27,7 +27,7 @@ int run_evaluate_on(const EvaluateCommand& command) {
   const InterruptGuard guard;
   BasicSession<T, Backend> session(options, on_train, labelled ? Split::dev : Split::test);
   TrainedParts nothing;
-  nothing.mlp_matrices = false;
+  nothing.mlp.matrices = false;
   nothing.dense = [](std::string_view) { return false; };
   session.load_model(options, nothing);
   for (const std::string& name : session.load_report().initialized) {

@@ -7,9 +7,8 @@
 #include "programs/interrupt.hpp"
 #include "training/output/output_file.hpp"
 #include "training/output/progress_bar.hpp"
-#include "programs/python_tool.hpp"
-#include "training/run_device.hpp"
 #include "training/output/run_log.hpp"
+#include "training/run_device.hpp"
 #include "training/session.hpp"
 
 namespace sparsegrad::glue {
@@ -33,22 +32,6 @@ std::string npy_text(const Picture& picture) {
   text += header;
   text.append(reinterpret_cast<const char*>(picture.values.data()), picture.values.size() * sizeof(float));
   return text;
-}
-
-void draw(const fs::path& output) {
-  const ToolResult tool = run_python_tool("plot_inspect.py", {output.string()});
-  if (!tool.found) {
-    fmt::print("plots: scripts/plot_inspect.py was not found near the program; run it on {}\n",
-               output.string());
-  } else if (tool.status == 3) {
-    fmt::print(
-        "plots: Python's matplotlib is missing. Install it (Debian: apt install python3-matplotlib; or "
-        "pip install matplotlib), then: {} {} {}\n",
-        tool.python, tool.script.string(), output.string());
-  } else if (tool.status != 0) {
-    fmt::print("plots: {} {} {} failed{}\n", tool.python, tool.script.string(), output.string(),
-               tool.status < 0 ? ": it could not be started" : fmt::format(" with status {}", tool.status));
-  }
 }
 
 }  // namespace
@@ -117,8 +100,8 @@ int run_inspect(const InspectCommand& command) {
       survey.at_step, survey.kept,
       100.0 * static_cast<double>(survey.kept) /
           static_cast<double>(session.model().config().hidden * session.model().config().intermediate));
-  fmt::print("{}\ndata of the plots: {}\n", table_text(survey), (options.output / "inspect.json").string());
-  if (command.draw) draw(options.output);
+  fmt::print("{}\ndata of the plots: {}; tools/plot_inspect.py {} (examples/finetune) draws them\n",
+             table_text(survey), (options.output / "inspect.json").string(), options.output.string());
   return 0;
 }
 

@@ -11,10 +11,10 @@
 #include "training/output/output_file.hpp"
 #include "training/output/output_folder.hpp"
 #include "training/output/progress_bar.hpp"
-#include "training/run_device.hpp"
 #include "training/output/run_log.hpp"
-#include "training/session.hpp"
 #include "training/output/train_output.hpp"
+#include "training/run_device.hpp"
+#include "training/session.hpp"
 
 namespace sparsegrad::glue {
 

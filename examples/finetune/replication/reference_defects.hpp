@@ -9,7 +9,9 @@
 #include <string>
 #include <vector>
 
-#include "training/sparse_setup.hpp"
+#include <sparsegrad/sparse_grad_group.hpp>
+
+#include "models/encoder/encoder_model.hpp"
 
 namespace sparsegrad::glue {
 

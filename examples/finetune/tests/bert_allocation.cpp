@@ -20,7 +20,7 @@ TEST_CASE("training and evaluation steps allocate nothing after reserve") {
     config.hidden = 96;
     config.heads = 3;
     config.intermediate = 384;
-    EncoderModel<float, Blas> model(ctx, config, {.mlp_matrices = mlp, .dense = {}});
+    EncoderModel<float, Blas> model(ctx, config, {.mlp = {.matrices = mlp}, .dense = {}});
     model.initialize(1);
     model.reserve(ctx, 400, 16, 40);
     AdamW<float, Blas> adam(ctx, glue::test::dense_segments<float, Blas>(ctx, model, 0.01));

@@ -125,9 +125,9 @@ TEST_CASE("gradients equal finite differences, for every kind of parameter, with
       config.set_dropout(dropout);
       TrainedParts trained;
       if (variant == Variant::lora) {
-        trained.mlp_matrices = false;
-        trained.lora_rank = 3;
-        trained.lora_scale = 0.7;
+        trained.mlp.matrices = false;
+        trained.mlp.lora_rank = 3;
+        trained.mlp.lora_scale = 0.7;
       }
       EncoderModel<double, Blas> model(ctx, config, trained);
       fill(model, 3);
@@ -168,7 +168,7 @@ TEST_CASE("meProp: of a row of dY the largest entries are left") {
   // One token: a row of dW is that entry of dY times x.
   const auto gradient_of_last = [&](double share) {
     TrainedParts trained;
-    trained.meprop_share = share;
+    trained.mlp.meprop_share = share;
     EncoderModel<double, Blas> model(ctx, micro_config(), trained);
     fill(model, 4);
     model.forward(ctx, batch, {.training = true});
@@ -290,7 +290,7 @@ TEST_CASE("parts of the model may be left untrained") {
   const Batch batch = micro_batch();
   EncoderModel<double, Blas> whole(ctx, micro_config());
   EncoderModel<double, Blas> part(ctx, micro_config(),
-                                  {.mlp_matrices = false, .dense = [](std::string_view name) {
+                                  {.mlp = {.matrices = false}, .dense = [](std::string_view name) {
                                      return name.find("attention") != name.npos;
                                    }});
   fill(whole, 4);
@@ -313,7 +313,7 @@ TEST_CASE("parts of the model may be left untrained") {
 TEST_CASE("a model with room for evaluation alone gives the same logits in less memory") {
   Blas::Context ctx(2);
   const Batch batch = micro_batch();
-  EncoderModel<float, Blas> model(ctx, micro_config(), {.mlp_matrices = false, .dense = {}});
+  EncoderModel<float, Blas> model(ctx, micro_config(), {.mlp = {.matrices = false}, .dense = {}});
   fill(model, 4);
   model.reserve(ctx, 64, 8, 9, false);
   const index_t lean = model.memory().activations;

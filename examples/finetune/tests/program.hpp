@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "support/tiny_bert.hpp"
 #include "files.hpp"
+#include "support/tiny_bert.hpp"
 
 namespace sparsegrad::glue::test {
 
@@ -33,15 +33,19 @@ inline std::string content(const std::filesystem::path& file) {
   return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
 }
 
-/// Runs the program with words separated by spaces, without the variable that names the data. `before` is shell.
-inline Finished run(const std::string& words, const std::string& before = "") {
+/// Runs a command of the shell, without the variable that names the data.
+inline Finished run_command(const std::string& command, const std::string& before = "") {
   const std::filesystem::path folder = SPARSEGRAD_TEST_OUTPUT_DIR;
-  const std::string command = before + "env -u SPARSEGRAD_GLUE_DIR '" + program().string() + "' " + words +
-                              " >'" + (folder / "out.txt").string() + "' 2>'" +
-                              (folder / "err.txt").string() + "'";
-  const int status = std::system(command.c_str());
+  const std::string line = before + "env -u SPARSEGRAD_GLUE_DIR " + command + " >'" +
+                           (folder / "out.txt").string() + "' 2>'" + (folder / "err.txt").string() + "'";
+  const int status = std::system(line.c_str());
   return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, content(folder / "out.txt"),
           content(folder / "err.txt")};
+}
+
+/// Runs the program with words separated by spaces. `before` is shell.
+inline Finished run(const std::string& words, const std::string& before = "") {
+  return run_command("'" + program().string() + "' " + words, before);
 }
 
 /// Starts the program on words separated by spaces (no quotes), and does not wait for it.

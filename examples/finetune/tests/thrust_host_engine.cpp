@@ -8,11 +8,11 @@ using DeviceBackend = sparsegrad::test::Fenced<sparsegrad::backend::ThrustHost>;
 
 #include <sparsegrad/backend/cpu_blas.hpp>
 
-#include "training/optimizer/adamw_impl.hpp"
-#include "models/encoder/encoder_model_impl.hpp"
 #include "checkpoints/hf_directory_impl.hpp"
+#include "models/encoder/encoder_model_impl.hpp"
 #include "models/parameters/parameter_set_impl.hpp"
 #include "support/device_engine.hpp"
+#include "training/optimizer/adamw_impl.hpp"
 
 namespace sparsegrad::glue {
 
@@ -121,18 +121,18 @@ void check_near(const std::vector<std::vector<double>>& found, const std::vector
 
 TEST_CASE("device engine equals the CPU's: dropout, padding, long sequences, LoRA, meProp, frozen parts") {
   TrainedParts lora;
-  lora.mlp_matrices = false;
-  lora.lora_rank = 3;
+  lora.mlp.matrices = false;
+  lora.mlp.lora_rank = 3;
   TrainedParts meprop;
-  meprop.meprop_share = 0.2;
+  meprop.mlp.meprop_share = 0.2;
   TrainedParts frozen;
-  frozen.mlp_matrices = false;
+  frozen.mlp.matrices = false;
   frozen.dense = [](std::string_view name) { return name.ends_with("dense.bias"); };
   for (const TrainedParts& trained : {TrainedParts(), lora, meprop, frozen}) {
     for (const index_t padded : {0, 210}) {
-      CAPTURE(trained.lora_rank);
-      CAPTURE(trained.meprop_share);
-      CAPTURE(trained.mlp_matrices);
+      CAPTURE(trained.mlp.lora_rank);
+      CAPTURE(trained.mlp.meprop_share);
+      CAPTURE(trained.mlp.matrices);
       CAPTURE(padded);
       const Pass wanted = run<Blas>(trained, padded);
       const Pass found = run<DeviceBackend>(trained, padded);

@@ -108,6 +108,7 @@ def main():
     try:
         import optuna
     except ImportError:
+        print("Python's optuna is missing (scripts/setup.sh --python installs it, or pip install optuna)", file=sys.stderr)
         return 3
     rates, batches = numbers(a.rates, float), numbers(a.batches, int)
     if len(rates) != 2 or rates[0] > rates[1]:

@@ -86,6 +86,9 @@ class Job:
         done = subprocess.run(words)
         if done.returncode != 0:
             raise SystemExit(f"{' '.join(words)}\nended with status {done.returncode}")
+        drawn = subprocess.run([sys.executable, pathlib.Path(__file__).with_name("plot_inspect.py"), folder])
+        if drawn.returncode not in (0, 3):
+            raise SystemExit(f"plot_inspect.py {folder} ended with status {drawn.returncode}")
         return sorted(folder.glob("*.png"))
 
 

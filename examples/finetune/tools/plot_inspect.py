@@ -17,6 +17,7 @@ try:
     import matplotlib.pyplot as plt
     import numpy as np
 except ImportError:
+    print("plots: Python's matplotlib is missing (scripts/setup.sh --python installs it)", file=sys.stderr)
     sys.exit(3)
 
 

@@ -44,10 +44,6 @@ io::DType file_type(NumberType type) {
   return type == NumberType::bfloat16 ? io::DType::bf16 : io::DType::f16;
 }
 
-std::string_view to_string(Padding padding) {
-  return padding == Padding::unpadded ? "unpadded" : "max_length";
-}
-
 std::string_view to_string(Schedule schedule) {
   return schedule == Schedule::constant ? "constant" : "linear";
 }

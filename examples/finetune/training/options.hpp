@@ -11,7 +11,9 @@
 #include <sparsegrad/io/dtype.hpp>
 #include <sparsegrad/sparse_grad_group.hpp>
 
+#include "data/padding.hpp"
 #include "models/mlp/lora.hpp"
+#include "replication/defects.hpp"
 
 namespace sparsegrad::glue {
 
@@ -32,9 +34,6 @@ enum class TrainedParameters {
   mlp,  ///< the biases of the MLPs and the head, as the paper's text
 };
 std::string_view to_string(TrainedParameters which);
-
-enum class Padding { unpadded, max_length };
-std::string_view to_string(Padding padding);
 
 /// Where a run computes.
 enum class Device { cpu, cuda };
@@ -62,17 +61,6 @@ struct SideOptions {
 
   /// The rules of kind "up" or "down". Throws ValueError for a text that names no rule.
   BasisRules rules(const std::string& kind) const;
-};
-
-/// What the reference's code does differently from the method, each to be switched on for itself, so that its runs can be
-/// replicated. (keep_phase1, below, is one more.)
-struct ReferenceDefects {
-  bool transposed_basis = false;   ///< U^T in place of U: the input side is rotated, and nothing compacted
-  bool rotated_bias = false;       ///< the biases of the MLP matrices get V^T db in place of db
-  bool frozen_layer_norm = false;  ///< LayerNorms do not train
-  bool signed_selection = false;   ///< the k-th largest signed entry is the threshold of the absolute values
-
-  bool any() const { return transposed_basis || rotated_bias || frozen_layer_norm || signed_selection; }
 };
 
 struct SparseOptions {

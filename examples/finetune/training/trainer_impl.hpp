@@ -10,8 +10,8 @@
 #include <fmt/format.h>
 
 #include "models/layers/host_view.hpp"
-#include "training/evaluation/evaluator_impl.hpp"
 #include "replication/reference_defects.hpp"
+#include "training/evaluation/evaluator_impl.hpp"
 #include "training/run_device.hpp"
 #include "training/sparse_setup_impl.hpp"
 #include "training/trainer.hpp"
@@ -84,7 +84,7 @@ BasicTrainer<T, Backend>::BasicTrainer(Context& ctx, Model& model, const Task& t
   options_.apply_run_type();
   options_.check();
   if (train.size() == 0) throw ValueError(train.name() + ": the training set is empty, expected examples");
-  if (model.trains_mlp() != trained_parts(options_).mlp_matrices) {
+  if (model.trains_mlp() != trained_parts(options_).mlp.matrices) {
     throw ValueError(fmt::format("the model was made {} trained MLP matrices, which run type {} does not fit",
                                  model.trains_mlp() ? "with" : "without", to_string(options_.run_type)));
   }

@@ -9,21 +9,18 @@
 #include <sparsegrad/sparse_grad_linear.hpp>
 
 #include "models/encoder/heads.hpp"
+#include "models/encoder/parameter_shapes.hpp"
 #include "models/layers/layer_ops.hpp"
-#include "models/mlp/lora.hpp"
-#include "models/parameters/parameter_set.hpp"
 #include "models/layers/placed_batch.hpp"
+#include "models/mlp/mlp_training.hpp"
+#include "models/parameters/parameter_set.hpp"
 
 namespace sparsegrad::glue {
 
 /// What of a model is trained.
 struct TrainedParts {
-  bool mlp_matrices = true;  ///< false: they are constants, without gradients and without SparseGradLinear
-  ParameterRule dense;       ///< dense parameters with a gradient; none given: all
-  index_t lora_rank = 0;     ///< with constant MLP matrices, > 0: each has an adapter of this rank
-  double lora_scale = 1;
-  LoraInit lora_init = LoraInit::kaiming;
-  double meprop_share = 0;  ///< with trained MLP matrices, > 0: share of each row of their dY that is kept
+  MlpTraining mlp;
+  ParameterRule dense;  ///< dense parameters with a gradient; none given: all
 };
 
 struct ForwardOptions {
@@ -55,7 +52,7 @@ struct ModelTimes {
 ///     x'  = norm2(dropout(a Wdown^T + bdown) + x1)
 /// Head, h the last state of a sequence's first token: logits = dropout(tanh(h Wd^T + bd)) Wo^T + bo; RoBERTa drops out
 /// h as well.
-/// Wup and Wdown are SparseGradLinear layers without bias (the bias is part of the fused passes).
+/// Wup and Wdown are MlpMatrix objects without bias (the bias is part of the fused passes).
 ///
 /// T = bfloat16 or float16: activations, their gradients and the operands of products are stored in T. Weights (see
 /// Parameter) and their gradients, every sum, the statistics of LayerNorm and softmax, logits and losses are in
@@ -89,12 +86,12 @@ class EncoderModel {
   void set_values(MatrixView<C> matrix, std::span<const C> values);
   std::vector<C> values(MatrixView<const C> matrix) const;
 
-  bool trains_mlp() const { return !mlp_.empty(); }
-  /// The MLP matrices: of layer l, number 2 l is "up" (intermediate.dense) and 2 l + 1 "down" (output.dense).
+  bool trains_mlp() const { return !mlp_.layers.empty(); }
+  /// The MLP matrices' gradients: of layer l, number 2 l is "up" (intermediate.dense) and 2 l + 1 "down" (output.dense).
   /// Empty when they are not trained.
-  std::span<MlpLayer> mlp() { return mlp_; }
-  MlpLayer& mlp_up(index_t layer) { return mlp_[static_cast<std::size_t>(2 * layer)]; }
-  MlpLayer& mlp_down(index_t layer) { return mlp_[static_cast<std::size_t>(2 * layer + 1)]; }
+  std::span<MlpLayer> mlp() { return mlp_.layers; }
+  MlpLayer& mlp_up(index_t layer) { return mlp_.layers[static_cast<std::size_t>(2 * layer)]; }
+  MlpLayer& mlp_down(index_t layer) { return mlp_.layers[static_cast<std::size_t>(2 * layer + 1)]; }
   std::string mlp_name(index_t number) const {
     return layer_parameter(config_, number / 2,
                            number % 2 == 0 ? "intermediate.dense.weight" : "output.dense.weight");
@@ -122,11 +119,8 @@ class EncoderModel {
     on_mlp_gradient_ = std::move(callback);
   }
 
-  bool has_adapter(const Parameter<T>& parameter) const {
-    return parameter.kind == ParameterKind::mlp_matrix && trained_.lora_rank > 0;
-  }
-  /// An MLP matrix with its adapter: W + scale B A.
-  std::vector<C> merged(const Parameter<T>& parameter) const;
+  /// What a file of the model holds for an MLP matrix that is not W itself: W with its adapter. Else nothing.
+  std::optional<std::vector<C>> merged(const Parameter<T>& parameter) const;
 
   ModelMemory memory() const;
   /// Sums over all passes since the last reset; measured only after `measure_times(true)`.
@@ -140,11 +134,11 @@ class EncoderModel {
   using Ops = LayerOps<Backend>;
 
   struct LayerParameters {
-    Linear<T, Backend> qkv, attention_output, up, down;
+    Linear<T, Backend> qkv, attention_output;
+    MlpMatrix<T, Backend>*up, *down;
     const C *qkv_bias, *attention_output_bias, *up_bias, *down_bias;
     C *d_qkv_bias, *d_attention_output_bias, *d_up_bias, *d_down_bias;
     LayerNorm<C> norm1, norm2;
-    Lora<T, Backend> lora_up, lora_down;
   };
   /// What a layer keeps for its backward.
   struct LayerActivations {
@@ -159,11 +153,8 @@ class EncoderModel {
     T* xhat2;
     C* rstd2;
     T* x;  ///< the layer's output
-    T* keep_up;
-    T* keep_down;
-    T* lora_up;
-    T* lora_down;
-    SavedInput<T> saved_up, saved_down;
+    T* saved_up;
+    T* saved_down;
   };
 
   enum Site {
@@ -177,10 +168,13 @@ class EncoderModel {
 
   void bind();
   std::vector<C> initial_values(const Parameter<T>& parameter, std::uint64_t key) const;
-  std::vector<C> initial_adapter(const Parameter<T>& parameter, std::uint64_t key) const;
   void lay_out(Context& ctx);
   void require_room(Context& ctx, const Batch& batch, bool training);
-  std::vector<index_t> kept_cols() const;
+  std::vector<index_t> saved_cols() const;
+  /// An MLP matrix's memory of this pass.
+  MatrixView<T> lent(T* data, index_t cols) const {
+    return cols > 0 ? tokens_by(data, cols) : MatrixView<T>();
+  }
   Dropout<C> dropout(double probability, index_t layer, Site site) const;
 
   Dropout<C> head_input_dropout() const {
@@ -199,7 +193,7 @@ class EncoderModel {
   ModelConfig config_;
   TrainedParts trained_;
   ParameterSet<T, Backend> parameters_;
-  std::vector<MlpLayer> mlp_;
+  MlpMatrices<T, Backend> mlp_;
   AttentionShape attention_;
   Embeddings<C> embeddings_;
   std::vector<LayerParameters> layers_;
@@ -215,14 +209,14 @@ class EncoderModel {
   index_t max_sequences_ = 0;
   index_t max_length_ = 0;
   bool room_for_training_ = false;
-  std::vector<index_t> laid_out_kept_;
+  std::vector<index_t> laid_out_saved_;  ///< of the MLP matrices, while training
   std::vector<LayerActivations> activations_;
   T *embedding_xhat_ = nullptr, *embedding_y_ = nullptr;
   T *first_ = nullptr, *pooled_ = nullptr, *dropped_ = nullptr, *d_pooled_ = nullptr, *d_first_ = nullptr;
   C *embedding_rstd_ = nullptr, *logits_ = nullptr, *d_logits_ = nullptr, *attention_work_ = nullptr;
   // Gradients in flight.
   T *g_ = nullptr, *g_product_ = nullptr, *g_context_ = nullptr, *g_qkv_ = nullptr, *g_a_ = nullptr,
-    *g_mlp_ = nullptr, *g_lora_ = nullptr;
+    *g_mlp_ = nullptr, *g_work_ = nullptr;
 
   // The last pass.
   index_t tokens_ = 0;

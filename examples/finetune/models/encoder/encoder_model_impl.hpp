@@ -38,22 +38,16 @@ EncoderModel<T, Backend>::EncoderModel(Context& ctx, const ModelConfig& config, 
     : ctx_(ctx),
       config_(detail::checked(config)),
       trained_(std::move(trained)),
-      parameters_(ctx, config_, trained_.dense, trained_.lora_rank),
+      parameters_(ctx, parameter_shapes(config_, trained_.mlp.lora_rank), trained_.dense),
       attention_{config_.heads, config_.head_size()} {
-  if (trained_.lora_rank > 0 && trained_.mlp_matrices)
-    throw ModelError("an adapter of rank " + std::to_string(trained_.lora_rank) +
+  if (trained_.mlp.lora_rank > 0 && trained_.mlp.matrices)
+    throw ModelError("an adapter of rank " + std::to_string(trained_.mlp.lora_rank) +
                      " was asked for beside trained MLP matrices, expected constant ones");
+  std::vector<std::string> names;
+  for (index_t number = 0; number < 2 * config_.layers; ++number)
+    names.push_back(mlp_name(number));
+  mlp_ = make_mlp_matrices<T, Backend>(ctx, trained_.mlp, parameters_, names);
   bind();
-  if (trained_.mlp_matrices) {
-    for (index_t number = 0; number < 2 * config_.layers; ++number) {
-      const Parameter<T>& p = parameters_.at(mlp_name(number));
-      if constexpr (is_narrow<T>) {
-        mlp_.emplace_back(ctx, p.rounded, p.weight, nullptr);
-      } else {
-        mlp_.emplace_back(ctx, p.weight, nullptr);
-      }
-    }
-  }
   const std::vector<C> ones(static_cast<std::size_t>(config_.hidden), C(1));
   for (Parameter<T>& p : parameters_.all()) {
     if (p.name.ends_with("LayerNorm.weight")) set_values(p.weight, ones);
@@ -81,14 +75,14 @@ void EncoderModel<T, Backend>::bind() {
                  detail::norm_of(p, tables + "LayerNorm", eps)};
   for (index_t l = 0; l < config_.layers; ++l) {
     const auto name = [&](const char* rest) { return layer_parameter(config_, l, rest); };
-    const auto joined = p.attention_inputs(l);
+    const auto joined = p.joined(name("attention.self.query.weight"), name("attention.self.query.bias"), 3);
     LayerParameters layer;
     layer.qkv = {joined.weight, joined.d_weight};
     layer.qkv_bias = joined.bias;
     layer.d_qkv_bias = joined.d_bias;
     layer.attention_output = detail::linear_of(p, name("attention.output.dense.weight"));
-    layer.up = detail::linear_of(p, name("intermediate.dense.weight"));
-    layer.down = detail::linear_of(p, name("output.dense.weight"));
+    layer.up = mlp_.matrices[static_cast<std::size_t>(2 * l)].get();
+    layer.down = mlp_.matrices[static_cast<std::size_t>(2 * l + 1)].get();
     const auto bias = [&](const char* rest, const C*& value, C*& gradient) {
       Parameter<T>& b = p.at(name(rest));
       value = b.weight.data;
@@ -99,15 +93,6 @@ void EncoderModel<T, Backend>::bind() {
     bias("output.dense.bias", layer.down_bias, layer.d_down_bias);
     layer.norm1 = detail::norm_of(p, name("attention.output.LayerNorm"), eps);
     layer.norm2 = detail::norm_of(p, name("output.LayerNorm"), eps);
-    const auto adapter = [&](const char* matrix, Lora<T, Backend>& lora) {
-      const Parameter<T>& a = p.at(name(matrix) + ".lora_A.weight");
-      const Parameter<T>& b = p.at(name(matrix) + ".lora_B.weight");
-      lora = {a.factor(), b.factor(), a.gradient, b.gradient, static_cast<C>(trained_.lora_scale)};
-    };
-    if (trained_.lora_rank > 0) {
-      adapter("intermediate.dense", layer.lora_up);
-      adapter("output.dense", layer.lora_down);
-    }
     layers_.push_back(layer);
   }
   const HeadNames names = head_names(config_);
@@ -137,7 +122,10 @@ std::vector<compute_t<T>> EncoderModel<T, Backend>::initial_values(const Paramet
                                                                    std::uint64_t key) const {
   const auto count = static_cast<std::size_t>(p.weight.size());
   if (p.is_bias_or_norm()) return std::vector<C>(count, p.name.ends_with(".weight") ? C(1) : C(0));
-  if (p.kind == ParameterKind::adapter) return initial_adapter(p, key);
+  if (p.kind == ParameterKind::adapter) {
+    return initial_adapter<C>(p.name.ends_with(".lora_A.weight"), trained_.mlp.lora_init, p.weight.rows,
+                              p.weight.cols, key);
+  }
   std::vector<C> values(count);
   for (std::size_t i = 0; i < count; ++i)
     values[i] = static_cast<C>(config_.initializer_range * normal_at(key, i));
@@ -146,20 +134,6 @@ std::vector<compute_t<T>> EncoderModel<T, Backend>::initial_values(const Paramet
       (config_.family == ModelFamily::roberta && p.name.ends_with("position_embeddings.weight"));
   if (padded && config_.pad_token_id >= 0 && config_.pad_token_id < p.weight.rows)
     std::fill_n(values.data() + config_.pad_token_id * p.weight.cols, p.weight.cols, C(0));
-  return values;
-}
-
-template <class T, class Backend>
-std::vector<compute_t<T>> EncoderModel<T, Backend>::initial_adapter(const Parameter<T>& p,
-                                                                    std::uint64_t key) const {
-  std::vector<C> values(static_cast<std::size_t>(p.weight.size()));
-  if (p.name.ends_with(".lora_B.weight")) return values;
-  const double edge = 1 / std::sqrt(static_cast<double>(p.weight.cols));
-  const double deviation = 1 / static_cast<double>(p.weight.rows);
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    values[i] = static_cast<C>(trained_.lora_init == LoraInit::kaiming ? edge * (2 * uniform_at(key, i) - 1)
-                                                                       : deviation * normal_at(key, i));
-  }
   return values;
 }
 
@@ -181,32 +155,23 @@ std::vector<compute_t<T>> EncoderModel<T, Backend>::values(MatrixView<const C> m
 }
 
 template <class T, class Backend>
-std::vector<compute_t<T>> EncoderModel<T, Backend>::merged(const Parameter<T>& parameter) const {
-  std::vector<C> product = values(parameter.weight);
-  const std::string matrix = parameter.name.substr(0, parameter.name.size() - std::string(".weight").size());
-  const MatrixView<const C> on_backend_a = parameters_.at(matrix + ".lora_A.weight").weight;
-  const MatrixView<const C> on_backend_b = parameters_.at(matrix + ".lora_B.weight").weight;
-  const std::vector<C> host_a = values(on_backend_a);
-  const std::vector<C> host_b = values(on_backend_b);
-  const MatrixView<const C> a(host_a.data(), on_backend_a.rows, on_backend_a.cols);
-  const MatrixView<const C> b(host_b.data(), on_backend_b.rows, on_backend_b.cols);
-  for (index_t i = 0; i < b.rows; ++i) {
-    C* row = product.data() + i * a.cols;
-    for (index_t r = 0; r < a.rows; ++r) {
-      const C factor = static_cast<C>(trained_.lora_scale) * b(i, r);
-      for (index_t j = 0; j < a.cols; ++j)
-        row[j] += factor * a(r, j);
-    }
+std::optional<std::vector<compute_t<T>>> EncoderModel<T, Backend>::merged(
+    const Parameter<T>& parameter) const {
+  if (parameter.kind != ParameterKind::mlp_matrix) return std::nullopt;
+  for (std::size_t number = 0; number < mlp_.matrices.size(); ++number) {
+    if (parameter.name != mlp_name(static_cast<index_t>(number))) continue;
+    std::vector<C> merged = values(parameter.weight);
+    if (mlp_.matrices[number]->merge(ctx_, merged)) return merged;
   }
-  return product;
+  return std::nullopt;
 }
 
 template <class T, class Backend>
-std::vector<index_t> EncoderModel<T, Backend>::kept_cols() const {
-  std::vector<index_t> kept(static_cast<std::size_t>(2 * config_.layers), 0);
-  for (std::size_t i = 0; i < mlp_.size(); ++i)
-    kept[i] = mlp_[i].kept_cols();
-  return kept;
+std::vector<index_t> EncoderModel<T, Backend>::saved_cols() const {
+  std::vector<index_t> cols;
+  for (const auto& matrix : mlp_.matrices)
+    cols.push_back(matrix->saved_cols(true));
+  return cols;
 }
 
 template <class T, class Backend>
@@ -217,7 +182,7 @@ void EncoderModel<T, Backend>::reserve(Context& ctx, index_t max_tokens, index_t
   max_length_ = std::max<index_t>(max_length, 1);
   room_for_training_ = training;
   lay_out(ctx);
-  for (MlpLayer& layer : mlp_)
+  for (MlpLayer& layer : mlp_.layers)
     layer.reserve(ctx, max_tokens_);
   placed_.reserve(ctx, max_tokens_, max_sequences_);
   const auto outputs = static_cast<std::size_t>(max_sequences_ * config_.num_labels);
@@ -232,7 +197,7 @@ void EncoderModel<T, Backend>::lay_out(Context& ctx) {
   const bool training = room_for_training_;
   const index_t hidden = config_.hidden;
   const index_t wide = config_.intermediate;
-  laid_out_kept_ = kept_cols();
+  laid_out_saved_ = saved_cols();
   activations_.assign(static_cast<std::size_t>(config_.layers), {});
   backward_possible_ = false;
 
@@ -258,8 +223,8 @@ void EncoderModel<T, Backend>::lay_out(Context& ctx) {
     bool any_temporary = false;
     for (std::size_t l = 0; l < activations_.size(); ++l) {
       LayerActivations& a = activations_[l];
-      // Layers whose input is kept in projected form need gelu's result only until the product is done.
-      const bool temporary = training && laid_out_kept_[2 * l + 1] > 0;
+      // Where backward does without gelu's result, it is needed only until the product is done.
+      const bool temporary = training && !layers_[l].down->keeps_input();
       if (temporary && !any_temporary) take(shared.a, tokens, wide);
       any_temporary = any_temporary || temporary;
       if (training || l == 0) {
@@ -277,13 +242,9 @@ void EncoderModel<T, Backend>::lay_out(Context& ctx) {
         }
         take(a.xhat2, tokens, hidden);
         take(a.rstd2, tokens, 1);
-        take(a.lora_up, tokens, trained_.lora_rank);
-        take(a.lora_down, tokens, trained_.lora_rank);
-        if (training) {
-          take(a.x, tokens, hidden);
-          take(a.keep_up, tokens, laid_out_kept_[2 * l]);
-          take(a.keep_down, tokens, laid_out_kept_[2 * l + 1]);
-        }
+        if (training) take(a.x, tokens, hidden);
+        take(a.saved_up, tokens, layers_[l].up->saved_cols(training));
+        take(a.saved_down, tokens, layers_[l].down->saved_cols(training));
       } else {
         a = activations_[0];
       }
@@ -304,7 +265,10 @@ void EncoderModel<T, Backend>::lay_out(Context& ctx) {
       take(g_qkv_, tokens, 3 * hidden);
       take(g_a_, tokens, wide);
       take(g_mlp_, tokens, hidden);
-      take(g_lora_, tokens, trained_.lora_rank);
+      index_t work = 0;
+      for (const auto& matrix : mlp_.matrices)
+        work = std::max(work, matrix->work_cols());
+      take(g_work_, tokens, work);
     }
     if (!placing && end != arena_.size()) {
       arena_.release();  // never two of them: resize keeps the old memory until it has the new
@@ -322,8 +286,8 @@ void EncoderModel<T, Backend>::require_room(Context& ctx, const Batch& batch, bo
             std::max(batch.longest(), max_length_), training || room_for_training_);
     return;
   }
-  for (std::size_t i = 0; i < mlp_.size(); ++i) {
-    if (mlp_[i].kept_cols() != laid_out_kept_[i]) return lay_out(ctx);
+  for (std::size_t i = 0; i < mlp_.matrices.size(); ++i) {
+    if (mlp_.matrices[i]->saved_cols(true) != laid_out_saved_[i]) return lay_out(ctx);
   }
 }
 
@@ -389,7 +353,6 @@ template <class T, class Backend>
 void EncoderModel<T, Backend>::forward_layer(Context& ctx, index_t l, MatrixView<const T> x) {
   const LayerParameters& p = layers_[static_cast<std::size_t>(l)];
   LayerActivations& a = activations_[static_cast<std::size_t>(l)];
-  const auto number = static_cast<std::size_t>(2 * l);
   const index_t hidden = config_.hidden;
   const MatrixView<T> qkv = tokens_by(a.qkv, 3 * hidden);
   const MatrixView<T> context = tokens_by(a.context, hidden);
@@ -411,27 +374,11 @@ void EncoderModel<T, Backend>::forward_layer(Context& ctx, index_t l, MatrixView
                                            dropout(config_.hidden_dropout, l, attention_output_site),
                                            p.attention_output_bias, xhat1, x, a.rstd1, x1);
   });
-  const auto keep = [&](T* memory, index_t cols) {
-    return training_ && cols > 0 ? tokens_by(memory, cols) : MatrixView<T>();
-  };
-  timed(&ModelTimes::products, [&] {
-    if (mlp_.empty()) {
-      p.up.forward(ctx, x1, h);
-      if (p.lora_up.on()) p.lora_up.forward(ctx, x1, tokens_by(a.lora_up, trained_.lora_rank), h);
-    } else {
-      a.saved_up = mlp_[number].forward(ctx, x1, h, keep(a.keep_up, laid_out_kept_[number]));
-    }
-  });
+  timed(&ModelTimes::products,
+        [&] { p.up->forward(ctx, x1, lent(a.saved_up, p.up->saved_cols(training_)), h); });
   timed(&ModelTimes::elementwise, [&] { Ops::template gelu_forward<T>(ctx, p.up_bias, h, gelu); });
-  timed(&ModelTimes::products, [&] {
-    if (mlp_.empty()) {
-      p.down.forward(ctx, gelu, xhat2);
-      if (p.lora_down.on()) p.lora_down.forward(ctx, gelu, tokens_by(a.lora_down, trained_.lora_rank), xhat2);
-    } else {
-      a.saved_down =
-          mlp_[number + 1].forward(ctx, gelu, xhat2, keep(a.keep_down, laid_out_kept_[number + 1]));
-    }
-  });
+  timed(&ModelTimes::products,
+        [&] { p.down->forward(ctx, gelu, lent(a.saved_down, p.down->saved_cols(training_)), xhat2); });
   timed(&ModelTimes::elementwise, [&] {
     Ops::template residual_norm_forward<T>(ctx, p.norm2, dropout(config_.hidden_dropout, l, mlp_output_site),
                                            p.down_bias, xhat2, x1, a.rstd2, tokens_by(a.x, hidden));
@@ -476,7 +423,6 @@ template <class T, class Backend>
 void EncoderModel<T, Backend>::backward_layer(Context& ctx, index_t l, MatrixView<const T> x) {
   const LayerParameters& p = layers_[static_cast<std::size_t>(l)];
   const LayerActivations& a = activations_[static_cast<std::size_t>(l)];
-  const auto number = static_cast<std::size_t>(2 * l);
   const index_t hidden = config_.hidden;
   const index_t wide = config_.intermediate;
   const MatrixView<T> g = tokens_by(g_, hidden);
@@ -491,42 +437,23 @@ void EncoderModel<T, Backend>::backward_layer(Context& ctx, index_t l, MatrixVie
     Ops::template residual_norm_backward<T>(ctx, p.norm2, drop2, tokens_by(a.xhat2, hidden), a.rstd2, g,
                                             MatrixView<const T>(), g_product, p.d_down_bias);
   });
-  const auto kept = [&](index_t width) {
-    const auto k = static_cast<index_t>(std::ceil(trained_.meprop_share * static_cast<double>(width)));
-    return std::clamp<index_t>(k, 1, width);
+  // g itself goes on along the residual path.
+  const bool apart = drop2.on() || p.down->changes_dy();
+  if (apart && !drop2.on()) Backend::template copy<T>(ctx, g, g_product);
+  const auto gradient_done = [&](index_t number) {
+    if (on_mlp_gradient_ && trains_mlp()) on_mlp_gradient_(number);
   };
-  const bool meprop = trained_.meprop_share > 0 && !mlp_.empty();
-  if (meprop) {
-    // g itself goes on along the residual path.
-    if (!drop2.on()) Backend::template copy<T>(ctx, g, g_product);
-    keep_largest_of_rows<T, Backend>(ctx, kept(hidden), g_product);
-  }
-  const MatrixView<const T> dy2 = drop2.on() || meprop ? g_product : g;
-  const MatrixView<T> g_lora = tokens_by(g_lora_, trained_.lora_rank);
   timed(&ModelTimes::products, [&] {
-    if (mlp_.empty()) {
-      p.down.backward(ctx, dy2, {}, C(0), g_a);
-      if (p.lora_down.on())
-        p.lora_down.backward(ctx, dy2, tokens_by(a.a, wide), tokens_by(a.lora_down, trained_.lora_rank),
-                             g_lora, g_a);
-    } else {
-      mlp_[number + 1].backward(ctx, dy2, a.saved_down, g_a, nullptr);
-      if (on_mlp_gradient_) on_mlp_gradient_(2 * l + 1);
-    }
+    p.down->backward(ctx, apart ? g_product : g, tokens_by(a.a, wide),
+                     lent(a.saved_down, p.down->saved_cols(true)), lent(g_work_, p.down->work_cols()), g_a);
+    gradient_done(2 * l + 1);
   });
   timed(&ModelTimes::elementwise,
         [&] { Ops::template gelu_backward<T>(ctx, tokens_by(a.slope, wide), g_a, p.d_up_bias); });
-  if (meprop) keep_largest_of_rows<T, Backend>(ctx, kept(wide), g_a);
   timed(&ModelTimes::products, [&] {
-    if (mlp_.empty()) {
-      p.up.backward(ctx, g_a, {}, C(0), g_mlp);
-      if (p.lora_up.on())
-        p.lora_up.backward(ctx, g_a, tokens_by(a.x1, hidden), tokens_by(a.lora_up, trained_.lora_rank),
-                           g_lora, g_mlp);
-    } else {
-      mlp_[number].backward(ctx, g_a, a.saved_up, g_mlp, nullptr);
-      if (on_mlp_gradient_) on_mlp_gradient_(2 * l);
-    }
+    p.up->backward(ctx, g_a, tokens_by(a.x1, hidden), lent(a.saved_up, p.up->saved_cols(true)),
+                   lent(g_work_, p.up->work_cols()), g_mlp);
+    gradient_done(2 * l);
   });
 
   const Dropout<C> drop1 = dropout(config_.hidden_dropout, l, attention_output_site);
@@ -552,7 +479,7 @@ ModelMemory EncoderModel<T, Backend>::memory() const {
   ModelMemory memory;
   memory.weights = parameters_.weight_bytes();
   memory.dense_gradients = parameters_.gradient_bytes();
-  for (const MlpLayer& layer : mlp_)
+  for (const MlpLayer& layer : mlp_.layers)
     memory.mlp_gradients += layer.gradient_bytes();
   memory.activations = arena_.bytes();
   return memory;

@@ -4,9 +4,9 @@
 #include <cmath>
 #include <string>
 
+#include "models/encoder/model_config.hpp"
 #include "models/layers/layer_ops.hpp"
 #include "models/layers/linear.hpp"
-#include "models/encoder/model_config.hpp"
 
 namespace sparsegrad::glue {
 

@@ -1,21 +1,14 @@
 #pragma once
 
-#include <filesystem>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include <nlohmann/json.hpp>
 #include <sparsegrad/core/config.hpp>
 
-namespace sparsegrad::glue {
+#include "models/model_error.hpp"
 
-/// What the engine throws about models and their files: the text names the file and the field or tensor.
-class ModelError : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
+namespace sparsegrad::glue {
 
 /// The encoder's family: which names its tensors have, how positions are counted, and what the head is.
 enum class ModelFamily { bert, roberta };
@@ -59,17 +52,5 @@ struct ModelConfig {
   /// Throws ModelError naming the field whose value is impossible; `source` begins the text.
   void check(std::string_view source) const;
 };
-
-/// Reads the fields of a BERT or RoBERTa config.json. Throws ModelError naming `source` and the field that is missing, of
-/// the wrong type or out of range, or a feature that the engine does not have (model_type, hidden_act,
-/// position_embedding_type).
-ModelConfig parse_model_config(const nlohmann::json& json, std::string_view source);
-/// A file's JSON. Throws ModelError naming the file.
-nlohmann::json read_json(const std::filesystem::path& path);
-ModelConfig read_model_config(const std::filesystem::path& config_json);
-
-/// The config.json that transformers' BertForSequenceClassification or RobertaForSequenceClassification reads. Fields of `original` that the
-/// engine does not know are kept.
-nlohmann::json to_json(const ModelConfig& config, const nlohmann::json& original = nlohmann::json::object());
 
 }  // namespace sparsegrad::glue

@@ -5,31 +5,11 @@
 #include <vector>
 
 #include "models/encoder/model_config.hpp"
+#include "models/parameters/parameter_shape.hpp"
 
 namespace sparsegrad::glue {
 
-/// What a parameter is to the optimizers.
-enum class ParameterKind {
-  dense,       ///< trained by a dense optimizer
-  mlp_matrix,  ///< a weight of an MLP: its gradient, if any, belongs to its SparseGradLinear
-  adapter,     ///< LoRA's A and B: dense, in no file
-};
-
-/// A parameter before it has memory.
-struct ParameterShape {
-  std::string name;
-  index_t rows = 0;
-  index_t cols = 0;
-  ParameterKind kind = ParameterKind::dense;
-  bool joined = false;  ///< follows its predecessor without a gap
-
-  /// Stored with one dimension: biases and LayerNorm.
-  bool is_vector() const { return name.ends_with(".bias") || name.find("LayerNorm.") != std::string::npos; }
-  /// An operand of matrix products, unlike vectors and the embeddings' tables.
-  bool is_factor() const { return !is_vector() && name.find("embeddings.") == std::string::npos; }
-};
-
-/// All parameters of a model, in the order of their memory; with adapters of `lora_rank` > 0.
+/// All parameters of an encoder with head, in the order of their memory; with adapters of `lora_rank` > 0.
 std::vector<ParameterShape> parameter_shapes(const ModelConfig& config, index_t lora_rank);
 
 /// "bert.encoder.layer.3." (or "roberta...") and what follows.

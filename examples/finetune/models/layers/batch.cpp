@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <string>
 
-#include "models/encoder/model_config.hpp"
+#include "models/model_error.hpp"
 
 namespace sparsegrad::glue {
 

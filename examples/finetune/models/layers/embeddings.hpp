@@ -4,7 +4,7 @@
 
 #include "batch.hpp"
 #include "layer_norm.hpp"
-#include "models/encoder/model_config.hpp"
+#include "models/model_error.hpp"
 
 namespace sparsegrad::glue {
 

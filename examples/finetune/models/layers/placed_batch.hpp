@@ -11,8 +11,8 @@
 
 namespace sparsegrad::glue {
 
-/// A backend whose kernels are those of sparsegrad/backend/thrust, on the GPU or on Thrust's host system; the others
-/// compute in the host's memory.
+/// A backend that launches kernels: the GPU's, or Thrust's host system in the tests. The others compute in the host's
+/// memory.
 template <class Backend>
 concept ThrustBackend = requires {
   typename Backend::System;

@@ -1,6 +1,11 @@
 #pragma once
 
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
 #include "models/layers/linear.hpp"
+#include "models/layers/random.hpp"
 
 namespace sparsegrad::glue {
 
@@ -37,28 +42,18 @@ struct Lora {
   }
 };
 
-/// meProp (Sun et al., 2017): of each row of `dy` the k entries of largest magnitude stay, the others become 0.
-template <class T, class Backend>
-void keep_largest_of_rows(typename Backend::Context& ctx, index_t k, MatrixView<T> dy) {
-  if (k >= dy.cols) return;
-  if constexpr (is_narrow<T>) {
-    auto frame = ctx.frame();
-    const MatrixView<compute_t<T>> wide = frame.template matrix<compute_t<T>>(dy.rows, dy.cols);
-    Backend::template widen<T>(ctx, dy, wide);
-    keep_largest_of_rows<compute_t<T>, Backend>(ctx, k, wide);
-    Backend::template narrow<T>(ctx, wide, dy);
-  } else if constexpr (requires { Backend::template keep_largest_of_rows<T>(ctx, k, dy); }) {
-    Backend::template keep_largest_of_rows<T>(ctx, k, dy);
-  } else {
-    auto frame = ctx.frame();
-    auto* index = frame.template take<stored_index_t>(k);
-    T* value = frame.template take<T>(k);
-    for (index_t i = 0; i < dy.rows; ++i) {
-      Backend::template top_k<T>(ctx, dy.row(i), dy.cols, k, index, value);
-      Backend::template zero<T>(ctx, dy.row(i), dy.cols);
-      Backend::template scatter<T>(ctx, value, index, k, dy.row(i));
-    }
+/// Values of a new adapter's matrix [rows, cols]: A random, B zeros. `key` chooses the random numbers.
+template <class C>
+std::vector<C> initial_adapter(bool is_a, LoraInit init, index_t rows, index_t cols, std::uint64_t key) {
+  std::vector<C> values(static_cast<std::size_t>(rows * cols));
+  if (!is_a) return values;
+  const double edge = 1 / std::sqrt(static_cast<double>(cols));
+  const double deviation = 1 / static_cast<double>(rows);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    values[i] = static_cast<C>(init == LoraInit::kaiming ? edge * (2 * uniform_at(key, i) - 1)
+                                                         : deviation * normal_at(key, i));
   }
+  return values;
 }
 
 }  // namespace sparsegrad::glue

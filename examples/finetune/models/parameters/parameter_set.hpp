@@ -8,7 +8,7 @@
 #include <sparsegrad/core/buffer.hpp>
 #include <sparsegrad/core/narrow_float.hpp>
 
-#include "models/encoder/parameter_shapes.hpp"
+#include "models/parameters/parameter_shape.hpp"
 
 namespace sparsegrad::glue {
 
@@ -42,17 +42,16 @@ struct Parameter {
 using ParameterRule = std::function<bool(std::string_view name)>;
 
 /// All parameters of a model, in one piece of memory, and the dense gradients of those that are trained, in
-/// another. Matrices of the MLPs come last and have no gradient here.
+/// another. Matrices of the MLPs have no gradient here.
 template <class T, class Backend>
 class ParameterSet {
  public:
   using C = compute_t<T>;
   using Context = typename Backend::Context;
 
-  /// Zeros. `trained` chooses the dense parameters that have a gradient (none given: all). `lora_rank` > 0: every MLP
-  /// matrix has an adapter, which is trained.
-  ParameterSet(Context& ctx, const ModelConfig& config, const ParameterRule& trained = {},
-               index_t lora_rank = 0);
+  /// Zeros, in the order of `shapes`. `trained` chooses the dense parameters that have a gradient (none given: all);
+  /// adapters always have one.
+  ParameterSet(Context& ctx, const std::vector<ParameterShape>& shapes, const ParameterRule& trained = {});
 
   std::vector<Parameter<T>>& all() { return parameters_; }
   const std::vector<Parameter<T>>& all() const { return parameters_; }
@@ -77,21 +76,21 @@ class ParameterSet {
   /// Numbers in all parameters.
   index_t count() const;
 
-  /// The query, key and value weights of a layer as one matrix [3 hidden, hidden], and their biases.
+  /// Matrices of one shape that were laid out joined, `count` from the one of this name on, as one matrix, and the
+  /// biases likewise: the query, key and value weights of a layer, [3 hidden, hidden].
   struct Joined {
     MatrixView<T> weight;
     MatrixView<C> d_weight;
     C* bias;
     C* d_bias;  ///< null: frozen
   };
-  Joined attention_inputs(index_t layer);
+  Joined joined(std::string_view weight, std::string_view bias, index_t count) const;
 
  private:
   Buffer<C, Backend> weights_;
   Buffer<C, Backend> gradients_;
   Buffer<T, Backend> rounded_;
   std::vector<Parameter<T>> parameters_;
-  ModelConfig config_;
 };
 
 }  // namespace sparsegrad::glue

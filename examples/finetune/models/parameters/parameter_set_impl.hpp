@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "models/model_error.hpp"
 #include "models/parameters/parameter_set.hpp"
 
 namespace sparsegrad::glue {
@@ -29,10 +30,8 @@ class ParameterLayout {
 }  // namespace detail
 
 template <class T, class Backend>
-ParameterSet<T, Backend>::ParameterSet(Context& ctx, const ModelConfig& config, const ParameterRule& trained,
-                                       index_t lora_rank)
-    : config_(config) {
-  const std::vector<ParameterShape> shapes = parameter_shapes(config, lora_rank);
+ParameterSet<T, Backend>::ParameterSet(Context& ctx, const std::vector<ParameterShape>& shapes,
+                                       const ParameterRule& trained) {
   detail::ParameterLayout weights(sizeof(C));
   detail::ParameterLayout gradients(sizeof(C));
   detail::ParameterLayout rounded(sizeof(T));
@@ -117,14 +116,16 @@ index_t ParameterSet<T, Backend>::count() const {
 }
 
 template <class T, class Backend>
-typename ParameterSet<T, Backend>::Joined ParameterSet<T, Backend>::attention_inputs(index_t layer) {
-  const index_t hidden = config_.hidden;
-  const Parameter<T>& weight = at(layer_parameter(config_, layer, "attention.self.query.weight"));
-  const Parameter<T>& bias = at(layer_parameter(config_, layer, "attention.self.query.bias"));
-  Joined joined{
-      MatrixView<T>(weight.factor().data, 3 * hidden, hidden), {}, bias.weight.data, bias.gradient.data};
-  if (!weight.gradient.empty()) joined.d_weight = MatrixView<C>(weight.gradient.data, 3 * hidden, hidden);
-  return joined;
+typename ParameterSet<T, Backend>::Joined ParameterSet<T, Backend>::joined(std::string_view weight,
+                                                                           std::string_view bias,
+                                                                           index_t count) const {
+  const Parameter<T>& w = at(weight);
+  const Parameter<T>& b = at(bias);
+  const index_t rows = count * w.weight.rows;
+  const index_t cols = w.weight.cols;
+  Joined all{MatrixView<T>(w.factor().data, rows, cols), {}, b.weight.data, b.gradient.data};
+  if (!w.gradient.empty()) all.d_weight = MatrixView<C>(w.gradient.data, rows, cols);
+  return all;
 }
 
 }  // namespace sparsegrad::glue

@@ -14,9 +14,9 @@
 
 #include <sparsegrad/io/safetensors.hpp>
 
+#include "bert_support.hpp"
 #include "support/device_memory.hpp"
 #include "support/device_run.hpp"
-#include "bert_support.hpp"
 
 namespace sparsegrad::glue::test {
 
@@ -143,8 +143,8 @@ SPARSEGRAD_TEST_NARROW("narrow engine: heads of any size, long sequences, paddin
     }
   };
   TrainedParts lora;
-  lora.mlp_matrices = false;
-  lora.lora_rank = 3;
+  lora.mlp.matrices = false;
+  lora.mlp.lora_rank = 3;
   for (const index_t head_size : {8, 10, 72}) {
     CAPTURE(head_size);
     check_pass<T>(narrow_config(head_size), {}, narrow_batch({1, 17, 65, 33}, 0), 16, fill);

@@ -11,7 +11,6 @@ namespace {
 
 constexpr auto number = static_cast<index_t>(sizeof(float));
 constexpr auto place = static_cast<index_t>(sizeof(stored_index_t));
-constexpr auto exact = static_cast<index_t>(sizeof(double));
 
 /// A number of bytes that is known only to lie between two.
 struct Range {
@@ -54,10 +53,9 @@ Range bytes_of_side(const RankRule& rule, index_t extent) {
 /// The sums from which a side is fitted (HosvdAccumulator).
 index_t collection_of_side(const RankRule& rule, index_t extent) {
   if (!rule.needs_gradients()) return 0;
-  const index_t limit = HosvdOptions().gram_limit_bytes;
-  if (extent <= limit / exact / extent) return extent * extent * exact;
-  const index_t columns = std::min({extent, limit / (extent * (exact + number)), index_t{512}});
-  return extent * columns * (exact + number);
+  HosvdOptions one_side;
+  one_side.in_side = false;
+  return HosvdAccumulator<float, backend::CpuBlas>::bytes_for(extent, 0, one_side);
 }
 
 /// What a sparsely stepped matrix takes besides its gradient.

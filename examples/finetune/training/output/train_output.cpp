@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "checkpoints/config_file.hpp"
 #include "training/output/output_file.hpp"
 
 namespace sparsegrad::glue {

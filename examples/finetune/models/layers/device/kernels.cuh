@@ -82,8 +82,7 @@ void for_each_entry(typename System::Context& ctx, index_t rows, index_t cols, c
 /// Block kernels of one type as one: their blocks stand one kernel after the other. Launch parameters take at most 4096
 /// bytes on every GPU and driver.
 template <class K>
-struct Batch {
-  static_assert(K::phases == 1 || K::phases == 2);
+struct KernelBatch {
   static constexpr int threads = K::threads;
   static constexpr int phases = K::phases;
   static constexpr int capacity = static_cast<int>((4096 - 64) / (sizeof(K) + sizeof(index_t)));
@@ -122,7 +121,7 @@ struct Batch {
 template <class System, class Task, class MakeKernel>
 void launch_batch(typename System::Context& ctx, std::span<const Task> tasks, const MakeKernel& kernel) {
   using K = decltype(kernel(tasks[0], std::size_t{0}));
-  Batch<K> batch;
+  KernelBatch<K> batch;
   batch.count = 0;
   index_t blocks = 0;
   for (std::size_t t = 0; t < tasks.size(); ++t) {
@@ -133,7 +132,7 @@ void launch_batch(typename System::Context& ctx, std::span<const Task> tasks, co
       batch.end[batch.count] = blocks;
       ++batch.count;
     }
-    if (batch.count == Batch<K>::capacity || (t + 1 == tasks.size() && batch.count > 0)) {
+    if (batch.count == KernelBatch<K>::capacity || (t + 1 == tasks.size() && batch.count > 0)) {
       System::launch(ctx, blocks, batch);
       batch.count = 0;
       blocks = 0;

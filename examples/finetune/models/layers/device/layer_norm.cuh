@@ -3,8 +3,6 @@
 
 #include <cmath>
 
-#include <sparsegrad/backend/thrust/reductions.cuh>
-
 #include "../layer_norm.hpp"
 #include "mask.cuh"
 
@@ -175,7 +173,6 @@ void norm_backward(typename System::Context& ctx, const LayerNorm<compute_t<T>>&
   if (g.empty()) return;
   const GradientSum<T> dy{MatrixView<const T>(g), extra};
   if (norm.d_gamma != nullptr) {
-    using backend::portable::add_column_sums;
     add_column_sums<System>(ctx, ProductEntry<T>{dy, xhat}, g.rows, g.cols, norm.d_gamma);
     add_column_sums<System>(ctx, dy, g.rows, g.cols, norm.d_beta);
   }

@@ -24,7 +24,7 @@ struct DeviceLayerOps {
   /// Partial column sums in double, and the embeddings' pieces.
   template <class T>
   static index_t scratch_bytes(index_t tokens, index_t width) {
-    const index_t chunks = tokens / backend::portable::ColumnSumChunks<device::Array2<T>>::chunk + 1;
+    const index_t chunks = tokens / device::ColumnSumChunks<device::Array2<T>>::chunk + 1;
     const index_t sums = chunks * width * static_cast<index_t>(sizeof(double));
     return sums + tokens * width * static_cast<index_t>(sizeof(compute_t<T>)) + (index_t{1} << 20);
   }
@@ -195,7 +195,7 @@ struct DeviceLayerOps {
   template <class Entry, class C>
   static void write_and_sum(Context& ctx, index_t rows, index_t cols, const Entry& entry, C* sums) {
     if (sums == nullptr) return device::for_each_entry<System>(ctx, rows, cols, entry);
-    backend::portable::add_column_sums<System>(ctx, entry, rows, cols, sums);
+    device::add_column_sums<System>(ctx, entry, rows, cols, sums);
   }
   template <class K>
   static void launch(Context& ctx, const K& kernel) {

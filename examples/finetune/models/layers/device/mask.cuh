@@ -1,17 +1,9 @@
 #pragma once
 
-#include <sparsegrad/backend/thrust/batch.cuh>
-#include <sparsegrad/core/narrow_float.hpp>
-
 #include "../dropout.hpp"
+#include "kernels.cuh"
 
 namespace sparsegrad::glue::device {
-
-using backend::portable::Array2;
-using backend::portable::ElementBlocks;
-using backend::portable::for_each_entry;
-using backend::portable::for_each_index;
-using backend::portable::launch_batch;
 
 /// Dropout's multiplier of an entry; 1 where it is off.
 template <class T>
