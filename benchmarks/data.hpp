@@ -73,7 +73,7 @@ SparseGradient<float, Backend> random_support(typename Backend::Context& ctx, in
 template <class Backend>
 BasisSide<float, Backend> stored_side(typename Backend::Context& ctx, index_t n, index_t r,
                                       std::uint64_t seed) {
-  const auto fast = BasisSide<float, Backend>::fast(ctx, n, seed);
+  const auto fast = BasisSide<float, Backend>::hadamard(ctx, n, seed);
   std::vector<float> eye(static_cast<std::size_t>(n * n));
   for (index_t i = 0; i < n; ++i)
     eye[static_cast<std::size_t>(i * n + i)] = 1;

@@ -87,7 +87,7 @@ std::vector<GridCase> grid_cases(typename Backend::Context& ctx, const LayerShap
               shape.entries);
   }
   add_basis("both sides fast transforms", OnDemand<const Basis>([&ctx, in, out] {
-              return Basis::from_sides(Side::fast(ctx, out, 1), Side::fast(ctx, in, 2));
+              return Basis::from_sides(Side::hadamard(ctx, out, 1), Side::hadamard(ctx, in, 2));
             }),
             shape.entries);
   add_basis("no rotation", OnDemand<const Basis>([in, out] { return Basis::identity(out, in); }),

@@ -83,7 +83,7 @@ std::vector<Case> layer_cases(typename Backend::Context& ctx, const LayerShape& 
     return one_sided(stored_side<Backend>(ctx, width, std::min<index_t>(64, width), 3));
   });
   const OnDemand<const Basis> fast(
-      [&ctx, in, out] { return Basis::from_sides(Side::fast(ctx, out, 1), Side::fast(ctx, in, 2)); });
+      [&ctx, in, out] { return Basis::from_sides(Side::hadamard(ctx, out, 1), Side::hadamard(ctx, in, 2)); });
   const OnDemand<const Basis> identity([in, out] { return Basis::identity(out, in); });
 
   std::vector<Case> cases;

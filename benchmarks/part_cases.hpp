@@ -44,7 +44,7 @@ std::vector<Case> part_cases(typename Backend::Context& ctx, typename Backend::C
     return Basis::from_sides(Side::identity(out), stored_side<Backend>(ctx, in, in, 2));
   });
   const OnDemand<const Basis> fast(
-      [&ctx, in, out] { return Basis::from_sides(Side::fast(ctx, out, 1), Side::fast(ctx, in, 2)); });
+      [&ctx, in, out] { return Basis::from_sides(Side::hadamard(ctx, out, 1), Side::hadamard(ctx, in, 2)); });
   const OnDemand<const Basis> identity([in, out] { return Basis::identity(out, in); });
   std::vector<Case> cases;
 
@@ -160,8 +160,7 @@ std::vector<Case> part_cases(typename Backend::Context& ctx, typename Backend::C
            const float* signs = side == TransformSide::rows ? b->in().signs() : b->out().signs();
            return Work{.run =
                            [&ctx, b, g, signs, side, out, in] {
-                             Backend::template fast_transform<float>(ctx, signs, false, side,
-                                                                     g->matrix(out, in));
+                             Backend::template hadamard<float>(ctx, signs, false, side, g->matrix(out, in));
                            },
                        .bytes = bytes(2 * size)};
          }});
@@ -299,7 +298,7 @@ std::vector<Case> part_cases(typename Backend::Context& ctx, typename Backend::C
 template <class Backend>
 std::vector<Case> fit_cases(typename Backend::Context& ctx, const LayerShape& shape, index_t gradients) {
   std::vector<Case> cases;
-  const auto fit = [&](const std::string& name, const RankRule& out_rule, const RankRule& in_rule,
+  const auto fit = [&](const std::string& name, const SideRecipe& out_rule, const SideRecipe& in_rule,
                        double most_seconds) {
     cases.push_back(
         {.name = std::to_string(gradients) + " gradients to a basis, " + name,
@@ -329,8 +328,8 @@ std::vector<Case> fit_cases(typename Backend::Context& ctx, const LayerShape& sh
          .most_seconds = most_seconds,
          .most_extra_bytes = most_seconds > 0 ? 100e6 : 0});
   };
-  fit("width side full", RankRule::identity(), RankRule::full(), 0);
-  fit("both sides full", RankRule::full(), RankRule::full(), 16);
+  fit("width side full", SideRecipe::identity(), SideRecipe::full(), 0);
+  fit("both sides full", SideRecipe::full(), SideRecipe::full(), 16);
   return cases;
 }
 

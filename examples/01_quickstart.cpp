@@ -13,7 +13,7 @@ int main() {
     teacher[i] = static_cast<float>(std::sin(0.1 * (i / in)) * std::cos(0.3 * (i % in)));
 
   SparseGradLinear<float> layer(ctx, {w, out, in}, nullptr);
-  SparseGradGroup<float> group({.share = 0.05});
+  SparseGradGroup<float> group({.density = 0.05});
   group.add(ctx, layer, "up");
   group.collect(ctx, {});  // the first gradients make the basis, both sides full
   for (int step = 0; step <= 70; ++step) {

@@ -24,7 +24,7 @@ int main() {
 
   // The view is of the weight as it lies in memory, [in, out].
   SparseGradLinear<float> layer(ctx, {w.data(), in, classes}, nullptr, {.layout = WeightLayout::in_out});
-  SparseGradGroup<float> group({.share = 0.1});
+  SparseGradGroup<float> group({.density = 0.1});
   group.add(ctx, layer, "classifier");
   group.collect(ctx, {});
 

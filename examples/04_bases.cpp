@@ -47,7 +47,7 @@ int main() {
       {"0.99", "0.99"},         {"random", "random"}, {"hadamard", "hadamard"}, {"hadamard", "identity"}};
   for (const auto& [out_rule, in_rule] : rules) {
     const auto basis =
-        TuckerBasis<float>::fit(ctx, sums, RankRule::parse(out_rule), RankRule::parse(in_rule));
+        TuckerBasis<float>::fit(ctx, sums, SideRecipe::parse(out_rule), SideRecipe::parse(in_rule));
     const EnergyShares share = basis->energy(ctx, fresh, one_percent);
     std::printf("%-10s %-10s %3d x %-3d %6d   %12.2f  %16.2f\n", out_rule, in_rule,
                 static_cast<int>(basis->rows()), static_cast<int>(basis->cols()),
@@ -55,7 +55,7 @@ int main() {
   }
 
   // The spectrum that rank rules read: share of each singular direction of the out side.
-  const auto full = TuckerBasis<float>::fit(ctx, sums, RankRule::full(), RankRule::identity());
+  const auto full = TuckerBasis<float>::fit(ctx, sums, SideRecipe::full(), SideRecipe::identity());
   std::printf("out side's spectrum:");
   for (std::size_t l = 0; l < 6; ++l)
     std::printf(" %.3f", full->report().out.spectrum[l] / full->report().total_energy);

@@ -44,7 +44,7 @@ int main() {
   const auto sums = std::make_shared<HosvdAccumulator<float>>(ctx, out, in);
   for (int n = 0; n < 8; ++n)
     sums->add(ctx, gradient(0));
-  const RankRule rank = RankRule::fixed(16);
+  const SideRecipe rank = SideRecipe::fixed(16);
   layer.set_basis(ctx, TuckerBasis<float>::fit(ctx, *sums, rank, rank));
   SparseAdam<float> adam(ctx, 16, 16, {.capacity = 80, .overflow = Overflow::evict_smallest});
   SparseGradient<float> s(ctx, 16, 16, k), d(ctx, 16, 16, k);

@@ -21,7 +21,7 @@ using Context = sg::backend::Cpu::Context;
 struct Training {
   std::vector<float> w = std::vector<float>(outputs * inputs);
   sg::SparseGradLinear<float> layer;
-  sg::SparseGradGroup<float> group{{.share = 0.05}};
+  sg::SparseGradGroup<float> group{{.density = 0.05}};
 
   explicit Training(Context& ctx) : layer(ctx, {w.data(), outputs, inputs}, nullptr) {
     group.add(ctx, layer, "up");

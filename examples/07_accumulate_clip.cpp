@@ -26,11 +26,11 @@ int main() {
   // Two layers of the same numbers: one sees the tokens in four parts and a scaled loss, the other all at once.
   SparseGradLinear<float> layer(ctx, {w.data(), out, in}, nullptr),
       whole(ctx, {w_whole.data(), out, in}, nullptr);
-  const GroupOptions options{.share = 0.1, .non_finite = NonFinite::skip};
+  const GroupOptions options{.density = 0.1, .non_finite = NonFinite::skip};
   SparseGradGroup<float> group(options), whole_group(options);
   group.add(ctx, layer, "up");
   whole_group.add(ctx, whole, "up");
-  const auto basis = TuckerBasis<float>::from_rules(ctx, out, in, RankRule::random(), RankRule::random());
+  const auto basis = TuckerBasis<float>::from_rules(ctx, out, in, SideRecipe::random(), SideRecipe::random());
   group.set_basis(ctx, 0, basis);
   whole_group.set_basis(ctx, 0, basis);
 

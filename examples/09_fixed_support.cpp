@@ -30,7 +30,7 @@ int main() {
 
   SparseGradLinear<float> layer(ctx, {w.data(), out, in}, nullptr);
   layer.set_basis(ctx,
-                  TuckerBasis<float>::from_rules(ctx, out, in, RankRule::identity(), RankRule::random()));
+                  TuckerBasis<float>::from_rules(ctx, out, in, SideRecipe::identity(), SideRecipe::random()));
   SparseAdam<float> adam(ctx, out, in);
   SparseGradient<float> s(ctx, out, in, k), d(ctx, out, in, k);
   double loss = 0;

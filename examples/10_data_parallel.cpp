@@ -68,7 +68,8 @@ int main() {
     worker->layer.collect(worker->ctx, nullptr);
   }
   a.sums->merge(a.ctx, *b.sums);
-  const auto basis = TuckerBasis<float>::fit(a.ctx, *a.sums, RankRule::fixed(reduced_rank), RankRule::full());
+  const auto basis =
+      TuckerBasis<float>::fit(a.ctx, *a.sums, SideRecipe::fixed(reduced_rank), SideRecipe::full());
   for (Worker* worker : {&a, &b, &single})
     worker->layer.set_basis(worker->ctx, basis);
 

@@ -33,8 +33,8 @@ int main() {
 
   // The "up" matrices of two blocks. Evicting keeps a state's memory as it is for good; the default, go_dense, would let
   // it grow to the dense size when many different entries were met.
-  GroupOptions options{.share = 0.01, .capacity_factor = 4};
-  options.adam.overflow = Overflow::evict_smallest;
+  GroupOptions options{.density = 0.01, .capacity_factor = 4};
+  options.optimizer.overflow = Overflow::evict_smallest;
   SparseGradGroup<float> group(options);
   std::vector<std::unique_ptr<SparseGradLinear<float>>> layers;
   for (int b = 0; b < blocks; ++b) {
@@ -43,7 +43,9 @@ int main() {
     group.add(ctx, *layers.back(), "up");
   }
   // Only the side of the model's width is rotated, and cut to rank 12: a wide side's factor would be [hidden, hidden].
-  const auto rules = [](const std::string&) { return BasisRules{RankRule::identity(), RankRule::fixed(12)}; };
+  const auto rules = [](const std::string&) {
+    return SideRecipes{SideRecipe::identity(), SideRecipe::fixed(12)};
+  };
   group.collect(ctx, {.scope = BasisScope::kind, .rules = rules});
   print("collecting", group.memory());
 

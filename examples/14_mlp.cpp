@@ -94,8 +94,9 @@ void train(const char* name, const GroupOptions& options, bool with_basis, doubl
 
 int main() {
   std::printf("mean loss of steps         1-100   101-200   201-300\n");
-  const GroupOptions all{.share = 1, .adam = {.semantics = AdamSemantics::dense_core}, .capacity_factor = 0};
+  const GroupOptions all{
+      .density = 1, .optimizer = {.semantics = AdamSemantics::dense_core}, .capacity_factor = 0};
   train("Adam, all entries", all, false, 0.01);
-  train("1 %, in a basis", {.share = 0.01}, true, 0.02);
-  train("1 %, without a basis", {.share = 0.01}, false, 0.02);
+  train("1 %, in a basis", {.density = 0.01}, true, 0.02);
+  train("1 %, without a basis", {.density = 0.01}, false, 0.02);
 }

@@ -149,10 +149,10 @@ struct Matrices {
       group->add(ctx, *layers[i], i % 2 == 0 ? "up" : "down");
     BasisRecipe recipe;
     recipe.rules = [&](const std::string& kind) {
-      if (set.rank == 0) return BasisRules{};
-      const RankRule truncated = RankRule::fixed(set.rank);
-      return kind == "up" ? BasisRules{RankRule::identity(), truncated}
-                          : BasisRules{truncated, RankRule::identity()};
+      if (set.rank == 0) return SideRecipes{};
+      const SideRecipe truncated = SideRecipe::fixed(set.rank);
+      return kind == "up" ? SideRecipes{SideRecipe::identity(), truncated}
+                          : SideRecipes{truncated, SideRecipe::identity()};
     };
     group->collect(ctx, recipe);
     for (int i = 0; i < 2; ++i) {
@@ -261,7 +261,7 @@ void layer_step(benchmark::State& state, const LayerSet& set) {
   group.add(ctx, layer, "up");
   BasisRecipe recipe;
   recipe.rules = [&](const std::string&) {
-    return set.rank == 0 ? BasisRules{} : BasisRules{RankRule::identity(), RankRule::fixed(set.rank)};
+    return set.rank == 0 ? SideRecipes{} : SideRecipes{SideRecipe::identity(), SideRecipe::fixed(set.rank)};
   };
   Buffer<float, B> keep;
   const auto pass = [&] {
@@ -296,8 +296,8 @@ void mlp_step(benchmark::State& state, const ModelSet& set) {
   const index_t tokens = state.range(0);
   const auto rounded = [&](const Buffer<float, B>& values) {
     Buffer<T, B> to(ctx, values.size());
-    if constexpr (is_narrow<T>) {
-      B::narrow<T>(ctx, values.matrix(1, values.size()), to.matrix(1, to.size()));
+    if constexpr (is_low_precision<T>) {
+      B::round_to<T>(ctx, values.matrix(1, values.size()), to.matrix(1, to.size()));
     } else {
       B::copy<T>(ctx, values.matrix(1, values.size()), to.matrix(1, to.size()));
     }
@@ -311,7 +311,7 @@ void mlp_step(benchmark::State& state, const ModelSet& set) {
   std::vector<Buffer<T, B>> weights;
   for (std::size_t i = 0; i < count; ++i) {
     masters.push_back(normal_matrix<B>(ctx, wide, narrow, 0.0F, 10));
-    if (is_narrow<T>) weights.push_back(rounded(masters.back()));
+    if (is_low_precision<T>) weights.push_back(rounded(masters.back()));
   }
   const auto extents = [](std::size_t i) {
     return i % 2 == 0 ? std::pair(wide, narrow) : std::pair(narrow, wide);  // out, in
@@ -350,7 +350,7 @@ void mlp_step(benchmark::State& state, const ModelSet& set) {
           B::gemm<T>(ctx, Op::none, Op::transpose, 1, tokens_in(i), w, 0, to_outputs(i));
           B::gemm<T>(ctx, Op::none, Op::none, 1, gradient_of(i), w, 0, to_inputs(i));
         };
-        if constexpr (is_narrow<T>) {
+        if constexpr (is_low_precision<T>) {
           products(weights[i].matrix(out, in));
           B::gemm_wide<T>(ctx, Op::transpose, Op::none, 1, gradient_of(i), tokens_in(i), 0, g);
         } else {
@@ -360,7 +360,7 @@ void mlp_step(benchmark::State& state, const ModelSet& set) {
         B::adam<float>(ctx, c, dw.data(), nullptr, dw.size(), moments[2 * i].data(),
                        moments[2 * i + 1].data(), nullptr, dw.data());
         B::add<float>(ctx, 1, g, master);
-        if constexpr (is_narrow<T>) B::narrow<T>(ctx, master, weights[i].matrix(out, in));
+        if constexpr (is_low_precision<T>) B::round_to<T>(ctx, master, weights[i].matrix(out, in));
       }
     });
     return rate();
@@ -373,7 +373,7 @@ void mlp_step(benchmark::State& state, const ModelSet& set) {
   SparseGradGroup<T, B> group(options);
   for (std::size_t i = 0; i < count; ++i) {
     const auto [out, in] = extents(i);
-    if constexpr (is_narrow<T>) {
+    if constexpr (is_low_precision<T>) {
       layers.push_back(std::make_unique<SparseGradLinear<T, B>>(ctx, weights[i].matrix(out, in),
                                                                 masters[i].matrix(out, in), nullptr, linear));
     } else {
@@ -384,10 +384,10 @@ void mlp_step(benchmark::State& state, const ModelSet& set) {
   }
   BasisRecipe recipe;
   recipe.rules = [&](const std::string& kind) {
-    if (set.rank == 0) return BasisRules{};
-    const RankRule truncated = RankRule::fixed(set.rank);
-    return kind == "up" ? BasisRules{RankRule::identity(), truncated}
-                        : BasisRules{truncated, RankRule::identity()};
+    if (set.rank == 0) return SideRecipes{};
+    const SideRecipe truncated = SideRecipe::fixed(set.rank);
+    return kind == "up" ? SideRecipes{SideRecipe::identity(), truncated}
+                        : SideRecipes{truncated, SideRecipe::identity()};
   };
   std::vector<Buffer<T, B>> keep(count);
   const auto pass = [&] {
@@ -443,10 +443,10 @@ void roberta_large(benchmark::State& state, index_t rank) {
   };
   BasisRecipe recipe;
   recipe.rules = [&](const std::string& kind) {
-    if (rank == 0) return BasisRules{};
-    const RankRule truncated = RankRule::fixed(rank);
-    return kind == "up" ? BasisRules{RankRule::identity(), truncated}
-                        : BasisRules{truncated, RankRule::identity()};
+    if (rank == 0) return SideRecipes{};
+    const SideRecipe truncated = SideRecipe::fixed(rank);
+    return kind == "up" ? SideRecipes{SideRecipe::identity(), truncated}
+                        : SideRecipes{truncated, SideRecipe::identity()};
   };
   group.collect(ctx, recipe);
   add_gradients();
@@ -467,7 +467,7 @@ void accumulate_and_fit(benchmark::State& state) {
     for (int i = 0; i < 132; ++i)
       accumulator.add(ctx, g.matrix(narrow, wide));
     benchmark::DoNotOptimize(
-        TuckerBasis<float, B>::fit(ctx, accumulator, RankRule::full(), RankRule::full()));
+        TuckerBasis<float, B>::fit(ctx, accumulator, SideRecipe::full(), SideRecipe::full()));
   });
 }
 BENCHMARK(accumulate_and_fit)->UseManualTime()->Unit(benchmark::kMillisecond)->Iterations(3);

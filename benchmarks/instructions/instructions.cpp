@@ -66,13 +66,13 @@ void optimizer(B::Context& ctx) {
   Matrix m(ctx, pool);
   Matrix v(ctx, pool);
   index_t q = 0;
-  count("find_slots", [&] {
-    q = B::find_slots(ctx, second.indices(), second.count(), held.data(), first.count(), slot.data(),
-                      fresh.data());
+  count("locate_entries", [&] {
+    q = B::locate_entries(ctx, second.indices(), second.count(), held.data(), first.count(), slot.data(),
+                          fresh.data());
   });
-  count("open_slots", [&] {
-    B::open_slots<float>(ctx, second.indices(), slot.data(), fresh.data(), q, held.data(), first.count(),
-                         m.data(), v.data(), nullptr);
+  count("insert_entries", [&] {
+    B::insert_entries<float>(ctx, second.indices(), slot.data(), fresh.data(), q, held.data(), first.count(),
+                             m.data(), v.data(), nullptr);
   });
 
   Gradient update(ctx, out, in, 2 * entries);
@@ -159,7 +159,7 @@ void weight_update(B::Context& ctx) {
   apply("add_expanded_no_rotation", Basis::identity(out, in), WeightLayout::out_in);
   apply("add_expanded_one_sided", one_sided, WeightLayout::out_in);
   apply("add_expanded_one_sided_in_out", one_sided, WeightLayout::in_out);
-  const auto fast = Basis::from_sides(Side::fast(ctx, out, 12), Side::fast(ctx, in, 13));
+  const auto fast = Basis::from_sides(Side::hadamard(ctx, out, 12), Side::hadamard(ctx, in, 13));
   apply("add_expanded_fast_transforms", fast, WeightLayout::out_in);
 
   // A dense update, for a weight stored the other way round.
@@ -173,13 +173,12 @@ void weight_update(B::Context& ctx) {
 
 void transforms(B::Context& ctx) {
   Matrix x = normal(ctx, out, in, 14);
-  const auto rows = BasisSide<float, B>::fast(ctx, in, 15);
-  const auto columns = BasisSide<float, B>::fast(ctx, out, 16);
+  const auto rows = BasisSide<float, B>::hadamard(ctx, in, 15);
+  const auto columns = BasisSide<float, B>::hadamard(ctx, out, 16);
   count("fast_transform_rows",
-        [&] { B::fast_transform<float>(ctx, rows.signs(), false, TransformSide::rows, x.matrix(out, in)); });
-  count("fast_transform_columns", [&] {
-    B::fast_transform<float>(ctx, columns.signs(), false, TransformSide::columns, x.matrix(out, in));
-  });
+        [&] { B::hadamard<float>(ctx, rows.signs(), false, TransformSide::rows, x.matrix(out, in)); });
+  count("fast_transform_columns",
+        [&] { B::hadamard<float>(ctx, columns.signs(), false, TransformSide::columns, x.matrix(out, in)); });
 }
 
 /// What the accumulator and the layer do beside products.

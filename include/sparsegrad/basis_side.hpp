@@ -10,30 +10,30 @@
 
 #include "core/backend.hpp"
 #include "core/buffer.hpp"
+#include "core/orthonormalize.hpp"
+#include "core/random.hpp"
 #include "core/wait.hpp"
 #include "default_backend.hpp"
-#include "detail/orthonormalize.hpp"
-#include "detail/random.hpp"
 
 namespace sparsegrad {
 
 /// What a side is made of.
 enum class SideKind {
-  identity,        ///< U = I; nothing is stored
-  factor,          ///< U stored, from gradients or from the caller
-  fast_transform,  ///< U^T = randomised block Hadamard transform H, full rank; the signs are stored
-  random,          ///< U stored, random orthonormal
+  identity,  ///< U = I; nothing is stored
+  factor,    ///< U stored, from gradients or from the caller
+  hadamard,  ///< U^T = randomised block Hadamard transform H, full rank; the signs are stored
+  random,    ///< U stored, random orthonormal
 };
 
-/// "identity", "factor", "fast_transform", "random"
+/// "identity", "factor", "hadamard", "random"
 inline const char* to_string(SideKind kind) {
   switch (kind) {
     case SideKind::identity:
       return "identity";
     case SideKind::factor:
       return "factor";
-    case SideKind::fast_transform:
-      return "fast_transform";
+    case SideKind::hadamard:
+      return "hadamard";
     case SideKind::random:
       return "random";
   }
@@ -52,10 +52,10 @@ inline const char* to_string(SideKind kind) {
 /// Operations check extents (ShapeError), allocate nothing but scratch of the context, and want inputs and
 /// outputs that do not overlap. A side is finished when it is returned, for contexts other than its maker's too; from
 /// rows that are taken over it is when they are.
-template <class T, class Backend = DefaultBackend>
+template <class T, Backend B = DefaultBackend>
 class BasisSide {
  public:
-  using Context = typename Backend::Context;
+  using Context = typename B::Context;
 
   /// Extent 0.
   BasisSide() = default;
@@ -72,7 +72,7 @@ class BasisSide {
   /// Throws ValueError when r > n.
   static BasisSide from_factor(Context& ctx, ConstMatrixView<T> u) {
     BasisSide side = stored(ctx, SideKind::factor, u.rows, u.cols);
-    if (!u.empty()) Backend::template transpose<T>(ctx, u, side.factor_.matrix(u.cols, u.rows));
+    if (!u.empty()) B::template transpose<T>(ctx, u, side.factor_.matrix(u.cols, u.rows));
     wait_for(ctx);
     return side;
   }
@@ -80,7 +80,7 @@ class BasisSide {
   static BasisSide from_rows(Context& ctx, ConstMatrixView<T> u_rows, SideKind kind = SideKind::factor) {
     BasisSide side = stored(ctx, kind, u_rows.cols, u_rows.rows);
     if (!u_rows.empty()) {
-      Backend::template copy<T>(ctx, u_rows, side.factor_.matrix(u_rows.rows, u_rows.cols));
+      B::template copy<T>(ctx, u_rows, side.factor_.matrix(u_rows.rows, u_rows.cols));
     }
     wait_for(ctx);
     return side;
@@ -95,12 +95,12 @@ class BasisSide {
                        std::to_string(extent));
     }
     if (rank * extent > 0) {
-      Backend::template upload<T>(ctx, u_rows.data(), side.factor_.data(), rank * extent);
+      B::template upload<T>(ctx, u_rows.data(), side.factor_.data(), rank * extent);
     }
     return side;
   }
   /// Takes over U^T [r, n]. Throws ShapeError when the buffer's size is not r * n.
-  static BasisSide adopt_rows(index_t rank, index_t extent, Buffer<T, Backend> u_rows,
+  static BasisSide adopt_rows(index_t rank, index_t extent, Buffer<T, B> u_rows,
                               SideKind kind = SideKind::factor) {
     require_rank(rank, extent);
     require_stored(kind);
@@ -118,17 +118,17 @@ class BasisSide {
   }
 
   /// Fast transform with the random signs of `seed`.
-  static BasisSide fast(Context& ctx, index_t n, std::uint64_t seed) {
+  static BasisSide hadamard(Context& ctx, index_t n, std::uint64_t seed) {
     require_extent(n);
     std::vector<T> signs(static_cast<std::size_t>(n));
     for (index_t i = 0; i < n; ++i) {
       const auto e = static_cast<std::size_t>(i);
       signs[e] = (detail::random_bits(seed, e) >> 63) != 0 ? T(-1) : T(1);
     }
-    return fast_from_signs(ctx, signs);
+    return hadamard_from_signs(ctx, signs);
   }
   /// Fast transform with the given signs, in host memory. Throws ValueError unless each is 1 or -1.
-  static BasisSide fast_from_signs(Context& ctx, std::span<const T> signs) {
+  static BasisSide hadamard_from_signs(Context& ctx, std::span<const T> signs) {
     for (std::size_t i = 0; i < signs.size(); ++i) {
       if (signs[i] != T(1) && signs[i] != T(-1)) {
         throw ValueError("sign " + std::to_string(i) + " of a fast transform is " + std::to_string(signs[i]) +
@@ -136,10 +136,10 @@ class BasisSide {
       }
     }
     BasisSide side;
-    side.kind_ = SideKind::fast_transform;
+    side.kind_ = SideKind::hadamard;
     side.extent_ = side.rank_ = static_cast<index_t>(signs.size());
     side.signs_.resize(ctx, side.extent_);
-    if (side.extent_ > 0) Backend::template upload<T>(ctx, signs.data(), side.signs_.data(), side.extent_);
+    if (side.extent_ > 0) B::template upload<T>(ctx, signs.data(), side.signs_.data(), side.extent_);
     return side;
   }
 
@@ -148,22 +148,22 @@ class BasisSide {
   static BasisSide random(Context& ctx, index_t n, index_t r, std::uint64_t seed) {
     BasisSide side = stored(ctx, SideKind::random, n, r);
     if (n == 0 || r == 0) return side;
-    Buffer<double, Backend> rows(ctx, r * n);
-    detail::random_orthonormal_rows<Backend>(ctx, seed, rows.matrix(r, n));
+    Buffer<double, B> rows(ctx, r * n);
+    detail::random_orthonormal_rows<B>(ctx, seed, rows.matrix(r, n));
     if constexpr (requires {
-                    Backend::template round_rows<T>(ctx, rows.matrix(r, n), false, side.factor_.matrix(r, n));
+                    B::template round_rows<T>(ctx, rows.matrix(r, n), false, side.factor_.matrix(r, n));
                   }) {
-      Backend::template round_rows<T>(ctx, rows.matrix(r, n), false, side.factor_.matrix(r, n));
+      B::template round_rows<T>(ctx, rows.matrix(r, n), false, side.factor_.matrix(r, n));
       wait_for(ctx);
       return side;
     }
     std::vector<double> host(static_cast<std::size_t>(n));
     std::vector<T> narrow(static_cast<std::size_t>(n));
     for (index_t i = 0; i < r; ++i) {
-      Backend::template download<double>(ctx, rows.data() + i * n, host.data(), n);
+      B::template download<double>(ctx, rows.data() + i * n, host.data(), n);
       for (std::size_t j = 0; j < host.size(); ++j)
         narrow[j] = static_cast<T>(host[j]);
-      Backend::template upload<T>(ctx, narrow.data(), side.factor_.data() + i * n, n);
+      B::template upload<T>(ctx, narrow.data(), side.factor_.data() + i * n, n);
     }
     return side;
   }
@@ -184,21 +184,21 @@ class BasisSide {
     if (!has_factor()) return {};
     return factor_.matrix(rank_, extent_);
   }
-  /// Signs [n] in the backend's memory; null unless the kind is fast_transform.
+  /// Signs [n] in the backend's memory; null unless the kind is hadamard.
   const T* signs() const { return signs_.data(); }
 
   /// U^T [r, n] copied to the host; empty unless the kind is factor or random.
   std::vector<T> host_factor(Context& ctx) const { return to_host(ctx, factor_); }
-  /// Signs [n] copied to the host; empty unless the kind is fast_transform.
+  /// Signs [n] copied to the host; empty unless the kind is hadamard.
   std::vector<T> host_signs(Context& ctx) const { return to_host(ctx, signs_); }
 
-  BasisSide clone(Context& ctx) const { return to<Backend>(ctx, ctx); }
+  BasisSide clone(Context& ctx) const { return to<B>(ctx, ctx); }
   /// A copy in another backend's memory.
   template <class Other>
   BasisSide<T, Other> to(Context& ctx, typename Other::Context& other_ctx) const {
     if (kind_ == SideKind::identity) return BasisSide<T, Other>::identity(extent_);
-    if (kind_ == SideKind::fast_transform) {
-      return BasisSide<T, Other>::fast_from_signs(other_ctx, host_signs(ctx));
+    if (kind_ == SideKind::hadamard) {
+      return BasisSide<T, Other>::hadamard_from_signs(other_ctx, host_signs(ctx));
     }
     return BasisSide<T, Other>::from_host_rows(other_ctx, rank_, extent_, host_factor(ctx), kind_);
   }
@@ -209,12 +209,12 @@ class BasisSide {
     require_shape("A U", y.rows, y.cols, a.rows, rank_, "rows x rank of the side");
     if (y.empty()) return;
     if (has_factor()) {
-      return Backend::template gemm<T>(ctx, Op::none, Op::transpose, T(1), a, factor(), T(0), y);
+      return B::template gemm<T>(ctx, Op::none, Op::transpose, T(1), a, factor(), T(0), y);
     }
-    Backend::template copy<T>(ctx, a, y);
+    B::template copy<T>(ctx, a, y);
     // A row times U = H^T is H times that row.
     if (rotates()) {
-      Backend::template fast_transform<T>(ctx, signs(), false, TransformSide::rows, y);
+      B::template hadamard<T>(ctx, signs(), false, TransformSide::rows, y);
     }
   }
 
@@ -224,11 +224,11 @@ class BasisSide {
     require_shape("U^T A", y.rows, y.cols, rank_, a.cols, "rank of the side x columns");
     if (y.empty()) return;
     if (has_factor()) {
-      return Backend::template gemm<T>(ctx, Op::none, Op::none, T(1), factor(), a, T(0), y);
+      return B::template gemm<T>(ctx, Op::none, Op::none, T(1), factor(), a, T(0), y);
     }
-    Backend::template copy<T>(ctx, a, y);
+    B::template copy<T>(ctx, a, y);
     if (rotates()) {
-      Backend::template fast_transform<T>(ctx, signs(), false, TransformSide::columns, y);
+      B::template hadamard<T>(ctx, signs(), false, TransformSide::columns, y);
     }
   }
 
@@ -238,11 +238,11 @@ class BasisSide {
     require_shape("Y", y.rows, y.cols, a.rows, rank_, "rows x rank of the side");
     if (a.empty()) return;
     if (has_factor()) {
-      return Backend::template gemm<T>(ctx, Op::none, Op::none, T(1), y, factor(), beta, a);
+      return B::template gemm<T>(ctx, Op::none, Op::none, T(1), y, factor(), beta, a);
     }
     if (!rotates() || beta == T(0)) {
       add(ctx, y, beta, a);
-      if (rotates()) Backend::template fast_transform<T>(ctx, signs(), true, TransformSide::rows, a);
+      if (rotates()) B::template hadamard<T>(ctx, signs(), true, TransformSide::rows, a);
       return;
     }
     const index_t step = std::clamp<index_t>(expand_chunk / extent_, 1, a.rows);
@@ -251,8 +251,8 @@ class BasisSide {
     for (index_t first = 0; first < a.rows; first += step) {
       const index_t rows = std::min(step, a.rows - first);
       const MatrixView<T> part = memory.block(0, 0, rows, extent_);
-      Backend::template copy<T>(ctx, y.block(first, 0, rows, extent_), part);
-      Backend::template fast_transform<T>(ctx, signs(), true, TransformSide::rows, part);
+      B::template copy<T>(ctx, y.block(first, 0, rows, extent_), part);
+      B::template hadamard<T>(ctx, signs(), true, TransformSide::rows, part);
       add(ctx, part, beta, a.block(first, 0, rows, extent_));
     }
   }
@@ -263,11 +263,11 @@ class BasisSide {
     require_shape("Y", y.rows, y.cols, rank_, a.cols, "rank of the side x columns");
     if (a.empty()) return;
     if (has_factor()) {
-      return Backend::template gemm<T>(ctx, Op::transpose, Op::none, T(1), factor(), y, beta, a);
+      return B::template gemm<T>(ctx, Op::transpose, Op::none, T(1), factor(), y, beta, a);
     }
     if (!rotates() || beta == T(0)) {
       add(ctx, y, beta, a);
-      if (rotates()) Backend::template fast_transform<T>(ctx, signs(), true, TransformSide::columns, a);
+      if (rotates()) B::template hadamard<T>(ctx, signs(), true, TransformSide::columns, a);
       return;
     }
     const index_t step = std::clamp<index_t>(expand_chunk / extent_, 1, a.cols);
@@ -276,8 +276,8 @@ class BasisSide {
     for (index_t first = 0; first < a.cols; first += step) {
       const index_t cols = std::min(step, a.cols - first);
       const MatrixView<T> part = memory.block(0, 0, extent_, cols);
-      Backend::template copy<T>(ctx, y.block(0, first, extent_, cols), part);
-      Backend::template fast_transform<T>(ctx, signs(), true, TransformSide::columns, part);
+      B::template copy<T>(ctx, y.block(0, first, extent_, cols), part);
+      B::template hadamard<T>(ctx, signs(), true, TransformSide::columns, part);
       add(ctx, part, beta, a.block(0, first, extent_, cols));
     }
   }
@@ -303,25 +303,25 @@ class BasisSide {
   }
   static BasisSide stored(Context& ctx, SideKind kind, index_t n, index_t r) {
     require_rank(r, n);
-    return adopt_rows(r, n, Buffer<T, Backend>(ctx, r * n), kind);
+    return adopt_rows(r, n, Buffer<T, B>(ctx, r * n), kind);
   }
-  static std::vector<T> to_host(Context& ctx, const Buffer<T, Backend>& buffer) {
+  static std::vector<T> to_host(Context& ctx, const Buffer<T, B>& buffer) {
     std::vector<T> host(static_cast<std::size_t>(buffer.size()));
-    if (!host.empty()) Backend::template download<T>(ctx, buffer.data(), host.data(), buffer.size());
+    if (!host.empty()) B::template download<T>(ctx, buffer.data(), host.data(), buffer.size());
     return host;
   }
   /// A = Y + beta A, same shape.
   static void add(Context& ctx, ConstMatrixView<T> y, T beta, MatrixView<T> a) {
-    if (beta == T(0)) return Backend::template copy<T>(ctx, y, a);
-    if (beta != T(1)) Backend::template scale<T>(ctx, beta, a);
-    Backend::template add<T>(ctx, T(1), y, a);
+    if (beta == T(0)) return B::template copy<T>(ctx, y, a);
+    if (beta != T(1)) B::template scale<T>(ctx, beta, a);
+    B::template add<T>(ctx, T(1), y, a);
   }
 
   SideKind kind_ = SideKind::identity;
   index_t extent_ = 0;
   index_t rank_ = 0;
-  Buffer<T, Backend> factor_;  ///< U^T [r, n]
-  Buffer<T, Backend> signs_;   ///< [n]
+  Buffer<T, B> factor_;  ///< U^T [r, n]
+  Buffer<T, B> signs_;   ///< [n]
 };
 
 }  // namespace sparsegrad

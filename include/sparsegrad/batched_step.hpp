@@ -14,14 +14,14 @@ namespace sparsegrad {
 /// BatchedBackend. On a GPU a layer's top-k, moments and update are too small to fill it, and a launch costs more than
 /// they do: here top-k is one sequence of launches for all layers, Adam one, and so is the way back of all one-sided
 /// bases of one shape. Products of two-sided bases follow one another, since each of them fills a GPU.
-template <class T, class Backend>
+template <class T, Backend B>
 class BatchedStep {
  public:
   using C = compute_t<T>;
-  using Context = typename Backend::Context;
-  using Layer = SparseGradLinear<T, Backend>;
-  using Gradient = SparseGradient<C, Backend>;
-  using Adam = SparseAdam<C, Backend>;
+  using Context = typename B::Context;
+  using Layer = SparseGradLinear<T, B>;
+  using Gradient = SparseGradient<C, B>;
+  using Adam = SparseAdam<C, B>;
 
   /// Whether `update` can take this layer's step: W itself is updated through a basis, and the state is dense.
   static bool fits(const Layer& layer, const Gradient& s, const Adam& adam) {
@@ -47,16 +47,16 @@ class BatchedStep {
                              part.gradient->values()});
       kept_.push_back(MatrixView<const C>(part.gradient->values(), 1, part.gradient->count()));
     }
-    Backend::template top_k_batched<C>(ctx, std::span<const TopKTask<C>>(selections_));
+    B::template top_k_batched<C>(ctx, std::span<const TopKTask<C>>(selections_));
   }
   /// Number of the first part with NaN or Inf among the entries that `select` kept (and so in its core), or -1. Waits.
   index_t first_nonfinite(Context& ctx) const {
-    return Backend::template first_nonfinite_batched<C>(ctx, std::span<const MatrixView<const C>>(kept_));
+    return B::template first_nonfinite_batched<C>(ctx, std::span<const MatrixView<const C>>(kept_));
   }
   /// The same without waiting: the guard then stops the step that `update` is to take; with `raise` the context's StepFlag
   /// says so, and stops the steps after it.
   void guard(Context& ctx, bool raise, StepGuard guard) const {
-    Backend::template guard_step<C>(ctx, std::span<const MatrixView<const C>>(kept_), raise, guard);
+    B::template guard_step<C>(ctx, std::span<const MatrixView<const C>>(kept_), raise, guard);
   }
 
   /// Moments and weights of every part, all of which `fits` and have the same optimizer options but for the capacity:
@@ -76,8 +76,8 @@ class BatchedStep {
       states_.push_back(part.adam->take_step(ctx, *part.gradient, d.data));
       states_.back().counter = part.counter;
     }
-    Backend::template zero_batched<C>(ctx, std::span<const MatrixView<C>>(sparse_));
-    Backend::template adam_batched<C>(ctx, c, std::span<const AdamTask<C>>(states_), guard);
+    B::template zero_batched<C>(ctx, std::span<const MatrixView<C>>(sparse_));
+    B::template adam_batched<C>(ctx, c, std::span<const AdamTask<C>>(states_), guard);
     auto keep = static_cast<C>(1 - decay);
     if (guard.word != nullptr && decay != 0) {
       // Whether W decays is known on the device alone, and a product takes its factor from the host.
@@ -90,13 +90,13 @@ class BatchedStep {
     }
     for (const Part& part : parts_) {
       if (one_sided(part)) continue;
-      if (keep != C(1)) Backend::template scale<C>(ctx, keep, part.layer->master());
+      if (keep != C(1)) B::template scale<C>(ctx, keep, part.layer->master());
       if (expands_sparsely(ctx, part)) {
         expand_sparsely(ctx, part);
       } else {
-        detail::expand_dense<C, Backend>(ctx, *part.layer->basis(), part.layer->core(ctx),
-                                         part.layer->options().layout, part.layer->options().cost_model,
-                                         part.layer->master());
+        detail::expand_dense<C, B>(ctx, *part.layer->basis(), part.layer->core(ctx),
+                                   part.layer->options().layout, part.layer->options().cost_model,
+                                   part.layer->master());
       }
     }
     for (const Part& part : parts_)
@@ -122,7 +122,7 @@ class BatchedStep {
       for (index_t i = 0; i < w.rows; ++i)
         weights_.push_back(w.block(i, 0, 1, w.cols));
     }
-    Backend::template scale_batched<C>(ctx, keep, std::span<const MatrixView<C>>(weights_), guard);
+    B::template scale_batched<C>(ctx, keep, std::span<const MatrixView<C>>(weights_), guard);
   }
 
   /// One side is a factor, the other the identity: the way back is one product.
@@ -139,8 +139,8 @@ class BatchedStep {
     const auto& in = part.layer->basis()->in();
     const auto& s = *part.gradient;
     return out.has_factor() && in.has_factor() && !s.dense() &&
-           std::max(out.rank(), in.rank()) <= Backend::most_expanded &&
-           Backend::expansion_cost(ctx) * static_cast<double>(s.count()) < static_cast<double>(s.size());
+           std::max(out.rank(), in.rank()) <= B::most_expanded &&
+           B::expansion_cost(ctx) * static_cast<double>(s.count()) < static_cast<double>(s.size());
   }
   /// Along the side of more vectors, so that the dense product has the fewer:
   ///     P [c, out] = (V D)^T, W [out, in] += P^T U^T      or      P [r, in] = D U^T, W [out, in] += V P
@@ -152,13 +152,13 @@ class BatchedStep {
     const auto& dense = columns ? in : out;
     auto frame = ctx.frame();
     const MatrixView<C> panel = frame.template matrix<C>(dense.rank(), sparse.extent());
-    Backend::template expand_nonzeros<C>(ctx, part.layer->core(ctx), columns, sparse.factor(), panel);
+    B::template expand_nonzeros<C>(ctx, part.layer->core(ctx), columns, sparse.factor(), panel);
     const bool out_in = part.layer->options().layout == WeightLayout::out_in;
     const MatrixView<const C> expanded = panel;
     // Rows of W are those of the side whose matrix stands left.
     const bool panel_left = columns == out_in;
-    Backend::template gemm<C>(ctx, Op::transpose, Op::none, C(1), panel_left ? expanded : dense.factor(),
-                              panel_left ? dense.factor() : expanded, C(1), part.layer->master());
+    B::template gemm<C>(ctx, Op::transpose, Op::none, C(1), panel_left ? expanded : dense.factor(),
+                        panel_left ? dense.factor() : expanded, C(1), part.layer->master());
   }
 
   /// D [r, in] and the factor V^T [r, out]:  W [out, in] += V D,  or  W [in, out] += D^T V^T.
@@ -200,9 +200,9 @@ class BatchedStep {
   }
   void multiply(Context& ctx, Op op_left, Op op_right, C keep) {
     if (weights_.empty()) return;
-    Backend::template gemm_batched<C>(
-        ctx, op_left, op_right, C(1), std::span<const MatrixView<const C>>(left_),
-        std::span<const MatrixView<const C>>(right_), keep, std::span<const MatrixView<C>>(weights_));
+    B::template gemm_batched<C>(ctx, op_left, op_right, C(1), std::span<const MatrixView<const C>>(left_),
+                                std::span<const MatrixView<const C>>(right_), keep,
+                                std::span<const MatrixView<C>>(weights_));
   }
 
   // Kept from step to step, so that a step takes no memory.

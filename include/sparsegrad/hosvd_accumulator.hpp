@@ -11,8 +11,8 @@
 #include "core/backend.hpp"
 #include "core/buffer.hpp"
 #include "core/full_precision.hpp"
+#include "core/random.hpp"
 #include "default_backend.hpp"
-#include "detail/random.hpp"
 
 namespace sparsegrad {
 
@@ -45,10 +45,10 @@ struct HosvdOptions {
 /// instead, Omega normal numbers by seed (Tropp, Yurtsever, Udell, Cevher, "Fixed-rank approximation of a
 /// positive-semidefinite matrix from streaming data", NIPS 2017). It gives up to s vectors; good ones, up to
 /// about s / 2.
-template <class T, class Backend = DefaultBackend>
+template <class T, Backend B = DefaultBackend>
 class HosvdAccumulator {
  public:
-  using Context = typename Backend::Context;
+  using Context = typename B::Context;
   using Options = HosvdOptions;
 
   /// Throws ValueError when an extent is negative, or a sketch does not fit under the limit.
@@ -65,8 +65,8 @@ class HosvdAccumulator {
     if (options.in_side) start(ctx, in_sums_, in, GradientSide::in);
   }
 
-  index_t out() const { return out_; }
-  index_t in() const { return in_; }
+  index_t out_extent() const { return out_; }
+  index_t in_extent() const { return in_; }
   const Options& options() const { return options_; }
   /// Gradients added.
   index_t count() const { return count_; }
@@ -93,7 +93,7 @@ class HosvdAccumulator {
       throw ValueError("weight of gradient " + std::to_string(count_) + " is " + std::to_string(weight) +
                        ", expected finite and >= 0");
     }
-    const double energy = dw.empty() ? 0.0 : Backend::template squared_norm<T>(ctx, dw);
+    const double energy = dw.empty() ? 0.0 : B::template squared_norm<T>(ctx, dw);
     if (!std::isfinite(energy)) return false;
     if (energy > 0 && weight > 0) {
       auto frame = ctx.frame();
@@ -101,8 +101,8 @@ class HosvdAccumulator {
       const int shift = scale_exponent(energy);
       if (shift != 0) {
         const MatrixView<T> scaled = frame.template matrix<T>(dw.rows, dw.cols);
-        Backend::template copy<T>(ctx, dw, scaled);
-        Backend::template scale<T>(ctx, static_cast<T>(std::ldexp(1.0, shift)), scaled);
+        B::template copy<T>(ctx, dw, scaled);
+        B::template scale<T>(ctx, static_cast<T>(std::ldexp(1.0, shift)), scaled);
         dw = scaled;
       }
       const double product_weight =
@@ -128,7 +128,7 @@ class HosvdAccumulator {
     require_alike(in_sums_, other.in_sums_, GradientSide::in, other);
     for (const GradientSide side : {GradientSide::out, GradientSide::in}) {
       const Sums& sums = other.of(side);
-      if (!sums.sums.empty() && Backend::template first_nonfinite<double>(ctx, sums.view()) >= 0) {
+      if (!sums.sums.empty() && B::template first_nonfinite<double>(ctx, sums.view()) >= 0) {
         throw NonFiniteError(std::string("merge: the other accumulator's sums of the ") + to_string(side) +
                              " side hold NaN or Inf, expected finite numbers");
       }
@@ -136,7 +136,7 @@ class HosvdAccumulator {
     for (const auto& [to, from] :
          {std::pair(&out_sums_, &other.out_sums_), std::pair(&in_sums_, &other.in_sums_)}) {
       if (to->sums.empty()) continue;
-      Backend::template add<double>(ctx, 1.0, from->view(), to->view());
+      B::template add<double>(ctx, 1.0, from->view(), to->view());
     }
     total_energy_ += other.total_energy_;
     count_ += other.count_;
@@ -145,7 +145,7 @@ class HosvdAccumulator {
   /// Back to no gradients; keeps the memory.
   void clear(Context& ctx) {
     for (Sums* sums : {&out_sums_, &in_sums_}) {
-      if (!sums->sums.empty()) Backend::template zero<double>(ctx, sums->sums.data(), sums->sums.size());
+      if (!sums->sums.empty()) B::template zero<double>(ctx, sums->sums.data(), sums->sums.size());
     }
     count_ = 0;
     total_energy_ = 0;
@@ -170,7 +170,7 @@ class HosvdAccumulator {
     return sums.omega.matrix(sums.n, sums.s);
   }
   /// Gives away the memory of a side's Gram sums; the side counts as not asked for from then on.
-  Buffer<double, Backend> release_gram(GradientSide side) {
+  Buffer<double, B> release_gram(GradientSide side) {
     Sums& sums = side == GradientSide::out ? out_sums_ : in_sums_;
     if (sums.form != Form::gram) return {};
     sums.form = Form::none;
@@ -183,9 +183,9 @@ class HosvdAccumulator {
   struct Sums {
     Form form = Form::none;
     index_t n = 0;
-    index_t s = 0;                 ///< columns: n, or the sketch's
-    Buffer<double, Backend> sums;  ///< [n, s]
-    Buffer<T, Backend> omega;      ///< [n, s] of a sketch
+    index_t s = 0;           ///< columns: n, or the sketch's
+    Buffer<double, B> sums;  ///< [n, s]
+    Buffer<T, B> omega;      ///< [n, s] of a sketch
 
     index_t bytes() const { return sums.bytes() + omega.bytes(); }
     MatrixView<double> view() { return sums.matrix(n, s); }
@@ -237,13 +237,13 @@ class HosvdAccumulator {
         row[static_cast<std::size_t>(j)] = static_cast<T>(
             detail::random_normal(options_.sketch_seed, static_cast<std::uint64_t>(i * sums.s + j)));
       }
-      Backend::template upload<T>(ctx, row.data(), sums.omega.data() + i * sums.s, sums.s);
+      B::template upload<T>(ctx, row.data(), sums.omega.data() + i * sums.s, sums.s);
     }
   }
 
   /// op none: A = dW dW^T; transpose: A = dW^T dW.
   void accumulate(Context& ctx, Sums& sums, Op op, MatrixView<const T> dw, double weight) {
-    if (sums.form == Form::gram) Backend::template gram<T>(ctx, op, dw, weight, sums.view());
+    if (sums.form == Form::gram) B::template gram<T>(ctx, op, dw, weight, sums.view());
     if (sums.form != Form::sketch) return;
     const FullPrecision exact(ctx);
     const Op other = op == Op::none ? Op::transpose : Op::none;
@@ -251,7 +251,7 @@ class HosvdAccumulator {
     auto frame = ctx.frame();
     const MatrixView<T> half = frame.template matrix<T>(depth, sums.s);
     const MatrixView<const T> omega = std::as_const(sums.omega).matrix(sums.n, sums.s);
-    Backend::template gemm<T>(ctx, other, Op::none, T(1), dw, omega, T(0), half);
+    B::template gemm<T>(ctx, other, Op::none, T(1), dw, omega, T(0), half);
     const index_t step = std::min<index_t>(sums.n, 512);
     const MatrixView<T> memory = frame.template matrix<T>(step, sums.s);
     for (index_t first = 0; first < sums.n; first += step) {
@@ -259,8 +259,8 @@ class HosvdAccumulator {
       const MatrixView<T> part = memory.block(0, 0, rows, sums.s);
       const MatrixView<const T> a =
           op == Op::none ? dw.block(first, 0, rows, dw.cols) : dw.block(0, first, dw.rows, rows);
-      Backend::template gemm<T>(ctx, op, Op::none, T(1), a, half, T(0), part);
-      Backend::template add_wide<T>(ctx, weight, part, sums.view().block(first, 0, rows, sums.s));
+      B::template gemm<T>(ctx, op, Op::none, T(1), a, half, T(0), part);
+      B::template add_wide<T>(ctx, weight, part, sums.view().block(first, 0, rows, sums.s));
     }
   }
 
@@ -273,13 +273,13 @@ class HosvdAccumulator {
   }
 
   [[noreturn]] void refuse(Context& ctx, MatrixView<const T> dw) const {
-    const index_t at = Backend::template first_nonfinite<T>(ctx, dw);
+    const index_t at = B::template first_nonfinite<T>(ctx, dw);
     const std::string name = "gradient " + std::to_string(count_);
     if (at < 0) {
       throw NonFiniteError(name + " has a squared norm beyond the range of double; the sums are unchanged");
     }
     T value{};
-    Backend::template download<T>(ctx, dw.row(at / in_) + at % in_, &value, 1);
+    B::template download<T>(ctx, dw.row(at / in_) + at % in_, &value, 1);
     throw NonFiniteError(name + " has " + (std::isnan(value) ? "NaN" : "Inf") + " at (" +
                          std::to_string(at / in_) + ", " + std::to_string(at % in_) +
                          "); the sums are unchanged");

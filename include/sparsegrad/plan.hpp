@@ -41,8 +41,8 @@ struct SideShape {
 };
 
 namespace detail {
-template <class T, class Backend>
-SideShape shape_of(const BasisSide<T, Backend>& side) {
+template <class T, Backend B>
+SideShape shape_of(const BasisSide<T, B>& side) {
   return {side.kind(), side.extent(), side.rank()};
 }
 }  // namespace detail
@@ -66,7 +66,7 @@ struct CostModel {
     const auto n = static_cast<double>(side.extent);
     const auto v = static_cast<double>(vectors);
     if (side.kind == SideKind::identity) return 0;
-    if (side.kind == SideKind::fast_transform) return transform_entry * n * v;
+    if (side.kind == SideKind::hadamard) return transform_entry * n * v;
     return n * static_cast<double>(side.rank) * v;
   }
 

@@ -21,7 +21,7 @@
 
 namespace sparsegrad {
 
-template <class T, class Backend>
+template <class T, Backend B>
 class TuckerBasis;
 
 /// What Adam means for entries that are not in every gradient. In all of them
@@ -143,11 +143,11 @@ struct SparseAdamState {
 /// U^T.
 ///
 ///     core 1x6, capacity 3, S = {1, 4}, then {0, 4}: held positions {1, 4}, then {0, 1, 4}
-template <class T, class Backend = DefaultBackend>
+template <class T, Backend B = DefaultBackend>
 class SparseAdam {
  public:
-  using Context = typename Backend::Context;
-  using Gradient = SparseGradient<T, Backend>;
+  using Context = typename B::Context;
+  using Gradient = SparseGradient<T, B>;
 
   /// Throws ValueError unless 0 <= beta < 1, eps is at least T's smallest normal number, capacity >= 0 and
   /// rows * cols < 2^31.
@@ -195,7 +195,7 @@ class SparseAdam {
     if (options_.semantics == AdamSemantics::dense_core) bytes += entries(capacity(), 2 * sizeof(T));
     if (compact_ && options_.overflow == Overflow::evict_smallest) {
       bytes += entries(capacity(), 2 * sizeof(T) + 2 * sizeof(stored_index_t)) +
-               Backend::template scratch_bound<T>(ctx, capacity());
+               B::template scratch_bound<T>(ctx, capacity());
     }
     ctx.scratch().reserve(bytes);
   }
@@ -275,26 +275,26 @@ class SparseAdam {
 
     // From here on nothing throws.
     if (compact_ && slots.fresh_count > 0) {
-      Backend::template open_slots<T>(ctx, s.indices(), slots.slot, slots.fresh, slots.fresh_count,
-                                      index_.data(), held_count_, m_.data(), v_.data(), count_.data());
+      B::template insert_entries<T>(ctx, s.indices(), slots.slot, slots.fresh, slots.fresh_count,
+                                    index_.data(), held_count_, m_.data(), v_.data(), count_.data());
       held_count_ = state;
     }
     const stored_index_t* place = compact_ ? slots.slot : s.indices();
     if (whole) {
-      Backend::template zero<T>(ctx, gradient, state);
-      Backend::template scatter<T>(ctx, s.values(), place, s.count(), gradient);
+      B::template zero<T>(ctx, gradient, state);
+      B::template scatter<T>(ctx, s.values(), place, s.count(), gradient);
       d.set_count(fill ? d.size() : state);
       if (!d.dense()) copy_n<stored_index_t>(ctx, index_.data(), d.indices(), state);
       if (!fill) update = d.values();
-      Backend::template adam<T>(ctx, c, gradient, nullptr, state, m_.data(), v_.data(), nullptr, update);
+      B::template adam<T>(ctx, c, gradient, nullptr, state, m_.data(), v_.data(), nullptr, update);
       if (fill) {
-        Backend::template zero<T>(ctx, d.values(), d.size());
-        Backend::template scatter<T>(ctx, update, index_.data(), state, d.values());
+        B::template zero<T>(ctx, d.values(), d.size());
+        B::template scatter<T>(ctx, update, index_.data(), state, d.values());
       }
     } else {
       d.copy_support(ctx, s);
-      Backend::template adam<T>(ctx, c, s.values(), place, s.count(), m_.data(), v_.data(), count_.data(),
-                                d.values());
+      B::template adam<T>(ctx, c, s.values(), place, s.count(), m_.data(), v_.data(), count_.data(),
+                          d.values());
     }
     ++steps_;
     report.updated = d.count();
@@ -343,9 +343,9 @@ class SparseAdam {
     held_count_ = 0;
     steps_ = 0;
     if (m_.empty()) return;
-    Backend::template zero<T>(ctx, m_.data(), m_.size());
-    Backend::template zero<T>(ctx, v_.data(), v_.size());
-    if (!count_.empty()) Backend::template zero<std::int32_t>(ctx, count_.data(), count_.size());
+    B::template zero<T>(ctx, m_.data(), m_.size());
+    B::template zero<T>(ctx, v_.data(), v_.size());
+    if (!count_.empty()) B::template zero<std::int32_t>(ctx, count_.data(), count_.size());
   }
 
   /// Carries the state over to a new basis: V -> V', U -> U'. With R = V'^T V [r', r] and Q = U'^T U [c', c]
@@ -357,7 +357,7 @@ class SparseAdam {
   /// core may change its extents, and the state its `capacity` with them (left out: it stays; one that went dense stays
   /// dense). Throws ShapeError unless `from` belongs to this core and both bases to
   /// weights of the same extents. Allocates; when it throws, nothing has changed.
-  RebaseReport rebase(Context& ctx, const TuckerBasis<T, Backend>& from, const TuckerBasis<T, Backend>& to,
+  RebaseReport rebase(Context& ctx, const TuckerBasis<T, B>& from, const TuckerBasis<T, B>& to,
                       MomentsPolicy policy, std::optional<index_t> capacity = {});
 
   /// Calls f(name, view) for every array of the state, in the order step, index (compact only), m, v, count
@@ -468,7 +468,7 @@ class SparseAdam {
       slots.fresh = frame.template take<stored_index_t>(s.count());
     }
     slots.fresh_count =
-        Backend::find_slots(ctx, s.indices(), s.count(), index_.data(), held_count_, slots.slot, slots.fresh);
+        B::locate_entries(ctx, s.indices(), s.count(), index_.data(), held_count_, slots.slot, slots.fresh);
     return slots;
   }
 
@@ -492,7 +492,7 @@ class SparseAdam {
                           std::to_string(fresh) + " new ones, expected at most the capacity " +
                           std::to_string(options_.capacity) + " together (overflow policy " + policy + ")");
     }
-    if (Backend::template first_nonfinite<T>(ctx, m_.matrix(1, held_count_)) >= 0) {
+    if (B::template first_nonfinite<T>(ctx, m_.matrix(1, held_count_)) >= 0) {
       throw NonFiniteError(
           "entries must be evicted by their moments, which hold NaN or Inf; expected finite numbers");
     }
@@ -501,14 +501,14 @@ class SparseAdam {
 
   void make_dense(Context& ctx) {
     const index_t n = rows_ * cols_;
-    Buffer<T, Backend> m(ctx, n);
-    Buffer<T, Backend> v(ctx, n);
-    Buffer<std::int32_t, Backend> count(ctx, has_counts() ? n : 0);
+    Buffer<T, B> m(ctx, n);
+    Buffer<T, B> v(ctx, n);
+    Buffer<std::int32_t, B> count(ctx, has_counts() ? n : 0);
     if (held_count_ > 0) {
-      Backend::template scatter<T>(ctx, m_.data(), index_.data(), held_count_, m.data());
-      Backend::template scatter<T>(ctx, v_.data(), index_.data(), held_count_, v.data());
+      B::template scatter<T>(ctx, m_.data(), index_.data(), held_count_, m.data());
+      B::template scatter<T>(ctx, v_.data(), index_.data(), held_count_, v.data());
       if (has_counts()) {
-        Backend::template scatter<std::int32_t>(ctx, count_.data(), index_.data(), held_count_, count.data());
+        B::template scatter<std::int32_t>(ctx, count_.data(), index_.data(), held_count_, count.data());
       }
     }
     m_ = std::move(m);
@@ -530,14 +530,14 @@ class SparseAdam {
     T* rank = frame.template take<T>(n);
     T* moved = frame.template take<T>(n);
     const index_t candidates =
-        Backend::find_slots(ctx, index_.data(), n, s.indices(), s.count(), place, outside);
+        B::locate_entries(ctx, index_.data(), n, s.indices(), s.count(), place, outside);
     // NaN ranks above every number and so keeps the entries of S; their moments are finite (see `check`).
-    Backend::template zero<T>(ctx, rank, n);
-    Backend::template scale<T>(ctx, std::numeric_limits<T>::quiet_NaN(), MatrixView<T>(rank, 1, n));
-    Backend::template gather<T>(ctx, m_.data(), outside, candidates, moved);
-    Backend::template scatter<T>(ctx, moved, outside, candidates, rank);
+    B::template zero<T>(ctx, rank, n);
+    B::template scale<T>(ctx, std::numeric_limits<T>::quiet_NaN(), MatrixView<T>(rank, 1, n));
+    B::template gather<T>(ctx, m_.data(), outside, candidates, moved);
+    B::template scatter<T>(ctx, moved, outside, candidates, rank);
     stored_index_t* kept = place;
-    Backend::template top_k<T>(ctx, rank, n, keep, kept, moved);
+    B::template top_k<T>(ctx, rank, n, keep, kept, moved);
 
     stored_index_t* narrow = outside;
     pack<stored_index_t>(ctx, kept, keep, index_.data(), narrow);
@@ -549,22 +549,22 @@ class SparseAdam {
   /// x[e] = x[kept[e]]
   template <class X>
   static void pack(Context& ctx, const stored_index_t* kept, index_t keep, X* x, X* between) {
-    Backend::template gather<X>(ctx, x, kept, keep, between);
+    B::template gather<X>(ctx, x, kept, keep, between);
     copy_n<X>(ctx, between, x, keep);
   }
 
   template <class X>
   static void copy_n(Context& ctx, const X* from, X* to, index_t n) {
-    if (n > 0) Backend::template copy<X>(ctx, MatrixView<const X>(from, 1, n), MatrixView<X>(to, 1, n));
+    if (n > 0) B::template copy<X>(ctx, MatrixView<const X>(from, 1, n), MatrixView<X>(to, 1, n));
   }
   template <class X>
   static void upload_n(Context& ctx, const X* from, X* to, index_t n) {
-    if (n > 0) Backend::template upload<X>(ctx, from, to, n);
+    if (n > 0) B::template upload<X>(ctx, from, to, n);
   }
   template <class X>
   static std::vector<X> host(Context& ctx, const X* from, index_t n) {
     std::vector<X> to(static_cast<std::size_t>(n));
-    if (n > 0) Backend::template download<X>(ctx, from, to.data(), n);
+    if (n > 0) B::template download<X>(ctx, from, to.data(), n);
     return to;
   }
 
@@ -584,16 +584,16 @@ class SparseAdam {
   bool compact_ = false;
   index_t held_count_ = 0;  ///< entries of a compact state
   std::int64_t steps_ = 0;
-  Buffer<stored_index_t, Backend> index_;  ///< positions of a compact state, rising
-  Buffer<T, Backend> m_;
-  Buffer<T, Backend> v_;
-  Buffer<std::int32_t, Backend> count_;
+  Buffer<stored_index_t, B> index_;  ///< positions of a compact state, rising
+  Buffer<T, B> m_;
+  Buffer<T, B> v_;
+  Buffer<std::int32_t, B> count_;
 };
 
-template <class T, class Backend>
-RebaseReport SparseAdam<T, Backend>::rebase(Context& ctx, const TuckerBasis<T, Backend>& from,
-                                            const TuckerBasis<T, Backend>& to, MomentsPolicy policy,
-                                            std::optional<index_t> capacity) {
+template <class T, Backend B>
+RebaseReport SparseAdam<T, B>::rebase(Context& ctx, const TuckerBasis<T, B>& from,
+                                      const TuckerBasis<T, B>& to, MomentsPolicy policy,
+                                      std::optional<index_t> capacity) {
   require_shape("the old basis's core", from.rows(), from.cols(), rows_, cols_,
                 "rows x cols of the optimizer's core");
   require_shape("the new basis's gradient", to.out_extent(), to.in_extent(), from.out_extent(),
@@ -670,11 +670,11 @@ RebaseReport SparseAdam<T, Backend>::rebase(Context& ctx, const TuckerBasis<T, B
     made.m.resize(made.index.size());
     made.v.resize(made.index.size());
     if (n > 0) {
-      Buffer<T, Backend> ranked(ctx, rows * cols);
-      Buffer<T, Backend> values(ctx, n);
-      Buffer<stored_index_t, Backend> index(ctx, n);
+      Buffer<T, B> ranked(ctx, rows * cols);
+      Buffer<T, B> values(ctx, n);
+      Buffer<stored_index_t, B> index(ctx, n);
       upload_n<T>(ctx, m.data(), ranked.data(), rows * cols);
-      Backend::template top_k<T>(ctx, ranked.data(), rows * cols, n, index.data(), values.data());
+      B::template top_k<T>(ctx, ranked.data(), rows * cols, n, index.data(), values.data());
       made.index = host<stored_index_t>(ctx, index.data(), n);
       made.m = host<T>(ctx, values.data(), n);
     }
@@ -699,54 +699,54 @@ RebaseReport SparseAdam<T, Backend>::rebase(Context& ctx, const TuckerBasis<T, B
   return report;
 }
 
-template <class T, class Backend>
+template <class T, Backend B>
 template <class Side>
-std::vector<T> SparseAdam<T, Backend>::rotation(Context& ctx, const Side& from, const Side& to) {
+std::vector<T> SparseAdam<T, B>::rotation(Context& ctx, const Side& from, const Side& to) {
   if (!from.rotates() && !to.rotates()) return {};
   const index_t n = from.extent();
   const index_t r = from.rank();
   std::vector<T> unit(static_cast<std::size_t>(r * r));
   for (index_t i = 0; i < r; ++i)
     unit[static_cast<std::size_t>(i * r + i)] = T(1);
-  Buffer<T, Backend> one(ctx, r * r);
-  Buffer<T, Backend> columns(ctx, n * r);
-  Buffer<T, Backend> product(ctx, to.rank() * r);
+  Buffer<T, B> one(ctx, r * r);
+  Buffer<T, B> columns(ctx, n * r);
+  Buffer<T, B> product(ctx, to.rank() * r);
   upload_n<T>(ctx, unit.data(), one.data(), r * r);
   from.expand_rows(ctx, one.matrix(r, r), T(0), columns.matrix(n, r));
   to.project_rows(ctx, columns.matrix(n, r), product.matrix(to.rank(), r));
   return host<T>(ctx, product.data(), product.size());
 }
 
-template <class T, class Backend>
-std::vector<T> SparseAdam<T, Backend>::rotate(Context& ctx, std::span<const T> a, index_t rows, index_t cols,
-                                              std::span<const T> r, std::span<const T> q) {
+template <class T, Backend B>
+std::vector<T> SparseAdam<T, B>::rotate(Context& ctx, std::span<const T> a, index_t rows, index_t cols,
+                                        std::span<const T> r, std::span<const T> q) {
   // An empty factor stands for the identity.
-  Buffer<T, Backend> now(ctx, rows * cols);
+  Buffer<T, B> now(ctx, rows * cols);
   upload_n<T>(ctx, a.data(), now.data(), rows * cols);
   if (!r.empty() && rows > 0) {
     const index_t to = static_cast<index_t>(r.size()) / rows;
-    Buffer<T, Backend> factor(ctx, to * rows);
-    Buffer<T, Backend> next(ctx, to * cols);
+    Buffer<T, B> factor(ctx, to * rows);
+    Buffer<T, B> next(ctx, to * cols);
     upload_n<T>(ctx, r.data(), factor.data(), to * rows);
-    Backend::template gemm<T>(ctx, Op::none, Op::none, T(1), factor.matrix(to, rows), now.matrix(rows, cols),
-                              T(0), next.matrix(to, cols));
+    B::template gemm<T>(ctx, Op::none, Op::none, T(1), factor.matrix(to, rows), now.matrix(rows, cols), T(0),
+                        next.matrix(to, cols));
     now = std::move(next);
     rows = to;
   }
   if (!q.empty() && cols > 0) {
     const index_t to = static_cast<index_t>(q.size()) / cols;
-    Buffer<T, Backend> factor(ctx, to * cols);
-    Buffer<T, Backend> next(ctx, rows * to);
+    Buffer<T, B> factor(ctx, to * cols);
+    Buffer<T, B> next(ctx, rows * to);
     upload_n<T>(ctx, q.data(), factor.data(), to * cols);
-    Backend::template gemm<T>(ctx, Op::none, Op::transpose, T(1), now.matrix(rows, cols),
-                              factor.matrix(to, cols), T(0), next.matrix(rows, to));
+    B::template gemm<T>(ctx, Op::none, Op::transpose, T(1), now.matrix(rows, cols), factor.matrix(to, cols),
+                        T(0), next.matrix(rows, to));
     now = std::move(next);
   }
   return host<T>(ctx, now.data(), now.size());
 }
 
-template <class T, class Backend>
-void SparseAdam<T, Backend>::require_state(const SparseAdamState<T>& s) const {
+template <class T, Backend B>
+void SparseAdam<T, B>::require_state(const SparseAdamState<T>& s) const {
   if (s.rows != rows_ || s.cols != cols_) {
     throw ValueError("the saved state is for a core of " + shape_text(s.rows, s.cols) + ", expected " +
                      shape_text(rows_, cols_));

@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "batched_step.hpp"
-#include "error_feedback.hpp"
-#include "rank_rule.hpp"
+#include "extras/error_feedback.hpp"
+#include "side_recipe.hpp"
 #include "sparse_adam.hpp"
 #include "sparse_grad_linear.hpp"
 
@@ -27,24 +27,27 @@ enum class BasisScope {
 };
 
 /// Rules of the two sides of a layer.
-struct BasisRules {
-  RankRule out = RankRule::full();
-  RankRule in = RankRule::full();
+struct SideRecipes {
+  SideRecipe out = SideRecipe::full();
+  SideRecipe in = SideRecipe::full();
 };
 
 /// How the bases of a group are fitted.
 struct BasisRecipe {
   BasisScope scope = BasisScope::kind;
   /// Asked by `collect`, once for each basis to come, with the kind of its (first) layer.
-  std::function<BasisRules(const std::string& kind)> rules = [](const std::string&) { return BasisRules{}; };
+  std::function<SideRecipes(const std::string& kind)> rules = [](const std::string&) {
+    return SideRecipes{};
+  };
   bool normalize = false;                         ///< every gradient enters with norm 1
   index_t gram_limit_bytes = index_t{512} << 20;  ///< a side
 };
 
 struct GroupOptions {
-  double share = 0.012;  ///< of a layer's out * in entries to keep; the paper's 28 000 of 768 * 3072 is 1.2 %
-  index_t entries = 0;   ///< when positive: kept entries of each layer, in place of the share
-  SparseAdamOptions adam = {};  ///< its capacity is set by the next option
+  double density =
+      0.012;            ///< of a layer's out * in entries to keep; the paper's 28 000 of 768 * 3072 is 1.2 %
+  index_t entries = 0;  ///< when positive: kept entries of each layer, in place of the share
+  SparseAdamOptions optimizer = {};  ///< its capacity is set by the next option
   /// Optimizer state for this many times the kept entries; 0: dense state. Not set: 4, or dense on a BatchedBackend, whose
   /// steps with a compact state must wait for the number of its new entries.
   std::optional<double> capacity_factor = std::nullopt;
@@ -87,16 +90,16 @@ struct GroupMemory {
 };
 
 /// What a group needs, beside weights and options, to go on as if it had not stopped: see SparseGradGroup::state.
-template <class C, class Backend>
+template <class C, Backend B>
 struct GroupState {
   struct Layer {
     std::string kind;
-    std::shared_ptr<const TuckerBasis<C, Backend>> basis;  ///< one object for the layers that share it
+    std::shared_ptr<const TuckerBasis<C, B>> basis;  ///< one object for the layers that share it
     Plan plan;
     SparseAdamState<C> adam;
-    std::optional<SparseGradient<C, Backend>> delta;  ///< of a layer that keeps one
-    std::vector<stored_index_t> support;              ///< positions of a fixed support; empty: none
-    std::vector<C> residual;                          ///< of ErrorFeedback, [r, c] row by row; empty: 0
+    std::optional<SparseGradient<C, B>> delta;  ///< of a layer that keeps one
+    std::vector<stored_index_t> support;        ///< positions of a fixed support; empty: none
+    std::vector<C> residual;                    ///< of ErrorFeedback, [r, c] row by row; empty: 0
   };
   std::vector<Layer> layers;
 };
@@ -113,28 +116,28 @@ struct GroupState {
 ///
 /// What a call refuses it refuses before anything has changed. (Where memory runs out, in a step without `reserve` or in
 /// a change of bases, only the calls that say so have changed nothing.)
-template <class T, class Backend = DefaultBackend>
+template <class T, Backend B = DefaultBackend>
 class SparseGradGroup {
  public:
   using C = compute_t<T>;  ///< of gradients, bases, moments and updates
-  using Context = typename Backend::Context;
-  using Layer = SparseGradLinear<T, Backend>;
-  using Basis = TuckerBasis<C, Backend>;
-  using Feedback = ErrorFeedback<C, Backend>;
+  using Context = typename B::Context;
+  using Layer = SparseGradLinear<T, B>;
+  using Basis = TuckerBasis<C, B>;
+  using Feedback = ErrorFeedback<C, B>;
   using Reduce = typename Layer::Reduce;
-  using State = GroupState<C, Backend>;
+  using State = GroupState<C, B>;
   /// As SparseGradLinear::select's: fills the sparse gradient, whose capacity is the layer's `kept` entries.
   using Selector =
-      std::function<SelectReport(Context&, MatrixView<C> core, SparseGradient<C, Backend>&, NonFinite)>;
+      std::function<SelectReport(Context&, MatrixView<C> core, SparseGradient<C, B>&, NonFinite)>;
 
   explicit SparseGradGroup(GroupOptions options = {}) : options_(std::move(options)) {
-    if (options_.entries <= 0 && !(options_.share > 0 && options_.share <= 1)) {
-      throw ValueError("share is " + std::to_string(options_.share) + ", expected 0 < share <= 1");
+    if (options_.entries <= 0 && !(options_.density > 0 && options_.density <= 1)) {
+      throw ValueError("density is " + std::to_string(options_.density) + ", expected 0 < density <= 1");
     }
     if (options_.capacity_factor && !(*options_.capacity_factor >= 0)) {
       throw ValueError("capacity_factor is " + std::to_string(*options_.capacity_factor) + ", expected >= 0");
     }
-    if (options_.share_gradient_memory) shared_gradient_ = std::make_shared<GradientMemory<C, Backend>>();
+    if (options_.share_gradient_memory) shared_gradient_ = std::make_shared<GradientMemory<C, B>>();
   }
 
   /// Adds a layer; returns its number. `kind` names the layers that share a basis under BasisScope::kind; they must have
@@ -145,7 +148,7 @@ class SparseGradGroup {
     if (collecting())
       throw StateError("add: gradients are being collected; call refresh or stop_collecting first");
     check(ctx);
-    if constexpr (BatchedBackend<Backend>) guard_.resize(ctx, StepGuard::words);
+    if constexpr (BatchedBackend<B>) guard_.resize(ctx, StepGuard::words);
     Member member;
     member.layer = &layer;
     member.kind = kind;
@@ -160,13 +163,13 @@ class SparseGradGroup {
   Layer& layer(index_t i) { return *at(i).layer; }
   const std::string& kind(index_t i) const { return at(i).kind; }
   /// Throws StateError during a collection before the first step, when there is none yet.
-  SparseAdam<C, Backend>& optimizer(index_t i) {
+  SparseAdam<C, B>& optimizer(index_t i) {
     if (at(i).adam == nullptr)
       throw StateError("optimizer: layer " + std::to_string(i) + " gets it at refresh");
     return *at(i).adam;
   }
   /// The sparse gradient of the last selection.
-  const SparseGradient<C, Backend>& gradient(index_t i) const { return at(i).gradient; }
+  const SparseGradient<C, B>& gradient(index_t i) const { return at(i).gradient; }
   /// Entries that the layer keeps in a step.
   index_t kept(index_t i) const { return wanted(*at(i).layer, *at(i).layer->basis()); }
   const GroupOptions& options() const { return options_; }
@@ -216,11 +219,11 @@ class SparseGradGroup {
     for (Member& m : members_)
       m.layer->reserve(ctx, max_tokens,
                        m.update == nullptr ? wanted(*m.layer, *m.layer->basis()) : m.update->capacity());
-    if constexpr (BatchedBackend<Backend>) {
+    if constexpr (BatchedBackend<B>) {
       index_t entries = 0;
       for (const Member& m : members_)
         entries += m.layer->basis()->rows() * m.layer->basis()->cols();
-      ctx.scratch().reserve(Backend::template batch_scratch_bound<C>(ctx, size(), entries));
+      ctx.scratch().reserve(B::template batch_scratch_bound<C>(ctx, size(), entries));
     }
   }
 
@@ -248,9 +251,9 @@ class SparseGradGroup {
         options.normalize = recipe.normalize;
         options.gram_limit_bytes = recipe.gram_limit_bytes;
         shared.accumulator = std::make_shared<Accumulator>(ctx, out, in, options);
-      } else if (shared.accumulator->out() != out || shared.accumulator->in() != in) {
+      } else if (shared.accumulator->out_extent() != out || shared.accumulator->in_extent() != in) {
         throw ShapeError("a layer of kind '" + m.kind + "' is " + shape_text(out, in) + ", another " +
-                         shape_text(shared.accumulator->out(), shared.accumulator->in()) +
+                         shape_text(shared.accumulator->out_extent(), shared.accumulator->in_extent()) +
                          "; layers of one kind share a basis and must have the same extents");
       }
       m.layer->require_collectable("collect", shared.needs_gradients());
@@ -370,7 +373,7 @@ class SparseGradGroup {
     const bool clip = options.clip_norm > 0;
     for (const Member& m : members_)
       require_one_selection(m);
-    if constexpr (BatchedBackend<Backend>) {
+    if constexpr (BatchedBackend<B>) {
       if (ctx.step_flag().raised()) check(ctx);
       select_together(ctx, clip);
     }
@@ -416,7 +419,7 @@ class SparseGradGroup {
         m.feedback->keep(ctx, m.layer->gradient(ctx), m.gradient);
     }
     const StepOptions step_options{.learning_rate = options.learning_rate, .grad_scale = scale};
-    if constexpr (BatchedBackend<Backend>) {
+    if constexpr (BatchedBackend<B>) {
       together_.clear();
       for (Member& m : members_)
         if (selected(m) && steps_together(m)) together_.add(*m.layer, m.gradient, *m.adam, counter(m));
@@ -436,12 +439,12 @@ class SparseGradGroup {
   /// last call; they then do not count as the optimizers' steps either. Throws NonFiniteError where the policy is `raise`
   /// and there were any. To be called before the optimizers' states are saved; whatever changes bases or layers calls it.
   index_t check(Context& ctx) {
-    if constexpr (!BatchedBackend<Backend>) {
+    if constexpr (!BatchedBackend<B>) {
       return 0;
     } else {
       if (guard_.empty()) return 0;
       std::uint32_t words[StepGuard::words];
-      Backend::template download<std::uint32_t>(ctx, guard_.data(), words, StepGuard::words);
+      B::template download<std::uint32_t>(ctx, guard_.data(), words, StepGuard::words);
       const auto left_out = static_cast<index_t>(StepGuard{words}.left_out());
       if (left_out > 0) {
         for (Member& m : members_)
@@ -458,19 +461,19 @@ class SparseGradGroup {
   /// the captured step. Its learning rate stays that of the capture. The optimizers' own counts stand still in a replay
   /// until count_on_host, before which no basis can change. Every layer must step together with the others (see `step`,
   /// which throws StateError).
-  void count_on_device(Context& ctx) requires BatchedBackend<Backend> {
+  void count_on_device(Context& ctx) requires BatchedBackend<B> {
     check(ctx);
     std::vector<std::int64_t> counts;
     for (Member& m : members_)
       counts.push_back(m.adam == nullptr ? 0 : m.adam->steps());
     counters_.resize(ctx, size());
-    Backend::template upload<std::int64_t>(ctx, counts.data(), counters_.data(), size());
+    B::template upload<std::int64_t>(ctx, counts.data(), counters_.data(), size());
   }
   /// Brings the optimizers' counts up to date with the backend's memory and ends count_on_device.
-  void count_on_host(Context& ctx) requires BatchedBackend<Backend> {
+  void count_on_host(Context& ctx) requires BatchedBackend<B> {
     if (counters_.empty()) return;
     std::vector<std::int64_t> counts(members_.size());
-    Backend::template download<std::int64_t>(ctx, counters_.data(), counts.data(), counters_.size());
+    B::template download<std::int64_t>(ctx, counters_.data(), counts.data(), counters_.size());
     for (std::size_t i = 0; i < members_.size(); ++i)
       if (members_[i].adam != nullptr) members_[i].adam->set_steps(counts[i]);
     counters_.release();
@@ -567,10 +570,10 @@ class SparseGradGroup {
   }
 
  private:
-  using Accumulator = HosvdAccumulator<C, Backend>;
+  using Accumulator = HosvdAccumulator<C, B>;
 
   struct Collection {
-    BasisRules rules;
+    SideRecipes rules;
     std::shared_ptr<Accumulator> accumulator;
     std::shared_ptr<const Basis> basis;
 
@@ -587,12 +590,12 @@ class SparseGradGroup {
   struct Member {
     Layer* layer = nullptr;
     std::string kind;
-    SparseGradient<C, Backend> gradient;
-    std::shared_ptr<SparseGradient<C, Backend>> update;  ///< shared by layers of the same core
-    std::unique_ptr<SparseAdam<C, Backend>> adam;        ///< null until the first collection's end
-    Collection* collection = nullptr;                    ///< null unless collecting
-    Selector selector;                                   ///< null: the group's
-    std::shared_ptr<Feedback> feedback;                  ///< in place of a selector
+    SparseGradient<C, B> gradient;
+    std::shared_ptr<SparseGradient<C, B>> update;  ///< shared by layers of the same core
+    std::unique_ptr<SparseAdam<C, B>> adam;        ///< null until the first collection's end
+    Collection* collection = nullptr;              ///< null unless collecting
+    Selector selector;                             ///< null: the group's
+    std::shared_ptr<Feedback> feedback;            ///< in place of a selector
     Progress progress = Progress::gathering;
     std::optional<double> squared_norm;  ///< of the gradient, where select computed it
   };
@@ -620,13 +623,13 @@ class SparseGradGroup {
   index_t wanted(const Layer& layer, const Basis& basis) const {
     const index_t asked = options_.entries > 0
                               ? options_.entries
-                              : TopK::fraction(options_.share, layer.out_extent() * layer.in_extent()).k;
+                              : TopK::fraction(options_.density, layer.out_extent() * layer.in_extent()).k;
     return std::min(asked, basis.rows() * basis.cols());
   }
   /// The optimizer's options for the layer's core in this basis.
   SparseAdamOptions adam_options(const Layer& layer, const Basis& basis) const {
-    SparseAdamOptions adam = options_.adam;
-    const double room = options_.capacity_factor.value_or(BatchedBackend<Backend> ? 0 : 4) *
+    SparseAdamOptions adam = options_.optimizer;
+    const double room = options_.capacity_factor.value_or(BatchedBackend<B> ? 0 : 4) *
                         static_cast<double>(wanted(layer, basis));
     adam.capacity = room < static_cast<double>(basis.rows() * basis.cols()) ? static_cast<index_t>(room) : 0;
     return adam;
@@ -642,8 +645,8 @@ class SparseGradGroup {
   void prepare(Context& ctx, Member& m) {
     const Basis& basis = *m.layer->basis();
     forget_state(m);  // before the new state takes its memory
-    m.adam = std::make_unique<SparseAdam<C, Backend>>(ctx, basis.rows(), basis.cols(),
-                                                      adam_options(*m.layer, basis));
+    m.adam =
+        std::make_unique<SparseAdam<C, B>>(ctx, basis.rows(), basis.cols(), adam_options(*m.layer, basis));
     make_gradients(ctx, m);
   }
   /// Sparse gradient and update for the layer's present core and optimizer.
@@ -654,15 +657,14 @@ class SparseGradGroup {
     const index_t entries = m.adam->update_capacity(k);
     m.gradient = {};
     m.update = nullptr;
-    m.gradient = SparseGradient<C, Backend>(ctx, rows, cols, k);
+    m.gradient = SparseGradient<C, B>(ctx, rows, cols, k);
     for (const Member& other : members_) {
       if (&other != &m && other.update != nullptr && other.update->rows() == rows &&
           other.update->cols() == cols && other.update->capacity() == entries) {
         m.update = other.update;
       }
     }
-    if (m.update == nullptr)
-      m.update = std::make_shared<SparseGradient<C, Backend>>(ctx, rows, cols, entries);
+    if (m.update == nullptr) m.update = std::make_shared<SparseGradient<C, B>>(ctx, rows, cols, entries);
   }
 
   RebaseReport set_basis(Context& ctx, Member& m, std::shared_ptr<const Basis> basis, MomentsPolicy moments) {
@@ -733,7 +735,7 @@ class SparseGradGroup {
     const index_t cols = basis.cols();
     require_shape("the saved basis", basis.out_extent(), basis.in_extent(), m.layer->out_extent(),
                   m.layer->in_extent(), "out x in of the layer");
-    SparseAdam<C, Backend>(ctx, rows, cols, adam_options(*m.layer, basis)).restore(ctx, saved.adam);
+    SparseAdam<C, B>(ctx, rows, cols, adam_options(*m.layer, basis)).restore(ctx, saved.adam);
     if (saved.delta.has_value() != m.layer->keeps_delta()) {
       throw ValueError(saved.delta ? "the saved state has a delta, and the layer keeps none"
                                    : "the saved state has no delta, and the layer keeps one");
@@ -752,20 +754,19 @@ class SparseGradGroup {
     }
   }
 
-  static std::vector<stored_index_t> positions(Context& ctx, const SparseGradient<C, Backend>& support) {
+  static std::vector<stored_index_t> positions(Context& ctx, const SparseGradient<C, B>& support) {
     std::vector<stored_index_t> host(static_cast<std::size_t>(support.count()));
     if (support.dense()) {
       std::iota(host.begin(), host.end(), 0);
     } else if (!host.empty()) {
-      Backend::template download<stored_index_t>(ctx, support.indices(), host.data(), support.count());
+      B::template download<stored_index_t>(ctx, support.indices(), host.data(), support.count());
     }
     return host;
   }
-  static SparseGradient<C, Backend> support(Context& ctx, const Basis& basis,
-                                            const std::vector<stored_index_t>& positions) {
-    SparseGradient<C, Backend> made(
-        ctx, basis.rows(), basis.cols(),
-        std::min(static_cast<index_t>(positions.size()), basis.rows() * basis.cols()));
+  static SparseGradient<C, B> support(Context& ctx, const Basis& basis,
+                                      const std::vector<stored_index_t>& positions) {
+    SparseGradient<C, B> made(ctx, basis.rows(), basis.cols(),
+                              std::min(static_cast<index_t>(positions.size()), basis.rows() * basis.cols()));
     made.assign(ctx, positions, std::vector<C>(positions.size()));
     return made;
   }
@@ -795,19 +796,19 @@ class SparseGradGroup {
     const index_t bad = look ? together_.first_nonfinite(ctx) : -1;
     SelectReport report;
     if (bad >= 0) {
-      detail::check_finite<C, Backend>(ctx, chosen_[static_cast<std::size_t>(bad)]->gradient,
-                                       options_.non_finite, report);
+      detail::check_finite<C, B>(ctx, chosen_[static_cast<std::size_t>(bad)]->gradient, options_.non_finite,
+                                 report);
     }
     for (Member* m : chosen_) {
-      if (need_norms) m->squared_norm = Backend::template squared_norm<C>(ctx, m->layer->core(ctx));
+      if (need_norms) m->squared_norm = B::template squared_norm<C>(ctx, m->layer->core(ctx));
       m->progress = Progress::selected;
     }
     if (report.skipped) chosen_[static_cast<std::size_t>(bad)]->progress = Progress::skipped;
   }
 
   bool steps_together(const Member& m) const {
-    if constexpr (!BatchedBackend<Backend>) return false;
-    return !options_.share_gradient_memory && BatchedStep<T, Backend>::fits(*m.layer, m.gradient, *m.adam);
+    if constexpr (!BatchedBackend<B>) return false;
+    return !options_.share_gradient_memory && BatchedStep<T, B>::fits(*m.layer, m.gradient, *m.adam);
   }
   std::int64_t* counter(const Member& m) {
     return counters_.empty() ? nullptr : counters_.data() + (&m - members_.data());
@@ -843,7 +844,7 @@ class SparseGradGroup {
     if (m.adam == nullptr) prepare(ctx, m);  // a step before the refresh that the collection is for
     const MatrixView<C> gradient = finish(ctx, m);
     m.squared_norm.reset();
-    if (need_norm) m.squared_norm = Backend::template squared_norm<C>(ctx, gradient);
+    if (need_norm) m.squared_norm = B::template squared_norm<C>(ctx, gradient);
     const NonFinite policy = options_.non_finite;
     const Selector& selector = m.selector ? m.selector : selector_;
     SelectReport report;
@@ -870,12 +871,12 @@ class SparseGradGroup {
   Reduce reduce_;
   std::vector<Member> members_;
   std::map<std::string, Collection> collections_;
-  std::shared_ptr<GradientMemory<C, Backend>> shared_gradient_;  ///< null unless shared
-  BatchedStep<T, Backend> together_;                             ///< of a BatchedBackend
+  std::shared_ptr<GradientMemory<C, B>> shared_gradient_;  ///< null unless shared
+  BatchedStep<T, B> together_;                             ///< of a BatchedBackend
   std::vector<Member*> chosen_;
-  Buffer<std::int64_t, Backend> counters_;  ///< steps of each layer, while they count on the device
-  Buffer<std::uint32_t, Backend> guard_;    ///< StepGuard of the steps that do not wait
-  bool guarded_ = false;                    ///< the present step is one
+  Buffer<std::int64_t, B> counters_;  ///< steps of each layer, while they count on the device
+  Buffer<std::uint32_t, B> guard_;    ///< StepGuard of the steps that do not wait
+  bool guarded_ = false;              ///< the present step is one
 };
 
 }  // namespace sparsegrad

@@ -36,17 +36,17 @@ struct LinearOptions {
 
 namespace detail {
 /// Whether Backend has layers that store T.
-template <class T, class Backend>
+template <class T, Backend B>
 inline constexpr bool stores_parameters = true;
-template <class Backend>
-inline constexpr bool stores_parameters<bfloat16, Backend> = NarrowBackend<Backend, bfloat16>;
-template <class Backend>
-inline constexpr bool stores_parameters<float16, Backend> = NarrowBackend<Backend, float16>;
+template <Backend B>
+inline constexpr bool stores_parameters<bfloat16, B> = LowPrecisionBackend<B, bfloat16>;
+template <Backend B>
+inline constexpr bool stores_parameters<float16, B> = LowPrecisionBackend<B, float16>;
 }  // namespace detail
 
 /// Gradient memory that layers take turns in: from a layer's first backward (or add_gradient, core, select) until its
 /// `clear` it is that layer's, and the same calls of the others throw StateError.
-template <class C, class Backend>
+template <class C, Backend B>
 class GradientMemory {
  public:
   index_t size() const { return memory_.size(); }
@@ -55,14 +55,14 @@ class GradientMemory {
 
   /// Frees what lies beyond `count` elements; does nothing in the middle of a turn. `count` must be as many as the largest
   /// gradient_count() of the layers that borrow the memory.
-  void shrink(typename Backend::Context& ctx, index_t count) {
+  void shrink(typename B::Context& ctx, index_t count) {
     if (in_use_ || count >= memory_.size()) return;
     memory_.release();
     memory_.resize(ctx, count);
   }
 
  private:
-  template <class, class>
+  template <class, Backend>
   friend class SparseGradLinear;
 
   /// Ends the turn, of a memory that lives until then.
@@ -89,11 +89,11 @@ class GradientMemory {
                        ", but holds a layer's gradient; select that layer's entries (or clear it) first");
     }
   }
-  void grow(typename Backend::Context& ctx, index_t count) {
+  void grow(typename B::Context& ctx, index_t count) {
     if (count > memory_.size()) memory_.resize(ctx, count);
   }
 
-  Buffer<C, Backend> memory_;
+  Buffer<C, B> memory_;
   bool in_use_ = false;
 };
 
@@ -122,18 +122,19 @@ struct SavedInput {
 /// W = round(master) after construction, apply, merge and unmerge. Every sum is float's and rounded once where its result
 /// is a T; a plan that projects tokens first rounds X U and dY V to T (docs/math.md). Otherwise C is T.
 /// Source: the paper, section 3 and Table 2; the plans are described in docs/math.md.
-template <class T, class Backend = DefaultBackend>
+template <class T, Backend B = DefaultBackend>
 class SparseGradLinear {
   static_assert(
-      detail::stores_parameters<T, Backend>,
-      "layers of bfloat16 or float16 need a backend with the primitives of NarrowBackend: backend::Cuda, "
+      detail::stores_parameters<T, B>,
+      "layers of bfloat16 or float16 need a backend with the primitives of LowPrecisionBackend: "
+      "backend::Cuda, "
       "backend::Reference or backend::ThrustHost; backend::Cpu and backend::CpuBlas have float and double");
 
  public:
   using C = compute_t<T>;
-  using Context = typename Backend::Context;
-  using Basis = TuckerBasis<C, Backend>;
-  using Accumulator = HosvdAccumulator<C, Backend>;
+  using Context = typename B::Context;
+  using Basis = TuckerBasis<C, B>;
+  using Accumulator = HosvdAccumulator<C, B>;
   /// Adds up a finished gradient over processes, in place: see `gradient`.
   using Reduce = std::function<void(Context&, MatrixView<C>)>;
 
@@ -142,7 +143,7 @@ class SparseGradLinear {
   /// C without a master cannot be trained, only stand frozen under an adapter.
   SparseGradLinear(Context& ctx, MatrixView<T> weight, T* bias, LinearOptions options = {})
       : weight_(weight), bias_(bias), options_(options) {
-    if (is_narrow<T> && options.mode != UpdateMode::adapter) {
+    if (is_low_precision<T> && options.mode != UpdateMode::adapter) {
       throw ValueError(
           "a layer that trains a weight of 16 bits needs a float master of it, given behind the weight: "
           "updates below half a unit of its last place would be lost");
@@ -154,7 +155,7 @@ class SparseGradLinear {
   /// The same for T narrower than C, with the master of the weight: a matrix of the weight's shape and layout, any
   /// stride, borrowed like the weight, which becomes the rounded master here. Throws ShapeError when the shapes differ.
   SparseGradLinear(Context& ctx, MatrixView<T> weight, MatrixView<C> master, T* bias,
-                   LinearOptions options = {}) requires(is_narrow<T>)
+                   LinearOptions options = {}) requires(is_low_precision<T>)
       : weight_(weight), master_(master), bias_(bias), options_(options) {
     take_extents();
     require_shape("master", master.rows, master.cols, weight.rows, weight.cols, "extents of the weight");
@@ -182,7 +183,7 @@ class SparseGradLinear {
   MatrixView<T> weight() const { return weight_; }
   /// What updates go to: the master of a narrow weight (empty where none was given), else the weight itself.
   MatrixView<C> master() const {
-    if constexpr (is_narrow<T>) {
+    if constexpr (is_low_precision<T>) {
       return master_;
     } else {
       return weight_;
@@ -190,8 +191,8 @@ class SparseGradLinear {
   }
   /// W = round(master): after the caller has written to the master himself. Nothing where there is none.
   void round_master(Context& ctx) {
-    if constexpr (is_narrow<T>) {
-      if (master_.data != nullptr) Backend::template narrow<T>(ctx, master_, weight_);
+    if constexpr (is_low_precision<T>) {
+      if (master_.data != nullptr) B::template round_to<T>(ctx, master_, weight_);
     }
   }
   T* bias() const { return bias_; }
@@ -217,7 +218,7 @@ class SparseGradLinear {
     if (!plan) plan = options_.plan;
     const Order order = order_of(*basis, plan, options_.workload, collecting(), false);
     require_room(order);
-    if constexpr (is_narrow<T>) narrow_ = &basis->template narrow<T>(ctx);
+    if constexpr (is_low_precision<T>) narrow_ = &basis->template low_precision<T>(ctx);
     basis_ = std::move(basis);
     support_ = {};
     support_values_.release();
@@ -249,7 +250,7 @@ class SparseGradLinear {
 
   /// From now on only the gradient at these entries is computed, by a sampled product and without a dense core (SDDMM);
   /// an empty gradient object ends that. Throws ShapeError; StateError in an accumulation or while collecting.
-  void set_support(Context& ctx, const SparseGradient<C, Backend>& support) {
+  void set_support(Context& ctx, const SparseGradient<C, B>& support) {
     require_idle("set_support");
     if (collecting())
       throw StateError("set_support: the layer is collecting gradients, which needs them whole");
@@ -264,7 +265,7 @@ class SparseGradLinear {
       support_ = {};
       support_values_.release();
     } else {
-      SparseGradient<C, Backend> own(ctx, support.rows(), support.cols(), support.count());
+      SparseGradient<C, B> own(ctx, support.rows(), support.cols(), support.count());
       own.copy_support(ctx, support);
       support_values_.resize(ctx, support.count());
       support_ = std::move(own);
@@ -272,12 +273,12 @@ class SparseGradLinear {
     take_order(ctx, order);
   }
   /// The fixed support, its values without meaning; empty where there is none.
-  const SparseGradient<C, Backend>& support() const { return support_; }
+  const SparseGradient<C, B>& support() const { return support_; }
 
   /// Uses `memory`, which grows to what the layer's present and later plans need, in place of gradient memory of the
   /// layer's own; null: own memory again. Layers of one context that take turns may share it (GradientMemory). Throws
   /// StateError in an accumulation, or when the memory must grow in the middle of another layer's turn.
-  void borrow_gradient_memory(Context& ctx, std::shared_ptr<GradientMemory<C, Backend>> memory) {
+  void borrow_gradient_memory(Context& ctx, std::shared_ptr<GradientMemory<C, B>> memory) {
     require_idle("borrow_gradient_memory");
     const index_t count = fixed() ? 0 : gradient_count();
     if (memory != nullptr) memory->require_room(count);
@@ -312,13 +313,13 @@ class SparseGradLinear {
     const index_t element = static_cast<index_t>(sizeof(C));
     const index_t wide = std::max({out_, in_, basis_->rows(), basis_->cols()});
     index_t step = 3 * max_tokens * wide * static_cast<index_t>(sizeof(T)) + 2 * out_ * in_ * element +
-                   Backend::template scratch_bound<C>(ctx, std::max(max_tokens * wide, out_ * in_));
-    if constexpr (is_narrow<T>) {
+                   B::template scratch_bound<C>(ctx, std::max(max_tokens * wide, out_ * in_));
+    if constexpr (is_low_precision<T>) {
       step += element * std::max(narrow_->out().scratch_elements(max_tokens),
                                  narrow_->in().scratch_elements(max_tokens));
     }
     const index_t back =
-        add_expanded_scratch<C, Backend>(ctx, *basis_, update_capacity > 0 ? update_capacity : core);
+        add_expanded_scratch<C, B>(ctx, *basis_, update_capacity > 0 ? update_capacity : core);
     ctx.scratch().reserve(std::max(step, back) + (index_t{1} << 20));
   }
 
@@ -337,9 +338,9 @@ class SparseGradLinear {
     const bool narrow = kept_cols() > 0 && keep.cols > 0;
     if (narrow) require_shape("keep", keep.rows, keep.cols, x.rows, kept_cols(), "tokens x kept_cols()");
     if (weight_.data != nullptr) {
-      Backend::template gemm<T>(ctx, Op::none, weight_op(Op::transpose), C(1), x, weight_, C(0), y);
+      B::template gemm<T>(ctx, Op::none, weight_op(Op::transpose), C(1), x, weight_, C(0), y);
     }
-    if (bias_ != nullptr) Backend::template add_to_rows<T>(ctx, bias_, y);
+    if (bias_ != nullptr) B::template add_to_rows<T>(ctx, bias_, y);
     SavedInput<T> saved{x, false};
     if (narrow) {
       token_basis().in().project_columns(ctx, x, keep);
@@ -352,10 +353,10 @@ class SparseGradLinear {
       const MatrixView<const T> delta = token_delta(ctx, frame);
       if (basis_->out().rotates()) {
         const MatrixView<T> core_y = frame.template matrix<T>(x.rows, basis_->rows());
-        Backend::template gemm<T>(ctx, Op::none, Op::transpose, C(1), xu, delta, C(0), core_y);
+        B::template gemm<T>(ctx, Op::none, Op::transpose, C(1), xu, delta, C(0), core_y);
         token_basis().out().expand_columns(ctx, core_y, C(1), y);
       } else {
-        Backend::template gemm<T>(ctx, Op::none, Op::transpose, C(1), xu, delta, C(1), y);
+        B::template gemm<T>(ctx, Op::none, Op::transpose, C(1), xu, delta, C(1), y);
       }
     }
     return saved;
@@ -377,23 +378,23 @@ class SparseGradLinear {
           "backward: the saved input is x U, but the layer needs x; it was made before collect or set_plan");
     }
     const bool first = begin(ctx);
-    if (db != nullptr && dy.rows > 0) Backend::template column_sums<T>(ctx, dy, db);
+    if (db != nullptr && dy.rows > 0) B::template column_sums<T>(ctx, dy, db);
 
     auto frame = ctx.frame();
     MatrixView<const T> dy_v = dy;
     if (plan_.out == SideOrder::project_first || has_adapter_term()) dy_v = projected_output(ctx, frame, dy);
     if (!dx.empty()) {
       if (weight_.data != nullptr) {
-        Backend::template gemm<T>(ctx, Op::none, weight_op(Op::none), C(1), dy, weight_, C(0), dx);
+        B::template gemm<T>(ctx, Op::none, weight_op(Op::none), C(1), dy, weight_, C(0), dx);
       }
       if (has_adapter_term()) {
         const MatrixView<const T> delta = token_delta(ctx, frame);
         if (basis_->in().rotates()) {
           const MatrixView<T> core_x = frame.template matrix<T>(dy.rows, basis_->cols());
-          Backend::template gemm<T>(ctx, Op::none, Op::none, C(1), dy_v, delta, C(0), core_x);
+          B::template gemm<T>(ctx, Op::none, Op::none, C(1), dy_v, delta, C(0), core_x);
           token_basis().in().expand_columns(ctx, core_x, C(1), dx);
         } else {
-          Backend::template gemm<T>(ctx, Op::none, Op::none, C(1), dy_v, delta, C(1), dx);
+          B::template gemm<T>(ctx, Op::none, Op::none, C(1), dy_v, delta, C(1), dx);
         }
       }
     }
@@ -406,8 +407,8 @@ class SparseGradLinear {
       if (support_.dense()) {
         add_product(ctx, left, x_u, C(1), support_values_.matrix(basis_->rows(), basis_->cols()));
       } else {
-        Backend::template sampled_product<T>(ctx, left, x_u, support_.indices(), support_.count(),
-                                             basis_->cols(), support_values_.data());
+        B::template sampled_product<T>(ctx, left, x_u, support_.indices(), support_.count(), basis_->cols(),
+                                       support_values_.data());
       }
     } else {
       add_product(ctx, left, x_u, first ? C(0) : C(1), sum());
@@ -435,19 +436,19 @@ class SparseGradLinear {
     }
     if (fixed()) {
       MatrixView<C> whole = frame.template matrix<C>(basis_->rows(), basis_->cols());
-      Backend::template copy<C>(ctx, g, whole);
+      B::template copy<C>(ctx, g, whole);
       C* gathered = frame.template take<C>(support_.count());
       const C* values = whole.data;
       if (!support_.dense()) {
-        Backend::template gather<C>(ctx, whole.data, support_.indices(), support_.count(), gathered);
+        B::template gather<C>(ctx, whole.data, support_.indices(), support_.count(), gathered);
         values = gathered;
       }
-      Backend::template add<C>(ctx, C(1), MatrixView<const C>(values, 1, support_.count()),
-                               support_values_.matrix(1, support_.count()));
+      B::template add<C>(ctx, C(1), MatrixView<const C>(values, 1, support_.count()),
+                         support_values_.matrix(1, support_.count()));
     } else if (first) {
-      Backend::template copy<C>(ctx, g, sum());
+      B::template copy<C>(ctx, g, sum());
     } else {
-      Backend::template add<C>(ctx, C(1), g, sum());
+      B::template add<C>(ctx, C(1), g, sum());
     }
     state_ = State::open;
   }
@@ -465,7 +466,7 @@ class SparseGradLinear {
   MatrixView<C> gradient(Context& ctx, NonFinite policy = NonFinite::raise, const Reduce& reduce = nullptr) {
     if (state_ == State::finished) return finished_gradient();
     const bool collects = state_ != State::empty || reduce;
-    if (begin(ctx) && !fixed()) Backend::template zero<C>(ctx, memory(), sum().size());
+    if (begin(ctx) && !fixed()) B::template zero<C>(ctx, memory(), sum().size());
     const std::shared_ptr<Accumulator> accumulator = accumulator_.lock();
     if (fixed()) {
       if (reduce) reduce(ctx, finished_gradient());
@@ -497,25 +498,25 @@ class SparseGradLinear {
   /// Writes the kept entries of the core to `s` [r, c]. `selector(ctx, core, s)` is TopK, FixedSupport or any callable
   /// that fills s; with a fixed support (set_support) it is not asked. Throws what the selector and `gradient` throw.
   template <class Selector>
-  SelectReport select(Context& ctx, const Selector& selector, SparseGradient<C, Backend>& s,
+  SelectReport select(Context& ctx, const Selector& selector, SparseGradient<C, B>& s,
                       NonFinite policy = NonFinite::raise) {
     require_shape("sparse gradient", s.rows(), s.cols(), basis_->rows(), basis_->cols(),
                   "rows x cols of the core");
     const MatrixView<C> whole = gradient(ctx, policy);
     if (fixed()) {
       s.copy_support(ctx, support_);
-      Backend::template copy<C>(ctx, whole, MatrixView<C>(s.values(), 1, s.count()));
+      B::template copy<C>(ctx, whole, MatrixView<C>(s.values(), 1, s.count()));
       SelectReport report{s.count(), s.count(), false, false};
-      detail::check_finite<C, Backend>(ctx, s, policy, report);
+      detail::check_finite<C, B>(ctx, s, policy, report);
       return report;
     }
     if constexpr (std::is_invocable_r_v<SelectReport, const Selector&, Context&, MatrixView<C>,
-                                        SparseGradient<C, Backend>&, NonFinite>) {
+                                        SparseGradient<C, B>&, NonFinite>) {
       return selector(ctx, whole, s, policy);
     } else {
       selector(ctx, whole, s);
       SelectReport report{s.count(), s.count(), false, false};
-      detail::check_finite<C, Backend>(ctx, s, policy, report);
+      detail::check_finite<C, B>(ctx, s, policy, report);
       return report;
     }
   }
@@ -523,7 +524,7 @@ class SparseGradLinear {
   /// W <- (1 - decay) W + V D U^T, in place; D [r, c] carries -lr, decay is learning rate times weight decay. An
   /// adapter changes its delta alone, by the same rule. Throws ShapeError, ValueError unless 0 <= decay <= 1, StateError
   /// for an adapter that is merged; nothing has changed then. (Without `reserve` scratch memory may run out halfway.)
-  void apply(Context& ctx, const SparseGradient<C, Backend>& d, double decay = 0) {
+  void apply(Context& ctx, const SparseGradient<C, B>& d, double decay = 0) {
     require_shape("update D", d.rows(), d.cols(), basis_->rows(), basis_->cols(), "rows x cols of the core");
     if (!(decay >= 0 && decay <= 1)) {
       throw ValueError("decay is " + std::to_string(decay) +
@@ -532,14 +533,14 @@ class SparseGradLinear {
     require_updatable("apply");
     const auto keep = static_cast<C>(1 - decay);
     if (options_.mode == UpdateMode::adapter) {
-      if (decay != 0) Backend::template scale<C>(ctx, keep, delta_matrix());
+      if (decay != 0) B::template scale<C>(ctx, keep, delta_matrix());
       return add_to_delta(ctx, d);
     }
-    if (decay != 0) Backend::template scale<C>(ctx, keep, master());
-    add_expanded<C, Backend>(ctx, *basis_, d, options_.layout, master(), options_.cost_model);
+    if (decay != 0) B::template scale<C>(ctx, keep, master());
+    add_expanded<C, B>(ctx, *basis_, d, options_.layout, master(), options_.cost_model);
     round_master(ctx);
     if (options_.track_delta) {
-      if (decay != 0) Backend::template scale<C>(ctx, keep, delta_matrix());
+      if (decay != 0) B::template scale<C>(ctx, keep, delta_matrix());
       add_to_delta(ctx, d);
     }
   }
@@ -566,12 +567,12 @@ class SparseGradLinear {
 
   /// The delta becomes this one, W stays as it is: for a layer whose weight is that of the delta's checkpoint.
   /// Throws ShapeError; StateError when the layer keeps no delta, or holds it merged.
-  void set_delta(Context& ctx, const SparseGradient<C, Backend>& delta) {
+  void set_delta(Context& ctx, const SparseGradient<C, B>& delta) {
     require_delta("set_delta");
     require_shape("delta", delta.rows(), delta.cols(), basis_->rows(), basis_->cols(),
                   "rows x cols of the core");
     require_updatable("set_delta");
-    Backend::template zero<C>(ctx, delta_.data(), delta_.size());
+    B::template zero<C>(ctx, delta_.data(), delta_.size());
     add_to_delta(ctx, delta);
     delta_used_ = delta.count() > 0;
   }
@@ -579,16 +580,16 @@ class SparseGradLinear {
   /// basis. Throws StateError when the layer keeps no delta.
   void reset_delta(Context& ctx) {
     require_delta("reset_delta");
-    Backend::template zero<C>(ctx, delta_.data(), delta_.size());
+    B::template zero<C>(ctx, delta_.data(), delta_.size());
     delta_used_ = false;
     merged_ = false;
   }
 
   /// The delta's non-zero entries, for a file or another process. Allocates. Throws StateError when none is kept.
-  SparseGradient<C, Backend> export_delta(Context& ctx) const {
+  SparseGradient<C, B> export_delta(Context& ctx) const {
     require_delta("export_delta");
     std::vector<C> values(static_cast<std::size_t>(delta_.size()));
-    Backend::template download<C>(ctx, delta_.data(), values.data(), delta_.size());
+    B::template download<C>(ctx, delta_.data(), values.data(), delta_.size());
     std::vector<stored_index_t> index;
     std::vector<C> kept;
     for (std::size_t e = 0; e < values.size(); ++e) {
@@ -596,14 +597,13 @@ class SparseGradLinear {
       index.push_back(static_cast<stored_index_t>(e));
       kept.push_back(values[e]);
     }
-    SparseGradient<C, Backend> sparse(ctx, basis_->rows(), basis_->cols(),
-                                      static_cast<index_t>(index.size()));
+    SparseGradient<C, B> sparse(ctx, basis_->rows(), basis_->cols(), static_cast<index_t>(index.size()));
     sparse.assign(ctx, index, kept);
     return sparse;
   }
 
   /// Adds a delta that was exported: an adapter takes it as its own, otherwise W += V Delta U^T.
-  void import_delta(Context& ctx, const SparseGradient<C, Backend>& delta) { apply(ctx, delta); }
+  void import_delta(Context& ctx, const SparseGradient<C, B>& delta) { apply(ctx, delta); }
 
   /// W += V Delta U^T; from then on forward is that of a plain layer. Throws StateError for a layer that is not an
   /// adapter, has no weight, or one narrower than C without a master, or is merged; NonFiniteError when the delta holds
@@ -650,10 +650,10 @@ class SparseGradLinear {
   bool begin(Context& ctx) {
     if (state_ != State::empty) return false;
     if (fixed()) {
-      Backend::template zero<C>(ctx, support_values_.data(), support_values_.size());
+      B::template zero<C>(ctx, support_values_.data(), support_values_.size());
       return true;
     }
-    if (shared_ != nullptr && turn_ == nullptr) turn_ = GradientMemory<C, Backend>::begin(shared_);
+    if (shared_ != nullptr && turn_ == nullptr) turn_ = GradientMemory<C, B>::begin(shared_);
     if (memory() == nullptr) {
       throw StateError(
           "the layer has no gradient memory: its allocation failed before; call set_plan or set_basis again");
@@ -705,7 +705,7 @@ class SparseGradLinear {
 
   /// The basis as products with tokens use it.
   const auto& token_basis() const {
-    if constexpr (is_narrow<T>) {
+    if constexpr (is_low_precision<T>) {
       return *narrow_;
     } else {
       return *basis_;
@@ -714,9 +714,9 @@ class SparseGradLinear {
   /// The delta as products with tokens use it.
   template <class Frame>
   MatrixView<const T> token_delta(Context& ctx, Frame& frame) const {
-    if constexpr (is_narrow<T>) {
+    if constexpr (is_low_precision<T>) {
       const MatrixView<T> rounded = frame.template matrix<T>(basis_->rows(), basis_->cols());
-      Backend::template narrow<T>(ctx, delta(), rounded);
+      B::template round_to<T>(ctx, delta(), rounded);
       return rounded;
     } else {
       return delta();
@@ -725,10 +725,10 @@ class SparseGradLinear {
   /// S = A^T B + beta S
   static void add_product(Context& ctx, MatrixView<const T> a, MatrixView<const T> b, C beta,
                           MatrixView<C> s) {
-    if constexpr (is_narrow<T>) {
-      Backend::template gemm_wide<T>(ctx, Op::transpose, Op::none, C(1), a, b, beta, s);
+    if constexpr (is_low_precision<T>) {
+      B::template gemm_wide<T>(ctx, Op::transpose, Op::none, C(1), a, b, beta, s);
     } else {
-      Backend::template gemm<T>(ctx, Op::transpose, Op::none, C(1), a, b, beta, s);
+      B::template gemm<T>(ctx, Op::transpose, Op::none, C(1), a, b, beta, s);
     }
   }
 
@@ -754,11 +754,11 @@ class SparseGradLinear {
     const MatrixView<C> core(memory(), basis_->rows(), basis_->cols());
     // A fast transform works in place; it comes first unless the other side makes its matrix smaller.
     if (in_left && !basis_->in().has_factor() && (!out_left || basis_->rows() == out_)) {
-      Backend::template fast_transform<C>(ctx, basis_->in().signs(), false, TransformSide::rows, whole);
+      B::template hadamard<C>(ctx, basis_->in().signs(), false, TransformSide::rows, whole);
       in_left = false;
     }
     if (out_left && !basis_->out().has_factor() && (!in_left || basis_->cols() == in_)) {
-      Backend::template fast_transform<C>(ctx, basis_->out().signs(), false, TransformSide::columns, whole);
+      B::template hadamard<C>(ctx, basis_->out().signs(), false, TransformSide::columns, whole);
       out_left = false;
     }
     if (!out_left && !in_left) return;
@@ -777,7 +777,7 @@ class SparseGradLinear {
       return;
     }
     const MatrixView<C> copy = frame.template matrix<C>(whole.rows, whole.cols);
-    Backend::template copy<C>(ctx, whole, copy);
+    B::template copy<C>(ctx, whole, copy);
     if (out_left) {
       basis_->out().project_rows(ctx, copy, core);
     } else {
@@ -785,15 +785,15 @@ class SparseGradLinear {
     }
   }
 
-  void add_to_delta(Context& ctx, const SparseGradient<C, Backend>& d) {
+  void add_to_delta(Context& ctx, const SparseGradient<C, B>& d) {
     delta_used_ = true;
-    if (d.dense()) return Backend::template add<C>(ctx, C(1), d.matrix(), delta_matrix());
+    if (d.dense()) return B::template add<C>(ctx, C(1), d.matrix(), delta_matrix());
     auto frame = ctx.frame();
     C* sums = frame.template take<C>(d.count());
-    Backend::template gather<C>(ctx, delta_.data(), d.indices(), d.count(), sums);
-    Backend::template add<C>(ctx, C(1), MatrixView<const C>(d.values(), 1, d.count()),
-                             MatrixView<C>(sums, 1, d.count()));
-    Backend::template scatter<C>(ctx, sums, d.indices(), d.count(), delta_.data());
+    B::template gather<C>(ctx, delta_.data(), d.indices(), d.count(), sums);
+    B::template add<C>(ctx, C(1), MatrixView<const C>(d.values(), 1, d.count()),
+                       MatrixView<C>(sums, 1, d.count()));
+    B::template scatter<C>(ctx, sums, d.indices(), d.count(), delta_.data());
   }
 
   void fold(Context& ctx, C sign, const char* call) {
@@ -808,15 +808,15 @@ class SparseGradLinear {
     if (merged_ == want_merged) {
       throw StateError(std::string(call) + ": the adapter is " + (merged_ ? "merged already" : "not merged"));
     }
-    const index_t bad = want_merged ? Backend::template first_nonfinite<C>(ctx, delta()) : -1;
+    const index_t bad = want_merged ? B::template first_nonfinite<C>(ctx, delta()) : -1;
     if (bad >= 0) {
       throw NonFiniteError(std::string(call) + ": the delta holds NaN or Inf at row " +
                            std::to_string(bad / basis_->cols()) + ", column " +
                            std::to_string(bad % basis_->cols()) + "; expected finite numbers");
     }
-    SparseGradient<C, Backend> update = export_delta(ctx);
-    Backend::template scale<C>(ctx, sign, MatrixView<C>(update.values(), 1, update.count()));
-    add_expanded<C, Backend>(ctx, *basis_, update, options_.layout, master(), options_.cost_model);
+    SparseGradient<C, B> update = export_delta(ctx);
+    B::template scale<C>(ctx, sign, MatrixView<C>(update.values(), 1, update.count()));
+    add_expanded<C, B>(ctx, *basis_, update, options_.layout, master(), options_.cost_model);
     round_master(ctx);
     merged_ = want_merged;
   }
@@ -846,16 +846,16 @@ class SparseGradLinear {
   index_t out_ = 0;
   index_t in_ = 0;
   std::shared_ptr<const Basis> basis_;
-  const NarrowBasis<T, Backend>* narrow_ = nullptr;  ///< of a narrow T; basis_ owns it
+  const LowPrecisionBasis<T, B>* narrow_ = nullptr;  ///< of a narrow T; basis_ owns it
   Plan plan_;
   State state_ = State::empty;
   std::weak_ptr<Accumulator> accumulator_;
-  std::shared_ptr<GradientMemory<C, Backend>> shared_;  ///< null: gradient_
-  typename GradientMemory<C, Backend>::Turn turn_;
-  Buffer<C, Backend> gradient_;         ///< sum of this step's gradients, then the core
-  SparseGradient<C, Backend> support_;  ///< the fixed support, if any
-  Buffer<C, Backend> support_values_;
-  Buffer<C, Backend> delta_;
+  std::shared_ptr<GradientMemory<C, B>> shared_;  ///< null: gradient_
+  typename GradientMemory<C, B>::Turn turn_;
+  Buffer<C, B> gradient_;         ///< sum of this step's gradients, then the core
+  SparseGradient<C, B> support_;  ///< the fixed support, if any
+  Buffer<C, B> support_values_;
+  Buffer<C, B> delta_;
   bool delta_used_ = false;
   bool merged_ = false;
 };

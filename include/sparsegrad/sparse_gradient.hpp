@@ -16,10 +16,10 @@ namespace sparsegrad {
 /// A gradient whose support is the whole matrix is `dense()`: its positions are 0, 1, 2, ... and are not
 /// stored.
 ///     rows 2, cols 3, entries (0,1) = 5 and (1,2) = 7:  indices {1, 5}, values {5, 7}
-template <class T, class Backend = DefaultBackend>
+template <class T, Backend B = DefaultBackend>
 class SparseGradient {
  public:
-  using Context = typename Backend::Context;
+  using Context = typename B::Context;
 
   SparseGradient() = default;
 
@@ -94,8 +94,8 @@ class SparseGradient {
     }
     const auto n = static_cast<index_t>(indices.size());
     set_count(n);
-    Backend::template upload<T>(ctx, values.data(), values_.data(), n);
-    if (!dense_) Backend::template upload<stored_index_t>(ctx, indices.data(), indices_.data(), n);
+    B::template upload<T>(ctx, values.data(), values_.data(), n);
+    if (!dense_) B::template upload<stored_index_t>(ctx, indices.data(), indices_.data(), n);
   }
 
   /// Takes the support (not the values) of another gradient of the same extents.
@@ -103,9 +103,8 @@ class SparseGradient {
     require_shape("support", other.rows(), other.cols(), rows_, cols_, "rows x cols of the core");
     set_count(other.count());
     if (!dense_) {
-      Backend::template copy<stored_index_t>(ctx,
-                                             MatrixView<const stored_index_t>(other.indices(), 1, count_),
-                                             MatrixView<stored_index_t>(indices_.data(), 1, count_));
+      B::template copy<stored_index_t>(ctx, MatrixView<const stored_index_t>(other.indices(), 1, count_),
+                                       MatrixView<stored_index_t>(indices_.data(), 1, count_));
     }
   }
 
@@ -115,8 +114,8 @@ class SparseGradient {
   index_t capacity_ = 0;
   index_t count_ = 0;
   bool dense_ = false;
-  Buffer<stored_index_t, Backend> indices_;
-  Buffer<T, Backend> values_;
+  Buffer<stored_index_t, B> indices_;
+  Buffer<T, B> values_;
 };
 
 }  // namespace sparsegrad

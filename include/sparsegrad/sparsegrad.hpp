@@ -7,10 +7,10 @@
 #include "backend/cpu.hpp"
 
 #include "hosvd_accumulator.hpp"
-#include "rank_rule.hpp"
+#include "side_recipe.hpp"
 #include "tucker_basis.hpp"
 
-#include "error_feedback.hpp"
+#include "extras/error_feedback.hpp"
 #include "plan.hpp"
 #include "sparse_grad_linear.hpp"
 #include "sparse_gradient.hpp"

@@ -6,7 +6,7 @@
 #include "backend/cuda.cuh"
 
 #include "hosvd_accumulator.hpp"
-#include "rank_rule.hpp"
+#include "side_recipe.hpp"
 #include "tucker_basis.hpp"
 
 #include "error_feedback.hpp"

@@ -23,11 +23,10 @@ namespace detail {
 
 /// Applies the policy for NaN and Inf to the kept values. They rank above every finite number, so a core that holds
 /// one shows it among its k largest, and the core need not be read again.
-template <class T, class Backend>
-void check_finite(typename Backend::Context& ctx, SparseGradient<T, Backend>& s, NonFinite policy,
-                  SelectReport& report) {
+template <class T, Backend B>
+void check_finite(typename B::Context& ctx, SparseGradient<T, B>& s, NonFinite policy, SelectReport& report) {
   if (policy == NonFinite::propagate || s.count() == 0) return;
-  const index_t bad = Backend::template first_nonfinite<T>(ctx, MatrixView<T>(s.values(), 1, s.count()));
+  const index_t bad = B::template first_nonfinite<T>(ctx, MatrixView<T>(s.values(), 1, s.count()));
   if (bad < 0) return;
   if (policy == NonFinite::skip) {
     s.clear();
@@ -38,11 +37,11 @@ void check_finite(typename Backend::Context& ctx, SparseGradient<T, Backend>& s,
   index_t position = bad;
   if (!s.dense()) {
     stored_index_t index = 0;
-    Backend::template download<stored_index_t>(ctx, s.indices() + bad, &index, 1);
+    B::template download<stored_index_t>(ctx, s.indices() + bad, &index, 1);
     position = index;
   }
   T value{};
-  Backend::template download<T>(ctx, s.values() + bad, &value, 1);
+  B::template download<T>(ctx, s.values() + bad, &value, 1);
   s.clear();
   throw NonFiniteError("the core gradient of " + shape_text(s.rows(), s.cols()) + " holds " +
                        (std::isnan(value) ? "NaN" : "Inf") + " at row " +
@@ -54,8 +53,8 @@ void check_finite(typename Backend::Context& ctx, SparseGradient<T, Backend>& s,
 
 namespace detail {
 /// The core as selectors read it: of the shape of s, contiguous. Throws ShapeError.
-template <class T, class Backend>
-void require_core(ConstMatrixView<T> core, const SparseGradient<T, Backend>& s) {
+template <class T, Backend B>
+void require_core(ConstMatrixView<T> core, const SparseGradient<T, B>& s) {
   require_shape("core", core.rows, core.cols, s.rows(), s.cols(), "rows x cols of the sparse gradient");
   if (!core.contiguous()) {
     throw ShapeError("the core's row stride is " + std::to_string(core.stride) +
@@ -71,32 +70,32 @@ void require_core(ConstMatrixView<T> core, const SparseGradient<T, Backend>& s) 
 struct TopK {
   index_t k = 0;
 
-  /// k = ceil(share * size), at least 1; a product that is whole but for its rounding counts as whole (0.07 of 100 is
-  /// 7). Throws ValueError unless 0 < share <= 1.
-  static TopK fraction(double share, index_t size) {
-    if (!(share > 0 && share <= 1)) {
-      throw ValueError("the share of kept entries is " + std::to_string(share) + ", expected 0 < share <= 1");
+  /// k = ceil(density * size), at least 1; a product that is whole but for its rounding counts as whole (0.07 of 100 is
+  /// 7). Throws ValueError unless 0 < density <= 1.
+  static TopK fraction(double density, index_t size) {
+    if (!(density > 0 && density <= 1)) {
+      throw ValueError("density is " + std::to_string(density) + ", expected 0 < density <= 1");
     }
-    const double entries = share * static_cast<double>(size);
+    const double entries = density * static_cast<double>(size);
     constexpr double rounding = 4 * std::numeric_limits<double>::epsilon();
     return {std::max<index_t>(1, static_cast<index_t>(std::ceil(entries * (1 - rounding))))};
   }
 
   /// Writes the support and values of `core` [rows, cols], contiguous, to `s`. Throws ShapeError; ValueError when k < 0
   /// or min(k, size) exceeds s.capacity(); NonFiniteError under NonFinite::raise, `s` then being empty.
-  template <class T, class Backend>
-  SelectReport operator()(typename Backend::Context& ctx, MatrixView<T> core, SparseGradient<T, Backend>& s,
+  template <class T, Backend B>
+  SelectReport operator()(typename B::Context& ctx, MatrixView<T> core, SparseGradient<T, B>& s,
                           NonFinite policy = NonFinite::raise) const {
     detail::require_core(core, s);
     if (k < 0) throw ValueError("k is " + std::to_string(k) + ", expected k >= 0");
     SelectReport report{k, std::min(k, core.size()), k > core.size(), false};
     s.set_count(report.kept);
     if (s.dense()) {
-      Backend::template copy<T>(ctx, core, s.matrix());
+      B::template copy<T>(ctx, core, s.matrix());
     } else {
-      Backend::template top_k<T>(ctx, core.data, core.size(), report.kept, s.indices(), s.values());
+      B::template top_k<T>(ctx, core.data, core.size(), report.kept, s.indices(), s.values());
     }
-    detail::check_finite<T, Backend>(ctx, s, policy, report);
+    detail::check_finite<T, B>(ctx, s, policy, report);
     return report;
   }
 };
@@ -104,23 +103,23 @@ struct TopK {
 /// Selector: S(i, j) = G~(i, j) at the positions of a support [rows, cols] that the caller chose before and keeps alive,
 /// read from a finished core. (To spare the dense core altogether, give the support to the layer:
 /// SparseGradLinear::set_support.)
-template <class T, class Backend = DefaultBackend>
+template <class T, Backend B = DefaultBackend>
 struct FixedSupport {
-  const SparseGradient<T, Backend>* support = nullptr;
+  const SparseGradient<T, B>* support = nullptr;
 
   /// Throws ValueError without a support or when `s` has no room for it, ShapeError, NonFiniteError as TopK.
-  SelectReport operator()(typename Backend::Context& ctx, MatrixView<T> core, SparseGradient<T, Backend>& s,
+  SelectReport operator()(typename B::Context& ctx, MatrixView<T> core, SparseGradient<T, B>& s,
                           NonFinite policy = NonFinite::raise) const {
     if (support == nullptr) throw ValueError("FixedSupport: the support is null, expected one to read");
     detail::require_core(core, s);
     s.copy_support(ctx, *support);
     SelectReport report{s.count(), s.count(), false, false};
     if (s.dense()) {
-      Backend::template copy<T>(ctx, core, s.matrix());
+      B::template copy<T>(ctx, core, s.matrix());
     } else {
-      Backend::template gather<T>(ctx, core.data, s.indices(), s.count(), s.values());
+      B::template gather<T>(ctx, core.data, s.indices(), s.count(), s.values());
     }
-    detail::check_finite<T, Backend>(ctx, s, policy, report);
+    detail::check_finite<T, B>(ctx, s, policy, report);
     return report;
   }
 };

@@ -17,11 +17,11 @@
 #include "core/full_precision.hpp"
 #include "core/wait.hpp"
 #include "default_backend.hpp"
-#include "detail/fit_side.hpp"
+#include "hosvd.hpp"
 #include "hosvd_accumulator.hpp"
-#include "narrow_basis.hpp"
+#include "low_precision_basis.hpp"
 #include "plan.hpp"
-#include "rank_rule.hpp"
+#include "side_recipe.hpp"
 
 namespace sparsegrad {
 
@@ -76,12 +76,12 @@ struct OrthogonalityDefect {
 /// V [out, r] and U [in, c] with orthonormal columns. A gradient G [out, in] has the core V^T G U [r, c].
 /// Immutable, but for copies of the factors in narrower types, made when first asked for; shared by pointer, also by
 /// several contexts: what the calls here return is finished.
-template <class T, class Backend = DefaultBackend>
+template <class T, Backend B = DefaultBackend>
 class TuckerBasis {
  public:
-  using Context = typename Backend::Context;
-  using Side = BasisSide<T, Backend>;
-  using Accumulator = HosvdAccumulator<T, Backend>;
+  using Context = typename B::Context;
+  using Side = BasisSide<T, B>;
+  using Accumulator = HosvdAccumulator<T, B>;
   using Pointer = std::shared_ptr<const TuckerBasis>;
 
   /// Defect that `from_factors` accepts.
@@ -93,18 +93,19 @@ class TuckerBasis {
   /// Takes a copy of one side's Gram sums at a time as working memory.
   /// Throws StateError when a rule needs gradients and the accumulator has none or not that side; ValueError
   /// when a sketched side is asked for more vectors than its sketch has columns, or by a rule's own check.
-  static Pointer fit(Context& ctx, const Accumulator& sums, const RankRule& out_rule,
-                     const RankRule& in_rule) {
+  static Pointer fit(Context& ctx, const Accumulator& sums, const SideRecipe& out_rule,
+                     const SideRecipe& in_rule) {
     return fit_sides(ctx, sums, nullptr, out_rule, in_rule);
   }
   /// The same, in the accumulator's own memory, without that copy: the Gram sums are gone afterwards.
-  static Pointer fit(Context& ctx, Accumulator&& sums, const RankRule& out_rule, const RankRule& in_rule) {
+  static Pointer fit(Context& ctx, Accumulator&& sums, const SideRecipe& out_rule,
+                     const SideRecipe& in_rule) {
     return fit_sides(ctx, sums, &sums, out_rule, in_rule);
   }
   /// From rules that need no gradients (identity, random, fast transform), for gradients [out, in].
   /// Throws StateError when a rule does need them.
-  static Pointer from_rules(Context& ctx, index_t out, index_t in, const RankRule& out_rule,
-                            const RankRule& in_rule) {
+  static Pointer from_rules(Context& ctx, index_t out, index_t in, const SideRecipe& out_rule,
+                            const SideRecipe& in_rule) {
     HosvdOptions none;
     none.out_side = none.in_side = false;
     return fit(ctx, Accumulator(ctx, out, in, none), out_rule, in_rule);
@@ -153,8 +154,8 @@ class TuckerBasis {
   /// The basis with its factors rounded to N = bfloat16 or float16, for products with tokens stored so. Made at the
   /// first call, once for all layers, and kept as long as the basis; only where T is float.
   template <class N>
-  const NarrowBasis<N, Backend>& narrow(Context& ctx) const {
-    static_assert(std::is_same_v<compute_t<N>, T> && is_narrow<N>);
+  const LowPrecisionBasis<N, B>& low_precision(Context& ctx) const {
+    static_assert(std::is_same_v<compute_t<N>, T> && is_low_precision<N>);
     const std::lock_guard lock(narrow_mutex_);
     auto& copy = [&]() -> auto& {
       if constexpr (std::is_same_v<N, bfloat16>) {
@@ -164,7 +165,7 @@ class TuckerBasis {
       }
     }
     ();
-    if (copy == nullptr) copy = std::make_unique<NarrowBasis<N, Backend>>(ctx, out_, in_);
+    if (copy == nullptr) copy = std::make_unique<LowPrecisionBasis<N, B>>(ctx, out_, in_);
     return *copy;
   }
 
@@ -210,7 +211,7 @@ class TuckerBasis {
     require_shape("gradient", g.rows, g.cols, out_extent(), in_extent(), "out x in of the basis");
     if (k < 0) throw ValueError("k is " + std::to_string(k) + ", expected k >= 0");
     EnergyShares shares;
-    const double total = g.empty() ? 0.0 : Backend::template squared_norm<T>(ctx, g);
+    const double total = g.empty() ? 0.0 : B::template squared_norm<T>(ctx, g);
     if (!std::isfinite(total)) throw NonFiniteError("energy: the gradient's squared norm is not finite");
     if (total <= 0) return shares;
     const FullPrecision exact(ctx);
@@ -218,12 +219,12 @@ class TuckerBasis {
     auto frame = ctx.frame();
     const MatrixView<T> memory = frame.template matrix<T>(std::max(g.size(), rows() * cols()), 1);
     const MatrixView<T> whole(memory.data, g.rows, g.cols);
-    Backend::template copy<T>(ctx, g, whole);
+    B::template copy<T>(ctx, g, whole);
     shares.raw_top_k = share(top_energy(ctx, whole, k));
     const MatrixView<T> core(memory.data, rows(), cols());
     project(ctx, g, core);
     shares.basis_top_k = share(top_energy(ctx, core, k));
-    if (!core.empty()) shares.kept_block = share(Backend::template squared_norm<T>(ctx, core));
+    if (!core.empty()) shares.kept_block = share(B::template squared_norm<T>(ctx, core));
     return shares;
   }
 
@@ -269,15 +270,15 @@ class TuckerBasis {
   }
 
   static Pointer fit_sides(Context& ctx, const Accumulator& sums, Accumulator* consumed,
-                           const RankRule& out_rule, const RankRule& in_rule) {
+                           const SideRecipe& out_rule, const SideRecipe& in_rule) {
     // All refusals come before the first side is worked on.
-    detail::require_fit<T, Backend>(sums, GradientSide::out, out_rule);
-    detail::require_fit<T, Backend>(sums, GradientSide::in, in_rule);
+    detail::require_fit<T, B>(sums, GradientSide::out, out_rule);
+    detail::require_fit<T, B>(sums, GradientSide::in, in_rule);
     BasisReport report;
     report.gradients = sums.count();
     report.total_energy = sums.total_energy();
-    auto out = detail::fit_side<T, Backend>(ctx, sums, consumed, GradientSide::out, out_rule);
-    auto in = detail::fit_side<T, Backend>(ctx, sums, consumed, GradientSide::in, in_rule);
+    auto out = detail::fit_side<T, B>(ctx, sums, consumed, GradientSide::out, out_rule);
+    auto in = detail::fit_side<T, B>(ctx, sums, consumed, GradientSide::in, in_rule);
     report.out = {std::move(out.spectrum), out.kept_energy, out.tail_energy};
     report.in = {std::move(in.spectrum), in.kept_energy, in.tail_energy};
     wait_for(ctx);
@@ -307,10 +308,9 @@ class TuckerBasis {
       const index_t rows = std::min(step, r - first);
       auto frame = ctx.frame();
       const MatrixView<T> products = frame.template matrix<T>(rows, r);
-      Backend::template gemm<T>(ctx, Op::none, Op::transpose, T(1),
-                                side.factor().block(first, 0, rows, side.extent()), side.factor(), T(0),
-                                products);
-      Backend::template download<T>(ctx, products.data, host.data(), rows * r);
+      B::template gemm<T>(ctx, Op::none, Op::transpose, T(1),
+                          side.factor().block(first, 0, rows, side.extent()), side.factor(), T(0), products);
+      B::template download<T>(ctx, products.data, host.data(), rows * r);
       for (index_t i = 0; i < rows; ++i) {
         for (index_t j = 0; j < r; ++j) {
           const double value = static_cast<double>(host[static_cast<std::size_t>(i * r + j)]);
@@ -333,16 +333,16 @@ class TuckerBasis {
     auto frame = ctx.frame();
     stored_index_t* index = frame.template take<stored_index_t>(k);
     T* value = frame.template take<T>(k);
-    Backend::template top_k<T>(ctx, a.data, n, k, index, value);
-    return Backend::template squared_norm<T>(ctx, MatrixView<const T>(value, 1, k));
+    B::template top_k<T>(ctx, a.data, n, k, index, value);
+    return B::template squared_norm<T>(ctx, MatrixView<const T>(value, 1, k));
   }
 
   Side out_;
   Side in_;
   BasisReport report_;
   mutable std::mutex narrow_mutex_;
-  mutable std::unique_ptr<NarrowBasis<bfloat16, Backend>> bfloat16_;
-  mutable std::unique_ptr<NarrowBasis<float16, Backend>> float16_;
+  mutable std::unique_ptr<LowPrecisionBasis<bfloat16, B>> bfloat16_;
+  mutable std::unique_ptr<LowPrecisionBasis<float16, B>> float16_;
 };
 
 }  // namespace sparsegrad

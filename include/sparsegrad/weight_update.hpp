@@ -19,11 +19,10 @@ enum class WeightLayout {
 namespace detail {
 
 /// A dense update D [r, c], rows and columns on the sides `rows` and `cols`: W += R D C^T.
-template <class T, class Backend>
-void expand_dense(typename Backend::Context& ctx, const BasisSide<T, Backend>& rows,
-                  const BasisSide<T, Backend>& cols, ConstMatrixView<T> d, const CostModel& model,
-                  MatrixView<T> w) {
-  if (!rows.rotates() && !cols.rotates()) return Backend::template add<T>(ctx, T(1), d, w);
+template <class T, Backend B>
+void expand_dense(typename B::Context& ctx, const BasisSide<T, B>& rows, const BasisSide<T, B>& cols,
+                  ConstMatrixView<T> d, const CostModel& model, MatrixView<T> w) {
+  if (!rows.rotates() && !cols.rotates()) return B::template add<T>(ctx, T(1), d, w);
   if (!rows.rotates()) return cols.expand_columns(ctx, d, T(1), w);
   if (!cols.rotates()) return rows.expand_rows(ctx, d, T(1), w);
   const SideShape r = shape_of(rows);
@@ -42,26 +41,25 @@ void expand_dense(typename Backend::Context& ctx, const BasisSide<T, Backend>& r
 
 /// Half of the way back of a sparse update, whose entries stand in groups of one row (or column) of D: panel.row(s) =
 /// the group's entries expanded along the other side.
-template <class T, class Backend>
-void expand_groups(typename Backend::Context& ctx, const GroupedSupport& groups, const T* values,
-                   index_t count, const BasisSide<T, Backend>& along, MatrixView<T> panel) {
-  Backend::template zero<T>(ctx, panel.data, panel.size());
+template <class T, Backend B>
+void expand_groups(typename B::Context& ctx, const GroupedSupport& groups, const T* values, index_t count,
+                   const BasisSide<T, B>& along, MatrixView<T> panel) {
+  B::template zero<T>(ctx, panel.data, panel.size());
   if (!along.has_factor()) {
-    Backend::template scatter_add<T>(ctx, groups.slot, groups.other, values, count, panel);
+    B::template scatter_add<T>(ctx, groups.slot, groups.other, values, count, panel);
     if (along.rotates()) {
-      Backend::template fast_transform<T>(ctx, along.signs(), true, TransformSide::rows, panel);
+      B::template hadamard<T>(ctx, along.signs(), true, TransformSide::rows, panel);
     }
   } else {
-    Backend::template expand_rows<T>(ctx, groups.slot, groups.other, values, count, along.factor(), panel);
+    B::template expand_rows<T>(ctx, groups.slot, groups.other, values, count, along.factor(), panel);
   }
 }
 
 /// W [rows.extent, cols.extent] += R D C^T, where D's position index i * d.cols() + j has its row i on the side
 /// `rows`, or, with `swapped`, on the side `cols` (a weight stored [in, out]).
-template <class T, class Backend>
-void expand_sparse(typename Backend::Context& ctx, const BasisSide<T, Backend>& rows,
-                   const BasisSide<T, Backend>& cols, bool swapped, const SparseGradient<T, Backend>& d,
-                   const CostModel& model, MatrixView<T> w) {
+template <class T, Backend B>
+void expand_sparse(typename B::Context& ctx, const BasisSide<T, B>& rows, const BasisSide<T, B>& cols,
+                   bool swapped, const SparseGradient<T, B>& d, const CostModel& model, MatrixView<T> w) {
   const index_t count = d.count();
   if (count == 0) return;
   auto frame = ctx.frame();
@@ -73,19 +71,19 @@ void expand_sparse(typename Backend::Context& ctx, const BasisSide<T, Backend>& 
     GroupedSupport g{frame.template take<stored_index_t>(count), frame.template take<stored_index_t>(count),
                      frame.template take<stored_index_t>(count), frame.template take<stored_index_t>(most),
                      0};
-    g.groups = Backend::group_support(ctx, d.indices(), count, d.rows(), d.cols(), columns_of_d, g.slot,
-                                      g.other, g.order, g.list);
-    Backend::template gather<T>(ctx, d.values(), g.order, count, ordered);
+    g.groups = B::group_support(ctx, d.indices(), count, d.rows(), d.cols(), columns_of_d, g.slot, g.other,
+                                g.order, g.list);
+    B::template gather<T>(ctx, d.values(), g.order, count, ordered);
     return g;
   };
-  const auto multiply = [&](const BasisSide<T, Backend>& side, const GroupedSupport& g, bool panel_first,
+  const auto multiply = [&](const BasisSide<T, B>& side, const GroupedSupport& g, bool panel_first,
                             MatrixView<const T> panel) {
     const MatrixView<T> used = frame.template matrix<T>(g.groups, side.extent());
-    Backend::template gather_rows<T>(ctx, side.factor(), g.list, g.groups, used);
+    B::template gather_rows<T>(ctx, side.factor(), g.list, g.groups, used);
     if (panel_first) {
-      Backend::template gemm<T>(ctx, Op::transpose, Op::none, T(1), panel, used, T(1), w);
+      B::template gemm<T>(ctx, Op::transpose, Op::none, T(1), panel, used, T(1), w);
     } else {
-      Backend::template gemm<T>(ctx, Op::transpose, Op::none, T(1), used, panel, T(1), w);
+      B::template gemm<T>(ctx, Op::transpose, Op::none, T(1), used, panel, T(1), w);
     }
   };
 
@@ -93,57 +91,55 @@ void expand_sparse(typename Backend::Context& ctx, const BasisSide<T, Backend>& 
   if (!rows.has_factor() && !cols.has_factor() && (rows.rotates() || cols.rotates())) {
     // A fast transform and nothing dense: through one matrix of the weight's size.
     const MatrixView<T> full = frame.template matrix<T>(w.rows, w.cols);
-    Backend::template zero<T>(ctx, full.data, full.size());
+    B::template zero<T>(ctx, full.data, full.size());
     if (swapped) {
       const GroupedSupport g = group(false, ordered);
       stored_index_t* row = frame.template take<stored_index_t>(count);
-      Backend::template gather<stored_index_t>(ctx, g.list, g.slot, count, row);
-      Backend::template scatter_add<T>(ctx, row, g.other, ordered, count, full);
+      B::template gather<stored_index_t>(ctx, g.list, g.slot, count, row);
+      B::template scatter_add<T>(ctx, row, g.other, ordered, count, full);
     } else {
-      Backend::template scatter<T>(ctx, d.values(), d.indices(), count, full.data);
+      B::template scatter<T>(ctx, d.values(), d.indices(), count, full.data);
     }
-    if (cols.rotates())
-      Backend::template fast_transform<T>(ctx, cols.signs(), true, TransformSide::rows, full);
-    if (rows.rotates())
-      Backend::template fast_transform<T>(ctx, rows.signs(), true, TransformSide::columns, full);
-    return Backend::template add<T>(ctx, T(1), full, w);
+    if (cols.rotates()) B::template hadamard<T>(ctx, cols.signs(), true, TransformSide::rows, full);
+    if (rows.rotates()) B::template hadamard<T>(ctx, rows.signs(), true, TransformSide::columns, full);
+    return B::template add<T>(ctx, T(1), full, w);
   }
   if (!rows.rotates()) {
     // The entries of a row of D go straight into the same row of W.
     const GroupedSupport g = group(false, ordered);
     stored_index_t* row = frame.template take<stored_index_t>(count);
-    Backend::template gather<stored_index_t>(ctx, g.list, g.slot, count, row);
-    if (!cols.rotates()) return Backend::template scatter_add<T>(ctx, row, g.other, ordered, count, w);
-    return Backend::template expand_rows<T>(ctx, row, g.other, ordered, count, cols.factor(), w);
+    B::template gather<stored_index_t>(ctx, g.list, g.slot, count, row);
+    if (!cols.rotates()) return B::template scatter_add<T>(ctx, row, g.other, ordered, count, w);
+    return B::template expand_rows<T>(ctx, row, g.other, ordered, count, cols.factor(), w);
   }
   if (!cols.rotates()) {
     const GroupedSupport g = group(true, ordered);
     const MatrixView<T> panel = frame.template matrix<T>(g.groups, w.rows);
-    expand_groups<T, Backend>(ctx, g, ordered, count, rows, panel);
-    return Backend::template add_columns<T>(ctx, panel, g.list, w);
+    expand_groups<T, B>(ctx, g, ordered, count, rows, panel);
+    return B::template add_columns<T>(ctx, panel, g.list, w);
   }
 
   // Both sides rotated: one sparsely, the other by a dense product.
   const bool columns = model.sparse_expansion_along(shape_of(rows), shape_of(cols), count) <
                        model.sparse_expansion_along(shape_of(cols), shape_of(rows), count);
   const GroupedSupport g = group(columns, ordered);
-  const BasisSide<T, Backend>& sparse_side = columns ? rows : cols;
+  const BasisSide<T, B>& sparse_side = columns ? rows : cols;
   const MatrixView<T> panel = frame.template matrix<T>(g.groups, sparse_side.extent());
-  expand_groups<T, Backend>(ctx, g, ordered, count, sparse_side, panel);
+  expand_groups<T, B>(ctx, g, ordered, count, sparse_side, panel);
   multiply(columns ? cols : rows, g, columns, panel);
 }
 
 /// W += V D U^T for a dense D [r, c].
-template <class T, class Backend>
-void expand_dense(typename Backend::Context& ctx, const TuckerBasis<T, Backend>& basis, MatrixView<const T> d,
+template <class T, Backend B>
+void expand_dense(typename B::Context& ctx, const TuckerBasis<T, B>& basis, MatrixView<const T> d,
                   WeightLayout layout, const CostModel& model, MatrixView<T> w) {
   if (layout == WeightLayout::out_in) {
-    return expand_dense<T, Backend>(ctx, basis.out(), basis.in(), d, model, w);
+    return expand_dense<T, B>(ctx, basis.out(), basis.in(), d, model, w);
   }
   auto frame = ctx.frame();
   const MatrixView<T> turned = frame.template matrix<T>(d.cols, d.rows);
-  Backend::template transpose<T>(ctx, d, turned);
-  expand_dense<T, Backend>(ctx, basis.in(), basis.out(), MatrixView<const T>(turned), model, w);
+  B::template transpose<T>(ctx, d, turned);
+  expand_dense<T, B>(ctx, basis.in(), basis.out(), MatrixView<const T>(turned), model, w);
 }
 
 }  // namespace detail
@@ -151,44 +147,43 @@ void expand_dense(typename Backend::Context& ctx, const TuckerBasis<T, Backend>&
 /// W += V D U^T in place, for W stored [out, in] or [in, out] (then W += U D^T V^T), V [out, r], U [in, c] and D [r, c]
 /// sparse or dense. Throws ShapeError, before anything has changed. Of a sparse D only the rows and columns that it uses take part in products, or D is written out as a dense matrix:
 /// what `model` finds cheapest. Source: Table 2 of the paper, seen from the original space.
-template <class T, class Backend>
-void add_expanded(typename Backend::Context& ctx, const TuckerBasis<T, Backend>& basis,
-                  const SparseGradient<T, Backend>& d, WeightLayout layout, MatrixView<T> w,
-                  const CostModel& model = {}) {
+template <class T, Backend B>
+void add_expanded(typename B::Context& ctx, const TuckerBasis<T, B>& basis, const SparseGradient<T, B>& d,
+                  WeightLayout layout, MatrixView<T> w, const CostModel& model = {}) {
   require_shape("update D", d.rows(), d.cols(), basis.rows(), basis.cols(), "rows x cols of the core");
   const bool swapped = layout == WeightLayout::in_out;
-  const BasisSide<T, Backend>& rows = swapped ? basis.in() : basis.out();
-  const BasisSide<T, Backend>& cols = swapped ? basis.out() : basis.in();
+  const BasisSide<T, B>& rows = swapped ? basis.in() : basis.out();
+  const BasisSide<T, B>& cols = swapped ? basis.out() : basis.in();
   require_shape("weight", w.rows, w.cols, rows.extent(), cols.extent(),
                 swapped ? "in x out of the basis" : "out x in of the basis");
   const bool rotated = rows.rotates() || cols.rotates();
   const bool densify =
       rotated && !d.dense() &&
-      (static_cast<double>(d.count()) > Backend::densify_share * static_cast<double>(d.size()) ||
+      (static_cast<double>(d.count()) > B::dense_above_density * static_cast<double>(d.size()) ||
        expands_dense(detail::shape_of(rows), detail::shape_of(cols), d.count(), model));
-  if (!d.dense() && !densify) return detail::expand_sparse<T, Backend>(ctx, rows, cols, swapped, d, model, w);
+  if (!d.dense() && !densify) return detail::expand_sparse<T, B>(ctx, rows, cols, swapped, d, model, w);
 
   auto frame = ctx.frame();
   MatrixView<const T> dense(d.values(), d.rows(), d.cols());
   if (densify) {
     const MatrixView<T> filled = frame.template matrix<T>(d.rows(), d.cols());
-    Backend::template zero<T>(ctx, filled.data, filled.size());
-    Backend::template scatter<T>(ctx, d.values(), d.indices(), d.count(), filled.data);
+    B::template zero<T>(ctx, filled.data, filled.size());
+    B::template scatter<T>(ctx, d.values(), d.indices(), d.count(), filled.data);
     dense = filled;
   }
-  detail::expand_dense<T, Backend>(ctx, basis, dense, layout, model, w);
+  detail::expand_dense<T, B>(ctx, basis, dense, layout, model, w);
 }
 
 /// Bytes of scratch memory that add_expanded needs at most, the primitives' own included.
-template <class T, class Backend>
-index_t add_expanded_scratch(const typename Backend::Context& ctx, const TuckerBasis<T, Backend>& basis,
+template <class T, Backend B>
+index_t add_expanded_scratch(const typename B::Context& ctx, const TuckerBasis<T, B>& basis,
                              index_t capacity) {
   const index_t wide = std::max(basis.out_extent(), basis.in_extent());
   const index_t weight = basis.out_extent() * basis.in_extent();
   const index_t element = static_cast<index_t>(sizeof(T));
   return 3 * weight * element + wide * wide * element +
          capacity * (element + 4 * static_cast<index_t>(sizeof(stored_index_t))) +
-         Backend::template scratch_bound<T>(ctx, std::max(weight, wide * wide));
+         B::template scratch_bound<T>(ctx, std::max(weight, wide * wide));
 }
 
 }  // namespace sparsegrad

@@ -33,13 +33,13 @@ void steps_without_allocation(int threads, const std::string& out_rule, const st
     v = static_cast<float>(random.next());
   SparseGradLinear<float, B> layer(ctx, MatrixView<float>(weight.data(), out, in), bias.data());
   GroupOptions options;
-  options.share = 0.02;
-  options.adam.overflow = Overflow::evict_smallest;
+  options.density = 0.02;
+  options.optimizer.overflow = Overflow::evict_smallest;
   SparseGradGroup<float, B> group(options);
   group.add(ctx, layer, "up");
   BasisRecipe recipe;
   recipe.rules = [&](const std::string&) {
-    return BasisRules{RankRule::parse(out_rule), RankRule::parse(in_rule)};
+    return SideRecipes{SideRecipe::parse(out_rule), SideRecipe::parse(in_rule)};
   };
 
   const auto step = [&](index_t tokens, bool collecting) {

@@ -89,8 +89,8 @@ struct Work {
     B::template gemm<T>(ctx, Op::transpose, Op::none, T(1), a, b, T(0), core);
     B::template gram<T>(ctx, Op::none, MatrixView<const T>(core), 1.0, sum);
     B::template column_sums<T>(ctx, b, sums.data());
-    B::template fast_transform<T>(ctx, signs.data(), false, TransformSide::rows, core);
-    B::template fast_transform<T>(ctx, signs.data(), false, TransformSide::columns, core);
+    B::template hadamard<T>(ctx, signs.data(), false, TransformSide::rows, core);
+    B::template hadamard<T>(ctx, signs.data(), false, TransformSide::columns, core);
     CHECK(B::template first_nonfinite<T>(ctx, core) == -1);
     CHECK(B::template squared_norm<T>(ctx, core) > 0);
     const index_t k = rows * cols / 50;

@@ -12,7 +12,7 @@ struct NoBatch : backend::Reference {
   static void gemm_batched();
 };
 struct NoTransform : backend::Reference {
-  static void fast_transform();
+  static void hadamard();
 };
 
 TEST_CASE("the concept Backend names every primitive that layers call") {

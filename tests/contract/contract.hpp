@@ -521,7 +521,7 @@ long double transform_entry(index_t n, const std::vector<T>& signs, index_t p, i
   return mixing * hadamard * signs[static_cast<std::size_t>(q)];
 }
 
-TEST_CASE_TEMPLATE("fast_transform: equals its matrix, inverts, keeps norms", T, float, double) {
+TEST_CASE_TEMPLATE("hadamard: equals its matrix, inverts, keeps norms", T, float, double) {
   Random random(11);
   const bool slow = std::string(B::name()) == "reference";
   for (const index_t n : {1, 2, 3, 4, 6, 8, 16, 24, 96, 100, 128, 768, 1009, 3072, 4096}) {
@@ -542,10 +542,10 @@ TEST_CASE_TEMPLATE("fast_transform: equals its matrix, inverts, keeps norms", T,
         };
         Context ctx(2);
         PaddedMatrix<T> y = x;
-        B::template fast_transform<T>(ctx, signs.data(), false, side, y.view());
+        B::template hadamard<T>(ctx, signs.data(), false, side, y.view());
         CHECK(y.padding_untouched());
         PaddedMatrix<T> z = x;
-        B::template fast_transform<T>(ctx, signs.data(), true, side, z.view());
+        B::template hadamard<T>(ctx, signs.data(), true, side, z.view());
         const index_t step = n > 200 ? n / 37 : 1;  // large ones by sample
         bool right = true;
         for (index_t e = 0; e<vectors; e += n> 200 ? 2 : 1) {
@@ -561,7 +561,7 @@ TEST_CASE_TEMPLATE("fast_transform: equals its matrix, inverts, keeps norms", T,
           }
         }
         CHECK(right);
-        B::template fast_transform<T>(ctx, signs.data(), true, side, y.view());
+        B::template hadamard<T>(ctx, signs.data(), true, side, y.view());
         for (index_t e = 0; e < vectors; ++e)
           for (index_t i = 0; i < n; ++i)
             right = right && Tolerance<T>::sum(24, 1).holds(at(y, e, i), at(x, e, i));
@@ -571,14 +571,14 @@ TEST_CASE_TEMPLATE("fast_transform: equals its matrix, inverts, keeps norms", T,
   }
 }
 
-TEST_CASE_TEMPLATE("fast_transform: same bits for any number of threads", T, float, double) {
+TEST_CASE_TEMPLATE("hadamard: same bits for any number of threads", T, float, double) {
   Random random(12);
   const auto a = PaddedMatrix<T>(96, 200, 1).fill(random);
   const std::vector<T> signs(200, T(1));
   check_same_for_any_threads(false, [&](Context& ctx) {
     PaddedMatrix<T> y = a;
-    B::template fast_transform<T>(ctx, signs.data(), false, TransformSide::rows, y.view());
-    B::template fast_transform<T>(ctx, signs.data(), false, TransformSide::columns, y.view());
+    B::template hadamard<T>(ctx, signs.data(), false, TransformSide::rows, y.view());
+    B::template hadamard<T>(ctx, signs.data(), false, TransformSide::columns, y.view());
     return y.entries();
   });
 }
@@ -905,7 +905,7 @@ TEST_CASE("group_support: by rows and by columns") {
   }
 }
 
-TEST_CASE_TEMPLATE("find_slots and open_slots: a support merged into a state", T, float, double) {
+TEST_CASE_TEMPLATE("locate_entries and insert_entries: a support merged into a state", T, float, double) {
   Random random(20);
   for (const auto& [held_count, k] : std::vector<std::array<index_t, 2>>{{0, 0},
                                                                          {0, 5},
@@ -928,7 +928,7 @@ TEST_CASE_TEMPLATE("find_slots and open_slots: a support merged into a state", T
       std::set_union(index.begin(), index.end(), held.begin(), held.end(), std::back_inserter(united));
       std::vector<stored_index_t> slot(static_cast<std::size_t>(k)), fresh(static_cast<std::size_t>(k));
       const index_t q =
-          B::find_slots(ctx, index.data(), k, held.data(), held_count, slot.data(), fresh.data());
+          B::locate_entries(ctx, index.data(), k, held.data(), held_count, slot.data(), fresh.data());
       REQUIRE(static_cast<std::size_t>(held_count + q) == united.size());
       std::vector<stored_index_t> now = held;
       now.resize(united.size());
@@ -939,8 +939,8 @@ TEST_CASE_TEMPLATE("find_slots and open_slots: a support merged into a state", T
         v[s] = static_cast<T>(held[s] + 2);
         count[s] = held[s] + 3;
       }
-      B::template open_slots<T>(ctx, index.data(), slot.data(), fresh.data(), q, now.data(), held_count,
-                                m.data(), v.data(), counted ? count.data() : nullptr);
+      B::template insert_entries<T>(ctx, index.data(), slot.data(), fresh.data(), q, now.data(), held_count,
+                                    m.data(), v.data(), counted ? count.data() : nullptr);
       CHECK(now == united);
       bool right = true;
       for (std::size_t e = 0; e < index.size(); ++e)
@@ -1108,11 +1108,11 @@ TEST_CASE_TEMPLATE("scratch_bound covers what the primitives take", T, float, do
       const auto y = PaddedMatrix<T>(70, cols).fill(random);
       B::template sampled_product<T>(c, x.const_view(), y.const_view(), index.data(), k, cols, value.data());
     });
-    bounded("fast_transform", [&](Context& c) {
+    bounded("hadamard", [&](Context& c) {
       const std::vector<T> signs(1100, T(1));
       PaddedMatrix<T> b = a;
-      B::template fast_transform<T>(c, signs.data(), false, TransformSide::rows, b.view());
-      B::template fast_transform<T>(c, signs.data(), false, TransformSide::columns, b.view());
+      B::template hadamard<T>(c, signs.data(), false, TransformSide::rows, b.view());
+      B::template hadamard<T>(c, signs.data(), false, TransformSide::columns, b.view());
     });
   }
 }

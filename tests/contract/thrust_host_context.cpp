@@ -240,9 +240,9 @@ TEST_CASE("bases, and what is carried to them, do not see the precision of layer
     HosvdAccumulator<float, Rounding> sums(ctx, 24, 16, options);
     sums.add(ctx, g.matrix(24, 16));
     using Basis = TuckerBasis<float, Rounding>;
-    const auto sketched = Basis::fit(ctx, sums, RankRule::fixed(3), RankRule::fixed(3));
-    const auto from = Basis::from_rules(ctx, 24, 16, RankRule::random(0, 1), RankRule::random(0, 2));
-    const auto to = Basis::from_rules(ctx, 24, 16, RankRule::random(0, 3), RankRule::random(0, 4));
+    const auto sketched = Basis::fit(ctx, sums, SideRecipe::fixed(3), SideRecipe::fixed(3));
+    const auto from = Basis::from_rules(ctx, 24, 16, SideRecipe::random(0, 1), SideRecipe::random(0, 2));
+    const auto to = Basis::from_rules(ctx, 24, 16, SideRecipe::random(0, 3), SideRecipe::random(0, 4));
     const OrthogonalityDefect defect = from->orthogonality_defect(ctx);
     CHECK(defect.out < 1e-5);
     CHECK(from->energy(ctx, g.matrix(24, 16), 24 * 16).kept_block == doctest::Approx(1).epsilon(1e-5));
@@ -279,7 +279,7 @@ TEST_CASE("what Thrust throws becomes this library's exception") {
   CHECK_THROWS_WITH_AS(
       K::group_support(ctx, list.data(), 8, 2, 4, true, list.data(), list.data(), list.data(), list.data()),
       "translated 7", Error);
-  CHECK_THROWS_WITH_AS(K::find_slots(ctx, list.data(), 8, list.data(), 8, list.data(), list.data()),
+  CHECK_THROWS_WITH_AS(K::locate_entries(ctx, list.data(), 8, list.data(), 8, list.data(), list.data()),
                        "translated 7", Error);
 }
 

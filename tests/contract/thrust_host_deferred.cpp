@@ -45,7 +45,7 @@ TEST_CASE("a basis is finished when it is returned: another context may use it a
   HosvdAccumulator<float, B> sums(maker, 10, 6);
   sums.add(maker, other.matrix(10, 6));
   using Basis = TuckerBasis<float, B>;
-  const auto fitted = Basis::fit(maker, sums, RankRule::full(), RankRule::fixed(3));
+  const auto fitted = Basis::fit(maker, sums, SideRecipe::full(), SideRecipe::fixed(3));
   const auto project = [&](const Basis& basis) {
     Buffer<float, B> core(user, basis.rows() * basis.cols());
     basis.project(user, g.matrix(10, 6), core.matrix(basis.rows(), basis.cols()));
@@ -57,16 +57,16 @@ TEST_CASE("a basis is finished when it is returned: another context may use it a
     CHECK(project(basis) == at_once);
   };
   same_later(*fitted);
-  same_later(*Basis::from_rules(maker, 10, 6, RankRule::random(), RankRule::fast_transform()));
+  same_later(*Basis::from_rules(maker, 10, 6, SideRecipe::random(), SideRecipe::hadamard()));
   const Buffer<float, B> unit = to_device<B>(maker, Host<float>{0, 1, 0, 0, 0, 0});
   same_later(*Basis::from_sides(BasisSide<float, B>::identity(10),
                                 BasisSide<float, B>::from_factor(maker, unit.matrix(6, 1))));
   same_later(*Basis::from_sides(BasisSide<float, B>::identity(10),
                                 BasisSide<float, B>::from_rows(maker, unit.matrix(1, 6))));
 
-  const NarrowBasis<bfloat16, B>& narrow = fitted->narrow<bfloat16>(maker);
+  const LowPrecisionBasis<bfloat16, B>& narrow = fitted->low_precision<bfloat16>(maker);
   Buffer<bfloat16, B> tokens(user, 4 * 6);
-  B::narrow<bfloat16>(user, g.matrix(10, 6).block(0, 0, 4, 6), tokens.matrix(4, 6));
+  B::round_to<bfloat16>(user, g.matrix(10, 6).block(0, 0, 4, 6), tokens.matrix(4, 6));
   const auto product = [&] {
     Buffer<bfloat16, B> y(user, 4 * 3);
     narrow.in().project_columns(user, tokens.matrix(4, 6), y.matrix(4, 3));

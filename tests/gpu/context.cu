@@ -61,7 +61,7 @@ struct Model {
       dy.push_back(rounded(normal<float>(random, tokens * out(i))));
       y.emplace_back(ctx, tokens * out(i));
       dx.emplace_back(ctx, tokens * in(i));
-      if constexpr (is_narrow<T>) {
+      if constexpr (is_low_precision<T>) {
         weights.push_back(rounded(to_host<B>(ctx, masters.back().data(), masters.back().size())));
         layers.push_back(std::make_unique<SparseGradLinear<T, B>>(
             ctx, weights.back().matrix(out(i), in(i)), masters.back().matrix(out(i), in(i)), nullptr));
@@ -74,9 +74,9 @@ struct Model {
       group->add(ctx, *layers[static_cast<std::size_t>(i)], kinds[i]);
     BasisRecipe recipe;
     recipe.rules = [](const std::string& kind) {
-      if (kind == "one-sided") return BasisRules{RankRule::identity(), RankRule::fixed(16)};
-      if (kind == "fast") return BasisRules{RankRule::fast_transform(), RankRule::fast_transform()};
-      return BasisRules{};
+      if (kind == "one-sided") return SideRecipes{SideRecipe::identity(), SideRecipe::fixed(16)};
+      if (kind == "fast") return SideRecipes{SideRecipe::hadamard(), SideRecipe::hadamard()};
+      return SideRecipes{};
     };
     keep.resize(layers.size());
     group->collect(ctx, recipe);
@@ -295,7 +295,7 @@ TEST_CASE("a basis that one context made serves another at once") {
   const Buffer<float, B> theirs = to_device<B>(user, g);
   HosvdAccumulator<float, B> sums(maker, 96, 64);
   sums.add(maker, mine.matrix(96, 64));
-  const auto basis = TuckerBasis<float, B>::fit(maker, sums, RankRule::full(), RankRule::full());
+  const auto basis = TuckerBasis<float, B>::fit(maker, sums, SideRecipe::full(), SideRecipe::full());
   Buffer<float, B> core(user, 96 * 64);
   basis->project(user, theirs.matrix(96, 64), core.matrix(96, 64));
   const Host<float> at_once = to_host<B>(user, core.data(), core.size());

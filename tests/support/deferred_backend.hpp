@@ -84,7 +84,7 @@ struct Deferred {
   };
 
   static constexpr const char* name() { return Base::name(); }
-  static constexpr double densify_share = 0;  // as on a GPU: grouping a support waits
+  static constexpr double dense_above_density = 0;  // as on a GPU: grouping a support waits
   static constexpr index_t most_expanded = Base::most_expanded;
   static double expansion_cost(const Context& ctx) { return Base::expansion_cost(ctx); }
 
@@ -114,14 +114,14 @@ struct Deferred {
   SPARSEGRAD_TEST_DEFERRED(gemm_batched)
   SPARSEGRAD_TEST_DEFERRED(gemm_wide)
   SPARSEGRAD_TEST_DEFERRED(widen)
-  SPARSEGRAD_TEST_DEFERRED(narrow)
+  SPARSEGRAD_TEST_DEFERRED(round_to)
   SPARSEGRAD_TEST_DEFERRED(gram)
   SPARSEGRAD_TEST_DEFERRED(column_sums)
   SPARSEGRAD_TEST_DEFERRED(add_to_rows)
   SPARSEGRAD_TEST_DEFERRED(scale)
   SPARSEGRAD_TEST_DEFERRED(add)
   SPARSEGRAD_TEST_DEFERRED(add_wide)
-  SPARSEGRAD_TEST_DEFERRED(fast_transform)
+  SPARSEGRAD_TEST_DEFERRED(hadamard)
   SPARSEGRAD_TEST_DEFERRED(top_k)
   SPARSEGRAD_TEST_DEFERRED(gather)
   SPARSEGRAD_TEST_DEFERRED(scatter)
@@ -130,7 +130,7 @@ struct Deferred {
   SPARSEGRAD_TEST_DEFERRED(expand_rows)
   SPARSEGRAD_TEST_DEFERRED(gather_rows)
   SPARSEGRAD_TEST_DEFERRED(add_columns)
-  SPARSEGRAD_TEST_DEFERRED(open_slots)
+  SPARSEGRAD_TEST_DEFERRED(insert_entries)
   SPARSEGRAD_TEST_DEFERRED(adam)
   SPARSEGRAD_TEST_DEFERRED(round_rows)
   SPARSEGRAD_TEST_DEFERRED(expand_nonzeros)
@@ -161,9 +161,9 @@ struct Deferred {
     Base::eigh(ctx, std::forward<A>(a)...);
   }
   template <class... A>
-  static index_t find_slots(Context& ctx, A&&... a) {
+  static index_t locate_entries(Context& ctx, A&&... a) {
     ctx.synchronize();
-    return Base::find_slots(ctx, std::forward<A>(a)...);
+    return Base::locate_entries(ctx, std::forward<A>(a)...);
   }
   template <class... A>
   static index_t group_support(Context& ctx, A&&... a) {

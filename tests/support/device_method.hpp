@@ -14,8 +14,8 @@
 #include <vector>
 
 #include <sparsegrad/backend/reference.hpp>
+#include <sparsegrad/extras/tensor.hpp>
 #include <sparsegrad/sparse_grad_group.hpp>
-#include <sparsegrad/tensor.hpp>
 
 #include "device_memory.hpp"
 
@@ -24,10 +24,10 @@ namespace sparsegrad::test {
 /// What is varied from run to run.
 struct MethodCase {
   const char* name;
-  RankRule out = RankRule::full();
-  RankRule in = RankRule::full();
+  SideRecipe out = SideRecipe::full();
+  SideRecipe in = SideRecipe::full();
   AdamSemantics semantics = AdamSemantics::torch;
-  double share = 0.1;
+  double density = 0.1;
   double capacity_factor = 2;
   WeightLayout layout = WeightLayout::out_in;
   BasisScope scope = BasisScope::kind;
@@ -54,10 +54,10 @@ MethodResult<T> run_method(const MethodCase& c) {
   std::vector<Buffer<T, B>> weights, biases;
   std::vector<std::unique_ptr<SparseGradLinear<T, B>>> layers;
   GroupOptions options;
-  options.share = c.share;
+  options.density = c.density;
   options.capacity_factor = c.capacity_factor;
-  options.adam.semantics = c.semantics;
-  options.adam.overflow = c.overflow;
+  options.optimizer.semantics = c.semantics;
+  options.optimizer.overflow = c.overflow;
   SparseGradGroup<T, B> group(options);
   for (int i = 0; i < 2; ++i) {
     weights.push_back(to_device<B>(ctx, normal<T>(random, out * in)));
@@ -72,7 +72,7 @@ MethodResult<T> run_method(const MethodCase& c) {
   }
   BasisRecipe recipe;
   recipe.scope = c.scope;
-  recipe.rules = [&](const std::string&) { return BasisRules{c.out, c.in}; };
+  recipe.rules = [&](const std::string&) { return SideRecipes{c.out, c.in}; };
 
   MethodResult<T> result;
   const auto pass = [&] {
@@ -128,30 +128,30 @@ inline std::vector<MethodCase> method_cases() {
   add({.name = "both sides full, dense state", .capacity_factor = 0});
   for (const WeightLayout layout : {WeightLayout::out_in, WeightLayout::in_out}) {
     add({.name = "dense state, out side of rank 3, top-k",
-         .out = RankRule::fixed(3),
-         .in = RankRule::identity(),
+         .out = SideRecipe::fixed(3),
+         .in = SideRecipe::identity(),
          .capacity_factor = 0,
          .layout = layout});
     add({.name = "dense state, in side of rank 3, all entries",
-         .out = RankRule::identity(),
-         .in = RankRule::fixed(3),
+         .out = SideRecipe::identity(),
+         .in = SideRecipe::fixed(3),
          .semantics = AdamSemantics::per_entry_step,
-         .share = 1,
+         .density = 1,
          .layout = layout});
   }
   add({.name = "dense state, fast transform and rank 3, [in, out]",
-       .out = RankRule::fixed(3),
-       .in = RankRule::fast_transform(),
+       .out = SideRecipe::fixed(3),
+       .in = SideRecipe::hadamard(),
        .capacity_factor = 0,
        .layout = WeightLayout::in_out});
   for (const WeightLayout layout : {WeightLayout::out_in, WeightLayout::in_out}) {
     add({.name = "both sides full, dense state, few entries",
-         .share = 0.03,
+         .density = 0.03,
          .capacity_factor = 0,
          .layout = layout});
     add({.name = "full and rank 3, dense state, few entries",
-         .out = RankRule::fixed(3),
-         .share = 0.01,
+         .out = SideRecipe::fixed(3),
+         .density = 0.01,
          .capacity_factor = 0,
          .layout = layout});
   }
@@ -159,24 +159,24 @@ inline std::vector<MethodCase> method_cases() {
        .semantics = AdamSemantics::dense_core,
        .capacity_factor = 0});
   add({.name = "dense state, no basis",
-       .out = RankRule::identity(),
-       .in = RankRule::identity(),
+       .out = SideRecipe::identity(),
+       .in = SideRecipe::identity(),
        .capacity_factor = 0});
-  add({.name = "few entries", .share = 0.02});
+  add({.name = "few entries", .density = 0.02});
   add({.name = "eviction", .capacity_factor = 1.2, .overflow = Overflow::evict_smallest});
   add({.name = "out side of rank 3, all entries",
-       .out = RankRule::fixed(3),
-       .in = RankRule::identity(),
+       .out = SideRecipe::fixed(3),
+       .in = SideRecipe::identity(),
        .semantics = AdamSemantics::dense_core,
-       .share = 1});
-  add({.name = "in side of rank 3, top-k", .out = RankRule::identity(), .in = RankRule::fixed(3)});
+       .density = 1});
+  add({.name = "in side of rank 3, top-k", .out = SideRecipe::identity(), .in = SideRecipe::fixed(3)});
   add({.name = "in side of rank 3, top-k, weight [in, out]",
-       .out = RankRule::identity(),
-       .in = RankRule::fixed(3),
+       .out = SideRecipe::identity(),
+       .in = SideRecipe::fixed(3),
        .layout = WeightLayout::in_out});
-  add({.name = "fast transforms", .out = RankRule::fast_transform(), .in = RankRule::fast_transform()});
-  add({.name = "random and identity", .out = RankRule::random(), .in = RankRule::identity()});
-  add({.name = "no basis", .out = RankRule::identity(), .in = RankRule::identity()});
+  add({.name = "fast transforms", .out = SideRecipe::hadamard(), .in = SideRecipe::hadamard()});
+  add({.name = "random and identity", .out = SideRecipe::random(), .in = SideRecipe::identity()});
+  add({.name = "no basis", .out = SideRecipe::identity(), .in = SideRecipe::identity()});
   add({.name = "counts of their own", .semantics = AdamSemantics::per_entry_step});
   add({.name = "all moments move", .semantics = AdamSemantics::dense_core});
   return cases;
@@ -220,7 +220,7 @@ struct ManyLayers {
   explicit ManyLayers(std::optional<double> capacity_factor = 0, NonFinite non_finite = NonFinite::raise)
       : random(11) {
     GroupOptions options;
-    options.share = 0.2;
+    options.density = 0.2;
     options.capacity_factor = capacity_factor;
     options.non_finite = non_finite;
     group = std::make_unique<SparseGradGroup<double, B>>(options);
@@ -235,8 +235,8 @@ struct ManyLayers {
       group->add(ctx, *layers[i], i % 2 == 0 ? "up" : "down");
     BasisRecipe recipe;
     recipe.rules = [](const std::string& kind) {
-      if (kind == "up") return BasisRules{RankRule::identity(), RankRule::fixed(3)};
-      return BasisRules{};
+      if (kind == "up") return SideRecipes{SideRecipe::identity(), SideRecipe::fixed(3)};
+      return SideRecipes{};
     };
     group->collect(ctx, recipe);
     gradients();

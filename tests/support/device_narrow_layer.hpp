@@ -59,7 +59,7 @@ inline BasisSide<float, backend::Reference> narrow_test_side(backend::Reference:
                                                              const std::string& kind, index_t n) {
   using Side = BasisSide<float, backend::Reference>;
   if (kind == "identity") return Side::identity(n);
-  if (kind == "hadamard") return Side::fast(ctx, n, 3);
+  if (kind == "hadamard") return Side::hadamard(ctx, n, 3);
   return Side::random(ctx, n, kind == "full" ? n : n / 3, 7);
 }
 
@@ -386,8 +386,9 @@ TEST_CASE_TEMPLATE("a fixed support, gradients of the engine's own, collection",
     CHECK(sums->total_energy() == doctest::Approx(expected->total_energy()).epsilon(1e-5));
     const auto spectrum = [](const auto& basis) { return basis->report().out.spectrum; };
     const auto found =
-        spectrum(TuckerBasis<float, B>::fit(pair.ctx, *sums, RankRule::full(), RankRule::full()));
-    const auto exact = spectrum(FloatBasis::fit(pair.host, *expected, RankRule::full(), RankRule::full()));
+        spectrum(TuckerBasis<float, B>::fit(pair.ctx, *sums, SideRecipe::full(), SideRecipe::full()));
+    const auto exact =
+        spectrum(FloatBasis::fit(pair.host, *expected, SideRecipe::full(), SideRecipe::full()));
     REQUIRE(found.size() == exact.size());
     for (std::size_t i = 0; i < found.size(); ++i)
       CHECK(std::abs(found[i] - exact[i]) <= 1e-5 * exact[0]);
@@ -489,13 +490,13 @@ struct Training {
 
 /// Two layers [16, 16] of one kind that learn y = x W*^T, each from its own data: two collecting steps, then 20.
 template <class T, class B>
-Training train_group(bool share_memory, bool project_first, const BasisRules& rules) {
+Training train_group(bool share_memory, bool project_first, const SideRecipes& rules) {
   constexpr index_t n = 16;
   constexpr index_t tokens = 32;
   std::mt19937_64 random(21);
   typename B::Context ctx;
   GroupOptions options;
-  options.share = 0.25;
+  options.density = 0.25;
   options.capacity_factor = 0;
   options.share_gradient_memory = share_memory;
   SparseGradGroup<T, B> group(options);
@@ -513,7 +514,7 @@ Training train_group(bool share_memory, bool project_first, const BasisRules& ru
   if (project_first) linear.plan = Plan{SideOrder::project_first, SideOrder::project_first};
   for (std::size_t i = 0; i < 2; ++i) {
     const MatrixView<T> weight = weights[i].matrix(n, n);
-    if constexpr (is_narrow<T>) {
+    if constexpr (is_low_precision<T>) {
       layers.push_back(
           std::make_unique<SparseGradLinear<T, B>>(ctx, weight, masters[i].matrix(n, n), nullptr, linear));
     } else {
@@ -584,11 +585,11 @@ Training train_group(bool share_memory, bool project_first, const BasisRules& ru
 
 TEST_CASE_TEMPLATE("a group in T learns as one in float does, in memory made before", T, bfloat16, float16) {
   for (const bool share_memory : {false, true}) {
-    for (const BasisRules& rules :
-         {BasisRules{RankRule::full(), RankRule::full()}, BasisRules{RankRule::fixed(12), RankRule::full()},
-          BasisRules{RankRule::identity(), RankRule::fixed(14)},
-          BasisRules{RankRule::fixed(14), RankRule::identity()},
-          BasisRules{RankRule::fast_transform(), RankRule::fast_transform()}}) {
+    for (const SideRecipes& rules : {SideRecipes{SideRecipe::full(), SideRecipe::full()},
+                                     SideRecipes{SideRecipe::fixed(12), SideRecipe::full()},
+                                     SideRecipes{SideRecipe::identity(), SideRecipe::fixed(14)},
+                                     SideRecipes{SideRecipe::fixed(14), SideRecipe::identity()},
+                                     SideRecipes{SideRecipe::hadamard(), SideRecipe::hadamard()}}) {
       CAPTURE(share_memory);
       const auto expected = train_group<float, backend::Reference>(share_memory, !share_memory, rules);
       const auto found = train_group<T, CountingBackend>(share_memory, !share_memory, rules);
@@ -600,7 +601,7 @@ TEST_CASE_TEMPLATE("a group in T learns as one in float does, in memory made bef
       CHECK(found.core_norm == doctest::Approx(expected.core_norm).epsilon(8 * narrow_epsilon<T>));
       CHECK_FALSE(found.allocated);
       // Both layers share one basis and its factors in T; a fast transform has signs alone.
-      const bool factors = rules.out.kind() != RankRule::Kind::fast_transform;
+      const bool factors = rules.out.kind() != SideRecipe::Kind::hadamard;
       CHECK(found.memory.bases == (factors ? 3 : 2) * (expected.memory.bases / 2));
       CHECK(found.memory.gradients == expected.memory.gradients);
       CHECK(found.memory.optimizer == expected.memory.optimizer);

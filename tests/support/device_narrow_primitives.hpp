@@ -1,4 +1,4 @@
-// The primitives of NarrowBackend against plain loops in double: a file that includes this names the backend first, as
+// The primitives of LowPrecisionBackend against plain loops in double: a file that includes this names the backend first, as
 // `DeviceBackend`, with a Context that is made without arguments.
 #pragma once
 
@@ -18,7 +18,7 @@
 
 namespace sparsegrad::test {
 
-static_assert(NarrowBackend<DeviceBackend, bfloat16> && NarrowBackend<DeviceBackend, float16>);
+static_assert(LowPrecisionBackend<DeviceBackend, bfloat16> && LowPrecisionBackend<DeviceBackend, float16>);
 
 /// A matrix with padding behind its rows, on both sides of the bus.
 template <class T>
@@ -185,8 +185,8 @@ TEST_CASE_TEMPLATE("widen and narrow: every pattern, ties, strides", T, bfloat16
       const auto ds = source.template upload<B>(ctx);
       Strided<T> back(256, 256, 2 * padding);
       auto dn = back.template upload<B>(ctx);
-      B::template narrow<T>(ctx, MatrixView<const float>(ds.data(), 256, 256, source.stride),
-                            back.view(dn.data()));
+      B::template round_to<T>(ctx, MatrixView<const float>(ds.data(), 256, 256, source.stride),
+                              back.view(dn.data()));
       back.host = to_host<B>(ctx, dn.data(), dn.size());
       int wrong = 0;
       for (index_t i = 0; i < 256; ++i) {

@@ -69,7 +69,7 @@ struct Fenced {
   using System = typename Base::System;
 
   static constexpr const char* name() { return Base::name(); }
-  static constexpr double densify_share = Base::densify_share;
+  static constexpr double dense_above_density = Base::dense_above_density;
   static constexpr index_t most_expanded = Base::most_expanded;
   static double expansion_cost(const Context& ctx) { return Base::expansion_cost(ctx); }
 
@@ -98,7 +98,7 @@ struct Fenced {
   SPARSEGRAD_TEST_FENCED(gemm_batched)
   SPARSEGRAD_TEST_FENCED(gemm_wide)
   SPARSEGRAD_TEST_FENCED(widen)
-  SPARSEGRAD_TEST_FENCED(narrow)
+  SPARSEGRAD_TEST_FENCED(round_to)
   SPARSEGRAD_TEST_FENCED(gram)
   SPARSEGRAD_TEST_FENCED(column_sums)
   SPARSEGRAD_TEST_FENCED(add_to_rows)
@@ -107,7 +107,7 @@ struct Fenced {
   SPARSEGRAD_TEST_FENCED(add_wide)
   SPARSEGRAD_TEST_FENCED(squared_norm)
   SPARSEGRAD_TEST_FENCED(first_nonfinite)
-  SPARSEGRAD_TEST_FENCED(fast_transform)
+  SPARSEGRAD_TEST_FENCED(hadamard)
   SPARSEGRAD_TEST_FENCED(top_k)
   SPARSEGRAD_TEST_FENCED(gather)
   SPARSEGRAD_TEST_FENCED(scatter)
@@ -116,7 +116,7 @@ struct Fenced {
   SPARSEGRAD_TEST_FENCED(expand_rows)
   SPARSEGRAD_TEST_FENCED(gather_rows)
   SPARSEGRAD_TEST_FENCED(add_columns)
-  SPARSEGRAD_TEST_FENCED(open_slots)
+  SPARSEGRAD_TEST_FENCED(insert_entries)
   SPARSEGRAD_TEST_FENCED(top_k_batched)
   SPARSEGRAD_TEST_FENCED(adam_batched)
   SPARSEGRAD_TEST_FENCED(zero_batched)
@@ -135,9 +135,9 @@ struct Fenced {
     Base::eigh(ctx, std::forward<A>(a)...);
   }
   template <class... A>
-  static index_t find_slots(Context& ctx, A&&... a) {
+  static index_t locate_entries(Context& ctx, A&&... a) {
     const Fence::Gate gate;
-    return Base::find_slots(ctx, std::forward<A>(a)...);
+    return Base::locate_entries(ctx, std::forward<A>(a)...);
   }
   template <class... A>
   static index_t group_support(Context& ctx, A&&... a) {

@@ -55,10 +55,11 @@ struct Model {
   std::vector<std::unique_ptr<Layer>> layers;
 };
 
-inline BasisRecipe recipe_of(const RankRule& out, const RankRule& in, BasisScope scope = BasisScope::kind) {
+inline BasisRecipe recipe_of(const SideRecipe& out, const SideRecipe& in,
+                             BasisScope scope = BasisScope::kind) {
   BasisRecipe recipe;
   recipe.scope = scope;
-  recipe.rules = [=](const std::string&) { return BasisRules{out, in}; };
+  recipe.rules = [=](const std::string&) { return SideRecipes{out, in}; };
   return recipe;
 }
 

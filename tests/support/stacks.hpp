@@ -11,8 +11,8 @@
 #include "sparsegrad/backend/cpu.hpp"
 #include "sparsegrad/backend/cpu_blas.hpp"
 #include "sparsegrad/backend/reference.hpp"
+#include "sparsegrad/core/random.hpp"
 #include "sparsegrad/core/view.hpp"
-#include "sparsegrad/detail/random.hpp"
 
 namespace sparsegrad::test {
 

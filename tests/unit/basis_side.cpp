@@ -110,8 +110,8 @@ TEST_CASE_TEMPLATE("basis side: all kinds against plain loops", S, SPARSEGRAD_TE
     CHECK(identity.factor().size() == 0);
     check_operations(ctx, identity, 10 * S::eps);
 
-    const Side fast = Side::fast(ctx, n, 3);
-    CHECK(fast.kind() == SideKind::fast_transform);
+    const Side fast = Side::hadamard(ctx, n, 3);
+    CHECK(fast.kind() == SideKind::hadamard);
     CHECK(fast.rank() == n);
     CHECK(fast.bytes() == n * static_cast<index_t>(sizeof(T)));
     check_operations(ctx, fast, tolerance);
@@ -154,7 +154,7 @@ TEST_CASE_TEMPLATE("basis side: long inputs of a fast transform", S, Setup<float
   typename B::Context ctx(2);
   const index_t n = 96;
   const index_t t = 23001;
-  const auto side = BasisSide<T, B>::fast(ctx, n, 8);
+  const auto side = BasisSide<T, B>::hadamard(ctx, n, 8);
   const Matrix<T> tall = random_matrix<T>(t, n, 4);
   const Matrix<T> flat = random_matrix<T>(n, t, 5);
   Matrix<T> sum_tall = tall;
@@ -182,10 +182,10 @@ TEST_CASE("basis side: seeds, and the same sides on every backend") {
   // Fewer vectors are the leading ones.
   CHECK(max_difference(BasisSide<double>::random(ctx, 70, 9, 5).factor(), a.factor().block(0, 0, 9, 70)) <
         1e-12);
-  const auto f = BasisSide<float>::fast(ctx, 64, 2);
+  const auto f = BasisSide<float>::hadamard(ctx, 64, 2);
   CHECK(f.host_signs(ctx) ==
-        BasisSide<float, backend::Reference>::fast(reference, 64, 2).host_signs(reference));
-  CHECK(f.host_signs(ctx) != BasisSide<float>::fast(ctx, 64, 3).host_signs(ctx));
+        BasisSide<float, backend::Reference>::hadamard(reference, 64, 2).host_signs(reference));
+  CHECK(f.host_signs(ctx) != BasisSide<float>::hadamard(ctx, 64, 3).host_signs(ctx));
 
   CHECK(a.to<backend::Reference>(ctx, reference).host_factor(reference) == a.host_factor(ctx));
   CHECK(a.to<backend::Reference>(ctx, reference).kind() == SideKind::random);
@@ -230,7 +230,7 @@ TEST_CASE("basis side: refusals") {
         "rank of a basis side is 3, expected 0 <= rank <= extent = 2");
   CHECK(message_of<ValueError>([&] { Side::identity(-1); }) == "extent of a basis side is -1, expected >= 0");
   CHECK(message_of<ValueError>([&] {
-          Side::fast_from_signs(ctx, std::vector<float>{1, 0.5F});
+          Side::hadamard_from_signs(ctx, std::vector<float>{1, 0.5F});
         }) == "sign 1 of a fast transform is 0.500000, expected 1 or -1");
   CHECK(message_of<ShapeError>([&] { Side::from_host_rows(ctx, 2, 3, std::vector<float>(5)); }) ==
         "factor has 5 elements, expected rank * extent = 2 * 3");

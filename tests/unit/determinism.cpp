@@ -28,7 +28,7 @@ std::uint64_t hash_of(const std::vector<float>& values) {  // FNV-1a over the bi
 }
 
 template <class B>
-std::uint64_t weight_after_20_steps(int threads, const BasisRules& rules, index_t out = 3072,
+std::uint64_t weight_after_20_steps(int threads, const SideRecipes& rules, index_t out = 3072,
                                     index_t in = 768) {
   constexpr index_t tokens = 70;
   typename B::Context ctx(threads, true);
@@ -69,8 +69,8 @@ std::uint64_t weight_after_20_steps(int threads, const BasisRules& rules, index_
 
 TEST_CASE("deterministic contexts: 1, 2 and 3 threads train to the same bits") {
   const int blas_threads = openblas_get_num_threads();
-  for (const BasisRules& rules : {BasisRules{RankRule::fast_transform(), RankRule::full()},
-                                  BasisRules{RankRule::identity(), RankRule::fixed(64)}}) {
+  for (const SideRecipes& rules : {SideRecipes{SideRecipe::hadamard(), SideRecipe::full()},
+                                   SideRecipes{SideRecipe::identity(), SideRecipe::fixed(64)}}) {
     const std::uint64_t one = weight_after_20_steps<backend::CpuBlas>(1, rules);
     CHECK(weight_after_20_steps<backend::CpuBlas>(2, rules) == one);
     CHECK(weight_after_20_steps<backend::CpuBlas>(3, rules) == one);
@@ -82,7 +82,7 @@ TEST_CASE("deterministic contexts: 1, 2 and 3 threads train to the same bits") {
 }
 
 TEST_CASE("deterministic contexts: both sides full, as the paper") {
-  const BasisRules rules{RankRule::full(), RankRule::full()};
+  const SideRecipes rules{SideRecipe::full(), SideRecipe::full()};
   const std::uint64_t one = weight_after_20_steps<backend::CpuBlas>(1, rules);
   CHECK(weight_after_20_steps<backend::CpuBlas>(2, rules) == one);
   CHECK(weight_after_20_steps<backend::CpuBlas>(3, rules) == one);

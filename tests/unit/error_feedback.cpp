@@ -1,4 +1,4 @@
-#include <sparsegrad/error_feedback.hpp>
+#include <sparsegrad/extras/error_feedback.hpp>
 
 #include <doctest/doctest.h>
 
@@ -85,7 +85,7 @@ TEST_CASE("error feedback: steps that are not taken leave the residual; a new ba
   CHECK(matrix_of(group.gradient(0)).data == oracle::keep_top(oracle::sum(g, e), 5).data);
   group.clear(model.ctx);
 
-  group.collect(model.ctx, recipe_of(RankRule::random(4), RankRule::identity()));
+  group.collect(model.ctx, recipe_of(SideRecipe::random(4), SideRecipe::identity()));
   group.refresh(model.ctx);
   CHECK(feedback->host_residual(model.ctx) == std::vector<double>(24, 0.0));
   model.add_gradient(0);

@@ -31,7 +31,7 @@ struct Run {
     if (c.feedback) group.use_selector(model.ctx, 1, std::make_shared<Feedback>());
   }
   void refresh(MomentsPolicy moments, index_t rank) {
-    group.collect(model.ctx, recipe_of(RankRule::full(), RankRule::fixed(rank)));
+    group.collect(model.ctx, recipe_of(SideRecipe::full(), SideRecipe::fixed(rank)));
     model.add_gradients();
     group.end_collecting_step(model.ctx);
     group.refresh(model.ctx, moments);
@@ -67,12 +67,12 @@ std::vector<Case> cases() {
   all.push_back({"dense states", with([](auto& o) { o.capacity_factor = 0; })});
   all.push_back({"eviction", with([](auto& o) {
                    o.capacity_factor = 1.5;
-                   o.adam.overflow = Overflow::evict_smallest;
-                   o.adam.semantics = AdamSemantics::per_entry_step;
+                   o.optimizer.overflow = Overflow::evict_smallest;
+                   o.optimizer.semantics = AdamSemantics::per_entry_step;
                  })});
   all.push_back({"dense_core", with([](auto& o) {
                    o.capacity_factor = 1;
-                   o.adam.semantics = AdamSemantics::dense_core;
+                   o.optimizer.semantics = AdamSemantics::dense_core;
                  })});
   all.push_back({"adapters", keeping(7), {.mode = UpdateMode::adapter}});
   all.push_back({"tracked deltas, another workload", keeping(7), {.track_delta = true, .workload = {1, 1}}});

@@ -22,7 +22,7 @@ TEST_CASE("group safety: collecting again in the middle of a step is refused and
   CHECK_THROWS_AS(group.collect(model.ctx, {}), StateError);
   group.end_collecting_step(model.ctx);
 
-  const auto thrower = [](const std::string&) -> BasisRules { throw ValueError("no rules"); };
+  const auto thrower = [](const std::string&) -> SideRecipes { throw ValueError("no rules"); };
   BasisRecipe bad;
   bad.rules = thrower;
   CHECK_THROWS_AS(group.collect(model.ctx, bad), ValueError);
@@ -79,7 +79,7 @@ TEST_CASE("group safety: a plan, a basis or a support's end that needs more of a
   for (auto& layer : model.layers)
     layer->set_basis(model.ctx,
                      TuckerBasis<double, B>::from_rules(model.ctx, layer->out_extent(), layer->in_extent(),
-                                                        RankRule::random(2), RankRule::random(2)));
+                                                        SideRecipe::random(2), SideRecipe::random(2)));
   model.add_to(group);
   CHECK(group.memory().gradients == 4 * 8);
   const auto check = [&](std::size_t i) {
@@ -169,7 +169,7 @@ TEST_CASE("group safety: transported moments follow a basis of another rank") {
   options.capacity_factor = 0;
   Group group(options);
   model.add_to(group);
-  group.collect(model.ctx, recipe_of(RankRule::full(), RankRule::full()));
+  group.collect(model.ctx, recipe_of(SideRecipe::full(), SideRecipe::full()));
   model.add_gradients();
   group.end_collecting_step(model.ctx);
   group.refresh(model.ctx);
@@ -178,7 +178,7 @@ TEST_CASE("group safety: transported moments follow a basis of another rank") {
   double energy = 0;
   for (const double m : group.optimizer(0).state(model.ctx).m)
     energy += m * m;
-  group.collect(model.ctx, recipe_of(RankRule::fixed(5), RankRule::fixed(4)));
+  group.collect(model.ctx, recipe_of(SideRecipe::fixed(5), SideRecipe::fixed(4)));
   model.add_gradients();
   group.end_collecting_step(model.ctx);
   group.refresh(model.ctx, MomentsPolicy::transport);
@@ -196,7 +196,7 @@ TEST_CASE("group safety: a layer without a gradient is left out of the step") {
   for (const AdamSemantics semantics : {AdamSemantics::torch, AdamSemantics::dense_core}) {
     Model model;
     GroupOptions options = keeping(5);
-    options.adam.semantics = semantics;
+    options.optimizer.semantics = semantics;
     Group group(options);
     model.add_to(group);
     model.add_gradients();
@@ -280,7 +280,7 @@ TEST_CASE("group safety: clipping and collecting steps with fixed supports") {
   CHECK(report.kept == 9);
   CHECK(contains(message_of([&] { group.collect(model.ctx, {}); }), "fixed support"));
   CHECK_FALSE(group.collecting());
-  group.collect(model.ctx, recipe_of(RankRule::random(2), RankRule::random(2)));
+  group.collect(model.ctx, recipe_of(SideRecipe::random(2), SideRecipe::random(2)));
   model.add_gradients();
   group.end_collecting_step(model.ctx);
   CHECK_FALSE(model.layers[0]->accumulating());
@@ -424,7 +424,7 @@ TEST_CASE("group safety: refresh reports what its rebase lost") {
   model.add_to(group);
   model.add_gradients();
   group.step(model.ctx, {});
-  group.collect(model.ctx, recipe_of(RankRule::random(4), RankRule::identity(), BasisScope::layer));
+  group.collect(model.ctx, recipe_of(SideRecipe::random(4), SideRecipe::identity(), BasisScope::layer));
   const auto state = group.optimizer(0).state(model.ctx);
   const std::vector<RebaseReport> reports = group.refresh(model.ctx, MomentsPolicy::transport);
   REQUIRE(reports.size() == 3);

@@ -636,7 +636,7 @@ TEST_CASE("SparseAdam: visit_state names every array") {
   CHECK(adam.steps() == 0);
 }
 
-TEST_CASE_TEMPLATE("find_slots and open_slots: every backend as the plain loops", B, backend::Cpu,
+TEST_CASE_TEMPLATE("locate_entries and insert_entries: every backend as the plain loops", B, backend::Cpu,
                    backend::CpuBlas) {
   typename B::Context ctx(1);
   Random random(9);
@@ -659,14 +659,15 @@ TEST_CASE_TEMPLATE("find_slots and open_slots: every backend as the plain loops"
         r.v.push_back(static_cast<float>(held[e]) + 0.25F);
         r.count.push_back(held[e] + 7);
       }
-      const index_t q = X::find_slots(ctx, index.data(), k, r.held.data(), n, r.slot.data(), r.fresh.data());
+      const index_t q =
+          X::locate_entries(ctx, index.data(), k, r.held.data(), n, r.slot.data(), r.fresh.data());
       r.fresh.resize(static_cast<std::size_t>(q));
       r.held.resize(static_cast<std::size_t>(n + q));
       r.m.resize(r.held.size());
       r.v.resize(r.held.size());
       r.count.resize(r.held.size());
-      X::template open_slots<float>(ctx, index.data(), r.slot.data(), r.fresh.data(), q, r.held.data(), n,
-                                    r.m.data(), r.v.data(), r.count.data());
+      X::template insert_entries<float>(ctx, index.data(), r.slot.data(), r.fresh.data(), q, r.held.data(), n,
+                                        r.m.data(), r.v.data(), r.count.data());
       return r;
     };
     const Result a = run(B{});
@@ -697,8 +698,9 @@ TEST_CASE_TEMPLATE("SparseAdam: rebase transports exactly between full bases", O
   bases.push_back(TuckerBasis<T, B>::identity(rows, cols));
   bases.push_back(
       TuckerBasis<T, B>::from_sides(Side::random(ctx, rows, rows, 1), Side::random(ctx, cols, cols, 2)));
-  bases.push_back(TuckerBasis<T, B>::from_sides(Side::fast(ctx, rows, 3), Side::identity(cols)));
-  bases.push_back(TuckerBasis<T, B>::from_sides(Side::random(ctx, rows, rows, 4), Side::fast(ctx, cols, 5)));
+  bases.push_back(TuckerBasis<T, B>::from_sides(Side::hadamard(ctx, rows, 3), Side::identity(cols)));
+  bases.push_back(
+      TuckerBasis<T, B>::from_sides(Side::random(ctx, rows, rows, 4), Side::hadamard(ctx, cols, 5)));
   for (const AdamSemantics semantics : all_semantics) {
     for (const auto& from : bases) {
       for (const auto& to : bases) {

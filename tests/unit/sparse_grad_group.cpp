@@ -134,7 +134,7 @@ TEST_CASE("a step that cannot be taken by one layer is taken by none") {
   Model model;
   GroupOptions options;
   options.entries = 4;
-  options.adam.overflow = Overflow::error;
+  options.optimizer.overflow = Overflow::error;
   options.capacity_factor = 1.5;
   SparseGradGroup<double, B> group(options);
   model.add_to(group);
@@ -223,13 +223,13 @@ TEST_CASE("clipping scales by the norm of all cores") {
 TEST_CASE("collection and refresh: by kind all layers of a kind share a basis, by layer none do") {
   for (const BasisScope scope : {BasisScope::kind, BasisScope::layer}) {
     Model model;
-    SparseGradGroup<double, B> group(GroupOptions{.share = 0.2});
+    SparseGradGroup<double, B> group(GroupOptions{.density = 0.2});
     model.add_to(group);
     BasisRecipe recipe;
     recipe.scope = scope;
     recipe.rules = [](const std::string& kind) {
-      return kind == "up" ? BasisRules{RankRule::identity(), RankRule::fixed(3)}
-                          : BasisRules{RankRule::fixed(2), RankRule::fast_transform()};
+      return kind == "up" ? SideRecipes{SideRecipe::identity(), SideRecipe::fixed(3)}
+                          : SideRecipes{SideRecipe::fixed(2), SideRecipe::hadamard()};
     };
     group.collect(model.ctx, recipe);
     CHECK(group.memory().collection > 0);
@@ -271,8 +271,8 @@ TEST_CASE("collection and refresh: by kind all layers of a kind share a basis, b
         "a layer of kind 'mlp' is 6x8, another 8x6; layers of one kind share a basis and must have the same "
         "extents");
   CHECK(!group.collecting());
-  CHECK(message_of([] { SparseGradGroup<double, B>(GroupOptions{.share = 0}); }) ==
-        "share is 0.000000, expected 0 < share <= 1");
+  CHECK(message_of([] { SparseGradGroup<double, B>(GroupOptions{.density = 0}); }) ==
+        "density is 0.000000, expected 0 < density <= 1");
 }
 
 TEST_CASE("a basis by kind is that of all its layers' gradients") {
@@ -291,7 +291,7 @@ TEST_CASE("a basis by kind is that of all its layers' gradients") {
     group.end_collecting_step(model.ctx);
   }
   group.refresh(model.ctx);
-  const auto expected = TuckerBasis<double, B>::fit(model.ctx, sums, RankRule::full(), RankRule::full());
+  const auto expected = TuckerBasis<double, B>::fit(model.ctx, sums, SideRecipe::full(), SideRecipe::full());
   const auto& basis = model.layers[0]->basis();
   for (index_t e = 0; e < 64; ++e) {
     CHECK(std::abs(basis->out().factor().data[e] - expected->out().factor().data[e]) < 1e-9);
@@ -305,9 +305,7 @@ TEST_CASE("one gradient memory for all layers gives the same steps") {
   OwnAndShared both(options);
   auto& [model, shared, group, sharing] = both;
   BasisRecipe recipe;
-  recipe.rules = [](const std::string&) {
-    return BasisRules{RankRule::random(), RankRule::fast_transform()};
-  };
+  recipe.rules = [](const std::string&) { return SideRecipes{SideRecipe::random(), SideRecipe::hadamard()}; };
   group.collect(model.ctx, recipe);
   group.refresh(model.ctx);
   sharing.collect(shared.ctx, recipe);
@@ -321,11 +319,11 @@ TEST_CASE("one gradient memory for all layers gives the same steps") {
 
 TEST_CASE("shared gradient memory holds whole gradients while they are collected, cores otherwise") {
   GroupOptions options;
-  options.share = 1;
+  options.density = 1;
   OwnAndShared both(options);
   auto& [model, shared, group, sharing] = both;
   BasisRecipe recipe;
-  recipe.rules = [](const std::string&) { return BasisRules{RankRule::identity(), RankRule::fixed(1)}; };
+  recipe.rules = [](const std::string&) { return SideRecipes{SideRecipe::identity(), SideRecipe::fixed(1)}; };
   for (int turn = 0; turn < 2; ++turn) {
     group.collect(model.ctx, recipe);
     sharing.collect(shared.ctx, recipe);

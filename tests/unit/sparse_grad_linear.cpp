@@ -101,7 +101,7 @@ OracleSide<T, B> make_side(typename B::Context& ctx, const std::string& kind, in
     return {BasisSide<T, B>::identity(n), eye};
   }
   if (kind == "hadamard") {
-    auto side = BasisSide<T, B>::fast(ctx, n, 5);
+    auto side = BasisSide<T, B>::hadamard(ctx, n, 5);
     Matrix eye(n, n);
     for (int i = 0; i < n; ++i)
       eye(i, i) = 1;
@@ -657,13 +657,12 @@ TEST_CASE("wrong calls are refused with what was expected and found, and change 
   const std::vector<float> y_before = y.data;
   SparseGradLinear<float> truncated(ctx, weight.view(), nullptr,
                                     {.plan = Plan{SideOrder::multiply_first, SideOrder::project_first}});
-  truncated.set_basis(ctx,
-                      TuckerBasis<float>::from_rules(ctx, 3, 4, RankRule::identity(), RankRule::random(2)));
+  truncated.set_basis(
+      ctx, TuckerBasis<float>::from_rules(ctx, 3, 4, SideRecipe::identity(), SideRecipe::random(2)));
   CHECK(message_of([&] { truncated.forward(ctx, x.view(), y.view(), x.view()); }) ==
         "keep is 2x4, expected 2x2 (tokens x kept_cols())");
   CHECK(y.data == y_before);
-  CHECK(message_of([] { (void)TopK::fraction(0, 10); }) ==
-        "the share of kept entries is 0.000000, expected 0 < share <= 1");
+  CHECK(message_of([] { (void)TopK::fraction(0, 10); }) == "density is 0.000000, expected 0 < density <= 1");
   layer.clear(ctx);
   LinearOptions adapter;
   adapter.mode = UpdateMode::adapter;
@@ -744,7 +743,7 @@ TEST_CASE("a layer takes its orders from its own cost model") {
 
   // A transform of fewer tokens than outputs comes first, unless it costs nothing: a tie.
   const auto fast = TuckerBasis<double, Noting>::from_sides(BasisSide<double, Noting>::identity(out),
-                                                            BasisSide<double, Noting>::fast(ctx, in, 1));
+                                                            BasisSide<double, Noting>::hadamard(ctx, in, 1));
   for (const auto& [transform_entry, order] :
        {std::pair(80.0, SideOrder::project_first), std::pair(0.0, SideOrder::multiply_first)}) {
     Padded<double> weight(w);

@@ -58,7 +58,7 @@ std::shared_ptr<const TuckerBasis<T, B>> fitted(typename B::Context& ctx) {
     auto g = test::random_matrix<T>(6, 8, seed);
     sums.add(ctx, g.view(), 1.0);
   }
-  return TuckerBasis<T, B>::fit(ctx, sums, RankRule::fixed(4), RankRule::full());
+  return TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::fixed(4), SideRecipe::full());
 }
 
 template <class T, class B>
@@ -138,7 +138,7 @@ TEST_CASE_TEMPLATE("state files: a whole model's state in one file, bit by bit",
   const std::vector<std::shared_ptr<const Basis>> bases{
       fitted<T, B>(ctx),
       Basis::identity(6, 8),
-      Basis::from_sides(Side::fast(ctx, 6, 1), Side::random(ctx, 8, 3, 2)),
+      Basis::from_sides(Side::hadamard(ctx, 6, 1), Side::random(ctx, 8, 3, 2)),
       Basis::from_sides(Side::identity(0), Side::random(ctx, 8, 0, 2)),
   };
   std::vector<SparseAdam<T, B>> adams;
@@ -218,7 +218,7 @@ TEST_CASE_TEMPLATE("state files: a whole model's state in one file, bit by bit",
 TEST_CASE("state files: what the readers refuse in a basis") {
   DefaultBackend::Context ctx(1);
   using Side = BasisSide<float>;
-  const auto basis = TuckerBasis<float>::from_sides(Side::random(ctx, 6, 4, 1), Side::fast(ctx, 8, 2));
+  const auto basis = TuckerBasis<float>::from_sides(Side::random(ctx, 6, 4, 1), Side::hadamard(ctx, 8, 2));
   const Parts good = parts_of(ctx, *basis);
   const auto text = [&](const std::function<void(Parts&)>& change) {
     return after(good, change, [&](const SafetensorsFile& f) { (void)get_basis<float>(ctx, f, "p."); });
@@ -229,7 +229,7 @@ TEST_CASE("state files: what the readers refuse in a basis") {
   CHECK(text([](Parts& p) { p.metadata["p.type"] = "sparse_adam 1"; }) ==
         "f: 'p.' is a 'sparse_adam 1', expected a 'tucker_basis 1'");
   CHECK(text([](Parts& p) { p.metadata["p.out.kind"] = "other"; }) ==
-        "f: metadata 'p.out.kind' is 'other', expected one of identity, factor, fast_transform, random");
+        "f: metadata 'p.out.kind' is 'other', expected one of identity, factor, hadamard, random");
   CHECK(text([](Parts& p) { p.metadata.erase("p.in.kind"); }) == "f: metadata has no 'p.in.kind'");
   CHECK(text([](Parts& p) {
           p.set<std::int64_t>("p.out.extents", {2}, {6, 7});
@@ -243,7 +243,7 @@ TEST_CASE("state files: what the readers refuse in a basis") {
           p.set<std::int64_t>("p.in.extents", {2}, {8, 7});
         }) ==
         "f: tensor 'p.in.extents' says extent 8 and rank 7, expected equal ones for a side of kind "
-        "fast_transform");
+        "hadamard");
   CHECK(text([](Parts& p) { p.set<std::int64_t>("p.in.extents", {1}, {8}); }) ==
         "f: tensor 'p.in.extents' has shape [1], expected [2]");
   CHECK(text([](Parts& p) {

@@ -27,14 +27,14 @@ struct Counting : Base {
 
 template <class B>
 struct AlwaysDense : Counting<B> {
-  static constexpr double densify_share = 0;
+  static constexpr double dense_above_density = 0;
 };
 
 template <class T, class B>
 BasisSide<T, B> side_of(typename B::Context& ctx, SideKind kind, index_t extent, index_t rank,
                         std::uint64_t seed) {
   if (kind == SideKind::identity) return BasisSide<T, B>::identity(extent);
-  if (kind == SideKind::fast_transform) return BasisSide<T, B>::fast(ctx, extent, seed);
+  if (kind == SideKind::hadamard) return BasisSide<T, B>::hadamard(ctx, extent, seed);
   return BasisSide<T, B>::random(ctx, extent, rank, seed);
 }
 
@@ -61,7 +61,7 @@ TEST_CASE_TEMPLATE("a sparse update entry by entry and as a dense matrix: the sa
   using B = Counting<typename S::B>;
   using Dense = AlwaysDense<typename S::B>;
   typename B::Context ctx(2);
-  constexpr SideKind kinds[] = {SideKind::identity, SideKind::random, SideKind::fast_transform};
+  constexpr SideKind kinds[] = {SideKind::identity, SideKind::random, SideKind::hadamard};
   for (const auto& extents : {std::pair<index_t, index_t>{70, 37}, {33, 140}}) {
     const index_t out = extents.first;
     const index_t in = extents.second;
@@ -153,7 +153,7 @@ TEST_CASE("the way back of a sparse update: entry by entry or dense") {
   CHECK(!expands_dense(factor(3072, 3072), factor(768, 768), 28000));
   CHECK(expands_dense(factor(3072, 64), factor(768, 64), share(0.5, 64, 64)));
   // Nothing but fast transforms: no product that a dense D would save.
-  CHECK(!expands_dense(shape(SideKind::fast_transform, 3072, 3072), shape(SideKind::fast_transform, 768, 768),
+  CHECK(!expands_dense(shape(SideKind::hadamard, 3072, 3072), shape(SideKind::hadamard, 768, 768),
                        share(0.9, 3072, 768)));
   // The weights decide.
   CHECK(expands_dense(none, factor(768, 768), 280000, {.sparse_entry = 1000}));

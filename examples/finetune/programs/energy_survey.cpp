@@ -173,27 +173,29 @@ Survey survey_energy(GlueContext& ctx, Model& model, Trainer& trainer, const Sur
     for (const char* kind : {"up", "down"}) {
       const index_t offset = std::string_view(kind) == "up" ? 0 : 1;
       const Accumulator& model_of_kind = *first[static_cast<std::size_t>(offset)];
-      Accumulator together(ctx, model_of_kind.out(), model_of_kind.in(), model_of_kind.options());
+      Accumulator together(ctx, model_of_kind.out_extent(), model_of_kind.in_extent(),
+                           model_of_kind.options());
       for (index_t i = offset; i < count; i += 2)
         together.merge(ctx, *first[static_cast<std::size_t>(i)]);
-      const Basis::Pointer shared = Basis::fit(ctx, together, RankRule::full(), RankRule::full());
+      const Basis::Pointer shared = Basis::fit(ctx, together, SideRecipe::full(), SideRecipe::full());
       const Basis::Pointer reference = shared->with_transposed_input(ctx);
-      const Basis::Pointer random =
-          Basis::from_rules(ctx, together.out(), together.in(), RankRule::random(), RankRule::random());
-      const Basis::Pointer hadamard = Basis::from_rules(
-          ctx, together.out(), together.in(), RankRule::fast_transform(), RankRule::fast_transform());
+      const Basis::Pointer random = Basis::from_rules(ctx, together.out_extent(), together.in_extent(),
+                                                      SideRecipe::random(), SideRecipe::random());
+      const Basis::Pointer hadamard = Basis::from_rules(ctx, together.out_extent(), together.in_extent(),
+                                                        SideRecipe::hadamard(), SideRecipe::hadamard());
       for (index_t i = offset; i < count; i += 2) {
         if (options.progress) options.progress("bases", i, count);
         const Accumulator& own = *first[static_cast<std::size_t>(i)];
         measurement.measure_raw(i);
         measurement.measure("reference", *reference, i);
         measurement.measure("hosvd_kind", *shared, i);
-        const Basis::Pointer by_layer = Basis::fit(ctx, own, RankRule::full(), RankRule::full());
+        const Basis::Pointer by_layer = Basis::fit(ctx, own, SideRecipe::full(), SideRecipe::full());
         measurement.measure("hosvd_layer", *by_layer, i);
         if (survey.refit_step > 0) {
           measurement.measure(
               "hosvd_layer_refit",
-              *Basis::fit(ctx, *second[static_cast<std::size_t>(i)], RankRule::full(), RankRule::full()), i);
+              *Basis::fit(ctx, *second[static_cast<std::size_t>(i)], SideRecipe::full(), SideRecipe::full()),
+              i);
         }
         measurement.measure("width_layer", *width_only(ctx, *by_layer, kind), i);
         measurement.measure("random", *random, i);

@@ -8,7 +8,7 @@
 #include <sparsegrad/sparse_grad_group.hpp>
 
 #include "bert_support.hpp"
-#include "training/sparse_setup.hpp"
+#include "training/mlp/sparse_setup.hpp"
 
 namespace {
 

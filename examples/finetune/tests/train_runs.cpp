@@ -6,11 +6,11 @@
 #include <fstream>
 #include <utility>
 
-#include "support/tiny_bert.hpp"
 #include "files.hpp"
+#include "replication/reference_defects.hpp"
+#include "support/tiny_bert.hpp"
 #include "tokenizers/tokenizer.hpp"
 #include "training/memory/memory_estimate.hpp"
-#include "replication/reference_defects.hpp"
 #include "training/output/run_log.hpp"
 #include "training/trainer.hpp"
 
@@ -166,7 +166,7 @@ TEST_CASE("sides that need no gradients skip phase 1") {
   Run run(options);
   run.trainer->run();
   CHECK(run.trainer->report().phase1.steps == 0);
-  CHECK(run.model.mlp_up(0).basis()->in().kind() == SideKind::fast_transform);
+  CHECK(run.model.mlp_up(0).basis()->in().kind() == SideKind::hadamard);
   CHECK(run.model.mlp_up(0).basis()->out().kind() == SideKind::random);
   CHECK(run.model.mlp_up(0).basis()->rows() == 16);
 }

@@ -48,20 +48,20 @@ std::string_view to_string(Schedule schedule) {
   return schedule == Schedule::constant ? "constant" : "linear";
 }
 
-BasisRules SideOptions::rules(const std::string& kind) const {
-  const RankRule width_rule = RankRule::parse(width);
-  const RankRule other_rule = RankRule::parse(other);
-  BasisRules rules;
+SideRecipes SideOptions::rules(const std::string& kind) const {
+  const SideRecipe width_rule = SideRecipe::parse(width);
+  const SideRecipe other_rule = SideRecipe::parse(other);
+  SideRecipes rules;
   rules.out = kind == "up" ? other_rule : width_rule;
   rules.in = kind == "up" ? width_rule : other_rule;
-  if (!out.empty()) rules.out = RankRule::parse(out);
-  if (!in.empty()) rules.in = RankRule::parse(in);
+  if (!out.empty()) rules.out = SideRecipe::parse(out);
+  if (!in.empty()) rules.in = SideRecipe::parse(in);
   return rules;
 }
 
 bool SparseOptions::needs_gradients() const {
   for (const char* kind : {"up", "down"}) {
-    const BasisRules rules = sides.rules(kind);
+    const SideRecipes rules = sides.rules(kind);
     if (rules.out.needs_gradients() || rules.in.needs_gradients()) return true;
   }
   return false;
@@ -134,8 +134,8 @@ void TrainOptions::check() const {
   require(!sparse.defects.transposed_basis || sparse.refresh_every == 0, "--refresh-every",
           sparse.refresh_every, "0 with --transposed-basis, as in the reference's code");
   for (const char* kind : {"up", "down"}) {
-    const BasisRules rules = sparse.sides.rules(kind);
-    const auto full = [&](bool wanted, const char* name, const RankRule& rule) {
+    const SideRecipes rules = sparse.sides.rules(kind);
+    const auto full = [&](bool wanted, const char* name, const SideRecipe& rule) {
       if (wanted && rule.to_string() != "full")
         throw ValueError(fmt::format("{} needs the full rank there, found {}", name, rule.to_string()));
     };
@@ -203,8 +203,8 @@ nlohmann::json to_json(const TrainOptions& o) {
   if (o.run_type == RunType::meprop) json["meprop_share"] = o.meprop_share;
   if (!o.steps_sparsely()) return json;
   const SparseOptions& s = o.sparse;
-  const BasisRules up = s.sides.rules("up");
-  const BasisRules down = s.sides.rules("down");
+  const SideRecipes up = s.sides.rules("up");
+  const SideRecipes down = s.sides.rules("down");
   json["sparse"] = {{"n_params", s.share > 0 ? nlohmann::json() : nlohmann::json(s.n_params)},
                     {"share", s.share > 0 ? s.share
                                           : static_cast<double>(s.n_params) /

@@ -60,7 +60,7 @@ struct SideOptions {
   std::string in;   ///< the same for the input side
 
   /// The rules of kind "up" or "down". Throws ValueError for a text that names no rule.
-  BasisRules rules(const std::string& kind) const;
+  SideRecipes rules(const std::string& kind) const;
 };
 
 struct SparseOptions {

@@ -1,11 +1,11 @@
 // What a run asks of the machine that a backend computes on.
 #pragma once
 
-#include <nlohmann/json_fwd.hpp>
+#include <nlohmann/json.hpp>
 #include <sparsegrad/core/config.hpp>
 
-#include "training/options.hpp"
 #include "training/memory/process_memory.hpp"
+#include "training/options.hpp"
 
 namespace sparsegrad::glue {
 

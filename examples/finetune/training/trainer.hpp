@@ -13,13 +13,13 @@
 
 #include <nlohmann/json_fwd.hpp>
 
-#include "training/optimizer/adamw.hpp"
-#include "training/optimizer/loss_scale.hpp"
 #include "training/evaluation/evaluator.hpp"
-#include "training/optimizer/learning_rate.hpp"
 #include "training/memory/memory_account.hpp"
+#include "training/mlp/make_mlp_optimizer.hpp"
+#include "training/optimizer/adamw.hpp"
+#include "training/optimizer/learning_rate.hpp"
+#include "training/optimizer/loss_scale.hpp"
 #include "training/run_extents.hpp"
-#include "training/sparse_setup.hpp"
 
 namespace sparsegrad::glue {
 
@@ -113,7 +113,8 @@ class BasicTrainer {
   void step(const std::function<void()>& look = {});
 
   const TrainReport& report() const { return report_; }
-  const Group* group() const { return group_.get(); }
+  /// Null where no matrix is stepped sparsely.
+  const Group* group() const { return sparse_ == nullptr ? nullptr : &sparse_->group(); }
   index_t steps_planned() const { return report_.steps_planned; }
   index_t steps_done() const { return report_.steps_done; }
   const LossScale& loss_scale() const { return loss_scale_; }
@@ -147,7 +148,6 @@ class BasicTrainer {
     index_t tokens = 0;
   };
 
-  bool sparse() const { return options_.steps_sparsely(); }
   std::uint64_t dropout_key() const;
   index_t examples_a_step() const { return options_.batch_size * options_.accumulation; }
   void reserve();
@@ -156,16 +156,13 @@ class BasicTrainer {
   bool gradients_are_whole();
   /// The factor for all gradients that the loss scale and clipping ask for.
   double gradient_scale();
-  void make_mlp_dense();
-  /// AdamW's step of MLP matrix `number`, from its finished gradient.
-  void step_mlp_densely(index_t number, double rate, double scale);
-  bool refresh_due(index_t steps_ahead) const;
+  std::vector<MlpTarget<T, Backend>> mlp_targets();
   void evaluate(const TrainHooks& hooks, bool& stop);
   /// Of all dev sets: the first one's with the metrics of the second.
   Evaluation evaluate_dev(const TrainHooks& hooks);
   bool evaluation_due() const;
   /// A collection for a refresh is finished first, so that what is left behind is whole.
-  bool may_stop() const { return !group_ || !group_->collecting(); }
+  bool may_stop() const { return !mlp_->collecting(); }
   void read_state(const std::filesystem::path& path);
   /// What must be the same for a run to go on: every option but where things lie, and the data's size.
   nlohmann::json fingerprint() const;
@@ -189,9 +186,10 @@ class BasicTrainer {
   Batch batch_;
   BatchExtents extents_;
   std::unique_ptr<AdamW<T, Backend>> dense_;
-  std::vector<std::unique_ptr<AdamW<T, Backend>>> mlp_dense_;  ///< one a matrix: ft, and phase 1
-  std::unique_ptr<Group> group_;
-  index_t copied_bytes_ = 0;  ///< of the weights' copy during phase 1
+  std::unique_ptr<MlpOptimizer<T, Backend>> mlp_;
+  SparseMlp<T, Backend>* sparse_ = nullptr;           ///< that one, where it is: what phase 1 is for
+  std::unique_ptr<DenseMlp<T, Backend>> phase1_mlp_;  ///< during phase 1
+  index_t copied_bytes_ = 0;                          ///< of the weights' copy during phase 1
   double loss_since_record_ = 0;
   index_t steps_since_record_ = 0;
   index_t since_best_ = 0;

@@ -3,17 +3,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <limits>
 #include <utility>
 
 #include <fmt/format.h>
 
-#include "models/layers/host_view.hpp"
 #include "replication/reference_defects.hpp"
 #include "training/evaluation/evaluator_impl.hpp"
 #include "training/run_device.hpp"
-#include "training/sparse_setup_impl.hpp"
 #include "training/trainer.hpp"
 
 namespace sparsegrad::glue {
@@ -40,30 +36,6 @@ class MlpGradientScope {
 
  private:
   Model& model_;
-};
-
-/// FNV-1a over words, then bytes.
-class Hash {
- public:
-  void add(const void* data, std::size_t bytes) {
-    const auto* p = static_cast<const unsigned char*>(data);
-    for (; bytes >= 8; bytes -= 8, p += 8) {
-      std::uint64_t word = 0;
-      std::memcpy(&word, p, 8);
-      mix(word);
-    }
-    for (; bytes > 0; --bytes, ++p)
-      mix(*p);
-  }
-  template <class V>
-  void add_value(V value) {
-    add(&value, sizeof value);
-  }
-  std::uint64_t value() const { return value_; }
-
- private:
-  void mix(std::uint64_t word) { value_ = mix_bits(value_ ^ word) * 0x100000001B3ULL; }
-  std::uint64_t value_ = 0xCBF29CE484222325ULL;
 };
 
 }  // namespace detail
@@ -99,22 +71,21 @@ BasicTrainer<T, Backend>::BasicTrainer(Context& ctx, Model& model, const Task& t
     dense.push_back({p.name, p.weight.data, p.gradient.data, p.weight.size(), decay, p.rounded.data});
   }
   dense_ = std::make_unique<AdamW<T, Backend>>(ctx_, std::move(dense));
-  if (model_.trains_mlp() && !sparse()) make_mlp_dense();
-  if (sparse()) {
-    group_ =
-        make_group<T, Backend>(ctx_, model_, options_.sparse, {extents_.mean_tokens, options_.accumulation},
-                               options_.shares_gradient_memory());
-  }
+  mlp_ = make_mlp_optimizer<T, Backend>(ctx_, options_, mlp_targets(),
+                                        {extents_.mean_tokens, options_.accumulation});
+  sparse_ = dynamic_cast<SparseMlp<T, Backend>*>(mlp_.get());
 }
 
 template <class T, class Backend>
-void BasicTrainer<T, Backend>::make_mlp_dense() {
-  for (index_t number = 0; number < static_cast<index_t>(model_.mlp().size()); ++number) {
-    const Parameter<T>& p = model_.parameters().at(model_.mlp_name(number));
-    mlp_dense_.push_back(std::make_unique<AdamW<T, Backend>>(
-        ctx_, std::vector<typename AdamW<T, Backend>::Segment>{
-                  {p.name, p.weight.data, nullptr, p.weight.size(), options_.weight_decay, p.rounded.data}}));
+std::vector<MlpTarget<T, Backend>> BasicTrainer<T, Backend>::mlp_targets() {
+  std::vector<MlpTarget<T, Backend>> targets;
+  index_t number = 0;
+  for (auto& layer : model_.mlp()) {
+    const Parameter<T>& parameter = model_.parameters().at(model_.mlp_name(number));
+    targets.push_back({&layer, &parameter, mlp_kind(number)});
+    ++number;
   }
+  return targets;
 }
 
 template <class T, class Backend>
@@ -139,55 +110,25 @@ index_t BasicTrainer<T, Backend>::dense_parameters() const {
   index_t sum = 0;
   for (const auto& segment : dense_->segments())
     sum += segment.count;
-  for (const auto& adam : mlp_dense_)
-    sum += adam->segments().front().count;
-  return sum;
+  return sum + mlp_->dense_parameters();
 }
 
 template <class T, class Backend>
 index_t BasicTrainer<T, Backend>::sparse_parameters() const {
-  if (!group_) return 0;
-  index_t sum = 0;
-  for (auto& layer : model_.mlp())
-    sum += layer.weight().size();
-  return sum;
+  return mlp_->sparse_parameters();
 }
 
 template <class T, class Backend>
 index_t BasicTrainer<T, Backend>::entries_a_step() const {
-  if (!group_) return 0;
-  index_t sum = 0;
-  for (index_t i = 0; i < group_->size(); ++i)
-    sum += group_->kept(i);
-  return sum;
+  return mlp_->entries_a_step();
 }
 
 template <class T, class Backend>
 std::uint64_t BasicTrainer<T, Backend>::state_hash() const {
-  detail::Hash hash;
-  const auto add_array = [&](const auto* p, std::size_t n) {
-    visit_on_host<Backend>(ctx_, p, n, [&](const auto* host) { hash.add(host, n * sizeof *host); });
-  };
-  const auto add_matrix = [&](MatrixView<const float> m) {
-    add_array(m.data, static_cast<std::size_t>(m.size()));
-  };
-  add_matrix(std::as_const(model_.parameters()).weights());
-  const auto add_adam = [&](AdamW<T, Backend>& adam) {
-    hash.add_value(adam.steps());
-    add_matrix(adam.first_moments());
-    add_matrix(adam.second_moments());
-  };
-  add_adam(*dense_);
-  for (const auto& adam : mlp_dense_)
-    add_adam(*adam);
-  if (group_) {
-    for (index_t i = 0; i < group_->size(); ++i) {
-      group_->optimizer(i).visit_state([&](std::string_view name, const auto& view) {
-        if (name == "step") return hash.add(view.data(), view.size_bytes());
-        add_array(view.data(), view.size());
-      });
-    }
-  }
+  Hash hash;
+  detail::add_matrix<Backend>(ctx_, hash, std::as_const(model_.parameters()).weights());
+  detail::add_adam<T, Backend>(ctx_, hash, *dense_);
+  mlp_->add_state(ctx_, hash);
   hash.add_value(sampler_.position().epoch);
   hash.add_value(sampler_.position().next);
   hash.add_value(pass_);
@@ -208,17 +149,8 @@ MemoryParts BasicTrainer<T, Backend>::memory_now() const {
   parts.activations = model.activations + ctx_.scratch().most_used();
   parts.gradients = model.dense_gradients;
   parts.optimizer = dense_->state_bytes();
-  for (const auto& adam : mlp_dense_)
-    parts.optimizer += adam->state_bytes();
-  if (group_) {
-    const GroupMemory group = group_->memory();
-    parts.gradients += group.gradients + group.sparse_gradients + group.deltas;
-    parts.optimizer += group.optimizer;
-    parts.basis = group.bases;
-    parts.collection = group.collection;
-  } else {
-    parts.gradients += model.mlp_gradients;
-  }
+  mlp_->add_memory(model.mlp_gradients, parts);
+  if (phase1_mlp_) parts.optimizer += phase1_mlp_->state_bytes();
   return parts;
 }
 
@@ -287,22 +219,13 @@ double BasicTrainer<T, Backend>::gradient_scale() {
 }
 
 template <class T, class Backend>
-void BasicTrainer<T, Backend>::step_mlp_densely(index_t number, double rate, double scale) {
-  auto& layer = model_.mlp()[static_cast<std::size_t>(number)];
-  AdamW<T, Backend>& adam = *mlp_dense_[static_cast<std::size_t>(number)];
-  adam.set_gradient(0, layer.core(ctx_).data);
-  adam.step(ctx_, {.learning_rate = rate, .grad_scale = scale});
-  layer.clear(ctx_);
-}
-
-template <class T, class Backend>
 bool BasicTrainer<T, Backend>::collect_bases(const TrainHooks& hooks) {
-  if (!group_) return true;
+  if (sparse_ == nullptr) return true;
   const auto start = Clock::now();
   const SparseOptions& sparse_options = options_.sparse;
   const bool resets = RunDevice<Backend>::reset_peak();
   bool whole = true;
-  group_->collect(ctx_, make_recipe(sparse_options));
+  sparse_->start_collecting(ctx_);
   if (sparse_options.needs_gradients()) {
     reserve();
     const bool fixed = sparse_options.phase1_fixed_matrices;
@@ -321,11 +244,12 @@ bool BasicTrainer<T, Backend>::collect_bases(const TrainHooks& hooks) {
     }
     const Sampler::Position position = sampler_.position();
     const std::uint64_t pass = pass_;
-    if (!fixed) make_mlp_dense();
-    const bool shared = options_.shares_gradient_memory();
+    if (!fixed)
+      phase1_mlp_ = std::make_unique<DenseMlp<T, Backend>>(ctx_, mlp_targets(), options_.weight_decay);
+    const bool shared = sparse_->shares_gradient_memory();
     double rate = 0;
     const auto use_gradient = [&](index_t number, double scale) {
-      if (!fixed) return step_mlp_densely(number, rate, scale);
+      if (!fixed) return phase1_mlp_->step_one(ctx_, number, rate, scale);
       auto& layer = model_.mlp()[static_cast<std::size_t>(number)];
       layer.core(ctx_);  // which gives it to the accumulator
       layer.clear(ctx_);
@@ -339,16 +263,16 @@ bool BasicTrainer<T, Backend>::collect_bases(const TrainHooks& hooks) {
       report_.phase1.losses.push_back(accumulate().loss);
       if (gradients_are_whole()) {
         const double scale = gradient_scale();
-        for (index_t i = 0; i < group_->size() && !shared; ++i)
+        for (index_t i = 0; i < sparse_->group().size() && !shared; ++i)
           use_gradient(i, scale);
-        group_->clear(ctx_);
+        sparse_->group().clear(ctx_);
         dense_->step(ctx_, {.learning_rate = rate, .grad_scale = scale, .clear_gradients = true});
       }
       ++report_.phase1.steps;
       whole = !(hooks.interrupted && hooks.interrupted());
     }
     report_.phase1.memory.note(memory_now());
-    mlp_dense_.clear();
+    phase1_mlp_.reset();
     dense_->reset(ctx_);
     for (const auto& [array, values] : before)
       model_.set_values(array, values);
@@ -358,13 +282,12 @@ bool BasicTrainer<T, Backend>::collect_bases(const TrainHooks& hooks) {
     pass_ = pass;
   }
   if (!whole) {
-    group_->stop_collecting(ctx_);
+    sparse_->stop_collecting(ctx_);
     return false;
   }
   const auto fit = Clock::now();
   ctx_.scratch().forget_most_used();
-  group_->refresh(ctx_);
-  if (sparse_options.defects.transposed_basis) transpose_input_sides<T, Backend>(ctx_, *group_);
+  sparse_->fit(ctx_);
   report_.phase1.fit_seconds = detail::seconds_since(fit);
   report_.phase1.seconds = detail::seconds_since(start);
   report_.phase1.memory.note(memory_now());
@@ -374,20 +297,8 @@ bool BasicTrainer<T, Backend>::collect_bases(const TrainHooks& hooks) {
 }
 
 template <class T, class Backend>
-bool BasicTrainer<T, Backend>::refresh_due(index_t steps_ahead) const {
-  const index_t every = options_.sparse.refresh_every;
-  const index_t at = report_.steps_done + steps_ahead;
-  return group_ && every > 0 && options_.sparse.needs_gradients() && at % every == 0 && at > 0 &&
-         at < report_.steps_planned;
-}
-
-template <class T, class Backend>
 void BasicTrainer<T, Backend>::step(const std::function<void()>& look) {
-  // A refresh after step n is fitted to the gradients of the steps up to n.
-  for (index_t ahead = 1; ahead <= options_.sparse.refresh_window; ++ahead) {
-    if (group_ && !group_->collecting() && refresh_due(ahead))
-      group_->collect(ctx_, make_recipe(options_.sparse));
-  }
+  mlp_->before_step(ctx_, report_.steps_done, report_.steps_planned);
   StepLoss loss;
   double scale = 1;
   bool whole = true;
@@ -397,37 +308,26 @@ void BasicTrainer<T, Backend>::step(const std::function<void()>& look) {
   kept_ = 0;
   try {
     {
-      const bool shared = group_ && options_.shares_gradient_memory();
-      const detail::MlpGradientScope<Model> scope(
-          model_,
-          shared ? [&](index_t number) { group_->select(ctx_, number); } : std::function<void(index_t)>());
+      const detail::MlpGradientScope<Model> scope(model_, mlp_->on_gradient(ctx_));
       loss = accumulate();
     }
     if (look) look();
     whole = gradients_are_whole();
-    if (whole) scale = gradient_scale();
-    // The group refuses a step before anything has changed.
-    if (group_ && whole) {
-      kept_ =
-          group_
-              ->step(ctx_,
-                     {.learning_rate = mlp_rate, .weight_decay = options_.weight_decay, .grad_scale = scale})
-              .kept;
-      group_->check(ctx_);  // on a GPU the step itself does not wait to learn of NaN
+    if (whole) {
+      scale = gradient_scale();
+      kept_ = mlp_->step(ctx_, mlp_rate, scale);
     }
   } catch (const NonFiniteError& error) {
     throw NonFiniteError(fmt::format("step {}: {}", report_.steps_done + 1, error.what()));
   }
   if (whole) {
-    for (index_t i = 0; i < static_cast<index_t>(mlp_dense_.size()); ++i)
-      step_mlp_densely(i, mlp_rate, scale);
-    if (group_ && options_.sparse.defects.rotated_bias) rotate_bias_gradients<T, Backend>(ctx_, model_);
+    if (sparse_ != nullptr && options_.sparse.defects.rotated_bias)
+      rotate_bias_gradients<T, Backend>(ctx_, model_);
     dense_->step(ctx_, {.learning_rate = rate, .grad_scale = scale, .clear_gradients = true});
   }
   report_.memory.note(memory_now());
-  if (refresh_due(1)) {
-    const auto start = Clock::now();
-    group_->refresh(ctx_, options_.sparse.moments);
+  const auto start = Clock::now();
+  if (mlp_->refresh(ctx_, report_.steps_done + 1, report_.steps_planned)) {
     report_.refresh_seconds += detail::seconds_since(start);
     ++report_.refreshes;
   }

@@ -59,7 +59,7 @@ struct CudaSystem {
 }  // namespace cuda
 
 /// Memory of views and pointers is the device's. These wait for the device, because numbers come from the host or go back
-/// to it: upload, download, squared_norm, first_nonfinite, first_nonfinite_batched, group_support, find_slots, eigh. The
+/// to it: upload, download, squared_norm, first_nonfinite, first_nonfinite_batched, group_support, locate_entries, eigh. The
 /// others only add work to the stream.
 /// Float products are float's unless the context allows TF32.
 struct Cuda : portable::Kernels<cuda::CudaSystem> {
@@ -67,7 +67,7 @@ struct Cuda : portable::Kernels<cuda::CudaSystem> {
   using Memory = cuda::ObjectMemory;
   static constexpr const char* name() { return "cuda"; }
   /// Always: products are cheap here, and grouping a support waits for the number of its groups.
-  static constexpr double densify_share = 0;
+  static constexpr double dense_above_density = 0;
   /// A multiply-add of expand_nonzeros in those of a dense product: it reads a number of the factor from the L2 cache, of
   /// some 1.2 T a second on an H200; its dense products do some 25 T in float and 200 T on TF32 tensor cores. Estimates
   /// from data sheets, not measured.
@@ -87,7 +87,7 @@ struct Cuda : portable::Kernels<cuda::CudaSystem> {
   template <class T>
   static void gemm(Context& ctx, Op op_a, Op op_b, compute_t<T> alpha, ConstMatrixView<T> a,
                    ConstMatrixView<T> b, compute_t<T> beta, MatrixView<T> c) {
-    if constexpr (is_narrow<T>) {
+    if constexpr (is_low_precision<T>) {
       cuda::narrow_gemm<T, T, System>(ctx, op_a, op_b, alpha, a, b, beta, c);
     } else {
       cuda::gemm<T, System>(ctx, op_a, op_b, alpha, a, b, beta, c);
@@ -111,6 +111,7 @@ struct Cuda : portable::Kernels<cuda::CudaSystem> {
   static void eigh(Context& ctx, MatrixView<double> a, double* w) { cuda::eigh<System>(ctx, a, w); }
 };
 
-static_assert(BatchedBackend<Cuda> && NarrowBackend<Cuda, bfloat16> && NarrowBackend<Cuda, float16>);
+static_assert(BatchedBackend<Cuda> && LowPrecisionBackend<Cuda, bfloat16> &&
+              LowPrecisionBackend<Cuda, float16>);
 
 }  // namespace sparsegrad::backend

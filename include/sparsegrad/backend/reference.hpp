@@ -20,7 +20,7 @@ struct Reference {
   using Context = host::HostContext;
   using Memory = host::HostMemory;
   static constexpr const char* name() { return "reference"; }
-  static constexpr double densify_share = 1;  // left to the cost model
+  static constexpr double dense_above_density = 1;  // left to the cost model
 
   static Memory memory(const Context&) { return {}; }
   template <class T>
@@ -48,7 +48,7 @@ struct Reference {
         b(i, j) = static_cast<compute_t<T>>(a(i, j));
   }
   template <class T>
-  static void narrow(Context&, ConstMatrixView<compute_t<T>> a, MatrixView<T> b) {
+  static void round_to(Context&, ConstMatrixView<compute_t<T>> a, MatrixView<T> b) {
     for (index_t i = 0; i < b.rows; ++i)
       for (index_t j = 0; j < b.cols; ++j)
         b(i, j) = static_cast<T>(a(i, j));
@@ -178,7 +178,7 @@ struct Reference {
   /// H = (I - 2/m 1 1^T) (x) H_b diag(signs), n = m b, b the largest power of two that divides n, H_b the
   /// orthonormal Hadamard matrix; the inverse is the transpose.
   template <class T>
-  static void fast_transform(Context&, const T* signs, bool inverse, TransformSide side, MatrixView<T> a) {
+  static void hadamard(Context&, const T* signs, bool inverse, TransformSide side, MatrixView<T> a) {
     const index_t n = side == TransformSide::rows ? a.cols : a.rows;
     const index_t vectors = side == TransformSide::rows ? a.rows : a.cols;
     if (n == 0) return;
@@ -313,8 +313,8 @@ struct Reference {
            ctx.threads() * (index_t{16} << 20);
   }
 
-  static index_t find_slots(Context&, const stored_index_t* index, index_t k, const stored_index_t* held,
-                            index_t n, stored_index_t* slot, stored_index_t* fresh) {
+  static index_t locate_entries(Context&, const stored_index_t* index, index_t k, const stored_index_t* held,
+                                index_t n, stored_index_t* slot, stored_index_t* fresh) {
     index_t q = 0;
     for (index_t e = 0; e < k; ++e) {
       const stored_index_t* at = std::lower_bound(held, held + n, index[e]);
@@ -324,9 +324,9 @@ struct Reference {
     return q;
   }
   template <class T>
-  static void open_slots(Context&, const stored_index_t* index, const stored_index_t* slot,
-                         const stored_index_t* fresh, index_t q, stored_index_t* held, index_t n, T* m, T* v,
-                         std::int32_t* count) {
+  static void insert_entries(Context&, const stored_index_t* index, const stored_index_t* slot,
+                             const stored_index_t* fresh, index_t q, stored_index_t* held, index_t n, T* m,
+                             T* v, std::int32_t* count) {
     index_t from = n - 1;
     for (index_t to = n + q - 1; q > 0; --to) {
       const bool opened = slot[fresh[q - 1]] == to;

@@ -51,7 +51,7 @@ struct ThrustHost : portable::Kernels<portable::HostSystem> {
   using System = portable::HostSystem;
   using Memory = Reference::Memory;
   static constexpr const char* name() { return "thrust_host"; }
-  static constexpr double densify_share = Reference::densify_share;
+  static constexpr double dense_above_density = Reference::dense_above_density;
   static double expansion_cost(const Context&) { return 20; }
 
   static Memory memory(const Context& ctx) { return Reference::memory(ctx); }

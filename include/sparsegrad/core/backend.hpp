@@ -7,7 +7,7 @@
 
 #include "config.hpp"
 #include "error.hpp"
-#include "narrow_float.hpp"
+#include "low_precision.hpp"
 #include "step_guard.hpp"
 #include "view.hpp"
 
@@ -74,7 +74,7 @@ struct AdamTask {
 /// |---|---|
 /// | `Context` | threads or stream, scratch; of one caller at a time |
 /// | `Memory` | where objects' memory comes from: `std::byte* allocate(bytes)` for bytes > 0, which throws where there is none, and `deallocate(p)`, which does not. Copyable; outlives contexts |
-/// | `densify_share` | density above which V D U^T takes D as a dense matrix whatever the cost model says; 0: always |
+/// | `dense_above_density` | density above which V D U^T takes D as a dense matrix whatever the cost model says; 0: always |
 ///
 /// | primitive | result |
 /// |---|---|
@@ -94,7 +94,7 @@ struct AdamTask {
 /// | `add_wide<T>(ctx, alpha, A, B)` | B (double) += alpha A |
 /// | `squared_norm<T>(ctx, A)` | sum of squares, in double, on the host |
 /// | `first_nonfinite<T>(ctx, A)` | row-major position of the first NaN or Inf, or -1 |
-/// | `fast_transform<T>(ctx, signs, inverse, side, A)` | A's rows or columns times a randomised block Hadamard, in place |
+/// | `hadamard<T>(ctx, signs, inverse, side, A)` | A's rows or columns times a randomised block Hadamard, in place |
 /// | `top_k<T>(ctx, x, n, k, index, value)` | the k <= n largest by absolute value, by rising index (see top_k.hpp) |
 /// | `gather<T>(ctx, x, index, k, value)` | value[e] = x[index[e]] |
 /// | `scatter<T>(ctx, value, index, k, x)` | x[index[e]] = value[e] |
@@ -111,8 +111,8 @@ struct AdamTask {
 ///
 /// | primitive | result |
 /// |---|---|
-/// | `find_slots(ctx, index, k, held, n, slot, fresh)` | slot[e] = place of index[e] in the union of index and held; fresh[0 .. q) = the e not in held, rising (fresh has room for k); returns q |
-/// | `open_slots<T>(ctx, index, slot, fresh, q, held, n, m, v, count)` | held[n] becomes the union [n + q], in place; m, v and count (may be null) move along, 0 at new entries |
+/// | `locate_entries(ctx, index, k, held, n, slot, fresh)` | slot[e] = place of index[e] in the union of index and held; fresh[0 .. q) = the e not in held, rising (fresh has room for k); returns q |
+/// | `insert_entries<T>(ctx, index, slot, fresh, q, held, n, m, v, count)` | held[n] becomes the union [n + q], in place; m, v and count (may be null) move along, 0 at new entries |
 ///
 /// held {2, 5, 9}, index {1, 5, 7}: slot {0, 2, 3}, fresh {0, 2}, q = 2; held becomes {1, 2, 5, 7, 9}.
 // clang-format on
@@ -123,7 +123,7 @@ concept Backend = requires(typename B::Context& ctx, MatrixView<float> f, Matrix
                            std::span<const MatrixView<const float>> inputs,
                            std::span<const MatrixView<float>> outputs) {
   { B::name() } -> std::convertible_to<const char*>;
-  { B::densify_share } -> std::convertible_to<double>;
+  { B::dense_above_density } -> std::convertible_to<double>;
   { B::memory(ctx) } -> std::same_as<typename B::Memory>;
   { B::memory(ctx).allocate(std::size_t{1}) } -> std::same_as<std::byte*>;
   B::memory(ctx).deallocate(static_cast<std::byte*>(nullptr));
@@ -133,7 +133,7 @@ concept Backend = requires(typename B::Context& ctx, MatrixView<float> f, Matrix
   B::template copy<float>(ctx, f, f);
   B::template gemm<float>(ctx, Op::none, Op::none, 1.0F, f, f, 0.0F, f);
   B::template gemm_batched<float>(ctx, Op::none, Op::none, 1.0F, inputs, inputs, 0.0F, outputs);
-  B::template fast_transform<float>(ctx, in, false, TransformSide::rows, f);
+  B::template hadamard<float>(ctx, in, false, TransformSide::rows, f);
   B::template gram<float>(ctx, Op::none, f, 1.0, d);
   B::eigh(ctx, d, w);
   B::template column_sums<float>(ctx, f, x);
@@ -155,8 +155,8 @@ concept Backend = requires(typename B::Context& ctx, MatrixView<float> f, Matrix
   { B::group_support(ctx, index, n, n, n, true, out, out, out, out) } -> std::same_as<index_t>;
   { B::template scratch_bound<float>(ctx, n) } -> std::same_as<index_t>;
   B::template adam<float>(ctx, c, in, index, n, x, x, count, x);
-  { B::find_slots(ctx, index, n, index, n, out, out) } -> std::same_as<index_t>;
-  B::template open_slots<float>(ctx, index, index, index, n, out, n, x, x, count);
+  { B::locate_entries(ctx, index, n, index, n, out, out) } -> std::same_as<index_t>;
+  B::template insert_entries<float>(ctx, index, index, index, n, out, n, x, x, count);
 };
 
 // clang-format off
@@ -167,7 +167,7 @@ concept Backend = requires(typename B::Context& ctx, MatrixView<float> f, Matrix
 /// | primitive | result |
 /// |---|---|
 /// | `widen<T>(ctx, A, B)` | B (C) = A (T), exact |
-/// | `narrow<T>(ctx, A, B)` | B (T) = A (C), to nearest, ties to even |
+/// | `round_to<T>(ctx, A, B)` | B (T) = A (C), to nearest, ties to even |
 /// | `gemm<T>(ctx, op_a, op_b, alpha, A, B, beta, Y)` | Y (T) = alpha op(A) op(B) + beta Y; A, B in T, alpha and beta in C |
 /// | `gemm_wide<T>(ctx, op_a, op_b, alpha, A, B, beta, S)` | the same with S in C |
 /// | `column_sums<T>(ctx, A, s)` | s[j] (C) += sum_i A(i, j) |
@@ -175,13 +175,13 @@ concept Backend = requires(typename B::Context& ctx, MatrixView<float> f, Matrix
 /// | `sampled_product<T>(ctx, A, B, index, k, cols, value)` | value[e] (C) += sum_t A(t, i) B(t, j) |
 // clang-format on
 template <class B, class T>
-concept NarrowBackend = Backend<B> &&
+concept LowPrecisionBackend = Backend<B> &&
     requires(typename B::Context& ctx, MatrixView<T> n, MatrixView<compute_t<T>> w, T* x, compute_t<T>* s,
              const stored_index_t* index, index_t k) {
   B::template zero<T>(ctx, x, k);
   B::template copy<T>(ctx, n, n);
   B::template widen<T>(ctx, n, w);
-  B::template narrow<T>(ctx, w, n);
+  B::template round_to<T>(ctx, w, n);
   B::template gemm<T>(ctx, Op::none, Op::none, 1.0F, n, n, 0.0F, n);
   B::template gemm_wide<T>(ctx, Op::none, Op::none, 1.0F, n, n, 0.0F, w);
   B::template column_sums<T>(ctx, n, s);

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <utility>
 
+#include "backend.hpp"
 #include "config.hpp"
 #include "view.hpp"
 
@@ -12,12 +13,12 @@ namespace sparsegrad {
 /// Owned array of `size()` elements of a trivial type in the backend's memory: that of the context at hand when it was
 /// allocated, to which it goes back, also when that context is gone. Move-only. Allocates in the constructor and in
 /// `resize` alone; the elements start as zeros.
-template <class T, class Backend>
+template <class T, Backend B>
 class Buffer {
  public:
   Buffer() = default;
   /// By way of Buffer(), so that the destructor runs when `resize` throws.
-  Buffer(typename Backend::Context& ctx, index_t size) : Buffer() { resize(ctx, size); }
+  Buffer(typename B::Context& ctx, index_t size) : Buffer() { resize(ctx, size); }
   ~Buffer() { release(); }
   Buffer(Buffer&& other) noexcept
       : memory_(other.memory_),
@@ -37,17 +38,17 @@ class Buffer {
 
   /// Replaces the memory unless the size is already `size`; then only sets every element to zero. When there is no
   /// memory for the new size, the old elements are still there; release first where they are not wanted.
-  void resize(typename Backend::Context& ctx, index_t size) {
+  void resize(typename B::Context& ctx, index_t size) {
     if (size == size_) {
-      if (size_ > 0) Backend::template zero<T>(ctx, data_, size_);
+      if (size_ > 0) B::template zero<T>(ctx, data_, size_);
       return;
     }
     Buffer fresh;
     if (size > 0) {
-      fresh.memory_ = Backend::memory(ctx);
+      fresh.memory_ = B::memory(ctx);
       fresh.data_ = reinterpret_cast<T*>(fresh.memory_.allocate(static_cast<std::size_t>(size) * sizeof(T)));
       fresh.size_ = size;
-      Backend::template zero<T>(ctx, fresh.data_, size);
+      B::template zero<T>(ctx, fresh.data_, size);
     }
     *this = std::move(fresh);
   }
@@ -71,7 +72,7 @@ class Buffer {
   }
 
  private:
-  [[no_unique_address]] typename Backend::Memory memory_{};
+  [[no_unique_address]] typename B::Memory memory_{};
   T* data_ = nullptr;
   index_t size_ = 0;
 };

@@ -20,7 +20,7 @@ struct ComputeType {
 }  // namespace detail
 
 /// Type of sums, bases, cores and moments for parameters stored as `T`: float for bfloat16 and float16
-/// (narrow_float.hpp), else T itself.
+/// (low_precision.hpp), else T itself.
 template <class T>
 using compute_t = typename detail::ComputeType<T>::type;
 

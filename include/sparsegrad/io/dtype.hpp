@@ -9,7 +9,7 @@
 #include <type_traits>
 
 #include "../core/config.hpp"
-#include "../core/narrow_float.hpp"
+#include "../core/low_precision.hpp"
 
 namespace sparsegrad::io {
 

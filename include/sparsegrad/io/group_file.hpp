@@ -37,12 +37,12 @@ inline Plan plan_from_text(const SafetensorsFile& file, const std::string& key) 
 }  // namespace detail
 
 /// Adds SparseGradGroup::state. Throws StateError as that does.
-template <class T, class Backend>
-void put(typename Backend::Context& ctx, SafetensorsWriter& writer, const std::string& prefix,
-         const SparseGradGroup<T, Backend>& group) {
+template <class T, Backend B>
+void put(typename B::Context& ctx, SafetensorsWriter& writer, const std::string& prefix,
+         const SparseGradGroup<T, B>& group) {
   using C = compute_t<T>;
-  GroupState<C, Backend> state = group.state(ctx);
-  std::vector<const TuckerBasis<C, Backend>*> bases;
+  GroupState<C, B> state = group.state(ctx);
+  std::vector<const TuckerBasis<C, B>*> bases;
   std::vector<std::int64_t> basis_of;
   writer.metadata(prefix + "type", detail::group_type);
   for (std::size_t i = 0; i < state.layers.size(); ++i) {
@@ -50,14 +50,14 @@ void put(typename Backend::Context& ctx, SafetensorsWriter& writer, const std::s
     const std::string name = detail::layer_prefix(prefix, i);
     auto at = std::find(bases.begin(), bases.end(), layer.basis.get());
     if (at == bases.end()) {
-      put<C, Backend>(ctx, writer, prefix + "basis." + std::to_string(bases.size()) + ".", *layer.basis);
+      put<C, B>(ctx, writer, prefix + "basis." + std::to_string(bases.size()) + ".", *layer.basis);
       at = bases.insert(bases.end(), layer.basis.get());
     }
     basis_of.push_back(at - bases.begin());
     writer.metadata(name + "kind", layer.kind);
     writer.metadata(name + "plan", to_string(layer.plan));
     detail::put_adam_state(writer, name + "adam.", std::move(layer.adam));
-    if (layer.delta) put<C, Backend>(ctx, writer, name + "delta.", *layer.delta);
+    if (layer.delta) put<C, B>(ctx, writer, name + "delta.", *layer.delta);
     const auto add = [&](const char* what, auto& values) {
       if (values.empty()) return;
       const auto n = static_cast<index_t>(values.size());
@@ -71,12 +71,12 @@ void put(typename Backend::Context& ctx, SafetensorsWriter& writer, const std::s
 }
 
 /// Reads a group's state, checked as far as files go: what depends on the group SparseGradGroup::restore checks.
-template <class C, class Backend>
-GroupState<C, Backend> get_group_state(typename Backend::Context& ctx, const SafetensorsFile& file,
-                                       const std::string& prefix) {
+template <class C, Backend B>
+GroupState<C, B> get_group_state(typename B::Context& ctx, const SafetensorsFile& file,
+                                 const std::string& prefix) {
   detail::require_type(file, prefix, detail::group_type);
-  GroupState<C, Backend> state;
-  std::vector<std::shared_ptr<const TuckerBasis<C, Backend>>> bases;
+  GroupState<C, B> state;
+  std::vector<std::shared_ptr<const TuckerBasis<C, B>>> bases;
   const std::vector<std::int64_t> basis_of = detail::read_list<std::int64_t>(file, prefix + "basis_of");
   for (std::size_t i = 0; i < basis_of.size(); ++i) {
     const auto known = static_cast<std::int64_t>(bases.size());
@@ -86,16 +86,16 @@ GroupState<C, Backend> get_group_state(typename Backend::Context& ctx, const Saf
                                                 std::to_string(known) + "]");
     }
     if (basis_of[i] == known) {
-      bases.push_back(get_basis<C, Backend>(ctx, file, prefix + "basis." + std::to_string(known) + "."));
+      bases.push_back(get_basis<C, B>(ctx, file, prefix + "basis." + std::to_string(known) + "."));
     }
     const std::string name = detail::layer_prefix(prefix, i);
-    typename GroupState<C, Backend>::Layer layer;
+    typename GroupState<C, B>::Layer layer;
     layer.basis = bases[static_cast<std::size_t>(basis_of[i])];
     layer.kind = file.metadata(name + "kind");
     layer.plan = detail::plan_from_text(file, name + "plan");
     layer.adam = get_adam_state<C>(file, name + "adam.");
     if (file.metadata().contains(name + "delta.type")) {
-      layer.delta = get_delta<C, Backend>(ctx, file, name + "delta.");
+      layer.delta = get_delta<C, B>(ctx, file, name + "delta.");
     }
     const index_t core = layer.basis->rows() * layer.basis->cols();
     if (file.contains(name + "support")) {
@@ -113,10 +113,10 @@ GroupState<C, Backend> get_group_state(typename Backend::Context& ctx, const Saf
 
 /// Restores a group that was made with the same options and layers; anything else is an IoError that says what differs.
 /// Throws StateError as SparseGradGroup::restore. The group is then as it was.
-template <class T, class Backend>
-void get(typename Backend::Context& ctx, const SafetensorsFile& file, const std::string& prefix,
-         SparseGradGroup<T, Backend>& group) {
-  const auto state = get_group_state<compute_t<T>, Backend>(ctx, file, prefix);
+template <class T, Backend B>
+void get(typename B::Context& ctx, const SafetensorsFile& file, const std::string& prefix,
+         SparseGradGroup<T, B>& group) {
+  const auto state = get_group_state<compute_t<T>, B>(ctx, file, prefix);
   try {
     group.restore(ctx, state);
   } catch (const ValueError& error) {
@@ -124,9 +124,9 @@ void get(typename Backend::Context& ctx, const SafetensorsFile& file, const std:
   }
 }
 
-template <class T, class Backend>
-void load(typename Backend::Context& ctx, const std::string& path, SparseGradGroup<T, Backend>& group) {
-  get<T, Backend>(ctx, SafetensorsFile(path), "", group);
+template <class T, Backend B>
+void load(typename B::Context& ctx, const std::string& path, SparseGradGroup<T, B>& group) {
+  get<T, B>(ctx, SafetensorsFile(path), "", group);
 }
 
 }  // namespace sparsegrad::io

@@ -116,12 +116,12 @@ Enum enum_from_text(const SafetensorsFile& file, const std::string& key, Enum la
   throw IoError(file.path() + ": metadata '" + key + "' is '" + text + "', expected one of " + all);
 }
 
-template <class T, class Backend>
-void put_side(typename Backend::Context& ctx, SafetensorsWriter& writer, const std::string& prefix,
-              const BasisSide<T, Backend>& side, const SideReport& report) {
+template <class T, Backend B>
+void put_side(typename B::Context& ctx, SafetensorsWriter& writer, const std::string& prefix,
+              const BasisSide<T, B>& side, const SideReport& report) {
   writer.metadata(prefix + "kind", to_string(side.kind()));
   writer.add(prefix + "extents", {2}, std::vector<std::int64_t>{side.extent(), side.rank()});
-  if (side.kind() == SideKind::fast_transform) {
+  if (side.kind() == SideKind::hadamard) {
     writer.add(prefix + "signs", {side.extent()}, side.host_signs(ctx));
   } else if (side.kind() != SideKind::identity) {
     writer.add(prefix + "factor", {side.rank(), side.extent()}, side.host_factor(ctx));
@@ -130,12 +130,14 @@ void put_side(typename Backend::Context& ctx, SafetensorsWriter& writer, const s
   writer.add(prefix + "energy", {2}, std::vector<double>{report.kept_energy, report.tail_energy});
 }
 
-template <class T, class Backend>
-std::pair<BasisSide<T, Backend>, SideReport> get_side(typename Backend::Context& ctx,
-                                                      const SafetensorsFile& file,
-                                                      const std::string& prefix) {
-  using Side = BasisSide<T, Backend>;
-  const SideKind kind = enum_from_text(file, prefix + "kind", SideKind::random);
+template <class T, Backend B>
+std::pair<BasisSide<T, B>, SideReport> get_side(typename B::Context& ctx, const SafetensorsFile& file,
+                                                const std::string& prefix) {
+  using Side = BasisSide<T, B>;
+  // Files of version 0.1 call the Hadamard transform by another name.
+  const bool old_name = file.metadata(prefix + "kind") == "fast_transform";
+  const SideKind kind =
+      old_name ? SideKind::hadamard : enum_from_text(file, prefix + "kind", SideKind::random);
   const std::vector<std::int64_t> extents = read_list<std::int64_t>(file, prefix + "extents", 2);
   const index_t n = extents[0];
   const index_t r = extents[1];
@@ -143,7 +145,7 @@ std::pair<BasisSide<T, Backend>, SideReport> get_side(typename Backend::Context&
     throw file.error(prefix + "extents", "says extent " + std::to_string(n) + " and rank " +
                                              std::to_string(r) + ", expected 0 <= rank <= extent < 2^31");
   }
-  const bool full = kind == SideKind::identity || kind == SideKind::fast_transform;
+  const bool full = kind == SideKind::identity || kind == SideKind::hadamard;
   if (full && r != n) {
     throw file.error(prefix + "extents", "says extent " + std::to_string(n) + " and rank " +
                                              std::to_string(r) + ", expected equal ones for a side of kind " +
@@ -157,9 +159,10 @@ std::pair<BasisSide<T, Backend>, SideReport> get_side(typename Backend::Context&
   report.tail_energy = energy[1];
 
   if (kind == SideKind::identity) return {Side::identity(n), std::move(report)};
-  if (kind == SideKind::fast_transform) {
+  if (kind == SideKind::hadamard) {
     const std::vector<T> signs = read_list<T>(file, prefix + "signs", n);
-    return {as_io_error(file, prefix, [&] { return Side::fast_from_signs(ctx, signs); }), std::move(report)};
+    return {as_io_error(file, prefix, [&] { return Side::hadamard_from_signs(ctx, signs); }),
+            std::move(report)};
   }
   const std::vector<index_t> shape{r, n};
   (void)file.find(prefix + "factor", shape);
@@ -172,26 +175,25 @@ std::pair<BasisSide<T, Backend>, SideReport> get_side(typename Backend::Context&
 }  // namespace detail
 
 /// Adds a basis: kinds, extents, factors or signs, and its report (spectra, energies).
-template <class T, class Backend>
-void put(typename Backend::Context& ctx, SafetensorsWriter& writer, const std::string& prefix,
-         const TuckerBasis<T, Backend>& basis) {
+template <class T, Backend B>
+void put(typename B::Context& ctx, SafetensorsWriter& writer, const std::string& prefix,
+         const TuckerBasis<T, B>& basis) {
   const BasisReport& report = basis.report();
   writer.metadata(prefix + "type", detail::basis_type);
-  detail::put_side<T, Backend>(ctx, writer, prefix + "out.", basis.out(), report.out);
-  detail::put_side<T, Backend>(ctx, writer, prefix + "in.", basis.in(), report.in);
+  detail::put_side<T, B>(ctx, writer, prefix + "out.", basis.out(), report.out);
+  detail::put_side<T, B>(ctx, writer, prefix + "in.", basis.in(), report.in);
   writer.add(prefix + "gradients", {1}, std::vector<std::int64_t>{report.gradients});
   writer.add(prefix + "total_energy", {1}, std::vector<double>{report.total_energy});
 }
 
 /// Reads a basis; the factors' shapes and finiteness are checked, their orthonormality is not (see
 /// TuckerBasis::orthogonality_defect).
-template <class T, class Backend = DefaultBackend>
-std::shared_ptr<const TuckerBasis<T, Backend>> get_basis(typename Backend::Context& ctx,
-                                                         const SafetensorsFile& file,
-                                                         const std::string& prefix) {
+template <class T, Backend B = DefaultBackend>
+std::shared_ptr<const TuckerBasis<T, B>> get_basis(typename B::Context& ctx, const SafetensorsFile& file,
+                                                   const std::string& prefix) {
   detail::require_type(file, prefix, detail::basis_type);
-  auto [out, out_report] = detail::get_side<T, Backend>(ctx, file, prefix + "out.");
-  auto [in, in_report] = detail::get_side<T, Backend>(ctx, file, prefix + "in.");
+  auto [out, out_report] = detail::get_side<T, B>(ctx, file, prefix + "out.");
+  auto [in, in_report] = detail::get_side<T, B>(ctx, file, prefix + "in.");
   BasisReport report;
   report.out = std::move(out_report);
   report.in = std::move(in_report);
@@ -200,7 +202,7 @@ std::shared_ptr<const TuckerBasis<T, Backend>> get_basis(typename Backend::Conte
   if (report.gradients < 0) {
     throw file.error(prefix + "gradients", "is " + std::to_string(report.gradients) + ", expected >= 0");
   }
-  return TuckerBasis<T, Backend>::from_sides(std::move(out), std::move(in), std::move(report));
+  return TuckerBasis<T, B>::from_sides(std::move(out), std::move(in), std::move(report));
 }
 
 namespace detail {
@@ -226,9 +228,9 @@ void put_adam_state(SafetensorsWriter& writer, const std::string& prefix, Sparse
 }  // namespace detail
 
 /// Adds an optimizer's whole state and its options.
-template <class T, class Backend>
-void put(typename Backend::Context& ctx, SafetensorsWriter& writer, const std::string& prefix,
-         const SparseAdam<T, Backend>& adam) {
+template <class T, Backend B>
+void put(typename B::Context& ctx, SafetensorsWriter& writer, const std::string& prefix,
+         const SparseAdam<T, B>& adam) {
   detail::put_adam_state(writer, prefix, adam.state(ctx));
 }
 
@@ -273,50 +275,49 @@ SparseAdamState<T> get_adam_state(const SafetensorsFile& file, const std::string
 
 /// Restores an optimizer that was made with the same extents and options; anything else is an IoError that
 /// says what differs, and the optimizer stays as it was.
-template <class T, class Backend>
-void get(typename Backend::Context& ctx, const SafetensorsFile& file, const std::string& prefix,
-         SparseAdam<T, Backend>& adam) {
+template <class T, Backend B>
+void get(typename B::Context& ctx, const SafetensorsFile& file, const std::string& prefix,
+         SparseAdam<T, B>& adam) {
   const SparseAdamState<T> state = get_adam_state<T>(file, prefix);
   detail::as_io_error(file, prefix, [&] { adam.restore(ctx, state); });
 }
 
 /// Makes an optimizer as the file has it, options included.
-template <class T, class Backend = DefaultBackend>
-SparseAdam<T, Backend> get_adam(typename Backend::Context& ctx, const SafetensorsFile& file,
-                                const std::string& prefix) {
+template <class T, Backend B = DefaultBackend>
+SparseAdam<T, B> get_adam(typename B::Context& ctx, const SafetensorsFile& file, const std::string& prefix) {
   const SparseAdamState<T> state = get_adam_state<T>(file, prefix);
   return detail::as_io_error(file, prefix, [&] {
-    if (state.compact && !SparseAdam<T, Backend>::starts_compact(state.rows, state.cols, state.options)) {
+    if (state.compact && !SparseAdam<T, B>::starts_compact(state.rows, state.cols, state.options)) {
       throw ValueError("the state is compact, expected dense for its extents and capacity");
     }
-    SparseAdam<T, Backend> adam(ctx, state.rows, state.cols, state.options);
+    SparseAdam<T, B> adam(ctx, state.rows, state.cols, state.options);
     adam.restore(ctx, state);
     return adam;
   });
 }
 
 /// Adds a sparse gradient or delta: extents, positions (unless dense) and values.
-template <class T, class Backend>
-void put(typename Backend::Context& ctx, SafetensorsWriter& writer, const std::string& prefix,
-         const SparseGradient<T, Backend>& delta) {
+template <class T, Backend B>
+void put(typename B::Context& ctx, SafetensorsWriter& writer, const std::string& prefix,
+         const SparseGradient<T, B>& delta) {
   const index_t n = delta.count();
   writer.metadata(prefix + "type", detail::delta_type);
   writer.metadata(prefix + "form", delta.dense() ? "dense" : "sparse");
   writer.add(prefix + "extents", {2}, std::vector<std::int64_t>{delta.rows(), delta.cols()});
   if (!delta.dense()) {
     std::vector<stored_index_t> index(static_cast<std::size_t>(n));
-    if (n > 0) Backend::template download<stored_index_t>(ctx, delta.indices(), index.data(), n);
+    if (n > 0) B::template download<stored_index_t>(ctx, delta.indices(), index.data(), n);
     writer.add(prefix + "index", {n}, std::move(index));
   }
   std::vector<T> values(static_cast<std::size_t>(n));
-  if (n > 0) Backend::template download<T>(ctx, delta.values(), values.data(), n);
+  if (n > 0) B::template download<T>(ctx, delta.values(), values.data(), n);
   writer.add(prefix + "values", {n}, std::move(values));
 }
 
 /// Reads a sparse gradient or delta; its capacity is its number of entries.
-template <class T, class Backend = DefaultBackend>
-SparseGradient<T, Backend> get_delta(typename Backend::Context& ctx, const SafetensorsFile& file,
-                                     const std::string& prefix) {
+template <class T, Backend B = DefaultBackend>
+SparseGradient<T, B> get_delta(typename B::Context& ctx, const SafetensorsFile& file,
+                               const std::string& prefix) {
   detail::require_type(file, prefix, detail::delta_type);
   const std::vector<std::int64_t> extents = detail::read_list<std::int64_t>(file, prefix + "extents", 2);
   detail::require_core(file, prefix + "extents", extents[0], extents[1]);
@@ -335,34 +336,33 @@ SparseGradient<T, Backend> get_delta(typename Backend::Context& ctx, const Safet
   }
   const std::vector<T> values = detail::read_list<T>(file, prefix + "values", n);
   detail::require_finite(file, prefix + "values", values);
-  SparseGradient<T, Backend> delta(ctx, extents[0], extents[1], n);
+  SparseGradient<T, B> delta(ctx, extents[0], extents[1], n);
   delta.set_count(n);
-  if (n > 0) Backend::template upload<T>(ctx, values.data(), delta.values(), n);
+  if (n > 0) B::template upload<T>(ctx, values.data(), delta.values(), n);
   if (!delta.dense() && n > 0) {
-    Backend::template upload<stored_index_t>(ctx, index.data(), delta.indices(), n);
+    B::template upload<stored_index_t>(ctx, index.data(), delta.indices(), n);
   }
   return delta;
 }
 
 /// One object (basis, optimizer or delta) as a file of its own.
-template <template <class, class> class Object, class T, class Backend>
-void save(typename Backend::Context& ctx, const std::string& path, const Object<T, Backend>& object) {
+template <template <class, Backend> class Object, class T, Backend B>
+void save(typename B::Context& ctx, const std::string& path, const Object<T, B>& object) {
   SafetensorsWriter writer;
-  put<T, Backend>(ctx, writer, "", object);
+  put<T, B>(ctx, writer, "", object);
   writer.write(path);
 }
-template <class T, class Backend = DefaultBackend>
-std::shared_ptr<const TuckerBasis<T, Backend>> load_basis(typename Backend::Context& ctx,
-                                                          const std::string& path) {
-  return get_basis<T, Backend>(ctx, SafetensorsFile(path), "");
+template <class T, Backend B = DefaultBackend>
+std::shared_ptr<const TuckerBasis<T, B>> load_basis(typename B::Context& ctx, const std::string& path) {
+  return get_basis<T, B>(ctx, SafetensorsFile(path), "");
 }
-template <class T, class Backend>
-void load(typename Backend::Context& ctx, const std::string& path, SparseAdam<T, Backend>& adam) {
-  get<T, Backend>(ctx, SafetensorsFile(path), "", adam);
+template <class T, Backend B>
+void load(typename B::Context& ctx, const std::string& path, SparseAdam<T, B>& adam) {
+  get<T, B>(ctx, SafetensorsFile(path), "", adam);
 }
-template <class T, class Backend = DefaultBackend>
-SparseGradient<T, Backend> load_delta(typename Backend::Context& ctx, const std::string& path) {
-  return get_delta<T, Backend>(ctx, SafetensorsFile(path), "");
+template <class T, Backend B = DefaultBackend>
+SparseGradient<T, B> load_delta(typename B::Context& ctx, const std::string& path) {
+  return get_delta<T, B>(ctx, SafetensorsFile(path), "");
 }
 
 }  // namespace sparsegrad::io

@@ -1,6 +1,5 @@
 #include <sparsegrad/backend/cpu_blas.hpp>
 
-#include "training/optimizer/adamw_impl.hpp"
 #include "models/encoder/encoder_model_impl.hpp"
 #include "models/layers/host/layer_ops.hpp"
 #include "models/parameters/parameter_set_impl.hpp"
@@ -9,6 +8,5 @@ namespace sparsegrad::glue {
 
 template class ParameterSet<float, backend::CpuBlas>;
 template class EncoderModel<float, backend::CpuBlas>;
-template class AdamW<float, backend::CpuBlas>;
 
 }  // namespace sparsegrad::glue

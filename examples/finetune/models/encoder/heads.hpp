@@ -52,10 +52,10 @@ struct ClassificationHead {
   void backward(Context& ctx, const Dropout<C>& dropout, MatrixView<const T> dropped,
                 MatrixView<const C> d_logits, MatrixView<T> d_pooled) const {
     if (d_bias != nullptr) Backend::template column_sums<C>(ctx, d_logits, d_bias);
-    if constexpr (is_narrow<T>) {
+    if constexpr (is_low_precision<T>) {
       auto frame = ctx.frame();
       const MatrixView<T> rounded = frame.template matrix<T>(d_logits.rows, d_logits.cols);
-      Backend::template narrow<T>(ctx, d_logits, rounded);
+      Backend::template round_to<T>(ctx, d_logits, rounded);
       dense.backward(ctx, rounded, dropped, C(0), d_pooled);
     } else {
       dense.backward(ctx, d_logits, dropped, C(0), d_pooled);

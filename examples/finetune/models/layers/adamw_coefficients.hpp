@@ -4,7 +4,7 @@
 
 #include <sparsegrad/core/config.hpp>
 #include <sparsegrad/core/host_device.hpp>
-#include <sparsegrad/core/narrow_float.hpp>
+#include <sparsegrad/core/low_precision.hpp>
 
 namespace sparsegrad::glue {
 

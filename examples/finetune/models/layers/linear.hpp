@@ -8,7 +8,7 @@ namespace sparsegrad::glue {
 template <class T, class Backend>
 void wide_product(typename Backend::Context& ctx, Op op_a, Op op_b, compute_t<T> alpha, ConstMatrixView<T> a,
                   ConstMatrixView<T> b, compute_t<T> beta, MatrixView<compute_t<T>> s) {
-  if constexpr (is_narrow<T>) {
+  if constexpr (is_low_precision<T>) {
     Backend::template gemm_wide<T>(ctx, op_a, op_b, alpha, a, b, beta, s);
   } else {
     Backend::template gemm<T>(ctx, op_a, op_b, alpha, a, b, beta, s);

@@ -13,12 +13,12 @@ namespace sparsegrad::glue {
 template <class T, class Backend>
 void keep_largest_of_rows(typename Backend::Context& ctx, index_t k, MatrixView<T> dy) {
   if (k >= dy.cols) return;
-  if constexpr (is_narrow<T>) {
+  if constexpr (is_low_precision<T>) {
     auto frame = ctx.frame();
     const MatrixView<compute_t<T>> wide = frame.template matrix<compute_t<T>>(dy.rows, dy.cols);
     Backend::template widen<T>(ctx, dy, wide);
     keep_largest_of_rows<compute_t<T>, Backend>(ctx, k, wide);
-    Backend::template narrow<T>(ctx, wide, dy);
+    Backend::template round_to<T>(ctx, wide, dy);
   } else if constexpr (requires { Backend::template keep_largest_of_rows<T>(ctx, k, dy); }) {
     Backend::template keep_largest_of_rows<T>(ctx, k, dy);
   } else {

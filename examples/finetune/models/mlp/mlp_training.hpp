@@ -54,7 +54,7 @@ MlpMatrices<T, Backend> make_mlp_matrices(typename Backend::Context& ctx, const 
   mlp.layers.reserve(names.size());  // the matrices refer to them
   for (const std::string& name : names) {
     const Parameter<T>& p = parameters.at(name);
-    if constexpr (is_narrow<T>) {
+    if constexpr (is_low_precision<T>) {
       mlp.layers.emplace_back(ctx, p.rounded, p.weight, nullptr);
     } else {
       mlp.layers.emplace_back(ctx, p.weight, nullptr);

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include <sparsegrad/core/buffer.hpp>
-#include <sparsegrad/core/narrow_float.hpp>
+#include <sparsegrad/core/low_precision.hpp>
 
 #include "models/parameters/parameter_shape.hpp"
 
@@ -27,7 +27,7 @@ struct Parameter {
 
   /// The weight as an operand of products.
   MatrixView<T> factor() const {
-    if constexpr (is_narrow<T>) {
+    if constexpr (is_low_precision<T>) {
       return rounded;
     } else {
       return weight;

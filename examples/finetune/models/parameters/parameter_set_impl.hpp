@@ -47,7 +47,7 @@ ParameterSet<T, Backend>::ParameterSet(Context& ctx, const std::vector<Parameter
     }
     weight_at.push_back(weights.take(shape.rows * shape.cols, shape.joined));
     gradient_at.push_back(group_trained ? gradients.take(shape.rows * shape.cols, shape.joined) : -1);
-    const bool copied = is_narrow<T> && shape.is_factor();
+    const bool copied = is_low_precision<T> && shape.is_factor();
     rounded_at.push_back(copied ? rounded.take(shape.rows * shape.cols, shape.joined) : -1);
   }
   weights_.resize(ctx, weights.end());
@@ -98,11 +98,11 @@ void ParameterSet<T, Backend>::zero_gradients(Context& ctx) {
 
 template <class T, class Backend>
 void ParameterSet<T, Backend>::round(Context& ctx, MatrixView<const C> changed) {
-  if constexpr (is_narrow<T>) {
+  if constexpr (is_low_precision<T>) {
     for (const Parameter<T>& p : parameters_) {
       const bool apart =
           p.weight.data + p.weight.size() <= changed.data || changed.data + changed.size() <= p.weight.data;
-      if (!p.rounded.empty() && !apart) Backend::template narrow<T>(ctx, p.weight, p.rounded);
+      if (!p.rounded.empty() && !apart) Backend::template round_to<T>(ctx, p.weight, p.rounded);
     }
   }
 }

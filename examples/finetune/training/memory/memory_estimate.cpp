@@ -29,29 +29,29 @@ Range operator*(index_t factor, const Range& r) {
 }
 
 /// How many vectors a side of this extent keeps.
-Range rank_of(const RankRule& rule, index_t extent) {
+Range rank_of(const SideRecipe& rule, index_t extent) {
   switch (rule.kind()) {
-    case RankRule::Kind::fixed:
-    case RankRule::Kind::random: {
+    case SideRecipe::Kind::fixed:
+    case SideRecipe::Kind::random: {
       const index_t rank = rule.rank() == 0 ? extent : std::min(rule.rank(), extent);
       return {rank, rank};
     }
-    case RankRule::Kind::energy:
-    case RankRule::Kind::custom:
+    case SideRecipe::Kind::energy:
+    case SideRecipe::Kind::custom:
       return {1, extent};
     default:
       return {extent, extent};
   }
 }
 
-Range bytes_of_side(const RankRule& rule, index_t extent) {
-  if (rule.kind() == RankRule::Kind::identity) return {};
-  if (rule.kind() == RankRule::Kind::fast_transform) return {number * extent, number * extent};
+Range bytes_of_side(const SideRecipe& rule, index_t extent) {
+  if (rule.kind() == SideRecipe::Kind::identity) return {};
+  if (rule.kind() == SideRecipe::Kind::hadamard) return {number * extent, number * extent};
   return extent * number * rank_of(rule, extent);
 }
 
 /// The sums from which a side is fitted (HosvdAccumulator).
-index_t collection_of_side(const RankRule& rule, index_t extent) {
+index_t collection_of_side(const SideRecipe& rule, index_t extent) {
   if (!rule.needs_gradients()) return 0;
   HosvdOptions one_side;
   one_side.in_side = false;
@@ -74,7 +74,7 @@ index_t entries_bytes(index_t kept, index_t core) {
 }
 
 MatrixCost cost_of(const SparseOptions& options, const std::string& kind, index_t out, index_t in) {
-  const BasisRules rules = options.sides.rules(kind);
+  const SideRecipes rules = options.sides.rules(kind);
   const Range rows = rank_of(rules.out, out);
   const Range cols = rank_of(rules.in, in);
   MatrixCost cost;

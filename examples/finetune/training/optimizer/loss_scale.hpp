@@ -3,7 +3,7 @@
 #include <string>
 
 #include <sparsegrad/core/error.hpp>
-#include <sparsegrad/core/narrow_float.hpp>
+#include <sparsegrad/core/low_precision.hpp>
 
 namespace sparsegrad::glue {
 

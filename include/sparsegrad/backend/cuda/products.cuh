@@ -56,7 +56,7 @@ inline constexpr cudaDataType_t data_type<float16> = CUDA_R_16F;
 template <class T, class Out, class System>
 void narrow_gemm(CudaContext& ctx, Op op_a, Op op_b, float alpha, MatrixView<const T> a,
                  MatrixView<const T> b, float beta, MatrixView<Out> c) {
-  static_assert(is_narrow<T>);
+  static_assert(is_low_precision<T>);
   if (c.empty()) return;
   const index_t depth = op_a == Op::none ? a.cols : a.rows;
   if (depth == 0) {

@@ -4,7 +4,7 @@
 #include "../reference.hpp"
 #include "adam.hpp"
 #include "elementwise.hpp"
-#include "fast_transform.hpp"
+#include "hadamard.hpp"
 #include "slots.hpp"
 #include "sparse.hpp"
 #include "top_k.hpp"
@@ -63,8 +63,7 @@ struct Kernels : Slots {
     Elementwise::transpose<T>(ctx, a, b);
   }
   template <class T>
-  static void fast_transform(Context& ctx, const T* signs, bool inverse, TransformSide side,
-                             MatrixView<T> a) {
+  static void hadamard(Context& ctx, const T* signs, bool inverse, TransformSide side, MatrixView<T> a) {
     FastTransform<T>::run(ctx, signs, inverse, side, a);
   }
   template <class T>

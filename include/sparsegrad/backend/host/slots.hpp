@@ -14,11 +14,11 @@
 
 namespace sparsegrad::backend::host {
 
-/// The primitives `find_slots` and `open_slots` of the contract (core/backend.hpp).
+/// The primitives `locate_entries` and `insert_entries` of the contract (core/backend.hpp).
 struct Slots : Reference {
   /// First the place of each entry among those held, then which of them are new: less to keep in registers at a time.
-  static index_t find_slots(Context&, const stored_index_t* index, index_t k, const stored_index_t* held,
-                            index_t n, stored_index_t* slot, stored_index_t* fresh) {
+  static index_t locate_entries(Context&, const stored_index_t* index, index_t k, const stored_index_t* held,
+                                index_t n, stored_index_t* slot, stored_index_t* fresh) {
     find_places(index, k, held, n, slot);
     index_t q = 0;
     index_t e = 0;
@@ -37,9 +37,9 @@ struct Slots : Reference {
   }
 
   template <class T>
-  static void open_slots(Context&, const stored_index_t* index, const stored_index_t* slot,
-                         const stored_index_t* fresh, index_t q, stored_index_t* held, index_t n, T* m, T* v,
-                         std::int32_t* count) {
+  static void insert_entries(Context&, const stored_index_t* index, const stored_index_t* slot,
+                             const stored_index_t* fresh, index_t q, stored_index_t* held, index_t n, T* m,
+                             T* v, std::int32_t* count) {
     // Blocks as long as most segments between two new entries: how many of them a segment takes is a branch that
     // nothing could predict.
     const auto open_by = [&](auto... moments) {

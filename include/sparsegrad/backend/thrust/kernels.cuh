@@ -6,7 +6,7 @@
 #include "../../core/backend.hpp"
 #include "adam.cuh"
 #include "elements.cuh"
-#include "fast_transform.cuh"
+#include "hadamard.cuh"
 #include "reductions.cuh"
 #include "slots.cuh"
 #include "sparse.cuh"
@@ -34,7 +34,7 @@ struct Kernels {
     Elements<System>::template convert<T, compute_t<T>>(ctx, a, b);
   }
   template <class T>
-  static void narrow(Context& ctx, ConstMatrixView<compute_t<T>> a, MatrixView<T> b) {
+  static void round_to(Context& ctx, ConstMatrixView<compute_t<T>> a, MatrixView<T> b) {
     Elements<System>::template convert<compute_t<T>, T>(ctx, a, b);
   }
   template <class T>
@@ -70,8 +70,7 @@ struct Kernels {
     return Reductions<System>::template first_nonfinite<T>(ctx, a);
   }
   template <class T>
-  static void fast_transform(Context& ctx, const T* signs, bool inverse, TransformSide side,
-                             MatrixView<T> a) {
+  static void hadamard(Context& ctx, const T* signs, bool inverse, TransformSide side, MatrixView<T> a) {
     FastTransform<System>::template run<T>(ctx, signs, inverse, side, a);
   }
   template <class T>
@@ -115,14 +114,15 @@ struct Kernels {
                                stored_index_t* order, stored_index_t* list) {
     return Sparse<System>::group_support(ctx, index, k, cols, columns, slot, other, order, list);
   }
-  static index_t find_slots(Context& ctx, const stored_index_t* index, index_t k, const stored_index_t* held,
-                            index_t n, stored_index_t* slot, stored_index_t* fresh) {
+  static index_t locate_entries(Context& ctx, const stored_index_t* index, index_t k,
+                                const stored_index_t* held, index_t n, stored_index_t* slot,
+                                stored_index_t* fresh) {
     return Slots<System>::find(ctx, index, k, held, n, slot, fresh);
   }
   template <class T>
-  static void open_slots(Context& ctx, const stored_index_t* index, const stored_index_t* slot,
-                         const stored_index_t* fresh, index_t q, stored_index_t* held, index_t n, T* m, T* v,
-                         std::int32_t* count) {
+  static void insert_entries(Context& ctx, const stored_index_t* index, const stored_index_t* slot,
+                             const stored_index_t* fresh, index_t q, stored_index_t* held, index_t n, T* m,
+                             T* v, std::int32_t* count) {
     Slots<System>::template open<T>(ctx, index, slot, fresh, q, held, n, m, v, count);
   }
   template <class T>

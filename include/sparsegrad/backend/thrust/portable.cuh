@@ -9,7 +9,7 @@
 #include <thrust/iterator/counting_iterator.h>
 
 #include "../../core/host_device.hpp"
-#include "../../core/narrow_float.hpp"
+#include "../../core/low_precision.hpp"
 #include "../../core/view.hpp"
 
 namespace sparsegrad::backend::portable {

@@ -72,7 +72,7 @@ struct OpenFresh {
   }
 };
 
-/// The contract's find_slots, which waits for the number of fresh entries, and open_slots.
+/// The contract's locate_entries, which waits for the number of fresh entries, and insert_entries.
 template <class System>
 struct Slots {
   using Context = typename System::Context;

@@ -11,7 +11,7 @@ struct AdamWElement {
   bool clear;
   SPARSEGRAD_HOST_DEVICE void operator()(index_t e) const {
     piece.coefficients.update(piece.weight[e], piece.gradient[e], piece.first[e], piece.second[e]);
-    if constexpr (is_narrow<T>) {
+    if constexpr (is_low_precision<T>) {
       if (piece.rounded != nullptr) piece.rounded[e] = static_cast<T>(piece.weight[e]);
     }
     if (clear) piece.gradient[e] = 0;

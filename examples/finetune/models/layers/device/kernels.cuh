@@ -12,7 +12,7 @@
 #include <span>
 
 #include <sparsegrad/core/host_device.hpp>
-#include <sparsegrad/core/narrow_float.hpp>
+#include <sparsegrad/core/low_precision.hpp>
 #include <sparsegrad/core/view.hpp>
 
 namespace sparsegrad::glue::device {

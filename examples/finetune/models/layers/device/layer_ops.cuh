@@ -85,7 +85,7 @@ struct DeviceLayerOps {
 
   template <class T>
   static index_t attention_work(Context&, const AttentionShape& shape, index_t tokens, index_t longest) {
-    device::require_attention_room(shape, is_narrow<T> ? 0 : longest);
+    device::require_attention_room(shape, is_low_precision<T> ? 0 : longest);
     return shape.heads * tokens;
   }
   template <class T>
@@ -96,7 +96,7 @@ struct DeviceLayerOps {
     device::for_each_entry<System>(ctx, qkv.rows, qkv.cols,
                                    device::AddQkvBias<T>{bias, scale, shape.hidden(), qkv});
     const MatrixView<const T> from = qkv;
-    if constexpr (is_narrow<T>) {
+    if constexpr (is_low_precision<T>) {
       device::with_head_width(shape.head_size, [&](auto width) {
         using Kernel = device::TensorAttentionForward<T, width()>;
         launch(ctx, Kernel{{{shape, placed.arrays(), Kernel::side}, dropout}, from, out, log_sums});
@@ -112,7 +112,7 @@ struct DeviceLayerOps {
                                  MatrixView<const T> out, const compute_t<T>* log_sums,
                                  MatrixView<const T> d_out, MatrixView<T> d_qkv, compute_t<T>* delta) {
     const auto scale = shape.template scale<compute_t<T>>();
-    if constexpr (is_narrow<T>) {
+    if constexpr (is_low_precision<T>) {
       device::with_head_width(shape.head_size, [&](auto width) {
         using Queries = device::TensorAttentionBackwardQueries<T, width()>;
         const device::AttentionGrid grid(shape, placed.arrays(), Queries::side);

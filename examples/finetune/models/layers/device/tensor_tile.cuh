@@ -4,7 +4,7 @@
 #include <type_traits>
 
 #include <sparsegrad/core/host_device.hpp>
-#include <sparsegrad/core/narrow_float.hpp>
+#include <sparsegrad/core/low_precision.hpp>
 
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>

@@ -77,7 +77,7 @@ struct Reflect {
   }
 };
 
-/// The contract's fast_transform: H = (I - 2/m 1 1^T) (x) H_b diag(signs), n = m b.
+/// The contract's hadamard: H = (I - 2/m 1 1^T) (x) H_b diag(signs), n = m b.
 template <class System>
 struct FastTransform {
   using Context = typename System::Context;

@@ -1,26 +1,26 @@
-// NarrowBasis: a basis as products of tokens in bfloat16 or float16 read it.
+// LowPrecisionBasis: a basis as products of tokens in bfloat16 or float16 read it.
 #pragma once
 
 #include <algorithm>
 
 #include "basis_side.hpp"
-#include "core/narrow_float.hpp"
+#include "core/low_precision.hpp"
 #include "core/wait.hpp"
 
 namespace sparsegrad {
 
 /// A side's U [n, r] with the stored factor rounded to T, so that both operands of a product are T's. Refers to the
 /// side, which must outlive it. A fast transform has no factor: its tokens go through scratch in C = compute_t<T>.
-template <class T, class Backend>
+template <class T, Backend B>
 class NarrowSide {
  public:
   using C = compute_t<T>;
-  using Context = typename Backend::Context;
+  using Context = typename B::Context;
 
-  NarrowSide(Context& ctx, const BasisSide<C, Backend>& side) : side_(side) {
+  NarrowSide(Context& ctx, const BasisSide<C, B>& side) : side_(side) {
     if (!side.has_factor()) return;
     factor_.resize(ctx, side.rank() * side.extent());
-    Backend::template narrow<T>(ctx, side.factor(), factor_.matrix(side.rank(), side.extent()));
+    B::template round_to<T>(ctx, side.factor(), factor_.matrix(side.rank(), side.extent()));
   }
 
   bool rotates() const { return side_.rotates(); }
@@ -36,9 +36,9 @@ class NarrowSide {
     require_shape("A U", y.rows, y.cols, a.rows, side_.rank(), "rows x rank of the side");
     if (y.empty()) return;
     if (side_.has_factor()) {
-      return Backend::template gemm<T>(ctx, Op::none, Op::transpose, C(1), a, factor(), C(0), y);
+      return B::template gemm<T>(ctx, Op::none, Op::transpose, C(1), a, factor(), C(0), y);
     }
-    if (!rotates()) return Backend::template copy<T>(ctx, a, y);
+    if (!rotates()) return B::template copy<T>(ctx, a, y);
     transform(ctx, a, false, C(0), y);
   }
 
@@ -48,7 +48,7 @@ class NarrowSide {
     require_shape("Y", y.rows, y.cols, a.rows, side_.rank(), "rows x rank of the side");
     if (a.empty()) return;
     if (side_.has_factor()) {
-      return Backend::template gemm<T>(ctx, Op::none, Op::none, C(1), y, factor(), beta, a);
+      return B::template gemm<T>(ctx, Op::none, Op::none, C(1), y, factor(), beta, a);
     }
     transform(ctx, y, true, beta, a);
   }
@@ -73,31 +73,31 @@ class NarrowSide {
       const index_t rows = std::min(most, a.rows - first);
       const MatrixView<C> part = memory.block(0, 0, rows, n);
       const MatrixView<T> target = b.block(first, 0, rows, n);
-      Backend::template widen<T>(ctx, a.block(first, 0, rows, n), part);
+      B::template widen<T>(ctx, a.block(first, 0, rows, n), part);
       if (rotates()) {
-        Backend::template fast_transform<C>(ctx, side_.signs(), inverse, TransformSide::rows, part);
+        B::template hadamard<C>(ctx, side_.signs(), inverse, TransformSide::rows, part);
       }
       if (beta != C(0)) {
         const MatrixView<C> old = old_memory.block(0, 0, rows, n);
-        Backend::template widen<T>(ctx, target, old);
-        Backend::template add<C>(ctx, beta, old, part);
+        B::template widen<T>(ctx, target, old);
+        B::template add<C>(ctx, beta, old, part);
       }
-      Backend::template narrow<T>(ctx, part, target);
+      B::template round_to<T>(ctx, part, target);
     }
   }
 
-  const BasisSide<C, Backend>& side_;
-  Buffer<T, Backend> factor_;  ///< U^T [r, n], rounded
+  const BasisSide<C, B>& side_;
+  Buffer<T, B> factor_;  ///< U^T [r, n], rounded
 };
 
 /// Both sides of a basis in T; TuckerBasis::narrow makes it and layers share it.
-template <class T, class Backend>
-class NarrowBasis {
+template <class T, Backend B>
+class LowPrecisionBasis {
  public:
-  using Side = NarrowSide<T, Backend>;
+  using Side = NarrowSide<T, B>;
 
-  NarrowBasis(typename Backend::Context& ctx, const BasisSide<compute_t<T>, Backend>& out,
-              const BasisSide<compute_t<T>, Backend>& in)
+  LowPrecisionBasis(typename B::Context& ctx, const BasisSide<compute_t<T>, B>& out,
+                    const BasisSide<compute_t<T>, B>& in)
       : out_(ctx, out), in_(ctx, in) {
     wait_for(ctx);  // layers of other contexts read it next
   }

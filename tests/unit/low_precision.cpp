@@ -21,9 +21,12 @@ namespace sparsegrad::test {  // cblas.h may have a bfloat16 of its own, outside
 
 static_assert(std::is_same_v<compute_t<bfloat16>, float> && std::is_same_v<compute_t<float16>, float>);
 static_assert(std::is_same_v<compute_t<float>, float> && std::is_same_v<compute_t<double>, double>);
-static_assert(is_narrow<bfloat16> && is_narrow<float16> && !is_narrow<float> && !is_narrow<double>);
-static_assert(NarrowBackend<backend::Reference, bfloat16> && NarrowBackend<backend::Reference, float16>);
-static_assert(!NarrowBackend<backend::Cpu, bfloat16> && !NarrowBackend<backend::CpuBlas, float16>);
+static_assert(is_low_precision<bfloat16> && is_low_precision<float16> && !is_low_precision<float> &&
+              !is_low_precision<double>);
+static_assert(LowPrecisionBackend<backend::Reference, bfloat16> &&
+              LowPrecisionBackend<backend::Reference, float16>);
+static_assert(!LowPrecisionBackend<backend::Cpu, bfloat16> &&
+              !LowPrecisionBackend<backend::CpuBlas, float16>);
 
 namespace {
 

@@ -6,9 +6,9 @@
 #include <string>
 #include <type_traits>
 
-#include "core/backend.hpp"
-#include "default_backend.hpp"
-#include "tucker_basis.hpp"
+#include "../core/backend.hpp"
+#include "../default_backend.hpp"
+#include "../tucker_basis.hpp"
 
 namespace sparsegrad {
 
@@ -114,45 +114,45 @@ void transposed_parts(TensorView<X> x, Mode mode, MatrixView<A> a, F&& f) {
 }  // namespace detail
 
 /// A = X_(mode), A [extent of mode, product of the other two]. Throws ShapeError.
-template <class T, class Backend = DefaultBackend>
-void unfold(typename Backend::Context& ctx, ConstTensorView<T> x, Mode mode, MatrixView<T> a) {
+template <class T, Backend B = DefaultBackend>
+void unfold(typename B::Context& ctx, ConstTensorView<T> x, Mode mode, MatrixView<T> a) {
   detail::require_unfolding<T>(x, mode, a);
   detail::transposed_parts(x, mode, a, [&](MatrixView<const T> part, MatrixView<T> to) {
-    Backend::template transpose<T>(ctx, part, to);
+    B::template transpose<T>(ctx, part, to);
   });
 }
 
 /// X from its unfolding: the inverse of `unfold`. Throws ShapeError.
-template <class T, class Backend = DefaultBackend>
-void fold(typename Backend::Context& ctx, ConstMatrixView<T> a, Mode mode, TensorView<T> x) {
+template <class T, Backend B = DefaultBackend>
+void fold(typename B::Context& ctx, ConstMatrixView<T> a, Mode mode, TensorView<T> x) {
   detail::require_unfolding<T>(x, mode, a);
   detail::transposed_parts(x, mode, a, [&](MatrixView<T> part, MatrixView<const T> from) {
-    Backend::template transpose<T>(ctx, from, part);
+    B::template transpose<T>(ctx, from, part);
   });
 }
 
 /// Y = X x_mode M: Y_(mode) = M X_(mode), M [p, extent of mode]; Y has extent p there. Throws ShapeError.
-template <class T, class Backend = DefaultBackend>
-void mode_product(typename Backend::Context& ctx, ConstTensorView<T> x, Mode mode, ConstMatrixView<T> m,
+template <class T, Backend B = DefaultBackend>
+void mode_product(typename B::Context& ctx, ConstTensorView<T> x, Mode mode, ConstMatrixView<T> m,
                   TensorView<T> y) {
   require_shape("M", m.rows, m.cols, m.rows, x.extent(mode), "rows x extent of the mode");
   detail::require_same<T>("mode product", y, mode == Mode::stack ? m.rows : x.n,
                           mode == Mode::out ? m.rows : x.out, mode == Mode::in ? m.rows : x.in);
   if (mode == Mode::stack) {
-    return Backend::template gemm<T>(ctx, Op::none, Op::none, T(1), m, x.rows(), T(0), y.rows());
+    return B::template gemm<T>(ctx, Op::none, Op::none, T(1), m, x.rows(), T(0), y.rows());
   }
   for (index_t i = 0; i < x.n; ++i) {
     if (mode == Mode::out) {
-      Backend::template gemm<T>(ctx, Op::none, Op::none, T(1), m, x.slice(i), T(0), y.slice(i));
+      B::template gemm<T>(ctx, Op::none, Op::none, T(1), m, x.slice(i), T(0), y.slice(i));
     } else {
-      Backend::template gemm<T>(ctx, Op::none, Op::transpose, T(1), x.slice(i), m, T(0), y.slice(i));
+      B::template gemm<T>(ctx, Op::none, Op::transpose, T(1), x.slice(i), m, T(0), y.slice(i));
     }
   }
 }
 
 /// Cores [n, r, c] of a stack [n, out, in]: C = X x_out V^T x_in U^T. Throws ShapeError.
-template <class T, class Backend>
-void project(typename Backend::Context& ctx, const TuckerBasis<T, Backend>& basis, ConstTensorView<T> x,
+template <class T, Backend B>
+void project(typename B::Context& ctx, const TuckerBasis<T, B>& basis, ConstTensorView<T> x,
              std::type_identity_t<TensorView<T>> cores) {
   detail::require_same<T>("stack", x, x.n, basis.out_extent(), basis.in_extent());
   detail::require_same<T>("core stack", cores, x.n, basis.rows(), basis.cols());
@@ -161,9 +161,9 @@ void project(typename Backend::Context& ctx, const TuckerBasis<T, Backend>& basi
 }
 
 /// The stack [n, out, in] that the cores [n, r, c] stand for: X^ = C x_out V x_in U. Throws ShapeError.
-template <class T, class Backend>
-void reconstruct(typename Backend::Context& ctx, const TuckerBasis<T, Backend>& basis,
-                 ConstTensorView<T> cores, std::type_identity_t<TensorView<T>> x) {
+template <class T, Backend B>
+void reconstruct(typename B::Context& ctx, const TuckerBasis<T, B>& basis, ConstTensorView<T> cores,
+                 std::type_identity_t<TensorView<T>> x) {
   detail::require_same<T>("core stack", cores, x.n, basis.rows(), basis.cols());
   detail::require_same<T>("stack", x, x.n, basis.out_extent(), basis.in_extent());
   for (index_t i = 0; i < x.n; ++i)
@@ -171,22 +171,22 @@ void reconstruct(typename Backend::Context& ctx, const TuckerBasis<T, Backend>& 
 }
 
 /// ||X|| (Frobenius), in double.
-template <class T, class Backend = DefaultBackend>
-double norm(typename Backend::Context& ctx, ConstTensorView<T> x) {
-  return x.size() == 0 ? 0.0 : std::sqrt(Backend::template squared_norm<T>(ctx, x.rows()));
+template <class T, Backend B = DefaultBackend>
+double norm(typename B::Context& ctx, ConstTensorView<T> x) {
+  return x.size() == 0 ? 0.0 : std::sqrt(B::template squared_norm<T>(ctx, x.rows()));
 }
 
 /// ||X - Y|| (Frobenius); differences in T, their squares in double. Throws ShapeError.
-template <class T, class Backend = DefaultBackend>
-double distance(typename Backend::Context& ctx, ConstTensorView<T> x, ConstTensorView<T> y) {
+template <class T, Backend B = DefaultBackend>
+double distance(typename B::Context& ctx, ConstTensorView<T> x, ConstTensorView<T> y) {
   detail::require_same<T>("second tensor", y, x.n, x.out, x.in);
   double sum = 0;
   auto frame = ctx.frame();
   const MatrixView<T> difference = frame.template matrix<T>(x.out, x.in);
   for (index_t i = 0; i < x.n && !difference.empty(); ++i) {
-    Backend::template copy<T>(ctx, x.slice(i), difference);
-    Backend::template add<T>(ctx, T(-1), y.slice(i), difference);
-    sum += Backend::template squared_norm<T>(ctx, difference);
+    B::template copy<T>(ctx, x.slice(i), difference);
+    B::template add<T>(ctx, T(-1), y.slice(i), difference);
+    sum += B::template squared_norm<T>(ctx, difference);
   }
   return std::sqrt(sum);
 }

@@ -6,11 +6,11 @@
 #include <string>
 #include <vector>
 
-#include "core/backend.hpp"
-#include "core/buffer.hpp"
-#include "default_backend.hpp"
-#include "sparse_gradient.hpp"
-#include "top_k.hpp"
+#include "../core/backend.hpp"
+#include "../core/buffer.hpp"
+#include "../default_backend.hpp"
+#include "../sparse_gradient.hpp"
+#include "../top_k.hpp"
 
 namespace sparsegrad {
 
@@ -25,11 +25,11 @@ namespace sparsegrad {
 /// of the core, before grad_scale and clipping; a loss scale that changes would mix units.
 ///     auto feedback = std::make_shared<ErrorFeedback<float>>();
 ///     group.use_selector(i, feedback);       // the group calls keep after a step, reset when the basis changes
-template <class T, class Backend = DefaultBackend>
+template <class T, Backend B = DefaultBackend>
 class ErrorFeedback {
  public:
-  using Context = typename Backend::Context;
-  using Gradient = SparseGradient<T, Backend>;
+  using Context = typename B::Context;
+  using Gradient = SparseGradient<T, B>;
 
   /// S from the core [r, c], contiguous. Takes an r x c matrix of scratch memory where there is a residual.
   /// Throws ShapeError when the residual has other extents, and as TopK.
@@ -41,8 +41,8 @@ class ErrorFeedback {
     require_residual(core);
     auto frame = ctx.frame();
     const MatrixView<T> sum = frame.template matrix<T>(core.rows, core.cols);
-    Backend::template copy<T>(ctx, residual_.matrix(rows_, cols_), sum);
-    Backend::template add<T>(ctx, T(1), MatrixView<const T>(core), sum);
+    B::template copy<T>(ctx, residual_.matrix(rows_, cols_), sum);
+    B::template add<T>(ctx, T(1), MatrixView<const T>(core), sum);
     return top(ctx, sum, s, policy);
   }
 
@@ -60,12 +60,12 @@ class ErrorFeedback {
     if (residual_.empty()) reserve(ctx, core.rows, core.cols);
     require_residual(core);
     const MatrixView<T> residual = residual_.matrix(rows_, cols_);
-    if (s.dense()) return Backend::template zero<T>(ctx, residual.data, residual.size());
+    if (s.dense()) return B::template zero<T>(ctx, residual.data, residual.size());
     auto frame = ctx.frame();
     T* zeros = frame.template take<T>(s.count());
-    Backend::template zero<T>(ctx, zeros, s.count());
-    Backend::template add<T>(ctx, T(1), core, residual);
-    Backend::template scatter<T>(ctx, zeros, s.indices(), s.count(), residual.data);
+    B::template zero<T>(ctx, zeros, s.count());
+    B::template add<T>(ctx, T(1), core, residual);
+    B::template scatter<T>(ctx, zeros, s.indices(), s.count(), residual.data);
   }
 
   /// E = 0: for another basis, in which the old residual has no meaning.
@@ -81,7 +81,7 @@ class ErrorFeedback {
   /// E in host memory, row by row, and back: for files. Throws ShapeError unless there are rows * cols numbers.
   std::vector<T> host_residual(Context& ctx) const {
     std::vector<T> host(static_cast<std::size_t>(residual_.size()));
-    if (!host.empty()) Backend::template download<T>(ctx, residual_.data(), host.data(), residual_.size());
+    if (!host.empty()) B::template download<T>(ctx, residual_.data(), host.data(), residual_.size());
     return host;
   }
   void restore(Context& ctx, index_t rows, index_t cols, std::span<const T> values) {
@@ -90,7 +90,7 @@ class ErrorFeedback {
                        std::to_string(rows * cols) + " for a core of " + shape_text(rows, cols));
     }
     reserve(ctx, rows, cols);
-    if (!values.empty()) Backend::template upload<T>(ctx, values.data(), residual_.data(), residual_.size());
+    if (!values.empty()) B::template upload<T>(ctx, values.data(), residual_.data(), residual_.size());
   }
 
  private:
@@ -98,7 +98,7 @@ class ErrorFeedback {
     require_shape("core", core.rows, core.cols, rows_, cols_, "rows x cols of the residual");
   }
 
-  Buffer<T, Backend> residual_;
+  Buffer<T, B> residual_;
   index_t rows_ = 0;
   index_t cols_ = 0;
 };

@@ -5,8 +5,8 @@
 #include <cmath>
 #include <vector>
 
-#include "../core/backend.hpp"
-#include "../core/buffer.hpp"
+#include "backend.hpp"
+#include "buffer.hpp"
 #include "random.hpp"
 
 namespace sparsegrad::detail {
@@ -15,14 +15,14 @@ namespace sparsegrad::detail {
 /// its own side of the earlier ones' span (the Q of a QR decomposition with positive diagonal). A row that
 /// depends on the earlier ones becomes a random direction by `seed`. Block Gram-Schmidt, every block twice
 /// ("twice is enough": Giraud, Langou, Rozloznik 2005); products on the backend, the blocks on the host.
-template <class Backend>
-void orthonormalize_rows(typename Backend::Context& ctx, MatrixView<double> x, std::uint64_t seed) {
+template <Backend B>
+void orthonormalize_rows(typename B::Context& ctx, MatrixView<double> x, std::uint64_t seed) {
   constexpr index_t block = 32;
   constexpr double dependent = 1e-8;
   const index_t n = x.cols;
   std::vector<double> panel(static_cast<std::size_t>(std::min(block, x.rows) * n));
   std::vector<double> before(static_cast<std::size_t>(block));
-  Buffer<double, Backend> work(ctx, std::min(block, x.rows) * (x.rows + n));
+  Buffer<double, B> work(ctx, std::min(block, x.rows) * (x.rows + n));
   for (index_t first = 0; first < x.rows; first += block) {
     const index_t rows = std::min(block, x.rows - first);
     const MatrixView<double> whole(work.data(), rows, n);
@@ -33,8 +33,8 @@ void orthonormalize_rows(typename Backend::Context& ctx, MatrixView<double> x, s
       settled = true;
       for (int pass = 0; pass < 2; ++pass) {
         if (pass == 0) {
-          Backend::template copy<double>(ctx, part, whole);
-          Backend::template download<double>(ctx, whole.data, panel.data(), rows * n);
+          B::template copy<double>(ctx, part, whole);
+          B::template download<double>(ctx, whole.data, panel.data(), rows * n);
           for (index_t i = 0; i < rows; ++i) {
             double sum = 0;
             for (index_t j = 0; j < n; ++j)
@@ -45,10 +45,10 @@ void orthonormalize_rows(typename Backend::Context& ctx, MatrixView<double> x, s
         if (first > 0) {
           const MatrixView<double> done = x.block(0, 0, first, n);
           const MatrixView<double> shares(work.data() + rows * n, rows, first);
-          Backend::template gemm<double>(ctx, Op::none, Op::transpose, 1.0, part, done, 0.0, shares);
-          Backend::template gemm<double>(ctx, Op::none, Op::none, -1.0, shares, done, 1.0, part);
-          Backend::template copy<double>(ctx, part, whole);
-          Backend::template download<double>(ctx, whole.data, panel.data(), rows * n);
+          B::template gemm<double>(ctx, Op::none, Op::transpose, 1.0, part, done, 0.0, shares);
+          B::template gemm<double>(ctx, Op::none, Op::none, -1.0, shares, done, 1.0, part);
+          B::template copy<double>(ctx, part, whole);
+          B::template download<double>(ctx, whole.data, panel.data(), rows * n);
         }
         for (index_t i = 0; i < rows; ++i) {
           double* row = host.row(i);
@@ -74,8 +74,8 @@ void orthonormalize_rows(typename Backend::Context& ctx, MatrixView<double> x, s
           for (index_t j = 0; j < n; ++j)
             row[j] /= norm;
         }
-        Backend::template upload<double>(ctx, panel.data(), whole.data, rows * n);
-        Backend::template copy<double>(ctx, whole, part);
+        B::template upload<double>(ctx, panel.data(), whole.data, rows * n);
+        B::template copy<double>(ctx, whole, part);
         if (!settled) break;
       }
     }
@@ -84,16 +84,16 @@ void orthonormalize_rows(typename Backend::Context& ctx, MatrixView<double> x, s
 
 /// Rows of random orthonormal vectors [r, n]: the Q of a matrix of normal numbers, uniform over all such
 /// (Mezzadri 2007).
-template <class Backend>
-void random_orthonormal_rows(typename Backend::Context& ctx, std::uint64_t seed, MatrixView<double> x) {
+template <Backend B>
+void random_orthonormal_rows(typename B::Context& ctx, std::uint64_t seed, MatrixView<double> x) {
   std::vector<double> row(static_cast<std::size_t>(x.cols));
   for (index_t i = 0; i < x.rows; ++i) {
     for (index_t j = 0; j < x.cols; ++j) {
       row[static_cast<std::size_t>(j)] = random_normal(seed, static_cast<std::uint64_t>(i * x.cols + j));
     }
-    Backend::template upload<double>(ctx, row.data(), x.row(i), x.cols);
+    B::template upload<double>(ctx, row.data(), x.row(i), x.cols);
   }
-  orthonormalize_rows<Backend>(ctx, x, mix64(seed));
+  orthonormalize_rows<B>(ctx, x, mix64(seed));
 }
 
 }  // namespace sparsegrad::detail

@@ -1,4 +1,4 @@
-// RankRule: how one side of a basis is made, and how many vectors it keeps.
+// SideRecipe: how one side of a basis is made, and how many vectors it keeps.
 #pragma once
 
 #include <algorithm>
@@ -26,70 +26,70 @@ namespace sparsegrad {
 /// | `energy(share)` | `0.95` | the leading r, r the smallest with sum_{i<r} lambda_i >= share sum_i lambda_i |
 /// | `custom(f)` | - | the leading f(lambda), lambda the energies of the n vectors, descending |
 /// | `random(r, seed)` | `random`, `random:64`, `random:64:7` | r random orthonormal vectors (0: n) |
-/// | `fast_transform(seed)` | `hadamard`, `hadamard:7` | randomised block Hadamard transform, full |
+/// | `hadamard(seed)` | `hadamard`, `hadamard:7` | randomised block Hadamard transform, full |
 ///
 /// lambda: eigenvalues of the side's Gram matrix. Identity, random and fast transform need no gradients.
-class RankRule {
+class SideRecipe {
  public:
-  enum class Kind { identity, full, fixed, energy, custom, random, fast_transform };
+  enum class Kind { identity, full, fixed, energy, custom, random, hadamard };
   using Function = std::function<index_t(std::span<const double> energies)>;
 
   static constexpr std::uint64_t default_seed = 1;
 
   /// As `full()`.
-  RankRule() = default;
+  SideRecipe() = default;
 
-  static RankRule identity() { return RankRule(Kind::identity); }
-  static RankRule full() { return RankRule(Kind::full); }
+  static SideRecipe identity() { return SideRecipe(Kind::identity); }
+  static SideRecipe full() { return SideRecipe(Kind::full); }
   /// Throws ValueError unless rank >= 1.
-  static RankRule fixed(index_t rank) {
+  static SideRecipe fixed(index_t rank) {
     if (rank < 1) throw ValueError("rank is " + std::to_string(rank) + ", expected rank >= 1");
-    RankRule rule(Kind::fixed);
+    SideRecipe rule(Kind::fixed);
     rule.rank_ = rank;
     return rule;
   }
   /// Throws ValueError unless 0 < share <= 1.
-  static RankRule energy(double share) {
+  static SideRecipe energy(double share) {
     if (!(share > 0 && share <= 1)) {
       throw ValueError("energy share is " + number(share) + ", expected 0 < share <= 1");
     }
-    RankRule rule(Kind::energy);
+    SideRecipe rule(Kind::energy);
     rule.share_ = share;
     return rule;
   }
   /// Throws ValueError when `function` is empty.
-  static RankRule custom(Function function) {
+  static SideRecipe custom(Function function) {
     if (!function) throw ValueError("a custom rank rule needs a function, got an empty one");
-    RankRule rule(Kind::custom);
+    SideRecipe rule(Kind::custom);
     rule.function_ = std::move(function);
     return rule;
   }
   /// `rank` 0: as many as the side's extent. Throws ValueError when rank < 0.
-  static RankRule random(index_t rank = 0, std::uint64_t seed = default_seed) {
+  static SideRecipe random(index_t rank = 0, std::uint64_t seed = default_seed) {
     if (rank < 0) {
       throw ValueError("rank of a random side is " + std::to_string(rank) + ", expected >= 0 (0: full)");
     }
-    RankRule rule(Kind::random);
+    SideRecipe rule(Kind::random);
     rule.rank_ = rank;
     rule.seed_ = seed;
     return rule;
   }
-  static RankRule fast_transform(std::uint64_t seed = default_seed) {
-    RankRule rule(Kind::fast_transform);
+  static SideRecipe hadamard(std::uint64_t seed = default_seed) {
+    SideRecipe rule(Kind::hadamard);
     rule.seed_ = seed;
     return rule;
   }
 
   /// The rule that `text` names (see the table). Throws ValueError when it names none.
-  static RankRule parse(std::string_view text) {
+  static SideRecipe parse(std::string_view text) {
     const std::string_view head = text.substr(0, text.find(':'));
     const bool bare = head.size() == text.size();
     std::string_view rest = bare ? std::string_view() : text.substr(head.size() + 1);
     if (bare && head == "identity") return identity();
     if (bare && head == "full") return full();
     if (head == "hadamard") {
-      if (bare) return fast_transform();
-      return fast_transform(whole<std::uint64_t>(rest, text));
+      if (bare) return hadamard();
+      return hadamard(whole<std::uint64_t>(rest, text));
     }
     if (head == "random") {
       if (bare) return random();
@@ -125,7 +125,7 @@ class RankRule {
       case Kind::random:
         if (rank_ == 0) return std::string(seed.empty() ? "random" : "random:full").append(seed);
         return std::string("random:").append(std::to_string(rank_)).append(seed);
-      case Kind::fast_transform:
+      case Kind::hadamard:
         return std::string("hadamard").append(seed);
     }
     return "?";
@@ -145,7 +145,7 @@ class RankRule {
         return "custom";
       case Kind::random:
         return "random";
-      case Kind::fast_transform:
+      case Kind::hadamard:
         return "hadamard";
     }
     return "?";
@@ -197,7 +197,7 @@ class RankRule {
   }
 
  private:
-  explicit RankRule(Kind kind) : kind_(kind) {}
+  explicit SideRecipe(Kind kind) : kind_(kind) {}
 
   [[noreturn]] static void unknown(std::string_view text) {
     throw ValueError("rank rule \"" + std::string(text) +

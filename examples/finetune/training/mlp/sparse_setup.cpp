@@ -1,4 +1,4 @@
-#include "training/sparse_setup.hpp"
+#include "training/mlp/sparse_setup.hpp"
 
 namespace sparsegrad::glue {
 

@@ -112,7 +112,7 @@ struct ComputeType<float16> {
 
 /// Whether T is only stored in: its sums, bases and updates are in compute_t<T>.
 template <class T>
-inline constexpr bool is_narrow = !std::is_same_v<T, compute_t<T>>;
+inline constexpr bool is_low_precision = !std::is_same_v<T, compute_t<T>>;
 
 /// Largest relative distance of neighbours: rounding to T changes a number in its normal range by at most half of it.
 template <class T>

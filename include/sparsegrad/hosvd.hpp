@@ -9,25 +9,25 @@
 #include <utility>
 #include <vector>
 
-#include "../basis_side.hpp"
-#include "../core/buffer.hpp"
-#include "../hosvd_accumulator.hpp"
-#include "../rank_rule.hpp"
-#include "orthonormalize.hpp"
+#include "basis_side.hpp"
+#include "core/buffer.hpp"
+#include "core/orthonormalize.hpp"
+#include "hosvd_accumulator.hpp"
+#include "side_recipe.hpp"
 
 namespace sparsegrad::detail {
 
-template <class T, class Backend>
+template <class T, Backend B>
 struct FittedSide {
-  BasisSide<T, Backend> side;
+  BasisSide<T, B> side;
   std::vector<double> spectrum;
   double kept_energy = 1;
   double tail_energy = 0;
 };
 
 /// Throws StateError or ValueError when the rule cannot be met from these sums.
-template <class T, class Backend>
-void require_fit(const HosvdAccumulator<T, Backend>& sums, GradientSide which, const RankRule& rule) {
+template <class T, Backend B>
+void require_fit(const HosvdAccumulator<T, B>& sums, GradientSide which, const SideRecipe& rule) {
   if (!rule.needs_gradients()) return;
   const std::string name = to_string(which);
   const std::string text = rule.to_string();
@@ -41,12 +41,12 @@ void require_fit(const HosvdAccumulator<T, Backend>& sums, GradientSide which, c
   }
   if (!sums.sketched(which)) return;
   const index_t columns = sums.sketch(which).cols;
-  const index_t n = which == GradientSide::out ? sums.out() : sums.in();
-  if (rule.kind() == RankRule::Kind::full ||
-      (rule.kind() == RankRule::Kind::fixed && rule.rank() > columns)) {
+  const index_t n = which == GradientSide::out ? sums.out_extent() : sums.in_extent();
+  if (rule.kind() == SideRecipe::Kind::full ||
+      (rule.kind() == SideRecipe::Kind::fixed && rule.rank() > columns)) {
     throw ValueError("the " + name + " side, extent " + std::to_string(n) + ", is sketched with " +
                      std::to_string(columns) + " columns: the rule \"" + text + "\" asks for " +
-                     (rule.kind() == RankRule::Kind::full ? "all vectors" : "more vectors") +
+                     (rule.kind() == SideRecipe::Kind::full ? "all vectors" : "more vectors") +
                      "; raise gram_limit_bytes or lower the rank");
   }
 }
@@ -64,34 +64,33 @@ inline double sign_of(const std::vector<double>& x) {
 }
 
 /// The first `rank` rows of `vectors` [>= rank, n] (double) as stored: signs fixed, in T.
-template <class T, class Backend>
-Buffer<T, Backend> store_rows(typename Backend::Context& ctx, MatrixView<const double> vectors,
-                              index_t rank) {
+template <class T, Backend B>
+Buffer<T, B> store_rows(typename B::Context& ctx, MatrixView<const double> vectors, index_t rank) {
   const index_t n = vectors.cols;
-  Buffer<T, Backend> rows(ctx, rank * n);
-  if constexpr (requires { Backend::template round_rows<T>(ctx, vectors, true, rows.matrix(rank, n)); }) {
-    Backend::template round_rows<T>(ctx, vectors, true, rows.matrix(rank, n));
+  Buffer<T, B> rows(ctx, rank * n);
+  if constexpr (requires { B::template round_rows<T>(ctx, vectors, true, rows.matrix(rank, n)); }) {
+    B::template round_rows<T>(ctx, vectors, true, rows.matrix(rank, n));
     return rows;
   }
   std::vector<double> wide(static_cast<std::size_t>(n));
   std::vector<T> narrow(static_cast<std::size_t>(n));
   for (index_t i = 0; i < rank; ++i) {
-    Backend::template download<double>(ctx, vectors.row(i), wide.data(), n);
+    B::template download<double>(ctx, vectors.row(i), wide.data(), n);
     const double sign = sign_of(wide);
     for (std::size_t j = 0; j < wide.size(); ++j)
       narrow[j] = static_cast<T>(sign * wide[j]);
-    Backend::template upload<T>(ctx, narrow.data(), rows.data() + i * n, n);
+    B::template upload<T>(ctx, narrow.data(), rows.data() + i * n, n);
   }
   return rows;
 }
 
 /// Eigenvalues of a positive semidefinite matrix, descending, to the host; rounding below 0 is cut off.
-template <class Backend>
-std::vector<double> eigenpairs(typename Backend::Context& ctx, MatrixView<double> a) {
-  Buffer<double, Backend> values(ctx, a.rows);
+template <Backend B>
+std::vector<double> eigenpairs(typename B::Context& ctx, MatrixView<double> a) {
+  Buffer<double, B> values(ctx, a.rows);
   std::vector<double> host(static_cast<std::size_t>(a.rows));
-  Backend::eigh(ctx, a, values.data());
-  Backend::template download<double>(ctx, values.data(), host.data(), a.rows);
+  B::eigh(ctx, a, values.data());
+  B::template download<double>(ctx, values.data(), host.data(), a.rows);
   for (double& value : host)
     value = std::max(value, 0.0);
   return host;
@@ -101,20 +100,20 @@ std::vector<double> eigenpairs(typename Backend::Context& ctx, MatrixView<double
 /// A ~ Y (Omega^T Y)^+ Y^T; Tropp et al. 2017, algorithm 3, with a spectral cut in the place of the shift,
 /// because float products leave more noise than a shift of one ulp would cover). Rows of `vectors` [q, n]
 /// are its eigenvectors, orthogonal only as far as the spectrum's decay lets them be.
-template <class T, class Backend>
-std::vector<double> nystroem(typename Backend::Context& ctx, MatrixView<const T> omega,
-                             MatrixView<const double> y, Buffer<double, Backend>& vectors, index_t& q) {
+template <class T, Backend B>
+std::vector<double> nystroem(typename B::Context& ctx, MatrixView<const T> omega, MatrixView<const double> y,
+                             Buffer<double, B>& vectors, index_t& q) {
   const index_t n = y.rows;
   const index_t s = y.cols;
-  Buffer<double, Backend> reduced(ctx, s * s);
+  Buffer<double, B> reduced(ctx, s * s);
   {
-    Buffer<double, Backend> wide(ctx, n * s);
-    Backend::template add_wide<T>(ctx, 1.0, omega, wide.matrix(n, s));
+    Buffer<double, B> wide(ctx, n * s);
+    B::template add_wide<T>(ctx, 1.0, omega, wide.matrix(n, s));
     // Symmetric up to rounding: eigh reads the lower triangle.
-    Backend::template gemm<double>(ctx, Op::transpose, Op::none, 1.0, std::as_const(wide).matrix(n, s), y,
-                                   0.0, reduced.matrix(s, s));
+    B::template gemm<double>(ctx, Op::transpose, Op::none, 1.0, std::as_const(wide).matrix(n, s), y, 0.0,
+                             reduced.matrix(s, s));
   }
-  std::vector<double> values = eigenpairs<Backend>(ctx, reduced.matrix(s, s));
+  std::vector<double> values = eigenpairs<B>(ctx, reduced.matrix(s, s));
   const double noise =
       4 * static_cast<double>(std::numeric_limits<T>::epsilon()) * std::sqrt(static_cast<double>(s));
   q = 0;
@@ -122,53 +121,51 @@ std::vector<double> nystroem(typename Backend::Context& ctx, MatrixView<const T>
     ++q;
   if (q == 0) return {};
   for (index_t i = 0; i < q; ++i) {
-    Backend::template scale<double>(ctx, 1 / std::sqrt(values[static_cast<std::size_t>(i)]),
-                                    reduced.matrix(s, s).block(i, 0, 1, s));
+    B::template scale<double>(ctx, 1 / std::sqrt(values[static_cast<std::size_t>(i)]),
+                              reduced.matrix(s, s).block(i, 0, 1, s));
   }
   // F = (Y Q diag(w)^-1/2)^T [q, n], A ~ F^T F.
-  Buffer<double, Backend> f(ctx, q * n);
-  Backend::template gemm<double>(ctx, Op::none, Op::transpose, 1.0,
-                                 std::as_const(reduced).matrix(s, s).block(0, 0, q, s), y, 0.0,
-                                 f.matrix(q, n));
-  Buffer<double, Backend> inner(ctx, q * q);
-  Backend::template gram<double>(ctx, Op::none, std::as_const(f).matrix(q, n), 1.0, inner.matrix(q, q));
-  std::vector<double> energies = eigenpairs<Backend>(ctx, inner.matrix(q, q));
+  Buffer<double, B> f(ctx, q * n);
+  B::template gemm<double>(ctx, Op::none, Op::transpose, 1.0,
+                           std::as_const(reduced).matrix(s, s).block(0, 0, q, s), y, 0.0, f.matrix(q, n));
+  Buffer<double, B> inner(ctx, q * q);
+  B::template gram<double>(ctx, Op::none, std::as_const(f).matrix(q, n), 1.0, inner.matrix(q, q));
+  std::vector<double> energies = eigenpairs<B>(ctx, inner.matrix(q, q));
   vectors.resize(ctx, q * n);
-  Backend::template gemm<double>(ctx, Op::none, Op::none, 1.0, std::as_const(inner).matrix(q, q),
-                                 std::as_const(f).matrix(q, n), 0.0, vectors.matrix(q, n));
+  B::template gemm<double>(ctx, Op::none, Op::none, 1.0, std::as_const(inner).matrix(q, q),
+                           std::as_const(f).matrix(q, n), 0.0, vectors.matrix(q, n));
   for (index_t i = 0; i < q; ++i) {
     const double energy = energies[static_cast<std::size_t>(i)];
     if (energy <= 0) continue;
-    Backend::template scale<double>(ctx, 1 / std::sqrt(energy), vectors.matrix(q, n).block(i, 0, 1, n));
+    B::template scale<double>(ctx, 1 / std::sqrt(energy), vectors.matrix(q, n).block(i, 0, 1, n));
   }
   return energies;
 }
 
 /// sum_i u_i^T G u_i over the rows u_i of a stored side, G the lower triangle of Gram sums.
-template <class T, class Backend>
-double energy_within(typename Backend::Context& ctx, const BasisSide<T, Backend>& side,
-                     MatrixView<const double> gram) {
+template <class T, Backend B>
+double energy_within(typename B::Context& ctx, const BasisSide<T, B>& side, MatrixView<const double> gram) {
   const index_t n = side.extent();
   constexpr index_t step = 64;
   double sum = 0;
   std::vector<double> g(static_cast<std::size_t>(n));
-  Buffer<double, Backend> rows(ctx, std::min(step, side.rank()) * n);
-  Buffer<double, Backend> products(ctx, rows.size());
+  Buffer<double, B> rows(ctx, std::min(step, side.rank()) * n);
+  Buffer<double, B> products(ctx, rows.size());
   std::vector<double> a(static_cast<std::size_t>(rows.size()));
   std::vector<double> b(a.size());
   // u^T (L + L^T - D) u = 2 u^T L u - u^T D u with L the lower triangle, whose complement holds zeros.
-  Buffer<double, Backend> diagonal(ctx, n);
-  Backend::template copy<double>(ctx, MatrixView<const double>(gram.data, n, 1, gram.stride + 1),
-                                 diagonal.matrix(n, 1));
-  Backend::template download<double>(ctx, diagonal.data(), g.data(), n);
+  Buffer<double, B> diagonal(ctx, n);
+  B::template copy<double>(ctx, MatrixView<const double>(gram.data, n, 1, gram.stride + 1),
+                           diagonal.matrix(n, 1));
+  B::template download<double>(ctx, diagonal.data(), g.data(), n);
   for (index_t first = 0; first < side.rank(); first += step) {
     const index_t count = std::min(step, side.rank() - first);
     const MatrixView<double> u = rows.matrix(count, n);
-    Backend::template zero<double>(ctx, u.data, u.size());
-    Backend::template add_wide<T>(ctx, 1.0, side.factor().block(first, 0, count, n), u);
-    Backend::template gemm<double>(ctx, Op::none, Op::none, 1.0, u, gram, 0.0, products.matrix(count, n));
-    Backend::template download<double>(ctx, u.data, a.data(), u.size());
-    Backend::template download<double>(ctx, products.data(), b.data(), u.size());
+    B::template zero<double>(ctx, u.data, u.size());
+    B::template add_wide<T>(ctx, 1.0, side.factor().block(first, 0, count, n), u);
+    B::template gemm<double>(ctx, Op::none, Op::none, 1.0, u, gram, 0.0, products.matrix(count, n));
+    B::template download<double>(ctx, u.data, a.data(), u.size());
+    B::template download<double>(ctx, products.data(), b.data(), u.size());
     for (index_t e = 0; e < u.size(); ++e) {
       const auto i = static_cast<std::size_t>(e);
       sum += a[i] * (2 * b[i] - g[static_cast<std::size_t>(e % n)] * a[i]);
@@ -178,29 +175,28 @@ double energy_within(typename Backend::Context& ctx, const BasisSide<T, Backend>
 }
 
 /// Fits one side. `consumed`, where it is not null, is `sums` itself and lends its Gram memory.
-template <class T, class Backend>
-FittedSide<T, Backend> fit_side(typename Backend::Context& ctx, const HosvdAccumulator<T, Backend>& sums,
-                                HosvdAccumulator<T, Backend>* consumed, GradientSide which,
-                                const RankRule& rule) {
-  using Side = BasisSide<T, Backend>;
-  const index_t n = which == GradientSide::out ? sums.out() : sums.in();
+template <class T, Backend B>
+FittedSide<T, B> fit_side(typename B::Context& ctx, const HosvdAccumulator<T, B>& sums,
+                          HosvdAccumulator<T, B>* consumed, GradientSide which, const SideRecipe& rule) {
+  using Side = BasisSide<T, B>;
+  const index_t n = which == GradientSide::out ? sums.out_extent() : sums.in_extent();
   const double total = sums.total_energy();
-  FittedSide<T, Backend> fitted;
+  FittedSide<T, B> fitted;
   // The two sides of a square gradient must not get the same rotation from one seed.
   const std::uint64_t seed = which == GradientSide::out ? rule.seed() : mix64(rule.seed() + 1);
   const auto finish = [&](double kept, double all) {
     fitted.kept_energy = all > 0 ? std::clamp(kept / all, 0.0, 1.0) : 1.0;
     fitted.tail_energy = std::max(0.0, all - kept);
   };
-  if (rule.kind() == RankRule::Kind::identity) {
+  if (rule.kind() == SideRecipe::Kind::identity) {
     fitted.side = Side::identity(n);
     return fitted;
   }
-  if (rule.kind() == RankRule::Kind::fast_transform) {
-    fitted.side = Side::fast(ctx, n, seed);
+  if (rule.kind() == SideRecipe::Kind::hadamard) {
+    fitted.side = Side::hadamard(ctx, n, seed);
     return fitted;
   }
-  if (rule.kind() == RankRule::Kind::random) {
+  if (rule.kind() == SideRecipe::Kind::random) {
     const index_t rank = rule.choose({}, n, total);
     fitted.side = Side::random(ctx, n, rank, seed);
     if (rank == n) return fitted;
@@ -219,9 +215,9 @@ FittedSide<T, Backend> fit_side(typename Backend::Context& ctx, const HosvdAccum
   if (sums.sketched(which)) {
     const MatrixView<const double> y = sums.sketch(which);
     const index_t columns = y.cols;
-    Buffer<double, Backend> found;
+    Buffer<double, B> found;
     index_t q = 0;
-    if (total > 0) fitted.spectrum = nystroem<T, Backend>(ctx, sums.test_matrix(which), y, found, q);
+    if (total > 0) fitted.spectrum = nystroem<T, B>(ctx, sums.test_matrix(which), y, found, q);
     fitted.spectrum.resize(static_cast<std::size_t>(columns), 0.0);
     const index_t rank = rule.choose(fitted.spectrum, n, total);
     if (rank > columns) {
@@ -231,32 +227,31 @@ FittedSide<T, Backend> fit_side(typename Backend::Context& ctx, const HosvdAccum
                        " vectors; raise gram_limit_bytes or lower the rank");
     }
     // Vectors beyond the sketch's numerical rank start as zeros and become random directions.
-    Buffer<double, Backend> vectors(ctx, rank * n);
+    Buffer<double, B> vectors(ctx, rank * n);
     const index_t known = std::min(q, rank);
     if (known > 0) {
-      Backend::template copy<double>(ctx, std::as_const(found).matrix(q, n).block(0, 0, known, n),
-                                     vectors.matrix(rank, n).block(0, 0, known, n));
+      B::template copy<double>(ctx, std::as_const(found).matrix(q, n).block(0, 0, known, n),
+                               vectors.matrix(rank, n).block(0, 0, known, n));
     }
     found.release();
-    orthonormalize_rows<Backend>(ctx, vectors.matrix(rank, n), mix64(sums.options().sketch_seed));
+    orthonormalize_rows<B>(ctx, vectors.matrix(rank, n), mix64(sums.options().sketch_seed));
     fitted.side =
-        Side::adopt_rows(rank, n, store_rows<T, Backend>(ctx, std::as_const(vectors).matrix(rank, n), rank));
+        Side::adopt_rows(rank, n, store_rows<T, B>(ctx, std::as_const(vectors).matrix(rank, n), rank));
     finish(std::accumulate(fitted.spectrum.begin(), fitted.spectrum.begin() + rank, 0.0), total);
     return fitted;
   }
 
-  Buffer<double, Backend> vectors;
+  Buffer<double, B> vectors;
   if (consumed != nullptr) {
     vectors = consumed->release_gram(which);
   } else {
     vectors.resize(ctx, n * n);
-    Backend::template copy<double>(ctx, sums.gram(which), vectors.matrix(n, n));
+    B::template copy<double>(ctx, sums.gram(which), vectors.matrix(n, n));
   }
-  fitted.spectrum = eigenpairs<Backend>(ctx, vectors.matrix(n, n));
+  fitted.spectrum = eigenpairs<B>(ctx, vectors.matrix(n, n));
   const double all = std::accumulate(fitted.spectrum.begin(), fitted.spectrum.end(), 0.0);
   const index_t rank = rule.choose(fitted.spectrum, n, all);
-  fitted.side =
-      Side::adopt_rows(rank, n, store_rows<T, Backend>(ctx, std::as_const(vectors).matrix(n, n), rank));
+  fitted.side = Side::adopt_rows(rank, n, store_rows<T, B>(ctx, std::as_const(vectors).matrix(n, n), rank));
   finish(std::accumulate(fitted.spectrum.begin(), fitted.spectrum.begin() + rank, 0.0), all);
   if (rank == n) {
     fitted.kept_energy = 1;
