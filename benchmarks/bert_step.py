@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 
-from case_program import judged, paired_ratios, ratio_table, table, write_aside
+from case_program import judged, paired_ratios, ratio_table, table, wrapped, write_aside
 from reference_layer import reference_layer
 
 WARM = 2
@@ -196,11 +196,15 @@ def page(data):
     lines = [
         f"# A BERT's step on {data['processor']}, {data['cores']} cores",
         "",
-        f"`{data['command']}`, {data['date']}; {data['threads']} threads, {data['rounds']} rounds of {data['steps']} steps, batch {BATCH} of CoLA; "
-        f"{data['model']}; {data['torch'] or 'without torch'}; load average {data['load_before']:.1f} before, {data['load_after']:.1f} after.",
+        *wrapped(
+            f"`{data['command']}`, {data['date']}; {data['threads']} threads, {data['rounds']} rounds of {data['steps']} steps, batch {BATCH} of CoLA; "
+            f"{data['model']}; {data['torch'] or 'without torch'}; load average {data['load_before']:.1f} before, {data['load_after']:.1f} after."
+        ),
         "",
-        "All cases run in turn in every round; a ratio is that of two cases of the same round. Times are those of a step: the median of a round's steps "
-        "(where the row says so their mean), then the median of the rounds. Peak memory: of the program's own process while it trains.",
+        *wrapped(
+            "All cases run in turn in every round; a ratio is that of two cases of the same round. Times are those of a step: the median of a round's steps "
+            "(where the row says so their mean), then the median of the rounds. Peak memory: of the program's own process while it trains."
+        ),
         "",
     ]
     times = data["seconds"]

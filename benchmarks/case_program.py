@@ -5,6 +5,7 @@ import os
 import pathlib
 import statistics
 import subprocess
+import textwrap
 
 
 class CaseProgram:
@@ -61,6 +62,12 @@ def write_aside(path, text):
         os.replace(aside, path)
     except OSError as error:
         raise SystemExit(f"cannot write {path}: {error.strerror}")
+
+
+def wrapped(text):
+    """Lines of a paragraph, or of an item of a list, at the width that tests/build/check_markdown.py asks for."""
+    indent = "  " if text.startswith("- ") else ""
+    return textwrap.wrap(text, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def table(titles, rows):

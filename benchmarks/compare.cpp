@@ -24,6 +24,7 @@
 #include "machine.hpp"
 #include "measured_model.hpp"
 #include "part_cases.hpp"
+#include "wrapped.hpp"
 
 namespace {
 
@@ -117,6 +118,10 @@ class Page {
     std::printf("%s\n", text.c_str());
     std::fflush(stdout);
   }
+  void paragraph(const std::string& text) {
+    line(bench::wrapped(text));
+    line();
+  }
   const std::string& text() const { return text_; }
 
  private:
@@ -185,17 +190,12 @@ void write_layer(Page& page, Targets& targets, const std::vector<Measured>& all,
               wanted + " | " + verdict + " |");
   }
   page.line();
-  page.line("Peak: " + number(1e-9 * peak, "%.1f") +
-            " GFLOP/s, the best of the square products in the same rounds (" +
-            [&] {
-              std::string text;
-              for (std::size_t i = steps; i < all.size(); ++i)
-                text += (i > steps ? "; " : "") + all[i].what.name + ": " +
-                        number(1e-9 * all[i].flops / all[i].best(), "%.1f");
-              return text;
-            }() +
-            ").");
-  page.line();
+  std::string products;
+  for (std::size_t i = steps; i < all.size(); ++i)
+    products += (i > steps ? "; " : "") + all[i].what.name + ": " +
+                number(1e-9 * all[i].flops / all[i].best(), "%.1f");
+  page.paragraph("Peak: " + number(1e-9 * peak, "%.1f") +
+                 " GFLOP/s, the best of the square products in the same rounds (" + products + ").");
 }
 
 /// Parts; a ratio is that to another part of the same round. Times and ratios are judged by their median.
@@ -259,13 +259,12 @@ void write_cost_model(Page& page, const std::vector<Measured>& all, const bench:
     return bench::PartTime{part.best_cpu(), part.flops};
   });
   const CostModel model;
-  page.line(
+  page.paragraph(
       "Cost model (`CostModel`), in multiply-adds of the dense product, by CPU time: `transform_entry` "
       "measured " +
       number(measured.transform_entry, "%.0f") + ", default " + number(model.transform_entry, "%.0f") +
       "; `sparse_entry` measured " + number(measured.sparse_entry, "%.1f") + ", default " +
       number(model.sparse_entry, "%.1f") + ".");
-  page.line();
 }
 
 /// The same product by the BLAS library on its own threads, as an engine would call it.
@@ -342,10 +341,9 @@ void measure(Page& page, Targets& targets, const Options& options) {
     page.line("### Phase 1: gradients to a basis, 768 -> 3072, one thread");
     targets.begin("phase 1");
     page.line();
-    page.line(
+    page.paragraph(
         "Accumulation of the gradients and the fit, which uses the Gram sums' own memory; memory at the peak "
         "beyond them.");
-    page.line();
     write_parts(page, targets,
                 in_turn(bench::fit_cases<Backend>(one, bench::up_shape(), 132), 1, name + ", fit", false));
   }
@@ -409,20 +407,14 @@ void write_head(Page& page, const Options& options, const std::string& load_befo
   page.line("| Eigen | " + bench::eigen() + " |");
   page.line("| load before | " + load_before + " |");
   page.line();
-  page.line(
+  page.paragraph(
       "A step is forward, dX, the weight's gradient, selection, optimizer and the change of the weight, with "
-      "a bias; "
-      "float. All steps of a table run in turn, " +
+      "a bias; float. All steps of a table run in turn, " +
       std::to_string(options.rounds) +
       " rounds of them (half as many of 4096 tokens and of micro-batches), and each is compared with the "
-      "dense step of its own round: "
-      "`x dense`. "
-      "GFLOP/s and the share of the peak are of the best round, and count the products of forward, dX and "
-      "the core "
-      "gradient, not those of the way back. Sparse steps keep 28 000 entries (1.2 % of the weight) unless "
-      "the row says "
-      "all.");
-  page.line();
+      "dense step of its own round: `x dense`. GFLOP/s and the share of the peak are of the best round, and "
+      "count the products of forward, dX and the core gradient, not those of the weight update. Sparse steps "
+      "keep 28 000 entries (1.2 % of the weight) unless the row says all.");
 }
 
 void write(const std::string& file, const std::string& text) {
@@ -443,8 +435,8 @@ int main(int argc, char** argv) {
     write_head(page, options, bench::load());
     measure<backend::CpuBlas>(page, targets, options);
     measure<backend::Cpu>(page, targets, options);
-    page.line("Targets met: " + std::to_string(targets.met()) +
-              ", missed: " + std::to_string(targets.missed()) + ". Load after: " + bench::load() + ".");
+    page.line(bench::wrapped("Targets met: " + std::to_string(targets.met()) + ", missed: " +
+                             std::to_string(targets.missed()) + ". Load after: " + bench::load() + "."));
     if (!options.output.empty()) {
       write(options.output + "/steps.md", page.text());
       const nlohmann::ordered_json summary = {

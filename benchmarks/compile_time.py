@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 
+from case_program import wrapped
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 INCLUDE = ROOT / "include"
 PROGRAM = ROOT / "examples" / "01_quickstart.cpp"
@@ -85,8 +87,10 @@ def main():
     lines = [
         "# Seconds of a header",
         "",
-        f"`benchmarks/compile_time.py --rounds {a.rounds}`: `-O2 -c`, processor time, rounds: {a.rounds}; {'; '.join(compilers)}; {datetime.date.today()}; "
-        f"load average before {load:.1f}",
+        *wrapped(
+            f"`benchmarks/compile_time.py --rounds {a.rounds}`: `-O2 -c`, processor time, rounds: {a.rounds}; {'; '.join(compilers)}; "
+            f"{datetime.date.today()}; load average before {load:.1f}."
+        ),
         "",
         "| header | compiler | seconds | memory, MiB |",
         "|---|---|--:|--:|",
@@ -95,7 +99,7 @@ def main():
     for name, (seconds, memory) in heaviest_first:
         lines.append(f"| `{name}` | {pathlib.Path(by[name]).name} | {seconds:.1f} | {memory:.0f} |")
     slow = [name for name, (seconds, _) in best.items() if name.endswith(".hpp") and seconds > a.limit]
-    lines += ["", f"Headers above {a.limit:g} s: {', '.join(slow) if slow else 'none'}."]
+    lines += ["", *wrapped(f"Headers above {a.limit:g} s: {', '.join(slow) if slow else 'none'}.")]
     text = "\n".join(lines) + "\n"
     print(text)
     if a.output:

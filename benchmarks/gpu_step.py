@@ -26,7 +26,7 @@ import sys
 import tempfile
 
 import random_bert
-from case_program import ratio_table, table, write_aside
+from case_program import ratio_table, table, wrapped, write_aside
 
 WARM = 5
 BATCH, TOKENS = 32, 128
@@ -104,8 +104,10 @@ def page(data):
     lines = [
         f"# A BERT's step on {data['gpu']}",
         "",
-        f"`{data['command']}`, {data['date']}; BERT-{data['size']}, random weights, batches of {batch}, {data['rounds']} rounds of {data['steps']} "
-        f"steps. A dense step: {data['operations'] / 1e12:.2f} TFLOP; peak of 16-bit products, data sheet: {peak}.",
+        *wrapped(
+            f"`{data['command']}`, {data['date']}; BERT-{data['size']}, random weights, batches of {batch}, {data['rounds']} rounds of {data['steps']} "
+            f"steps. A dense step: {data['operations'] / 1e12:.2f} TFLOP; peak of 16-bit products, data sheet: {peak}."
+        ),
         "",
     ]
     rows = []
@@ -121,7 +123,7 @@ def page(data):
         verdict = "met" if found >= WANTED_SHARE else "**missed**"
         lines += [f"ft in bf16 at {100 * found:.0f} % of the peak; wanted: {100 * WANTED_SHARE:.0f} %, {verdict}.", ""]
     for title, why in data["failed"].items():
-        lines += [f"**Failed:** {title}: {why}.", ""]
+        lines += [*wrapped(f"**Failed:** {title}: {why}."), ""]
     return "\n".join(lines)
 
 

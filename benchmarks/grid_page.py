@@ -4,7 +4,7 @@ import json
 import pathlib
 import statistics
 
-from case_program import write_aside
+from case_program import wrapped, write_aside
 from grid_cells import DENSE, KINDS, MEMORY_PARTS, PRUNE, Grid, Step, around_one, crossings
 
 
@@ -101,11 +101,14 @@ def choice_section(grid):
     lines = [
         "## The chosen plan against the best measured one",
         "",
-        f"{len(all_choices)} times a basis had several plans (a basis in a cell counts once). The cost model's choice, with its default weights, takes at "
-        f"most 1.10 times the whole step of the best one in {len(good)} of them, {100 * share:.1f} %; wanted: 95 %, "
-        f"{'met' if share >= 0.95 else '**missed**'}. The ratio is the median of the rounds' ratios. "
-        f"In {sum(c.rivals for c in all_choices)} of them another plan was within {PRUNE} times the fastest and measured to the end. "
-        f"Largest: {max(c.ratio for c in all_choices):.2f}. By processor time in place of the clock: {sum(c.by_cpu <= 1.1 for c in all_choices)} of {len(all_choices)}.",
+        *wrapped(
+            f"{len(all_choices)} times a basis had several plans (a basis in a cell counts once). The cost model's choice, with its default weights, takes at "
+            f"most 1.10 times the whole step of the best one in {len(good)} of them, {100 * share:.1f} %; wanted: 95 %, "
+            f"{'met' if share >= 0.95 else '**missed**'}. The ratio is the median of the rounds' ratios. "
+            f"In {sum(c.rivals for c in all_choices)} of them another plan was within {PRUNE} times the fastest and measured to the end. "
+            f"Largest: {max(c.ratio for c in all_choices):.2f}. "
+            f"By processor time in place of the clock: {sum(c.by_cpu <= 1.1 for c in all_choices)} of {len(all_choices)}."
+        ),
         "",
     ]
     if misses:
@@ -174,21 +177,23 @@ def head_section(grid):
     lines = [f"# The grid on {machine['processor'].split(' (')[0]}, {machine['cores']} cores", ""]
     lines += ["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows), ""]
     rounds = [c["rounds"] for c in data["cells"]]
-    lines += [
-        "A step is forward, dX, the weight's gradient, selection, optimizer and the change of the weight, with a bias; float. A ratio (x dense) is that to the "
-        f"dense step run just before it, {min(rounds)} to {max(rounds)} rounds a cell; how far one dense step is from the one before it (second last row of "
-        "the tables) says what a difference is worth. The columns CPU time are the same ratios of the processor time of all threads, which other programs disturb less. GFLOP/s counts the dense products of forward, dX and the core gradient, not those of the way back; GB/s what must be read and "
-        "written at least, each operand once. Both are of the best round. Memory held: weight, gradient, optimizer, basis or factors, what forward keeps for backward, scratch; "
-        "not Y, dY and dX, which all steps have; a sparse step's moments have room for four times the entries kept, and supports that change more than that make them dense "
-        "([results.md](../../../docs/results.md)). Both sides of rank r keep at most r x r entries. LoRA has the rank whose factors have as many entries as the others keep. Where nothing else is said: 2048 tokens, 1 % of "
-        "the entries kept, rank 64, one micro-batch, "
-        f"{grid.threads} threads.",
-        "",
-        "All figures: [cells.md](cells.md). Raw samples: [grid.json](grid.json)." + (" Other programs: [peers.md](peers.md)." if grid.has_peers else ""),
-        "",
+    notes = [
+        "- A step is forward, dX, the weight's gradient, selection, optimizer and the change of the weight, with a bias; float. Where nothing else is said: "
+        f"2048 tokens, 1 % of the entries kept, rank 64, one micro-batch, {grid.threads} threads.",
+        f"- A ratio (x dense) is that to the dense step run just before it, {min(rounds)} to {max(rounds)} rounds a cell; how far one dense step is from the "
+        "one before it (second last row of the tables) says what a difference is worth.",
+        "- The columns CPU time are the same ratios of the processor time of all threads, which other programs disturb less.",
+        "- GFLOP/s counts the dense products of forward, dX and the core gradient, not those of the weight update; GB/s what must be read and written at "
+        "least, each operand once. Both are of the best round.",
+        "- Memory held: weight, gradient, optimizer, basis or factors, what forward keeps for backward, scratch; not Y, dY and dX, which all steps have. A "
+        "sparse step's moments have room for four times the entries kept; supports that change more than that make them dense "
+        "([SST-2](../../../docs/results/sst2.md)).",
+        "- Both sides of rank r keep at most r x r entries. LoRA has the rank whose factors have as many entries as the others keep.",
+        "- All figures: [cells.md](cells.md). Raw samples: [grid.json](grid.json)." + (" Other programs: [peers.md](peers.md)." if grid.has_peers else ""),
     ]
+    lines += [line for note in notes for line in wrapped(note)] + [""]
     peaks = [[threads, f"{1e-9 * flops:.0f}", f"{1e-9 * traffic:.1f}"] for threads, (flops, traffic) in grid.peaks.items()]
-    lines += ["Peaks, the best of a product of 2048 x 2048 matrices and of y += a x on 64 MiB each, in the same rounds:", ""]
+    lines += wrapped("Peaks, the best of a product of 2048 x 2048 matrices and of y += a x on 64 MiB each, in the same rounds:") + [""]
     return lines + table(["threads", "GFLOP/s", "GB/s"], peaks, 0)
 
 
@@ -208,7 +213,7 @@ def crossover_section(grid):
     if not rows:
         return []
     lines = ["## Crossovers: where a step is cheaper than the dense one", ""]
-    lines += ["By tokens a step, or by rank where the row says so; between two measured points on a logarithmic scale.", ""]
+    lines += wrapped("By tokens a step, or by rank where the row says so; between two measured points on a logarithmic scale.") + [""]
     return lines + table(["layer", "step", "x dense is"], rows, 3)
 
 
@@ -265,7 +270,9 @@ def cells_page(grid):
         cell = c["cell"]
         lines += [
             f"## {cell['in']} -> {cell['out']}, tokens {cell['tokens']}, kept {100 * cell['share']:g} % ({c['entries']}), rank {cell['rank']}, "
-            f"micro-batches {cell['micro_batches']}, threads {cell['threads']}; LoRA of rank {c['lora_rank']}; {c['rounds']} rounds; {processors(c):.2f} processors",
+            f"micro-batches {cell['micro_batches']}, threads {cell['threads']}",
+            "",
+            f"LoRA of rank {c['lora_rank']}; {c['rounds']} rounds; {processors(c):.2f} processors.",
             "",
         ]
         rows = []

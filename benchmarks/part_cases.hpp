@@ -99,7 +99,7 @@ std::vector<Case> part_cases(typename Backend::Context& ctx, typename Backend::C
              // Before every timed step the state is put back to two thirds of the support.
              struct State {
                SparseAdam<float, Backend> adam;
-               SparseAdamState<float> before;
+               OptimizerState<float> before;
                Gradient all, update;
              };
              auto all = random_support<Backend>(one_thread, out, in, k, 4 * k, 1);
@@ -328,8 +328,8 @@ std::vector<Case> fit_cases(typename Backend::Context& ctx, const LayerShape& sh
          .most_seconds = most_seconds,
          .most_extra_bytes = most_seconds > 0 ? 100e6 : 0});
   };
-  fit("width side full", SideRecipe::identity(), SideRecipe::full(), 0);
-  fit("both sides full", SideRecipe::full(), SideRecipe::full(), 16);
+  fit("width side full", SideRecipe::identity(), SideRecipe::hosvd(), 0);
+  fit("both sides full", SideRecipe::hosvd(), SideRecipe::hosvd(), 16);
   return cases;
 }
 

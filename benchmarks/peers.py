@@ -12,7 +12,7 @@ import pathlib
 import statistics
 import time
 
-from case_program import CaseProgram, write_aside
+from case_program import CaseProgram, wrapped, write_aside
 from reference_layer import reference_layer
 
 RATE = 1e-5
@@ -262,26 +262,32 @@ def write(folder):
     lines = [
         f"# Ours and others on {machine['processor'].split(' (')[0]}, {machine['cores']} cores",
         "",
-        f"`{data['command']}`, {data['date']}; {machine['processor']}; {machine['compiler']}; {machine['blas']}; torch {data['torch']}; {threads} threads where "
-        f"a row does not say one; {data['rounds']} rounds, half as many of the fit; load average {data['load_before']:.1f} before, {data['load_after']:.1f} after."
-        + (f" Other work: {data['note']}." if data["note"] else ""),
+        *wrapped(
+            f"`{data['command']}`, {data['date']}; {machine['processor']}; {machine['compiler']}; {machine['blas']}; torch {data['torch']}; {threads} threads "
+            f"where a row does not say one; {data['rounds']} rounds, half as many of the fit; load average {data['load_before']:.1f} before, "
+            f"{data['load_after']:.1f} after." + (f" Other work: {data['note']}." if data["note"] else "")
+        ),
         "",
-        "Each round runs ours and then theirs; a ratio is theirs over ours of the same round: above 1, ours is faster. 1 % of the entries are kept. "
-        "Both sides full is ours under the plan that the cost model chooses.",
+        *wrapped(
+            "Each round runs ours and then theirs; a ratio is theirs over ours of the same round: above 1, ours is faster. 1 % of the entries are kept. "
+            "Both sides full is ours under the plan that the cost model chooses."
+        ),
         "",
     ]
     for section in data["sections"]:
         pairs = section["pairs"]
         lines += [f"## {section['title']}", ""]
-        lines += [f"Our runs on all threads had {section['processors']:.2f} processors: fewer than {threads} where other programs took some.", ""]
+        lines += wrapped(f"Our runs on all threads had {section['processors']:.2f} processors: fewer than {threads} where other programs took some.")
+        lines.append("")
         lines += ["| what: theirs | ours, ms | theirs, ms | theirs / ours: median | min | max |", "|---|--:|--:|--:|--:|--:|"]
         for pair in pairs:
             ratios = [t / o for o, t in zip(pair["ours"], pair["theirs"])]
             ours, theirs = (1e3 * statistics.median(pair[side]) for side in ("ours", "theirs"))
             lines.append(f"| {pair['title']} | {ours:.4g} | {theirs:.4g} | {statistics.median(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} |")
         lines.append("")
-        notes = [f"- {pair['title'].split(':')[0]}: {pair['note']}." for pair in pairs if pair["note"]]
+        notes = [line for pair in pairs if pair["note"] for line in wrapped(f"- {pair['title'].split(':')[0]}: {pair['note']}.")]
         lines += [*notes, ""] if notes else []
-    lines += data["missing"]
+    for why in data["missing"]:
+        lines += wrapped(why)
     write_aside(file.with_suffix(".md"), "\n".join(lines).rstrip() + "\n")
     return [str(file.with_suffix(".md"))]

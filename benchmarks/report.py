@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 
-from case_program import CaseProgram, write_aside
+from case_program import CaseProgram, wrapped, write_aside
 
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -68,8 +68,10 @@ def page(folder, machine):
     lines = [
         f"# {machine['processor'].split(' (')[0]}, {machine['cores']} cores",
         "",
-        f"{machine['processor']}; {machine['memory']} of memory; {machine['compiler']}; {machine['blas']}; {machine['eigen']}. "
-        "Written by `benchmarks/run.sh all`; every page below names its command, its date and the load of the machine.",
+        *wrapped(
+            f"{machine['processor']}; {machine['memory']} of memory; {machine['compiler']}; {machine['blas']}; {machine['eigen']}. "
+            "Written by `benchmarks/run.sh all`; every page below names its command, its date and the load of the machine."
+        ),
         "",
     ]
     pages = {

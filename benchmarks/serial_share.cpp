@@ -17,6 +17,7 @@
 #include "arguments.hpp"
 #include "layer_cases.hpp"
 #include "machine.hpp"
+#include "wrapped.hpp"
 
 namespace {
 
@@ -113,8 +114,10 @@ int main(int argc, char** argv) try {
     }
   }
   std::printf("# What of a step stays serial\n\n");
-  std::printf("`benchmark_serial_share`, %s; %s; %s; load %s.\n\n", bench::today().c_str(),
-              bench::cpu_name().c_str(), bench::blas().c_str(), bench::load().c_str());
+  std::printf("%s\n\n",
+              bench::wrapped("`benchmark_serial_share`, " + bench::today() + "; " + bench::cpu_name() + "; " +
+                             bench::blas() + "; load " + bench::load() + ".")
+                  .c_str());
   std::printf(
       "| layer | step | CPU ms, tiles of 1 thread | serial ms, of 64 | serial share | regions | times as "
       "fast on 2 | 8 | "

@@ -54,7 +54,7 @@ int main() {
   Matrix dW = transposed(loss_gradient(X * transposed(W))) * X;
   HosvdAccumulator<double> sums(ctx, out, in);
   sums.add(ctx, dW.view());
-  const auto basis = TuckerBasis<double>::fit(ctx, sums, SideRecipe::full(), SideRecipe::full());
+  const auto basis = TuckerBasis<double>::fit(ctx, sums, SideRecipe::hosvd(), SideRecipe::hosvd());
   Matrix Vt{out, out}, Ut{in, in};
   std::copy_n(basis->out().factor().data, out * out, Vt.a.begin());
   std::copy_n(basis->in().factor().data, in * in, Ut.a.begin());

@@ -3,6 +3,7 @@
 //
 // g++ -std=c++20 -O2 -I include -isystem /usr/include/eigen3 examples/04_bases.cpp -o bases
 #include <sparsegrad/backend/cpu.hpp>
+#include <sparsegrad/io/side_recipe_text.hpp>
 #include <sparsegrad/tucker_basis.hpp>
 
 #include <cmath>
@@ -47,15 +48,15 @@ int main() {
       {"0.99", "0.99"},         {"random", "random"}, {"hadamard", "hadamard"}, {"hadamard", "identity"}};
   for (const auto& [out_rule, in_rule] : rules) {
     const auto basis =
-        TuckerBasis<float>::fit(ctx, sums, SideRecipe::parse(out_rule), SideRecipe::parse(in_rule));
-    const EnergyShares share = basis->energy(ctx, fresh, one_percent);
+        TuckerBasis<float>::fit(ctx, sums, parse_side_recipe(out_rule), parse_side_recipe(in_rule));
+    const EnergyFractions share = basis->energy(ctx, fresh, one_percent);
     std::printf("%-10s %-10s %3d x %-3d %6d   %12.2f  %16.2f\n", out_rule, in_rule,
                 static_cast<int>(basis->rows()), static_cast<int>(basis->cols()),
                 static_cast<int>(basis->bytes()), basis->report().joint_lower_bound(), share.basis_top_k);
   }
 
-  // The spectrum that rank rules read: share of each singular direction of the out side.
-  const auto full = TuckerBasis<float>::fit(ctx, sums, SideRecipe::full(), SideRecipe::identity());
+  // The spectrum that truncations read: each singular direction's fraction of the out side's energy.
+  const auto full = TuckerBasis<float>::fit(ctx, sums, SideRecipe::hosvd(), SideRecipe::identity());
   std::printf("out side's spectrum:");
   for (std::size_t l = 0; l < 6; ++l)
     std::printf(" %.3f", full->report().out.spectrum[l] / full->report().total_energy);

@@ -44,7 +44,7 @@ int main() {
   const auto sums = std::make_shared<HosvdAccumulator<float>>(ctx, out, in);
   for (int n = 0; n < 8; ++n)
     sums->add(ctx, gradient(0));
-  const SideRecipe rank = SideRecipe::fixed(16);
+  const SideRecipe rank = SideRecipe::hosvd(16);
   layer.set_basis(ctx, TuckerBasis<float>::fit(ctx, *sums, rank, rank));
   SparseAdam<float> adam(ctx, 16, 16, {.capacity = 80, .overflow = Overflow::evict_smallest});
   SparseGradient<float> s(ctx, 16, 16, k), d(ctx, 16, 16, k);
@@ -52,7 +52,7 @@ int main() {
   for (int step = 0; step < 60; ++step) {
     const float age = static_cast<float>(step) / 60;
     if (step % 10 == 0) {
-      const EnergyShares share = layer.basis()->energy(ctx, gradient(age), k);
+      const EnergyFractions share = layer.basis()->energy(ctx, gradient(age), k);
       std::printf("step %2d  energy in the core %.2f, in its %d largest entries %.2f\n", step,
                   share.kept_block, k, share.basis_top_k);
     }

@@ -30,7 +30,8 @@ int main() {
   SparseGradGroup<float> group(options), whole_group(options);
   group.add(ctx, layer, "up");
   whole_group.add(ctx, whole, "up");
-  const auto basis = TuckerBasis<float>::from_rules(ctx, out, in, SideRecipe::random(), SideRecipe::random());
+  const auto basis =
+      TuckerBasis<float>::from_recipes(ctx, out, in, SideRecipe::random(), SideRecipe::random());
   group.set_basis(ctx, 0, basis);
   whole_group.set_basis(ctx, 0, basis);
 

@@ -56,7 +56,7 @@ int main() {
     layer.clear(ctx);
     if (step == 0) {  // the first gradient makes the basis
       layer.collect(ctx, nullptr);
-      basis = TuckerBasis<float>::fit(ctx, *sums, SideRecipe::full(), SideRecipe::full());
+      basis = TuckerBasis<float>::fit(ctx, *sums, SideRecipe::hosvd(), SideRecipe::hosvd());
       layer.set_basis(ctx, basis);
       continue;
     }

@@ -29,8 +29,8 @@ int main() {
     }
 
   SparseGradLinear<float> layer(ctx, {w.data(), out, in}, nullptr);
-  layer.set_basis(ctx,
-                  TuckerBasis<float>::from_rules(ctx, out, in, SideRecipe::identity(), SideRecipe::random()));
+  layer.set_basis(
+      ctx, TuckerBasis<float>::from_recipes(ctx, out, in, SideRecipe::identity(), SideRecipe::random()));
   SparseAdam<float> adam(ctx, out, in);
   SparseGradient<float> s(ctx, out, in, k), d(ctx, out, in, k);
   double loss = 0;

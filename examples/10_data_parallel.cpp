@@ -69,7 +69,7 @@ int main() {
   }
   a.sums->merge(a.ctx, *b.sums);
   const auto basis =
-      TuckerBasis<float>::fit(a.ctx, *a.sums, SideRecipe::fixed(reduced_rank), SideRecipe::full());
+      TuckerBasis<float>::fit(a.ctx, *a.sums, SideRecipe::hosvd(reduced_rank), SideRecipe::hosvd());
   for (Worker* worker : {&a, &b, &single})
     worker->layer.set_basis(worker->ctx, basis);
 

@@ -66,7 +66,7 @@ std::vector<float> train(backend::Cpu::Context& ctx) {
     entry = static_cast<float>(random() >> 8) * 0x1p-24f - 0.5f;
   SparseGradLinear<float> layer(ctx, {w.data(), out, in}, nullptr);
   layer.set_basis(
-      ctx, TuckerBasis<float>::from_rules(ctx, out, in, SideRecipe::random(32), SideRecipe::random(32)));
+      ctx, TuckerBasis<float>::from_recipes(ctx, out, in, SideRecipe::random(32), SideRecipe::random(32)));
   SparseAdam<float> adam(ctx, 32, 32);
   SparseGradient<float> s(ctx, 32, 32, k), d(ctx, 32, 32, k);
   for (int step = 0; step < 5; ++step) {

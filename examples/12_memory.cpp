@@ -44,7 +44,7 @@ int main() {
   }
   // Only the side of the model's width is rotated, and cut to rank 12: a wide side's factor would be [hidden, hidden].
   const auto rules = [](const std::string&) {
-    return SideRecipes{SideRecipe::identity(), SideRecipe::fixed(12)};
+    return SideRecipes{SideRecipe::identity(), SideRecipe::hosvd(12)};
   };
   group.collect(ctx, {.scope = BasisScope::kind, .rules = rules});
   print("collecting", group.memory());

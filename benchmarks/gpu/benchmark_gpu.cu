@@ -150,7 +150,7 @@ struct Matrices {
     BasisRecipe recipe;
     recipe.rules = [&](const std::string& kind) {
       if (set.rank == 0) return SideRecipes{};
-      const SideRecipe truncated = SideRecipe::fixed(set.rank);
+      const SideRecipe truncated = SideRecipe::hosvd(set.rank);
       return kind == "up" ? SideRecipes{SideRecipe::identity(), truncated}
                           : SideRecipes{truncated, SideRecipe::identity()};
     };
@@ -261,7 +261,7 @@ void layer_step(benchmark::State& state, const LayerSet& set) {
   group.add(ctx, layer, "up");
   BasisRecipe recipe;
   recipe.rules = [&](const std::string&) {
-    return set.rank == 0 ? SideRecipes{} : SideRecipes{SideRecipe::identity(), SideRecipe::fixed(set.rank)};
+    return set.rank == 0 ? SideRecipes{} : SideRecipes{SideRecipe::identity(), SideRecipe::hosvd(set.rank)};
   };
   Buffer<float, B> keep;
   const auto pass = [&] {
@@ -385,7 +385,7 @@ void mlp_step(benchmark::State& state, const ModelSet& set) {
   BasisRecipe recipe;
   recipe.rules = [&](const std::string& kind) {
     if (set.rank == 0) return SideRecipes{};
-    const SideRecipe truncated = SideRecipe::fixed(set.rank);
+    const SideRecipe truncated = SideRecipe::hosvd(set.rank);
     return kind == "up" ? SideRecipes{SideRecipe::identity(), truncated}
                         : SideRecipes{truncated, SideRecipe::identity()};
   };
@@ -444,7 +444,7 @@ void roberta_large(benchmark::State& state, index_t rank) {
   BasisRecipe recipe;
   recipe.rules = [&](const std::string& kind) {
     if (rank == 0) return SideRecipes{};
-    const SideRecipe truncated = SideRecipe::fixed(rank);
+    const SideRecipe truncated = SideRecipe::hosvd(rank);
     return kind == "up" ? SideRecipes{SideRecipe::identity(), truncated}
                         : SideRecipes{truncated, SideRecipe::identity()};
   };
@@ -467,7 +467,7 @@ void accumulate_and_fit(benchmark::State& state) {
     for (int i = 0; i < 132; ++i)
       accumulator.add(ctx, g.matrix(narrow, wide));
     benchmark::DoNotOptimize(
-        TuckerBasis<float, B>::fit(ctx, accumulator, SideRecipe::full(), SideRecipe::full()));
+        TuckerBasis<float, B>::fit(ctx, accumulator, SideRecipe::hosvd(), SideRecipe::hosvd()));
   });
 }
 BENCHMARK(accumulate_and_fit)->UseManualTime()->Unit(benchmark::kMillisecond)->Iterations(3);

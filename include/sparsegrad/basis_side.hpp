@@ -1,4 +1,4 @@
-// BasisSide: one side's change of basis, a matrix U [n, r] with orthonormal columns.
+// BasisSide: the change of basis of one side, a matrix U [n, r] with orthonormal columns.
 #pragma once
 
 #include <algorithm>
@@ -17,15 +17,15 @@
 
 namespace sparsegrad {
 
-/// What a side is made of.
+/// Kind of matrix that a side's U is.
 enum class SideKind {
   identity,  ///< U = I; nothing is stored
   factor,    ///< U stored, from gradients or from the caller
-  hadamard,  ///< U^T = randomised block Hadamard transform H, full rank; the signs are stored
+  hadamard,  ///< U^T is a randomised block Hadamard transform of full rank; its signs are stored
   random,    ///< U stored, random orthonormal
 };
 
-/// "identity", "factor", "hadamard", "random"
+/// The kind's name: "identity", "factor", "hadamard" or "random".
 inline const char* to_string(SideKind kind) {
   switch (kind) {
     case SideKind::identity:
@@ -40,27 +40,40 @@ inline const char* to_string(SideKind kind) {
   return "?";
 }
 
-/// U [n, r], r <= n, U^T U = I. Immutable once made. A stored U lies transposed, [r, n]: row i is basis vector
-/// i, contiguous, which is what the sparse way back reads.
+/// Change of basis of one side of a gradient: a matrix U [n, r], r <= n, with orthonormal columns
+/// (U^T U = I).
 ///
-/// The fast transform of extent n = m b, b the largest power of two that divides n, is
+///     const auto side = BasisSide<float>::random(ctx, 768, 64, 1);
+///     side.project_columns(ctx, g, core);  // core [t, 64] = g [t, 768] U
+///
+/// Immutable once made. A stored U lies transposed, [r, n]: row i is basis vector i, contiguous,
+/// which is what expanding sparse updates reads.
+///
+/// The Hadamard transform of extent n = m b, b the largest power of two that divides n, is
+///
 ///     U^T = H = ((I - 2/m 1 1^T) (x) H_b) diag(signs)
-/// with H_b the orthonormal Hadamard matrix and a Householder reflection that mixes the m blocks (m = 1: none).
-/// It mixes as far as b goes: of an odd extent (b = 1) it is I - 2/n 1 1^T, which moves every entry by 2/n of the mean
-/// alone, and of 2 mod 4 little more. Take `random` there.
 ///
-/// Operations check extents (ShapeError), allocate nothing but scratch of the context, and want inputs and
-/// outputs that do not overlap. A side is finished when it is returned, for contexts other than its maker's too; from
-/// rows that are taken over it is when they are.
+/// with H_b the orthonormal Hadamard matrix and a Householder reflection that mixes the m blocks
+/// (none for m = 1). It mixes within blocks of b: for an odd extent (b = 1) it is I - 2/n 1 1^T,
+/// which moves every entry by no more than 2/n of the sum, and for n = 2 mod 4 little more. Prefer
+/// `random` there.
+///
+/// Products cost O(t n r) with a stored U and O(t n log n) with the Hadamard transform. They check
+/// extents (ShapeError), allocate nothing but the context's scratch, and require inputs and outputs
+/// that do not overlap.
+///
+/// A side can be used with other contexts as soon as it is returned: pending work on it is finished
+/// by then. A side that took over a buffer (`adopt_rows`) is ready when that buffer is.
 template <class T, Backend B = DefaultBackend>
 class BasisSide {
  public:
+  /// The backend's context.
   using Context = typename B::Context;
 
-  /// Extent 0.
+  /// The identity of extent 0.
   BasisSide() = default;
 
-  /// U = I [n, n].
+  /// The identity U = I [n, n]. Throws ValueError when n < 0.
   static BasisSide identity(index_t n) {
     require_extent(n);
     BasisSide side;
@@ -68,7 +81,8 @@ class BasisSide {
     return side;
   }
 
-  /// U [n, r] in the backend's memory, any row stride; copied. Not checked for orthonormality (TuckerBasis does).
+  /// Copies U [n, r] from backend memory, any row stride. Orthonormality is not checked here but by
+  /// TuckerBasis.
   /// Throws ValueError when r > n.
   static BasisSide from_factor(Context& ctx, ConstMatrixView<T> u) {
     BasisSide side = stored(ctx, SideKind::factor, u.rows, u.cols);
@@ -76,7 +90,8 @@ class BasisSide {
     wait_for(ctx);
     return side;
   }
-  /// The same from U^T [r, n], in the backend's memory.
+  /// Copies U^T [r, n] from backend memory, any row stride. Throws ValueError when r > n or `kind`
+  /// stores no factor.
   static BasisSide from_rows(Context& ctx, ConstMatrixView<T> u_rows, SideKind kind = SideKind::factor) {
     BasisSide side = stored(ctx, kind, u_rows.cols, u_rows.rows);
     if (!u_rows.empty()) {
@@ -85,7 +100,10 @@ class BasisSide {
     wait_for(ctx);
     return side;
   }
-  /// The same from U^T [r, n], contiguous, in host memory: what `host_factor` gives and files hold.
+  /// Copies U^T [r, n], contiguous, from host memory, which is what `host_factor` returns and files
+  /// hold.
+  /// Throws ValueError when r > n or `kind` stores no factor, ShapeError when the number of
+  /// elements is not r n.
   static BasisSide from_host_rows(Context& ctx, index_t rank, index_t extent, std::span<const T> u_rows,
                                   SideKind kind = SideKind::factor) {
     BasisSide side = stored(ctx, kind, extent, rank);
@@ -99,7 +117,7 @@ class BasisSide {
     }
     return side;
   }
-  /// Takes over U^T [r, n]. Throws ShapeError when the buffer's size is not r * n.
+  /// Takes over the buffer of U^T [r, n], contiguous. Throws as `from_host_rows`.
   static BasisSide adopt_rows(index_t rank, index_t extent, Buffer<T, B> u_rows,
                               SideKind kind = SideKind::factor) {
     require_rank(rank, extent);
@@ -117,7 +135,8 @@ class BasisSide {
     return side;
   }
 
-  /// Fast transform with the random signs of `seed`.
+  /// The randomised block Hadamard transform of extent n with the signs of `seed`. Throws
+  /// ValueError when n < 0.
   static BasisSide hadamard(Context& ctx, index_t n, std::uint64_t seed) {
     require_extent(n);
     std::vector<T> signs(static_cast<std::size_t>(n));
@@ -127,11 +146,12 @@ class BasisSide {
     }
     return hadamard_from_signs(ctx, signs);
   }
-  /// Fast transform with the given signs, in host memory. Throws ValueError unless each is 1 or -1.
+  /// The block Hadamard transform with the given signs, in host memory. Throws ValueError unless
+  /// each is 1 or -1.
   static BasisSide hadamard_from_signs(Context& ctx, std::span<const T> signs) {
     for (std::size_t i = 0; i < signs.size(); ++i) {
       if (signs[i] != T(1) && signs[i] != T(-1)) {
-        throw ValueError("sign " + std::to_string(i) + " of a fast transform is " + std::to_string(signs[i]) +
+        throw ValueError("sign " + std::to_string(i) + " of a Hadamard side is " + std::to_string(signs[i]) +
                          ", expected 1 or -1");
       }
     }
@@ -143,8 +163,9 @@ class BasisSide {
     return side;
   }
 
-  /// r random orthonormal vectors, uniform over all such (QR of normal numbers), a function of the seed and
-  /// the extents, the same everywhere to rounding. Throws ValueError when r > n.
+  /// r random orthonormal vectors, uniform over all such (QR of normal numbers). O(n r^2). A
+  /// function of the seed and the extents, the same on every machine to rounding. Throws ValueError
+  /// when r > n.
   static BasisSide random(Context& ctx, index_t n, index_t r, std::uint64_t seed) {
     BasisSide side = stored(ctx, SideKind::random, n, r);
     if (n == 0 || r == 0) return side;
@@ -158,40 +179,43 @@ class BasisSide {
       return side;
     }
     std::vector<double> host(static_cast<std::size_t>(n));
-    std::vector<T> narrow(static_cast<std::size_t>(n));
+    std::vector<T> rounded(static_cast<std::size_t>(n));
     for (index_t i = 0; i < r; ++i) {
       B::template download<double>(ctx, rows.data() + i * n, host.data(), n);
       for (std::size_t j = 0; j < host.size(); ++j)
-        narrow[j] = static_cast<T>(host[j]);
-      B::template upload<T>(ctx, narrow.data(), side.factor_.data() + i * n, n);
+        rounded[j] = static_cast<T>(host[j]);
+      B::template upload<T>(ctx, rounded.data(), side.factor_.data() + i * n, n);
     }
     return side;
   }
 
+  /// The kind of U.
   SideKind kind() const { return kind_; }
-  /// n: extent of the gradient on this side.
+  /// Extent n of the gradient on this side.
   index_t extent() const { return extent_; }
-  /// r: extent of the core on this side.
+  /// Extent r of the core on this side.
   index_t rank() const { return rank_; }
+  /// Whether U is other than the identity.
   bool rotates() const { return kind_ != SideKind::identity; }
   /// Whether U is stored (factor, random).
   bool has_factor() const { return kind_ == SideKind::factor || kind_ == SideKind::random; }
-  /// Bytes stored.
+  /// Bytes of backend memory held.
   index_t bytes() const { return factor_.bytes() + signs_.bytes(); }
 
-  /// U^T [r, n]; empty unless the kind is factor or random.
+  /// The stored U^T [r, n] in backend memory; empty unless the kind is factor or random.
   MatrixView<const T> factor() const {
     if (!has_factor()) return {};
     return factor_.matrix(rank_, extent_);
   }
-  /// Signs [n] in the backend's memory; null unless the kind is hadamard.
+  /// The stored signs [n] in backend memory; null unless the kind is hadamard.
   const T* signs() const { return signs_.data(); }
 
-  /// U^T [r, n] copied to the host; empty unless the kind is factor or random.
+  /// A host copy of the stored U^T [r, n]; empty unless the kind is factor or random.
   std::vector<T> host_factor(Context& ctx) const { return to_host(ctx, factor_); }
-  /// Signs [n] copied to the host; empty unless the kind is hadamard.
+  /// A host copy of the stored signs [n]; empty unless the kind is hadamard.
   std::vector<T> host_signs(Context& ctx) const { return to_host(ctx, signs_); }
 
+  /// A copy in the same backend's memory.
   BasisSide clone(Context& ctx) const { return to<B>(ctx, ctx); }
   /// A copy in another backend's memory.
   template <class Other>
@@ -203,7 +227,7 @@ class BasisSide {
     return BasisSide<T, Other>::from_host_rows(other_ctx, rank_, extent_, host_factor(ctx), kind_);
   }
 
-  /// Y = A U, A [t, n], Y [t, r].
+  /// Projects the columns of a matrix: Y = A U, A [t, n], Y [t, r].
   void project_columns(Context& ctx, ConstMatrixView<T> a, MatrixView<T> y) const {
     require_shape("A", a.rows, a.cols, a.rows, extent_, "rows x extent of the side");
     require_shape("A U", y.rows, y.cols, a.rows, rank_, "rows x rank of the side");
@@ -218,7 +242,7 @@ class BasisSide {
     }
   }
 
-  /// Y = U^T A, A [n, t], Y [r, t].
+  /// Projects the rows of a matrix: Y = U^T A, A [n, t], Y [r, t].
   void project_rows(Context& ctx, ConstMatrixView<T> a, MatrixView<T> y) const {
     require_shape("A", a.rows, a.cols, extent_, a.cols, "extent of the side x columns");
     require_shape("U^T A", y.rows, y.cols, rank_, a.cols, "rank of the side x columns");
@@ -232,7 +256,7 @@ class BasisSide {
     }
   }
 
-  /// A = Y U^T + beta A, Y [t, r], A [t, n]; beta = 0 overwrites NaN.
+  /// Expands columns: A = Y U^T + beta A, Y [t, r], A [t, n]. beta = 0 overwrites A, NaN included.
   void expand_columns(Context& ctx, ConstMatrixView<T> y, T beta, MatrixView<T> a) const {
     require_shape("A", a.rows, a.cols, a.rows, extent_, "rows x extent of the side");
     require_shape("Y", y.rows, y.cols, a.rows, rank_, "rows x rank of the side");
@@ -257,7 +281,7 @@ class BasisSide {
     }
   }
 
-  /// A = U Y + beta A, Y [r, t], A [n, t]; beta = 0 overwrites NaN.
+  /// Expands rows: A = U Y + beta A, Y [r, t], A [n, t]. beta = 0 overwrites A, NaN included.
   void expand_rows(Context& ctx, ConstMatrixView<T> y, T beta, MatrixView<T> a) const {
     require_shape("A", a.rows, a.cols, extent_, a.cols, "extent of the side x columns");
     require_shape("Y", y.rows, y.cols, rank_, a.cols, "rank of the side x columns");
@@ -283,7 +307,7 @@ class BasisSide {
   }
 
  private:
-  /// Elements that a fast transform expands at a time: bounds the scratch memory.
+  /// Elements that a Hadamard side expands at a time: bounds the scratch memory.
   static constexpr index_t expand_chunk = index_t{1} << 20;
 
   static void require_extent(index_t n) {

@@ -1,218 +1,186 @@
-// BatchedStep: selection and step of many layers, each kind of work once for all of them.
+// BatchedStep: selection and step of many members, each kind of work once for all of them.
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
-#include "sparse_adam.hpp"
-#include "sparse_grad_linear.hpp"
+#include "group_member.hpp"
+#include "group_options.hpp"
+#include "sequential_step.hpp"
+#include "weight_update.hpp"
 
 namespace sparsegrad {
 
-/// Layers whose cores are finished, with the sparse gradients and optimizers of theirs (all borrowed), for a
-/// BatchedBackend. On a GPU a layer's top-k, moments and update are too small to fill it, and a launch costs more than
-/// they do: here top-k is one sequence of launches for all layers, Adam one, and so is the way back of all one-sided
-/// bases of one shape. Products of two-sided bases follow one another, since each of them fills a GPU.
-template <class T, Backend B>
+/// The step of a group's members on a BatchedBackend, with as few launches as there are kinds of work.
+///
+/// On a GPU a layer's top-k, moments and update are too small to fill it, and a launch costs more than they do. Here
+/// top-k is one sequence of launches for all members that select by it, Adam one, and the weights' updates are a
+/// BatchedWeightUpdate. Members that do not fit (a selector of their own, a compact state, no basis, shared gradient
+/// memory) take a SequentialStep.
+///
+/// Where all members do both together, the host does not wait to learn of NaN or Inf: their step changes nothing, under
+/// NonFinite::raise those after it neither, and NonFiniteError comes from `check`, from Context::check, or from a later
+/// step that finds it known already. The gradients are then gone.
+template <class T, Backend B, class O>
 class BatchedStep {
  public:
   using C = compute_t<T>;
   using Context = typename B::Context;
-  using Layer = SparseGradLinear<T, B>;
-  using Gradient = SparseGradient<C, B>;
-  using Adam = SparseAdam<C, B>;
+  using Member = GroupMember<T, B, O>;
+  using Members = std::span<Member>;
+  using Rules = MemberRules<C, B>;
 
-  /// Whether `update` can take this layer's step: W itself is updated through a basis, and the state is dense.
-  static bool fits(const Layer& layer, const Gradient& s, const Adam& adam) {
-    const LinearOptions& options = layer.options();
-    return options.mode == UpdateMode::weight && !options.track_delta && !layer.has_fixed_support() &&
-           (layer.basis()->out().rotates() || layer.basis()->in().rotates()) && adam.steps_in_place(s);
+  void attach(Context& ctx) { guard_.resize(ctx, StepGuard::words); }
+
+  void reserve(Context& ctx, Members members) {
+    index_t entries = 0;
+    for (const Member& m : members)
+      entries += m.basis().rows() * m.basis().cols();
+    ctx.scratch().reserve(
+        B::template batch_scratch_bound<C>(ctx, static_cast<index_t>(members.size()), entries));
   }
 
-  void clear() { parts_.clear(); }
-  bool empty() const { return parts_.empty(); }
-  void add(Layer& layer, Gradient& s, Adam& adam, std::int64_t* counter = nullptr) {
-    parts_.push_back({&layer, &s, &adam, counter});
-  }
-
-  /// TopK of every layer, k being its gradient's capacity.
-  void select(Context& ctx) {
-    selections_.clear();
-    kept_.clear();
-    for (const Part& part : parts_) {
-      const MatrixView<C> core = part.layer->core(ctx);
-      part.gradient->set_count(part.gradient->capacity());
-      selections_.push_back({core.data, core.size(), part.gradient->count(), part.gradient->indices(),
-                             part.gradient->values()});
-      kept_.push_back(MatrixView<const C>(part.gradient->values(), 1, part.gradient->count()));
-    }
+  /// Selects the members that are not yet selected, have a gradient and an optimizer, and select by TopK. Throws
+  /// NonFiniteError under NonFinite::raise where the host waits to learn of it.
+  void select_together(Context& ctx, Members members, const Rules& rules, bool need_norms) {
+    if (ctx.step_flag().raised()) check(ctx, members);
+    guarded_ = false;
+    if (rules.selector || rules.clears_selected) return;
+    begin(ctx, members, rules);
+    if (chosen_.empty()) return;
     B::template top_k_batched<C>(ctx, std::span<const TopKTask<C>>(selections_));
-  }
-  /// Number of the first part with NaN or Inf among the entries that `select` kept (and so in its core), or -1. Waits.
-  index_t first_nonfinite(Context& ctx) const {
-    return B::template first_nonfinite_batched<C>(ctx, std::span<const MatrixView<const C>>(kept_));
-  }
-  /// The same without waiting: the guard then stops the step that `update` is to take; with `raise` the context's StepFlag
-  /// says so, and stops the steps after it.
-  void guard(Context& ctx, bool raise, StepGuard guard) const {
-    B::template guard_step<C>(ctx, std::span<const MatrixView<const C>>(kept_), raise, guard);
+    guarded_ = rules.non_finite != NonFinite::propagate && chosen_.size() == members.size() &&
+               std::all_of(chosen_.begin(), chosen_.end(), [](const Member* m) { return fits(*m); });
+    if (guarded_) {
+      B::template guard_step<C>(ctx, std::span<const MatrixView<const C>>(kept_),
+                                rules.non_finite == NonFinite::raise, StepGuard{guard_.data()});
+    }
+    const bool look = rules.non_finite != NonFinite::propagate && !guarded_;
+    const index_t bad =
+        look ? B::template first_nonfinite_batched<C>(ctx, std::span<const MatrixView<const C>>(kept_)) : -1;
+    SelectReport report;
+    if (bad >= 0)
+      detail::check_finite<C, B>(ctx, chosen_[static_cast<std::size_t>(bad)]->gradient, rules.non_finite,
+                                 report);
+    for (Member* m : chosen_) {
+      if (need_norms) m->squared_norm = B::template squared_norm<C>(ctx, m->source->core(ctx));
+      m->progress = Member::Progress::selected;
+    }
+    if (report.skipped) chosen_[static_cast<std::size_t>(bad)]->progress = Member::Progress::skipped;
   }
 
-  /// Moments and weights of every part, all of which `fits` and have the same optimizer options but for the capacity:
-  ///     W <- (1 - decay) W + V D U^T     (of a narrow weight: its master, which is then rounded)
-  /// D is formed in the memory of the core, which is lost. Where the guard stops, D is 0 and W does not decay. Throws,
-  /// before anything has changed, what SparseAdam::check throws.
-  void update(Context& ctx, const StepOptions& options, double decay, StepGuard guard = {}) {
-    if (parts_.empty()) return;
-    for (const Part& part : parts_)
-      part.adam->check(ctx, *part.gradient);
-    const AdamCoefficients c = parts_.front().adam->coefficients(options);
-    sparse_.clear();
-    states_.clear();
-    for (const Part& part : parts_) {
-      const MatrixView<C> d = part.layer->core(ctx);
-      if (!part.gradient->dense()) sparse_.push_back(d);
-      states_.push_back(part.adam->take_step(ctx, *part.gradient, d.data));
-      states_.back().counter = part.counter;
-    }
-    B::template zero_batched<C>(ctx, std::span<const MatrixView<C>>(sparse_));
-    B::template adam_batched<C>(ctx, c, std::span<const AdamTask<C>>(states_), guard);
-    auto keep = static_cast<C>(1 - decay);
-    if (guard.word != nullptr && decay != 0) {
-      // Whether W decays is known on the device alone, and a product takes its factor from the host.
-      decay_weights(ctx, keep, guard);
-      keep = C(1);
-    }
-    for (const WeightLayout layout : {WeightLayout::out_in, WeightLayout::in_out}) {
-      expand_out_sides(ctx, layout, keep);
-      expand_in_sides(ctx, layout, keep);
-    }
-    for (const Part& part : parts_) {
-      if (one_sided(part)) continue;
-      if (keep != C(1)) B::template scale<C>(ctx, keep, part.layer->master());
-      if (expands_sparsely(ctx, part)) {
-        expand_sparsely(ctx, part);
-      } else {
-        detail::expand_dense<C, B>(ctx, *part.layer->basis(), part.layer->core(ctx),
-                                   part.layer->options().layout, part.layer->options().cost_model,
-                                   part.layer->master());
+  /// As SequentialStep::update. D is formed in the memory of the core, which is lost. Throws StateError, before anything
+  /// has changed, when steps are counted on the device and a member does not fit.
+  void update(Context& ctx, Members members, const StepOptions& options, double decay, GroupReport& report) {
+    together_.clear();
+    for (Member& m : members) {
+      if (!m.is_selected()) continue;
+      if (takes_together(m)) {
+        together_.push_back(&m);
+      } else if (counts_on_device()) {
+        throw StateError(
+            "step: layer " + m.text() +
+            " cannot count on the device: it needs a dense optimizer state, a basis, a weight that is "
+            "updated itself, and gradient memory of its own");
       }
     }
-    for (const Part& part : parts_)
-      part.layer->round_master(ctx);
+    if (!together_.empty()) update_together(ctx, options, decay);
+    for (Member& m : members)
+      if (m.is_selected() && !takes_together(m)) alone_.update(ctx, m, options, decay, report);
+  }
+
+  /// Waits for the steps that did not wait. Returns how many of them changed nothing, for NaN or Inf, since the last
+  /// call; they then do not count as the optimizers' steps either. Throws NonFiniteError where the policy is `raise`.
+  index_t check(Context& ctx, Members members) {
+    if (guard_.empty()) return 0;
+    std::uint32_t words[StepGuard::words];
+    B::template download<std::uint32_t>(ctx, guard_.data(), words, StepGuard::words);
+    const auto skipped = static_cast<index_t>(StepGuard{words}.left_out());
+    if (skipped > 0) {
+      for (Member& m : members)
+        if (m.optimizer != nullptr)
+          m.optimizer->set_steps(std::max<std::int64_t>(0, m.optimizer->steps() - skipped));
+      guard_.resize(ctx, StepGuard::words);
+    }
+    ctx.check();
+    return skipped;
+  }
+
+  bool counts_on_device() const { return !counters_.empty(); }
+  void count_on_device(Context& ctx, Members members) {
+    std::vector<std::int64_t> counts;
+    for (Member& m : members)
+      counts.push_back(m.optimizer == nullptr ? 0 : m.optimizer->steps());
+    counters_.resize(ctx, static_cast<index_t>(members.size()));
+    B::template upload<std::int64_t>(ctx, counts.data(), counters_.data(), counters_.size());
+  }
+  void count_on_host(Context& ctx, Members members) {
+    if (counters_.empty()) return;
+    std::vector<std::int64_t> counts(members.size());
+    B::template download<std::int64_t>(ctx, counters_.data(), counts.data(), counters_.size());
+    for (std::size_t i = 0; i < members.size(); ++i)
+      if (members[i].optimizer != nullptr) members[i].optimizer->set_steps(counts[i]);
+    counters_.release();
   }
 
  private:
-  struct Part {
-    Layer* layer = nullptr;
-    Gradient* gradient = nullptr;
-    Adam* adam = nullptr;
-    std::int64_t* counter = nullptr;
-  };
+  /// Whether the member's step can be one of many: W is updated through a basis, and the state is dense.
+  static bool fits(const Member& m) {
+    return (m.basis().out().rotates() || m.basis().in().rotates()) && m.optimizer->steps_in_place(m.gradient);
+  }
+  /// The same of a selected member, whose core must still be there.
+  static bool takes_together(const Member& m) { return m.source->finished() && fits(m); }
 
-  void decay_weights(Context& ctx, C keep, StepGuard guard) {
-    begin_products();
-    for (const Part& part : parts_) {
-      const MatrixView<C> w = part.layer->master();
-      if (w.contiguous()) {
-        weights_.push_back(w);
+  /// Finishes the cores of the members to be selected and lists the work.
+  void begin(Context& ctx, Members members, const Rules& rules) {
+    chosen_.clear();
+    selections_.clear();
+    kept_.clear();
+    for (Member& m : members) {
+      if (m.is_selected() || m.selector || m.optimizer == nullptr || m.source->selects() ||
+          !m.takes_part(rules))
         continue;
-      }
-      for (index_t i = 0; i < w.rows; ++i)
-        weights_.push_back(w.block(i, 0, 1, w.cols));
+      const MatrixView<const C> core = m.finish(ctx, rules);
+      SparseGradient<C, B>& s = m.gradient;
+      s.set_count(s.capacity());
+      selections_.push_back({core.data, core.size(), s.count(), s.indices(), s.values()});
+      kept_.push_back(MatrixView<const C>(s.values(), 1, s.count()));
+      chosen_.push_back(&m);
     }
-    B::template scale_batched<C>(ctx, keep, std::span<const MatrixView<C>>(weights_), guard);
   }
 
-  /// One side is a factor, the other the identity: the way back is one product.
-  static bool one_sided(const Part& part) {
-    const auto& out = part.layer->basis()->out();
-    const auto& in = part.layer->basis()->in();
-    return (out.has_factor() && !in.rotates()) || (in.has_factor() && !out.rotates());
-  }
-
-  /// Two factors and an update of few entries: the first product reads the entries alone, with no list of them and nothing
-  /// to wait for.
-  static bool expands_sparsely(const Context& ctx, const Part& part) {
-    const auto& out = part.layer->basis()->out();
-    const auto& in = part.layer->basis()->in();
-    const auto& s = *part.gradient;
-    return out.has_factor() && in.has_factor() && !s.dense() &&
-           std::max(out.rank(), in.rank()) <= B::most_expanded &&
-           B::expansion_cost(ctx) * static_cast<double>(s.count()) < static_cast<double>(s.size());
-  }
-  /// Along the side of more vectors, so that the dense product has the fewer:
-  ///     P [c, out] = (V D)^T, W [out, in] += P^T U^T      or      P [r, in] = D U^T, W [out, in] += V P
-  void expand_sparsely(Context& ctx, const Part& part) {
-    const auto& out = part.layer->basis()->out();
-    const auto& in = part.layer->basis()->in();
-    const bool columns = out.rank() >= in.rank();
-    const auto& sparse = columns ? out : in;
-    const auto& dense = columns ? in : out;
-    auto frame = ctx.frame();
-    const MatrixView<C> panel = frame.template matrix<C>(dense.rank(), sparse.extent());
-    B::template expand_nonzeros<C>(ctx, part.layer->core(ctx), columns, sparse.factor(), panel);
-    const bool out_in = part.layer->options().layout == WeightLayout::out_in;
-    const MatrixView<const C> expanded = panel;
-    // Rows of W are those of the side whose matrix stands left.
-    const bool panel_left = columns == out_in;
-    B::template gemm<C>(ctx, Op::transpose, Op::none, C(1), panel_left ? expanded : dense.factor(),
-                        panel_left ? dense.factor() : expanded, C(1), part.layer->master());
-  }
-
-  /// D [r, in] and the factor V^T [r, out]:  W [out, in] += V D,  or  W [in, out] += D^T V^T.
-  void expand_out_sides(Context& ctx, WeightLayout layout, C keep) {
-    const bool out_in = layout == WeightLayout::out_in;
-    begin_products();
-    for (const Part& part : parts_) {
-      if (!one_sided(part) || part.layer->options().layout != layout) continue;
-      const auto& side = part.layer->basis()->out();
-      if (!side.has_factor()) continue;
-      const MatrixView<const C> d = part.layer->core(ctx);
-      left_.push_back(out_in ? side.factor() : d);
-      right_.push_back(out_in ? d : side.factor());
-      weights_.push_back(part.layer->master());
-    }
-    multiply(ctx, Op::transpose, Op::none, keep);
-  }
-
-  /// D [out, c] and the factor U^T [c, in]:  W [out, in] += D U^T,  or  W [in, out] += U D^T.
-  void expand_in_sides(Context& ctx, WeightLayout layout, C keep) {
-    const bool out_in = layout == WeightLayout::out_in;
-    begin_products();
-    for (const Part& part : parts_) {
-      if (!one_sided(part) || part.layer->options().layout != layout) continue;
-      const auto& side = part.layer->basis()->in();
-      if (!side.has_factor()) continue;
-      const MatrixView<const C> d = part.layer->core(ctx);
-      left_.push_back(out_in ? d : side.factor());
-      right_.push_back(out_in ? side.factor() : d);
-      weights_.push_back(part.layer->master());
-    }
-    multiply(ctx, out_in ? Op::none : Op::transpose, out_in ? Op::none : Op::transpose, keep);
-  }
-
-  void begin_products() {
-    left_.clear();
-    right_.clear();
+  void update_together(Context& ctx, const StepOptions& options, double decay) {
+    const StepGuard guard = guarded_ ? StepGuard{guard_.data()} : StepGuard{};
+    const AdamCoefficients c = together_.front()->optimizer->coefficients(options);
+    sparse_.clear();
+    states_.clear();
     weights_.clear();
-  }
-  void multiply(Context& ctx, Op op_left, Op op_right, C keep) {
-    if (weights_.empty()) return;
-    B::template gemm_batched<C>(ctx, op_left, op_right, C(1), std::span<const MatrixView<const C>>(left_),
-                                std::span<const MatrixView<const C>>(right_), keep,
-                                std::span<const MatrixView<C>>(weights_));
+    for (Member* m : together_) {
+      const MatrixView<C> d = m->source->own_core(ctx);
+      if (!m->gradient.dense()) sparse_.push_back(d);
+      states_.push_back(m->optimizer->take_step(ctx, m->gradient, d.data));
+      if (counts_on_device()) states_.back().counter = counters_.data() + m->number;
+      weights_.add({&m->weight, &m->basis(), &m->cost_model, d, m->gradient.count()});
+    }
+    B::template zero_batched<C>(ctx, std::span<const MatrixView<C>>(sparse_));
+    B::template adam_batched<C>(ctx, c, std::span<const AdamTask<C>>(states_), guard);
+    weights_.run(ctx, decay, guard);
   }
 
+  SequentialStep<T, B, O> alone_;
+  Buffer<std::int64_t, B> counters_;  ///< steps of each member, while they count on the device
+  Buffer<std::uint32_t, B> guard_;    ///< StepGuard of the steps that do not wait
+  bool guarded_ = false;              ///< the present step is one
   // Kept from step to step, so that a step takes no memory.
-  std::vector<Part> parts_;
+  std::vector<Member*> chosen_, together_;
   std::vector<TopKTask<C>> selections_;
   std::vector<MatrixView<const C>> kept_;
   std::vector<AdamTask<C>> states_;
   std::vector<MatrixView<C>> sparse_;
-  std::vector<MatrixView<const C>> left_, right_;
-  std::vector<MatrixView<C>> weights_;
+  BatchedWeightUpdate<T, B> weights_;
 };
 
 }  // namespace sparsegrad

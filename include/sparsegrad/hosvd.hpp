@@ -1,4 +1,5 @@
-// One side of a HOSVD: from Gram sums or a sketch to the leading eigenvectors.
+// The HOSVD of one side: from the accumulated Gram sums, or their sketch, to the leading
+// eigenvectors.
 #pragma once
 
 #include <algorithm>
@@ -17,41 +18,49 @@
 
 namespace sparsegrad::detail {
 
+/// One side as fitted, with what SideReport says of it.
 template <class T, Backend B>
 struct FittedSide {
-  BasisSide<T, B> side;
-  std::vector<double> spectrum;
-  double kept_energy = 1;
-  double tail_energy = 0;
+  BasisSide<T, B> side;          ///< the change of basis
+  std::vector<double> spectrum;  ///< eigenvalues of the side's Gram matrix, descending
+  double kept_energy = 1;        ///< fraction of the energy in the side's span
+  double tail_energy = 0;        ///< energy outside of it
 };
 
-/// Throws StateError or ValueError when the rule cannot be met from these sums.
+/// Error for a sketched side that was asked for more vectors than the sketch has columns.
+inline ValueError sketch_too_small(GradientSide which, index_t extent, index_t columns,
+                                   const std::string& recipe, const std::string& wanted) {
+  return ValueError(std::string("the ") + to_string(which) + " side, extent " + std::to_string(extent) +
+                    ", is sketched with " + std::to_string(columns) + " columns: " + recipe + " asks for " +
+                    wanted + "; raise gram_limit_bytes or lower the rank");
+}
+
+/// Checks that a recipe can be followed from these sums.
+/// Throws StateError when it needs gradients and there are none, or none of that side; ValueError
+/// when it asks for more vectors than the side's sketch has columns.
 template <class T, Backend B>
-void require_fit(const HosvdAccumulator<T, B>& sums, GradientSide which, const SideRecipe& rule) {
-  if (!rule.needs_gradients()) return;
-  const std::string name = to_string(which);
-  const std::string text = rule.to_string();
-  if (!sums.has_side(which)) {
-    throw StateError("the rule \"" + text + "\" of the " + name +
-                     " side needs gradients, and this accumulator was " + "made without that side");
-  }
-  if (sums.count() == 0) {
-    throw StateError("the rule \"" + text + "\" of the " + name +
-                     " side needs gradients, and none was added");
-  }
+void require_fit(const HosvdAccumulator<T, B>& sums, GradientSide which, const SideRecipe& recipe) {
+  const auto* hosvd = std::get_if<SideRecipe::Hosvd>(&recipe.choice());
+  if (hosvd == nullptr) return;
+  const std::string text = describe(recipe);
+  const std::string needs = "recipe " + text + " of the " + to_string(which) + " side needs gradients, and ";
+  if (!sums.has_side(which)) throw StateError(needs + "this accumulator was made without that side");
+  if (sums.count() == 0) throw StateError(needs + "none was added");
   if (!sums.sketched(which)) return;
   const index_t columns = sums.sketch(which).cols;
   const index_t n = which == GradientSide::out ? sums.out_extent() : sums.in_extent();
-  if (rule.kind() == SideRecipe::Kind::full ||
-      (rule.kind() == SideRecipe::Kind::fixed && rule.rank() > columns)) {
-    throw ValueError("the " + name + " side, extent " + std::to_string(n) + ", is sketched with " +
-                     std::to_string(columns) + " columns: the rule \"" + text + "\" asks for " +
-                     (rule.kind() == SideRecipe::Kind::full ? "all vectors" : "more vectors") +
-                     "; raise gram_limit_bytes or lower the rank");
+  const Truncation::Choice& truncation = hosvd->truncation.choice();
+  if (std::holds_alternative<Truncation::Full>(truncation)) {
+    throw sketch_too_small(which, n, columns, text, "all vectors");
+  }
+  const auto* fixed = std::get_if<Truncation::Rank>(&truncation);
+  if (fixed != nullptr && fixed->rank > columns) {
+    throw sketch_too_small(which, n, columns, text, "more vectors");
   }
 }
 
-/// First of the entries as large as the largest to 1e-5 decides a vector's sign: entries of equal magnitude
+/// The sign, 1 or -1, that makes an eigenvector's leading entry positive. O(n).
+/// Leading is the first entry whose magnitude is the largest to 1e-5: entries of equal magnitude
 /// are common in structured bases, and which of them rounding favours differs between machines.
 inline double sign_of(const std::vector<double>& x) {
   double largest = 0;
@@ -63,7 +72,8 @@ inline double sign_of(const std::vector<double>& x) {
   return 1.0;
 }
 
-/// The first `rank` rows of `vectors` [>= rank, n] (double) as stored: signs fixed, in T.
+/// Rounds the first `rank` rows of `vectors` [>= rank, n] to T, each with its leading entry
+/// positive (`sign_of`).
 template <class T, Backend B>
 Buffer<T, B> store_rows(typename B::Context& ctx, MatrixView<const double> vectors, index_t rank) {
   const index_t n = vectors.cols;
@@ -72,19 +82,21 @@ Buffer<T, B> store_rows(typename B::Context& ctx, MatrixView<const double> vecto
     B::template round_rows<T>(ctx, vectors, true, rows.matrix(rank, n));
     return rows;
   }
-  std::vector<double> wide(static_cast<std::size_t>(n));
-  std::vector<T> narrow(static_cast<std::size_t>(n));
+  std::vector<double> exact(static_cast<std::size_t>(n));
+  std::vector<T> rounded(static_cast<std::size_t>(n));
   for (index_t i = 0; i < rank; ++i) {
-    B::template download<double>(ctx, vectors.row(i), wide.data(), n);
-    const double sign = sign_of(wide);
-    for (std::size_t j = 0; j < wide.size(); ++j)
-      narrow[j] = static_cast<T>(sign * wide[j]);
-    B::template upload<T>(ctx, narrow.data(), rows.data() + i * n, n);
+    B::template download<double>(ctx, vectors.row(i), exact.data(), n);
+    const double sign = sign_of(exact);
+    for (std::size_t j = 0; j < exact.size(); ++j)
+      rounded[j] = static_cast<T>(sign * exact[j]);
+    B::template upload<T>(ctx, rounded.data(), rows.data() + i * n, n);
   }
   return rows;
 }
 
-/// Eigenvalues of a positive semidefinite matrix, descending, to the host; rounding below 0 is cut off.
+/// Eigendecomposition of a positive semidefinite matrix in place: row i of `a` [n, n] becomes
+/// eigenvector i. O(n^3). Returns the eigenvalues in descending order on the host; those that
+/// rounding made negative are 0.
 template <Backend B>
 std::vector<double> eigenpairs(typename B::Context& ctx, MatrixView<double> a) {
   Buffer<double, B> values(ctx, a.rows);
@@ -96,10 +108,15 @@ std::vector<double> eigenpairs(typename B::Context& ctx, MatrixView<double> a) {
   return host;
 }
 
-/// Rank-q approximation U diag(lambda) U^T of the matrix A [n, n] behind a sketch Y = A Omega [n, s] (Nystroem:
-/// A ~ Y (Omega^T Y)^+ Y^T; Tropp et al. 2017, algorithm 3, with a spectral cut in the place of the shift,
-/// because float products leave more noise than a shift of one ulp would cover). Rows of `vectors` [q, n]
-/// are its eigenvectors, orthogonal only as far as the spectrum's decay lets them be.
+/// Nystroem approximation of the matrix A [n, n] of which a sketch Y = A Omega [n, s] is known. O(n
+/// s^2).
+///
+///     A ~ Y (Omega^T Y)^+ Y^T = U diag(lambda) U^T,   rank q <= s
+///
+/// Returns lambda in descending order; the rows of `vectors` [q, n] are the columns of U,
+/// orthogonal only as far as the spectrum's decay lets them be. Source: Tropp, Yurtsever, Udell,
+/// Cevher 2017, algorithm 3, with a cut of the spectrum in place of the shift, because products in
+/// float leave more noise than a shift of one ulp would cover.
 template <class T, Backend B>
 std::vector<double> nystroem(typename B::Context& ctx, MatrixView<const T> omega, MatrixView<const double> y,
                              Buffer<double, B>& vectors, index_t& q) {
@@ -107,10 +124,10 @@ std::vector<double> nystroem(typename B::Context& ctx, MatrixView<const T> omega
   const index_t s = y.cols;
   Buffer<double, B> reduced(ctx, s * s);
   {
-    Buffer<double, B> wide(ctx, n * s);
-    B::template add_wide<T>(ctx, 1.0, omega, wide.matrix(n, s));
+    Buffer<double, B> in_double(ctx, n * s);
+    B::template add_wide<T>(ctx, 1.0, omega, in_double.matrix(n, s));
     // Symmetric up to rounding: eigh reads the lower triangle.
-    B::template gemm<double>(ctx, Op::transpose, Op::none, 1.0, std::as_const(wide).matrix(n, s), y, 0.0,
+    B::template gemm<double>(ctx, Op::transpose, Op::none, 1.0, std::as_const(in_double).matrix(n, s), y, 0.0,
                              reduced.matrix(s, s));
   }
   std::vector<double> values = eigenpairs<B>(ctx, reduced.matrix(s, s));
@@ -142,7 +159,8 @@ std::vector<double> nystroem(typename B::Context& ctx, MatrixView<const T> omega
   return energies;
 }
 
-/// sum_i u_i^T G u_i over the rows u_i of a stored side, G the lower triangle of Gram sums.
+/// Energy of a Gram matrix G [n, n] in the span of a stored side: sum_i u_i^T G u_i over its r
+/// vectors. O(r n^2). `gram` holds the lower triangle of G.
 template <class T, Backend B>
 double energy_within(typename B::Context& ctx, const BasisSide<T, B>& side, MatrixView<const double> gram) {
   const index_t n = side.extent();
@@ -153,7 +171,8 @@ double energy_within(typename B::Context& ctx, const BasisSide<T, B>& side, Matr
   Buffer<double, B> products(ctx, rows.size());
   std::vector<double> a(static_cast<std::size_t>(rows.size()));
   std::vector<double> b(a.size());
-  // u^T (L + L^T - D) u = 2 u^T L u - u^T D u with L the lower triangle, whose complement holds zeros.
+  // u^T (L + L^T - D) u = 2 u^T L u - u^T D u with L the lower triangle, whose complement holds
+  // zeros.
   Buffer<double, B> diagonal(ctx, n);
   B::template copy<double>(ctx, MatrixView<const double>(gram.data, n, 1, gram.stride + 1),
                            diagonal.matrix(n, 1));
@@ -174,37 +193,44 @@ double energy_within(typename B::Context& ctx, const BasisSide<T, B>& side, Matr
   return sum;
 }
 
-/// Fits one side. `consumed`, where it is not null, is `sums` itself and lends its Gram memory.
+/// Makes one side by its recipe. O(n^3) for a HOSVD from Gram sums, O(n s^2) from a sketch.
+/// `consumed`, where it is not null, is `sums` itself, whose Gram sums are then overwritten instead
+/// of copied.
+/// Throws ValueError as `Truncation::choose`, and when the number chosen exceeds the sketch's
+/// columns.
 template <class T, Backend B>
 FittedSide<T, B> fit_side(typename B::Context& ctx, const HosvdAccumulator<T, B>& sums,
-                          HosvdAccumulator<T, B>* consumed, GradientSide which, const SideRecipe& rule) {
+                          HosvdAccumulator<T, B>* consumed, GradientSide which, const SideRecipe& recipe) {
   using Side = BasisSide<T, B>;
   const index_t n = which == GradientSide::out ? sums.out_extent() : sums.in_extent();
   const double total = sums.total_energy();
   FittedSide<T, B> fitted;
   // The two sides of a square gradient must not get the same rotation from one seed.
-  const std::uint64_t seed = which == GradientSide::out ? rule.seed() : mix64(rule.seed() + 1);
+  const auto seed_of_side = [&](std::uint64_t seed) {
+    return which == GradientSide::out ? seed : mix64(seed + 1);
+  };
   const auto finish = [&](double kept, double all) {
     fitted.kept_energy = all > 0 ? std::clamp(kept / all, 0.0, 1.0) : 1.0;
     fitted.tail_energy = std::max(0.0, all - kept);
   };
-  if (rule.kind() == SideRecipe::Kind::identity) {
-    fitted.side = Side::identity(n);
+  if (const auto* hadamard = std::get_if<SideRecipe::Hadamard>(&recipe.choice())) {
+    fitted.side = Side::hadamard(ctx, n, seed_of_side(hadamard->seed));
     return fitted;
   }
-  if (rule.kind() == SideRecipe::Kind::hadamard) {
-    fitted.side = Side::hadamard(ctx, n, seed);
-    return fitted;
-  }
-  if (rule.kind() == SideRecipe::Kind::random) {
-    const index_t rank = rule.choose({}, n, total);
-    fitted.side = Side::random(ctx, n, rank, seed);
+  if (const auto* random = std::get_if<SideRecipe::Random>(&recipe.choice())) {
+    const index_t rank = random->rank == 0 ? n : std::min(random->rank, n);
+    fitted.side = Side::random(ctx, n, rank, seed_of_side(random->seed));
     if (rank == n) return fitted;
     if (sums.count() > 0 && !sums.gram(which).empty()) {
       finish(energy_within(ctx, fitted.side, sums.gram(which)), total);
     } else {
       fitted.kept_energy = fitted.tail_energy = std::numeric_limits<double>::quiet_NaN();
     }
+    return fitted;
+  }
+  const auto* hosvd = std::get_if<SideRecipe::Hosvd>(&recipe.choice());
+  if (hosvd == nullptr) {
+    fitted.side = Side::identity(n);
     return fitted;
   }
   if (n == 0) {
@@ -219,12 +245,9 @@ FittedSide<T, B> fit_side(typename B::Context& ctx, const HosvdAccumulator<T, B>
     index_t q = 0;
     if (total > 0) fitted.spectrum = nystroem<T, B>(ctx, sums.test_matrix(which), y, found, q);
     fitted.spectrum.resize(static_cast<std::size_t>(columns), 0.0);
-    const index_t rank = rule.choose(fitted.spectrum, n, total);
+    const index_t rank = hosvd->truncation.choose(fitted.spectrum, n, total);
     if (rank > columns) {
-      throw ValueError(std::string("the ") + to_string(which) + " side, extent " + std::to_string(n) +
-                       ", is sketched with " + std::to_string(columns) + " columns: the rule \"" +
-                       rule.to_string() + "\" asks for " + std::to_string(rank) +
-                       " vectors; raise gram_limit_bytes or lower the rank");
+      throw sketch_too_small(which, n, columns, describe(recipe), std::to_string(rank) + " vectors");
     }
     // Vectors beyond the sketch's numerical rank start as zeros and become random directions.
     Buffer<double, B> vectors(ctx, rank * n);
@@ -250,7 +273,7 @@ FittedSide<T, B> fit_side(typename B::Context& ctx, const HosvdAccumulator<T, B>
   }
   fitted.spectrum = eigenpairs<B>(ctx, vectors.matrix(n, n));
   const double all = std::accumulate(fitted.spectrum.begin(), fitted.spectrum.end(), 0.0);
-  const index_t rank = rule.choose(fitted.spectrum, n, all);
+  const index_t rank = hosvd->truncation.choose(fitted.spectrum, n, all);
   fitted.side = Side::adopt_rows(rank, n, store_rows<T, B>(ctx, std::as_const(vectors).matrix(n, n), rank));
   finish(std::accumulate(fitted.spectrum.begin(), fitted.spectrum.begin() + rank, 0.0), all);
   if (rank == n) {

@@ -1,4 +1,4 @@
-// HosvdAccumulator: what a HOSVD needs to know of a stream of gradients, without keeping them.
+// HosvdAccumulator: the Gram sums of a stream of gradients, from which their HOSVD is computed.
 #pragma once
 
 #include <algorithm>
@@ -12,6 +12,7 @@
 #include "core/buffer.hpp"
 #include "core/full_precision.hpp"
 #include "core/random.hpp"
+#include "core/weight_layout.hpp"
 #include "default_backend.hpp"
 
 namespace sparsegrad {
@@ -19,76 +20,105 @@ namespace sparsegrad {
 /// The two sides of a gradient [out, in].
 enum class GradientSide { out, in };
 
-/// "out", "in"
+/// The side's name: "out" or "in".
 inline const char* to_string(GradientSide side) {
   return side == GradientSide::out ? "out" : "in";
 }
 
+/// Options of a HosvdAccumulator.
 struct HosvdOptions {
-  bool out_side = true;                           ///< whether a basis of the out side will be fitted
-  bool in_side = true;                            ///< the same for the in side
-  bool normalize = false;                         ///< each gradient is divided by its Frobenius norm first
-  index_t gram_limit_bytes = index_t{512} << 20;  ///< a side; one whose Gram matrix is larger is sketched
-  index_t sketch_columns = 0;     ///< s; 0: the most that the limit allows, at most 512 and the extent
+  bool out_side = true;    ///< whether a HOSVD of the out side will be computed
+  bool in_side = true;     ///< whether a HOSVD of the in side will be computed
+  bool normalize = false;  ///< divide each gradient by its Frobenius norm first
+  /// Most bytes for a side's Gram matrix; a side whose matrix is larger is sketched.
+  index_t gram_limit_bytes = index_t{512} << 20;
+  /// Columns s of a sketch; 0: as many as the limit allows, at most 512 and the extent.
+  index_t sketch_columns = 0;
   std::uint64_t sketch_seed = 1;  ///< of the test matrix Omega
 };
 
-/// Sums over a stream of gradients G_i [out, in] with weights w_i from which TuckerBasis::fit computes the
-/// HOSVD of their stack (De Lathauwer, De Moor, Vandewalle, "A multilinear singular value decomposition",
-/// SIAM J. Matrix Anal. Appl. 21(4), 2000; the stack mode is not decomposed, as in SparseGrad, Chekalina et
-/// al. 2024). The singular vectors of an unfolding are the eigenvectors of its Gram matrix:
+/// Accumulates what the HOSVD of a stream of gradients needs, without keeping the gradients.
+///
+///     HosvdAccumulator<float> sums(ctx, out, in);
+///     for (const auto& dw : gradients) sums.add(ctx, dw);
+///     const SideRecipe leading = SideRecipe::hosvd(64);
+///     const auto basis = TuckerBasis<float>::fit(ctx, sums, leading, leading);
+///
+/// The singular vectors of an unfolding are the eigenvectors of its Gram matrix, so the sums over
+/// the gradients G_i [out, in] with weights w_i suffice:
+///
 ///     out side   sum_i w_i G_i G_i^T   [out, out]
 ///     in side    sum_i w_i G_i^T G_i   [in, in]
-/// Products in T, sums in double (lower triangle). Nothing is allocated for a side that is not wanted.
 ///
-/// A side whose Gram matrix A [n, n] would exceed `gram_limit_bytes` gets a linear sketch Y = A Omega [n, s]
-/// instead, Omega normal numbers by seed (Tropp, Yurtsever, Udell, Cevher, "Fixed-rank approximation of a
-/// positive-semidefinite matrix from streaming data", NIPS 2017). It gives up to s vectors; good ones, up to
-/// about s / 2.
+/// Products are computed in T, sums in double (lower triangle). Nothing is allocated for a side
+/// that is not wanted.
+///
+/// A side whose Gram matrix A [n, n] would exceed `gram_limit_bytes` keeps a linear sketch Y = A
+/// Omega [n, s] instead, with a test matrix Omega of normal numbers by seed. It gives up to s
+/// vectors; good ones, up to about s / 2.
+///
+/// Sources: De Lathauwer, De Moor, Vandewalle, "A multilinear singular value decomposition", SIAM
+/// J. Matrix Anal. Appl. 21(4), 2000 (the mode along which gradients are stacked is not decomposed,
+/// as in SparseGrad, Chekalina et al. 2024); Tropp, Yurtsever, Udell, Cevher, "Fixed-rank
+/// approximation of a positive-semidefinite matrix from streaming data", NIPS 2017.
 template <class T, Backend B = DefaultBackend>
 class HosvdAccumulator {
  public:
+  /// The backend's context.
   using Context = typename B::Context;
+  /// The options' type.
   using Options = HosvdOptions;
 
+  /// Starts with sums of 0 for gradients [out, in].
   /// Throws ValueError when an extent is negative, or a sketch does not fit under the limit.
   HosvdAccumulator(Context& ctx, index_t out, index_t in, Options options = {})
       : out_(out), in_(in), options_(options) {
-    if (out < 0 || in < 0) {
-      throw ValueError("gradients of " + shape_text(out, in) + ", expected extents >= 0 (out x in)");
-    }
-    if (options.gram_limit_bytes < 0 || options.sketch_columns < 0) {
-      throw ValueError("gram_limit_bytes is " + std::to_string(options.gram_limit_bytes) +
-                       " and sketch_columns " + std::to_string(options.sketch_columns) + ", expected >= 0");
-    }
-    if (options.out_side) start(ctx, out_sums_, out, GradientSide::out);
-    if (options.in_side) start(ctx, in_sums_, in, GradientSide::in);
+    const auto [out_form, in_form] = forms(out, in, options);
+    start(ctx, out_sums_, out, out_form);
+    start(ctx, in_sums_, in, in_form);
   }
 
-  index_t out_extent() const { return out_; }
-  index_t in_extent() const { return in_; }
-  const Options& options() const { return options_; }
-  /// Gradients added.
-  index_t count() const { return count_; }
-  /// sum_i w_i ||G_i||^2 (normalised gradients: sum of the weights), in double.
-  double total_energy() const { return total_energy_; }
-  /// Bytes stored.
-  index_t bytes() const { return out_sums_.bytes() + in_sums_.bytes(); }
-  /// What `bytes` of an accumulator with these extents and options will be, without making one.
+  /// Bytes of backend memory that an accumulator of these extents and options takes, as `bytes()`
+  /// of one just made.
+  /// Throws ValueError as the constructor does.
   static index_t bytes_for(index_t out, index_t in, const Options& options = {}) {
-    return (options.out_side ? side_bytes(out, options) : 0) +
-           (options.in_side ? side_bytes(in, options) : 0);
+    const auto [out_form, in_form] = forms(out, in, options);
+    return out * out_form.bytes_per_row() + in * in_form.bytes_per_row();
   }
 
-  /// Adds one gradient with its weight. Throws ShapeError; ValueError unless the weight is finite and >= 0;
-  /// NonFiniteError, naming the gradient's number (from 0) and the first position, when it holds NaN or Inf
-  /// or its norm is beyond double. The sums are then as before.
-  void add(Context& ctx, ConstMatrixView<T> dw, double weight = 1) {
-    if (!add_if_finite(ctx, dw, weight)) refuse(ctx, dw);
+  /// Extent of a gradient's out side.
+  index_t out_extent() const { return out_; }
+  /// Extent of a gradient's in side.
+  index_t in_extent() const { return in_; }
+  /// The options that it was made with.
+  const Options& options() const { return options_; }
+  /// Number of gradients added.
+  index_t count() const { return count_; }
+  /// Energy of the gradients added, sum_i w_i ||G_i||^2 (of normalised ones, the sum of their
+  /// weights), in double.
+  double total_energy() const { return total_energy_; }
+  /// Bytes of backend memory held.
+  index_t bytes() const { return out_sums_.bytes() + in_sums_.bytes(); }
+
+  /// Adds one gradient with its weight, O(out in (out + in)).
+  ///
+  /// `dw` is [out, in], or [in, out] with `WeightLayout::in_out`; neither is copied.
+  /// Throws ShapeError; ValueError unless the weight is finite and >= 0; NonFiniteError, naming the
+  /// gradient's number (from 0) and the first position in `dw`, when it holds NaN or Inf or its
+  /// squared norm is beyond double. The sums are then as before.
+  void add(Context& ctx, ConstMatrixView<T> dw, double weight = 1,
+           WeightLayout layout = WeightLayout::out_in) {
+    if (!add_if_finite(ctx, dw, weight, layout)) refuse(ctx, dw);
   }
-  /// The same, but of a gradient that `add` refuses with NonFiniteError says so by false.
-  bool add_if_finite(Context& ctx, ConstMatrixView<T> dw, double weight = 1) {
-    require_shape("gradient", dw.rows, dw.cols, out_, in_, "out x in of the accumulator");
+  /// Adds one gradient as `add` does, but returns false where `add` throws NonFiniteError.
+  bool add_if_finite(Context& ctx, ConstMatrixView<T> dw, double weight = 1,
+                     WeightLayout layout = WeightLayout::out_in) {
+    const bool out_in = layout == WeightLayout::out_in;
+    if (out_in) {
+      require_shape("gradient", dw.rows, dw.cols, out_, in_, "out x in of the accumulator");
+    } else {
+      require_shape("gradient", dw.rows, dw.cols, in_, out_, "in x out of the accumulator");
+    }
     if (!(weight >= 0) || !std::isfinite(weight)) {
       throw ValueError("weight of gradient " + std::to_string(count_) + " is " + std::to_string(weight) +
                        ", expected finite and >= 0");
@@ -97,7 +127,8 @@ class HosvdAccumulator {
     if (!std::isfinite(energy)) return false;
     if (energy > 0 && weight > 0) {
       auto frame = ctx.frame();
-      // Squares of very small or large entries leave the range of T: a power of two brings them back.
+      // Squares of very small or large entries leave the range of T: a power of two brings them
+      // back.
       const int shift = scale_exponent(energy);
       if (shift != 0) {
         const MatrixView<T> scaled = frame.template matrix<T>(dw.rows, dw.cols);
@@ -107,18 +138,20 @@ class HosvdAccumulator {
       }
       const double product_weight =
           options_.normalize ? weight / std::ldexp(energy, 2 * shift) : std::ldexp(weight, -2 * shift);
-      accumulate(ctx, out_sums_, Op::none, dw, product_weight);
-      accumulate(ctx, in_sums_, Op::transpose, dw, product_weight);
+      accumulate(ctx, out_sums_, out_in ? Op::none : Op::transpose, dw, product_weight);
+      accumulate(ctx, in_sums_, out_in ? Op::transpose : Op::none, dw, product_weight);
     }
     total_energy_ += options_.normalize && energy > 0 ? weight : weight * energy;
     ++count_;
     return true;
   }
 
-  /// Adds the sums of another accumulator: the same as its gradients added here, to the rounding of double.
-  /// Throws ShapeError when the extents differ, ValueError when the sides, the normalisation or their form
-  /// (Gram sums, sketch, its columns and seed) do, NonFiniteError when the other's sums hold NaN or Inf (from another
-  /// process, say: `add` lets none in); nothing has changed then.
+  /// Adds the sums of another accumulator, as if its gradients had been added here (to the rounding
+  /// of double).
+  /// Throws ShapeError when the extents differ; ValueError when the sides, the normalisation or the
+  /// form of the sums (Gram sums, sketch, its columns and seed) differ; NonFiniteError when the
+  /// other's sums hold NaN or Inf, which `add` never lets in but memory received from another
+  /// process can. Strong exception guarantee.
   void merge(Context& ctx, const HosvdAccumulator& other) {
     require_shape("accumulator", other.out_, other.in_, out_, in_, "out x in of this accumulator");
     if (options_.normalize != other.options_.normalize) {
@@ -142,7 +175,7 @@ class HosvdAccumulator {
     count_ += other.count_;
   }
 
-  /// Back to no gradients; keeps the memory.
+  /// Forgets all gradients and keeps the memory.
   void clear(Context& ctx) {
     for (Sums* sums : {&out_sums_, &in_sums_}) {
       if (!sums->sums.empty()) B::template zero<double>(ctx, sums->sums.data(), sums->sums.size());
@@ -151,37 +184,47 @@ class HosvdAccumulator {
     total_energy_ = 0;
   }
 
-  /// Whether the side was asked for.
-  bool has_side(GradientSide side) const { return of(side).form != Form::none; }
-  /// Whether the side is sketched.
-  bool sketched(GradientSide side) const { return of(side).form == Form::sketch; }
-  /// Gram sums [n, n], lower triangle; empty when the side has none. Backend memory.
+  /// Whether sums of the side are held.
+  bool has_side(GradientSide side) const { return of(side).kind != Kind::none; }
+  /// Whether the side is sketched instead of having Gram sums.
+  bool sketched(GradientSide side) const { return of(side).kind == Kind::sketch; }
+  /// The side's Gram sums [n, n], lower triangle, in backend memory; empty when it has none.
   MatrixView<const double> gram(GradientSide side) const {
-    return of(side).form == Form::gram ? of(side).view() : MatrixView<const double>();
+    return of(side).kind == Kind::gram ? of(side).view() : MatrixView<const double>();
   }
-  /// Sketch Y = A Omega [n, s]; empty when the side has none. Backend memory.
+  /// The side's sketch Y = A Omega [n, s] in backend memory; empty when it has none.
   MatrixView<const double> sketch(GradientSide side) const {
-    return of(side).form == Form::sketch ? of(side).view() : MatrixView<const double>();
+    return of(side).kind == Kind::sketch ? of(side).view() : MatrixView<const double>();
   }
-  /// Omega [n, s] of a sketched side, else empty. Backend memory.
+  /// The test matrix Omega [n, s] of a sketched side in backend memory; empty when there is none.
   MatrixView<const T> test_matrix(GradientSide side) const {
     const Sums& sums = of(side);
-    if (sums.form != Form::sketch) return {};
+    if (sums.kind != Kind::sketch) return {};
     return sums.omega.matrix(sums.n, sums.s);
   }
-  /// Gives away the memory of a side's Gram sums; the side counts as not asked for from then on.
+  /// Gives away the memory of a side's Gram sums; the accumulator has no sums of that side from
+  /// then on.
   Buffer<double, B> release_gram(GradientSide side) {
     Sums& sums = side == GradientSide::out ? out_sums_ : in_sums_;
-    if (sums.form != Form::gram) return {};
-    sums.form = Form::none;
+    if (sums.kind != Kind::gram) return {};
+    sums.kind = Kind::none;
     return std::move(sums.sums);
   }
 
  private:
-  enum class Form { none, gram, sketch };
+  enum class Kind { none, gram, sketch };
+
+  struct Form {
+    Kind kind = Kind::none;
+    index_t columns = 0;  ///< n, or the sketch's
+
+    index_t bytes_per_row() const {
+      return columns * static_cast<index_t>(sizeof(double) + (kind == Kind::sketch ? sizeof(T) : 0));
+    }
+  };
 
   struct Sums {
-    Form form = Form::none;
+    Kind kind = Kind::none;
     index_t n = 0;
     index_t s = 0;           ///< columns: n, or the sketch's
     Buffer<double, B> sums;  ///< [n, s]
@@ -196,40 +239,43 @@ class HosvdAccumulator {
 
   const Sums& of(GradientSide side) const { return side == GradientSide::out ? out_sums_ : in_sums_; }
 
-  /// n * n doubles may pass the range of index_t only beyond any memory; the quotient is safe in any case.
-  static bool is_gram(index_t n, const Options& options) {
-    return n == 0 || n <= options.gram_limit_bytes / static_cast<index_t>(sizeof(double)) / n;
-  }
-  /// Bytes of a column of the sketch and of Omega.
-  static index_t column_bytes(index_t n) { return n * static_cast<index_t>(sizeof(double) + sizeof(T)); }
-  static index_t sketch_columns(index_t n, const Options& options) {
-    if (options.sketch_columns > 0) return options.sketch_columns;
-    return std::min({n, options.gram_limit_bytes / column_bytes(n), default_sketch_columns});
-  }
-  static index_t side_bytes(index_t n, const Options& options) {
-    if (is_gram(n, options)) return n * n * static_cast<index_t>(sizeof(double));
-    return sketch_columns(n, options) * column_bytes(n);
+  /// Throws ValueError when the extents or the options are invalid.
+  static std::pair<Form, Form> forms(index_t out, index_t in, const Options& options) {
+    if (out < 0 || in < 0) {
+      throw ValueError("gradients of " + shape_text(out, in) + ", expected extents >= 0 (out x in)");
+    }
+    if (options.gram_limit_bytes < 0 || options.sketch_columns < 0) {
+      throw ValueError("gram_limit_bytes is " + std::to_string(options.gram_limit_bytes) +
+                       " and sketch_columns " + std::to_string(options.sketch_columns) + ", expected >= 0");
+    }
+    return {options.out_side ? form_of(out, GradientSide::out, options) : Form(),
+            options.in_side ? form_of(in, GradientSide::in, options) : Form()};
   }
 
-  void start(Context& ctx, Sums& sums, index_t n, GradientSide side) {
-    sums.n = n;
-    if (is_gram(n, options_)) {
-      sums.form = Form::gram;
-      sums.s = n;
-      sums.sums.resize(ctx, n * n);
-      return;
-    }
-    const index_t column = column_bytes(n);
-    const index_t most = std::min(n, options_.gram_limit_bytes / column);
-    sums.form = Form::sketch;
-    sums.s = sketch_columns(n, options_);
-    if (sums.s < 1 || sums.s > most) {
+  static Form form_of(index_t n, GradientSide side, const Options& options) {
+    // n * n doubles may pass the range of index_t only beyond any memory; the quotient is safe in
+    // any case.
+    const bool gram = n == 0 || n <= options.gram_limit_bytes / static_cast<index_t>(sizeof(double)) / n;
+    if (gram) return {Kind::gram, n};
+    const index_t column = n * static_cast<index_t>(sizeof(double) + sizeof(T));
+    const index_t most = std::min(n, options.gram_limit_bytes / column);
+    const index_t columns =
+        options.sketch_columns > 0 ? options.sketch_columns : std::min(most, default_sketch_columns);
+    if (columns < 1 || columns > most) {
       throw ValueError(std::string("sketch of the ") + to_string(side) + " side, extent " +
-                       std::to_string(n) + ", of " + std::to_string(std::max<index_t>(sums.s, 1)) +
+                       std::to_string(n) + ", of " + std::to_string(std::max<index_t>(columns, 1)) +
                        " columns at " + std::to_string(column) + " bytes each: gram_limit_bytes = " +
-                       std::to_string(options_.gram_limit_bytes) + " allows " + std::to_string(most));
+                       std::to_string(options.gram_limit_bytes) + " allows " + std::to_string(most));
     }
-    sums.sums.resize(ctx, n * sums.s);
+    return {Kind::sketch, columns};
+  }
+
+  void start(Context& ctx, Sums& sums, index_t n, const Form& form) {
+    sums.n = n;
+    sums.kind = form.kind;
+    sums.s = form.columns;
+    if (form.kind != Kind::none) sums.sums.resize(ctx, n * sums.s);
+    if (form.kind != Kind::sketch) return;
     sums.omega.resize(ctx, n * sums.s);
     std::vector<T> row(static_cast<std::size_t>(sums.s));
     for (index_t i = 0; i < n; ++i) {
@@ -243,8 +289,8 @@ class HosvdAccumulator {
 
   /// op none: A = dW dW^T; transpose: A = dW^T dW.
   void accumulate(Context& ctx, Sums& sums, Op op, MatrixView<const T> dw, double weight) {
-    if (sums.form == Form::gram) B::template gram<T>(ctx, op, dw, weight, sums.view());
-    if (sums.form != Form::sketch) return;
+    if (sums.kind == Kind::gram) B::template gram<T>(ctx, op, dw, weight, sums.view());
+    if (sums.kind != Kind::sketch) return;
     const FullPrecision exact(ctx);
     const Op other = op == Op::none ? Op::transpose : Op::none;
     const index_t depth = op == Op::none ? dw.cols : dw.rows;
@@ -264,7 +310,8 @@ class HosvdAccumulator {
     }
   }
 
-  /// Power of two for entries whose squares would leave T's range or its normal numbers; 0 for ordinary ones.
+  /// Power of two for entries whose squares would leave T's range or its normal numbers; 0 for
+  /// ordinary ones.
   static int scale_exponent(double energy) {
     constexpr double high = sizeof(T) == 4 ? 1e30 : 1e290;
     constexpr double low = sizeof(T) == 4 ? 1e-22 : 1e-280;
@@ -279,23 +326,24 @@ class HosvdAccumulator {
       throw NonFiniteError(name + " has a squared norm beyond the range of double; the sums are unchanged");
     }
     T value{};
-    B::template download<T>(ctx, dw.row(at / in_) + at % in_, &value, 1);
+    const index_t row = at / dw.cols;
+    const index_t col = at % dw.cols;
+    B::template download<T>(ctx, dw.row(row) + col, &value, 1);
     throw NonFiniteError(name + " has " + (std::isnan(value) ? "NaN" : "Inf") + " at (" +
-                         std::to_string(at / in_) + ", " + std::to_string(at % in_) +
-                         "); the sums are unchanged");
+                         std::to_string(row) + ", " + std::to_string(col) + "); the sums are unchanged");
   }
 
   void require_alike(const Sums& a, const Sums& b, GradientSide side, const HosvdAccumulator& other) const {
     const auto text = [](const Sums& sums) {
-      if (sums.form == Form::none) return std::string("nothing");
-      if (sums.form == Form::gram) return std::string("Gram sums");
+      if (sums.kind == Kind::none) return std::string("nothing");
+      if (sums.kind == Kind::gram) return std::string("Gram sums");
       return "a sketch of " + std::to_string(sums.s) + " columns";
     };
-    if (a.form != b.form || a.s != b.s) {
+    if (a.kind != b.kind || a.s != b.s) {
       throw ValueError(std::string("merge: on the ") + to_string(side) + " side one accumulator holds " +
                        text(a) + ", the other " + text(b));
     }
-    if (a.form == Form::sketch && options_.sketch_seed != other.options_.sketch_seed) {
+    if (a.kind == Kind::sketch && options_.sketch_seed != other.options_.sketch_seed) {
       throw ValueError(std::string("merge: the sketches of the ") + to_string(side) +
                        " side have the seeds " + std::to_string(options_.sketch_seed) + " and " +
                        std::to_string(other.options_.sketch_seed));

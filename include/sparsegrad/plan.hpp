@@ -40,12 +40,11 @@ struct SideShape {
   index_t rank = 0;
 };
 
-namespace detail {
+/// The shape of a side.
 template <class T, Backend B>
 SideShape shape_of(const BasisSide<T, B>& side) {
   return {side.kind(), side.extent(), side.rank()};
 }
-}  // namespace detail
 
 /// Work between two optimizer steps, as far as the choice of a plan goes: any number of tokens is computed right, but
 /// an engine whose batches are not near the default should say so (LinearOptions::workload, set_plan).

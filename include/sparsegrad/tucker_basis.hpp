@@ -1,4 +1,4 @@
-// TuckerBasis: the pair (V, U) in which gradients become compact.
+// TuckerBasis: the pair of orthonormal factors (V, U) in which gradients are expressed.
 #pragma once
 
 #include <algorithm>
@@ -34,129 +34,167 @@ inline std::string short_number(double value) {
 }
 }  // namespace detail
 
-/// What a fit knows of one side.
+/// Truncation report of one side of a fitted basis.
 struct SideReport {
-  /// Eigenvalues lambda of the side's Gram matrix, descending, negative ones set to 0: the energies of its
-  /// singular vectors. Empty where there is none; of a sketched side the leading ones, from below.
+  /// Eigenvalues of the side's Gram matrix, descending, negative ones set to 0: the energies of the
+  /// singular vectors. Empty for a side that was not fitted; of a sketched side the leading ones,
+  /// estimated from below.
   std::vector<double> spectrum;
-  /// Share of the stack's energy in the span of the side's r vectors, in [0, 1]; 1 for a side that drops
-  /// nothing, NaN where it is unknown (truncated without gradients). A stack without energy: 1.
+  /// Fraction of the gradients' energy in the span of the side's r vectors, in [0, 1]. 1 for a side
+  /// of full rank and for gradients that are 0; NaN where it is unknown (a truncated side that no
+  /// gradients were projected on).
   double kept_energy = 1;
-  /// Energy outside of that span; NaN where it is unknown.
+  /// Energy outside that span; NaN where it is unknown.
   double tail_energy = 0;
 };
 
-/// What a fit knows of the stack.
+/// Truncation report of a fitted basis.
 struct BasisReport {
-  SideReport out;
-  SideReport in;
-  index_t gradients = 0;    ///< how many were added up; 0 without a fit
-  double total_energy = 0;  ///< sum_i w_i ||G_i||^2
+  SideReport out;           ///< of the out side
+  SideReport in;            ///< of the in side
+  index_t gradients = 0;    ///< number of gradients accumulated; 0 for a basis that was not fitted
+  double total_energy = 0;  ///< their energy sum_i w_i ||G_i||^2
 
-  /// The core keeps at least this share of the stack's energy: 1 - (tail_out + tail_in) / total, from 0.
+  /// Lower bound of the fraction of the energy that the cores keep.
+  /// It is 1 - (tail_out + tail_in) / total, or 0 where that is negative.
   double joint_lower_bound() const { return std::max(0.0, out.kept_energy + in.kept_energy - 1); }
-  /// ||X - X^|| <= sqrt(tail_out + tail_in) for the stack X of the weighted gradients and its reconstruction
-  /// (De Lathauwer, De Moor, Vandewalle 2000, property 10).
+  /// Upper bound of the reconstruction's error, sqrt(tail_out + tail_in).
+  /// ||X - X^|| is at most that, with X the stacked weighted gradients and X^ their reconstruction
+  /// from the cores (De Lathauwer, De Moor, Vandewalle 2000, property 10).
   double tail_bound() const { return std::sqrt(out.tail_energy + in.tail_energy); }
 };
 
-/// Shares of ||G||^2, each in [0, 1]; 0 for a gradient that is 0.
-struct EnergyShares {
+/// Fractions of a gradient's energy ||G||^2, each in [0, 1]; all 0 for a gradient that is 0.
+struct EnergyFractions {
   double raw_top_k = 0;    ///< in the k largest entries of G
   double basis_top_k = 0;  ///< in the k largest entries of V^T G U
-  double kept_block = 0;   ///< in the whole core V^T G U
+  double kept_block = 0;   ///< in all entries of V^T G U
 };
 
-/// max |U^T U - I| of each side.
+/// Largest deviation from orthonormal columns, max |V^T V - I| and max |U^T U - I|.
 struct OrthogonalityDefect {
-  double out = 0;
-  double in = 0;
+  double out = 0;  ///< of V
+  double in = 0;   ///< of U
 };
 
-/// V [out, r] and U [in, c] with orthonormal columns. A gradient G [out, in] has the core V^T G U [r, c].
-/// Immutable, but for copies of the factors in narrower types, made when first asked for; shared by pointer, also by
-/// several contexts: what the calls here return is finished.
+/// Tucker basis of gradients [out, in]: factors V [out, r] and U [in, c] with orthonormal columns.
+///
+///     const auto out = SideRecipe::hosvd(64), in = SideRecipe::identity();
+///     const auto basis = TuckerBasis<float>::fit(ctx, sums, out, in);
+///     basis->project(ctx, g, core);       // core = V^T G U      [r, c]
+///     basis->expand(ctx, core, 0.0f, g);  // G    = V core U^T   [out, in]
+///
+/// Immutable and shared by pointer, also between contexts and threads: all work on a basis is
+/// finished when the call that made it returns. Only the low-precision copies of the factors are
+/// made later, when first asked for, under a lock.
+///
+/// Sources: Tucker decomposition by HOSVD, De Lathauwer, De Moor, Vandewalle 2000; SparseGrad,
+/// Chekalina et al. 2024.
 template <class T, Backend B = DefaultBackend>
 class TuckerBasis {
  public:
+  /// The backend's context.
   using Context = typename B::Context;
+  /// One side of the basis.
   using Side = BasisSide<T, B>;
+  /// What `fit` takes the gradients' sums from.
   using Accumulator = HosvdAccumulator<T, B>;
+  /// How a basis is held.
   using Pointer = std::shared_ptr<const TuckerBasis>;
 
-  /// Defect that `from_factors` accepts.
+  /// Largest orthogonality defect that `from_factors` accepts unless told otherwise.
   static constexpr double default_tolerance = sizeof(T) == 4 ? 1e-4 : 1e-9;
 
-  /// HOSVD of the gradients that the accumulator saw, truncated by the rules: V, U = leading eigenvectors of
-  /// the Gram sums (in double, stored as T). The entry of largest magnitude of each vector is positive; of
-  /// entries as large to 1e-5 the first decides, so that rounding does not.
-  /// Takes a copy of one side's Gram sums at a time as working memory.
-  /// Throws StateError when a rule needs gradients and the accumulator has none or not that side; ValueError
-  /// when a sketched side is asked for more vectors than its sketch has columns, or by a rule's own check.
-  static Pointer fit(Context& ctx, const Accumulator& sums, const SideRecipe& out_rule,
-                     const SideRecipe& in_rule) {
-    return fit_sides(ctx, sums, nullptr, out_rule, in_rule);
+  /// Makes a basis by one recipe a side; `hosvd` sides from the gradients that the accumulator saw.
+  ///
+  /// The factors of a HOSVD are the leading eigenvectors of the Gram sums, computed in double and
+  /// stored as T, in O(out^3 + in^3); from a sketch of s columns in O(n s^2). Each vector's entry
+  /// of largest magnitude is positive; among entries of equal magnitude (to 1e-5) it is the first,
+  /// so that rounding does not decide the sign. The working memory is a copy of one side's Gram
+  /// sums at a time.
+  /// Throws StateError when a recipe needs gradients and the accumulator has none, or was made
+  /// without that side; ValueError when a sketched side is asked for more vectors than its sketch
+  /// has columns, and as `Truncation::choose`.
+  static Pointer fit(Context& ctx, const Accumulator& sums, const SideRecipe& out_recipe,
+                     const SideRecipe& in_recipe) {
+    return fit_sides(ctx, sums, nullptr, out_recipe, in_recipe);
   }
-  /// The same, in the accumulator's own memory, without that copy: the Gram sums are gone afterwards.
-  static Pointer fit(Context& ctx, Accumulator&& sums, const SideRecipe& out_rule,
-                     const SideRecipe& in_rule) {
-    return fit_sides(ctx, sums, &sums, out_rule, in_rule);
+  /// Makes a basis as above, but computes in the accumulator's own memory instead of a copy of it.
+  /// The Gram sums of the sides that were fitted are gone afterwards.
+  static Pointer fit(Context& ctx, Accumulator&& sums, const SideRecipe& out_recipe,
+                     const SideRecipe& in_recipe) {
+    return fit_sides(ctx, sums, &sums, out_recipe, in_recipe);
   }
-  /// From rules that need no gradients (identity, random, fast transform), for gradients [out, in].
-  /// Throws StateError when a rule does need them.
-  static Pointer from_rules(Context& ctx, index_t out, index_t in, const SideRecipe& out_rule,
-                            const SideRecipe& in_rule) {
+  /// Makes a basis for gradients [out, in] by recipes that need no gradients: identity, random,
+  /// Hadamard.
+  /// Throws StateError when a recipe does need them.
+  static Pointer from_recipes(Context& ctx, index_t out, index_t in, const SideRecipe& out_recipe,
+                              const SideRecipe& in_recipe) {
     HosvdOptions none;
     none.out_side = none.in_side = false;
-    return fit(ctx, Accumulator(ctx, out, in, none), out_rule, in_rule);
+    return fit(ctx, Accumulator(ctx, out, in, none), out_recipe, in_recipe);
   }
 
-  /// From V [out, r] and U [in, c] in the backend's memory; copied.
-  /// Throws ValueError, stating the defect, when max |V^T V - I| or max |U^T U - I| exceeds the tolerance.
+  /// Copies the factors V [out, r] and U [in, c] of the caller's own basis from backend memory.
+  ///
+  ///     auto basis = TuckerBasis<float>::from_factors(ctx, {V, out, r}, {U, in, c});
+  ///
+  /// Orthonormality is checked in O(out r^2 + in c^2).
+  /// Throws ValueError when r > out or c > in, and, stating the defect, when max |V^T V - I| or max
+  /// |U^T U - I| exceeds the tolerance.
   static Pointer from_factors(Context& ctx, ConstMatrixView<T> v, ConstMatrixView<T> u,
                               double tolerance = default_tolerance) {
     Pointer basis = from_sides(Side::from_factor(ctx, v), Side::from_factor(ctx, u));
     basis->require_orthonormal(ctx, tolerance);
     return basis;
   }
-  /// From two sides, which are taken over. The report is what is known of them: files give it back.
+  /// Makes a basis of two sides, which are taken over and not checked.
   static Pointer from_sides(Side out, Side in) {
     BasisReport report;
     report.out = unfitted(out);
     report.in = unfitted(in);
     return from_sides(std::move(out), std::move(in), std::move(report));
   }
+  /// Makes a basis of two sides with the report that belongs to them, as files hold it.
   static Pointer from_sides(Side out, Side in, BasisReport report) {
     return Pointer(new TuckerBasis(std::move(out), std::move(in), std::move(report)));
   }
-  /// No rotation: the core is the gradient itself.
+  /// The basis without rotation, in which the core is the gradient itself. Throws ValueError when
+  /// an extent is negative.
   static Pointer identity(index_t out, index_t in) {
     return from_sides(Side::identity(out), Side::identity(in));
   }
+  /// The basis without rotation, called like the other factories.
   static Pointer identity(Context&, index_t out, index_t in) { return identity(out, in); }
 
+  /// The out side, V.
   const Side& out() const { return out_; }
+  /// The in side, U.
   const Side& in() const { return in_; }
+  /// What the fit found out about the truncation.
   const BasisReport& report() const { return report_; }
-  /// r, c: extents of the core.
+  /// Rows r of a core.
   index_t rows() const { return out_.rank(); }
+  /// Columns c of a core.
   index_t cols() const { return in_.rank(); }
-  /// Extents of a gradient.
+  /// Rows of a gradient.
   index_t out_extent() const { return out_.extent(); }
+  /// Columns of a gradient.
   index_t in_extent() const { return in_.extent(); }
-  /// Bytes stored (factors and signs, and the narrow copies that were asked for).
+  /// Bytes of backend memory held: factors, signs, and the low-precision copies made so far.
   index_t bytes() const {
-    const std::lock_guard lock(narrow_mutex_);
+    const std::lock_guard lock(low_precision_mutex_);
     return out_.bytes() + in_.bytes() + (bfloat16_ == nullptr ? 0 : bfloat16_->bytes()) +
            (float16_ == nullptr ? 0 : float16_->bytes());
   }
 
-  /// The basis with its factors rounded to N = bfloat16 or float16, for products with tokens stored so. Made at the
-  /// first call, once for all layers, and kept as long as the basis; only where T is float.
+  /// The basis with its factors rounded to N = bfloat16 or float16, for products with tokens of
+  /// that type. Made at the first call, for all layers that share the basis, and kept as long as
+  /// it; only where T is float.
   template <class N>
   const LowPrecisionBasis<N, B>& low_precision(Context& ctx) const {
     static_assert(std::is_same_v<compute_t<N>, T> && is_low_precision<N>);
-    const std::lock_guard lock(narrow_mutex_);
+    const std::lock_guard lock(low_precision_mutex_);
     auto& copy = [&]() -> auto& {
       if constexpr (std::is_same_v<N, bfloat16>) {
         return bfloat16_;
@@ -169,14 +207,15 @@ class TuckerBasis {
     return *copy;
   }
 
-  /// C = V^T G U, G [out, in], C [r, c].
+  /// Projects a gradient onto the basis: C = V^T G U, G [out, in], C [r, c].
+  /// The product that the cost model finds cheaper comes first. Throws ShapeError.
   void project(Context& ctx, ConstMatrixView<T> g, MatrixView<T> core) const {
     require_shape("gradient", g.rows, g.cols, out_extent(), in_extent(), "out x in of the basis");
     require_shape("core", core.rows, core.cols, rows(), cols(), "rows x cols of the core");
     if (!out_.rotates()) return in_.project_columns(ctx, g, core);
     if (!in_.rotates()) return out_.project_rows(ctx, g, core);
     auto frame = ctx.frame();
-    if (CostModel().projects_columns_first(detail::shape_of(out_), detail::shape_of(in_))) {
+    if (CostModel().projects_columns_first(shape_of(out_), shape_of(in_))) {
       const MatrixView<T> half = frame.template matrix<T>(g.rows, cols());
       in_.project_columns(ctx, g, half);
       out_.project_rows(ctx, half, core);
@@ -187,14 +226,16 @@ class TuckerBasis {
     }
   }
 
-  /// G = V C U^T + beta G, C [r, c], G [out, in]; beta = 0 overwrites NaN.
+  /// Expands a core to a gradient: G = V C U^T + beta G, C [r, c], G [out, in].
+  /// beta = 0 overwrites G, NaN included. The product that the cost model finds cheaper comes
+  /// first. Throws ShapeError.
   void expand(Context& ctx, ConstMatrixView<T> core, T beta, MatrixView<T> g) const {
     require_shape("gradient", g.rows, g.cols, out_extent(), in_extent(), "out x in of the basis");
     require_shape("core", core.rows, core.cols, rows(), cols(), "rows x cols of the core");
     if (!out_.rotates()) return in_.expand_columns(ctx, core, beta, g);
     if (!in_.rotates()) return out_.expand_rows(ctx, core, beta, g);
     auto frame = ctx.frame();
-    if (CostModel().expands_columns_first(detail::shape_of(out_), detail::shape_of(in_))) {
+    if (CostModel().expands_columns_first(shape_of(out_), shape_of(in_))) {
       const MatrixView<T> half = frame.template matrix<T>(rows(), g.cols);
       in_.expand_columns(ctx, core, T(0), half);
       out_.expand_rows(ctx, half, beta, g);
@@ -205,36 +246,41 @@ class TuckerBasis {
     }
   }
 
-  /// Where the energy of a gradient lies. k is cut to the number of entries. Throws ShapeError, ValueError when
-  /// k < 0 or a matrix has 2^31 entries, NonFiniteError when ||G||^2 is not finite.
-  EnergyShares energy(Context& ctx, ConstMatrixView<T> g, index_t k) const {
+  /// How much of a gradient's energy k entries hold, as it is and in the basis. k is at most the
+  /// number of entries.
+  /// Throws ShapeError; ValueError when k < 0 or a matrix has 2^31 entries or more; NonFiniteError
+  /// when ||G||^2 is not finite.
+  EnergyFractions energy(Context& ctx, ConstMatrixView<T> g, index_t k) const {
     require_shape("gradient", g.rows, g.cols, out_extent(), in_extent(), "out x in of the basis");
     if (k < 0) throw ValueError("k is " + std::to_string(k) + ", expected k >= 0");
-    EnergyShares shares;
+    EnergyFractions fractions;
     const double total = g.empty() ? 0.0 : B::template squared_norm<T>(ctx, g);
     if (!std::isfinite(total)) throw NonFiniteError("energy: the gradient's squared norm is not finite");
-    if (total <= 0) return shares;
+    if (total <= 0) return fractions;
     const FullPrecision exact(ctx);
-    const auto share = [&](double part) { return std::clamp(part / total, 0.0, 1.0); };
+    const auto fraction_of = [&](double part) { return std::clamp(part / total, 0.0, 1.0); };
     auto frame = ctx.frame();
     const MatrixView<T> memory = frame.template matrix<T>(std::max(g.size(), rows() * cols()), 1);
     const MatrixView<T> whole(memory.data, g.rows, g.cols);
     B::template copy<T>(ctx, g, whole);
-    shares.raw_top_k = share(top_energy(ctx, whole, k));
+    fractions.raw_top_k = fraction_of(top_energy(ctx, whole, k));
     const MatrixView<T> core(memory.data, rows(), cols());
     project(ctx, g, core);
-    shares.basis_top_k = share(top_energy(ctx, core, k));
-    if (!core.empty()) shares.kept_block = share(B::template squared_norm<T>(ctx, core));
-    return shares;
+    fractions.basis_top_k = fraction_of(top_energy(ctx, core, k));
+    if (!core.empty()) fractions.kept_block = fraction_of(B::template squared_norm<T>(ctx, core));
+    return fractions;
   }
 
-  /// max |V^T V - I| and max |U^T U - I|, products in T. Identity and fast transform: 0, by construction.
+  /// Measures max |V^T V - I| and max |U^T U - I| with products in T, in O(out r^2 + in c^2).
+  /// Identity and Hadamard sides count as 0, by construction.
   OrthogonalityDefect orthogonality_defect(Context& ctx) const {
     return {side_defect(ctx, out_), side_defect(ctx, in_)};
   }
 
-  /// The reference implementation's rotation V^T G U^T, U^T in the place of U, for replication alone: on the in
-  /// side it is an arbitrary rotation that compacts nothing. Throws ValueError unless the in side is a full factor.
+  /// The basis with U^T in place of U, as in the paper's reference implementation (G is rotated to
+  /// V^T G U^T). For replication only: on the in side it is an arbitrary rotation, which makes
+  /// gradients no sparser.
+  /// Throws ValueError unless the in side is a stored factor of full rank.
   Pointer with_transposed_input(Context& ctx) const {
     if (!in_.has_factor() || in_.rank() != in_.extent()) {
       throw ValueError("with_transposed_input: the in side is " + std::string(to_string(in_.kind())) +
@@ -270,15 +316,15 @@ class TuckerBasis {
   }
 
   static Pointer fit_sides(Context& ctx, const Accumulator& sums, Accumulator* consumed,
-                           const SideRecipe& out_rule, const SideRecipe& in_rule) {
+                           const SideRecipe& out_recipe, const SideRecipe& in_recipe) {
     // All refusals come before the first side is worked on.
-    detail::require_fit<T, B>(sums, GradientSide::out, out_rule);
-    detail::require_fit<T, B>(sums, GradientSide::in, in_rule);
+    detail::require_fit<T, B>(sums, GradientSide::out, out_recipe);
+    detail::require_fit<T, B>(sums, GradientSide::in, in_recipe);
     BasisReport report;
     report.gradients = sums.count();
     report.total_energy = sums.total_energy();
-    auto out = detail::fit_side<T, B>(ctx, sums, consumed, GradientSide::out, out_rule);
-    auto in = detail::fit_side<T, B>(ctx, sums, consumed, GradientSide::in, in_rule);
+    auto out = detail::fit_side<T, B>(ctx, sums, consumed, GradientSide::out, out_recipe);
+    auto in = detail::fit_side<T, B>(ctx, sums, consumed, GradientSide::in, in_recipe);
     report.out = {std::move(out.spectrum), out.kept_energy, out.tail_energy};
     report.in = {std::move(in.spectrum), in.kept_energy, in.tail_energy};
     wait_for(ctx);
@@ -340,7 +386,7 @@ class TuckerBasis {
   Side out_;
   Side in_;
   BasisReport report_;
-  mutable std::mutex narrow_mutex_;
+  mutable std::mutex low_precision_mutex_;
   mutable std::unique_ptr<LowPrecisionBasis<bfloat16, B>> bfloat16_;
   mutable std::unique_ptr<LowPrecisionBasis<float16, B>> float16_;
 };

@@ -1,20 +1,19 @@
-// The way back: W += V D U^T for an update D on the support of a sparse gradient.
+// The weight's update: W <- (1 - decay) W + V D U^T for an update D on the support of a sparse gradient.
 #pragma once
 
 #include <algorithm>
+#include <span>
+#include <string>
 #include <utility>
+#include <vector>
 
+#include "core/float_bits.hpp"
 #include "plan.hpp"
 #include "sparse_gradient.hpp"
+#include "trained_weight.hpp"
 #include "tucker_basis.hpp"
 
 namespace sparsegrad {
-
-/// Which index of a stored weight runs over the outputs.
-enum class WeightLayout {
-  out_in,  ///< W [out, in], y = x W^T + b
-  in_out,  ///< W [in, out], y = x W + b
-};
 
 namespace detail {
 
@@ -39,7 +38,7 @@ void expand_dense(typename B::Context& ctx, const BasisSide<T, B>& rows, const B
   }
 }
 
-/// Half of the way back of a sparse update, whose entries stand in groups of one row (or column) of D: panel.row(s) =
+/// Half of the expansion of a sparse update, whose entries stand in groups of one row (or column) of D: panel.row(s) =
 /// the group's entries expanded along the other side.
 template <class T, Backend B>
 void expand_groups(typename B::Context& ctx, const GroupedSupport& groups, const T* values, index_t count,
@@ -64,7 +63,7 @@ void expand_sparse(typename B::Context& ctx, const BasisSide<T, B>& rows, const 
   if (count == 0) return;
   auto frame = ctx.frame();
 
-  // Only few groups: the panel of the way back is as tall as the rows (or columns) that D uses.
+  // Only few groups: the panel is as tall as the rows (or columns) that D uses.
   const auto group = [&](bool by_cols_of_w, T* ordered) {
     const bool columns_of_d = by_cols_of_w != swapped;
     const index_t most = std::min(count, columns_of_d ? d.cols() : d.rows());
@@ -160,7 +159,7 @@ void add_expanded(typename B::Context& ctx, const TuckerBasis<T, B>& basis, cons
   const bool densify =
       rotated && !d.dense() &&
       (static_cast<double>(d.count()) > B::dense_above_density * static_cast<double>(d.size()) ||
-       expands_dense(detail::shape_of(rows), detail::shape_of(cols), d.count(), model));
+       expands_dense(shape_of(rows), shape_of(cols), d.count(), model));
   if (!d.dense() && !densify) return detail::expand_sparse<T, B>(ctx, rows, cols, swapped, d, model, w);
 
   auto frame = ctx.frame();
@@ -185,5 +184,156 @@ index_t add_expanded_scratch(const typename B::Context& ctx, const TuckerBasis<T
          capacity * (element + 4 * static_cast<index_t>(sizeof(stored_index_t))) +
          B::template scratch_bound<T>(ctx, std::max(weight, wide * wide));
 }
+
+/// Throws ValueError unless 0 <= decay <= 1, decay being learning rate times weight decay.
+inline void require_decay(double decay) {
+  if (is_finite(decay) && decay >= 0 && decay <= 1) return;
+  throw ValueError("decay is " + std::to_string(decay) + ", expected 0 <= learning rate * weight decay <= 1");
+}
+
+/// W <- (1 - decay) W + V D U^T in place, D [r, c] carrying -lr. A W of 16 bits is rounded anew from its master, which is
+/// what changes. Throws ShapeError, ValueError unless 0 <= decay <= 1; nothing has changed then. (Without scratch memory
+/// of `add_expanded_scratch` bytes reserved, memory may run out halfway.)
+template <class T, Backend B>
+void update_weight(typename B::Context& ctx, const TrainedWeight<T>& w,
+                   const TuckerBasis<compute_t<T>, B>& basis, const SparseGradient<compute_t<T>, B>& d,
+                   double decay = 0, const CostModel& model = {}) {
+  using C = compute_t<T>;
+  require_shape("update D", d.rows(), d.cols(), basis.rows(), basis.cols(), "rows x cols of the core");
+  require_decay(decay);
+  if (decay != 0) B::template scale<C>(ctx, static_cast<C>(1 - decay), w.master);
+  add_expanded<C, B>(ctx, basis, d, w.layout, w.master, model);
+  w.template round<B>(ctx);
+}
+
+/// The updates of many weights, each kind of work once for all of them, on a BatchedBackend:
+///     W <- keep W + V D U^T    for dense arrays D [r, c] of which all but `count` entries are 0
+/// On a GPU one such update is too small to fill it, and a launch costs more than it does. One-sided bases of one layout
+/// take one batched product; two-sided ones follow one another, since each of them fills a GPU.
+template <class T, Backend B>
+class BatchedWeightUpdate {
+ public:
+  using C = compute_t<T>;
+  using Context = typename B::Context;
+
+  /// One weight; what it points to must live until `run`.
+  struct Task {
+    const TrainedWeight<T>* weight = nullptr;
+    const TuckerBasis<C, B>* basis = nullptr;
+    const CostModel* model = nullptr;
+    MatrixView<const C> d;
+    index_t count = 0;  ///< entries of D that are not 0
+  };
+
+  void clear() { tasks_.clear(); }
+  void add(const Task& task) { tasks_.push_back(task); }
+
+  /// Where the guard stops, D is 0 and W does not decay.
+  void run(Context& ctx, double decay, StepGuard guard) {
+    auto keep = static_cast<C>(1 - decay);
+    if (guard.word != nullptr && decay != 0) {
+      // Whether W decays is known on the device alone, and a product takes its factor from the host.
+      decay_weights(ctx, keep, guard);
+      keep = C(1);
+    }
+    for (const WeightLayout layout : {WeightLayout::out_in, WeightLayout::in_out}) {
+      const bool out_in = layout == WeightLayout::out_in;
+      // D [r, in], V^T [r, out]:   W [out, in] += V D,   or  W [in, out] += D^T V^T
+      gather(layout, true);
+      multiply(ctx, Op::transpose, Op::none, keep);
+      // D [out, c], U^T [c, in]:   W [out, in] += D U^T, or  W [in, out] += U D^T
+      gather(layout, false);
+      multiply(ctx, out_in ? Op::none : Op::transpose, out_in ? Op::none : Op::transpose, keep);
+    }
+    for (const Task& task : tasks_) {
+      if (one_sided(task)) continue;
+      if (keep != C(1)) B::template scale<C>(ctx, keep, task.weight->master);
+      if (expands_entries(ctx, task)) {
+        expand_entries(ctx, task);
+      } else {
+        detail::expand_dense<C, B>(ctx, *task.basis, task.d, task.weight->layout, *task.model,
+                                   task.weight->master);
+      }
+    }
+    for (const Task& task : tasks_)
+      task.weight->template round<B>(ctx);
+  }
+
+ private:
+  /// One side is a factor, the other the identity: the update is one product.
+  static bool one_sided(const Task& task) {
+    const auto& out = task.basis->out();
+    const auto& in = task.basis->in();
+    return (out.has_factor() && !in.rotates()) || (in.has_factor() && !out.rotates());
+  }
+
+  /// Two factors and an update of few entries: the first product reads the entries alone, with no list of them and
+  /// nothing to wait for.
+  static bool expands_entries(const Context& ctx, const Task& task) {
+    const auto& out = task.basis->out();
+    const auto& in = task.basis->in();
+    return out.has_factor() && in.has_factor() && task.count < task.d.size() &&
+           std::max(out.rank(), in.rank()) <= B::most_expanded &&
+           B::expansion_cost(ctx) * static_cast<double>(task.count) < static_cast<double>(task.d.size());
+  }
+  /// Along the side of more vectors, so that the dense product has the fewer:
+  ///     P [c, out] = (V D)^T, W [out, in] += P^T U^T      or      P [r, in] = D U^T, W [out, in] += V P
+  static void expand_entries(Context& ctx, const Task& task) {
+    const auto& out = task.basis->out();
+    const auto& in = task.basis->in();
+    const bool columns = out.rank() >= in.rank();
+    const auto& sparse = columns ? out : in;
+    const auto& dense = columns ? in : out;
+    auto frame = ctx.frame();
+    const MatrixView<C> panel = frame.template matrix<C>(dense.rank(), sparse.extent());
+    B::template expand_nonzeros<C>(ctx, task.d, columns, sparse.factor(), panel);
+    const MatrixView<const C> expanded = panel;
+    // Rows of W are those of the side whose matrix stands left.
+    const bool panel_left = columns == (task.weight->layout == WeightLayout::out_in);
+    B::template gemm<C>(ctx, Op::transpose, Op::none, C(1), panel_left ? expanded : dense.factor(),
+                        panel_left ? dense.factor() : expanded, C(1), task.weight->master);
+  }
+
+  void decay_weights(Context& ctx, C keep, StepGuard guard) {
+    weights_.clear();
+    for (const Task& task : tasks_) {
+      const MatrixView<C> w = task.weight->master;
+      if (w.contiguous()) {
+        weights_.push_back(w);
+        continue;
+      }
+      for (index_t i = 0; i < w.rows; ++i)
+        weights_.push_back(w.block(i, 0, 1, w.cols));
+    }
+    B::template scale_batched<C>(ctx, keep, std::span<const MatrixView<C>>(weights_), guard);
+  }
+
+  /// The operands of the one-sided updates of this layout, whose factor is on the out side or on the in side.
+  void gather(WeightLayout layout, bool out_side) {
+    left_.clear();
+    right_.clear();
+    weights_.clear();
+    // The factor stands left of D where its side gives the rows of W.
+    const bool factor_left = out_side == (layout == WeightLayout::out_in);
+    for (const Task& task : tasks_) {
+      const auto& side = out_side ? task.basis->out() : task.basis->in();
+      if (!one_sided(task) || task.weight->layout != layout || !side.has_factor()) continue;
+      left_.push_back(factor_left ? side.factor() : task.d);
+      right_.push_back(factor_left ? task.d : side.factor());
+      weights_.push_back(task.weight->master);
+    }
+  }
+  void multiply(Context& ctx, Op op_left, Op op_right, C keep) {
+    if (weights_.empty()) return;
+    B::template gemm_batched<C>(ctx, op_left, op_right, C(1), std::span<const MatrixView<const C>>(left_),
+                                std::span<const MatrixView<const C>>(right_), keep,
+                                std::span<const MatrixView<C>>(weights_));
+  }
+
+  // Kept from step to step, so that a step takes no memory.
+  std::vector<Task> tasks_;
+  std::vector<MatrixView<const C>> left_, right_;
+  std::vector<MatrixView<C>> weights_;
+};
 
 }  // namespace sparsegrad

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <sparsegrad/backend/cpu_blas.hpp>
+#include <sparsegrad/io/side_recipe_text.hpp>
 #include <sparsegrad/sparsegrad.hpp>
 
 #include "support/allocation_counter.hpp"
@@ -39,7 +40,7 @@ void steps_without_allocation(int threads, const std::string& out_rule, const st
   group.add(ctx, layer, "up");
   BasisRecipe recipe;
   recipe.rules = [&](const std::string&) {
-    return SideRecipes{SideRecipe::parse(out_rule), SideRecipe::parse(in_rule)};
+    return SideRecipes{parse_side_recipe(out_rule), parse_side_recipe(in_rule)};
   };
 
   const auto step = [&](index_t tokens, bool collecting) {

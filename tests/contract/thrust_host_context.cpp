@@ -240,9 +240,9 @@ TEST_CASE("bases, and what is carried to them, do not see the precision of layer
     HosvdAccumulator<float, Rounding> sums(ctx, 24, 16, options);
     sums.add(ctx, g.matrix(24, 16));
     using Basis = TuckerBasis<float, Rounding>;
-    const auto sketched = Basis::fit(ctx, sums, SideRecipe::fixed(3), SideRecipe::fixed(3));
-    const auto from = Basis::from_rules(ctx, 24, 16, SideRecipe::random(0, 1), SideRecipe::random(0, 2));
-    const auto to = Basis::from_rules(ctx, 24, 16, SideRecipe::random(0, 3), SideRecipe::random(0, 4));
+    const auto sketched = Basis::fit(ctx, sums, SideRecipe::hosvd(3), SideRecipe::hosvd(3));
+    const auto from = Basis::from_recipes(ctx, 24, 16, SideRecipe::random(0, 1), SideRecipe::random(0, 2));
+    const auto to = Basis::from_recipes(ctx, 24, 16, SideRecipe::random(0, 3), SideRecipe::random(0, 4));
     const OrthogonalityDefect defect = from->orthogonality_defect(ctx);
     CHECK(defect.out < 1e-5);
     CHECK(from->energy(ctx, g.matrix(24, 16), 24 * 16).kept_block == doctest::Approx(1).epsilon(1e-5));

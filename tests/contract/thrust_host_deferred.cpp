@@ -45,7 +45,7 @@ TEST_CASE("a basis is finished when it is returned: another context may use it a
   HosvdAccumulator<float, B> sums(maker, 10, 6);
   sums.add(maker, other.matrix(10, 6));
   using Basis = TuckerBasis<float, B>;
-  const auto fitted = Basis::fit(maker, sums, SideRecipe::full(), SideRecipe::fixed(3));
+  const auto fitted = Basis::fit(maker, sums, SideRecipe::hosvd(), SideRecipe::hosvd(3));
   const auto project = [&](const Basis& basis) {
     Buffer<float, B> core(user, basis.rows() * basis.cols());
     basis.project(user, g.matrix(10, 6), core.matrix(basis.rows(), basis.cols()));
@@ -57,7 +57,7 @@ TEST_CASE("a basis is finished when it is returned: another context may use it a
     CHECK(project(basis) == at_once);
   };
   same_later(*fitted);
-  same_later(*Basis::from_rules(maker, 10, 6, SideRecipe::random(), SideRecipe::hadamard()));
+  same_later(*Basis::from_recipes(maker, 10, 6, SideRecipe::random(), SideRecipe::hadamard()));
   const Buffer<float, B> unit = to_device<B>(maker, Host<float>{0, 1, 0, 0, 0, 0});
   same_later(*Basis::from_sides(BasisSide<float, B>::identity(10),
                                 BasisSide<float, B>::from_factor(maker, unit.matrix(6, 1))));

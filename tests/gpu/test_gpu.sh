@@ -148,7 +148,7 @@ run_all() {
     echo
     echo "## Times"
     echo
-    echo "CUDA events, warm, L2 flushed before each; \`build/cuda/benchmarks/benchmark_gpu --benchmark_filter=GROUP ${options[*]}\`."
+    echo "CUDA events, warm, L2 flushed before each; \`build/cuda/benchmarks/benchmark_gpu --benchmark_filter=GROUP ${options[*]}\`." | fold -s -w 100 | sed "s/ *$//"
     echo
     echo '```'
     grep -E '^(Benchmark|-----|[a-z_0-9]+/)' "$figures" | grep -vE '_(stddev|cv)' || true

@@ -386,9 +386,9 @@ TEST_CASE_TEMPLATE("a fixed support, gradients of the engine's own, collection",
     CHECK(sums->total_energy() == doctest::Approx(expected->total_energy()).epsilon(1e-5));
     const auto spectrum = [](const auto& basis) { return basis->report().out.spectrum; };
     const auto found =
-        spectrum(TuckerBasis<float, B>::fit(pair.ctx, *sums, SideRecipe::full(), SideRecipe::full()));
+        spectrum(TuckerBasis<float, B>::fit(pair.ctx, *sums, SideRecipe::hosvd(), SideRecipe::hosvd()));
     const auto exact =
-        spectrum(FloatBasis::fit(pair.host, *expected, SideRecipe::full(), SideRecipe::full()));
+        spectrum(FloatBasis::fit(pair.host, *expected, SideRecipe::hosvd(), SideRecipe::hosvd()));
     REQUIRE(found.size() == exact.size());
     for (std::size_t i = 0; i < found.size(); ++i)
       CHECK(std::abs(found[i] - exact[i]) <= 1e-5 * exact[0]);
@@ -585,10 +585,10 @@ Training train_group(bool share_memory, bool project_first, const SideRecipes& r
 
 TEST_CASE_TEMPLATE("a group in T learns as one in float does, in memory made before", T, bfloat16, float16) {
   for (const bool share_memory : {false, true}) {
-    for (const SideRecipes& rules : {SideRecipes{SideRecipe::full(), SideRecipe::full()},
-                                     SideRecipes{SideRecipe::fixed(12), SideRecipe::full()},
-                                     SideRecipes{SideRecipe::identity(), SideRecipe::fixed(14)},
-                                     SideRecipes{SideRecipe::fixed(14), SideRecipe::identity()},
+    for (const SideRecipes& rules : {SideRecipes{SideRecipe::hosvd(), SideRecipe::hosvd()},
+                                     SideRecipes{SideRecipe::hosvd(12), SideRecipe::hosvd()},
+                                     SideRecipes{SideRecipe::identity(), SideRecipe::hosvd(14)},
+                                     SideRecipes{SideRecipe::hosvd(14), SideRecipe::identity()},
                                      SideRecipes{SideRecipe::hadamard(), SideRecipe::hadamard()}}) {
       CAPTURE(share_memory);
       const auto expected = train_group<float, backend::Reference>(share_memory, !share_memory, rules);
@@ -601,7 +601,7 @@ TEST_CASE_TEMPLATE("a group in T learns as one in float does, in memory made bef
       CHECK(found.core_norm == doctest::Approx(expected.core_norm).epsilon(8 * narrow_epsilon<T>));
       CHECK_FALSE(found.allocated);
       // Both layers share one basis and its factors in T; a fast transform has signs alone.
-      const bool factors = rules.out.kind() != SideRecipe::Kind::hadamard;
+      const bool factors = !std::holds_alternative<SideRecipe::Hadamard>(rules.out.choice());
       CHECK(found.memory.bases == (factors ? 3 : 2) * (expected.memory.bases / 2));
       CHECK(found.memory.gradients == expected.memory.gradients);
       CHECK(found.memory.optimizer == expected.memory.optimizer);

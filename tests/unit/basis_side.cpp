@@ -231,7 +231,7 @@ TEST_CASE("basis side: refusals") {
   CHECK(message_of<ValueError>([&] { Side::identity(-1); }) == "extent of a basis side is -1, expected >= 0");
   CHECK(message_of<ValueError>([&] {
           Side::hadamard_from_signs(ctx, std::vector<float>{1, 0.5F});
-        }) == "sign 1 of a fast transform is 0.500000, expected 1 or -1");
+        }) == "sign 1 of a Hadamard side is 0.500000, expected 1 or -1");
   CHECK(message_of<ShapeError>([&] { Side::from_host_rows(ctx, 2, 3, std::vector<float>(5)); }) ==
         "factor has 5 elements, expected rank * extent = 2 * 3");
   CHECK(message_of<ValueError>([&] {

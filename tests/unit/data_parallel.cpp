@@ -97,10 +97,10 @@ Weights train(int worker, int workers, AllReduce* all_reduce, const Case& c) {
 }  // namespace
 
 TEST_CASE("data parallel: two workers that reduce are one worker with both halves of the data") {
-  for (const Case& c : {Case{recipe_of(SideRecipe::full(), SideRecipe::fixed(4))},
-                        Case{recipe_of(SideRecipe::fixed(5), SideRecipe::fixed(4), BasisScope::layer)},
-                        Case{recipe_of(SideRecipe::fixed(5), SideRecipe::identity()), true},
-                        Case{recipe_of(SideRecipe::fixed(5), SideRecipe::fixed(4)), false, true}}) {
+  for (const Case& c : {Case{recipe_of(SideRecipe::hosvd(), SideRecipe::hosvd(4))},
+                        Case{recipe_of(SideRecipe::hosvd(5), SideRecipe::hosvd(4), BasisScope::layer)},
+                        Case{recipe_of(SideRecipe::hosvd(5), SideRecipe::identity()), true},
+                        Case{recipe_of(SideRecipe::hosvd(5), SideRecipe::hosvd(4)), false, true}}) {
     const Weights expected = train(0, 1, nullptr, c);
     AllReduce all_reduce;
     Weights found[2];

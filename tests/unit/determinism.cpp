@@ -69,8 +69,8 @@ std::uint64_t weight_after_20_steps(int threads, const SideRecipes& rules, index
 
 TEST_CASE("deterministic contexts: 1, 2 and 3 threads train to the same bits") {
   const int blas_threads = openblas_get_num_threads();
-  for (const SideRecipes& rules : {SideRecipes{SideRecipe::hadamard(), SideRecipe::full()},
-                                   SideRecipes{SideRecipe::identity(), SideRecipe::fixed(64)}}) {
+  for (const SideRecipes& rules : {SideRecipes{SideRecipe::hadamard(), SideRecipe::hosvd()},
+                                   SideRecipes{SideRecipe::identity(), SideRecipe::hosvd(64)}}) {
     const std::uint64_t one = weight_after_20_steps<backend::CpuBlas>(1, rules);
     CHECK(weight_after_20_steps<backend::CpuBlas>(2, rules) == one);
     CHECK(weight_after_20_steps<backend::CpuBlas>(3, rules) == one);
@@ -82,7 +82,7 @@ TEST_CASE("deterministic contexts: 1, 2 and 3 threads train to the same bits") {
 }
 
 TEST_CASE("deterministic contexts: both sides full, as the paper") {
-  const SideRecipes rules{SideRecipe::full(), SideRecipe::full()};
+  const SideRecipes rules{SideRecipe::hosvd(), SideRecipe::hosvd()};
   const std::uint64_t one = weight_after_20_steps<backend::CpuBlas>(1, rules);
   CHECK(weight_after_20_steps<backend::CpuBlas>(2, rules) == one);
   CHECK(weight_after_20_steps<backend::CpuBlas>(3, rules) == one);

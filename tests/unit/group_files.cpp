@@ -31,7 +31,7 @@ struct Run {
     if (c.feedback) group.use_selector(model.ctx, 1, std::make_shared<Feedback>());
   }
   void refresh(MomentsPolicy moments, index_t rank) {
-    group.collect(model.ctx, recipe_of(SideRecipe::full(), SideRecipe::fixed(rank)));
+    group.collect(model.ctx, recipe_of(SideRecipe::hosvd(), SideRecipe::hosvd(rank)));
     model.add_gradients();
     group.end_collecting_step(model.ctx);
     group.refresh(model.ctx, moments);
@@ -161,14 +161,14 @@ TEST_CASE("group files: what does not fit is refused, and the group stays as it 
     const auto now = second.group.state(second.model.ctx);
     for (std::size_t i = 0; i < 3; ++i) {
       CHECK(now.layers[i].basis == state.layers[i].basis);
-      CHECK(now.layers[i].adam.m == state.layers[i].adam.m);
+      CHECK(now.layers[i].adam.array("m") == state.layers[i].adam.array("m"));
       CHECK(now.layers[i].adam.steps == 2);
     }
   };
 
   // The last layer's optimizer state has other options: the first layers must not have changed.
   auto bad = io::get_group_state<double, B>(second.model.ctx, file, "group.");
-  bad.layers[2].adam.options.beta1 = 0.5;
+  bad.layers[2].adam.number("beta1") = 0.5;
   CHECK(contains(message_of([&] { second.group.restore(second.model.ctx, bad); }),
                  "layer 2: the saved state was made with beta1 0.5"));
   unchanged();

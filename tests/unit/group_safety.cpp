@@ -78,8 +78,8 @@ TEST_CASE("group safety: a plan, a basis or a support's end that needs more of a
   Group group(options);
   for (auto& layer : model.layers)
     layer->set_basis(model.ctx,
-                     TuckerBasis<double, B>::from_rules(model.ctx, layer->out_extent(), layer->in_extent(),
-                                                        SideRecipe::random(2), SideRecipe::random(2)));
+                     TuckerBasis<double, B>::from_recipes(model.ctx, layer->out_extent(), layer->in_extent(),
+                                                          SideRecipe::random(2), SideRecipe::random(2)));
   model.add_to(group);
   CHECK(group.memory().gradients == 4 * 8);
   const auto check = [&](std::size_t i) {
@@ -169,7 +169,7 @@ TEST_CASE("group safety: transported moments follow a basis of another rank") {
   options.capacity_factor = 0;
   Group group(options);
   model.add_to(group);
-  group.collect(model.ctx, recipe_of(SideRecipe::full(), SideRecipe::full()));
+  group.collect(model.ctx, recipe_of(SideRecipe::hosvd(), SideRecipe::hosvd()));
   model.add_gradients();
   group.end_collecting_step(model.ctx);
   group.refresh(model.ctx);
@@ -178,7 +178,7 @@ TEST_CASE("group safety: transported moments follow a basis of another rank") {
   double energy = 0;
   for (const double m : group.optimizer(0).state(model.ctx).m)
     energy += m * m;
-  group.collect(model.ctx, recipe_of(SideRecipe::fixed(5), SideRecipe::fixed(4)));
+  group.collect(model.ctx, recipe_of(SideRecipe::hosvd(5), SideRecipe::hosvd(4)));
   model.add_gradients();
   group.end_collecting_step(model.ctx);
   group.refresh(model.ctx, MomentsPolicy::transport);

@@ -89,6 +89,76 @@ TEST_CASE_TEMPLATE("hosvd accumulator: Gram sums against plain loops", S, SPARSE
   }
 }
 
+TEST_CASE_TEMPLATE("hosvd accumulator: gradients stored [in, out]", S, SPARSEGRAD_TEST_SETUPS) {
+  using T = typename S::T;
+  using B = typename S::B;
+  typename B::Context ctx(2);
+  const index_t out = 9;
+  const index_t in = 531;
+  HosvdOptions sketched;
+  sketched.gram_limit_bytes = 100000;  // the in side: a sketch
+  for (const HosvdOptions& options : {HosvdOptions(), sketched}) {
+    CAPTURE(options.gram_limit_bytes);
+    HosvdAccumulator<T, B> plain(ctx, out, in, options);
+    HosvdAccumulator<T, B> swapped(ctx, out, in, options);
+    for (std::uint64_t g = 0; g < 3; ++g) {
+      Matrix<T> gradient = random_matrix<T>(out, in, g);
+      // The last one is so small that it is scaled before it is squared.
+      for (T& x : gradient.data)
+        x = g == 2 ? x * static_cast<T>(1e-20) : x;
+      Matrix<T> stored(in, out + 2, std::numeric_limits<T>::quiet_NaN());  // a stride beyond the columns
+      for (index_t i = 0; i < out; ++i)
+        for (index_t j = 0; j < in; ++j)
+          stored(j, i) = gradient(i, j);
+      const double weight = 0.5 + static_cast<double>(g);
+      plain.add(ctx, gradient.view(), weight);
+      CHECK(swapped.add_if_finite(ctx, stored.view().block(0, 0, in, out), weight, WeightLayout::in_out));
+    }
+    const double tolerance = 20000 * S::eps;
+    CHECK(swapped.count() == 3);
+    CHECK(swapped.total_energy() == doctest::Approx(plain.total_energy()).epsilon(1e-6));
+    CHECK(max_difference(swapped.gram(GradientSide::out), plain.gram(GradientSide::out)) <= tolerance);
+    CHECK(max_difference(swapped.gram(GradientSide::in), plain.gram(GradientSide::in)) <= tolerance);
+    CHECK(max_difference(swapped.sketch(GradientSide::in), plain.sketch(GradientSide::in)) <= tolerance);
+  }
+
+  HosvdAccumulator<T, B> sums(ctx, 5, 7);
+  CHECK(message_of<ShapeError>([&] { sums.add(ctx, Matrix<T>(5, 7).view(), 1, WeightLayout::in_out); }) ==
+        "gradient is 5x7, expected 7x5 (in x out of the accumulator)");
+  Matrix<T> bad(7, 5);
+  bad(6, 4) = std::numeric_limits<T>::infinity();
+  CHECK(message_of<NonFiniteError>([&] { sums.add(ctx, bad.view(), 1, WeightLayout::in_out); }) ==
+        "gradient 0 has Inf at (6, 4); the sums are unchanged");
+}
+
+TEST_CASE("hosvd accumulator: bytes_for is what one takes") {
+  backend::Cpu::Context ctx(1);
+  HosvdOptions only_out;
+  only_out.in_side = false;
+  HosvdOptions only_in;
+  only_in.out_side = false;
+  HosvdOptions sketched;
+  sketched.gram_limit_bytes = 100000;
+  HosvdOptions columns = sketched;
+  columns.sketch_columns = 3;
+  HosvdOptions small;
+  small.gram_limit_bytes = 10;
+  for (const auto& [out, in] : {std::pair<index_t, index_t>{4, 6}, {0, 3}, {8, 531}, {531, 200}}) {
+    CAPTURE(out);
+    CAPTURE(in);
+    for (const HosvdOptions& options : {HosvdOptions(), only_out, only_in, sketched, columns}) {
+      CHECK(HosvdAccumulator<float>::bytes_for(out, in, options) ==
+            HosvdAccumulator<float>(ctx, out, in, options).bytes());
+      CHECK(HosvdAccumulator<double>::bytes_for(out, in, options) ==
+            HosvdAccumulator<double>(ctx, out, in, options).bytes());
+    }
+  }
+  CHECK(HosvdAccumulator<float>::bytes_for(4, 6) == (4 * 4 + 6 * 6) * 8);
+  CHECK(HosvdAccumulator<float>::bytes_for(8, 531, columns) == 8 * 8 * 8 + 531 * 3 * (8 + 4));
+  CHECK_THROWS_AS(HosvdAccumulator<float>::bytes_for(-1, 6), ValueError);
+  CHECK_THROWS_AS(HosvdAccumulator<float>::bytes_for(4, 6, small), ValueError);
+}
+
 TEST_CASE_TEMPLATE("hosvd accumulator: merge equals one pass to the rounding of double", S,
                    SPARSEGRAD_TEST_SETUPS) {
   using T = typename S::T;

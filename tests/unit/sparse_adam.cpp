@@ -144,7 +144,7 @@ std::map<stored_index_t, double> entries_of(typename B::Context& ctx, const Spar
 
 /// The state as a whole core: positions that it does not hold are 0.
 template <class T>
-std::vector<double> spread(const SparseAdamState<T>& s, const std::vector<T>& values) {
+std::vector<double> spread(const OptimizerState<T>& s, const std::vector<T>& values) {
   std::vector<double> core(static_cast<std::size_t>(s.rows * s.cols));
   for (std::size_t e = 0; e < values.size(); ++e)
     core[s.compact ? static_cast<std::size_t>(s.index[e]) : e] = static_cast<double>(values[e]);
@@ -152,9 +152,9 @@ std::vector<double> spread(const SparseAdamState<T>& s, const std::vector<T>& va
 }
 
 template <class T>
-bool same(const SparseAdamState<T>& a, const SparseAdamState<T>& b) {
-  return a.steps == b.steps && a.compact == b.compact && a.index == b.index && a.m == b.m && a.v == b.v &&
-         a.count == b.count;
+bool same(const OptimizerState<T>& a, const OptimizerState<T>& b) {
+  return a.steps == b.steps && a.compact == b.compact && a.index == b.index && a.array("m") == b.array("m") &&
+         a.array("v") == b.array("v") && a.count == b.count;
 }
 
 template <class T>
@@ -238,9 +238,9 @@ TEST_CASE_TEMPLATE("SparseAdam: every semantics equals its definition, compact a
         CHECK(found.size() == a.size());
         check_near<T>(a, b, tolerance<T>);
       }
-      const SparseAdamState<T> state = adam.state(ctx);
-      check_near<T>(spread(state, state.m), oracle.m, tolerance<T>);
-      check_near<T>(spread(state, state.v), oracle.v, tolerance<T>);
+      const OptimizerState<T> state = adam.state(ctx);
+      check_near<T>(spread(state, state.array("m")), oracle.m, tolerance<T>);
+      check_near<T>(spread(state, state.array("v")), oracle.v, tolerance<T>);
       if (capacity > 0) CHECK(state.index == Support(oracle.met.begin(), oracle.met.end()));
       if (semantics == AdamSemantics::per_entry_step) {
         std::vector<std::int32_t> counts;
@@ -298,8 +298,8 @@ TEST_CASE_TEMPLATE("SparseAdam: torch.optim.SparseAdam and torch.optim.Adam over
     const auto v = file.read<float>("v");
     for (std::size_t i = 0; i < m.size(); ++i) {
       CAPTURE(i);
-      CHECK(near(state.m[i], m[i], 0.01F));
-      CHECK(near(state.v[i], v[i], 0));
+      CHECK(near(state.array("m")[i], m[i], 0.01F));
+      CHECK(near(state.array("v")[i], v[i], 0));
     }
   }
 
@@ -323,8 +323,8 @@ TEST_CASE_TEMPLATE("SparseAdam: torch.optim.SparseAdam and torch.optim.Adam over
   for (std::size_t i = 0; i < weight.size(); ++i) {
     CAPTURE(i);
     CHECK(near(weight[i], expected[i], 0.05F));
-    CHECK(near(state.m[i], m[i], 0.01F, 50));
-    CHECK(near(state.v[i], v[i], 0, 50));
+    CHECK(near(state.array("m")[i], m[i], 0.01F, 50));
+    CHECK(near(state.array("v")[i], v[i], 0, 50));
   }
 }
 
@@ -359,8 +359,8 @@ TEST_CASE_TEMPLATE("SparseAdam: go_dense keeps every moment", On, ON_ALL_BACKEND
     CHECK(compact.capacity() == 128);
     const auto a = compact.state(ctx);
     const auto b = dense.state(ctx);
-    CHECK(a.m == b.m);
-    CHECK(a.v == b.v);
+    CHECK(a.array("m") == b.array("m"));
+    CHECK(a.array("v") == b.array("v"));
     CHECK(a.count == b.count);
   }
 }
@@ -427,7 +427,7 @@ TEST_CASE_TEMPLATE("SparseAdam: 1000 random supports stay within the capacity", 
       REQUIRE(adam.size() <= 101);
       REQUIRE(adam.compact());
       REQUIRE(adam.bytes() == bytes);
-      const SparseAdamState<T> state = adam.state(ctx);
+      const OptimizerState<T> state = adam.state(ctx);
       REQUIRE(std::includes(state.index.begin(), state.index.end(), s.index.begin(), s.index.end()));
       REQUIRE(std::adjacent_find(state.index.begin(), state.index.end(), std::greater_equal<>()) ==
               state.index.end());
@@ -445,9 +445,9 @@ TEST_CASE_TEMPLATE("SparseAdam: 1000 random supports stay within the capacity", 
       REQUIRE(state.index == Support(oracle.met.begin(), oracle.met.end()));
     }
     CHECK(evicted > 10000);
-    const SparseAdamState<T> state = adam.state(ctx);
-    check_near<T>(spread(state, state.m), oracle.m, tolerance<T>);
-    check_near<T>(spread(state, state.v), oracle.v, tolerance<T>);
+    const OptimizerState<T> state = adam.state(ctx);
+    check_near<T>(spread(state, state.array("m")), oracle.m, tolerance<T>);
+    check_near<T>(spread(state, state.array("v")), oracle.v, tolerance<T>);
   }
 }
 
@@ -462,7 +462,7 @@ TEST_CASE_TEMPLATE("SparseAdam: when it throws, nothing has changed", On, ON_ALL
     SparseGradient<T, B> d(ctx, 6, 10, 59);
     const auto first = gradient<T, B>(ctx, 6, 10, {{1, 4, 9, 17, 59}, {1, 2, 3, 4, 5}});
     adam.step(ctx, first, {}, d);
-    const SparseAdamState<T> before = adam.state(ctx);
+    const OptimizerState<T> before = adam.state(ctx);
     const auto refuses = [&](const SparseGradient<T, B>& s, const StepOptions& options,
                              SparseGradient<T, B>& target, const std::string& text) {
       CHECK(message([&] { adam.step(ctx, s, options, target); }) == text);
@@ -578,41 +578,41 @@ TEST_CASE("SparseAdam: restore says what does not fit") {
   SparseAdam<float> adam(ctx, 4, 5, options);
   SparseGradient<float> d(ctx, 4, 5, 3);
   adam.step(ctx, gradient<float, DefaultBackend>(ctx, 4, 5, {{3, 8, 9}, {1, 2, 3}}), {}, d);
-  const SparseAdamState<float> good = adam.state(ctx);
+  const OptimizerState<float> good = adam.state(ctx);
   const auto text = [&](auto change) {
-    SparseAdamState<float> bad = good;
+    OptimizerState<float> bad = good;
     change(bad);
     const std::string found = message([&] { adam.restore(ctx, bad); });
     CHECK(same(good, adam.state(ctx)));
     return found;
   };
   CHECK(text([](auto& s) { s.rows = 5; }) == "the saved state is for a core of 5x5, expected 4x5");
-  CHECK(text([](auto& s) { s.options.beta1 = 0.8; }) ==
+  CHECK(text([](auto& s) { s.number("beta1") = 0.8; }) ==
         "the saved state was made with beta1 0.80000000000000004, expected 0.90000000000000002");
-  CHECK(text([](auto& s) { s.options.semantics = AdamSemantics::torch; }) ==
+  CHECK(text([](auto& s) { s.text("semantics") = "torch"; }) ==
         "the saved state was made with semantics torch, expected per_entry_step");
-  CHECK(text([](auto& s) { s.options.capacity = 6; }) ==
-        "the saved state was made with capacity 6, expected 5");
-  CHECK(text([](auto& s) { s.options.overflow = Overflow::error; }) ==
+  CHECK(text([](auto& s) { s.capacity = 6; }) == "the saved state was made with capacity 6, expected 5");
+  CHECK(text([](auto& s) { s.text("overflow") = "error"; }) ==
         "the saved state was made with overflow policy error, expected go_dense");
   CHECK(text([](auto& s) { s.steps = -1; }) == "the saved state has step -1, expected >= 0");
-  CHECK(text([](auto& s) { s.m.pop_back(); }) == "the saved state has 2 numbers in m, expected 3");
+  CHECK(text([](auto& s) { s.array("m").pop_back(); }) == "the saved state has 2 numbers in m, expected 3");
   CHECK(text([](auto& s) { s.count.clear(); }) == "the saved state has 0 numbers in count, expected 3");
   CHECK(text([](auto& s) { s.index[1] = 3; }) ==
         "the saved state has position 3 at entry 1, expected strictly rising positions in [0, 20)");
   CHECK(text([](auto& s) { s.index[2] = 20; }) ==
         "the saved state has position 20 at entry 2, expected strictly rising positions in [0, 20)");
-  CHECK(text([](auto& s) { s.v[0] = -1; }) == "the saved state has v = -1.000000 at entry 0, expected >= 0");
+  CHECK(text([](auto& s) { s.array("v")[0] = -1; }) ==
+        "the saved state has v = -1.000000 at entry 0, expected >= 0");
   CHECK(text([](auto& s) { s.count[2] = -4; }) == "the saved state has count -4 at entry 2, expected >= 0");
   CHECK(text([](auto& s) { s.compact = false; }) == "the saved state has 3 numbers in m, expected 20");
 
   // A dense state is what go_dense makes of a compact one; the other policies have none, nor room for its updates.
   for (const Overflow overflow : {Overflow::evict_smallest, Overflow::error}) {
     SparseAdam<float> compact(ctx, 4, 5, {.capacity = 5, .overflow = overflow});
-    SparseAdamState<float> dense = compact.state(ctx);
+    OptimizerState<float> dense = compact.state(ctx);
     dense.compact = false;
-    dense.m.resize(20);
-    dense.v.resize(20);
+    dense.array("m").resize(20);
+    dense.array("v").resize(20);
     CHECK(message([&] { compact.restore(ctx, dense); }) ==
           std::string("the saved state is dense, expected compact under overflow policy ") +
               to_string(overflow));
@@ -711,7 +711,7 @@ TEST_CASE_TEMPLATE("SparseAdam: rebase transports exactly between full bases", O
           auto d = update_for(ctx, adam, s);
           adam.step(ctx, s, {}, d);
         }
-        SparseAdamState<T> before = adam.state(ctx);
+        OptimizerState<T> before = adam.state(ctx);
         // Equal counts: the common bias is then no question.
         if (!before.count.empty()) std::fill(before.count.begin(), before.count.end(), 3);
         adam.restore(ctx, before);
@@ -720,33 +720,35 @@ TEST_CASE_TEMPLATE("SparseAdam: rebase transports exactly between full bases", O
         CHECK(report.lost_to_basis == doctest::Approx(0).epsilon(1e-5));
         CHECK(report.lost_to_capacity == 0);
         CHECK(report.entries == rows * cols);
-        const SparseAdamState<T> there = adam.state(ctx);
+        const OptimizerState<T> there = adam.state(ctx);
         CHECK(there.steps == before.steps);
         CHECK(there.count == before.count);
-        for (const T v : there.v)
+        for (const T v : there.array("v"))
           CHECK(v >= 0);
 
         // V m U^T is the same matrix.
         Buffer<T, B> a(ctx, rows * cols);
         Buffer<T, B> b(ctx, rows * cols);
-        std::vector<T> m_before = before.m;
-        std::vector<T> m_there = there.m;
+        std::vector<T> m_before = before.array("m");
+        std::vector<T> m_there = there.array("m");
         from->expand(ctx, MatrixView<const T>(m_before.data(), rows, cols), T(0), a.matrix(rows, cols));
         to->expand(ctx, MatrixView<const T>(m_there.data(), rows, cols), T(0), b.matrix(rows, cols));
         check_near<T>({b.data(), b.data() + b.size()}, {a.data(), a.data() + a.size()}, exact * 50);
 
         adam.rebase(ctx, *to, *from, MomentsPolicy::transport);
-        const SparseAdamState<T> back = adam.state(ctx);
-        check_near<T>({back.m.begin(), back.m.end()}, {before.m.begin(), before.m.end()}, exact * 50);
+        const OptimizerState<T> back = adam.state(ctx);
+        check_near<T>({back.array("m").begin(), back.array("m").end()},
+                      {before.array("m").begin(), before.array("m").end()}, exact * 50);
         // The second moments keep their sum (each squared rotation is doubly stochastic).
         double sum_before = 0;
         double sum_there = 0;
-        for (std::size_t i = 0; i < there.v.size(); ++i) {
-          sum_before += static_cast<double>(before.v[i]);
-          sum_there += static_cast<double>(there.v[i]);
+        for (std::size_t i = 0; i < there.array("v").size(); ++i) {
+          sum_before += static_cast<double>(before.array("v")[i]);
+          sum_there += static_cast<double>(there.array("v")[i]);
         }
         CHECK(sum_there == doctest::Approx(sum_before).epsilon(1e-5));
-        if (from == to && !from->out().rotates() && !from->in().rotates()) CHECK(there.m == before.m);
+        if (from == to && !from->out().rotates() && !from->in().rotates())
+          CHECK(there.array("m") == before.array("m"));
       }
     }
   }
@@ -776,43 +778,43 @@ TEST_CASE_TEMPLATE(
 
   const SparseAdamOptions options{.semantics = AdamSemantics::per_entry_step, .capacity = 10};
   SparseAdam<T, B> adam(ctx, rows, cols, options);
-  SparseAdamState<T> state = adam.state(ctx);
+  OptimizerState<T> state = adam.state(ctx);
   state.steps = 9;
   state.index = {3, 11, 30};  // (0,3), (1,3), (3,6)
-  state.m = {T(2), T(1), T(5)};
-  state.v = {T(4), T(3), T(7)};
+  state.array("m") = {T(2), T(1), T(5)};
+  state.array("v") = {T(4), T(3), T(7)};
   state.count = {4, 4, 1};
   adam.restore(ctx, state);
   RebaseReport report = adam.rebase(ctx, *from, *to, MomentsPolicy::transport);
   CHECK(report.energy_before == doctest::Approx(30));
   CHECK(report.lost_to_basis < 1e-6);
   CHECK(report.lost_to_capacity < 1e-6);
-  const SparseAdamState<T> moved = adam.state(ctx);
+  const OptimizerState<T> moved = adam.state(ctx);
   CHECK(moved.index == state.index);
   CHECK(moved.steps == 9);
   CHECK(moved.count == std::vector<std::int32_t>{4, 4, 4});
   const double bias1 = (1 - std::pow(0.9, 4)) / (1 - 0.9);
   const double bias2 = (1 - std::pow(0.999, 4)) / (1 - 0.999);
-  CHECK(static_cast<double>(moved.m[0]) == doctest::Approx(2 * c + 1 * s));
-  CHECK(static_cast<double>(moved.m[1]) == doctest::Approx(-2 * s + 1 * c));
-  CHECK(static_cast<double>(moved.m[2]) == doctest::Approx(5 * bias1));
-  CHECK(static_cast<double>(moved.v[0]) == doctest::Approx(4 * c * c + 3 * s * s));
-  CHECK(static_cast<double>(moved.v[1]) == doctest::Approx(4 * s * s + 3 * c * c));
-  CHECK(static_cast<double>(moved.v[2]) == doctest::Approx(7 * bias2));
+  CHECK(static_cast<double>(moved.array("m")[0]) == doctest::Approx(2 * c + 1 * s));
+  CHECK(static_cast<double>(moved.array("m")[1]) == doctest::Approx(-2 * s + 1 * c));
+  CHECK(static_cast<double>(moved.array("m")[2]) == doctest::Approx(5 * bias1));
+  CHECK(static_cast<double>(moved.array("v")[0]) == doctest::Approx(4 * c * c + 3 * s * s));
+  CHECK(static_cast<double>(moved.array("v")[1]) == doctest::Approx(4 * s * s + 3 * c * c));
+  CHECK(static_cast<double>(moved.array("v")[2]) == doctest::Approx(7 * bias2));
 
   // A compact state stays as large as it was: of 2 x 5 moved entries the 2 largest remain.
   const auto mixed = TuckerBasis<T, B>::from_sides(Side::random(ctx, rows, rows, 8), Side::identity(cols));
   SparseAdam<T, B> few(ctx, rows, cols, {.capacity = 10});
-  SparseAdamState<T> two = few.state(ctx);
+  OptimizerState<T> two = few.state(ctx);
   two.index = {0, 17};
-  two.m = {T(1), T(-3)};
-  two.v = {T(1), T(9)};
+  two.array("m") = {T(1), T(-3)};
+  two.array("v") = {T(1), T(9)};
   few.restore(ctx, two);
   report = few.rebase(ctx, *from, *mixed, MomentsPolicy::transport);
   CHECK(report.entries == 2);
   CHECK(few.compact());
   double kept = 0;
-  for (const T m : few.state(ctx).m)
+  for (const T m : few.state(ctx).array("m"))
     kept += static_cast<double>(m) * static_cast<double>(m);
   CHECK(report.lost_to_capacity == doctest::Approx(1 - kept / 10));
   CHECK(report.lost_to_capacity > 0);

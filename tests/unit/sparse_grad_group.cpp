@@ -228,8 +228,8 @@ TEST_CASE("collection and refresh: by kind all layers of a kind share a basis, b
     BasisRecipe recipe;
     recipe.scope = scope;
     recipe.rules = [](const std::string& kind) {
-      return kind == "up" ? SideRecipes{SideRecipe::identity(), SideRecipe::fixed(3)}
-                          : SideRecipes{SideRecipe::fixed(2), SideRecipe::hadamard()};
+      return kind == "up" ? SideRecipes{SideRecipe::identity(), SideRecipe::hosvd(3)}
+                          : SideRecipes{SideRecipe::hosvd(2), SideRecipe::hadamard()};
     };
     group.collect(model.ctx, recipe);
     CHECK(group.memory().collection > 0);
@@ -291,7 +291,8 @@ TEST_CASE("a basis by kind is that of all its layers' gradients") {
     group.end_collecting_step(model.ctx);
   }
   group.refresh(model.ctx);
-  const auto expected = TuckerBasis<double, B>::fit(model.ctx, sums, SideRecipe::full(), SideRecipe::full());
+  const auto expected =
+      TuckerBasis<double, B>::fit(model.ctx, sums, SideRecipe::hosvd(), SideRecipe::hosvd());
   const auto& basis = model.layers[0]->basis();
   for (index_t e = 0; e < 64; ++e) {
     CHECK(std::abs(basis->out().factor().data[e] - expected->out().factor().data[e]) < 1e-9);
@@ -323,7 +324,7 @@ TEST_CASE("shared gradient memory holds whole gradients while they are collected
   OwnAndShared both(options);
   auto& [model, shared, group, sharing] = both;
   BasisRecipe recipe;
-  recipe.rules = [](const std::string&) { return SideRecipes{SideRecipe::identity(), SideRecipe::fixed(1)}; };
+  recipe.rules = [](const std::string&) { return SideRecipes{SideRecipe::identity(), SideRecipe::hosvd(1)}; };
   for (int turn = 0; turn < 2; ++turn) {
     group.collect(model.ctx, recipe);
     sharing.collect(shared.ctx, recipe);

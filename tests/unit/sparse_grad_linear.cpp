@@ -658,7 +658,7 @@ TEST_CASE("wrong calls are refused with what was expected and found, and change 
   SparseGradLinear<float> truncated(ctx, weight.view(), nullptr,
                                     {.plan = Plan{SideOrder::multiply_first, SideOrder::project_first}});
   truncated.set_basis(
-      ctx, TuckerBasis<float>::from_rules(ctx, 3, 4, SideRecipe::identity(), SideRecipe::random(2)));
+      ctx, TuckerBasis<float>::from_recipes(ctx, 3, 4, SideRecipe::identity(), SideRecipe::random(2)));
   CHECK(message_of([&] { truncated.forward(ctx, x.view(), y.view(), x.view()); }) ==
         "keep is 2x4, expected 2x2 (tokens x kept_cols())");
   CHECK(y.data == y_before);

@@ -81,7 +81,7 @@ TEST_CASE_TEMPLATE("tensor: cores are mode products with V^T and U^T, and stand 
   using T = typename S::T;
   using B = typename S::B;
   typename B::Context ctx(1);
-  const auto basis = TuckerBasis<T, B>::from_rules(ctx, 6, 8, SideRecipe::random(4), SideRecipe::random());
+  const auto basis = TuckerBasis<T, B>::from_recipes(ctx, 6, 8, SideRecipe::random(4), SideRecipe::random());
   Matrix<T> memory = random_matrix<T>(3, 48, 3);
   const TensorView<T> x(memory.data.data(), 3, 6, 8);
   Matrix<T> cores_memory(3, 32);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "sparsegrad/extras/tensor.hpp"
+#include "sparsegrad/io/side_recipe_text.hpp"
 #include "support/stacks.hpp"
 
 using namespace sparsegrad;
@@ -102,7 +103,7 @@ TEST_CASE_TEMPLATE("tucker basis: spectra and subspaces equal an SVD of the unfo
         gradients[g].data[e] += T(0.01) * rest.data[e];
     }
     const auto sums = summed<T, B>(ctx, gradients);
-    const auto full = TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::full(), SideRecipe::full());
+    const auto full = TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::hosvd(), SideRecipe::hosvd());
     for (const GradientSide which : {GradientSide::out, GradientSide::in}) {
       const Svd<T> svd(gradients, which == GradientSide::out ? Mode::out : Mode::in);
       const auto& side = which == GradientSide::out ? full->out() : full->in();
@@ -129,7 +130,7 @@ TEST_CASE_TEMPLATE("tucker basis: spectra and subspaces equal an SVD of the unfo
           dot += u(i, j) * svd.u(i, j);
         CHECK(std::abs(dot) == doctest::Approx(1).epsilon(1e4 * S::eps));
       }
-      const auto cut = TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::fixed(4), SideRecipe::fixed(4));
+      const auto cut = TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::hosvd(4), SideRecipe::hosvd(4));
       Matrix<double> leading(n, 4);
       for (index_t i = 0; i < n; ++i)
         for (index_t j = 0; j < 4; ++j)
@@ -148,16 +149,16 @@ TEST_CASE_TEMPLATE("tucker basis: planted stacks are compact in it, not raw, not
   const index_t rank = 6;
   const auto stack = planted_stack<T>(9, 41, 29, rank, 0.7, 3);
   const auto sums = summed<T, B>(ctx, stack.gradients);
-  const auto basis = TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::full(), SideRecipe::full());
+  const auto basis = TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::hosvd(), SideRecipe::hosvd());
   const auto transposed = basis->with_transposed_input(ctx);
-  const auto truncated = TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::fixed(rank), SideRecipe::fixed(rank));
-  const auto out_only = TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::full(), SideRecipe::identity());
+  const auto truncated = TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::hosvd(rank), SideRecipe::hosvd(rank));
+  const auto out_only = TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::hosvd(), SideRecipe::identity());
   for (const Matrix<T>& gradient : stack.gradients) {
-    const EnergyShares good = basis->energy(ctx, gradient.view(), 2 * rank);
+    const EnergyFractions good = basis->energy(ctx, gradient.view(), 2 * rank);
     CHECK(good.basis_top_k >= 0.99);
     CHECK(good.raw_top_k < 0.5);
     CHECK(good.kept_block == doctest::Approx(1).epsilon(1e-5));
-    const EnergyShares wrong = transposed->energy(ctx, gradient.view(), 2 * rank);
+    const EnergyFractions wrong = transposed->energy(ctx, gradient.view(), 2 * rank);
     CHECK(wrong.basis_top_k < 0.9);
     CHECK(wrong.raw_top_k == good.raw_top_k);
     CHECK(truncated->energy(ctx, gradient.view(), 2 * rank).kept_block >= 0.99999);
@@ -196,7 +197,7 @@ TEST_CASE_TEMPLATE("tucker basis: project and expand against plain loops, all ki
         CAPTURE(out_rule);
         CAPTURE(in_rule);
         const auto basis =
-            TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::parse(out_rule), SideRecipe::parse(in_rule));
+            TuckerBasis<T, B>::fit(ctx, sums, parse_side_recipe(out_rule), parse_side_recipe(in_rule));
         const auto matrix = [&](const auto& side) {
           Matrix<T> unit(side.rank(), side.rank());
           for (index_t i = 0; i < side.rank(); ++i)
@@ -217,7 +218,7 @@ TEST_CASE_TEMPLATE("tucker basis: project and expand against plain loops, all ki
           want.data[e] += 2 * static_cast<double>(gradients[1].data[e]);
         CHECK(max_difference(g, want) <= 200 * S::eps);
 
-        const EnergyShares shares = basis->energy(ctx, gradients[0].view(), 3);
+        const EnergyFractions shares = basis->energy(ctx, gradients[0].view(), 3);
         CHECK(shares.basis_top_k <= shares.kept_block);
         CHECK(shares.kept_block <= 1);
         CHECK(shares.raw_top_k > 0);
@@ -253,7 +254,7 @@ TEST_CASE_TEMPLATE("tucker basis: tail bound and energy rule on decaying spectra
   const auto stack = planted_stack<T>(7, 23, 19, 12, 0.8, 11);
   const auto sums = summed<T, B>(ctx, stack.gradients);
   for (const index_t r : {index_t{1}, index_t{3}, index_t{8}, index_t{12}}) {
-    const auto basis = TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::fixed(r), SideRecipe::fixed(r + 1));
+    const auto basis = TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::hosvd(r), SideRecipe::hosvd(r + 1));
     const double total = basis->report().total_energy;
     const double error = reconstruction_error(ctx, *basis, stack.gradients);
     CHECK(error <=
@@ -267,19 +268,19 @@ TEST_CASE_TEMPLATE("tucker basis: tail bound and energy rule on decaying spectra
               .epsilon(1e-4));
   }
   for (const double share : {0.3, 0.9, 0.999}) {
-    const auto basis =
-        TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::energy(share), SideRecipe::energy(share));
+    const SideRecipe recipe = SideRecipe::hosvd(Truncation::energy(share));
+    const auto basis = TuckerBasis<T, B>::fit(ctx, sums, recipe, recipe);
     CHECK(basis->report().out.kept_energy >= share);
     const auto smaller = TuckerBasis<T, B>::fit(
-        ctx, sums, SideRecipe::fixed(std::max<index_t>(basis->rows() - 1, 1)), SideRecipe::full());
+        ctx, sums, SideRecipe::hosvd(std::max<index_t>(basis->rows() - 1, 1)), SideRecipe::hosvd());
     if (basis->rows() > 1) CHECK(smaller->report().out.kept_energy < share);
   }
   index_t seen = 0;
-  const auto basis = TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::custom([&](auto energies) {
-                                              seen = static_cast<index_t>(energies.size());
-                                              return index_t{5};
-                                            }),
-                                            SideRecipe::identity());
+  const Truncation five = Truncation::custom([&](auto energies) {
+    seen = static_cast<index_t>(energies.size());
+    return index_t{5};
+  });
+  const auto basis = TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::hosvd(five), SideRecipe::identity());
   CHECK(seen == 23);
   CHECK(basis->rows() == 5);
 }
@@ -292,15 +293,15 @@ TEST_CASE_TEMPLATE("tucker basis: signs do not depend on reruns, threads, or con
   // Large enough for several tiles; all vectors well separated.
   const auto stack = planted_stack<T>(5, 400, 70, 9, 0.7, 21);
   typename B::Context one(1, true);
-  const auto want = TuckerBasis<T, B>::fit(one, summed<T, B>(one, stack.gradients), SideRecipe::fixed(9),
-                                           SideRecipe::fixed(9));
+  const auto want = TuckerBasis<T, B>::fit(one, summed<T, B>(one, stack.gradients), SideRecipe::hosvd(9),
+                                           SideRecipe::hosvd(9));
   for (const bool deterministic : {true, false}) {
     for (const int threads : {1, 2, 3}) {
       typename B::Context ctx(threads, deterministic);
       auto sums = summed<T, B>(ctx, stack.gradients);
-      const auto first = TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::fixed(9), SideRecipe::fixed(9));
+      const auto first = TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::hosvd(9), SideRecipe::hosvd(9));
       const auto second =
-          TuckerBasis<T, B>::fit(ctx, std::move(sums), SideRecipe::fixed(9), SideRecipe::fixed(9));
+          TuckerBasis<T, B>::fit(ctx, std::move(sums), SideRecipe::hosvd(9), SideRecipe::hosvd(9));
       for (const auto& basis : {first, second}) {
         const double tolerance = deterministic ? 0 : 1e4 * S::eps;
         CHECK(max_difference(basis->out().factor(), want->out().factor()) <= tolerance);
@@ -318,11 +319,11 @@ TEST_CASE_TEMPLATE("tucker basis: signs do not depend on reruns, threads, or con
   backend::Reference::Context reference(1);
   const auto small = planted_stack<T>(4, 20, 15, 5, 0.7, 2);
   typename B::Context ctx(2);
-  const auto a = TuckerBasis<T, B>::fit(ctx, summed<T, B>(ctx, small.gradients), SideRecipe::fixed(5),
-                                        SideRecipe::fixed(5));
+  const auto a = TuckerBasis<T, B>::fit(ctx, summed<T, B>(ctx, small.gradients), SideRecipe::hosvd(5),
+                                        SideRecipe::hosvd(5));
   const auto b = TuckerBasis<T, backend::Reference>::fit(
-      reference, summed<T, backend::Reference>(reference, small.gradients), SideRecipe::fixed(5),
-      SideRecipe::fixed(5));
+      reference, summed<T, backend::Reference>(reference, small.gradients), SideRecipe::hosvd(5),
+      SideRecipe::hosvd(5));
   CHECK(max_difference(a->out().factor(), b->out().factor()) <= 1e4 * S::eps);
   CHECK(max_difference(a->in().factor(), b->in().factor()) <= 1e4 * S::eps);
 }
@@ -348,7 +349,7 @@ TEST_CASE_TEMPLATE("tucker basis: sketched sides", S, SPARSEGRAD_TEST_SETUPS) {
   const auto sums = summed<T, B>(ctx, stack.gradients, options);
   CHECK(sums.sketched(GradientSide::in));
   CHECK(sums.bytes() <= options.gram_limit_bytes + 12 * 12 * 8);
-  const auto basis = TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::full(), SideRecipe::fixed(5));
+  const auto basis = TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::hosvd(), SideRecipe::hosvd(5));
   CHECK(subspace_difference(columns_of(basis->in()), stack.u) <= 1e4 * S::eps);
   CHECK(basis->orthogonality_defect(ctx).in <= 100 * S::eps);
   CHECK(basis->report().in.kept_energy >= 0.9999);
@@ -358,24 +359,24 @@ TEST_CASE_TEMPLATE("tucker basis: sketched sides", S, SPARSEGRAD_TEST_SETUPS) {
   CHECK(reconstruction_error(ctx, *basis, stack.gradients) <=
         basis->report().tail_bound() + 1e-3 * std::sqrt(basis->report().total_energy));
   // More vectors than the gradients have: orthonormal all the same.
-  const auto more = TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::identity(), SideRecipe::fixed(15));
+  const auto more = TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::identity(), SideRecipe::hosvd(15));
   CHECK(more->orthogonality_defect(ctx).in <= 100 * S::eps);
   CHECK(more->cols() == 15);
-  CHECK(TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::identity(), SideRecipe::energy(0.99))->cols() <= 5);
+  CHECK(TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::identity(), SideRecipe::hosvd(Truncation::energy(0.99)))
+            ->cols() <= 5);
 
   const std::string columns = std::to_string(sums.sketch(GradientSide::in).cols);
   const std::string side = "the in side, extent " + std::to_string(in) + ", is sketched with " + columns;
-  CHECK(message_of<ValueError>(
-            [&] { TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::full(), SideRecipe::full()); }) ==
-        side + " columns: the rule \"full\" asks for all vectors; raise gram_limit_bytes or lower the rank");
-  CHECK(message_of<ValueError>(
-            [&] { TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::full(), SideRecipe::fixed(100)); }) ==
-        side + " columns: the rule \"100\" asks for more vectors; raise gram_limit_bytes or lower the rank");
   CHECK(message_of<ValueError>([&] {
-          TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::full(),
-                                 SideRecipe::custom([](auto) { return index_t{99}; }));
-        }) ==
-        side + " columns: the rule \"custom\" asks for 99 vectors; raise gram_limit_bytes or lower the rank");
+          TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::hosvd(), SideRecipe::hosvd());
+        }) == side + " columns: hosvd(full) asks for all vectors; raise gram_limit_bytes or lower the rank");
+  CHECK(message_of<ValueError>(
+            [&] { TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::hosvd(), SideRecipe::hosvd(100)); }) ==
+        side + " columns: hosvd(rank 100) asks for more vectors; raise gram_limit_bytes or lower the rank");
+  CHECK(message_of<ValueError>([&] {
+          TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::hosvd(),
+                                 SideRecipe::hosvd(Truncation::custom([](auto) { return index_t{99}; })));
+        }) == side + " columns: hosvd(custom) asks for 99 vectors; raise gram_limit_bytes or lower the rank");
 }
 
 TEST_CASE_TEMPLATE("tucker basis: no energy, empty extents, extent 1", S, SPARSEGRAD_TEST_SETUPS) {
@@ -384,26 +385,27 @@ TEST_CASE_TEMPLATE("tucker basis: no energy, empty extents, extent 1", S, SPARSE
   typename B::Context ctx(1);
   HosvdAccumulator<T, B> sums(ctx, 4, 3);
   sums.add(ctx, Matrix<T>(4, 3).view());
-  const auto zero = TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::full(), SideRecipe::energy(0.9));
+  const auto zero =
+      TuckerBasis<T, B>::fit(ctx, sums, SideRecipe::hosvd(), SideRecipe::hosvd(Truncation::energy(0.9)));
   CHECK(zero->rows() == 4);
   CHECK(zero->cols() == 1);
   CHECK(zero->orthogonality_defect(ctx).out <= 10 * S::eps);
   CHECK(zero->report().in.kept_energy == 1);
   CHECK(zero->report().tail_bound() == 0);
-  const EnergyShares shares = zero->energy(ctx, Matrix<T>(4, 3).view(), 2);
+  const EnergyFractions shares = zero->energy(ctx, Matrix<T>(4, 3).view(), 2);
   CHECK(shares.raw_top_k == 0);
   CHECK(shares.kept_block == 0);
   HosvdOptions options;
   options.gram_limit_bytes = 64;  // in side: 72 bytes of Gram
   HosvdAccumulator<T, B> sketch(ctx, 2, 3, options);
   sketch.add(ctx, Matrix<T>(2, 3).view());
-  CHECK(TuckerBasis<T, B>::fit(ctx, sketch, SideRecipe::full(), SideRecipe::fixed(1))
+  CHECK(TuckerBasis<T, B>::fit(ctx, sketch, SideRecipe::hosvd(), SideRecipe::hosvd(1))
             ->orthogonality_defect(ctx)
             .in <= 10 * S::eps);
 
   HosvdAccumulator<T, B> empty(ctx, 0, 3);
   empty.add(ctx, Matrix<T>(0, 3).view());
-  const auto none = TuckerBasis<T, B>::fit(ctx, empty, SideRecipe::full(), SideRecipe::full());
+  const auto none = TuckerBasis<T, B>::fit(ctx, empty, SideRecipe::hosvd(), SideRecipe::hosvd());
   CHECK(none->rows() == 0);
   CHECK(none->cols() == 3);
   Matrix<T> core(0, 3);
@@ -411,7 +413,7 @@ TEST_CASE_TEMPLATE("tucker basis: no energy, empty extents, extent 1", S, SPARSE
 
   HosvdAccumulator<T, B> one(ctx, 1, 1);
   one.add(ctx, Matrix<T>(1, 1, T(-2)).view());
-  const auto scalar = TuckerBasis<T, B>::fit(ctx, one, SideRecipe::full(), SideRecipe::full());
+  const auto scalar = TuckerBasis<T, B>::fit(ctx, one, SideRecipe::hosvd(), SideRecipe::hosvd());
   CHECK(scalar->out().factor()(0, 0) == 1);
   CHECK(scalar->report().out.spectrum[0] == doctest::Approx(4));
 }
@@ -434,6 +436,11 @@ TEST_CASE("tucker basis: given factors, given sides, other backends") {
   CHECK(text.ends_with(", expected at most 1e-09"));
   CHECK_NOTHROW(Basis::from_factors(ctx, v.view(), u.view(), 2.0));
   CHECK_THROWS_AS(Basis::from_factors(ctx, Matrix<double>(3, 2, NAN).view(), u.view()), ValueError);
+  // From raw pointers.
+  v(2, 1) -= 0.5;
+  const Basis::Pointer same = Basis::from_factors(ctx, {v.data.data(), 9, 4}, {u.data.data(), 6, 6});
+  CHECK(max_difference(same->out().factor(), basis->out().factor()) < 1e-15);
+  CHECK(max_difference(same->in().factor(), basis->in().factor()) == 0);
 
   backend::Reference::Context reference(1);
   const auto moved = basis->to<backend::Reference>(ctx, reference);
@@ -447,28 +454,34 @@ TEST_CASE("tucker basis: given factors, given sides, other backends") {
   identity->project(ctx, g.view(), core.view());
   CHECK(core.data == g.data);
 
+  // A random side has no more vectors than its extent.
+  const auto capped = Basis::from_recipes(ctx, 5, 3, SideRecipe::random(4), SideRecipe::random(40));
+  CHECK(capped->rows() == 4);
+  CHECK(capped->cols() == 3);
+
   // Square gradients: the two sides of one seed differ.
-  const auto random = Basis::from_rules(ctx, 8, 8, SideRecipe::random(), SideRecipe::random());
+  const auto random = Basis::from_recipes(ctx, 8, 8, SideRecipe::random(), SideRecipe::random());
   CHECK(max_difference(random->out().factor(), random->in().factor()) > 0.1);
-  const auto fast = Basis::from_rules(ctx, 32, 32, SideRecipe::hadamard(), SideRecipe::hadamard());
+  const auto fast = Basis::from_recipes(ctx, 32, 32, SideRecipe::hadamard(), SideRecipe::hadamard());
   CHECK(fast->out().host_signs(ctx) != fast->in().host_signs(ctx));
   CHECK(fast->bytes() == 2 * 32 * 8);
   CHECK(std::isnan(
-      Basis::from_rules(ctx, 8, 8, SideRecipe::random(3), SideRecipe::random())->report().out.kept_energy));
+      Basis::from_recipes(ctx, 8, 8, SideRecipe::random(3), SideRecipe::random())->report().out.kept_energy));
 }
 
 TEST_CASE("tucker basis: refusals") {
   backend::Cpu::Context ctx(1);
   using Basis = TuckerBasis<float>;
   HosvdAccumulator<float> sums(ctx, 4, 3);
-  CHECK(message_of<StateError>([&] { Basis::fit(ctx, sums, SideRecipe::full(), SideRecipe::identity()); }) ==
-        "the rule \"full\" of the out side needs gradients, and none was added");
-  CHECK(message_of<StateError>(
-            [&] { Basis::from_rules(ctx, 4, 3, SideRecipe::identity(), SideRecipe::fixed(2)); }) ==
-        "the rule \"2\" of the in side needs gradients, and this accumulator was made without that side");
+  CHECK(message_of<StateError>([&] { Basis::fit(ctx, sums, SideRecipe::hosvd(), SideRecipe::identity()); }) ==
+        "recipe hosvd(full) of the out side needs gradients, and none was added");
+  CHECK(
+      message_of<StateError>(
+          [&] { Basis::from_recipes(ctx, 4, 3, SideRecipe::identity(), SideRecipe::hosvd(2)); }) ==
+      "recipe hosvd(rank 2) of the in side needs gradients, and this accumulator was made without that side");
   CHECK_NOTHROW(Basis::fit(ctx, sums, SideRecipe::identity(), SideRecipe::random(2)));
   sums.add(ctx, random_matrix<float>(4, 3, 1).view());
-  const auto basis = Basis::fit(ctx, std::move(sums), SideRecipe::fixed(2), SideRecipe::full());
+  const auto basis = Basis::fit(ctx, std::move(sums), SideRecipe::hosvd(2), SideRecipe::hosvd());
   Matrix<float> g(4, 3);
   Matrix<float> core(2, 3);
   CHECK(message_of<ShapeError>([&] { basis->project(ctx, core.view(), core.view()); }) ==

@@ -25,14 +25,15 @@ Accumulators make_accumulators(GlueContext& ctx, Model& model, bool normalize) {
   return all;
 }
 
-void attach(GlueContext& ctx, Model& model, Accumulators& all) {
-  for (std::size_t i = 0; i < all.size(); ++i)
-    model.mlp()[i].collect(ctx, all[i]);
+/// From now on the layers form whole gradients.
+void form_gradients(GlueContext& ctx, Model& model) {
+  for (Model::MlpLayer& layer : model.mlp())
+    layer.gradient().form_weight_gradient(ctx, true);
 }
 
-void detach(GlueContext& ctx, Model& model) {
-  for (Model::MlpLayer& layer : model.mlp())
-    layer.collect(ctx, nullptr);
+void add_gradients(GlueContext& ctx, Model& model, Accumulators& all) {
+  for (std::size_t i = 0; i < all.size(); ++i)
+    model.mlp()[i].gradient().add_to(ctx, *all[i], NonFinite::raise);
 }
 
 Picture picture_of(std::string name, MatrixView<const float> g, index_t most) {
@@ -137,22 +138,21 @@ Survey survey_energy(GlueContext& ctx, Model& model, Trainer& trainer, const Sur
 
   Accumulators first = make_accumulators(ctx, model, options.sparse.normalize);
   Accumulators second;
+  form_gradients(ctx, model);
   for (index_t step = 1; step < options.at_step; ++step) {
     if (options.progress) options.progress("gradients", step, options.at_step);
-    if (step == 1) attach(ctx, model, first);
-    if (step == options.fit_steps + 1) detach(ctx, model);
-    if (survey.refit_step > 0 && step == survey.refit_step - options.fit_steps + 1) {
-      second = make_accumulators(ctx, model, options.sparse.normalize);
-      attach(ctx, model, second);
-    }
-    if (survey.refit_step > 0 && step == survey.refit_step + 1) detach(ctx, model);
-    trainer.step();
+    const bool in_first = step <= options.fit_steps;
+    const bool in_second =
+        survey.refit_step > 0 && step > survey.refit_step - options.fit_steps && step <= survey.refit_step;
+    if (in_second && second.empty()) second = make_accumulators(ctx, model, options.sparse.normalize);
+    trainer.step([&] {
+      if (in_first || in_second) add_gradients(ctx, model, in_first ? first : second);
+    });
     if (options.interrupted && options.interrupted()) {
       survey.interrupted = true;
       return survey;
     }
   }
-  detach(ctx, model);
 
   Measurement measurement(ctx, model, options, survey);
   measurement.add_space("raw", "raw dW");
@@ -177,25 +177,25 @@ Survey survey_energy(GlueContext& ctx, Model& model, Trainer& trainer, const Sur
                            model_of_kind.options());
       for (index_t i = offset; i < count; i += 2)
         together.merge(ctx, *first[static_cast<std::size_t>(i)]);
-      const Basis::Pointer shared = Basis::fit(ctx, together, SideRecipe::full(), SideRecipe::full());
+      const Basis::Pointer shared = Basis::fit(ctx, together, SideRecipe::hosvd(), SideRecipe::hosvd());
       const Basis::Pointer reference = shared->with_transposed_input(ctx);
-      const Basis::Pointer random = Basis::from_rules(ctx, together.out_extent(), together.in_extent(),
-                                                      SideRecipe::random(), SideRecipe::random());
-      const Basis::Pointer hadamard = Basis::from_rules(ctx, together.out_extent(), together.in_extent(),
-                                                        SideRecipe::hadamard(), SideRecipe::hadamard());
+      const Basis::Pointer random = Basis::from_recipes(ctx, together.out_extent(), together.in_extent(),
+                                                        SideRecipe::random(), SideRecipe::random());
+      const Basis::Pointer hadamard = Basis::from_recipes(ctx, together.out_extent(), together.in_extent(),
+                                                          SideRecipe::hadamard(), SideRecipe::hadamard());
       for (index_t i = offset; i < count; i += 2) {
         if (options.progress) options.progress("bases", i, count);
         const Accumulator& own = *first[static_cast<std::size_t>(i)];
         measurement.measure_raw(i);
         measurement.measure("reference", *reference, i);
         measurement.measure("hosvd_kind", *shared, i);
-        const Basis::Pointer by_layer = Basis::fit(ctx, own, SideRecipe::full(), SideRecipe::full());
+        const Basis::Pointer by_layer = Basis::fit(ctx, own, SideRecipe::hosvd(), SideRecipe::hosvd());
         measurement.measure("hosvd_layer", *by_layer, i);
         if (survey.refit_step > 0) {
-          measurement.measure(
-              "hosvd_layer_refit",
-              *Basis::fit(ctx, *second[static_cast<std::size_t>(i)], SideRecipe::full(), SideRecipe::full()),
-              i);
+          measurement.measure("hosvd_layer_refit",
+                              *Basis::fit(ctx, *second[static_cast<std::size_t>(i)], SideRecipe::hosvd(),
+                                          SideRecipe::hosvd()),
+                              i);
         }
         measurement.measure("width_layer", *width_only(ctx, *by_layer, kind), i);
         measurement.measure("random", *random, i);

@@ -22,8 +22,8 @@ template <class Backend>
 struct SignedThreshold {
   index_t k = 0;
 
-  SelectReport operator()(typename Backend::Context& ctx, MatrixView<float> core,
-                          SparseGradient<float, Backend>& s, NonFinite policy) const {
+  SelectReport operator()(typename Backend::Context& ctx, ConstMatrixView<float> core,
+                          SparseGradient<float, Backend>& s) const {
     std::vector<float> ordered(static_cast<std::size_t>(core.size()));
     Backend::template download<float>(ctx, core.data, ordered.data(), core.size());
     const auto place = ordered.begin() + std::clamp<index_t>(k - 1, 0, core.size() - 1);
@@ -31,7 +31,7 @@ struct SignedThreshold {
     const float threshold = *place;
     const auto count = static_cast<index_t>(
         std::count_if(ordered.begin(), ordered.end(), [&](float g) { return std::abs(g) >= threshold; }));
-    return TopK{std::min(count, s.capacity())}(ctx, core, s, policy);
+    return TopK{std::min(count, s.capacity())}(ctx, core, s);
   }
 };
 
@@ -40,7 +40,7 @@ template <class T, class Backend>
 void transpose_input_sides(typename Backend::Context& ctx, SparseGradGroup<T, Backend>& group) {
   std::map<const void*, std::shared_ptr<const TuckerBasis<float, Backend>>> made;
   for (index_t i = 0; i < group.size(); ++i) {
-    const auto fitted = group.layer(i).basis();
+    const auto fitted = group.basis(i);
     auto& transposed = made[fitted.get()];
     if (transposed == nullptr) transposed = fitted->with_transposed_input(ctx);
     group.set_basis(ctx, i, transposed);

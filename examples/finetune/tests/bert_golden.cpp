@@ -142,8 +142,8 @@ TEST_CASE("the losses of 20 sparse steps equal those of torch") {
       } else {
         const io::SafetensorsFile bases((g.directory.path / "bases.safetensors").string());
         for (index_t i = 0; i < group.size(); ++i) {
-          const index_t out = group.layer(i).out_extent();
-          const index_t in = group.layer(i).in_extent();
+          const index_t out = group.source(i).out_extent();
+          const index_t in = group.source(i).in_extent();
           const std::vector<float> v = bases.read<float>(group.kind(i) + ".v");
           const std::vector<float> u = bases.read<float>(group.kind(i) + ".u");
           group.set_basis(

@@ -7,6 +7,8 @@
 #include <fstream>
 #include <set>
 
+#include <sparsegrad/io/side_recipe_text.hpp>
+
 #include "files.hpp"
 #include "training/output/event_file.hpp"
 #include "training/optimizer/learning_rate.hpp"
@@ -92,13 +94,13 @@ TEST_CASE("sides by the model's width, or by out and in") {
   SideOptions sides;
   sides.width = "64";
   sides.other = "identity";
-  CHECK(sides.rules("up").in.to_string() == "64");
-  CHECK(sides.rules("up").out.to_string() == "identity");
-  CHECK(sides.rules("down").out.to_string() == "64");
-  CHECK(sides.rules("down").in.to_string() == "identity");
+  CHECK(to_string(sides.rules("up").in) == "64");
+  CHECK(to_string(sides.rules("up").out) == "identity");
+  CHECK(to_string(sides.rules("down").out) == "64");
+  CHECK(to_string(sides.rules("down").in) == "identity");
   sides.out = "hadamard";
-  CHECK(sides.rules("up").out.to_string() == "hadamard");
-  CHECK(sides.rules("down").out.to_string() == "hadamard");
+  CHECK(to_string(sides.rules("up").out) == "hadamard");
+  CHECK(to_string(sides.rules("down").out) == "hadamard");
   sides.in = "nonsense";
   check_says(error_of([&] { sides.rules("up"); }), "nonsense");
 }

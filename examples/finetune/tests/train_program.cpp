@@ -52,7 +52,7 @@ TEST_CASE("errors say what was expected and found, with status 1") {
   fails("train --task sst2 --model '" + tiny().string() + "' --output '" + output.string() + "'",
         "SPARSEGRAD_GLUE_DIR");
   fails(train_words(output, "--batch-size 0"), "--batch-size is 0");
-  fails(train_words(output, "--width-side 12x"), "rank rule \"12x\"");
+  fails(train_words(output, "--width-side 12x"), "side recipe \"12x\"");
   fails(train_words("/dev/full", ""), "/dev/full");
   fails(train_words(output, "--max-length 4096"), "at most the model's 128 positions");
 }

@@ -577,7 +577,7 @@ TEST_CASE("an undefined metric is no best one, and the log says it") {
 TEST_CASE("adapters begin as LoRA's do: B is 0, A uniform or normal, the scale 1 / rank unless given") {
   TrainOptions options = tiny_options(RunType::lora);
   options.lora.rank = 7;
-  CHECK(trained_parts(options).lora_scale == doctest::Approx(1.0 / 7));
+  CHECK(trained_parts(options).mlp.lora_scale == doctest::Approx(1.0 / 7));
   for (const LoraInit init : {LoraInit::kaiming, LoraInit::gaussian}) {
     options.lora.init = init;
     const Run run(options);
@@ -608,7 +608,7 @@ TEST_CASE("adapters begin as LoRA's do: B is 0, A uniform or normal, the scale 1
     CHECK(squares / static_cast<double>(count) == doctest::Approx(1).epsilon(5 * std::sqrt(2.0 / 1344)));
   }
   options.lora.scale = 0.5;
-  CHECK(trained_parts(options).lora_scale == 0.5);
+  CHECK(trained_parts(options).mlp.lora_scale == 0.5);
 }
 
 TEST_CASE("a loss that is no number ends the run with the step's number") {
@@ -751,13 +751,13 @@ TEST_CASE("the signed threshold keeps more than k, and its least when few are po
   SparseGradient<float, backend::CpuBlas> kept(ctx, 2, 4, 6);
   const MatrixView<float> view(core.data(), 2, 4);
   // The second largest signed entry is 2.
-  CHECK(SignedThreshold<backend::CpuBlas>{2}(ctx, view, kept, NonFinite::raise).kept == 4);
+  CHECK(SignedThreshold<backend::CpuBlas>{2}(ctx, view, kept).kept == 4);
   CHECK(kept.indices()[0] == 0);
   CHECK(kept.values()[3] == -5);
   // Without enough positive ones every entry reaches the threshold: as many as there is room for.
   for (float& g : core)
     g = -std::abs(g);
-  CHECK(SignedThreshold<backend::CpuBlas>{2}(ctx, view, kept, NonFinite::raise).kept == 6);
+  CHECK(SignedThreshold<backend::CpuBlas>{2}(ctx, view, kept).kept == 6);
 
   TrainOptions options = tiny_options(RunType::sparse);
   options.sparse.defects.signed_selection = true;

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
+#include <sparsegrad/io/side_recipe_text.hpp>
 
 namespace sparsegrad::glue {
 
@@ -49,13 +50,13 @@ std::string_view to_string(Schedule schedule) {
 }
 
 SideRecipes SideOptions::rules(const std::string& kind) const {
-  const SideRecipe width_rule = SideRecipe::parse(width);
-  const SideRecipe other_rule = SideRecipe::parse(other);
+  const SideRecipe width_rule = parse_side_recipe(width);
+  const SideRecipe other_rule = parse_side_recipe(other);
   SideRecipes rules;
   rules.out = kind == "up" ? other_rule : width_rule;
   rules.in = kind == "up" ? width_rule : other_rule;
-  if (!out.empty()) rules.out = SideRecipe::parse(out);
-  if (!in.empty()) rules.in = SideRecipe::parse(in);
+  if (!out.empty()) rules.out = parse_side_recipe(out);
+  if (!in.empty()) rules.in = parse_side_recipe(in);
   return rules;
 }
 
@@ -136,8 +137,8 @@ void TrainOptions::check() const {
   for (const char* kind : {"up", "down"}) {
     const SideRecipes rules = sparse.sides.rules(kind);
     const auto full = [&](bool wanted, const char* name, const SideRecipe& rule) {
-      if (wanted && rule.to_string() != "full")
-        throw ValueError(fmt::format("{} needs the full rank there, found {}", name, rule.to_string()));
+      if (wanted && to_string(rule) != "full")
+        throw ValueError(fmt::format("{} needs the full rank there, found {}", name, to_string(rule)));
     };
     full(sparse.defects.transposed_basis, "--transposed-basis: the input side", rules.in);
     full(sparse.defects.rotated_bias, "--rotated-bias: the output side", rules.out);
@@ -210,8 +211,8 @@ nlohmann::json to_json(const TrainOptions& o) {
                                           : static_cast<double>(s.n_params) /
                                                 static_cast<double>(reference_matrix_entries)},
                     {"basis_scope", s.scope == BasisScope::kind ? "kind" : "layer"},
-                    {"up", {{"out", up.out.to_string()}, {"in", up.in.to_string()}}},
-                    {"down", {{"out", down.out.to_string()}, {"in", down.in.to_string()}}},
+                    {"up", {{"out", to_string(up.out)}, {"in", to_string(up.in)}}},
+                    {"down", {{"out", to_string(down.out)}, {"in", to_string(down.in)}}},
                     {"refresh_every", s.refresh_every},
                     {"refresh_window", s.refresh_window},
                     {"phase1_steps", s.needs_gradients() ? s.phase1_steps : 0},

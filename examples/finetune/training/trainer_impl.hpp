@@ -149,7 +149,7 @@ MemoryParts BasicTrainer<T, Backend>::memory_now() const {
   parts.activations = model.activations + ctx_.scratch().most_used();
   parts.gradients = model.dense_gradients;
   parts.optimizer = dense_->state_bytes();
-  mlp_->add_memory(model.mlp_gradients, parts);
+  mlp_->add_memory(ctx_, model.mlp_gradients, parts);
   if (phase1_mlp_) parts.optimizer += phase1_mlp_->state_bytes();
   return parts;
 }
@@ -187,8 +187,9 @@ bool BasicTrainer<T, Backend>::gradients_are_whole() {
     bool finite = true;
     try {
       std::vector<MatrixView<const float>> all{model_.parameters().gradients()};
-      for (auto& layer : model_.mlp())
-        all.push_back(layer.core(ctx_));  // refuses NaN and Inf by itself while gradients are collected
+      for (index_t i = 0; i < static_cast<index_t>(model_.mlp().size()); ++i)
+        all.push_back(
+            mlp_->gradient(ctx_, i));  // refuses NaN and Inf by itself while gradients are collected
       const std::span<const MatrixView<const float>> arrays(all);
       finite = Backend::template first_nonfinite_batched<float>(ctx_, arrays) < 0;
     } catch (const NonFiniteError&) {
@@ -198,8 +199,7 @@ bool BasicTrainer<T, Backend>::gradients_are_whole() {
       loss_scale_.count_overflow();
       ++report_.skipped_steps;
       model_.parameters().zero_gradients(ctx_);
-      for (auto& layer : model_.mlp())
-        layer.clear(ctx_);
+      mlp_->clear(ctx_);
       return false;
     }
     loss_scale_.count_whole_step();
@@ -213,8 +213,8 @@ double BasicTrainer<T, Backend>::gradient_scale() {
   if (options_.clip_norm <= 0) return unscale;
   const double dense = dense_->gradient_norm(ctx_);
   double squares = dense * dense;
-  for (auto& layer : model_.mlp())
-    squares += Backend::template squared_norm<float>(ctx_, layer.core(ctx_));
+  for (index_t i = 0; i < static_cast<index_t>(model_.mlp().size()); ++i)
+    squares += Backend::template squared_norm<float>(ctx_, mlp_->gradient(ctx_, i));
   return unscale * clip_factor(unscale * std::sqrt(squares), options_.clip_norm);
 }
 
@@ -249,10 +249,9 @@ bool BasicTrainer<T, Backend>::collect_bases(const TrainHooks& hooks) {
     const bool shared = sparse_->shares_gradient_memory();
     double rate = 0;
     const auto use_gradient = [&](index_t number, double scale) {
-      if (!fixed) return phase1_mlp_->step_one(ctx_, number, rate, scale);
-      auto& layer = model_.mlp()[static_cast<std::size_t>(number)];
-      layer.core(ctx_);  // which gives it to the accumulator
-      layer.clear(ctx_);
+      (void)sparse_->gradient(ctx_, number);  // complete now, and in the sums
+      if (!fixed) phase1_mlp_->step_one(ctx_, number, rate, scale);
+      sparse_->end_collecting_step(ctx_, number);
     };
     // With one memory for all, each matrix is stepped as soon as its gradient is there.
     const detail::MlpGradientScope<Model> scope(
@@ -265,7 +264,7 @@ bool BasicTrainer<T, Backend>::collect_bases(const TrainHooks& hooks) {
         const double scale = gradient_scale();
         for (index_t i = 0; i < sparse_->group().size() && !shared; ++i)
           use_gradient(i, scale);
-        sparse_->group().clear(ctx_);
+        sparse_->end_collecting_step(ctx_);
         dense_->step(ctx_, {.learning_rate = rate, .grad_scale = scale, .clear_gradients = true});
       }
       ++report_.phase1.steps;

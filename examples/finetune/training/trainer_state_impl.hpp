@@ -16,7 +16,7 @@ namespace sparsegrad::glue {
 
 namespace detail {
 
-inline constexpr const char* state_file_type = "sparsegrad-glue state 1";
+inline constexpr const char* state_file_type = "sparsegrad-glue state 2";
 nlohmann::json records_json(const TrainReport& report);
 void read_records(const nlohmann::json& j, TrainReport& report);
 
@@ -41,12 +41,10 @@ void BasicTrainer<T, Backend>::save_state(const std::filesystem::path& path) {
   io::SafetensorsWriter writer;
   detail::put_array<Backend>(ctx_, writer, "weights", std::as_const(model_.parameters()).weights());
   detail::put_adam<T, Backend>(ctx_, writer, "dense.", *dense_);
-  nlohmann::json of_mlp{{"adam_steps", nlohmann::json::array({dense_->steps()})},
-                        {"basis_of", nlohmann::json::array()}};
+  nlohmann::json of_mlp{{"adam_steps", nlohmann::json::array({dense_->steps()})}};
   mlp_->save(ctx_, writer, of_mlp);
   const nlohmann::json state{{"fingerprint", fingerprint()},
                              {"adam_steps", of_mlp["adam_steps"]},
-                             {"basis_of", of_mlp["basis_of"]},
                              {"sampler", {sampler_.position().epoch, sampler_.position().next}},
                              {"pass", pass_},
                              {"loss_scale", {loss_scale_.scale, loss_scale_.whole_steps}},

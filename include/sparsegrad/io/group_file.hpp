@@ -1,5 +1,5 @@
-// A group's whole state in a safetensors file: bases (each once, however many layers share it), plans, optimizer states,
-// deltas, fixed supports and residuals. Weights are the engine's to save.
+// A group's whole state in a safetensors file: bases (each once, however many layers share it), plans, optimizer states
+// and states of selectors. Weights are the engine's to save.
 //
 //     io::save(ctx, "state.safetensors", group);     io::load(ctx, "state.safetensors", group);
 //
@@ -37,9 +37,9 @@ inline Plan plan_from_text(const SafetensorsFile& file, const std::string& key) 
 }  // namespace detail
 
 /// Adds SparseGradGroup::state. Throws StateError as that does.
-template <class T, Backend B>
+template <class T, Backend B, class O>
 void put(typename B::Context& ctx, SafetensorsWriter& writer, const std::string& prefix,
-         const SparseGradGroup<T, B>& group) {
+         const SparseGradGroup<T, B, O>& group) {
   using C = compute_t<T>;
   GroupState<C, B> state = group.state(ctx);
   std::vector<const TuckerBasis<C, B>*> bases;
@@ -56,15 +56,14 @@ void put(typename B::Context& ctx, SafetensorsWriter& writer, const std::string&
     basis_of.push_back(at - bases.begin());
     writer.metadata(name + "kind", layer.kind);
     writer.metadata(name + "plan", to_string(layer.plan));
-    detail::put_adam_state(writer, name + "adam.", std::move(layer.adam));
-    if (layer.delta) put<C, B>(ctx, writer, name + "delta.", *layer.delta);
+    put_state(writer, name + "adam.", std::move(layer.optimizer));
     const auto add = [&](const char* what, auto& values) {
       if (values.empty()) return;
       const auto n = static_cast<index_t>(values.size());
       writer.add(name + what, {n}, std::move(values));
     };
-    add("support", layer.support);
-    add("residual", layer.residual);
+    add("support", layer.selector.positions);
+    add("residual", layer.selector.values);
   }
   const auto layers = static_cast<index_t>(basis_of.size());
   writer.add(prefix + "basis_of", {layers}, std::move(basis_of));
@@ -93,18 +92,20 @@ GroupState<C, B> get_group_state(typename B::Context& ctx, const SafetensorsFile
     layer.basis = bases[static_cast<std::size_t>(basis_of[i])];
     layer.kind = file.metadata(name + "kind");
     layer.plan = detail::plan_from_text(file, name + "plan");
-    layer.adam = get_adam_state<C>(file, name + "adam.");
+    layer.optimizer = get_state<C>(file, name + "adam.");
     if (file.metadata().contains(name + "delta.type")) {
-      layer.delta = get_delta<C, B>(ctx, file, name + "delta.");
+      throw file.error(name + "delta.type",
+                       "says that a layer kept a delta, as adapters of version 0.1 did; read it by get_delta into "
+                       "a CoreAdapter, and save the group anew");
     }
     const index_t core = layer.basis->rows() * layer.basis->cols();
     if (file.contains(name + "support")) {
-      layer.support = detail::read_list<stored_index_t>(file, name + "support");
-      detail::require_positions(file, name + "support", layer.support, core);
+      layer.selector.positions = detail::read_list<stored_index_t>(file, name + "support");
+      detail::require_positions(file, name + "support", layer.selector.positions, core);
     }
     if (file.contains(name + "residual")) {
-      layer.residual = detail::read_list<C>(file, name + "residual", core);
-      detail::require_finite(file, name + "residual", layer.residual);
+      layer.selector.values = detail::read_list<C>(file, name + "residual");
+      detail::require_finite(file, name + "residual", layer.selector.values);
     }
     state.layers.push_back(std::move(layer));
   }
@@ -113,9 +114,9 @@ GroupState<C, B> get_group_state(typename B::Context& ctx, const SafetensorsFile
 
 /// Restores a group that was made with the same options and layers; anything else is an IoError that says what differs.
 /// Throws StateError as SparseGradGroup::restore. The group is then as it was.
-template <class T, Backend B>
+template <class T, Backend B, class O>
 void get(typename B::Context& ctx, const SafetensorsFile& file, const std::string& prefix,
-         SparseGradGroup<T, B>& group) {
+         SparseGradGroup<T, B, O>& group) {
   const auto state = get_group_state<compute_t<T>, B>(ctx, file, prefix);
   try {
     group.restore(ctx, state);
@@ -124,9 +125,9 @@ void get(typename B::Context& ctx, const SafetensorsFile& file, const std::strin
   }
 }
 
-template <class T, Backend B>
-void load(typename B::Context& ctx, const std::string& path, SparseGradGroup<T, B>& group) {
-  get<T, B>(ctx, SafetensorsFile(path), "", group);
+template <class T, Backend B, class O>
+void load(typename B::Context& ctx, const std::string& path, SparseGradGroup<T, B, O>& group) {
+  get<T, B, O>(ctx, SafetensorsFile(path), "", group);
 }
 
 }  // namespace sparsegrad::io

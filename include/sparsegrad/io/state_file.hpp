@@ -10,6 +10,7 @@
 // prefix.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -19,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "../core_optimizer.hpp"
 #include "../default_backend.hpp"
 #include "../sparse_adam.hpp"
 #include "../sparse_gradient.hpp"
@@ -30,7 +32,6 @@ namespace sparsegrad::io {
 namespace detail {
 
 inline constexpr const char* basis_type = "tucker_basis 1";
-inline constexpr const char* adam_type = "sparse_adam 1";
 inline constexpr const char* delta_type = "sparse_gradient 1";
 
 inline void require_type(const SafetensorsFile& file, const std::string& prefix, const char* expected) {
@@ -207,49 +208,83 @@ std::shared_ptr<const TuckerBasis<T, B>> get_basis(typename B::Context& ctx, con
 
 namespace detail {
 
-template <class T>
-void put_adam_state(SafetensorsWriter& writer, const std::string& prefix, SparseAdamState<T> s) {
-  const auto n = static_cast<index_t>(s.m.size());
-  writer.metadata(prefix + "type", adam_type);
-  writer.metadata(prefix + "semantics", to_string(s.options.semantics));
-  writer.metadata(prefix + "overflow", to_string(s.options.overflow));
-  writer.metadata(prefix + "form", s.compact ? "compact" : "dense");
-  writer.add(prefix + "extents", {3}, std::vector<std::int64_t>{s.rows, s.cols, s.options.capacity});
-  writer.add(prefix + "coefficients", {3},
-             std::vector<double>{s.options.beta1, s.options.beta2, s.options.eps});
-  writer.add(prefix + "step", {1}, std::vector<std::int64_t>{s.steps});
-  if (s.compact) writer.add(prefix + "index", {n}, std::move(s.index));
-  writer.add(prefix + "m", {n}, std::move(s.m));
-  writer.add(prefix + "v", {n}, std::move(s.v));
-  if (s.options.semantics == AdamSemantics::per_entry_step)
-    writer.add(prefix + "count", {n}, std::move(s.count));
+/// "m,v" <-> {"m", "v"}
+template <class Named>
+std::string names(const std::vector<Named>& list, std::string (*name)(const Named&)) {
+  std::string text;
+  for (const Named& named : list)
+    text += (text.empty() ? "" : ",") + name(named);
+  return text;
+}
+/// The list under `key`; files of version 0.1, which know SparseAdam alone, have no lists.
+inline std::vector<std::string> read_names(const SafetensorsFile& file, const std::string& key,
+                                           const char* of_adam) {
+  const auto at = file.metadata().find(key);
+  const std::string text = at == file.metadata().end() ? of_adam : at->second;
+  std::vector<std::string> list;
+  for (std::size_t from = 0; from < text.size();) {
+    const std::size_t to = std::min(text.find(',', from), text.size());
+    list.push_back(text.substr(from, to - from));
+    from = to + 1;
+  }
+  return list;
 }
 
 }  // namespace detail
 
-/// Adds an optimizer's whole state and its options.
-template <class T, Backend B>
-void put(typename B::Context& ctx, SafetensorsWriter& writer, const std::string& prefix,
-         const SparseAdam<T, B>& adam) {
-  detail::put_adam_state(writer, prefix, adam.state(ctx));
+/// Adds the state of any optimizer, with its options.
+template <class T>
+void put_state(SafetensorsWriter& writer, const std::string& prefix, OptimizerState<T> s) {
+  using Array = typename OptimizerState<T>::Array;
+  using Number = std::pair<std::string, double>;
+  using Text = std::pair<std::string, std::string>;
+  const auto n = static_cast<index_t>(s.compact ? s.index.size() : static_cast<std::size_t>(s.rows * s.cols));
+  writer.metadata(prefix + "type", s.type);
+  writer.metadata(prefix + "form", s.compact ? "compact" : "dense");
+  writer.metadata(prefix + "arrays", detail::names<Array>(s.arrays, [](const Array& a) { return a.name; }));
+  writer.metadata(prefix + "numbers",
+                  detail::names<Number>(s.numbers, [](const Number& x) { return x.first; }));
+  writer.metadata(prefix + "texts", detail::names<Text>(s.texts, [](const Text& x) { return x.first; }));
+  for (const Text& text : s.texts)
+    writer.metadata(prefix + text.first, text.second);
+  std::vector<double> numbers;
+  for (const Number& number : s.numbers)
+    numbers.push_back(number.second);
+  writer.add(prefix + "extents", {3}, std::vector<std::int64_t>{s.rows, s.cols, s.capacity});
+  const auto coefficients = static_cast<index_t>(numbers.size());
+  writer.add(prefix + "coefficients", {coefficients}, std::move(numbers));
+  writer.add(prefix + "step", {1}, std::vector<std::int64_t>{s.steps});
+  if (s.compact) writer.add(prefix + "index", {n}, std::move(s.index));
+  for (Array& array : s.arrays)
+    writer.add(prefix + array.name, {n}, std::move(array.values));
+  if (s.counted) writer.add(prefix + "count", {n}, std::move(s.count));
 }
 
-/// Reads an optimizer's state into host memory, checked but for what SparseAdam::restore checks.
+/// Reads the state of any optimizer into host memory, checked but for what the optimizer's `restore` checks.
 template <class T>
-SparseAdamState<T> get_adam_state(const SafetensorsFile& file, const std::string& prefix) {
-  detail::require_type(file, prefix, detail::adam_type);
-  SparseAdamState<T> s;
+OptimizerState<T> get_state(const SafetensorsFile& file, const std::string& prefix) {
+  OptimizerState<T> s;
+  const auto type = file.metadata().find(prefix + "type");
+  const bool adam = type != file.metadata().end() && type->second == adam_state_type;
+  if (!adam && !file.metadata().contains(prefix + "arrays"))
+    detail::require_type(file, prefix, adam_state_type);
+  s.type = file.metadata(prefix + "type");
   const std::vector<std::int64_t> extents = detail::read_list<std::int64_t>(file, prefix + "extents", 3);
-  const std::vector<double> coefficients = detail::read_list<double>(file, prefix + "coefficients", 3);
   s.rows = extents[0];
   s.cols = extents[1];
   detail::require_core(file, prefix + "extents", s.rows, s.cols);
-  s.options.capacity = extents[2];
-  s.options.beta1 = coefficients[0];
-  s.options.beta2 = coefficients[1];
-  s.options.eps = coefficients[2];
-  s.options.semantics = detail::enum_from_text(file, prefix + "semantics", AdamSemantics::dense_core);
-  s.options.overflow = detail::enum_from_text(file, prefix + "overflow", Overflow::error);
+  s.capacity = extents[2];
+  const std::vector<std::string> numbers = detail::read_names(file, prefix + "numbers", "beta1,beta2,eps");
+  const std::vector<double> coefficients =
+      detail::read_list<double>(file, prefix + "coefficients", static_cast<index_t>(numbers.size()));
+  for (std::size_t i = 0; i < numbers.size(); ++i)
+    s.numbers.emplace_back(numbers[i], coefficients[i]);
+  for (const std::string& name : detail::read_names(file, prefix + "texts", "semantics,overflow"))
+    s.texts.emplace_back(name, file.metadata(prefix + name));
+  if (adam) {
+    (void)detail::enum_from_text(file, prefix + "semantics", AdamSemantics::dense_core);
+    (void)detail::enum_from_text(file, prefix + "overflow", Overflow::error);
+  }
   s.steps = detail::read_list<std::int64_t>(file, prefix + "step", 1)[0];
   const std::string& form = file.metadata(prefix + "form");
   if (form != "compact" && form != "dense") {
@@ -263,34 +298,43 @@ SparseAdamState<T> get_adam_state(const SafetensorsFile& file, const std::string
     detail::require_positions(file, prefix + "index", s.index, n);
     n = static_cast<index_t>(s.index.size());
   }
-  s.m = detail::read_list<T>(file, prefix + "m", n);
-  s.v = detail::read_list<T>(file, prefix + "v", n);
-  detail::require_finite(file, prefix + "m", s.m);
-  detail::require_finite(file, prefix + "v", s.v);
-  if (s.options.semantics == AdamSemantics::per_entry_step) {
-    s.count = detail::read_list<std::int32_t>(file, prefix + "count", n);
-  }
+  for (const std::string& name : detail::read_names(file, prefix + "arrays", "m,v"))
+    s.arrays.push_back({name, detail::read_list<T>(file, prefix + name, n)});
+  for (const auto& array : s.arrays)
+    detail::require_finite(file, prefix + array.name, array.values);
+  s.counted = adam ? s.text("semantics") == to_string(AdamSemantics::per_entry_step)
+                   : file.contains(prefix + "count");
+  if (s.counted) s.count = detail::read_list<std::int32_t>(file, prefix + "count", n);
   return s;
+}
+
+/// Adds an optimizer's state and its options.
+template <class T, Backend B, template <class, Backend> class Optimizer>
+void put(typename B::Context& ctx, SafetensorsWriter& writer, const std::string& prefix,
+         const Optimizer<T, B>& optimizer) requires CoreOptimizer<Optimizer<T, B>, T, B> {
+  put_state(writer, prefix, optimizer.state(ctx));
 }
 
 /// Restores an optimizer that was made with the same extents and options; anything else is an IoError that
 /// says what differs, and the optimizer stays as it was.
-template <class T, Backend B>
+template <class T, Backend B, template <class, Backend> class Optimizer>
 void get(typename B::Context& ctx, const SafetensorsFile& file, const std::string& prefix,
-         SparseAdam<T, B>& adam) {
-  const SparseAdamState<T> state = get_adam_state<T>(file, prefix);
-  detail::as_io_error(file, prefix, [&] { adam.restore(ctx, state); });
+         Optimizer<T, B>& optimizer) requires CoreOptimizer<Optimizer<T, B>, T, B> {
+  const OptimizerState<T> state = get_state<T>(file, prefix);
+  detail::as_io_error(file, prefix, [&] { optimizer.restore(ctx, state); });
 }
 
-/// Makes an optimizer as the file has it, options included.
+/// Makes a SparseAdam as the file has it, options included.
 template <class T, Backend B = DefaultBackend>
 SparseAdam<T, B> get_adam(typename B::Context& ctx, const SafetensorsFile& file, const std::string& prefix) {
-  const SparseAdamState<T> state = get_adam_state<T>(file, prefix);
+  detail::require_type(file, prefix, adam_state_type);
+  const OptimizerState<T> state = get_state<T>(file, prefix);
   return detail::as_io_error(file, prefix, [&] {
-    if (state.compact && !SparseAdam<T, B>::starts_compact(state.rows, state.cols, state.options)) {
+    const SparseAdamOptions options = adam_options(state);
+    if (state.compact && !SparseAdam<T, B>::starts_compact(state.rows, state.cols, options)) {
       throw ValueError("the state is compact, expected dense for its extents and capacity");
     }
-    SparseAdam<T, B> adam(ctx, state.rows, state.cols, state.options);
+    SparseAdam<T, B> adam(ctx, state.rows, state.cols, options);
     adam.restore(ctx, state);
     return adam;
   });
@@ -356,9 +400,10 @@ template <class T, Backend B = DefaultBackend>
 std::shared_ptr<const TuckerBasis<T, B>> load_basis(typename B::Context& ctx, const std::string& path) {
   return get_basis<T, B>(ctx, SafetensorsFile(path), "");
 }
-template <class T, Backend B>
-void load(typename B::Context& ctx, const std::string& path, SparseAdam<T, B>& adam) {
-  get<T, B>(ctx, SafetensorsFile(path), "", adam);
+template <class T, Backend B, template <class, Backend> class Optimizer>
+void load(typename B::Context& ctx, const std::string& path,
+          Optimizer<T, B>& optimizer) requires CoreOptimizer<Optimizer<T, B>, T, B> {
+  get<T, B>(ctx, SafetensorsFile(path), "", optimizer);
 }
 template <class T, Backend B = DefaultBackend>
 SparseGradient<T, B> load_delta(typename B::Context& ctx, const std::string& path) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <optional>
 #include <span>
@@ -89,7 +90,7 @@ class EncoderModel {
   bool trains_mlp() const { return !mlp_.layers.empty(); }
   /// The MLP matrices' gradients: of layer l, number 2 l is "up" (intermediate.dense) and 2 l + 1 "down" (output.dense).
   /// Empty when they are not trained.
-  std::span<MlpLayer> mlp() { return mlp_.layers; }
+  std::deque<MlpLayer>& mlp() { return mlp_.layers; }
   MlpLayer& mlp_up(index_t layer) { return mlp_.layers[static_cast<std::size_t>(2 * layer)]; }
   MlpLayer& mlp_down(index_t layer) { return mlp_.layers[static_cast<std::size_t>(2 * layer + 1)]; }
   std::string mlp_name(index_t number) const {

@@ -1,6 +1,7 @@
 // Chooses how a model's MLP matrices are trained.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -27,7 +28,7 @@ struct MlpTraining {
 template <class T, class Backend>
 struct MlpMatrices {
   using Layer = SparseGradLinear<T, Backend>;
-  std::vector<Layer> layers;  ///< what optimizers read gradients from; empty when the matrices are constants
+  std::deque<Layer> layers;  ///< what optimizers read gradients from; empty when the matrices are constants
   std::vector<std::unique_ptr<MlpMatrix<T, Backend>>> matrices;
 };
 
@@ -51,7 +52,6 @@ MlpMatrices<T, Backend> make_mlp_matrices(typename Backend::Context& ctx, const 
     }
     return mlp;
   }
-  mlp.layers.reserve(names.size());  // the matrices refer to them
   for (const std::string& name : names) {
     const Parameter<T>& p = parameters.at(name);
     if constexpr (is_low_precision<T>) {

@@ -156,8 +156,8 @@ TEST_CASE("device engine: the losses of 20 sparse steps equal those of torch") {
     const io::SafetensorsFile bases((golden.directory.path / "bases.safetensors").string());
     using sparsegrad::test::to_device;
     for (index_t i = 0; i < group.size(); ++i) {
-      const index_t out = group.layer(i).out_extent();
-      const index_t in = group.layer(i).in_extent();
+      const index_t out = group.source(i).out_extent();
+      const index_t in = group.source(i).in_extent();
       const auto v = to_device<DeviceBackend>(ctx, bases.read<float>(group.kind(i) + ".v"));
       const auto u = to_device<DeviceBackend>(ctx, bases.read<float>(group.kind(i) + ".u"));
       group.set_basis(

@@ -30,32 +30,33 @@ Range operator*(index_t factor, const Range& r) {
 
 /// How many vectors a side of this extent keeps.
 Range rank_of(const SideRecipe& rule, index_t extent) {
-  switch (rule.kind()) {
-    case SideRecipe::Kind::fixed:
-    case SideRecipe::Kind::random: {
-      const index_t rank = rule.rank() == 0 ? extent : std::min(rule.rank(), extent);
-      return {rank, rank};
-    }
-    case SideRecipe::Kind::energy:
-    case SideRecipe::Kind::custom:
-      return {1, extent};
-    default:
-      return {extent, extent};
+  if (const auto* random = std::get_if<SideRecipe::Random>(&rule.choice())) {
+    const index_t rank = random->rank == 0 ? extent : std::min(random->rank, extent);
+    return {rank, rank};
   }
+  const auto* hosvd = std::get_if<SideRecipe::Hosvd>(&rule.choice());
+  if (hosvd == nullptr) return {extent, extent};
+  const Truncation::Choice& truncation = hosvd->truncation.choice();
+  if (std::holds_alternative<Truncation::Full>(truncation)) return {extent, extent};
+  if (const auto* fixed = std::get_if<Truncation::Rank>(&truncation)) {
+    const index_t rank = std::min(fixed->rank, extent);
+    return {rank, rank};
+  }
+  return {1, extent};
 }
 
 Range bytes_of_side(const SideRecipe& rule, index_t extent) {
-  if (rule.kind() == SideRecipe::Kind::identity) return {};
-  if (rule.kind() == SideRecipe::Kind::hadamard) return {number * extent, number * extent};
+  if (std::holds_alternative<SideRecipe::Identity>(rule.choice())) return {};
+  if (std::holds_alternative<SideRecipe::Hadamard>(rule.choice())) return {number * extent, number * extent};
   return extent * number * rank_of(rule, extent);
 }
 
 /// The sums from which a side is fitted (HosvdAccumulator).
 index_t collection_of_side(const SideRecipe& rule, index_t extent) {
   if (!rule.needs_gradients()) return 0;
-  HosvdOptions one_side;
-  one_side.in_side = false;
-  return HosvdAccumulator<float, backend::CpuBlas>::bytes_for(extent, 0, one_side);
+  HosvdOptions options;
+  options.in_side = false;
+  return HosvdAccumulator<float, backend::CpuBlas>::bytes_for(extent, 0, options);
 }
 
 /// What a sparsely stepped matrix takes besides its gradient.

@@ -28,6 +28,14 @@ class DenseMlp final : public MlpOptimizer<T, Backend> {
     }
   }
 
+  MatrixView<const float> gradient(Context& ctx, index_t number) override {
+    return targets_[static_cast<std::size_t>(number)].layer->core(ctx);
+  }
+  void clear(Context& ctx) override {
+    for (const Target& target : targets_)
+      target.layer->clear(ctx);
+  }
+
   index_t step(Context& ctx, double rate, double scale) override {
     for (std::size_t i = 0; i < adam_.size(); ++i)
       step_one(ctx, static_cast<index_t>(i), rate, scale);
@@ -54,7 +62,7 @@ class DenseMlp final : public MlpOptimizer<T, Backend> {
       sum += adam->state_bytes();
     return sum;
   }
-  void add_memory(index_t layers, MemoryParts& parts) const override {
+  void add_memory(Context&, index_t layers, MemoryParts& parts) const override {
     parts.gradients += layers;
     parts.optimizer += state_bytes();
   }

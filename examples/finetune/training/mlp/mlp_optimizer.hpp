@@ -34,6 +34,14 @@ class MlpOptimizer {
   MlpOptimizer& operator=(const MlpOptimizer&) = delete;
   virtual ~MlpOptimizer() = default;
 
+  /// The complete gradient of matrix `number` in this step, in its basis.
+  virtual MatrixView<const float> gradient(Context&, index_t number) {
+    (void)number;
+    return {};
+  }
+  /// Forgets the gradients of this step.
+  virtual void clear(Context&) {}
+
   /// What backward is to call as soon as a matrix's gradient of the step is complete; empty: nothing.
   virtual std::function<void(index_t number)> on_gradient(Context&) { return {}; }
   /// Before the gradients of step number `done` (from 0) of `planned`.
@@ -63,7 +71,7 @@ class MlpOptimizer {
   virtual index_t entries_a_step() const { return 0; }
 
   /// Adds gradients, optimizer and bases; `layers` is what the gradients' layers own.
-  virtual void add_memory(index_t layers, MemoryParts& parts) const { parts.gradients += layers; }
+  virtual void add_memory(Context&, index_t layers, MemoryParts& parts) const { parts.gradients += layers; }
   virtual void add_state(Context&, Hash&) {}
   /// Adds the bases, which a step does not change, one number after the other.
   virtual std::uint64_t hash_of_bases(Context&, std::uint64_t hash) { return hash; }

@@ -7,7 +7,7 @@
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
-#include <sparsegrad/io/state_file.hpp>
+#include <sparsegrad/io/group_file.hpp>
 #include <sparsegrad/sparse_grad_group.hpp>
 
 #include "replication/reference_defects.hpp"
@@ -44,12 +44,20 @@ class SparseMlp final : public MlpOptimizer<T, Backend> {
   bool shares_gradient_memory() const { return shared_; }
 
   /// Phase 1: all gradients up to `fit` go to the sums that bases are fitted to, or to nothing after `stop_collecting`.
+  /// `end_collecting_step` ends a step that is not this optimizer's, for one matrix and then for all.
   void start_collecting(Context& ctx) { group_.collect(ctx, make_recipe(options_)); }
   void stop_collecting(Context& ctx) { group_.stop_collecting(ctx); }
+  void end_collecting_step(Context& ctx, index_t number) { group_.end_collecting_step(ctx, number); }
+  void end_collecting_step(Context& ctx) { group_.end_collecting_step(ctx); }
   void fit(Context& ctx) {
     group_.refresh(ctx);
     if (options_.defects.transposed_basis) transpose_input_sides<T, Backend>(ctx, group_);
   }
+
+  MatrixView<const float> gradient(Context& ctx, index_t number) override {
+    return group_.finish(ctx, number);
+  }
+  void clear(Context& ctx) override { group_.clear(ctx); }
 
   std::function<void(index_t)> on_gradient(Context& ctx) override {
     if (!shared_) return {};
@@ -81,25 +89,27 @@ class SparseMlp final : public MlpOptimizer<T, Backend> {
       sum += group_.kept(i);
     return sum;
   }
-  void add_memory(index_t, MemoryParts& parts) const override {
-    const GroupMemory group = group_.memory();
-    parts.gradients += group.gradients + group.sparse_gradients + group.deltas;
-    parts.optimizer += group.optimizer;
+  void add_memory(Context& ctx, index_t, MemoryParts& parts) const override {
+    const GroupMemory group = group_.memory(ctx);
+    parts.gradients += group.gradients + group.sparse_gradients;
+    parts.optimizer += group.optimizer + group.selectors;
     parts.basis = group.bases;
     parts.collection = group.collection;
   }
 
   void add_state(Context& ctx, Hash& hash) override {
-    for (index_t i = 0; i < group_.size(); ++i) {
-      group_.optimizer(i).visit_state([&](std::string_view name, const auto& view) {
-        if (name == "step") return hash.add(view.data(), view.size_bytes());
-        detail::add_array<Backend>(ctx, hash, view.data(), view.size());
-      });
+    for (const auto& layer : group_.state(ctx).layers) {
+      const OptimizerState<float>& state = layer.optimizer;
+      hash.add_value(state.steps);
+      hash.add(state.index.data(), state.index.size() * sizeof(stored_index_t));
+      for (const auto& array : state.arrays)
+        hash.add(array.values.data(), array.values.size() * sizeof(float));
+      hash.add(state.count.data(), state.count.size() * sizeof(std::int32_t));
     }
   }
   std::uint64_t hash_of_bases(Context& ctx, std::uint64_t hash) override {
     for (index_t i = 0; i < group_.size(); ++i) {
-      for (const auto* side : {&group_.layer(i).basis()->out(), &group_.layer(i).basis()->in()}) {
+      for (const auto* side : {&group_.basis(i)->out(), &group_.basis(i)->in()}) {
         if (!side->has_factor()) continue;
         const MatrixView<const float> factor = side->factor();
         const auto n = static_cast<std::size_t>(factor.size());
@@ -111,45 +121,28 @@ class SparseMlp final : public MlpOptimizer<T, Backend> {
     }
     return hash;
   }
-  void save(Context& ctx, io::SafetensorsWriter& writer, nlohmann::json& state) override {
-    std::vector<const void*> bases;
-    for (index_t i = 0; i < group_.size(); ++i) {
-      const auto& basis = group_.layer(i).basis();
-      auto at = std::find(bases.begin(), bases.end(), basis.get());
-      if (at == bases.end()) {
-        io::put<float, Backend>(ctx, writer, fmt::format("basis.{}.", bases.size()), *basis);
-        at = bases.insert(bases.end(), basis.get());
-      }
-      state["basis_of"].push_back(at - bases.begin());
-      io::put<float, Backend>(ctx, writer, fmt::format("adam.{}.", i), group_.optimizer(i));
-    }
+  void save(Context& ctx, io::SafetensorsWriter& writer, nlohmann::json&) override {
+    io::put(ctx, writer, file_prefix, group_);
   }
   void check_written(Context& ctx, const io::SafetensorsFile& file) override {
-    for (index_t i = 0; i < group_.size(); ++i) {
-      group_.optimizer(i).visit_state([&](std::string_view name, const auto& view) {
-        if (name == "step") return;
-        detail::require_same<Backend>(ctx, file, fmt::format("adam.{}.{}", i, name), view.data(),
-                                      view.size());
-      });
+    const auto written = io::get_group_state<float, Backend>(ctx, file, file_prefix);
+    const auto wanted = group_.state(ctx);
+    for (std::size_t i = 0; i < wanted.layers.size(); ++i) {
+      if (i >= written.layers.size() || !(written.layers[i].optimizer == wanted.layers[i].optimizer))
+        throw IoError(
+            fmt::format("{}: the optimizer of MLP matrix {} is not what was written to it", file.path(), i));
     }
   }
-  void restore(Context& ctx, const io::SafetensorsFile& file, const nlohmann::json& state) override {
-    std::vector<std::shared_ptr<const TuckerBasis<float, Backend>>> bases;
-    for (index_t i = 0; i < group_.size(); ++i) {
-      const std::size_t number = state.at("basis_of").at(static_cast<std::size_t>(i));
-      if (number > bases.size())
-        throw IoError(fmt::format("basis {} stands before basis {}", number, bases.size()));
-      if (number == bases.size())
-        bases.push_back(io::get_basis<float, Backend>(ctx, file, fmt::format("basis.{}.", number)));
-      group_.set_basis(ctx, i, bases[number]);
-      io::get<float, Backend>(ctx, file, fmt::format("adam.{}.", i), group_.optimizer(i));
-    }
+  void restore(Context& ctx, const io::SafetensorsFile& file, const nlohmann::json&) override {
+    io::get(ctx, file, file_prefix, group_);
   }
 
  private:
-  GroupOptions group_options(const std::vector<Target>& targets) const {
+  static constexpr const char* file_prefix = "sparse.";
+
+  typename Group::Options group_options(const std::vector<Target>& targets) const {
     const index_t matrix = targets.front().parameter->weight.size();
-    GroupOptions options;
+    typename Group::Options options;
     options.entries = kept_entries(options_, matrix);
     // Of gradients that are as often negative as positive the signed threshold keeps twice as many.
     if (options_.defects.signed_selection) options.entries = std::min(3 * options.entries, matrix);

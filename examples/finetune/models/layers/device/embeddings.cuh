@@ -64,9 +64,9 @@ void add_to_table(typename System::Context& ctx, const RowGroups& groups, Matrix
   if (d_table.empty()) return;
   auto frame = ctx.frame();
   const MatrixView<C> sums = frame.template matrix<C>(groups.pieces, g.cols);
-  for_each_entry<System>(ctx, groups.pieces, g.cols, SumPieces<T>{groups, g, sums});
-  for_each_entry<System>(ctx, groups.groups, g.cols,
-                         AddGroups<C>{groups, MatrixView<const C>(sums), d_table});
+  launch_over_entries<System>(ctx, groups.pieces, g.cols, SumPieces<T>{groups, g, sums});
+  launch_over_entries<System>(ctx, groups.groups, g.cols,
+                              AddGroups<C>{groups, MatrixView<const C>(sums), d_table});
 }
 
 }  // namespace sparsegrad::glue::device

@@ -50,7 +50,7 @@ struct ElementBlocks {
 
 /// Calls f(e) for e in [0, n). F is a copyable function object with a const call operator for both sides.
 template <class System, class F>
-void for_each_index(typename System::Context& ctx, index_t n, const F& f) {
+void launch_over_indices(typename System::Context& ctx, index_t n, const F& f) {
   if (n <= 0) return;
   const ElementBlocks<F> kernel{f, n};
   System::launch(ctx, kernel.blocks(), kernel);
@@ -75,8 +75,8 @@ struct ByRowAndColumn {
 
 /// Calls f(i, j) for all entries of a rows x cols matrix.
 template <class System, class F>
-void for_each_entry(typename System::Context& ctx, index_t rows, index_t cols, const F& f) {
-  for_each_index<System>(ctx, rows * cols, ByRowAndColumn<F>{f, cols});
+void launch_over_entries(typename System::Context& ctx, index_t rows, index_t cols, const F& f) {
+  launch_over_indices<System>(ctx, rows * cols, ByRowAndColumn<F>{f, cols});
 }
 
 /// Block kernels of one type as one: their blocks stand one kernel after the other. Launch parameters take at most 4096
@@ -119,7 +119,7 @@ struct KernelBatch {
 /// Runs `kernel(task, number)`, which has a member blocks(), for every task: as few launches as the size of their
 /// parameters allows.
 template <class System, class Task, class MakeKernel>
-void launch_batch(typename System::Context& ctx, std::span<const Task> tasks, const MakeKernel& kernel) {
+void launch_tasks(typename System::Context& ctx, std::span<const Task> tasks, const MakeKernel& kernel) {
   using K = decltype(kernel(tasks[0], std::size_t{0}));
   KernelBatch<K> batch;
   batch.count = 0;
@@ -197,14 +197,14 @@ struct AddChunks {
 
 /// sums[j] += sum_i source(i, j), where Source is an Array2 or a function object like it.
 template <class System, class T, class Source>
-void add_column_sums(typename System::Context& ctx, const Source& source, index_t rows, index_t cols,
-                     T* sums) {
+void add_sums_by_column(typename System::Context& ctx, const Source& source, index_t rows, index_t cols,
+                        T* sums) {
   if (rows == 0 || cols == 0) return;
   auto frame = ctx.frame();
   ColumnSumChunks<Source> kernel{source, rows, cols, nullptr};
   kernel.partial = frame.template take<double>(kernel.chunks() * cols);
   System::launch(ctx, kernel.blocks(), kernel);
-  for_each_index<System>(ctx, cols, AddChunks<T>{kernel.partial, kernel.chunks(), cols, sums});
+  launch_over_indices<System>(ctx, cols, AddChunks<T>{kernel.partial, kernel.chunks(), cols, sums});
 }
 
 }  // namespace sparsegrad::glue::device

@@ -173,8 +173,8 @@ void norm_backward(typename System::Context& ctx, const LayerNorm<compute_t<T>>&
   if (g.empty()) return;
   const GradientSum<T> dy{MatrixView<const T>(g), extra};
   if (norm.d_gamma != nullptr) {
-    add_column_sums<System>(ctx, ProductEntry<T>{dy, xhat}, g.rows, g.cols, norm.d_gamma);
-    add_column_sums<System>(ctx, dy, g.rows, g.cols, norm.d_beta);
+    add_sums_by_column<System>(ctx, ProductEntry<T>{dy, xhat}, g.rows, g.cols, norm.d_gamma);
+    add_sums_by_column<System>(ctx, dy, g.rows, g.cols, norm.d_beta);
   }
   System::launch(ctx, g.rows, NormalizeRowsBackward<T>{norm, g.cols, xhat, rstd, dy, g});
 }

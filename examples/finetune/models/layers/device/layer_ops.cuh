@@ -72,7 +72,7 @@ struct DeviceLayerOps {
 
   template <class T>
   static void gelu_forward(Context& ctx, const compute_t<T>* bias, MatrixView<T> h, MatrixView<T> out) {
-    device::for_each_entry<System>(ctx, h.rows, h.cols, device::GeluEntry<T>{bias, h, out});
+    device::launch_over_entries<System>(ctx, h.rows, h.cols, device::GeluEntry<T>{bias, h, out});
   }
   template <class T>
   static void gelu_backward(Context& ctx, MatrixView<const T> slope, MatrixView<T> g, compute_t<T>* d_bias) {
@@ -93,8 +93,8 @@ struct DeviceLayerOps {
                                 const compute_t<T>* bias, const Dropout<compute_t<T>>& dropout,
                                 MatrixView<T> qkv, MatrixView<T> out, compute_t<T>* log_sums, compute_t<T>*) {
     const auto scale = shape.template scale<compute_t<T>>();
-    device::for_each_entry<System>(ctx, qkv.rows, qkv.cols,
-                                   device::AddQkvBias<T>{bias, scale, shape.hidden(), qkv});
+    device::launch_over_entries<System>(ctx, qkv.rows, qkv.cols,
+                                        device::AddQkvBias<T>{bias, scale, shape.hidden(), qkv});
     const MatrixView<const T> from = qkv;
     if constexpr (is_low_precision<T>) {
       device::with_head_width(shape.head_size, [&](auto width) {
@@ -121,8 +121,9 @@ struct DeviceLayerOps {
         launch(ctx, Keys{{grid, dropout}, qkv, log_sums, delta, d_out, d_qkv});
       });
     } else {
-      device::for_each_entry<System>(ctx, shape.heads, qkv.rows,
-                                     device::AttentionDelta<T>{shape.head_size, qkv.rows, out, d_out, delta});
+      device::launch_over_entries<System>(
+          ctx, shape.heads, qkv.rows,
+          device::AttentionDelta<T>{shape.head_size, qkv.rows, out, d_out, delta});
       using Queries = device::AttentionBackwardQueries<T>;
       launch(
           ctx,
@@ -140,27 +141,27 @@ struct DeviceLayerOps {
   template <class T>
   static void put_first(Context& ctx, const Placed& placed, MatrixView<const T> first, MatrixView<T> x) {
     Backend::template zero<T>(ctx, x.data, x.size());
-    device::for_each_entry<System>(ctx, first.rows, first.cols,
-                                   device::PutRow<T>{first, placed.arrays().offsets, x});
+    device::launch_over_entries<System>(ctx, first.rows, first.cols,
+                                        device::PutRow<T>{first, placed.arrays().offsets, x});
   }
   template <class T>
   static void tanh_forward(Context& ctx, const compute_t<T>* bias, MatrixView<T> x) {
-    device::for_each_entry<System>(ctx, x.rows, x.cols, device::TanhEntry<T>{bias, x});
+    device::launch_over_entries<System>(ctx, x.rows, x.cols, device::TanhEntry<T>{bias, x});
   }
   template <class T>
   static void tanh_backward(Context& ctx, MatrixView<const T> y, MatrixView<T> g) {
-    device::for_each_entry<System>(ctx, g.rows, g.cols, device::TanhBackwardEntry<T>{y, g});
+    device::launch_over_entries<System>(ctx, g.rows, g.cols, device::TanhBackwardEntry<T>{y, g});
   }
   template <class T>
   static void apply_mask(Context& ctx, const Dropout<compute_t<T>>& dropout, MatrixView<T> x) {
     if (!dropout.on()) return;
-    device::for_each_entry<System>(ctx, x.rows, x.cols,
-                                   device::MaskEntry<T>{dropout, MatrixView<const T>(x), x});
+    device::launch_over_entries<System>(ctx, x.rows, x.cols,
+                                        device::MaskEntry<T>{dropout, MatrixView<const T>(x), x});
   }
 
   template <class T>
   static void adamw(Context& ctx, std::span<const AdamWPiece<T>> pieces, bool clear) {
-    device::launch_batch<System>(ctx, pieces, [&](const AdamWPiece<T>& piece, std::size_t) {
+    device::launch_tasks<System>(ctx, pieces, [&](const AdamWPiece<T>& piece, std::size_t) {
       return device::ElementBlocks<device::AdamWElement<T>>{{piece, clear}, piece.count};
     });
   }
@@ -174,7 +175,7 @@ struct DeviceLayerOps {
     auto frame = ctx.frame();
     double* partial = frame.template take<double>(blocks);
     index_t at = 0;
-    device::launch_batch<System>(ctx, pieces, [&](const AdamWPiece<T>& piece, std::size_t) {
+    device::launch_tasks<System>(ctx, pieces, [&](const AdamWPiece<T>& piece, std::size_t) {
       Kernel kernel = kernel_of(piece);
       kernel.partial = partial + at;
       at += kernel.blocks();
@@ -194,8 +195,8 @@ struct DeviceLayerOps {
   /// Calls `entry` for every entry and adds what it returns to its column's sum (null: to none), in one pass.
   template <class Entry, class C>
   static void write_and_sum(Context& ctx, index_t rows, index_t cols, const Entry& entry, C* sums) {
-    if (sums == nullptr) return device::for_each_entry<System>(ctx, rows, cols, entry);
-    device::add_column_sums<System>(ctx, entry, rows, cols, sums);
+    if (sums == nullptr) return device::launch_over_entries<System>(ctx, rows, cols, entry);
+    device::add_sums_by_column<System>(ctx, entry, rows, cols, sums);
   }
   template <class K>
   static void launch(Context& ctx, const K& kernel) {

@@ -1,0 +1,52 @@
+// SparseAdamOptions: what Adam means for entries that are not in every gradient, and its numbers.
+#pragma once
+
+#include "moment_store.hpp"
+
+namespace sparsegrad {
+
+/// What Adam means for entries that are not in every gradient. In all of them
+///     m <- b1 m + (1 - b1) g      v <- b2 v + (1 - b2) g^2      d = -lr m^ / (sqrt(v^) + eps)
+///     m^ = m / (1 - b1^t)         v^ = v / (1 - b2^t)
+/// (Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015).
+enum class AdamSemantics {
+  /// torch.optim.SparseAdam: only the entries of S move, t is the global step, and eps stands beside the uncorrected
+  /// sqrt(v): d = -lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + eps). An entry that is first met late, or again after it
+  /// was evicted, has the bias correction of the global step: its first update is larger than a new Adam's, by up to
+  /// (1 - b1) / sqrt(1 - b2), 3.2 with the usual betas.
+  torch,
+  /// Only the entries of S move; t is the number of gradients that the entry itself has met.
+  per_entry_step,
+  /// The moments of the whole core move in every step: an entry that is not in S has g = 0. D has all entries of the
+  /// state. With k = all this is torch.optim.Adam, and torch.optim.AdamW with the layer's decay. In a compact state,
+  /// entries never met (or evicted) have moments 0.
+  dense_core,
+};
+
+/// "torch", "per_entry_step", "dense_core"
+inline const char* to_string(AdamSemantics semantics) {
+  switch (semantics) {
+    case AdamSemantics::torch:
+      return "torch";
+    case AdamSemantics::per_entry_step:
+      return "per_entry_step";
+    case AdamSemantics::dense_core:
+      return "dense_core";
+  }
+  return "?";
+}
+
+struct SparseAdamOptions {
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  /// At least the smallest normal number of the moments' type: an entry without any gradient gets d = 0, not 0 / 0.
+  double eps = 1e-8;
+  AdamSemantics semantics = AdamSemantics::torch;
+  /// Entries of a compact state; 0: dense. A capacity whose compact form is no smaller than the dense one is dense too.
+  index_t capacity = 0;
+  Overflow overflow = Overflow::go_dense;
+
+  friend bool operator==(const SparseAdamOptions&, const SparseAdamOptions&) = default;
+};
+
+}  // namespace sparsegrad

@@ -1,0 +1,267 @@
+// CoreOptimizer: what an optimizer of a core is, and what all of them share.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <cstdio>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "core/backend.hpp"
+#include "core/float_bits.hpp"
+#include "sparse_gradient.hpp"
+
+namespace sparsegrad {
+
+template <class T, Backend B>
+class TuckerBasis;
+
+struct StepOptions {
+  double learning_rate = 1e-3;
+  double grad_scale = 1;  ///< the gradient is multiplied by it first
+};
+
+/// What a step did.
+struct StepReport {
+  index_t updated = 0;      ///< entries of D
+  index_t state = 0;        ///< entries of the state after the step
+  index_t evicted = 0;      ///< entries forgotten to make room
+  bool went_dense = false;  ///< the state became dense in this step
+};
+
+/// What becomes of the moments when the basis changes.
+enum class MomentsPolicy {
+  reset,      ///< the state is emptied; the step count starts anew
+  transport,  ///< the optimizer carries it over, see its `rebase`
+};
+
+/// What a rebase did. Energy is the sum of squares of the first moments.
+struct RebaseReport {
+  double energy_before = 0;
+  double lost_to_basis = 0;     ///< part of it outside the new basis (0 for full sides)
+  double lost_to_capacity = 0;  ///< part of it dropped to fit a compact state
+  index_t entries = 0;          ///< entries of the state afterwards
+};
+
+/// An optimizer's state in host memory, whatever the optimizer: what checkpoint files hold (io/state_file.hpp).
+///
+/// The arrays have one number an entry. The entries are those at the positions `index`, or, when the state is not
+/// compact, all rows * cols in their order. The options are there so that `restore` refuses a state that was made with
+/// others.
+template <class T>
+struct OptimizerState {
+  struct Array {
+    std::string name;
+    std::vector<T> values;
+    friend bool operator==(const Array&, const Array&) = default;
+  };
+
+  std::string type;  ///< optimizer and version of its state, as "sparse_adam 1"
+  index_t rows = 0;
+  index_t cols = 0;
+  index_t capacity = 0;  ///< option: entries of a compact state; 0: dense
+  std::int64_t steps = 0;
+  bool compact = false;
+  std::vector<stored_index_t> index;                       ///< strictly rising positions; empty when dense
+  std::vector<Array> arrays;                               ///< as m and v
+  bool counted = false;                                    ///< whether each entry counts its own steps,
+  std::vector<std::int32_t> count;                         ///< here
+  std::vector<std::pair<std::string, double>> numbers;     ///< options that are numbers, by name
+  std::vector<std::pair<std::string, std::string>> texts;  ///< options that are words, by name
+
+  /// The array, number or text of this name. Throw ValueError when there is none.
+  std::vector<T>& array(std::string_view name) & {
+    for (Array& a : arrays)
+      if (a.name == name) return a.values;
+    missing("array", name);
+  }
+  const std::vector<T>& array(std::string_view name) const& {
+    return const_cast<OptimizerState*>(this)->array(name);
+  }
+  std::vector<T> array(std::string_view name) && { return std::move(array(name)); }
+  double& number(std::string_view name) { return option(numbers, "number", name); }
+  const double& number(std::string_view name) const {
+    return const_cast<OptimizerState*>(this)->number(name);
+  }
+  std::string& text(std::string_view name) { return option(texts, "text", name); }
+  const std::string& text(std::string_view name) const {
+    return const_cast<OptimizerState*>(this)->text(name);
+  }
+
+  friend bool operator==(const OptimizerState&, const OptimizerState&) = default;
+
+ private:
+  template <class X>
+  static X& option(std::vector<std::pair<std::string, X>>& options, const char* what, std::string_view name) {
+    for (auto& [key, value] : options)
+      if (key == name) return value;
+    missing(what, name);
+  }
+  [[noreturn]] static void missing(const char* what, std::string_view name) {
+    throw ValueError("the saved state has no " + std::string(what) + " '" + std::string(name) + "'");
+  }
+};
+
+/// Concept of an optimizer of one core [rows, cols]: it turns a sparse gradient S into an update D, with W <- W + V D U^T
+/// to follow. SparseAdam is one, SparseSgd (extras/sparse_sgd.hpp) another; a group takes any.
+///
+/// | member | meaning |
+/// |---|---|
+/// | `Options` | its options; comparable by == |
+/// | `O(ctx, rows, cols, options)` | an empty state; takes the state's memory |
+/// | `rows()`, `cols()`, `bytes()`, `steps()` | extents, memory of the state, steps taken |
+/// | `step(ctx, S, StepOptions, D)` | one step; D gets the update, -lr included. Throws before anything but D has changed |
+/// | `reset(ctx)` | empties the state; steps from 0 |
+/// | `rebase(ctx, from, to, MomentsPolicy, options)` | carries the state over to another basis, whose extents and capacity may differ; strong exception guarantee |
+/// | `state(ctx)`, `restore(ctx, OptimizerState)` | a copy in host memory; takes one over or throws ValueError, with nothing changed |
+///
+/// Optional, with what their absence means (the functions of namespace core_optimizer call the one or do the other):
+///
+/// | member | absent |
+/// |---|---|
+/// | `update_capacity(k)`: entries that D is made for when S has at most k | k |
+/// | `reserve(ctx, k)`: scratch memory, so that no later step allocates | nothing |
+/// | `check(ctx, S)`: throws what `step` would throw for this S | S must have the core's extents |
+/// | `make_room(ctx, S)`: takes the memory that `step` would take for this S | nothing |
+///
+/// Whoever steps many cores calls `check` for all, then `make_room` for all, then `step`: so none has moved when one
+/// refuses.
+template <class O, class T, class B>
+concept CoreOptimizer = Backend<B> && std::movable<O> && std::equality_comparable<typename O::Options> &&
+    std::constructible_from<O, typename B::Context&, index_t, index_t, const typename O::Options&> &&
+    requires(O& o, const O& c, typename B::Context& ctx, const SparseGradient<T, B>& s,
+             SparseGradient<T, B>& d, const typename O::Options& options, const StepOptions& step,
+             const TuckerBasis<T, B>& basis, const OptimizerState<T>& state) {
+  { c.rows() } -> std::same_as<index_t>;
+  { c.cols() } -> std::same_as<index_t>;
+  { c.bytes() } -> std::same_as<index_t>;
+  { c.steps() } -> std::same_as<std::int64_t>;
+  { o.step(ctx, s, step, d) } -> std::same_as<StepReport>;
+  o.reset(ctx);
+  { o.rebase(ctx, basis, basis, MomentsPolicy::reset, options) } -> std::same_as<RebaseReport>;
+  { c.state(ctx) } -> std::same_as<OptimizerState<T>>;
+  o.restore(ctx, state);
+};
+
+/// Concept of a CoreOptimizer whose steps in a dense state are Adam's, so that a BatchedBackend takes those of many cores
+/// at once: Backend::adam_batched on the tasks that `take_step` hands out.
+///
+/// | member | meaning |
+/// |---|---|
+/// | `steps_in_place(S)` | whether a step with S is one update of S's entries in a dense state |
+/// | `coefficients(StepOptions)` | the numbers of the next step |
+/// | `take_step(ctx, S, d)` | counts a step and leaves its work to the caller; the update goes to d [rows, cols] |
+/// | `set_steps(n)` | sets the count of steps, for a caller that counted them elsewhere |
+template <class O, class T, class B>
+concept BatchedOptimizer = CoreOptimizer<O, T, B> &&
+    requires(O& o, const O& c, typename B::Context& ctx, const SparseGradient<T, B>& s,
+             const StepOptions& step, T* d) {
+  { c.steps_in_place(s) } -> std::same_as<bool>;
+  { c.coefficients(step) } -> std::same_as<AdamCoefficients>;
+  { o.take_step(ctx, s, d) } -> std::same_as<AdamTask<T>>;
+  o.set_steps(std::int64_t{0});
+};
+
+/// The optional members of a CoreOptimizer, or what their absence means.
+namespace core_optimizer {
+
+template <class O>
+index_t update_capacity(const O& o, index_t k) {
+  if constexpr (requires { o.update_capacity(k); }) {
+    return o.update_capacity(k);
+  } else {
+    return k;
+  }
+}
+
+template <class O, class Context>
+void reserve(Context& ctx, O& o, index_t k) {
+  if constexpr (requires { o.reserve(ctx, k); }) o.reserve(ctx, k);
+}
+
+template <class O, class T, Backend B>
+void check(typename B::Context& ctx, const O& o, const SparseGradient<T, B>& s) {
+  if constexpr (requires { o.check(ctx, s); }) {
+    o.check(ctx, s);
+  } else {
+    require_shape("S", s.rows(), s.cols(), o.rows(), o.cols(), "rows x cols of the optimizer's core");
+  }
+}
+
+template <class O, class T, Backend B>
+void make_room(typename B::Context& ctx, O& o, const SparseGradient<T, B>& s) {
+  if constexpr (requires { o.make_room(ctx, s); }) o.make_room(ctx, s);
+}
+
+/// Throws ShapeError or ValueError unless D has the extents [rows, cols] and room for `entries`, and the numbers of the
+/// step are finite, the learning rate >= 0. For the `step` of an optimizer.
+template <class T, Backend B>
+void require_step(const SparseGradient<T, B>& d, index_t rows, index_t cols, index_t entries,
+                  const StepOptions& step) {
+  require_shape("D", d.rows(), d.cols(), rows, cols, "rows x cols of the optimizer's core");
+  if (d.capacity() < entries) {
+    throw ValueError("D has room for " + std::to_string(d.capacity()) + " entries, expected at least " +
+                     std::to_string(entries));
+  }
+  if (!is_finite(step.learning_rate) || step.learning_rate < 0) {
+    throw ValueError("learning_rate is " + std::to_string(step.learning_rate) +
+                     ", expected a finite number >= 0");
+  }
+  if (!is_finite(step.grad_scale)) {
+    throw ValueError("grad_scale is " + std::to_string(step.grad_scale) + ", expected a finite number");
+  }
+}
+
+/// Throws ValueError when D cannot take the support of S: it was made for all entries and S has fewer.
+template <class T, Backend B>
+void require_support(const SparseGradient<T, B>& d, const SparseGradient<T, B>& s) {
+  if (d.capacity() == d.size() && s.count() > 0 && s.count() < s.size()) {
+    throw ValueError("D was made for all entries of the core, expected room for the positions of " +
+                     std::to_string(s.count()));
+  }
+}
+
+/// Throws ShapeError unless `from` is the basis of a core [rows, cols] and `to` one of a weight of the same extents.
+template <class T, Backend B>
+void require_bases(const TuckerBasis<T, B>& from, const TuckerBasis<T, B>& to, index_t rows, index_t cols) {
+  require_shape("the old basis's core", from.rows(), from.cols(), rows, cols,
+                "rows x cols of the optimizer's core");
+  require_shape("the new basis's gradient", to.out_extent(), to.in_extent(), from.out_extent(),
+                from.in_extent(), "out x in of the old basis");
+}
+
+/// Throws ValueError, naming the option, when a saved state was made with another value of it.
+inline void require_option(const char* name, const std::string& found, const std::string& expected) {
+  if (found != expected) {
+    throw ValueError(std::string("the saved state was made with ") + name + " " + found + ", expected " +
+                     expected);
+  }
+}
+inline void require_option(const char* name, index_t found, index_t expected) {
+  require_option(name, std::to_string(found), std::to_string(expected));
+}
+inline void require_option(const char* name, double found, double expected) {
+  const auto digits = [](double x) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.17g", x);
+    return std::string(text);
+  };
+  require_option(name, digits(found), digits(expected));
+}
+
+/// Throws ValueError unless the state is of this type and for a core of these extents.
+template <class T>
+void require_state(const OptimizerState<T>& s, std::string_view type, index_t rows, index_t cols) {
+  if (s.type != type) {
+    throw ValueError("the saved state is a '" + s.type + "', expected a '" + std::string(type) + "'");
+  }
+  if (s.rows != rows || s.cols != cols) {
+    throw ValueError("the saved state is for a core of " + shape_text(s.rows, s.cols) + ", expected " +
+                     shape_text(rows, cols));
+  }
+}
+
+}  // namespace core_optimizer
+}  // namespace sparsegrad

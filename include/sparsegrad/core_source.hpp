@@ -1,0 +1,88 @@
+// CoreSource: what a group asks of whatever makes a matrix's core gradient.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "hosvd_accumulator.hpp"
+#include "plan.hpp"
+#include "sparse_gradient.hpp"
+#include "tucker_basis.hpp"
+
+namespace sparsegrad {
+
+/// Makes the core gradient G~ = V^T dW U [r, c] of one weight matrix, in one optimizer step after another.
+///
+/// CoreGradient makes it from tokens, GivenGradient from a dW that the engine has computed. A class of one's own joins
+/// a group as they do (SparseGradGroup::add). One step: the gradient arrives; while bases are collected `add_to` is
+/// called; then `core` (or `own_core`); then `clear`.
+template <class C, Backend B>
+class CoreSource {
+ public:
+  using Context = typename B::Context;
+  using Basis = TuckerBasis<C, B>;
+  using BasisPointer = std::shared_ptr<const Basis>;
+  using Accumulator = HosvdAccumulator<C, B>;
+
+  virtual ~CoreSource() = default;
+
+  /// Extents of dW.
+  virtual index_t out_extent() const = 0;
+  virtual index_t in_extent() const = 0;
+  /// Never null.
+  virtual const BasisPointer& basis() const = 0;
+  virtual Plan plan() const = 0;
+
+  /// Sets the basis, null for none, and chooses the plan anew, or takes the given one (a checkpoint's). Throws
+  /// ShapeError when the basis's extents are not the matrix's, StateError while a gradient is held. Nothing has changed
+  /// then.
+  virtual void set_basis(Context& ctx, BasisPointer basis, std::optional<Plan> plan = {}) = 0;
+
+  /// Whether there is a gradient since the last `clear`.
+  virtual bool accumulating() const = 0;
+  /// Whether that gradient is complete: the core was asked for.
+  virtual bool finished() const = 0;
+  /// Throws StateError, naming the caller, while a gradient is held.
+  void require_idle(const char* call) const {
+    if (accumulating()) {
+      throw StateError(std::string(call) + ": a gradient is being accumulated; call clear first");
+    }
+  }
+
+  /// While on, dW itself is wanted, by `add_to` or `weight_gradient`. Throws StateError while a gradient is held.
+  virtual void form_weight_gradient(Context& ctx, bool on) = 0;
+  virtual bool forms_weight_gradient() const = 0;
+  /// Throws StateError when dW can never be formed.
+  virtual void require_weight_gradient(const char*) const {}
+
+  /// Adds dW to the sums from which a basis is fitted. Under NonFinite::raise one with NaN or Inf throws
+  /// NonFiniteError, otherwise it is not added. Throws StateError when dW is not there any more.
+  virtual void add_to(Context& ctx, Accumulator& sums, NonFinite policy) = 0;
+  /// dW [out, in], contiguous, to be changed in place (an all-reduce, say); the core is then made from it.
+  virtual MatrixView<C> weight_gradient(Context& ctx) = 0;
+
+  /// G~ [r, c], contiguous; 0 without a gradient. Further calls return the same view until `clear`.
+  virtual MatrixView<const C> core(Context& ctx) = 0;
+  /// The same in memory of this object's own, to be changed in place.
+  virtual MatrixView<C> own_core(Context& ctx) = 0;
+
+  /// Whether the source computes chosen entries alone, and no core: `select` then writes them to `s`.
+  virtual bool selects() const { return false; }
+  virtual void select(Context&, SparseGradient<C, B>&) {}
+
+  /// dW [out, in] itself where it stands in memory, also after `core`; else empty.
+  virtual MatrixView<const C> standing_gradient() const { return {}; }
+
+  /// Forgets the gradient.
+  virtual void clear() = 0;
+
+  /// After this no call of a step with up to `max_tokens` tokens allocates.
+  virtual void reserve(Context& ctx, index_t max_tokens) = 0;
+  /// Bytes owned. The basis is shared and not counted.
+  virtual index_t bytes() const = 0;
+  /// Elements of gradient memory that the present plan needs.
+  virtual index_t element_count() const = 0;
+};
+
+}  // namespace sparsegrad

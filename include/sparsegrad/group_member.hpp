@@ -1,0 +1,201 @@
+// GroupMember: one matrix of a group, from its gradient to its selection.
+#pragma once
+
+#include <algorithm>
+#include <concepts>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#include "core_optimizer.hpp"
+#include "core_source.hpp"
+#include "given_gradient.hpp"
+#include "selector.hpp"
+#include "top_k.hpp"
+#include "trained_weight.hpp"
+
+namespace sparsegrad {
+
+/// A layer that joins a group: SparseGradLinear, or a type with the same two members.
+template <class L, class T, class B>
+concept GroupLayer = Backend<B> && requires(L& layer) {
+  { layer.gradient() } -> std::convertible_to<CoreSource<compute_t<T>, B>&>;
+  { layer.trained_weight() } -> std::convertible_to<const TrainedWeight<T>&>;
+};
+
+/// How a weight of add_weight and its gradient are stored.
+template <class C>
+struct WeightOptions {
+  WeightLayout layout = WeightLayout::out_in;
+  /// dW in C, of the weight's shape and layout, that stands in every step: memory which the engine writes anew each time.
+  /// Empty: set_gradient gives one in each step.
+  MatrixView<const std::type_identity_t<C>> gradient = {};
+  CostModel cost_model = {};  ///< picks the order of the weight's update
+};
+
+/// Adds up a finished gradient over processes, in place.
+template <class C, Backend B>
+using Reduce = std::function<void(typename B::Context&, MatrixView<C>)>;
+
+/// What a group's members have in common in a step.
+template <class C, Backend B>
+struct MemberRules {
+  NonFinite non_finite = NonFinite::raise;
+  Reduce<C, B> reduce;           ///< null: none
+  AnySelector<C, B> selector;    ///< for members without one of their own; empty: TopK
+  bool clears_selected = false;  ///< gradient memory is free once the entries are selected
+};
+
+/// What an optimizer is told that also uses what lies outside of the basis: a member `use_remainder(ctx, remainder)` is
+/// called after each step's update of W, and may change W further.
+template <class C, Backend B>
+struct GradientRemainder {
+  MatrixView<const C> gradient;  ///< dW [out, in]
+  MatrixView<const C> core;      ///< V^T dW U [r, c]
+  const TuckerBasis<C, B>* basis = nullptr;
+  const SparseGradient<C, B>* update = nullptr;  ///< D of this step, -lr included
+  MatrixView<C> weight;                          ///< W, or the master of one of 16 bits
+  WeightLayout layout = WeightLayout::out_in;    ///< of the weight
+  StepOptions step;
+};
+
+/// One weight matrix of a SparseGradGroup: its gradient's source, the weight, and the state of its step.
+template <class T, Backend B, class O>
+struct GroupMember {
+  using C = compute_t<T>;
+  using Context = typename B::Context;
+  using Basis = TuckerBasis<C, B>;
+  using Rules = MemberRules<C, B>;
+
+  /// How far the member is in the present step.
+  enum class Progress {
+    gathering,  ///< gradients may come; also a member without any
+    finished,   ///< the gradient is complete and reduced
+    selected,   ///< the sparse gradient is there for `step` to take
+    skipped,    ///< NaN or Inf under NonFinite::skip
+    collected,  ///< only the accumulator has the gradient
+  };
+
+  index_t number = 0;
+  std::string kind;
+  CoreSource<C, B>* source = nullptr;
+  std::unique_ptr<GivenGradient<C, B>> given;  ///< the source, of a weight whose engine makes dW itself
+  TrainedWeight<T> weight;
+  CostModel cost_model;
+  HosvdAccumulator<C, B>* sums = nullptr;  ///< null unless gradients are collected
+  SparseGradient<C, B> gradient;
+  std::shared_ptr<SparseGradient<C, B>> update;  ///< shared by members of the same core
+  std::unique_ptr<O> optimizer;                  ///< null until the first collection's end
+  AnySelector<C, B> selector;                    ///< empty: the group's
+  Progress progress = Progress::gathering;
+  bool reduced = false;                ///< dW was reduced in this step
+  std::optional<double> squared_norm;  ///< of the gradient, where it was asked for
+
+  const Basis& basis() const { return *source->basis(); }
+  std::string text() const { return std::to_string(number); }
+  bool has_gradient() const { return given != nullptr ? given->has_gradient() : source->accumulating(); }
+  bool is_selected() const { return progress == Progress::selected || progress == Progress::skipped; }
+  /// Whether the member has a gradient in this step, or must see to that of other processes.
+  bool takes_part(const Rules& rules) const {
+    if (progress == Progress::collected) return source->accumulating();
+    return progress != Progress::gathering || has_gradient() || rules.reduce;
+  }
+  void require_idle(const char* call) const {
+    const bool idle = progress == Progress::gathering || progress == Progress::collected;
+    if (source->accumulating() || !idle) {
+      throw StateError(std::string(call) + ": layer " + text() +
+                       " holds a gradient of this step; call step or clear first");
+    }
+  }
+
+  /// The finished core. At the first call in a step
+  ///   1. while bases are collected, dW [out, in] is reduced and goes to the accumulator: under NonFinite::raise one with
+  ///      NaN or Inf throws NonFiniteError, otherwise it is left out of the sums;
+  ///   2. the core is made, and, unless dW was, reduced.
+  /// Without a gradient it is 0, which is reduced as well, but collected only where other processes may have one.
+  MatrixView<const C> finish(Context& ctx, const Rules& rules) {
+    const bool first = progress == Progress::gathering || progress == Progress::collected;
+    if (!first) return source->core(ctx);
+    if ((rules.reduce || sums != nullptr) && source->finished()) {
+      throw StateError("layer " + text() + " was finished (core, gradient, select) before it could be " +
+                       (rules.reduce ? "reduced" : "collected") + "; call the group's finish");
+    }
+    const bool collects = sums != nullptr && (has_gradient() || rules.reduce);
+    if (collects) {
+      if (rules.reduce && !reduced) rules.reduce(ctx, source->weight_gradient(ctx));
+      reduced = true;
+      source->add_to(ctx, *sums, rules.non_finite);
+    }
+    MatrixView<const C> core;
+    if (rules.reduce && !collects) {
+      const MatrixView<C> own = source->own_core(ctx);
+      rules.reduce(ctx, own);
+      core = own;
+    } else {
+      core = source->core(ctx);
+    }
+    progress = Progress::finished;
+    return core;
+  }
+
+  /// Fills the sparse gradient. `need_norm`: also computes the squared norm of what is selected from.
+  SelectReport select(Context& ctx, const Rules& rules, bool need_norm) {
+    SelectReport report;
+    squared_norm.reset();
+    if (source->selects()) {
+      source->select(ctx, gradient);
+      const MatrixView<C> values(gradient.values(), 1, gradient.count());
+      if (rules.reduce) rules.reduce(ctx, values);
+      report = {gradient.count(), gradient.count(), false, false};
+      if (need_norm) squared_norm = B::template squared_norm<C>(ctx, values);
+      detail::check_finite<C, B>(ctx, gradient, rules.non_finite, report);
+    } else {
+      const MatrixView<const C> core = finish(ctx, rules);
+      if (need_norm) squared_norm = B::template squared_norm<C>(ctx, core);
+      const AnySelector<C, B>& chosen = selector ? selector : rules.selector;
+      report = chosen
+                   ? chosen.select(ctx, core, gradient, rules.non_finite)
+                   : select_entries<C, B>(ctx, TopK{gradient.capacity()}, core, gradient, rules.non_finite);
+    }
+    progress = report.skipped ? Progress::skipped : Progress::selected;
+    if (rules.clears_selected) source->clear();
+    return report;
+  }
+
+  /// Throws StateError unless dW still stands: a weight of add_weight whose gradient is [out, in] in C.
+  GradientRemainder<C, B> remainder(Context& ctx, const StepOptions& step) const {
+    const MatrixView<const C> dw = source->standing_gradient();
+    if (dw.empty()) {
+      throw StateError(
+          "step: the optimizer of layer " + text() +
+          " uses the whole gradient, expected one given as [out, in] in the sums' type (set_gradient)");
+    }
+    return {dw, source->core(ctx), &basis(), update.get(), weight.master, weight.layout, step};
+  }
+
+  /// Ends a step of which only the gradient is wanted.
+  void collect(Context& ctx, const Rules& rules) {
+    if (has_gradient() || rules.reduce) finish(ctx, rules);
+    source->clear();
+    reduced = false;
+    progress = Progress::collected;
+  }
+
+  void clear() {
+    source->clear();
+    progress = Progress::gathering;
+    reduced = false;
+    squared_norm.reset();
+  }
+
+  void forget_state() {
+    gradient = {};
+    update = nullptr;
+    optimizer = nullptr;
+  }
+};
+
+}  // namespace sparsegrad

@@ -1,0 +1,242 @@
+// GroupMembers: the matrices of a group with their optimizers, and what is done to each of them.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/float_bits.hpp"
+#include "gradient_memory.hpp"
+#include "group_member.hpp"
+#include "group_options.hpp"
+#include "top_k.hpp"
+#include "weight_update.hpp"
+
+namespace sparsegrad {
+
+/// The members of a SparseGradGroup: makes and keeps the optimizer, sparse gradient and update of each, and finds them by
+/// number. The group's calls are about phases and the step; those about one member end here.
+template <class T, Backend B, class O>
+class GroupMembers {
+ public:
+  using C = compute_t<T>;
+  using Context = typename B::Context;
+  using Basis = TuckerBasis<C, B>;
+  using Member = GroupMember<T, B, O>;
+  using Options = BasicGroupOptions<typename O::Options>;
+
+  /// Throws ValueError unless 0 < density <= 1 (or entries > 0), and capacity_factor >= 0.
+  explicit GroupMembers(Options options) : options_(std::move(options)) {
+    if (options_.entries <= 0) (void)TopK::fraction(options_.density, 1);
+    if (const auto& factor = options_.capacity_factor; factor && !(is_finite(*factor) && *factor >= 0)) {
+      throw ValueError("capacity_factor is " + std::to_string(*factor) + ", expected >= 0");
+    }
+    rules_.non_finite = options_.non_finite;
+    rules_.clears_selected = options_.share_gradient_memory;
+    if (options_.share_gradient_memory) shared_ = std::make_shared<GradientMemory<C, B>>();
+  }
+
+  const Options& options() const { return options_; }
+  MemberRules<C, B>& rules() { return rules_; }
+  const MemberRules<C, B>& rules() const { return rules_; }
+  index_t size() const { return static_cast<index_t>(list_.size()); }
+  std::span<Member> all() { return list_; }
+  std::span<const Member> all() const { return list_; }
+  /// Throws ValueError for a number that no member has.
+  Member& at(index_t i) { return list_[place(i)]; }
+  const Member& at(index_t i) const { return list_[place(i)]; }
+
+  /// Appends a member, with optimizer and gradients unless `later`; returns its number.
+  index_t add(Context& ctx, Member member, const std::string& kind, bool later) {
+    member.number = size();
+    member.kind = kind;
+    if (!later) prepare(ctx, member);
+    list_.push_back(std::move(member));
+    return size() - 1;
+  }
+  /// Lets a source that can take turns use the shared gradient memory, where there is one.
+  template <class Source>
+  void share_memory(Context& ctx, Source& source) {
+    if constexpr (requires { source.share_memory(ctx, shared_); }) {
+      if (shared_ != nullptr) source.share_memory(ctx, shared_);
+    }
+  }
+
+  void use_selector(Context& ctx, index_t i, AnySelector<C, B> selector) {
+    Member& m = at(i);
+    if (selector.wants_commit() && shared_ != nullptr) {
+      throw StateError(
+          "use_selector: this selector needs each layer's core until the step is taken; it excludes "
+          "share_gradient_memory");
+    }
+    for (const Member& other : list_) {
+      if (selector.identity() != nullptr && &other != &m && other.selector.identity() == selector.identity())
+        throw ValueError("use_selector: layer " + other.text() +
+                         " uses this selector, whose state is one layer's own");
+    }
+    selector.basis_changed(ctx, m.basis().rows(), m.basis().cols());
+    m.selector = std::move(selector);
+  }
+
+  /// Entries to keep of a core in this basis.
+  index_t wanted(const Member& m, const Basis& basis) const {
+    const index_t asked =
+        options_.entries > 0
+            ? options_.entries
+            : TopK::fraction(options_.density, m.source->out_extent() * m.source->in_extent()).k;
+    return std::min(asked, basis.rows() * basis.cols());
+  }
+  /// The optimizer's options for a core in this basis.
+  typename O::Options optimizer_options(const Member& m, const Basis& basis) const {
+    typename O::Options options = options_.optimizer;
+    if constexpr (requires { options.capacity = index_t{0}; }) {
+      const double factor = options_.capacity_factor.value_or(BatchedBackend<B> ? 0 : 4);
+      const double room = factor * static_cast<double>(wanted(m, basis));
+      options.capacity =
+          room < static_cast<double>(basis.rows() * basis.cols()) ? static_cast<index_t>(room) : 0;
+    }
+    return options;
+  }
+
+  /// Sparse gradient, update and optimizer for the member's present core.
+  void prepare(Context& ctx, Member& m) {
+    m.forget_state();  // before the new state takes its memory
+    m.optimizer =
+        std::make_unique<O>(ctx, m.basis().rows(), m.basis().cols(), optimizer_options(m, m.basis()));
+    make_gradients(ctx, m);
+  }
+  /// Sparse gradient and update for the member's present core and optimizer.
+  void make_gradients(Context& ctx, Member& m) {
+    const index_t rows = m.optimizer->rows();
+    const index_t cols = m.optimizer->cols();
+    const index_t k = wanted(m, m.basis());
+    const index_t entries = core_optimizer::update_capacity(*m.optimizer, k);
+    m.gradient = {};
+    m.update = nullptr;
+    m.gradient = SparseGradient<C, B>(ctx, rows, cols, k);
+    for (const Member& other : list_) {
+      if (&other != &m && other.update != nullptr && other.update->rows() == rows &&
+          other.update->cols() == cols && other.update->capacity() == entries)
+        m.update = other.update;
+    }
+    if (m.update == nullptr) m.update = std::make_shared<SparseGradient<C, B>>(ctx, rows, cols, entries);
+  }
+
+  /// See SparseGradGroup::set_basis.
+  RebaseReport set_basis(Context& ctx, Member& m, std::shared_ptr<const Basis> basis, MomentsPolicy moments) {
+    m.require_idle("set_basis");
+    const index_t out = m.source->out_extent();
+    const index_t in = m.source->in_extent();
+    if (basis == nullptr) basis = Basis::identity(out, in);
+    require_shape("basis", basis->out_extent(), basis->in_extent(), out, in, "out x in of the layer");
+    const bool moved = moments == MomentsPolicy::transport && m.optimizer != nullptr;
+    RebaseReport report;
+    if (moved) report = m.optimizer->rebase(ctx, m.basis(), *basis, moments, optimizer_options(m, *basis));
+    m.source->set_basis(ctx, std::move(basis));
+    moved ? make_gradients(ctx, m) : prepare(ctx, m);
+    m.selector.basis_changed(ctx, m.basis().rows(), m.basis().cols());
+    return report;
+  }
+
+  /// Whole gradients, which a collection needs, take more memory than cores.
+  void shrink_gradient_memory(Context& ctx) {
+    if (shared_ == nullptr) return;
+    index_t most = 0;
+    for (const Member& m : list_)
+      if (m.given == nullptr) most = std::max(most, m.source->element_count());
+    shared_->shrink(ctx, most);
+  }
+
+  /// See SparseGradGroup::squared_norm.
+  double squared_norm(Context& ctx) {
+    double sum = 0;
+    for (Member& m : list_) {
+      require_one_selection(m);
+      if (!m.takes_part(rules_)) continue;
+      if (!m.squared_norm && m.progress == Member::Progress::selected) {
+        throw StateError("squared_norm: layer " + m.text() +
+                         " was selected without its norm; call select(ctx, " + m.text() + ", true)");
+      }
+      if (!m.squared_norm && !m.is_selected()) {
+        if (m.source->selects()) {
+          m.select(ctx, rules_, true);
+        } else {
+          m.squared_norm = B::template squared_norm<C>(ctx, m.finish(ctx, rules_));
+        }
+      }
+      sum += m.squared_norm.value_or(0);
+    }
+    return sum;
+  }
+
+  void reserve(Context& ctx, index_t max_tokens) {
+    for (Member& m : list_) {
+      m.source->reserve(ctx, max_tokens);
+      const index_t core = m.basis().rows() * m.basis().cols();
+      const index_t update = m.update == nullptr ? wanted(m, m.basis()) : m.update->capacity();
+      ctx.scratch().reserve(add_expanded_scratch<C, B>(ctx, m.basis(), update) +
+                            B::template scratch_bound<C>(ctx, core) + (index_t{1} << 20));
+    }
+  }
+
+  /// All but the collection's and the scratch's part.
+  GroupMemory memory() const {
+    GroupMemory sum;
+    std::vector<const void*> seen;
+    const auto first_time = [&](const void* p) {
+      if (std::find(seen.begin(), seen.end(), p) != seen.end()) return false;
+      seen.push_back(p);
+      return true;
+    };
+    for (const Member& m : list_) {
+      sum.gradients += m.source->bytes();
+      sum.sparse_gradients += m.gradient.bytes();
+      if (m.update != nullptr && first_time(m.update.get())) sum.sparse_gradients += m.update->bytes();
+      if (m.optimizer != nullptr) sum.optimizer += m.optimizer->bytes();
+      sum.selectors += m.selector.bytes();
+      if (first_time(m.source->basis().get())) sum.bases += m.basis().bytes();
+    }
+    if (shared_ != nullptr) sum.gradients += shared_->bytes();
+    return sum;
+  }
+
+  void require_idle(const char* call) const {
+    for (const Member& m : list_)
+      m.require_idle(call);
+  }
+  /// With shared memory the gradient of a selected member is gone, and another would take its place unseen.
+  void require_one_selection(const Member& m) const {
+    if (shared_ == nullptr || !m.is_selected() || !m.source->accumulating()) return;
+    throw StateError("layer " + m.text() +
+                     " had a backward after its selection; with share_gradient_memory select after the last "
+                     "micro-batch's backward");
+  }
+  /// Throws what the optimizer's step would throw for the selected entries.
+  void require_step(Context& ctx, const Member& m) const {
+    core_optimizer::check(ctx, *m.optimizer, m.gradient);
+    const index_t entries = core_optimizer::update_capacity(*m.optimizer, m.gradient.count());
+    if (m.update->capacity() >= entries) return;
+    throw StateError("step: the update of layer " + m.text() + " has room for " +
+                     std::to_string(m.update->capacity()) + " entries, its optimizer may change " +
+                     std::to_string(entries) + "; its state was changed from outside");
+  }
+
+ private:
+  std::size_t place(index_t i) const {
+    if (i < 0 || i >= size()) {
+      throw ValueError("layer " + std::to_string(i) + ", expected 0 <= layer < " + std::to_string(size()));
+    }
+    return static_cast<std::size_t>(i);
+  }
+
+  Options options_;
+  MemberRules<C, B> rules_;
+  std::vector<Member> list_;
+  std::shared_ptr<GradientMemory<C, B>> shared_;  ///< null unless shared
+};
+
+}  // namespace sparsegrad

@@ -1,0 +1,112 @@
+// Options, step and reports of a SparseGradGroup.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "core/backend.hpp"
+#include "core/float_bits.hpp"
+#include "side_recipe.hpp"
+
+namespace sparsegrad {
+
+/// Which layers share a basis.
+enum class BasisScope {
+  kind,   ///< all layers of one kind, as in the paper
+  layer,  ///< each layer its own
+};
+
+/// Recipes of the two sides of a layer's basis.
+struct SideRecipes {
+  SideRecipe out = SideRecipe::hosvd();
+  SideRecipe in = SideRecipe::hosvd();
+};
+
+/// How the bases of a group are fitted.
+struct BasisRecipe {
+  BasisScope scope = BasisScope::kind;
+  /// Asked once for each basis to come, with the kind of its (first) layer, when the collection begins.
+  std::function<SideRecipes(const std::string& kind)> sides = [](const std::string&) {
+    return SideRecipes{};
+  };
+  bool normalize = false;                         ///< every gradient enters with norm 1
+  index_t gram_limit_bytes = index_t{512} << 20;  ///< a side
+};
+
+/// Options of a group whose optimizer has options of this type.
+template <class OptimizerOptions>
+struct BasicGroupOptions {
+  /// Part of a layer's out * in entries to keep; the paper's 28 000 of 768 * 3072 is 1.2 %.
+  double density = 0.012;
+  /// When positive: kept entries of each layer, in place of the density.
+  index_t entries = 0;
+  /// Steps at the beginning that change no weight: they collect the gradients to which `recipe` fits the bases. 0: none,
+  /// the group starts without a basis, and `collect` and `refresh` are the caller's.
+  index_t warmup_steps = 0;
+  BasisRecipe recipe = {};
+  /// Of each layer's optimizer; a capacity in it is set by the next option.
+  OptimizerOptions optimizer = {};
+  /// Room in the optimizer's state for this many times the kept entries; 0: dense state. Not set: 4, or dense on a
+  /// BatchedBackend, whose steps with a compact state must wait for the number of its new entries.
+  std::optional<double> capacity_factor = std::nullopt;
+  NonFinite non_finite = NonFinite::raise;
+  /// One gradient memory for all SparseGradLinear, which take turns in it: finish layer i by select(ctx, i), or while
+  /// only collecting by end_collecting_step(ctx, i), after its backward of the last micro-batch and before the next
+  /// layer's first backward, which else throws StateError.
+  bool share_gradient_memory = false;
+};
+
+/// One optimizer step.
+struct GroupStep {
+  double learning_rate = 1e-4;
+  double weight_decay = 0;  ///< decoupled: W shrinks by learning_rate * weight_decay
+  double grad_scale = 1;    ///< the gradients are multiplied by it first: loss scale, clipping
+};
+
+/// learning_rate * weight_decay. Throws ValueError unless the numbers are finite, the learning rate is >= 0 and the
+/// product in [0, 1].
+inline double require_decay(const GroupStep& step) {
+  if (!is_finite(step.learning_rate) || step.learning_rate < 0) {
+    throw ValueError("learning_rate is " + std::to_string(step.learning_rate) +
+                     ", expected a finite number >= 0");
+  }
+  const double decay = step.learning_rate * step.weight_decay;
+  if (!is_finite(decay) || decay < 0 || decay > 1) {
+    throw ValueError("learning_rate * weight_decay is " + std::to_string(decay) + ", expected it in [0, 1]");
+  }
+  if (!is_finite(step.grad_scale)) {
+    throw ValueError("grad_scale is " + std::to_string(step.grad_scale) + ", expected a finite number");
+  }
+  return decay;
+}
+
+/// What a step did.
+struct GroupReport {
+  index_t kept = 0;              ///< entries of all sparse gradients
+  index_t without_gradient = 0;  ///< layers that had none: nothing of theirs has changed
+  index_t became_dense = 0;  ///< optimizer states that went dense in this step, for good (Overflow::go_dense)
+  index_t evicted = 0;       ///< entries that optimizer states have forgotten to make room
+  /// A step of the warm-up: gradients were collected, no weight has changed.
+  bool warming_up = false;
+  /// NaN or Inf under NonFinite::skip: no weight and no optimizer state has changed, the gradients are forgotten, kept is
+  /// 0. While collecting, the accumulators have the layers' finite gradients.
+  bool skipped = false;
+};
+
+/// Bytes by purpose; shared bases are counted once.
+struct GroupMemory {
+  index_t gradients = 0;
+  index_t sparse_gradients = 0;
+  index_t optimizer = 0;
+  index_t bases = 0;
+  index_t collection = 0;
+  index_t selectors = 0;
+  index_t scratch = 0;  ///< temporary memory that the context holds for all that computes with it
+
+  index_t total() const {
+    return gradients + sparse_gradients + optimizer + bases + collection + selectors + scratch;
+  }
+};
+
+}  // namespace sparsegrad

@@ -1,0 +1,223 @@
+// Selector: what chooses the entries of a core gradient; the concept, and a selector of any type behind one interface.
+#pragma once
+
+#include <concepts>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "core/backend.hpp"
+#include "core/float_bits.hpp"
+#include "sparse_gradient.hpp"
+
+namespace sparsegrad {
+
+/// What a selection did.
+struct SelectReport {
+  index_t requested = 0;  ///< entries asked for
+  index_t kept = 0;
+  bool clamped = false;  ///< more were asked for than the core has
+  bool skipped = false;  ///< NaN or Inf under NonFinite::skip: no gradient, leave the step out
+};
+
+/// State of a selector in host memory: what files hold. Strictly rising positions of core entries, and finite numbers;
+/// either may be empty.
+template <class T>
+struct SelectorState {
+  std::vector<stored_index_t> positions;
+  std::vector<T> values;
+
+  bool empty() const { return positions.empty() && values.empty(); }
+};
+
+/// A callable `(ctx, core, s)`: reads the core gradient G~ [r, c], contiguous, and fills `s` [r, c], whose capacity is
+/// how many entries there may be. It returns nothing, or a SelectReport. TopK, FixedSupport and ErrorFeedback are such.
+///     [](auto& ctx, auto core, auto& s) { TopK{64}(ctx, core, s); }
+/// A selector with a state has members of these names, each optional:
+///     committed(ctx, core, s)         the step with s was taken
+///     basis_changed(ctx, rows, cols)  the core has another basis, and these extents
+///     state(ctx), restore(ctx, state) SelectorState<T>, to a file and back
+///     check_state(rows, cols, state)  throws ValueError where `restore` would, for a core of these extents
+///     bytes()                         memory held
+/// A selection alone must change no state: the step may be skipped, or refused.
+template <class S, class T, class B>
+concept Selector = Backend<B> &&
+    requires(S& select, typename B::Context& ctx, MatrixView<const T> core, SparseGradient<T, B>& s) {
+  select(ctx, core, s);
+};
+
+namespace detail {
+
+/// Applies the policy for NaN and Inf to the kept values. Under TopK they rank above every finite number, so that a core
+/// that holds one shows it among its k largest, and need not be read again.
+template <class T, Backend B>
+void check_finite(typename B::Context& ctx, SparseGradient<T, B>& s, NonFinite policy, SelectReport& report) {
+  if (policy == NonFinite::propagate || s.count() == 0) return;
+  const index_t bad = B::template first_nonfinite<T>(ctx, MatrixView<T>(s.values(), 1, s.count()));
+  if (bad < 0) return;
+  if (policy == NonFinite::skip) {
+    s.clear();
+    report.kept = 0;
+    report.skipped = true;
+    return;
+  }
+  index_t position = bad;
+  if (!s.dense()) {
+    stored_index_t index = 0;
+    B::template download<stored_index_t>(ctx, s.indices() + bad, &index, 1);
+    position = index;
+  }
+  T value{};
+  B::template download<T>(ctx, s.values() + bad, &value, 1);
+  s.clear();
+  throw NonFiniteError("the core gradient of " + shape_text(s.rows(), s.cols()) + " holds " +
+                       (is_nan(value) ? "NaN" : "Inf") + " at row " + std::to_string(position / s.cols()) +
+                       ", column " + std::to_string(position % s.cols()) + "; expected finite numbers");
+}
+
+/// The core as selectors read it: of the shape of s, contiguous. Throws ShapeError.
+template <class T, Backend B>
+void require_core(ConstMatrixView<T> core, const SparseGradient<T, B>& s) {
+  require_shape("core", core.rows, core.cols, s.rows(), s.cols(), "rows x cols of the sparse gradient");
+  if (!core.contiguous()) {
+    throw ShapeError("the core's row stride is " + std::to_string(core.stride) +
+                     ", expected a contiguous core of " + std::to_string(core.cols) + " columns");
+  }
+}
+
+}  // namespace detail
+
+/// Fills `s` by the selector and applies the policy for NaN and Inf to what it kept. Throws what the selector throws;
+/// NonFiniteError under NonFinite::raise, `s` then being empty.
+template <class T, Backend B, class S>
+requires Selector<std::remove_reference_t<S>, T, B> SelectReport
+select_entries(typename B::Context& ctx, S&& selector, ConstMatrixView<T> core, SparseGradient<T, B>& s,
+               NonFinite policy = NonFinite::raise) {
+  SelectReport report;
+  if constexpr (std::is_convertible_v<decltype(selector(ctx, core, s)), SelectReport>) {
+    report = selector(ctx, core, s);
+  } else {
+    selector(ctx, core, s);
+    report = {s.count(), s.count(), false, false};
+  }
+  detail::check_finite<T, B>(ctx, s, policy, report);
+  return report;
+}
+
+/// A selector of any type, with the hooks that it has; those that it lacks do nothing. Empty: no selector.
+template <class T, Backend B>
+class AnySelector {
+ public:
+  using Context = typename B::Context;
+  using Gradient = SparseGradient<T, B>;
+  using State = SelectorState<T>;
+
+  AnySelector() = default;
+  /// Owns a copy (or what was moved in).
+  template <class S>
+  requires(!std::same_as<std::remove_cvref_t<S>, AnySelector> &&
+           Selector<std::remove_cvref_t<S>, T, B>) explicit AnySelector(S&& selector)
+      : model_(std::make_shared<Model<std::remove_cvref_t<S>>>(
+            std::make_shared<std::remove_cvref_t<S>>(std::forward<S>(selector)))) {}
+  /// Shares the caller's object.
+  template <class S>
+  requires Selector<S, T, B>
+  explicit AnySelector(std::shared_ptr<S> selector)
+      : model_(std::make_shared<Model<S>>(selector)), identity_(selector.get()) {}
+
+  explicit operator bool() const { return model_ != nullptr; }
+  /// Address of the caller's object where it is shared, else null.
+  const void* identity() const { return identity_; }
+  /// Whether the selector has a state of one layer's own.
+  bool keeps_state() const { return model_ != nullptr && (model_->saves() || model_->wants_commit()); }
+  /// Whether that state goes to files.
+  bool saves() const { return model_ != nullptr && model_->saves(); }
+
+  SelectReport select(Context& ctx, MatrixView<const T> core, Gradient& s, NonFinite policy) const {
+    return model_->select(ctx, core, s, policy);
+  }
+  bool wants_commit() const { return model_ != nullptr && model_->wants_commit(); }
+  void committed(Context& ctx, MatrixView<const T> core, const Gradient& s) const {
+    model_->committed(ctx, core, s);
+  }
+  void basis_changed(Context& ctx, index_t rows, index_t cols) const {
+    if (model_ != nullptr) model_->basis_changed(ctx, rows, cols);
+  }
+  State state(Context& ctx) const { return model_ == nullptr ? State() : model_->state(ctx); }
+  void restore(Context& ctx, const State& state) const { model_->restore(ctx, state); }
+  void check_state(index_t rows, index_t cols, const State& state) const {
+    model_->check_state(rows, cols, state);
+  }
+  index_t bytes() const { return model_ == nullptr ? 0 : model_->bytes(); }
+
+ private:
+  struct Interface {
+    virtual ~Interface() = default;
+    virtual SelectReport select(Context&, MatrixView<const T>, Gradient&, NonFinite) = 0;
+    virtual bool saves() const = 0;
+    virtual bool wants_commit() const = 0;
+    virtual void committed(Context&, MatrixView<const T>, const Gradient&) = 0;
+    virtual void basis_changed(Context&, index_t, index_t) = 0;
+    virtual State state(Context&) = 0;
+    virtual void restore(Context&, const State&) = 0;
+    virtual void check_state(index_t, index_t, const State&) = 0;
+    virtual index_t bytes() const = 0;
+  };
+
+  template <class S>
+  struct Model final : Interface {
+    static constexpr bool commits =
+        requires(S & s, Context& ctx, MatrixView<const T> core, const Gradient& g) {
+      s.committed(ctx, core, g);
+    };
+    static constexpr bool has_state = requires(S & s, Context& ctx, const State& saved) {
+      { s.state(ctx) } -> std::convertible_to<State>;
+      s.restore(ctx, saved);
+    };
+
+    explicit Model(std::shared_ptr<S> s) : selector(std::move(s)) {}
+
+    SelectReport select(Context& ctx, MatrixView<const T> core, Gradient& s, NonFinite policy) override {
+      return select_entries<T, B>(ctx, *selector, core, s, policy);
+    }
+    bool saves() const override { return has_state; }
+    bool wants_commit() const override { return commits; }
+    void committed(Context& ctx, MatrixView<const T> core, const Gradient& s) override {
+      if constexpr (commits) selector->committed(ctx, core, s);
+    }
+    void basis_changed(Context& ctx, index_t rows, index_t cols) override {
+      if constexpr (requires { selector->basis_changed(ctx, rows, cols); })
+        selector->basis_changed(ctx, rows, cols);
+    }
+    State state(Context& ctx) override {
+      if constexpr (has_state) {
+        return selector->state(ctx);
+      } else {
+        return {};
+      }
+    }
+    void restore(Context& ctx, const State& saved) override {
+      if constexpr (has_state) selector->restore(ctx, saved);
+    }
+    void check_state(index_t rows, index_t cols, const State& saved) override {
+      if constexpr (requires { selector->check_state(rows, cols, saved); })
+        selector->check_state(rows, cols, saved);
+    }
+    index_t bytes() const override {
+      if constexpr (requires { selector->bytes(); }) {
+        return selector->bytes();
+      } else {
+        return 0;
+      }
+    }
+
+    std::shared_ptr<S> selector;
+  };
+
+  std::shared_ptr<Interface> model_;
+  const void* identity_ = nullptr;
+};
+
+}  // namespace sparsegrad

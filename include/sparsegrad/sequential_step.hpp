@@ -1,0 +1,53 @@
+// SequentialStep: the step of a group's members, one after another.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "group_member.hpp"
+#include "group_options.hpp"
+#include "weight_update.hpp"
+
+namespace sparsegrad {
+
+/// Takes the step of each selected member by itself. BatchedStep has the same members for all at once; a group chooses
+/// one of the two by its backend and optimizer.
+template <class T, Backend B, class O>
+class SequentialStep {
+ public:
+  using C = compute_t<T>;
+  using Context = typename B::Context;
+  using Member = GroupMember<T, B, O>;
+  using Members = std::span<Member>;
+  using Rules = MemberRules<C, B>;
+
+  /// What a new member needs.
+  void attach(Context&) {}
+  /// Selects members that it can select together. This step leaves every member to be selected alone.
+  void select_together(Context&, Members, const Rules&, bool) {}
+  /// Scratch memory of a step.
+  void reserve(Context&, Members) {}
+
+  /// Moments and weights of every selected member. All refusals have come before.
+  void update(Context& ctx, Members members, const StepOptions& options, double decay, GroupReport& report) {
+    for (Member& m : members)
+      if (m.is_selected()) update(ctx, m, options, decay, report);
+  }
+  void update(Context& ctx, Member& m, const StepOptions& options, double decay, GroupReport& report) {
+    const StepReport step = m.optimizer->step(ctx, m.gradient, options, *m.update);
+    report.became_dense += step.went_dense ? 1 : 0;
+    report.evicted += step.evicted;
+    update_weight<T, B>(ctx, m.weight, m.basis(), *m.update, decay, m.cost_model);
+    if constexpr (requires { m.optimizer->use_remainder(ctx, m.remainder(ctx, options)); }) {
+      m.optimizer->use_remainder(ctx, m.remainder(ctx, options));
+      m.weight.template round<B>(ctx);
+    }
+  }
+
+  /// Waits for steps that did not wait, and returns how many of them changed nothing: none here.
+  index_t check(Context&, Members) { return 0; }
+  /// Whether steps are counted on the device.
+  bool counts_on_device() const { return false; }
+};
+
+}  // namespace sparsegrad

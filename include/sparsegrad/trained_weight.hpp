@@ -1,0 +1,86 @@
+// TrainedWeight: the matrix that updates go to, and the products of a linear layer with it.
+#pragma once
+
+#include <string>
+
+#include "core/backend.hpp"
+#include "core/weight_layout.hpp"
+
+namespace sparsegrad {
+
+/// Non-owning view of a weight that is trained: W [out, in], or [in, out] by layout.
+///
+/// A W of 16 bits (T = bfloat16, float16) is the rounded copy of a master in C = float, to which updates go; otherwise
+/// the weight is its own master.
+template <class T>
+struct TrainedWeight {
+  using C = compute_t<T>;
+
+  MatrixView<T> weight;
+  MatrixView<C> master;
+  WeightLayout layout = WeightLayout::out_in;
+
+  TrainedWeight() = default;
+  /// Throws ShapeError when the weight is empty; ValueError when it has 16 bits, which needs a master.
+  TrainedWeight(MatrixView<T> w, WeightLayout weight_layout) : weight(w), layout(weight_layout) {
+    require_extents();
+    if constexpr (is_low_precision<T>) {
+      throw ValueError(
+          "a layer that trains a weight of 16 bits needs a float master of it, given behind the weight: "
+          "updates below half a unit of its last place would be lost");
+    } else {
+      master = w;
+    }
+  }
+  /// The same with the master of a W of 16 bits, of its shape and layout. Throws ShapeError.
+  TrainedWeight(MatrixView<T> w, MatrixView<C> float_master,
+                WeightLayout weight_layout) requires(is_low_precision<T>)
+      : weight(w), master(float_master), layout(weight_layout) {
+    require_extents();
+    require_shape("master", master.rows, master.cols, weight.rows, weight.cols, "extents of the weight");
+  }
+
+  index_t out_extent() const { return layout == WeightLayout::out_in ? weight.rows : weight.cols; }
+  index_t in_extent() const { return layout == WeightLayout::out_in ? weight.cols : weight.rows; }
+  bool empty() const { return weight.data == nullptr; }
+
+  /// W = round(master); nothing where the weight is its own master.
+  template <Backend B>
+  void round(typename B::Context& ctx) const {
+    if constexpr (is_low_precision<T>) B::template round_to<T>(ctx, master, weight);
+  }
+
+ private:
+  void require_extents() const {
+    if (weight.empty()) {
+      throw ShapeError("weight is " + shape_text(weight.rows, weight.cols) + ", expected positive extents");
+    }
+  }
+};
+
+/// What becomes of what stood in dX.
+enum class InputGradient {
+  overwrite,  ///< dX = dY W
+  add,        ///< dX += dY W: residual branches, several heads on one input
+};
+
+/// Y = X W^T + b, X [tokens, in], Y [tokens, out], b [out] or null.
+template <Backend B, class T>
+void linear_forward(typename B::Context& ctx, MatrixView<const T> w, WeightLayout layout, const T* bias,
+                    MatrixView<const T> x, MatrixView<T> y) {
+  using C = compute_t<T>;
+  const Op op = layout == WeightLayout::out_in ? Op::transpose : Op::none;
+  B::template gemm<T>(ctx, Op::none, op, C(1), x, w, C(0), y);
+  if (bias != nullptr) B::template add_to_rows<T>(ctx, bias, y);
+}
+
+/// dX = dY W, or dX += dY W, dY [tokens, out], dX [tokens, in].
+template <Backend B, class T>
+void linear_input_gradient(typename B::Context& ctx, MatrixView<const T> w, WeightLayout layout,
+                           MatrixView<const T> dy, InputGradient mode, MatrixView<T> dx) {
+  using C = compute_t<T>;
+  const Op op = layout == WeightLayout::out_in ? Op::none : Op::transpose;
+  B::template gemm<T>(ctx, Op::none, op, C(1), dy, w, mode == InputGradient::add ? C(1) : C(0), dx);
+}
+
+}  // namespace sparsegrad
