@@ -12,12 +12,12 @@ namespace sparsegrad {
 /// A side's U [n, r] with the stored factor rounded to T, so that both operands of a product are T's. Refers to the
 /// side, which must outlive it. A fast transform has no factor: its tokens go through scratch in C = compute_t<T>.
 template <class T, Backend B>
-class NarrowSide {
+class LowPrecisionSide {
  public:
   using C = compute_t<T>;
   using Context = typename B::Context;
 
-  NarrowSide(Context& ctx, const BasisSide<C, B>& side) : side_(side) {
+  LowPrecisionSide(Context& ctx, const BasisSide<C, B>& side) : side_(side) {
     if (!side.has_factor()) return;
     factor_.resize(ctx, side.rank() * side.extent());
     B::template round_to<T>(ctx, side.factor(), factor_.matrix(side.rank(), side.extent()));
@@ -90,11 +90,11 @@ class NarrowSide {
   Buffer<T, B> factor_;  ///< U^T [r, n], rounded
 };
 
-/// Both sides of a basis in T; TuckerBasis::narrow makes it and layers share it.
+/// Both sides of a basis in T; TuckerBasis::low_precision makes it and layers share it.
 template <class T, Backend B>
 class LowPrecisionBasis {
  public:
-  using Side = NarrowSide<T, B>;
+  using Side = LowPrecisionSide<T, B>;
 
   LowPrecisionBasis(typename B::Context& ctx, const BasisSide<compute_t<T>, B>& out,
                     const BasisSide<compute_t<T>, B>& in)

@@ -23,6 +23,9 @@
 
 namespace sparsegrad {
 
+/// Options of a group with SparseAdam, the default optimizer.
+using GroupOptions = BasicGroupOptions<SparseAdamOptions>;
+
 /// Optimizer of many weight matrices: finds their bases, keeps the entries that matter, takes sparse steps.
 ///
 /// An engine that has W and its gradient dW needs no more than this:

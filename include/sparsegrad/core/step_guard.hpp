@@ -22,10 +22,10 @@ struct StepGuard {
   /// Not 0: the present step changes nothing.
   SPARSEGRAD_HOST_DEVICE std::uint32_t& stopped() const { return word[1]; }
   /// Steps that changed nothing since the host last asked.
-  SPARSEGRAD_HOST_DEVICE std::uint32_t& left_out() const { return word[2]; }
+  SPARSEGRAD_HOST_DEVICE std::uint32_t& skipped() const { return word[2]; }
 
   SPARSEGRAD_HOST_DEVICE static std::uint32_t mark(std::uint32_t number) { return UINT32_MAX - number; }
-  /// Whether what belongs to the present step is to be left undone.
+  /// Whether what belongs to the present step is to be skipped.
   SPARSEGRAD_HOST_DEVICE bool stops() const { return word != nullptr && stopped() != 0; }
 };
 
