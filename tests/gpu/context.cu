@@ -40,7 +40,7 @@ class Counting : public backend::cuda::MemoryResource {
 };
 
 /// Layers whose whole step can stand in a graph, by the defaults: two with both sides full, two one-sided of one shape (whose
-/// way back is one batched product), one whose basis is a fast transform.
+/// weight update is one batched product), one whose basis is a fast transform.
 template <class T = float>
 struct Model {
   static constexpr index_t wide = 96;

@@ -213,7 +213,7 @@ TEST_CASE("in float the method stays near the reference's") {
   }
 }
 
-/// Layers of two kinds, whose whole step can be taken together.
+/// Layers of two kinds, all of whose step can be taken together.
 struct ManyLayers {
   using B = DeviceBackend;
 
@@ -391,7 +391,7 @@ TEST_CASE("a raised flag stops a captured or unchecked step until the host has t
   CHECK(m.all_weights() == before);
 }
 
-TEST_CASE("NaN in one of many layers, skip: that step alone is left out, its count as well") {
+TEST_CASE("NaN in one of many layers, that step alone is skipped and not counted") {
   const GroupStep step{.learning_rate = 1e-2, .weight_decay = 0.1};
   for (const bool on_device : {false, true}) {
     ManyLayers m(0, NonFinite::skip);

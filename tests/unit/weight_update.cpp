@@ -129,7 +129,7 @@ TEST_CASE_TEMPLATE("a sparse update entry by entry and as a dense matrix: the sa
   }
 }
 
-TEST_CASE("the way back of a sparse update: entry by entry or dense") {
+TEST_CASE("V D U^T of a sparse D: entry by entry or dense") {
   const SideShape none = shape(SideKind::identity, 3072, 3072);
   const SideShape none_768 = shape(SideKind::identity, 768, 768);
   const auto factor = [](index_t extent, index_t rank) { return shape(SideKind::factor, extent, rank); };
