@@ -1,7 +1,14 @@
 // SparseAdamOptions: what Adam means for entries that are not in every gradient, and its numbers.
 #pragma once
 
-#include "moment_store.hpp"
+#include <cstdio>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "core/float_bits.hpp"
+#include "core_optimizer.hpp"
+#include "moment_layout.hpp"
 
 namespace sparsegrad {
 
@@ -45,6 +52,36 @@ struct SparseAdamOptions {
   /// Entries of a compact state; 0: dense. A capacity whose compact form is no smaller than the dense one is dense too.
   index_t capacity = 0;
   Overflow overflow = Overflow::go_dense;
+
+  MomentLayout layout() const {
+    return {.capacity = capacity, .overflow = overflow, .counts = semantics == AdamSemantics::per_entry_step};
+  }
+
+  /// Throws ValueError unless 0 <= beta < 1 and eps is a finite number, at least T's smallest normal one.
+  template <class T>
+  void require_valid() const {
+    for (const auto& [name, beta] : {std::pair("beta1", beta1), std::pair("beta2", beta2)}) {
+      if (!is_finite(beta) || beta < 0 || beta >= 1) {
+        throw ValueError(std::string(name) + " is " + std::to_string(beta) + ", expected 0 <= " + name +
+                         " < 1");
+      }
+    }
+    constexpr auto least = static_cast<double>(std::numeric_limits<T>::min());
+    constexpr auto most = static_cast<double>(std::numeric_limits<T>::max());
+    if (!is_finite(eps) || eps < least || eps > most) {
+      char text[96];
+      std::snprintf(text, sizeof text,
+                    "eps is %.3g, expected a finite number >= %.3g, the smallest normal one", eps, least);
+      throw ValueError(text);
+    }
+  }
+
+  template <class T>
+  void describe(OptimizerState<T>& s) const {
+    s.type = "sparse_adam 1";
+    s.numbers = {{"beta1", beta1}, {"beta2", beta2}, {"eps", eps}};
+    s.texts = {{"semantics", to_string(semantics)}};
+  }
 
   friend bool operator==(const SparseAdamOptions&, const SparseAdamOptions&) = default;
 };

@@ -233,16 +233,15 @@ void require_bases(const TuckerBasis<T, B>& from, const TuckerBasis<T, B>& to, i
 }
 
 /// Throws ValueError, naming the option, when a saved state was made with another value of it.
-inline void require_option(const char* name, const std::string& found, const std::string& expected) {
+inline void require_option(const std::string& name, const std::string& found, const std::string& expected) {
   if (found != expected) {
-    throw ValueError(std::string("the saved state was made with ") + name + " " + found + ", expected " +
-                     expected);
+    throw ValueError("the saved state was made with " + name + " " + found + ", expected " + expected);
   }
 }
-inline void require_option(const char* name, index_t found, index_t expected) {
+inline void require_option(const std::string& name, index_t found, index_t expected) {
   require_option(name, std::to_string(found), std::to_string(expected));
 }
-inline void require_option(const char* name, double found, double expected) {
+inline void require_option(const std::string& name, double found, double expected) {
   const auto digits = [](double x) {
     char text[32];
     std::snprintf(text, sizeof text, "%.17g", x);

@@ -4,52 +4,21 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
-#include <limits>
 #include <optional>
 #include <string>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "core/backend.hpp"
 #include "core/buffer.hpp"
+#include "core/float_bits.hpp"
 #include "core_optimizer.hpp"
 #include "default_backend.hpp"
+#include "moment_layout.hpp"
+#include "moment_state.hpp"
 #include "sparse_gradient.hpp"
 
 namespace sparsegrad {
-
-/// What a compact state does when a gradient's new entries exceed its capacity.
-enum class Overflow {
-  /// Becomes dense, for good. The only step that allocates.
-  go_dense,
-  /// Forgets as many entries as needed: those with the smallest |m|, of equals the highest position, never one of S. An
-  /// entry met again later starts at moments (and a count) of 0.
-  evict_smallest,
-  /// CapacityError; nothing has changed.
-  error,
-};
-
-/// "go_dense", "evict_smallest", "error"
-inline const char* to_string(Overflow overflow) {
-  switch (overflow) {
-    case Overflow::go_dense:
-      return "go_dense";
-    case Overflow::evict_smallest:
-      return "evict_smallest";
-    case Overflow::error:
-      return "error";
-  }
-  return "?";
-}
-
-/// What a MomentStore holds of an entry, and of how many entries.
-struct MomentLayout {
-  index_t capacity = 0;  ///< entries of a compact store; 0: dense
-  Overflow overflow = Overflow::go_dense;
-  bool second = true;   ///< a second moment v beside m
-  bool counts = false;  ///< the steps that each entry has met
-};
 
 /// Moments m, v and counts of the entries of a core [rows, cols], all 0 at first: the memory of an optimizer on sparse
 /// gradients.
@@ -83,32 +52,13 @@ class MomentStore {
   /// Throws ValueError unless capacity >= 0 and rows * cols < 2^31.
   MomentStore(Context& ctx, index_t rows, index_t cols, const MomentLayout& layout)
       : layout_(layout), rows_(rows), cols_(cols) {
-    require(rows, cols, layout.capacity);
-    compact_ = starts_compact(rows, cols, layout);
+    require_moment_extents(rows, cols, layout.capacity);
+    compact_ = layout.template starts_compact<T>(rows, cols);
     const index_t n = compact_ ? layout.capacity : rows * cols;
     index_.resize(ctx, compact_ ? n : 0);
     m_.resize(ctx, n);
     v_.resize(ctx, layout.second ? n : 0);
     count_.resize(ctx, layout.counts ? n : 0);
-  }
-
-  static void require(index_t rows, index_t cols, index_t capacity) {
-    if (capacity < 0)
-      throw ValueError("capacity is " + std::to_string(capacity) + ", expected >= 0 (0: dense)");
-    const index_t limit = std::numeric_limits<stored_index_t>::max();
-    if (rows < 0 || cols < 0 || (rows > 0 && cols > limit / rows)) {
-      throw ValueError("an optimizer of a core of " + shape_text(rows, cols) +
-                       " has positions beyond 2^31 - 1, which 32-bit indices cannot hold");
-    }
-  }
-
-  /// Whether such a store begins compact: when that takes fewer bytes.
-  static bool starts_compact(index_t rows, index_t cols, const MomentLayout& layout) {
-    const std::size_t moments = (layout.second ? 2 : 1) * sizeof(T);
-    const auto entry = static_cast<index_t>(moments + (layout.counts ? sizeof(std::int32_t) : 0));
-    const auto position = static_cast<index_t>(sizeof(stored_index_t));
-    return layout.capacity > 0 && layout.capacity < rows * cols &&
-           layout.capacity * (entry + position) < rows * cols * entry;
   }
 
   index_t rows() const { return rows_; }
@@ -276,10 +226,10 @@ class MomentStore {
     return std::min(layout_.capacity, old.size());
   }
 
-  /// Takes the moments of a state over, bit by bit, and its form (compact or dense). Throws what require_state throws,
+  /// Takes the moments of a state over, bit by bit, and its form (compact or dense). Throws what require_moments throws,
   /// with nothing changed.
   void restore(Context& ctx, const OptimizerState<T>& s) {
-    require_state(s);
+    require_moments(s, rows_, cols_, layout_);
     if (s.compact != compact_) {
       MomentStore other(ctx, rows_, cols_, layout_);
       if (!s.compact) other.make_dense(ctx);
@@ -294,11 +244,6 @@ class MomentStore {
     if (layout_.second) upload<T>(ctx, s.array("v"), v_);
     if (layout_.counts) upload<std::int32_t>(ctx, s.count, count_);
   }
-
-  /// Throws ValueError, saying what is wrong, unless the state is a valid one of such a store: steps >= 0, rising
-  /// positions in range, numbers as many as positions, v >= 0 or NaN, counts >= 0, a form that the capacity and the
-  /// overflow policy allow.
-  void require_state(const OptimizerState<T>& s) const;
 
  private:
   template <class Frame>
@@ -326,8 +271,7 @@ class MomentStore {
         B::locate_entries(ctx, index_.data(), n, s.indices(), s.count(), place, outside);
     // Inf, by its bits and by copies alone, ranks above every moment (they are finite, see require_room) and so keeps the
     // entries of S.
-    using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
-    const T infinity = std::bit_cast<T>(sizeof(T) == 4 ? Bits{0x7f800000U} : Bits(0x7ff0000000000000U));
+    const auto infinity = std::bit_cast<T>(FloatBits<T>::infinity);
     B::template upload<T>(ctx, &infinity, moved, 1);
     B::template zero<stored_index_t>(ctx, place, n);
     B::template gather<T>(ctx, moved, place, n, rank);
@@ -382,53 +326,5 @@ class MomentStore {
   Buffer<T, B> v_;
   Buffer<std::int32_t, B> count_;
 };
-
-template <class T, Backend B>
-void MomentStore<T, B>::require_state(const OptimizerState<T>& s) const {
-  if (s.steps < 0)
-    throw ValueError("the saved state has step " + std::to_string(s.steps) + ", expected >= 0");
-  const std::size_t entries = s.compact ? s.index.size() : static_cast<std::size_t>(rows_ * cols_);
-  const auto require_count = [&](const char* what, std::size_t found, std::size_t expected) {
-    if (found != expected) {
-      throw ValueError("the saved state has " + std::to_string(found) + " numbers in " + what +
-                       ", expected " + std::to_string(expected));
-    }
-  };
-  require_count("m", s.array("m").size(), entries);
-  const std::vector<T>* v = layout_.second ? &s.array("v") : nullptr;
-  if (v != nullptr) require_count("v", v->size(), entries);
-  require_count("count", s.count.size(), layout_.counts ? entries : 0);
-  if (!s.compact) require_count("index", s.index.size(), 0);
-  const bool may_be_compact = starts_compact(rows_, cols_, layout_);
-  if (!s.compact && layout_.overflow != Overflow::go_dense && may_be_compact) {
-    throw ValueError(std::string("the saved state is dense, expected compact under overflow policy ") +
-                     to_string(layout_.overflow));
-  }
-  if (s.compact && static_cast<index_t>(entries) > layout_.capacity) {
-    throw ValueError("the saved state has " + std::to_string(entries) +
-                     " entries, expected at most its capacity " + std::to_string(layout_.capacity));
-  }
-  for (std::size_t e = 0; e < s.index.size(); ++e) {
-    if (s.index[e] < 0 || s.index[e] >= rows_ * cols_ || (e > 0 && s.index[e] <= s.index[e - 1])) {
-      throw ValueError("the saved state has position " + std::to_string(s.index[e]) + " at entry " +
-                       std::to_string(e) + ", expected strictly rising positions in [0, " +
-                       std::to_string(rows_ * cols_) + ")");
-    }
-  }
-  for (std::size_t e = 0; e < entries; ++e) {
-    if (v != nullptr && (*v)[e] < T(0)) {
-      throw ValueError("the saved state has v = " + std::to_string((*v)[e]) + " at entry " +
-                       std::to_string(e) + ", expected >= 0");
-    }
-    if (layout_.counts && s.count[e] < 0) {
-      throw ValueError("the saved state has count " + std::to_string(s.count[e]) + " at entry " +
-                       std::to_string(e) + ", expected >= 0");
-    }
-  }
-  if (s.compact && !may_be_compact) {
-    throw ValueError("the saved state is compact, expected dense: with capacity " +
-                     std::to_string(layout_.capacity) + " that is the smaller form");
-  }
-}
 
 }  // namespace sparsegrad

@@ -2,20 +2,17 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdio>
-#include <limits>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
-#include <utility>
 
 #include "adam_options.hpp"
 #include "adam_rebase.hpp"
-#include "adam_state.hpp"
 #include "core/backend.hpp"
 #include "core_optimizer.hpp"
 #include "default_backend.hpp"
-#include "moment_store.hpp"
+#include "moment_optimizer.hpp"
 #include "sparse_gradient.hpp"
 
 namespace sparsegrad {
@@ -35,33 +32,26 @@ namespace sparsegrad {
 /// A step costs O(k) with a dense state, O(k log n + n) with a compact one of n entries; under dense_core O(n). The
 /// constructor takes the state's memory; steps allocate nothing after `reserve`, but for Overflow::go_dense, once.
 template <class T, Backend B = DefaultBackend>
-class SparseAdam {
- public:
-  using Context = typename B::Context;
-  using Gradient = SparseGradient<T, B>;
-  using Options = SparseAdamOptions;
+class SparseAdam : public MomentOptimizer<T, B, SparseAdamOptions> {
+  using Base = MomentOptimizer<T, B, SparseAdamOptions>;
 
-  /// Throws ValueError unless 0 <= beta < 1, eps is at least T's smallest normal number, capacity >= 0 and
-  /// rows * cols < 2^31.
-  SparseAdam(Context& ctx, index_t rows, index_t cols, const Options& options = {})
-      : options_(checked(options)), store_(ctx, rows, cols, layout(options)) {}
+ public:
+  using Base::Base;
+  using Base::capacity;
+  using Base::check;
+  using Base::cols;
+  using Base::compact;
+  using Base::rows;
+  using Base::size;
+  using typename Base::Basis;
+  using typename Base::Context;
+  using typename Base::Gradient;
+  using typename Base::Options;
 
   /// Whether the state of such an optimizer begins compact: when that takes fewer bytes.
   static bool starts_compact(index_t rows, index_t cols, const Options& options) {
-    return Store::starts_compact(rows, cols, layout(options));
+    return options.layout().template starts_compact<T>(rows, cols);
   }
-
-  index_t rows() const { return store_.rows(); }
-  index_t cols() const { return store_.cols(); }
-  const Options& options() const { return options_; }
-  bool compact() const { return store_.compact(); }
-  /// Entries with moments: held ones when compact, rows * cols when dense.
-  index_t size() const { return store_.size(); }
-  /// Entries that the state has room for.
-  index_t capacity() const { return store_.capacity(); }
-  index_t bytes() const { return store_.bytes(); }
-  /// Steps taken: t of the last step.
-  std::int64_t steps() const { return steps_; }
 
   /// Entries that D is to be made for when S has at most k: k, but under dense_core all that the state may hold.
   index_t update_capacity(index_t k) const {
@@ -76,14 +66,6 @@ class SparseAdam {
     if (moves_all()) bytes += capacity() * static_cast<index_t>(2 * sizeof(T));
     ctx.scratch().reserve(bytes);
   }
-
-  /// Throws what `step` would throw for this gradient, and changes nothing: ShapeError; CapacityError when S alone exceeds
-  /// the capacity, or under Overflow::error; NonFiniteError when entries must be evicted by moments that hold NaN or Inf.
-  void check(Context& ctx, const Gradient& s) const { store_.check(ctx, s); }
-
-  /// Makes room for S where `step` would go dense to have it (Overflow::go_dense), and changes no moment: a caller with
-  /// many states so takes the memory of all before the first of them steps.
-  void make_room(Context& ctx, const Gradient& s) { store_.make_room(ctx, s); }
 
   /// One step. D, another object than S, gets the update on S's support and carries -lr; under dense_core on all entries
   /// of the state, or on the whole core, the rest being 0, when D was made for that. When it throws, nothing has changed
@@ -144,22 +126,16 @@ class SparseAdam {
     steps_ = steps;
   }
 
-  /// Empties the state; the step count starts anew. A state that went dense stays dense.
-  void reset(Context& ctx) {
-    store_.clear(ctx);
-    steps_ = 0;
+  /// As the base says, with transport_adam.
+  RebaseReport rebase(Context& ctx, const Basis& from, const Basis& to, MomentsPolicy policy,
+                      const Options& options) {
+    const auto transport = [&](Context& c, OptimizerState<T>& s, const Basis& old, const Basis& next,
+                               std::optional<index_t> room) {
+      return transport_adam<T, B>(c, s, old, next, options, room);
+    };
+    return Base::rebase(ctx, from, to, policy, options, transport);
   }
-
-  /// Carries the state over to a new basis, or empties it (MomentsPolicy). transport_moments and transport_adam have the
-  /// formulas. A compact state stays as large as it was: of the new moments those with the largest absolute values are
-  /// kept. One that went dense stays dense. The step count stays. The core may change its extents, and the state its
-  /// capacity with them: `options` may differ from the optimizer's in that alone (ValueError). Throws ShapeError unless
-  /// `from` belongs to this core and both bases to weights of the same extents. Allocates; when it throws, nothing has
-  /// changed.
-  RebaseReport rebase(Context& ctx, const TuckerBasis<T, B>& from, const TuckerBasis<T, B>& to,
-                      MomentsPolicy policy, const Options& options);
-  RebaseReport rebase(Context& ctx, const TuckerBasis<T, B>& from, const TuckerBasis<T, B>& to,
-                      MomentsPolicy policy) {
+  RebaseReport rebase(Context& ctx, const Basis& from, const Basis& to, MomentsPolicy policy) {
     return rebase(ctx, from, to, policy, Options(options_));
   }
 
@@ -177,53 +153,17 @@ class SparseAdam {
       f(std::string_view("count"), std::span<const std::int32_t>(store_.count(), n));
   }
 
-  /// A copy of the state in host memory: arrays "m" and "v".
-  OptimizerState<T> state(Context& ctx) const {
-    OptimizerState<T> s = store_.state(ctx);
-    put_adam_options(s, options_);
-    s.steps = steps_;
-    return s;
-  }
-
-  /// Takes a state over, bit by bit. Throws ValueError, saying what differs, unless it is a SparseAdam's for a core of
-  /// these extents, was made with the same options, and is valid (MomentStore::require_state). When it throws, nothing has
-  /// changed.
-  void restore(Context& ctx, const OptimizerState<T>& s) {
-    require_adam_state(s, rows(), cols(), options_);
-    store_.restore(ctx, s);
-    steps_ = s.steps;
-  }
-
  private:
-  using Store = MomentStore<T, B>;
+  using Base::options_;
+  using Base::steps_;
+  using Base::store_;
+  using Places = typename MomentStore<T, B>::Places;
 
   bool moves_all() const { return options_.semantics == AdamSemantics::dense_core; }
 
-  static MomentLayout layout(const Options& options) {
-    return {options.capacity, options.overflow, true, options.semantics == AdamSemantics::per_entry_step};
-  }
-
-  static const Options& checked(const Options& o) {
-    for (const auto& [name, beta] : {std::pair("beta1", o.beta1), std::pair("beta2", o.beta2)}) {
-      if (!is_finite(beta) || beta < 0 || beta >= 1) {
-        throw ValueError(std::string(name) + " is " + std::to_string(beta) + ", expected 0 <= " + name +
-                         " < 1");
-      }
-    }
-    constexpr auto least = static_cast<double>(std::numeric_limits<T>::min());
-    constexpr auto most = static_cast<double>(std::numeric_limits<T>::max());
-    if (!is_finite(o.eps) || o.eps < least || o.eps > most) {
-      char text[96];
-      std::snprintf(text, sizeof text,
-                    "eps is %.3g, expected a finite number >= %.3g, the smallest normal one", o.eps, least);
-      throw ValueError(text);
-    }
-    return o;
-  }
-
   /// The step of dense_core with a sparse S: every entry of the state moves, with g = 0 outside of S.
   template <class Frame>
-  void step_all(Context& ctx, Frame& frame, const Gradient& s, const typename Store::Places& places,
+  void step_all(Context& ctx, Frame& frame, const Gradient& s, const Places& places,
                 const AdamCoefficients& c, Gradient& d) {
     const index_t n = store_.size_with(places);
     T* gradient = frame.template take<T>(n);
@@ -244,40 +184,6 @@ class SparseAdam {
     B::template zero<T>(ctx, d.values(), d.size());
     B::template scatter<T>(ctx, update, store_.index(), n, d.values());
   }
-
-  Options options_;
-  Store store_;
-  std::int64_t steps_ = 0;
 };
-
-template <class T, Backend B>
-RebaseReport SparseAdam<T, B>::rebase(Context& ctx, const TuckerBasis<T, B>& from,
-                                      const TuckerBasis<T, B>& to, MomentsPolicy policy,
-                                      const Options& options) {
-  core_optimizer::require_bases(from, to, rows(), cols());
-  Store::require(to.rows(), to.cols(), options.capacity);
-  Options same = options;
-  same.capacity = options_.capacity;
-  if (same != options_)
-    throw ValueError("rebase: the options may differ from the optimizer's in capacity alone");
-
-  OptimizerState<T> s = state(ctx);
-  if (policy == MomentsPolicy::reset) {
-    RebaseReport report = lost_moments(s);
-    if (to.rows() != rows() || to.cols() != cols() || options != options_) {
-      *this = SparseAdam(ctx, to.rows(), to.cols(), options);
-    } else {
-      reset(ctx);
-    }
-    report.entries = size();
-    return report;
-  }
-  SparseAdam next(ctx, to.rows(), to.cols(), options);
-  const RebaseReport report = transport_adam<T, B>(ctx, s, from, to, options_, next.store_.room_for(store_));
-  put_adam_options(s, options);
-  next.restore(ctx, s);
-  *this = std::move(next);
-  return report;
-}
 
 }  // namespace sparsegrad

@@ -9,8 +9,10 @@
 #include "side_recipe.hpp"
 #include "tucker_basis.hpp"
 
-#include "error_feedback.hpp"
+#include "given_gradient.hpp"
+#include "core_optimizer.hpp"
 #include "plan.hpp"
+#include "selector.hpp"
 #include "sparse_grad_linear.hpp"
 #include "sparse_gradient.hpp"
 #include "top_k.hpp"

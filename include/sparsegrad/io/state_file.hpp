@@ -32,6 +32,7 @@ namespace sparsegrad::io {
 namespace detail {
 
 inline constexpr const char* basis_type = "tucker_basis 1";
+inline constexpr const char* adam_type = "sparse_adam 1";
 inline constexpr const char* delta_type = "sparse_gradient 1";
 
 inline void require_type(const SafetensorsFile& file, const std::string& prefix, const char* expected) {
@@ -265,10 +266,13 @@ template <class T>
 OptimizerState<T> get_state(const SafetensorsFile& file, const std::string& prefix) {
   OptimizerState<T> s;
   const auto type = file.metadata().find(prefix + "type");
-  const bool adam = type != file.metadata().end() && type->second == adam_state_type;
-  if (!adam && !file.metadata().contains(prefix + "arrays"))
-    detail::require_type(file, prefix, adam_state_type);
-  s.type = file.metadata(prefix + "type");
+  if (type == file.metadata().end())
+    throw IoError(file.path() + ": holds nothing under '" + prefix + "', expected an optimizer's state");
+  s.type = type->second;
+  const bool adam = s.type == detail::adam_type;
+  if (!adam && !file.metadata().contains(prefix + "arrays")) {
+    throw IoError(file.path() + ": '" + prefix + "' is a '" + s.type + "', expected an optimizer's state");
+  }
   const std::vector<std::int64_t> extents = detail::read_list<std::int64_t>(file, prefix + "extents", 3);
   s.rows = extents[0];
   s.cols = extents[1];
@@ -327,10 +331,15 @@ void get(typename B::Context& ctx, const SafetensorsFile& file, const std::strin
 /// Makes a SparseAdam as the file has it, options included.
 template <class T, Backend B = DefaultBackend>
 SparseAdam<T, B> get_adam(typename B::Context& ctx, const SafetensorsFile& file, const std::string& prefix) {
-  detail::require_type(file, prefix, adam_state_type);
+  detail::require_type(file, prefix, detail::adam_type);
   const OptimizerState<T> state = get_state<T>(file, prefix);
   return detail::as_io_error(file, prefix, [&] {
-    const SparseAdamOptions options = adam_options(state);
+    SparseAdamOptions options{.beta1 = state.number("beta1"),
+                              .beta2 = state.number("beta2"),
+                              .eps = state.number("eps"),
+                              .capacity = state.capacity};
+    options.semantics = detail::enum_from_text(file, prefix + "semantics", AdamSemantics::dense_core);
+    options.overflow = detail::enum_from_text(file, prefix + "overflow", Overflow::error);
     if (state.compact && !SparseAdam<T, B>::starts_compact(state.rows, state.cols, options)) {
       throw ValueError("the state is compact, expected dense for its extents and capacity");
     }

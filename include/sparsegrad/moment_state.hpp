@@ -1,0 +1,64 @@
+// What a saved state's moments must be.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "core_optimizer.hpp"
+#include "moment_layout.hpp"
+
+namespace sparsegrad {
+
+/// Throws ValueError, saying what is wrong, unless the state is a valid one for a MomentStore of these extents and this
+/// layout: steps >= 0, rising positions in range, numbers as many as positions, v >= 0 or NaN, counts >= 0, a form
+/// (compact or dense) that the capacity and the overflow policy allow.
+template <class T>
+void require_moments(const OptimizerState<T>& s, index_t rows, index_t cols, const MomentLayout& layout) {
+  if (s.steps < 0)
+    throw ValueError("the saved state has step " + std::to_string(s.steps) + ", expected >= 0");
+  const std::size_t entries = s.compact ? s.index.size() : static_cast<std::size_t>(rows * cols);
+  const auto require_count = [&](const char* what, std::size_t found, std::size_t expected) {
+    if (found != expected) {
+      throw ValueError("the saved state has " + std::to_string(found) + " numbers in " + what +
+                       ", expected " + std::to_string(expected));
+    }
+  };
+  require_count("m", s.array("m").size(), entries);
+  const std::vector<T>* v = layout.second ? &s.array("v") : nullptr;
+  if (v != nullptr) require_count("v", v->size(), entries);
+  require_count("count", s.count.size(), layout.counts ? entries : 0);
+  if (!s.compact) require_count("index", s.index.size(), 0);
+  const bool may_be_compact = layout.starts_compact<T>(rows, cols);
+  if (!s.compact && layout.overflow != Overflow::go_dense && may_be_compact) {
+    throw ValueError(std::string("the saved state is dense, expected compact under overflow policy ") +
+                     to_string(layout.overflow));
+  }
+  if (s.compact && static_cast<index_t>(entries) > layout.capacity) {
+    throw ValueError("the saved state has " + std::to_string(entries) +
+                     " entries, expected at most its capacity " + std::to_string(layout.capacity));
+  }
+  for (std::size_t e = 0; e < s.index.size(); ++e) {
+    if (s.index[e] < 0 || s.index[e] >= rows * cols || (e > 0 && s.index[e] <= s.index[e - 1])) {
+      throw ValueError("the saved state has position " + std::to_string(s.index[e]) + " at entry " +
+                       std::to_string(e) + ", expected strictly rising positions in [0, " +
+                       std::to_string(rows * cols) + ")");
+    }
+  }
+  for (std::size_t e = 0; e < entries; ++e) {
+    if (v != nullptr && (*v)[e] < T(0)) {
+      throw ValueError("the saved state has v = " + std::to_string((*v)[e]) + " at entry " +
+                       std::to_string(e) + ", expected >= 0");
+    }
+    if (layout.counts && s.count[e] < 0) {
+      throw ValueError("the saved state has count " + std::to_string(s.count[e]) + " at entry " +
+                       std::to_string(e) + ", expected >= 0");
+    }
+  }
+  if (s.compact && !may_be_compact) {
+    throw ValueError("the saved state is compact, expected dense: with capacity " +
+                     std::to_string(layout.capacity) + " that is the smaller form");
+  }
+}
+
+}  // namespace sparsegrad
