@@ -86,7 +86,7 @@ run_all() {
 
   # CUDA_LAUNCH_BLOCKING: the contract's tests read on the host without waiting (tests/gpu/managed_memory.cu).
   local test tool
-  for test in context contract method narrow_primitives narrow_layer engine train; do
+  for test in context contract method low_precision_primitives low_precision_layer engine train; do
     if [[ -x $tests/test_gpu_$test ]]; then
       local blocking=0
       if [[ $test == contract ]]; then blocking=1; fi
@@ -126,7 +126,7 @@ run_all() {
       local checks=(--tool "$tool" --error-exitcode 1)
       # A test asks for more memory than there is: a call that is to fail is no error.
       if [[ $tool == memcheck ]]; then checks+=(--report-api-errors no); fi
-      for test in context contract narrow_primitives method narrow_layer; do
+      for test in context contract low_precision_primitives method low_precision_layer; do
         [[ -x $tests/test_gpu_$test ]] || continue
         attempt 120 "compute-sanitizer $tool: test_gpu_$test" env CUDA_LAUNCH_BLOCKING=1 \
           compute-sanitizer "${checks[@]}" "$tests/test_gpu_$test"

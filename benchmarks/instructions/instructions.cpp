@@ -61,17 +61,17 @@ void optimizer(B::Context& ctx) {
   const Gradient first = support(ctx, 1);
   const Gradient second = support(ctx, 2);
   const Gradient third = support(ctx, 3);
-  Positions slot(entries * 2), fresh(entries * 2), held(pool);
+  Positions place(entries * 2), added(entries * 2), held(pool);
   std::copy_n(first.indices(), first.count(), held.data());
   Matrix m(ctx, pool);
   Matrix v(ctx, pool);
   index_t q = 0;
   count("locate_entries", [&] {
-    q = B::locate_entries(ctx, second.indices(), second.count(), held.data(), first.count(), slot.data(),
-                          fresh.data());
+    q = B::locate_entries(ctx, second.indices(), second.count(), held.data(), first.count(), place.data(),
+                          added.data());
   });
   count("insert_entries", [&] {
-    B::insert_entries<float>(ctx, second.indices(), slot.data(), fresh.data(), q, held.data(), first.count(),
+    B::insert_entries<float>(ctx, second.indices(), place.data(), added.data(), q, held.data(), first.count(),
                              m.data(), v.data(), nullptr);
   });
 
@@ -110,11 +110,11 @@ void sparse_products(B::Context& ctx) {
                               value.data());
   });
 
-  Positions slot(entries * 2), other(entries * 2), order(entries * 2), list(out);
+  Positions group(entries * 2), other(entries * 2), order(entries * 2), list(out);
   for (const bool columns : {false, true}) {
     count(columns ? "group_support_columns" : "group_support_rows", [&] {
       result = static_cast<double>(B::group_support(ctx, d.indices(), d.count(), out, in, columns,
-                                                    slot.data(), other.data(), order.data(), list.data()));
+                                                    group.data(), other.data(), order.data(), list.data()));
     });
   }
   Positions row, col;
@@ -143,7 +143,7 @@ void sparse_products(B::Context& ctx) {
   count("scatter", [&] { B::scatter<float>(ctx, value.data(), d.indices(), d.count(), w.data()); });
 }
 
-/// The ways back that take no dense product.
+/// The weight updates that take no dense product.
 void weight_update(B::Context& ctx) {
   using Basis = TuckerBasis<float, B>;
   using Side = BasisSide<float, B>;
@@ -160,7 +160,7 @@ void weight_update(B::Context& ctx) {
   apply("add_expanded_one_sided", one_sided, WeightLayout::out_in);
   apply("add_expanded_one_sided_in_out", one_sided, WeightLayout::in_out);
   const auto fast = Basis::from_sides(Side::hadamard(ctx, out, 12), Side::hadamard(ctx, in, 13));
-  apply("add_expanded_fast_transforms", fast, WeightLayout::out_in);
+  apply("add_expanded_hadamard", fast, WeightLayout::out_in);
 
   // A dense update, for a weight stored the other way round.
   Gradient all(ctx, out, in, size);
@@ -175,9 +175,9 @@ void transforms(B::Context& ctx) {
   Matrix x = normal(ctx, out, in, 14);
   const auto rows = BasisSide<float, B>::hadamard(ctx, in, 15);
   const auto columns = BasisSide<float, B>::hadamard(ctx, out, 16);
-  count("fast_transform_rows",
+  count("hadamard_rows",
         [&] { B::hadamard<float>(ctx, rows.signs(), false, TransformSide::rows, x.matrix(out, in)); });
-  count("fast_transform_columns",
+  count("hadamard_columns",
         [&] { B::hadamard<float>(ctx, columns.signs(), false, TransformSide::columns, x.matrix(out, in)); });
 }
 
@@ -195,6 +195,15 @@ void elementwise(B::Context& ctx) {
   count("column_sums", [&] { B::column_sums<float>(ctx, x.matrix(out, in), line.data()); });
   count("add_to_rows", [&] { B::add_to_rows<float>(ctx, line.data(), x.matrix(out, in)); });
   count("transpose", [&] { B::transpose<float>(ctx, x.matrix(out, in), y.matrix(in, out)); });
+
+  // Gradients in 16 bits.
+  const auto convert = [&]<class S>(const char* widen, const char* round_to) {
+    Buffer<S, B> low(ctx, size);
+    count(round_to, [&] { B::round_to<S>(ctx, x.matrix(out, in), low.matrix(out, in)); });
+    count(widen, [&] { B::widen<S>(ctx, low.matrix(out, in), y.matrix(out, in)); });
+  };
+  convert.operator()<bfloat16>("widen_bfloat16", "round_to_bfloat16");
+  convert.operator()<float16>("widen_float16", "round_to_float16");
 }
 
 }  // namespace

@@ -98,7 +98,7 @@ class BatchedStep {
     if (guard_.empty()) return 0;
     std::uint32_t words[StepGuard::words];
     B::template download<std::uint32_t>(ctx, guard_.data(), words, StepGuard::words);
-    const auto skipped = static_cast<index_t>(StepGuard{words}.left_out());
+    const auto skipped = static_cast<index_t>(StepGuard{words}.skipped());
     if (skipped > 0) {
       for (Member& m : members)
         if (m.optimizer != nullptr)

@@ -10,6 +10,7 @@
 
 #include "core/backend.hpp"
 #include "core/buffer.hpp"
+#include "core/float_bits.hpp"
 #include "core/full_precision.hpp"
 #include "core/random.hpp"
 #include "core/weight_layout.hpp"
@@ -119,12 +120,12 @@ class HosvdAccumulator {
     } else {
       require_shape("gradient", dw.rows, dw.cols, in_, out_, "in x out of the accumulator");
     }
-    if (!(weight >= 0) || !std::isfinite(weight)) {
+    if (!is_finite(weight) || weight < 0) {
       throw ValueError("weight of gradient " + std::to_string(count_) + " is " + std::to_string(weight) +
                        ", expected finite and >= 0");
     }
     const double energy = dw.empty() ? 0.0 : B::template squared_norm<T>(ctx, dw);
-    if (!std::isfinite(energy)) return false;
+    if (!is_finite(energy)) return false;
     if (energy > 0 && weight > 0) {
       auto frame = ctx.frame();
       // Squares of very small or large entries leave the range of T: a power of two brings them
@@ -329,8 +330,8 @@ class HosvdAccumulator {
     const index_t row = at / dw.cols;
     const index_t col = at % dw.cols;
     B::template download<T>(ctx, dw.row(row) + col, &value, 1);
-    throw NonFiniteError(name + " has " + (std::isnan(value) ? "NaN" : "Inf") + " at (" +
-                         std::to_string(row) + ", " + std::to_string(col) + "); the sums are unchanged");
+    throw NonFiniteError(name + " has " + (is_nan(value) ? "NaN" : "Inf") + " at (" + std::to_string(row) +
+                         ", " + std::to_string(col) + "); the sums are unchanged");
   }
 
   void require_alike(const Sums& a, const Sums& b, GradientSide side, const HosvdAccumulator& other) const {

@@ -114,7 +114,7 @@ struct CostModel {
   /// Cost of W += R D C^T, both sides rotated, with the entries expanded along `side` and then a
   /// dense product with the stored side `other`; infinite when that is not stored.
   double sparse_expansion_along(const SideShape& side, const SideShape& other, index_t count) const {
-    if (!stored(other)) return std::numeric_limits<double>::infinity();
+    if (!stored(other)) return std::numeric_limits<double>::max();
     const auto groups = static_cast<double>(std::min(count, other.rank));
     return entries(side, count, other.rank) +
            groups * static_cast<double>(side.extent) * static_cast<double>(other.extent);
@@ -177,7 +177,7 @@ inline bool expands_dense(const SideShape& rows, const SideShape& cols, index_t 
 inline Plan choose_plan(const SideShape& out, const SideShape& in, const Workload& work,
                         const CostModel& model = {}) {
   Plan best;
-  double best_cost = std::numeric_limits<double>::infinity();
+  double best_cost = std::numeric_limits<double>::max();
   for (const SideOrder in_order : {SideOrder::multiply_first, SideOrder::project_first}) {
     for (const SideOrder out_order : {SideOrder::multiply_first, SideOrder::project_first}) {
       if (out_order == SideOrder::project_first && out.kind == SideKind::identity) continue;

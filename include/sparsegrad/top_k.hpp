@@ -22,7 +22,7 @@ struct TopK {
   /// k = ceil(density * size), at least 1; a product that is whole but for its rounding counts as whole (0.07 of 100 is
   /// 7). Throws ValueError unless 0 < density <= 1.
   static TopK fraction(double density, index_t size) {
-    if (!(density > 0 && density <= 1)) {
+    if (!is_finite(density) || density <= 0 || density > 1) {
       throw ValueError("density is " + std::to_string(density) + ", expected 0 < density <= 1");
     }
     const double entries = density * static_cast<double>(size);

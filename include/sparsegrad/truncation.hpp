@@ -11,6 +11,7 @@
 
 #include "core/config.hpp"
 #include "core/error.hpp"
+#include "core/float_bits.hpp"
 
 namespace sparsegrad {
 
@@ -69,7 +70,7 @@ class Truncation {
   /// Keeps the fewest leading vectors that hold `fraction` of the energy. Throws ValueError unless
   /// 0 < fraction <= 1.
   static Truncation energy(double fraction) {
-    if (!(fraction > 0 && fraction <= 1)) {
+    if (!is_finite(fraction) || fraction <= 0 || fraction > 1) {
       throw ValueError("energy fraction is " + detail::shortest_text(fraction) +
                        ", expected 0 < fraction <= 1");
     }

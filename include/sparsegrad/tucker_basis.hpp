@@ -14,6 +14,7 @@
 
 #include "basis_side.hpp"
 #include "core/backend.hpp"
+#include "core/float_bits.hpp"
 #include "core/full_precision.hpp"
 #include "core/wait.hpp"
 #include "default_backend.hpp"
@@ -255,7 +256,7 @@ class TuckerBasis {
     if (k < 0) throw ValueError("k is " + std::to_string(k) + ", expected k >= 0");
     EnergyFractions fractions;
     const double total = g.empty() ? 0.0 : B::template squared_norm<T>(ctx, g);
-    if (!std::isfinite(total)) throw NonFiniteError("energy: the gradient's squared norm is not finite");
+    if (!is_finite(total)) throw NonFiniteError("energy: the gradient's squared norm is not finite");
     if (total <= 0) return fractions;
     const FullPrecision exact(ctx);
     const auto fraction_of = [&](double part) { return std::clamp(part / total, 0.0, 1.0); };
@@ -334,7 +335,7 @@ class TuckerBasis {
   void require_orthonormal(Context& ctx, double tolerance) const {
     const OrthogonalityDefect defect = orthogonality_defect(ctx);
     const auto check = [&](const char* name, double value) {
-      if (value <= tolerance) return;
+      if (!is_nan(tolerance) && value <= tolerance) return;
       throw ValueError(std::string("the columns of ") + name + " are not orthonormal: max |" + name + "^T " +
                        name + " - I| is " + detail::short_number(value) + ", expected at most " +
                        detail::short_number(tolerance));
@@ -361,8 +362,8 @@ class TuckerBasis {
         for (index_t j = 0; j < r; ++j) {
           const double value = static_cast<double>(host[static_cast<std::size_t>(i * r + j)]);
           const double defect = std::abs(value - (first + i == j ? 1.0 : 0.0));
-          if (!(defect <= worst))
-            worst = std::isnan(defect) ? std::numeric_limits<double>::infinity() : defect;
+          if (!is_finite(defect)) return std::numeric_limits<double>::max();
+          worst = std::max(worst, defect);
         }
       }
     }

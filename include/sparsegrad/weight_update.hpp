@@ -45,12 +45,12 @@ void expand_groups(typename B::Context& ctx, const GroupedSupport& groups, const
                    const BasisSide<T, B>& along, MatrixView<T> panel) {
   B::template zero<T>(ctx, panel.data, panel.size());
   if (!along.has_factor()) {
-    B::template scatter_add<T>(ctx, groups.slot, groups.other, values, count, panel);
+    B::template scatter_add<T>(ctx, groups.group, groups.other, values, count, panel);
     if (along.rotates()) {
       B::template hadamard<T>(ctx, along.signs(), true, TransformSide::rows, panel);
     }
   } else {
-    B::template expand_rows<T>(ctx, groups.slot, groups.other, values, count, along.factor(), panel);
+    B::template expand_rows<T>(ctx, groups.group, groups.other, values, count, along.factor(), panel);
   }
 }
 
@@ -70,7 +70,7 @@ void expand_sparse(typename B::Context& ctx, const BasisSide<T, B>& rows, const 
     GroupedSupport g{frame.template take<stored_index_t>(count), frame.template take<stored_index_t>(count),
                      frame.template take<stored_index_t>(count), frame.template take<stored_index_t>(most),
                      0};
-    g.groups = B::group_support(ctx, d.indices(), count, d.rows(), d.cols(), columns_of_d, g.slot, g.other,
+    g.groups = B::group_support(ctx, d.indices(), count, d.rows(), d.cols(), columns_of_d, g.group, g.other,
                                 g.order, g.list);
     B::template gather<T>(ctx, d.values(), g.order, count, ordered);
     return g;
@@ -94,7 +94,7 @@ void expand_sparse(typename B::Context& ctx, const BasisSide<T, B>& rows, const 
     if (swapped) {
       const GroupedSupport g = group(false, ordered);
       stored_index_t* row = frame.template take<stored_index_t>(count);
-      B::template gather<stored_index_t>(ctx, g.list, g.slot, count, row);
+      B::template gather<stored_index_t>(ctx, g.list, g.group, count, row);
       B::template scatter_add<T>(ctx, row, g.other, ordered, count, full);
     } else {
       B::template scatter<T>(ctx, d.values(), d.indices(), count, full.data);
@@ -107,7 +107,7 @@ void expand_sparse(typename B::Context& ctx, const BasisSide<T, B>& rows, const 
     // The entries of a row of D go straight into the same row of W.
     const GroupedSupport g = group(false, ordered);
     stored_index_t* row = frame.template take<stored_index_t>(count);
-    B::template gather<stored_index_t>(ctx, g.list, g.slot, count, row);
+    B::template gather<stored_index_t>(ctx, g.list, g.group, count, row);
     if (!cols.rotates()) return B::template scatter_add<T>(ctx, row, g.other, ordered, count, w);
     return B::template expand_rows<T>(ctx, row, g.other, ordered, count, cols.factor(), w);
   }

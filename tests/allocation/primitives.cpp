@@ -56,7 +56,7 @@ struct Work {
 
   std::vector<T> x, y, z, w, out, signs, value, m, v, d, sums;
   std::vector<double> g;
-  std::vector<stored_index_t> index, slot, other, order, list;
+  std::vector<stored_index_t> index, group, other, order, list;
   std::vector<std::int32_t> count;
 
   Work() {
@@ -74,7 +74,7 @@ struct Work {
     signs.assign(largest, T(1));
     sums.assign(largest, T(0));
     g.assign(largest * largest, 0.0);
-    for (std::vector<stored_index_t>* a : {&index, &slot, &other, &order, &list})
+    for (std::vector<stored_index_t>* a : {&index, &group, &other, &order, &list})
       a->resize(largest * largest);
     count.assign(largest * largest, 1);
   }
@@ -99,9 +99,9 @@ struct Work {
     AdamCoefficients c;
     c.learning_rate = 1e-3;
     B::template adam<T>(ctx, c, value.data(), index.data(), k, m.data(), v.data(), count.data(), d.data());
-    const index_t groups = B::group_support(ctx, index.data(), k, rows, cols, true, slot.data(), other.data(),
-                                            order.data(), list.data());
-    B::template expand_rows<T>(ctx, slot.data(), other.data(), d.data(), k,
+    const index_t groups = B::group_support(ctx, index.data(), k, rows, cols, true, group.data(),
+                                            other.data(), order.data(), list.data());
+    B::template expand_rows<T>(ctx, group.data(), other.data(), d.data(), k,
                                MatrixView<const T>(x.data(), rows, 64),
                                MatrixView<T>(out.data(), groups, 64));
     B::template transpose<T>(ctx, core, MatrixView<T>(out.data(), cols, rows));

@@ -5,6 +5,9 @@
 #   3. Macros carry the prefix SPARSEGRAD_.
 #   4. Nothing sets process-wide thread counts. OpenMP's is the calling thread's own: backend/cpu_blas, whose
 #      library takes its threads from there, sets it and sets it back (host/blas_threads.hpp).
+#   5. NaN and Inf are told by their bits (core/float_bits.hpp): std::isfinite and comparisons of a number with
+#      itself say nothing under -ffast-math.
+#   6. No optimised backend calls its oracle, backend/reference.hpp.
 set -euo pipefail
 
 dir=${1:?usage: check_layering.sh DIR}
@@ -27,6 +30,15 @@ report() {
 shopt -s nullglob globstar
 algorithms=("$dir"/*.hpp "$dir"/core/**/*.hpp "$dir"/io/**/*.hpp)
 report "an algorithm names a backend's library" 'Eigen::|cblas_|LAPACKE_|thrust|cuda' "${algorithms[@]}"
+
+for header in "$dir"/**/*.hpp "$dir"/**/*.cuh; do
+  name=${header#"$dir"/}
+  report "NaN and Inf are told by core/float_bits.hpp" '\b(isfinite|isnan|isinf|isnormal|fpclassify)\b' "$header"
+  report "a number compared with itself: core/float_bits.hpp has is_nan" '(^|[^][A-Za-z0-9_.>)])([A-Za-z_][A-Za-z0-9_.]*) (!=|==) \2([^][A-Za-z0-9_.(]|$)' "$header"
+  report "infinity() as a bound: max() does under -ffast-math too" 'numeric_limits<[^>]*>::infinity\(' "$header"
+  [[ $name != backend/* || $name == backend/reference.hpp ]] ||
+    report "only backend/reference.hpp names Reference" '\bReference\b|"(\.\./)?reference\.hpp"' "$header"
+done
 
 for header in "$dir"/**/*.hpp; do
   name=${header#"$dir"/}

@@ -64,7 +64,7 @@ TEST_CASE_TEMPLATE("adam_batched: as adam, state by state, updates at their plac
   Random random(32);
   struct State {
     std::vector<T> g, m, v, d;
-    std::vector<stored_index_t> slot;
+    std::vector<stored_index_t> entry;
     std::vector<std::int32_t> count;
   };
   std::vector<State> states;
@@ -72,7 +72,7 @@ TEST_CASE_TEMPLATE("adam_batched: as adam, state by state, updates at their plac
     State s;
     s.g = normal_values<T>(random, batch_size(t));
     const index_t size = t % 3 == 0 ? batch_size(t) : 2 * batch_size(t) + 1;
-    if (t % 3 != 0) s.slot = random_support(random, size, batch_size(t));
+    if (t % 3 != 0) s.entry = random_support(random, size, batch_size(t));
     s.m = normal_values<T>(random, size);
     s.v.assign(s.m.size(), T(0.5));
     s.d.assign(s.m.size(), T(5));
@@ -92,7 +92,7 @@ TEST_CASE_TEMPLATE("adam_batched: as adam, state by state, updates at their plac
     for (std::size_t t = 0; t < states.size(); ++t) {
       State& s = states[t];
       AdamTask<T> task{s.g.data(),
-                       s.slot.empty() ? nullptr : s.slot.data(),
+                       s.entry.empty() ? nullptr : s.entry.data(),
                        static_cast<index_t>(s.g.size()),
                        s.m.data(),
                        s.v.data(),
@@ -105,7 +105,7 @@ TEST_CASE_TEMPLATE("adam_batched: as adam, state by state, updates at their plac
         if (step == 1) counters[t] = static_cast<std::int64_t>(t);
         task.counter = &counters[t];
       }
-      if (t % 6 == 0) task.g = s.d.data();  // in place; those have no slots
+      if (t % 6 == 0) task.g = s.d.data();  // in place; those have no `entry`
       if (t % 6 == 0) s.d = s.g;
       tasks.push_back(task);
     }
@@ -117,10 +117,10 @@ TEST_CASE_TEMPLATE("adam_batched: as adam, state by state, updates at their plac
       std::vector<T> d(s.g.size());
       AdamCoefficients own = c;
       own.step = step + static_cast<std::int64_t>(t);
-      B::template adam<T>(ctx, own, s.g.data(), s.slot.empty() ? nullptr : s.slot.data(), k, s.m.data(),
+      B::template adam<T>(ctx, own, s.g.data(), s.entry.empty() ? nullptr : s.entry.data(), k, s.m.data(),
                           s.v.data(), s.count.empty() ? nullptr : s.count.data(), d.data());
       for (std::size_t e = 0; e < d.size(); ++e)
-        s.d[s.slot.empty() ? e : static_cast<std::size_t>(s.slot[e])] = d[e];
+        s.d[s.entry.empty() ? e : static_cast<std::size_t>(s.entry[e])] = d[e];
       CHECK(same_bits(s.d, states[t].d));
       CHECK(same_bits(s.m, states[t].m));
       CHECK(same_bits(s.v, states[t].v));
@@ -177,10 +177,10 @@ TEST_CASE_TEMPLATE("batch_scratch_bound covers what they take", T, float, double
     tasks.clear();
     for (std::size_t t = 0; t < index.size(); ++t)
       tasks.push_back({x.data(), n, k, index[t].data(), value[t].data()});
-    Context fresh(1);
-    B::template top_k_batched<T>(fresh, std::span<const TopKTask<T>>(tasks));
-    CHECK(fresh.scratch().bytes() > 0);
-    CHECK(fresh.scratch().bytes() <= B::template batch_scratch_bound<T>(fresh, arrays, arrays * n));
+    Context own(1);
+    B::template top_k_batched<T>(own, std::span<const TopKTask<T>>(tasks));
+    CHECK(own.scratch().bytes() > 0);
+    CHECK(own.scratch().bytes() <= B::template batch_scratch_bound<T>(own, arrays, arrays * n));
   }
 }
 

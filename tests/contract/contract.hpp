@@ -15,6 +15,7 @@
 #include <vector>
 
 #include <sparsegrad/core/backend.hpp>
+#include <sparsegrad/core/float_bits.hpp>
 
 #include "support/padded_matrix.hpp"
 #include "support/tolerance.hpp"
@@ -430,6 +431,71 @@ TEST_CASE_TEMPLATE("copy, transpose, scale, add, add_wide, add_to_rows", T, floa
       CHECK((scaled.padding_untouched() && sum.padding_untouched() && wide.padding_untouched() &&
              shifted.padding_untouched()));
     }
+  }
+}
+
+TEST_CASE_TEMPLATE("widen and round_to: every pattern, ties, strides", S, bfloat16, float16) {
+  PaddedMatrix<S> a(256, 256, 3);
+  for (index_t i = 0; i < 256; ++i)
+    for (index_t j = 0; j < 256; ++j)
+      a.view()(i, j) = S::from_bits(static_cast<std::uint16_t>(i * 256 + j));
+  for (const int threads : {1, 3}) {
+    Context ctx(threads);
+    for (const index_t padding : {index_t{0}, index_t{5}}) {
+      PaddedMatrix<float> wide(256, 256, padding);
+      B::template widen<S>(ctx, a.const_view(), wide.view());
+      CHECK(wide.padding_untouched());
+      int wrong = 0;
+      for (index_t i = 0; i < 256; ++i) {
+        for (index_t j = 0; j < 256; ++j) {
+          const auto exact = static_cast<float>(a(i, j));
+          wrong += is_nan(exact) ? !is_nan(wide(i, j)) : wide(i, j) != exact;
+        }
+      }
+      CHECK(wrong == 0);
+      // Some way to the next pattern, and half of it: a tie.
+      for (const float part : {0.0F, 0.375F, 0.5F, 0.625F}) {
+        PaddedMatrix<float> source = wide;
+        for (index_t i = 0; i < 256; ++i) {
+          for (index_t j = 0; j < 255; ++j) {
+            const float x = wide(i, j);
+            const float next = wide(i, j + 1);
+            if (is_finite(x) && is_finite(next)) source.view()(i, j) = x + part * (next - x);
+          }
+        }
+        PaddedMatrix<S> back(256, 256, 2 * padding);
+        B::template round_to<S>(ctx, source.const_view(), back.view());
+        CHECK(back.padding_untouched());
+        for (index_t i = 0; i < 256; ++i) {
+          for (index_t j = 0; j < 256; ++j) {
+            const float y = source(i, j);
+            wrong += is_nan(y) ? !is_nan(back(i, j)) : back(i, j).bits != S(y).bits;
+          }
+        }
+        CHECK(wrong == 0);
+      }
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("widen and round_to: lengths around those of vectors", S, bfloat16, float16) {
+  Random random(23);
+  Context ctx(2);
+  for (const auto& [rows, cols, padding] : shapes()) {
+    CAPTURE(rows);
+    CAPTURE(cols);
+    const PaddedMatrix<float> a = PaddedMatrix<float>(rows, cols, padding).fill(random);
+    PaddedMatrix<S> low(rows, cols, padding + 1);
+    B::template round_to<S>(ctx, a.const_view(), low.view());
+    PaddedMatrix<float> back(rows, cols, padding + 2);
+    B::template widen<S>(ctx, low.const_view(), back.view());
+    bool right = true;
+    for (index_t i = 0; i < rows; ++i)
+      for (index_t j = 0; j < cols; ++j)
+        right = right && low(i, j).bits == S(a(i, j)).bits && back(i, j) == static_cast<float>(low(i, j));
+    CHECK(right);
+    CHECK(low.padding_untouched());
+    CHECK(back.padding_untouched());
   }
 }
 
@@ -888,16 +954,16 @@ TEST_CASE("group_support: by rows and by columns") {
       }
       std::sort(expected.begin(), expected.end());
       const auto size = static_cast<std::size_t>(k);
-      std::vector<stored_index_t> slot(size), other(size), order(size), list(size);
-      const index_t groups = B::group_support(ctx, index.data(), k, rows, cols, columns, slot.data(),
+      std::vector<stored_index_t> group_of(size), other(size), order(size), list(size);
+      const index_t groups = B::group_support(ctx, index.data(), k, rows, cols, columns, group_of.data(),
                                               other.data(), order.data(), list.data());
       index_t seen = 0;
       bool right = true;
       for (std::size_t p = 0; p < size; ++p) {
         const auto [group, rest, e] = expected[p];
         if (p == 0 || std::get<0>(expected[p - 1]) != group) ++seen;
-        right = right && seen <= groups && slot[p] == seen - 1 && other[p] == rest && order[p] == e &&
-                list[static_cast<std::size_t>(slot[p])] == group;
+        right = right && seen <= groups && group_of[p] == seen - 1 && other[p] == rest && order[p] == e &&
+                list[static_cast<std::size_t>(group_of[p])] == group;
       }
       CHECK(right);
       CHECK(groups == seen);
@@ -926,9 +992,9 @@ TEST_CASE_TEMPLATE("locate_entries and insert_entries: a support merged into a s
       const auto held = random_support(random, positions, held_count);
       std::vector<stored_index_t> united;
       std::set_union(index.begin(), index.end(), held.begin(), held.end(), std::back_inserter(united));
-      std::vector<stored_index_t> slot(static_cast<std::size_t>(k)), fresh(static_cast<std::size_t>(k));
+      std::vector<stored_index_t> place(static_cast<std::size_t>(k)), added(static_cast<std::size_t>(k));
       const index_t q =
-          B::locate_entries(ctx, index.data(), k, held.data(), held_count, slot.data(), fresh.data());
+          B::locate_entries(ctx, index.data(), k, held.data(), held_count, place.data(), added.data());
       REQUIRE(static_cast<std::size_t>(held_count + q) == united.size());
       std::vector<stored_index_t> now = held;
       now.resize(united.size());
@@ -939,12 +1005,12 @@ TEST_CASE_TEMPLATE("locate_entries and insert_entries: a support merged into a s
         v[s] = static_cast<T>(held[s] + 2);
         count[s] = held[s] + 3;
       }
-      B::template insert_entries<T>(ctx, index.data(), slot.data(), fresh.data(), q, now.data(), held_count,
+      B::template insert_entries<T>(ctx, index.data(), place.data(), added.data(), q, now.data(), held_count,
                                     m.data(), v.data(), counted ? count.data() : nullptr);
       CHECK(now == united);
       bool right = true;
       for (std::size_t e = 0; e < index.size(); ++e)
-        right = right && united[static_cast<std::size_t>(slot[e])] == index[e];
+        right = right && united[static_cast<std::size_t>(place[e])] == index[e];
       for (std::size_t s = 0; s < united.size(); ++s) {
         const bool old = std::binary_search(held.begin(), held.end(), united[s]);
         right = right && m[s] == (old ? static_cast<T>(united[s] + 1) : T(0)) &&
@@ -961,14 +1027,14 @@ TEST_CASE_TEMPLATE("locate_entries and insert_entries: a support merged into a s
 TEST_CASE_TEMPLATE("adam: all forms against the formula, over several steps", T, float, double) {
   Random random(21);
   for (const index_t k : {0, 1, 3, 255, 257, 5000}) {
-    for (const bool slots : {false, true}) {
+    for (const bool scattered : {false, true}) {
       for (const bool counted : {false, true}) {
         for (const bool eps_uncorrected : {false, true}) {
           CAPTURE(k);
-          CAPTURE(slots);
+          CAPTURE(scattered);
           CAPTURE(counted);
           CAPTURE(eps_uncorrected);
-          const index_t size = slots ? 2 * k + 1 : k;
+          const index_t size = scattered ? 2 * k + 1 : k;
           std::vector<T> m(static_cast<std::size_t>(size), T(0)), v(m);
           std::vector<std::int32_t> count(m.size(), 0);
           for (std::size_t s = 0; s < count.size(); ++s)
@@ -983,14 +1049,14 @@ TEST_CASE_TEMPLATE("adam: all forms against the formula, over several steps", T,
           for (int step = 1; step <= 4; ++step) {
             c.step = step;
             const std::vector<T> g = normal_values<T>(random, k);
-            const auto slot = random_support(random, size, k);
+            const auto entry_of = random_support(random, size, k);
             std::vector<T> d(static_cast<std::size_t>(k), T(5));
             Context ctx(step % 3 + 1);
-            B::template adam<T>(ctx, c, g.data(), slots ? slot.data() : nullptr, k, m.data(), v.data(),
-                                counted ? count.data() : nullptr, d.data());
+            B::template adam<T>(ctx, c, g.data(), scattered ? entry_of.data() : nullptr, k, m.data(),
+                                v.data(), counted ? count.data() : nullptr, d.data());
             bool right = true;
             for (std::size_t e = 0; e < g.size(); ++e) {
-              const std::size_t s = slots ? static_cast<std::size_t>(slot[e]) : e;
+              const std::size_t s = scattered ? static_cast<std::size_t>(entry_of[e]) : e;
               const long double x = static_cast<long double>(g[e]) * c.grad_scale;
               const int t = counted ? ++exact_count[s] : step;
               exact_m[s] += (1 - static_cast<long double>(c.beta1)) * (x - exact_m[s]);
@@ -1021,13 +1087,13 @@ TEST_CASE_TEMPLATE("adam: same bits for any number of threads", T, float, double
   Random random(22);
   const index_t k = 20011;
   const std::vector<T> g = normal_values<T>(random, k);
-  const auto slot = random_support(random, 2 * k, k);
+  const auto entry_of = random_support(random, 2 * k, k);
   check_same_for_any_threads(false, [&](Context& ctx) {
     std::vector<T> m(static_cast<std::size_t>(2 * k), T(0.1)), v(m), d(static_cast<std::size_t>(k));
     std::vector<std::int32_t> count(m.size(), 3);
     AdamCoefficients c;
     c.learning_rate = 1e-3;
-    B::template adam<T>(ctx, c, g.data(), slot.data(), k, m.data(), v.data(), count.data(), d.data());
+    B::template adam<T>(ctx, c, g.data(), entry_of.data(), k, m.data(), v.data(), count.data(), d.data());
     B::template adam<T>(ctx, c, g.data(), nullptr, k, m.data(), v.data(), nullptr, d.data());
     d.insert(d.end(), m.begin(), m.end());
     d.insert(d.end(), v.begin(), v.end());
@@ -1077,14 +1143,14 @@ TEST_CASE_TEMPLATE("scratch_bound covers what the primitives take", T, float, do
     const index_t k = 9000;
     const auto a = PaddedMatrix<T>(rows, cols).fill(random);
     const auto index = random_support(random, rows * cols, k);
-    std::vector<stored_index_t> slot(9000), other(9000), order(9000), list(9000), found(rows * cols);
+    std::vector<stored_index_t> group(9000), other(9000), order(9000), list(9000), found(rows * cols);
     std::vector<T> value(static_cast<std::size_t>(rows * cols));
     Context ctx(threads);
     const auto bounded = [&](const char* what, auto&& f) {
-      Context fresh(threads);
-      f(fresh);
+      Context own(threads);
+      f(own);
       CAPTURE(what);
-      CHECK(fresh.scratch().bytes() <= B::template scratch_bound<T>(fresh, cols * cols));
+      CHECK(own.scratch().bytes() <= B::template scratch_bound<T>(own, cols * cols));
     };
     bounded("top_k", [&](Context& c) {
       B::template top_k<T>(c, a.view().data, rows * cols, rows * cols / 3, found.data(), value.data());
@@ -1100,7 +1166,7 @@ TEST_CASE_TEMPLATE("scratch_bound covers what the primitives take", T, float, do
       B::template gram<T>(c, Op::transpose, a.const_view(), 1.0, g.view());
     });
     bounded("group_support", [&](Context& c) {
-      B::group_support(c, index.data(), k, rows, cols, true, slot.data(), other.data(), order.data(),
+      B::group_support(c, index.data(), k, rows, cols, true, group.data(), other.data(), order.data(),
                        list.data());
     });
     bounded("sampled_product", [&](Context& c) {

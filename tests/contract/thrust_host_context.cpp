@@ -330,8 +330,8 @@ TEST_CASE_TEMPLATE("top_k reads an array for its first two digits, then the shor
   const auto launch = [](const auto& kernel) { portable::run_blocks_on_host(kernel.blocks(), kernel); };
   launch(portable::StartSelect{&state, counts.data(), static_cast<std::uint32_t>(k)});
   portable::Digit digit = portable::Digit{8 * static_cast<int>(sizeof(T)) - 1, 0}.next();
-  const List whole{x.data(), n, nullptr, nullptr, nullptr};
-  launch(portable::FindDigit<T, false>{whole, digit, &state, counts.data()});
+  const List unlisted{x.data(), n, nullptr, nullptr, nullptr};
+  launch(portable::FindDigit<T, false>{unlisted, digit, &state, counts.data()});
   const std::uint64_t least = state.key;  // no key below it can be chosen
   digit = digit.next();
   launch(portable::FindDigit<T, true>{list, digit, &state, counts.data()});

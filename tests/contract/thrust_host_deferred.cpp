@@ -64,12 +64,12 @@ TEST_CASE("a basis is finished when it is returned: another context may use it a
   same_later(*Basis::from_sides(BasisSide<float, B>::identity(10),
                                 BasisSide<float, B>::from_rows(maker, unit.matrix(1, 6))));
 
-  const LowPrecisionBasis<bfloat16, B>& narrow = fitted->low_precision<bfloat16>(maker);
+  const LowPrecisionBasis<bfloat16, B>& low = fitted->low_precision<bfloat16>(maker);
   Buffer<bfloat16, B> tokens(user, 4 * 6);
   B::round_to<bfloat16>(user, g.matrix(10, 6).block(0, 0, 4, 6), tokens.matrix(4, 6));
   const auto product = [&] {
     Buffer<bfloat16, B> y(user, 4 * 3);
-    narrow.in().project_columns(user, tokens.matrix(4, 6), y.matrix(4, 3));
+    low.in().project_columns(user, tokens.matrix(4, 6), y.matrix(4, 3));
     return to_host<B>(user, y.data(), y.size());
   };
   const Host<bfloat16> at_once = product();

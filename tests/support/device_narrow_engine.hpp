@@ -29,7 +29,7 @@ inline constexpr NumberType number_type =
 
 /// Half of the largest relative distance of neighbours: what one rounding changes at most.
 template <class T>
-inline constexpr double rounding = narrow_epsilon<T> / 2;
+inline constexpr double rounding = low_precision_epsilon<T> / 2;
 
 inline double norm_of(const std::vector<float>& x) {
   double sum = 0;

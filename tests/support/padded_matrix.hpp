@@ -68,7 +68,7 @@ class PaddedMatrix {
 
  private:
   static constexpr index_t border = 64;
-  static constexpr T sentinel = T(-77.25);
+  static inline const T sentinel = T(-77.25F);
   index_t rows_, cols_, stride_;
   std::vector<T> memory_;
 };

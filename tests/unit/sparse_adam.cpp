@@ -648,7 +648,7 @@ TEST_CASE_TEMPLATE("locate_entries and insert_entries: every backend as the plai
     const Support held = random.entries(size, n).index;
     const Support index = random.entries(size, k).index;
     struct Result {
-      Support slot, fresh, held;
+      Support place, added, held;
       std::vector<float> m, v;
       std::vector<std::int32_t> count;
     };
@@ -660,20 +660,20 @@ TEST_CASE_TEMPLATE("locate_entries and insert_entries: every backend as the plai
         r.count.push_back(held[e] + 7);
       }
       const index_t q =
-          X::locate_entries(ctx, index.data(), k, r.held.data(), n, r.slot.data(), r.fresh.data());
-      r.fresh.resize(static_cast<std::size_t>(q));
+          X::locate_entries(ctx, index.data(), k, r.held.data(), n, r.place.data(), r.added.data());
+      r.added.resize(static_cast<std::size_t>(q));
       r.held.resize(static_cast<std::size_t>(n + q));
       r.m.resize(r.held.size());
       r.v.resize(r.held.size());
       r.count.resize(r.held.size());
-      X::template insert_entries<float>(ctx, index.data(), r.slot.data(), r.fresh.data(), q, r.held.data(), n,
-                                        r.m.data(), r.v.data(), r.count.data());
+      X::template insert_entries<float>(ctx, index.data(), r.place.data(), r.added.data(), q, r.held.data(),
+                                        n, r.m.data(), r.v.data(), r.count.data());
       return r;
     };
     const Result a = run(B{});
     const Result b = run(backend::Reference{});
-    REQUIRE(a.slot == b.slot);
-    REQUIRE(a.fresh == b.fresh);
+    REQUIRE(a.place == b.place);
+    REQUIRE(a.added == b.added);
     REQUIRE(a.held == b.held);
     REQUIRE(a.m == b.m);
     REQUIRE(a.v == b.v);
@@ -682,7 +682,7 @@ TEST_CASE_TEMPLATE("locate_entries and insert_entries: every backend as the plai
     std::set_union(held.begin(), held.end(), index.begin(), index.end(), std::back_inserter(merged));
     REQUIRE(b.held == merged);
     for (std::size_t e = 0; e < index.size(); ++e)
-      REQUIRE(merged[static_cast<std::size_t>(b.slot[e])] == index[e]);
+      REQUIRE(merged[static_cast<std::size_t>(b.place[e])] == index[e]);
   }
 }
 

@@ -18,10 +18,10 @@ struct Counting : Base {
   static inline int grouped = 0;
 
   static index_t group_support(typename Base::Context& ctx, const stored_index_t* index, index_t k,
-                               index_t rows, index_t cols, bool columns, stored_index_t* slot,
+                               index_t rows, index_t cols, bool columns, stored_index_t* group,
                                stored_index_t* other, stored_index_t* order, stored_index_t* list) {
     ++grouped;
-    return Base::group_support(ctx, index, k, rows, cols, columns, slot, other, order, list);
+    return Base::group_support(ctx, index, k, rows, cols, columns, group, other, order, list);
   }
 };
 

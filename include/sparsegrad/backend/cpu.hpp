@@ -129,4 +129,6 @@ struct Cpu : host::Kernels {
   using Products = host::Dense<detail::EigenSerial>;
 };
 
+static_assert(Backend<Cpu>);
+
 }  // namespace sparsegrad::backend

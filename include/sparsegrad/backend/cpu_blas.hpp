@@ -10,6 +10,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "../core/float_bits.hpp"
 #include "host/blas_threads.hpp"
 #include "host/dense.hpp"
 #include "host/kernels.hpp"
@@ -147,7 +148,7 @@ struct CpuBlas : host::Kernels {
     for (index_t i = 0; i < a.rows; ++i)
       for (index_t j = 0; j <= i; ++j)
         largest = std::max(largest, std::abs(a(i, j)));
-    if (largest == 0 || !std::isfinite(largest) || (largest > 1e-100 && largest < 1e100)) return 0;
+    if (largest == 0 || !is_finite(largest) || (largest > 1e-100 && largest < 1e100)) return 0;
     const int exponent = -std::ilogb(largest);
     for (index_t i = 0; i < a.rows; ++i)
       for (index_t j = 0; j <= i; ++j)
@@ -197,5 +198,7 @@ struct CpuBlas : host::Kernels {
 
   using Products = host::Dense<detail::BlasSerial>;
 };
+
+static_assert(Backend<CpuBlas>);
 
 }  // namespace sparsegrad::backend

@@ -88,7 +88,7 @@ struct Cuda : portable::Kernels<cuda::CudaSystem> {
   static void gemm(Context& ctx, Op op_a, Op op_b, compute_t<T> alpha, ConstMatrixView<T> a,
                    ConstMatrixView<T> b, compute_t<T> beta, MatrixView<T> c) {
     if constexpr (is_low_precision<T>) {
-      cuda::narrow_gemm<T, T, System>(ctx, op_a, op_b, alpha, a, b, beta, c);
+      cuda::low_precision_gemm<T, T, System>(ctx, op_a, op_b, alpha, a, b, beta, c);
     } else {
       cuda::gemm<T, System>(ctx, op_a, op_b, alpha, a, b, beta, c);
     }
@@ -96,7 +96,7 @@ struct Cuda : portable::Kernels<cuda::CudaSystem> {
   template <class T>
   static void gemm_wide(Context& ctx, Op op_a, Op op_b, compute_t<T> alpha, ConstMatrixView<T> a,
                         ConstMatrixView<T> b, compute_t<T> beta, MatrixView<compute_t<T>> c) {
-    cuda::narrow_gemm<T, compute_t<T>, System>(ctx, op_a, op_b, alpha, a, b, beta, c);
+    cuda::low_precision_gemm<T, compute_t<T>, System>(ctx, op_a, op_b, alpha, a, b, beta, c);
   }
   template <class T>
   static void gemm_batched(Context& ctx, Op op_a, Op op_b, std::type_identity_t<T> alpha,

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "../core/backend.hpp"
+#include "../core/float_bits.hpp"
 #include "host/context.hpp"
 
 namespace sparsegrad::backend {
@@ -171,7 +172,7 @@ struct Reference {
   static index_t first_nonfinite(Context&, ConstMatrixView<T> a) {
     for (index_t i = 0; i < a.rows; ++i)
       for (index_t j = 0; j < a.cols; ++j)
-        if (!std::isfinite(a(i, j))) return i * a.cols + j;
+        if (!is_finite(a(i, j))) return i * a.cols + j;
     return -1;
   }
 
@@ -220,8 +221,7 @@ struct Reference {
     std::vector<index_t> order(static_cast<std::size_t>(n));
     std::iota(order.begin(), order.end(), index_t{0});
     const auto magnitude = [&](index_t i) {  // |NaN| above Inf
-      const double a = std::abs(static_cast<double>(x[i]));
-      return std::isnan(a) ? std::pair(1, 0.0) : std::pair(0, a);
+      return is_nan(x[i]) ? FloatBits<T>::infinity + 1 : FloatBits<T>::magnitude(x[i]);
     };
     std::stable_sort(order.begin(), order.end(),
                      [&](index_t i, index_t j) { return magnitude(i) > magnitude(j); });
@@ -287,7 +287,7 @@ struct Reference {
         m(i, list[s]) += p(s, i);
   }
   static index_t group_support(Context&, const stored_index_t* index, index_t k, index_t rows, index_t cols,
-                               bool columns, stored_index_t* slot, stored_index_t* other,
+                               bool columns, stored_index_t* group, stored_index_t* other,
                                stored_index_t* order, stored_index_t* list) {
     const index_t groups = columns ? cols : rows;
     index_t place = 0;
@@ -298,7 +298,7 @@ struct Reference {
         const index_t i = index[e] / cols;
         const index_t j = index[e] % cols;
         if ((columns ? j : i) != g) continue;
-        slot[place] = static_cast<stored_index_t>(used);
+        group[place] = static_cast<stored_index_t>(used);
         other[place] = static_cast<stored_index_t>(columns ? i : j);
         order[place] = static_cast<stored_index_t>(e);
         ++place;
@@ -314,37 +314,37 @@ struct Reference {
   }
 
   static index_t locate_entries(Context&, const stored_index_t* index, index_t k, const stored_index_t* held,
-                                index_t n, stored_index_t* slot, stored_index_t* fresh) {
+                                index_t n, stored_index_t* place, stored_index_t* added) {
     index_t q = 0;
     for (index_t e = 0; e < k; ++e) {
       const stored_index_t* at = std::lower_bound(held, held + n, index[e]);
-      slot[e] = static_cast<stored_index_t>(at - held + q);
-      if (at == held + n || *at != index[e]) fresh[q++] = static_cast<stored_index_t>(e);
+      place[e] = static_cast<stored_index_t>(at - held + q);
+      if (at == held + n || *at != index[e]) added[q++] = static_cast<stored_index_t>(e);
     }
     return q;
   }
   template <class T>
-  static void insert_entries(Context&, const stored_index_t* index, const stored_index_t* slot,
-                             const stored_index_t* fresh, index_t q, stored_index_t* held, index_t n, T* m,
+  static void insert_entries(Context&, const stored_index_t* index, const stored_index_t* place,
+                             const stored_index_t* added, index_t q, stored_index_t* held, index_t n, T* m,
                              T* v, std::int32_t* count) {
     index_t from = n - 1;
     for (index_t to = n + q - 1; q > 0; --to) {
-      const bool opened = slot[fresh[q - 1]] == to;
-      held[to] = opened ? index[fresh[q - 1]] : held[from];
-      m[to] = opened ? T(0) : m[from];
-      v[to] = opened ? T(0) : v[from];
-      if (count != nullptr) count[to] = opened ? 0 : count[from];
-      opened ? --q : --from;
+      const bool is_new = place[added[q - 1]] == to;
+      held[to] = is_new ? index[added[q - 1]] : held[from];
+      m[to] = is_new ? T(0) : m[from];
+      v[to] = is_new ? T(0) : v[from];
+      if (count != nullptr) count[to] = is_new ? 0 : count[from];
+      is_new ? --q : --from;
     }
   }
 
   /// One entry: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, d = -lr m^ / (sqrt(v^) + eps), g scaled
-  /// first. `slot` null: entry e is slot e. `count` null: the global step, else the entry's own, raised here.
+  /// first. `entry` null: e. `count` null: the global step, else the entry's own, raised here.
   template <class T>
-  static void adam(Context&, const AdamCoefficients& c, const T* g, const stored_index_t* slot, index_t k,
+  static void adam(Context&, const AdamCoefficients& c, const T* g, const stored_index_t* entry, index_t k,
                    T* m, T* v, std::int32_t* count, T* d) {
     for (index_t e = 0; e < k; ++e) {
-      const index_t s = slot == nullptr ? e : slot[e];
+      const index_t s = entry == nullptr ? e : entry[e];
       const double t = count == nullptr ? static_cast<double>(c.step) : static_cast<double>(++count[s]);
       const double correction1 = 1 - std::pow(c.beta1, t);
       const double correction2 = 1 - std::pow(c.beta2, t);
@@ -402,5 +402,8 @@ struct Reference {
     }
   }
 };
+
+static_assert(Backend<Reference> && LowPrecisionBackend<Reference, bfloat16> &&
+              LowPrecisionBackend<Reference, float16>);
 
 }  // namespace sparsegrad::backend

@@ -5,7 +5,9 @@
 
 #include <thrust/system/cpp/execution_policy.h>
 
-#include "reference.hpp"
+#include "host/context.hpp"
+#include "host/plain_eigh.hpp"
+#include "host/plain_products.hpp"
 #include "thrust/kernels.cuh"
 
 namespace sparsegrad::backend {
@@ -45,47 +47,48 @@ struct HostSystem {
 
 }  // namespace portable
 
-/// Serial; products and eigenproblem are Reference's. Compiles with g++ and clang++ too, where Thrust's headers are
-/// found and THRUST_DEVICE_SYSTEM is THRUST_DEVICE_SYSTEM_CPP. For tests: as a backend of programs it has no merit.
+/// Serial, without a library of linear algebra. Compiles with g++ and clang++ too, where Thrust's headers are found and
+/// THRUST_DEVICE_SYSTEM is THRUST_DEVICE_SYSTEM_CPP. For tests: as a backend of programs it has no merit.
 struct ThrustHost : portable::Kernels<portable::HostSystem> {
   using System = portable::HostSystem;
-  using Memory = Reference::Memory;
+  using Memory = host::HostMemory;
   static constexpr const char* name() { return "thrust_host"; }
-  static constexpr double dense_above_density = Reference::dense_above_density;
+  static constexpr double dense_above_density = 1;  // left to the cost model
   static double expansion_cost(const Context&) { return 20; }
 
-  static Memory memory(const Context& ctx) { return Reference::memory(ctx); }
+  static Memory memory(const Context&) { return {}; }
   template <class T>
-  static void upload(Context& ctx, const T* source, T* p, index_t n) {
-    Reference::upload(ctx, source, p, n);
+  static void upload(Context&, const T* source, T* p, index_t n) {
+    std::copy(source, source + n, p);
   }
   template <class T>
-  static void download(Context& ctx, const T* p, T* target, index_t n) {
-    Reference::download(ctx, p, target, n);
+  static void download(Context&, const T* p, T* target, index_t n) {
+    std::copy(p, p + n, target);
   }
   template <class T>
   static void gemm(Context& ctx, Op op_a, Op op_b, compute_t<T> alpha, ConstMatrixView<T> a,
                    ConstMatrixView<T> b, compute_t<T> beta, MatrixView<T> c) {
-    Reference::gemm<T>(ctx, op_a, op_b, alpha, a, b, beta, c);
+    host::PlainProducts::gemm<T, T>(ctx, op_a, op_b, alpha, a, b, beta, c);
   }
   template <class T>
   static void gemm_wide(Context& ctx, Op op_a, Op op_b, compute_t<T> alpha, ConstMatrixView<T> a,
                         ConstMatrixView<T> b, compute_t<T> beta, MatrixView<compute_t<T>> c) {
-    Reference::gemm_wide<T>(ctx, op_a, op_b, alpha, a, b, beta, c);
+    host::PlainProducts::gemm<T, compute_t<T>>(ctx, op_a, op_b, alpha, a, b, beta, c);
   }
   template <class T>
   static void gemm_batched(Context& ctx, Op op_a, Op op_b, std::type_identity_t<T> alpha,
                            std::span<const MatrixView<const T>> as, std::span<const MatrixView<const T>> bs,
                            std::type_identity_t<T> beta, std::span<const MatrixView<T>> cs) {
-    Reference::gemm_batched<T>(ctx, op_a, op_b, alpha, as, bs, beta, cs);
+    host::PlainProducts::gemm_batched<T>(ctx, op_a, op_b, alpha, as, bs, beta, cs);
   }
   template <class T>
   static void gram(Context& ctx, Op op, ConstMatrixView<T> a, double weight, MatrixView<double> g) {
-    Reference::gram<T>(ctx, op, a, weight, g);
+    host::PlainProducts::gram<T>(ctx, op, a, weight, g);
   }
-  static void eigh(Context& ctx, MatrixView<double> a, double* w) { Reference::eigh(ctx, a, w); }
+  static void eigh(Context&, MatrixView<double> a, double* w) { host::PlainEigh::run(a, w); }
 };
 
-static_assert(BatchedBackend<ThrustHost>);
+static_assert(BatchedBackend<ThrustHost> && LowPrecisionBackend<ThrustHost, bfloat16> &&
+              LowPrecisionBackend<ThrustHost, float16>);
 
 }  // namespace sparsegrad::backend

@@ -54,14 +54,15 @@ class Buffer {
       if (size_ > 0) B::template zero<T>(ctx, data_, size_);
       return;
     }
-    Buffer fresh;
+    Buffer replacement;
     if (size > 0) {
-      fresh.memory_ = B::memory(ctx);
-      fresh.data_ = reinterpret_cast<T*>(fresh.memory_.allocate(static_cast<std::size_t>(size) * sizeof(T)));
-      fresh.size_ = size;
-      B::template zero<T>(ctx, fresh.data_, size);
+      replacement.memory_ = B::memory(ctx);
+      replacement.data_ =
+          reinterpret_cast<T*>(replacement.memory_.allocate(static_cast<std::size_t>(size) * sizeof(T)));
+      replacement.size_ = size;
+      B::template zero<T>(ctx, replacement.data_, size);
     }
-    *this = std::move(fresh);
+    *this = std::move(replacement);
   }
 
   /// Returns the memory; the array is empty afterwards.

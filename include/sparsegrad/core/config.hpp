@@ -1,4 +1,4 @@
-// Basic types of the whole library.
+// Basic types of the library.
 #pragma once
 
 #include <cstdint>

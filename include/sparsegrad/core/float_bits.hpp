@@ -9,9 +9,9 @@
 
 namespace sparsegrad {
 
-/// Layout of a floating-point type (float, double, bfloat16, float16) as an unsigned integer of its size. A number is
-/// Inf where its bits without the sign equal `infinity`, NaN where they are above, finite where they are below
-/// (IEEE 754-2019, section 3.4).
+/// Layout of a floating-point type (float, double, bfloat16, float16) as an unsigned integer of its
+/// size. A number is Inf where its bits without the sign equal `infinity`, NaN where they are
+/// above, finite where they are below (IEEE 754-2019, section 3.4).
 template <class T>
 struct FloatBits {
   static_assert(std::is_same_v<T, float> || std::is_same_v<T, double> || std::is_same_v<T, bfloat16> ||
@@ -31,8 +31,9 @@ struct FloatBits {
   }
 };
 
-/// These hold under -ffast-math too, where a compiler takes every number for finite: std::isfinite(x) is then true and
-/// x != x false whatever x is. They take x by reference, because such a compiler may assume it of an argument by value.
+/// These hold under -ffast-math too, where a compiler takes every number for finite:
+/// std::isfinite(x) is then true and x != x false whatever x is. They take x by reference, because
+/// such a compiler may assume it of an argument by value.
 template <class T>
 SPARSEGRAD_HOST_DEVICE constexpr bool is_finite(const T& x) {
   return FloatBits<T>::magnitude(x) < FloatBits<T>::infinity;

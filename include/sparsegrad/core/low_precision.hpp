@@ -127,10 +127,10 @@ inline constexpr bool is_low_precision = !std::is_same_v<T, compute_t<T>>;
 /// Machine epsilon of a low-precision type T: rounding changes a normal number by at most half of
 /// it, relatively.
 template <class T>
-inline constexpr double narrow_epsilon = 0;
+inline constexpr double low_precision_epsilon = 0;
 template <>
-inline constexpr double narrow_epsilon<bfloat16> = 0x1p-7;
+inline constexpr double low_precision_epsilon<bfloat16> = 0x1p-7;
 template <>
-inline constexpr double narrow_epsilon<float16> = 0x1p-10;
+inline constexpr double low_precision_epsilon<float16> = 0x1p-10;
 
 }  // namespace sparsegrad

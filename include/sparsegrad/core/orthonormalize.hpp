@@ -7,6 +7,7 @@
 
 #include "backend.hpp"
 #include "buffer.hpp"
+#include "float_bits.hpp"
 #include "random.hpp"
 
 namespace sparsegrad::detail {
@@ -25,7 +26,7 @@ void orthonormalize_rows(typename B::Context& ctx, MatrixView<double> x, std::ui
   Buffer<double, B> work(ctx, std::min(block, x.rows) * (x.rows + n));
   for (index_t first = 0; first < x.rows; first += block) {
     const index_t rows = std::min(block, x.rows - first);
-    const MatrixView<double> whole(work.data(), rows, n);
+    const MatrixView<double> contiguous(work.data(), rows, n);
     const MatrixView<double> part = x.block(first, 0, rows, n);
     const MatrixView<double> host(panel.data(), rows, n);
     bool settled = false;
@@ -33,8 +34,8 @@ void orthonormalize_rows(typename B::Context& ctx, MatrixView<double> x, std::ui
       settled = true;
       for (int pass = 0; pass < 2; ++pass) {
         if (pass == 0) {
-          B::template copy<double>(ctx, part, whole);
-          B::template download<double>(ctx, whole.data, panel.data(), rows * n);
+          B::template copy<double>(ctx, part, contiguous);
+          B::template download<double>(ctx, contiguous.data, panel.data(), rows * n);
           for (index_t i = 0; i < rows; ++i) {
             double sum = 0;
             for (index_t j = 0; j < n; ++j)
@@ -47,8 +48,8 @@ void orthonormalize_rows(typename B::Context& ctx, MatrixView<double> x, std::ui
           const MatrixView<double> shares(work.data() + rows * n, rows, first);
           B::template gemm<double>(ctx, Op::none, Op::transpose, 1.0, part, done, 0.0, shares);
           B::template gemm<double>(ctx, Op::none, Op::none, -1.0, shares, done, 1.0, part);
-          B::template copy<double>(ctx, part, whole);
-          B::template download<double>(ctx, whole.data, panel.data(), rows * n);
+          B::template copy<double>(ctx, part, contiguous);
+          B::template download<double>(ctx, contiguous.data, panel.data(), rows * n);
         }
         for (index_t i = 0; i < rows; ++i) {
           double* row = host.row(i);
@@ -64,7 +65,7 @@ void orthonormalize_rows(typename B::Context& ctx, MatrixView<double> x, std::ui
           for (index_t j = 0; j < n; ++j)
             sum += row[j] * row[j];
           const double norm = std::sqrt(sum);
-          if (pass == 0 && !(norm > dependent * before[static_cast<std::size_t>(i)])) {
+          if (pass == 0 && (!is_finite(norm) || norm <= dependent * before[static_cast<std::size_t>(i)])) {
             for (index_t j = 0; j < n; ++j) {
               row[j] = random_normal(mix64(seed + attempt), static_cast<std::uint64_t>((first + i) * n + j));
             }
@@ -74,8 +75,8 @@ void orthonormalize_rows(typename B::Context& ctx, MatrixView<double> x, std::ui
           for (index_t j = 0; j < n; ++j)
             row[j] /= norm;
         }
-        B::template upload<double>(ctx, panel.data(), whole.data, rows * n);
-        B::template copy<double>(ctx, whole, part);
+        B::template upload<double>(ctx, panel.data(), contiguous.data, rows * n);
+        B::template copy<double>(ctx, contiguous, part);
         if (!settled) break;
       }
     }

@@ -23,7 +23,7 @@ struct StepGuard {
   /// Not 0 while the present step is to change nothing.
   SPARSEGRAD_HOST_DEVICE std::uint32_t& stopped() const { return word[1]; }
   /// Number of steps skipped since the host last asked.
-  SPARSEGRAD_HOST_DEVICE std::uint32_t& left_out() const { return word[2]; }
+  SPARSEGRAD_HOST_DEVICE std::uint32_t& skipped() const { return word[2]; }
 
   /// Mark of the array of this number.
   SPARSEGRAD_HOST_DEVICE static std::uint32_t mark(std::uint32_t number) { return UINT32_MAX - number; }

@@ -94,9 +94,10 @@ GroupState<C, B> get_group_state(typename B::Context& ctx, const SafetensorsFile
     layer.plan = detail::plan_from_text(file, name + "plan");
     layer.optimizer = get_state<C>(file, name + "adam.");
     if (file.metadata().contains(name + "delta.type")) {
-      throw file.error(name + "delta.type",
-                       "says that a layer kept a delta, as adapters of version 0.1 did; read it by get_delta into "
-                       "a CoreAdapter, and save the group anew");
+      throw file.error(
+          name + "delta.type",
+          "says that a layer kept a delta, as adapters of version 0.1 did; read it by get_delta into "
+          "a CoreAdapter, and save the group anew");
     }
     const index_t core = layer.basis->rows() * layer.basis->cols();
     if (file.contains(name + "support")) {

@@ -20,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "../core/float_bits.hpp"
 #include "../core_optimizer.hpp"
 #include "../default_backend.hpp"
 #include "../sparse_adam.hpp"
@@ -66,8 +67,8 @@ std::vector<X> read_list(const SafetensorsFile& file, const std::string& name) {
 template <class X>
 void require_finite(const SafetensorsFile& file, const std::string& name, const std::vector<X>& values) {
   for (std::size_t i = 0; i < values.size(); ++i) {
-    if (!std::isfinite(values[i])) {
-      throw file.error(name, "has " + std::string(std::isnan(values[i]) ? "NaN" : "Inf") + " at element " +
+    if (!is_finite(values[i])) {
+      throw file.error(name, "has " + std::string(is_nan(values[i]) ? "NaN" : "Inf") + " at element " +
                                  std::to_string(i) + ", expected finite numbers");
     }
   }

@@ -30,9 +30,9 @@ using OwnedBlas = std::unique_ptr<std::remove_pointer_t<cublasHandle_t>, Destroy
 using OwnedSolver = std::unique_ptr<std::remove_pointer_t<cusolverDnHandle_t>, Destroyer<cusolverDnDestroy>>;
 using OwnedFlag = std::unique_ptr<StepFlag, Destroyer<cudaFreeHost>>;
 
-/// What a context borrows; what is left out it makes and owns. Borrowed things must outlive the context.
+/// What a context borrows; what is not given it makes and owns. Borrowed things must outlive the context.
 struct ContextOptions {
-  /// Left out: a stream of the context's own, which does not wait for the default stream nor that for it. A null stream is
+  /// Not given: a stream of the context's own, which does not wait for the default stream nor that for it. A null stream is
   /// CUDA's default one (cudaStreamPerThread names that of a thread); nothing on the default stream can be captured.
   std::optional<cudaStream_t> stream = std::nullopt;
   /// Stream, pointer mode and math mode are set for each product and put back after it. Its workspace cannot be put back:

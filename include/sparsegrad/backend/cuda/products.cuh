@@ -54,8 +54,8 @@ inline constexpr cudaDataType_t data_type<float16> = CUDA_R_16F;
 /// The same for A and B in 16 bits and C in the same or in float, on tensor cores. Sums are float's throughout: also
 /// where cuBLAS cuts the depth into parts, whose sums it would else add in the type of C.
 template <class T, class Out, class System>
-void narrow_gemm(CudaContext& ctx, Op op_a, Op op_b, float alpha, MatrixView<const T> a,
-                 MatrixView<const T> b, float beta, MatrixView<Out> c) {
+void low_precision_gemm(CudaContext& ctx, Op op_a, Op op_b, float alpha, MatrixView<const T> a,
+                        MatrixView<const T> b, float beta, MatrixView<Out> c) {
   static_assert(is_low_precision<T>);
   if (c.empty()) return;
   const index_t depth = op_a == Op::none ? a.cols : a.rows;

@@ -12,23 +12,23 @@
 namespace sparsegrad::backend::host {
 
 /// m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, d = -lr m^ / (sqrt(v^) + eps) in blocks: moments at
-/// scattered slots are brought together first, so that one vectorised loop serves all cases.
+/// scattered entries are brought together first, so that one vectorised loop serves all cases.
 template <class T>
 class Adam {
  public:
-  static void run(HostContext& ctx, const AdamCoefficients& c, const T* g, const stored_index_t* slot,
+  static void run(HostContext& ctx, const AdamCoefficients& c, const T* g, const stored_index_t* entry,
                   index_t k, T* m, T* v, std::int32_t* count, T* d) {
     if (k <= 0) return;
     Scratch::Frame frame(ctx.scratch());
     Adam adam(c);
-    if (count != nullptr) adam.tabulate(frame, slot, k, count);
+    if (count != nullptr) adam.tabulate(frame, entry, k, count);
     ctx.parallel_ranges(k, 4096, [&](index_t begin, index_t end) {
       for (index_t e = begin; e < end; e += block) {
         const index_t size = std::min(block, end - e);
-        if (slot == nullptr) {
+        if (entry == nullptr) {
           adam.update(g + e, size, m + e, v + e, count == nullptr ? nullptr : count + e, d + e);
         } else {
-          adam.update_at(g + e, slot + e, size, m, v, count, d + e);
+          adam.update_at(g + e, entry + e, size, m, v, count, d + e);
         }
       }
     });
@@ -58,10 +58,10 @@ class Adam {
   }
 
   /// Powers cost more than the rest of the update: entries of the same count share theirs.
-  void tabulate(Scratch::Frame& frame, const stored_index_t* slot, index_t k, const std::int32_t* count) {
+  void tabulate(Scratch::Frame& frame, const stored_index_t* entry, index_t k, const std::int32_t* count) {
     std::int32_t largest = 0;
     for (index_t e = 0; e < k; ++e)
-      largest = std::max(largest, count[slot == nullptr ? e : slot[e]]);
+      largest = std::max(largest, count[entry == nullptr ? e : entry[e]]);
     tabulated_ = std::min(std::min(largest, most_tabulated) + 1, static_cast<std::int32_t>(k));
     table_ = frame.template take<Step>(most_tabulated + 1);
     for (std::int32_t t = 1; t <= tabulated_; ++t)
@@ -72,21 +72,21 @@ class Adam {
     return t >= 1 && t <= tabulated_ ? table_[t - 1] : step_at(static_cast<double>(t));
   }
 
-  void update_at(const T* g, const stored_index_t* slot, index_t size, T* m, T* v, std::int32_t* count,
+  void update_at(const T* g, const stored_index_t* entry, index_t size, T* m, T* v, std::int32_t* count,
                  T* d) const {
     T near_m[block];
     T near_v[block];
     std::int32_t near_count[block];
     for (index_t e = 0; e < size; ++e) {
-      near_m[e] = m[slot[e]];
-      near_v[e] = v[slot[e]];
-      if (count != nullptr) near_count[e] = count[slot[e]];
+      near_m[e] = m[entry[e]];
+      near_v[e] = v[entry[e]];
+      if (count != nullptr) near_count[e] = count[entry[e]];
     }
     update(g, size, near_m, near_v, count == nullptr ? nullptr : near_count, d);
     for (index_t e = 0; e < size; ++e) {
-      m[slot[e]] = near_m[e];
-      v[slot[e]] = near_v[e];
-      if (count != nullptr) count[slot[e]] = near_count[e];
+      m[entry[e]] = near_m[e];
+      v[entry[e]] = near_v[e];
+      if (count != nullptr) count[entry[e]] = near_count[e];
     }
   }
 

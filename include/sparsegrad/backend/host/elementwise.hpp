@@ -6,8 +6,8 @@
 
 #include "../../core/view.hpp"
 #include "context.hpp"
-#include "float_bits.hpp"
 #include "lanes.hpp"
+#include "magnitude_bits.hpp"
 
 namespace sparsegrad::backend::host {
 

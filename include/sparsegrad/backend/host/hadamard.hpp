@@ -11,14 +11,14 @@ namespace sparsegrad::backend::host {
 
 /// H = (I - 2/m 1 1^T) (x) H_b diag(signs), n = m b, b the largest power of two that divides n; the inverse
 /// is the transpose. Vectors along the rows are transformed where they lie; columns in strips that are copied
-/// into scratch memory, where each stage works on whole rows of the strip. Every vector's arithmetic is the
+/// into scratch memory, where each stage works on full rows of the strip. Every vector's arithmetic is the
 /// same for any number of threads.
 template <class T>
-class FastTransform {
+class HadamardTransform {
  public:
   static void run(HostContext& ctx, const T* signs, bool inverse, TransformSide side, MatrixView<T> a) {
     if (a.empty()) return;
-    const FastTransform transform(signs, inverse, side == TransformSide::rows ? a.cols : a.rows);
+    const HadamardTransform transform(signs, inverse, side == TransformSide::rows ? a.cols : a.rows);
     side == TransformSide::rows ? transform.along_rows(ctx, a) : transform.along_columns(ctx, a);
   }
 
@@ -27,7 +27,7 @@ class FastTransform {
   static constexpr index_t cache_size =
       16384 / static_cast<index_t>(sizeof(T));  ///< elements that stay in the L1
 
-  FastTransform(const T* signs, bool inverse, index_t n)
+  HadamardTransform(const T* signs, bool inverse, index_t n)
       : signs_(signs),
         inverse_(inverse),
         n_(n),

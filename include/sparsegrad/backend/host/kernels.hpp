@@ -1,19 +1,34 @@
-// Kernels that all optimised host backends share: everything but the dense products and the eigenproblem.
+// Kernels that Cpu and CpuBlas share: everything but the dense products and the eigenproblem.
 #pragma once
 
-#include "../reference.hpp"
+#include "../../core/backend.hpp"
 #include "adam.hpp"
+#include "context.hpp"
+#include "convert.hpp"
 #include "elementwise.hpp"
+#include "entries.hpp"
 #include "hadamard.hpp"
-#include "slots.hpp"
 #include "sparse.hpp"
 #include "top_k.hpp"
 
 namespace sparsegrad::backend::host {
 
-/// The contract's primitives by name; each forwards to the file of its concept. What is not here is as fast as
-/// it gets in the plain loops of Reference.
-struct Kernels : Slots {
+/// The contract's primitives by name; each forwards to the file of its concept. None is
+/// Reference's: a backend that lacks one does not compile, and its results are compared with loops
+/// that are not its own.
+struct Kernels {
+  using Context = HostContext;
+  using Memory = HostMemory;
+  static constexpr double dense_above_density = 1;  // left to the cost model
+
+  static Memory memory(const Context&) { return {}; }
+  /// Frames of the primitives, and some 16 MiB a thread for packing.
+  template <class T>
+  static index_t scratch_bound(const Context& ctx, index_t n) {
+    return n * static_cast<index_t>(sizeof(T) + 2 * sizeof(stored_index_t)) +
+           ctx.threads() * (index_t{16} << 20);
+  }
+
   template <class T>
   static void zero(Context& ctx, T* p, index_t n) {
     Elementwise::zero(ctx, p, n);
@@ -29,6 +44,14 @@ struct Kernels : Slots {
   template <class T>
   static void copy(Context& ctx, ConstMatrixView<T> a, MatrixView<T> b) {
     Elementwise::copy<T>(ctx, a, b);
+  }
+  template <class S>
+  static void widen(Context& ctx, ConstMatrixView<S> a, MatrixView<float> b) {
+    Convert::widen<S>(ctx, a, b);
+  }
+  template <class S>
+  static void round_to(Context& ctx, ConstMatrixView<float> a, MatrixView<S> b) {
+    Convert::round_to<S>(ctx, a, b);
   }
   template <class T>
   static void scale(Context& ctx, std::type_identity_t<T> alpha, MatrixView<T> a) {
@@ -64,7 +87,7 @@ struct Kernels : Slots {
   }
   template <class T>
   static void hadamard(Context& ctx, const T* signs, bool inverse, TransformSide side, MatrixView<T> a) {
-    FastTransform<T>::run(ctx, signs, inverse, side, a);
+    HadamardTransform<T>::run(ctx, signs, inverse, side, a);
   }
   template <class T>
   static void top_k(Context& ctx, const T* x, index_t n, index_t k, stored_index_t* index, T* value) {
@@ -77,6 +100,11 @@ struct Kernels : Slots {
   template <class T>
   static void scatter(Context& ctx, const T* value, const stored_index_t* index, index_t k, T* x) {
     Sparse::scatter(ctx, value, index, k, x);
+  }
+  template <class T>
+  static void scatter_add(Context& ctx, const stored_index_t* row, const stored_index_t* col, const T* value,
+                          index_t k, MatrixView<T> m) {
+    Sparse::scatter_add(ctx, row, col, value, k, m);
   }
   template <class T>
   static void sampled_product(Context& ctx, ConstMatrixView<T> a, ConstMatrixView<T> b,
@@ -98,14 +126,25 @@ struct Kernels : Slots {
     Sparse::add_columns<T>(ctx, p, list, m);
   }
   static index_t group_support(Context& ctx, const stored_index_t* index, index_t k, index_t rows,
-                               index_t cols, bool columns, stored_index_t* slot, stored_index_t* other,
+                               index_t cols, bool columns, stored_index_t* group, stored_index_t* other,
                                stored_index_t* order, stored_index_t* list) {
-    return Sparse::group_support(ctx, index, k, rows, cols, columns, slot, other, order, list);
+    return Sparse::group_support(ctx, index, k, rows, cols, columns, group, other, order, list);
+  }
+  static index_t locate_entries(Context& ctx, const stored_index_t* index, index_t k,
+                                const stored_index_t* held, index_t n, stored_index_t* place,
+                                stored_index_t* added) {
+    return Entries::locate_entries(ctx, index, k, held, n, place, added);
   }
   template <class T>
-  static void adam(Context& ctx, const AdamCoefficients& c, const T* g, const stored_index_t* slot, index_t k,
-                   T* m, T* v, std::int32_t* count, T* d) {
-    Adam<T>::run(ctx, c, g, slot, k, m, v, count, d);
+  static void insert_entries(Context& ctx, const stored_index_t* index, const stored_index_t* place,
+                             const stored_index_t* added, index_t q, stored_index_t* held, index_t n, T* m,
+                             T* v, std::int32_t* count) {
+    Entries::insert_entries<T>(ctx, index, place, added, q, held, n, m, v, count);
+  }
+  template <class T>
+  static void adam(Context& ctx, const AdamCoefficients& c, const T* g, const stored_index_t* entry,
+                   index_t k, T* m, T* v, std::int32_t* count, T* d) {
+    Adam<T>::run(ctx, c, g, entry, k, m, v, count, d);
   }
 };
 

@@ -28,6 +28,16 @@ struct Sparse {
     });
   }
 
+  /// M(row[e], col[e]) += value[e]; no two entries have the same place.
+  template <class T>
+  static void scatter_add(HostContext& ctx, const stored_index_t* row, const stored_index_t* col,
+                          const T* value, index_t k, MatrixView<T> m) {
+    ctx.parallel_ranges(k, 16384, [&](index_t begin, index_t end) {
+      for (index_t e = begin; e < end; ++e)
+        m(row[e], col[e]) += value[e];
+    });
+  }
+
   /// P.row(s) = F.row(list[s]).
   template <class T>
   static void gather_rows(HostContext& ctx, MatrixView<const T> f, const stored_index_t* list, index_t q,
@@ -38,7 +48,7 @@ struct Sparse {
     });
   }
 
-  /// M.col(list[s]) += P.row(s), list[] without repeats: by tiles of P, transposed, so that both matrices come by whole
+  /// M.col(list[s]) += P.row(s), list[] without repeats: by tiles of P, transposed, so that both matrices come by full
   /// cache lines of a row.
   template <class T>
   static void add_columns(HostContext& ctx, MatrixView<const T> p, const stored_index_t* list,
@@ -136,7 +146,7 @@ struct Sparse {
       });
       return;
     }
-    // Blocks of tokens, transposed: the entries' sums run along contiguous pieces of two rows. A block of the narrower
+    // Blocks of tokens, transposed: the entries' sums run along contiguous pieces of two rows. A block of the smaller
     // side stays in the cache, and of the wider side what is transposed is used at once, some columns at a time.
     constexpr index_t tokens = 8 * Lanes<T>::count;
     const bool by_columns = b.cols > a.cols;
@@ -188,14 +198,14 @@ struct Sparse {
   }
 
   static index_t group_support(HostContext& ctx, const stored_index_t* index, index_t k, index_t /*rows*/,
-                               index_t cols, bool columns, stored_index_t* slot, stored_index_t* other,
+                               index_t cols, bool columns, stored_index_t* group, stored_index_t* other,
                                stored_index_t* order, stored_index_t* list) {
     index_t used = 0;
     if (!columns) {
       index_t last = -1;
       each_place(index, k, cols, [&](index_t e, index_t i, index_t j) {
         if (i != last) list[used++] = static_cast<stored_index_t>(last = i);
-        slot[e] = static_cast<stored_index_t>(used - 1);
+        group[e] = static_cast<stored_index_t>(used - 1);
         other[e] = static_cast<stored_index_t>(j);
         order[e] = static_cast<stored_index_t>(e);
       });
@@ -204,20 +214,20 @@ struct Sparse {
     // A counting sort, which keeps the entries of a column in their order.
     Scratch::Frame frame(ctx.scratch());
     auto* place = frame.take<stored_index_t>(cols);
-    auto* group = frame.take<stored_index_t>(cols);
+    auto* number_of = frame.take<stored_index_t>(cols);
     std::fill(place, place + cols, 0);
     each_place(index, k, cols, [&](index_t, index_t, index_t j) { ++place[j]; });
     stored_index_t begin = 0;
     for (index_t j = 0; j < cols; ++j) {
       const stored_index_t count = place[j];
-      group[j] = static_cast<stored_index_t>(used);
+      number_of[j] = static_cast<stored_index_t>(used);
       if (count > 0) list[used++] = static_cast<stored_index_t>(j);
       place[j] = begin;
       begin += count;
     }
     each_place(index, k, cols, [&](index_t e, index_t i, index_t j) {
       const stored_index_t p = place[j]++;
-      slot[p] = group[j];
+      group[p] = number_of[j];
       other[p] = static_cast<stored_index_t>(i);
       order[p] = static_cast<stored_index_t>(e);
     });

@@ -11,7 +11,7 @@
 
 #include "../../core/config.hpp"
 #include "context.hpp"
-#include "float_bits.hpp"
+#include "magnitude_bits.hpp"
 
 namespace sparsegrad::backend::host {
 
@@ -20,7 +20,7 @@ namespace sparsegrad::backend::host {
 /// The usual case reads x once. A sample gives a threshold that slightly more than k entries reach; one
 /// pass collects these candidates; radix histograms over the candidates alone find the k-th largest key.
 /// Where the sample misleads (ties, sorted or clustered data) the pass stops early, and histograms over all
-/// keys, a few bits at a time, narrow the threshold until the candidates fit or only ties are left.
+/// keys, a few bits at a time, close in on the threshold until the candidates fit or only ties are left.
 template <class T>
 class TopK {
  public:
@@ -66,7 +66,7 @@ class TopK {
     pieces_ = frame_.template take<Piece>(piece_count_);
     for (index_t p = 0; p < piece_count_; ++p) {
       Piece piece;
-      // Borders on whole blocks.
+      // Borders on full blocks.
       piece.begin = n / block * p / piece_count_ * block;
       piece.end = p + 1 == piece_count_ ? n : n / block * (p + 1) / piece_count_ * block;
       pieces_[p] = piece;
@@ -97,7 +97,7 @@ class TopK {
       }
       low += static_cast<Key>(digit) << shift;
       inside = histogram_[digit];
-      if (wanted == inside) break;  // the whole bucket is in: `low` already separates
+      if (wanted == inside) break;  // all of the bucket is in: `low` already separates
       if (candidates_ready_ && k_ - wanted + inside <= capacity_ && collect(low)) {
         return finish(index, value);
       }
@@ -125,15 +125,15 @@ class TopK {
     // Odd multiples of a fixed irrational step: no period that a matrix could share.
     index_t filled = 0;
     for (index_t p = 0; p < places; ++p) {
-      const index_t slot = n_ / places;
+      const index_t apart = n_ / places;
       const auto jitter = static_cast<index_t>((static_cast<std::uint64_t>(p) * 0x9e3779b97f4a7c15ULL) >> 32);
       const index_t start =
-          std::min(p * slot + jitter % std::max<index_t>(slot - run_length, 1), n_ - run_length);
+          std::min(p * apart + jitter % std::max<index_t>(apart - run_length, 1), n_ - run_length);
       for (index_t j = 0; j < run_length; ++j)
         sample[filled++] = Bits::key(x_[start + j]);
     }
-    const double share = static_cast<double>(size) / static_cast<double>(n_);
-    const double expected = static_cast<double>(k_) * share;
+    const double density = static_cast<double>(size) / static_cast<double>(n_);
+    const double expected = static_cast<double>(k_) * density;
     const auto rank = static_cast<index_t>(expected + 4 * std::sqrt(expected) + 4);
     if (rank >= size) return 0;
     return select_key(sample, size, rank).key;
@@ -325,7 +325,7 @@ class TopK {
       pieces_[p].count = above;
       pieces_[p].ties = ties;
     });
-    // A bucket that is in as a whole lies above its lower edge: then no limit on the ties applies.
+    // A bucket all of which is in lies above its lower edge: then no limit on the ties applies.
     index_t left = k_;
     for (index_t p = 0; p < piece_count_; ++p)
       left -= pieces_[p].count;

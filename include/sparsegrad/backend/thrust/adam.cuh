@@ -51,14 +51,14 @@ template <class T>
 struct AdamElement {
   AdamFactors<T> factors;
   const T* g;
-  const stored_index_t* slot;
+  const stored_index_t* entry;
   T* m;
   T* v;
   std::int32_t* count;
   T* d;
 
   SPARSEGRAD_HOST_DEVICE void operator()(index_t e) const {
-    const index_t s = slot == nullptr ? e : slot[e];
+    const index_t s = entry == nullptr ? e : entry[e];
     d[e] = factors.update(g[e], m[s], v[s], count == nullptr ? nullptr : count + s, factors.global);
   }
 };
@@ -102,19 +102,19 @@ struct AdamBlocks {
     if constexpr (P == 0) {
       if (thread != 0) return;
       shared.stops = guard.stops();
-      // The host knows the step but for those that were left out behind its back.
-      const std::int64_t left_out = guard.word == nullptr ? 0 : guard.left_out();
+      // The host knows the step but for those that were skipped without its knowledge.
+      const std::int64_t skipped = guard.word == nullptr ? 0 : guard.skipped();
       if (task.counter != nullptr) {
         shared.now = AdamStep<T>::at(factors.c, *task.counter);
-      } else if (left_out != 0) {
-        shared.now = AdamStep<T>::at(factors.c, factors.c.step - left_out);
+      } else if (skipped != 0) {
+        shared.now = AdamStep<T>::at(factors.c, factors.c.step - skipped);
       } else {
         shared.now = factors.global;
       }
     } else {
       const index_t end = (block + 1) * tile < task.k ? (block + 1) * tile : task.k;
       for (index_t e = block * tile + thread; e < end; e += threads) {
-        const index_t s = task.slot == nullptr ? e : task.slot[e];
+        const index_t s = task.entry == nullptr ? e : task.entry[e];
         task.d[s] = shared.stops
                         ? T(0)
                         : factors.update(task.g[e], task.m[s], task.v[s],
@@ -130,9 +130,9 @@ struct Adam {
   using Context = typename System::Context;
 
   template <class T>
-  static void run(Context& ctx, const AdamCoefficients& c, const T* g, const stored_index_t* slot, index_t k,
+  static void run(Context& ctx, const AdamCoefficients& c, const T* g, const stored_index_t* entry, index_t k,
                   T* m, T* v, std::int32_t* count, T* d) {
-    for_each_index<System>(ctx, k, AdamElement<T>{AdamFactors<T>(c), g, slot, m, v, count, d});
+    for_each_index<System>(ctx, k, AdamElement<T>{AdamFactors<T>(c), g, entry, m, v, count, d});
   }
 
   /// One launch for some two dozen tasks, and one more where steps are counted in memory.

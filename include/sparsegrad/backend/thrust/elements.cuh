@@ -13,7 +13,7 @@ struct CopyEntry {
   SPARSEGRAD_HOST_DEVICE void operator()(index_t i, index_t j) const { b(i, j) = a(i, j); }
 };
 
-/// From a type to a wider or narrower one, rounded to nearest.
+/// From one type to another, rounded to nearest.
 template <class From, class To>
 struct ConvertEntry {
   Array2<const From> a;

@@ -79,7 +79,7 @@ struct Reflect {
 
 /// The contract's hadamard: H = (I - 2/m 1 1^T) (x) H_b diag(signs), n = m b.
 template <class System>
-struct FastTransform {
+struct HadamardTransform {
   using Context = typename System::Context;
 
   template <class T>

@@ -6,9 +6,9 @@
 #include "../../core/backend.hpp"
 #include "adam.cuh"
 #include "elements.cuh"
+#include "entries.cuh"
 #include "hadamard.cuh"
 #include "reductions.cuh"
-#include "slots.cuh"
 #include "sparse.cuh"
 #include "top_k.cuh"
 #include "top_k_rows.cuh"
@@ -71,7 +71,7 @@ struct Kernels {
   }
   template <class T>
   static void hadamard(Context& ctx, const T* signs, bool inverse, TransformSide side, MatrixView<T> a) {
-    FastTransform<System>::template run<T>(ctx, signs, inverse, side, a);
+    HadamardTransform<System>::template run<T>(ctx, signs, inverse, side, a);
   }
   template <class T>
   static void top_k(Context& ctx, const T* x, index_t n, index_t k, stored_index_t* index, T* value) {
@@ -110,25 +110,25 @@ struct Kernels {
     for_each_entry<System>(ctx, m.rows, p.rows, AddColumn<T>{p, list, m});
   }
   static index_t group_support(Context& ctx, const stored_index_t* index, index_t k, index_t, index_t cols,
-                               bool columns, stored_index_t* slot, stored_index_t* other,
+                               bool columns, stored_index_t* group, stored_index_t* other,
                                stored_index_t* order, stored_index_t* list) {
-    return Sparse<System>::group_support(ctx, index, k, cols, columns, slot, other, order, list);
+    return Sparse<System>::group_support(ctx, index, k, cols, columns, group, other, order, list);
   }
   static index_t locate_entries(Context& ctx, const stored_index_t* index, index_t k,
-                                const stored_index_t* held, index_t n, stored_index_t* slot,
-                                stored_index_t* fresh) {
-    return Slots<System>::find(ctx, index, k, held, n, slot, fresh);
+                                const stored_index_t* held, index_t n, stored_index_t* place,
+                                stored_index_t* added) {
+    return Entries<System>::locate(ctx, index, k, held, n, place, added);
   }
   template <class T>
-  static void insert_entries(Context& ctx, const stored_index_t* index, const stored_index_t* slot,
-                             const stored_index_t* fresh, index_t q, stored_index_t* held, index_t n, T* m,
+  static void insert_entries(Context& ctx, const stored_index_t* index, const stored_index_t* place,
+                             const stored_index_t* added, index_t q, stored_index_t* held, index_t n, T* m,
                              T* v, std::int32_t* count) {
-    Slots<System>::template open<T>(ctx, index, slot, fresh, q, held, n, m, v, count);
+    Entries<System>::template insert<T>(ctx, index, place, added, q, held, n, m, v, count);
   }
   template <class T>
-  static void adam(Context& ctx, const AdamCoefficients& c, const T* g, const stored_index_t* slot, index_t k,
-                   T* m, T* v, std::int32_t* count, T* d) {
-    Adam<System>::template run<T>(ctx, c, g, slot, k, m, v, count, d);
+  static void adam(Context& ctx, const AdamCoefficients& c, const T* g, const stored_index_t* entry,
+                   index_t k, T* m, T* v, std::int32_t* count, T* d) {
+    Adam<System>::template run<T>(ctx, c, g, entry, k, m, v, count, d);
   }
 
   /// A backend may do this in place of one copy to the host and back for every row: rows = x, each row times -1 where

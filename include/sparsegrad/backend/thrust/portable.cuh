@@ -8,6 +8,7 @@
 #include <thrust/for_each.h>
 #include <thrust/iterator/counting_iterator.h>
 
+#include "../../core/float_bits.hpp"
 #include "../../core/host_device.hpp"
 #include "../../core/low_precision.hpp"
 #include "../../core/view.hpp"
@@ -39,9 +40,9 @@ struct ByRowAndColumn {
 
   SPARSEGRAD_HOST_DEVICE void operator()(index_t e) const {
     if (e <= INT32_MAX && cols <= INT32_MAX) {
-      const auto narrow = static_cast<std::uint32_t>(e);
+      const auto small = static_cast<std::uint32_t>(e);
       const auto width = static_cast<std::uint32_t>(cols);
-      f(static_cast<index_t>(narrow / width), static_cast<index_t>(narrow % width));
+      f(static_cast<index_t>(small / width), static_cast<index_t>(small % width));
     } else {
       f(e / cols, e % cols);
     }
@@ -112,29 +113,11 @@ SPARSEGRAD_HOST_DEVICE inline double power(double base, std::int64_t n) {
   return result;
 }
 
-template <class T>
-struct KeyOf;
-template <>
-struct KeyOf<float> {
-  using type = std::uint32_t;
-  static constexpr type sign = 0x80000000U;
-  static constexpr type infinity = 0x7f800000U;
-};
-template <>
-struct KeyOf<double> {
-  using type = std::uint64_t;
-  static constexpr type sign = 0x8000000000000000ULL;
-  static constexpr type infinity = 0x7ff0000000000000ULL;
-};
-
 /// An integer that rises with |x|: -0 equals 0, every NaN is the same and above Inf.
 template <class T>
-SPARSEGRAD_HOST_DEVICE typename KeyOf<T>::type magnitude_key(T x) {
-  using Key = typename KeyOf<T>::type;
-  Key bits;
-  memcpy(&bits, &x, sizeof bits);
-  bits &= static_cast<Key>(~KeyOf<T>::sign);
-  return bits > KeyOf<T>::infinity ? KeyOf<T>::infinity + 1 : bits;
+SPARSEGRAD_HOST_DEVICE typename FloatBits<T>::Unsigned magnitude_key(const T& x) {
+  const auto bits = FloatBits<T>::magnitude(x);
+  return bits > FloatBits<T>::infinity ? FloatBits<T>::infinity + 1 : bits;
 }
 
 }  // namespace sparsegrad::backend::portable

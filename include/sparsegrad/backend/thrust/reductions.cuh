@@ -94,7 +94,7 @@ struct NonFiniteAt {
   Array2<const T> a;
   index_t cols, none;
   SPARSEGRAD_HOST_DEVICE index_t operator()(index_t e) const {
-    return magnitude_key(a(e / cols, e % cols)) >= KeyOf<T>::infinity ? e : none;
+    return magnitude_key(a(e / cols, e % cols)) >= FloatBits<T>::infinity ? e : none;
   }
 };
 
@@ -163,7 +163,7 @@ struct FindNonFinite {
     const index_t end = (block + 1) * tile < n ? (block + 1) * tile : n;
     bool found = false;
     for (index_t e = block * tile + thread; e < end; e += threads)
-      found = found || magnitude_key(x[e]) >= KeyOf<T>::infinity;
+      found = found || magnitude_key(x[e]) >= FloatBits<T>::infinity;
     if (found) atomic_max(mark, StepGuard::mark(number));
   }
 };
@@ -186,7 +186,7 @@ struct JudgeStep {
     const bool still = raise && guard.stopped() != 0 && flag->raised();
     if (raise && bad != 0 && !still) flag->layer = StepGuard::mark(bad);
     guard.stopped() = bad != 0 || still ? 1 : 0;
-    guard.left_out() += guard.stopped();
+    guard.skipped() += guard.stopped();
     guard.bad() = 0;
   }
 };

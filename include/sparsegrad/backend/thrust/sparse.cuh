@@ -188,14 +188,14 @@ struct GroupHead {
   }
 };
 
-/// slot[p] counts the heads up to p: from there to the group's number, and the list of groups.
-struct GroupSlot {
+/// group[p] counts the heads up to p: from there to the group's number, and the list of groups.
+struct GroupNumber {
   const stored_index_t* key;
-  stored_index_t* slot;
+  stored_index_t* group;
   stored_index_t* list;
   SPARSEGRAD_HOST_DEVICE void operator()(index_t p) const {
-    slot[p] -= 1;
-    list[slot[p]] = key[p];
+    group[p] -= 1;
+    list[group[p]] = key[p];
   }
 };
 
@@ -226,7 +226,7 @@ struct Sparse {
         ExpandNonzeros<T>{d.data, size, columns ? d.stride : 1, columns ? 1 : d.stride, f, p, p.cols});
   }
   static index_t group_support(Context& ctx, const stored_index_t* index, index_t k, index_t cols,
-                               bool columns, stored_index_t* slot, stored_index_t* other,
+                               bool columns, stored_index_t* group, stored_index_t* other,
                                stored_index_t* order, stored_index_t* list) {
     if (k == 0) return 0;
     auto frame = ctx.frame();
@@ -234,10 +234,10 @@ struct Sparse {
     for_each_index<System>(ctx, k, GroupKey{index, cols, columns, key, order});
     // By rows the support is in order as it is.
     if (columns) System::call([&] { thrust::stable_sort_by_key(System::policy(ctx), key, key + k, order); });
-    for_each_index<System>(ctx, k, GroupHead{index, cols, columns, key, order, slot, other});
-    System::call([&] { thrust::inclusive_scan(System::policy(ctx), slot, slot + k, slot); });
-    for_each_index<System>(ctx, k, GroupSlot{key, slot, list});
-    return System::fetch(ctx, slot + k - 1) + 1;
+    for_each_index<System>(ctx, k, GroupHead{index, cols, columns, key, order, group, other});
+    System::call([&] { thrust::inclusive_scan(System::policy(ctx), group, group + k, group); });
+    for_each_index<System>(ctx, k, GroupNumber{key, group, list});
+    return System::fetch(ctx, group + k - 1) + 1;
   }
 };
 

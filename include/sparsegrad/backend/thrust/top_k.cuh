@@ -52,7 +52,7 @@ SPARSEGRAD_HOST_DEVICE inline bool ends_last(SelectState* state, index_t blocks)
 }
 
 /// The entries of an array that can still be chosen, by tiles of the array and in order of position. A tile that has more
-/// of them than there is room for stands for itself, whole.
+/// of them than there is room for stands for itself, with all its entries.
 template <class T>
 struct Shortlist {
   static constexpr index_t tile = 512;
@@ -63,7 +63,7 @@ struct Shortlist {
 
   const T* x;
   index_t n;
-  std::uint32_t* found;  ///< [tiles]: entries of a tile that can be chosen; null: every tile is whole
+  std::uint32_t* found;  ///< [tiles]: entries of a tile that can be chosen; null: every tile is read
   T* value;              ///< [tiles, room]
   std::uint16_t* place;  ///< [tiles, room]: in the tile
 
@@ -82,13 +82,13 @@ struct Shortlist {
   };
 
   SPARSEGRAD_HOST_DEVICE index_t tiles() const { return (n + tile - 1) / tile; }
-  SPARSEGRAD_HOST_DEVICE Tile whole(index_t t) const {
+  SPARSEGRAD_HOST_DEVICE Tile all(index_t t) const {
     const index_t first = t * tile;
     const index_t left = n - first;
     return {x + first, nullptr, first, left < tile ? left : tile};
   }
   SPARSEGRAD_HOST_DEVICE Tile listed(index_t t) const {
-    if (found == nullptr || found[t] > room) return whole(t);
+    if (found == nullptr || found[t] > room) return all(t);
     return {value + t * room, place + t * room, t * tile, static_cast<index_t>(found[t])};
   }
 };
@@ -101,23 +101,23 @@ struct Finds {
   std::uint16_t place[tiles][Shortlist<T>::room];
 
   SPARSEGRAD_HOST_DEVICE void add(int tile, index_t at, T x) {
-    const std::uint32_t slot = atomic_add(found + tile, 1);
-    if (slot >= Shortlist<T>::room) return;
-    value[tile][slot] = x;
-    place[tile][slot] = static_cast<std::uint16_t>(at);
+    const std::uint32_t number = atomic_add(found + tile, 1);
+    if (number >= Shortlist<T>::room) return;
+    value[tile][number] = x;
+    place[tile][number] = static_cast<std::uint16_t>(at);
   }
-  /// Entry `slot` of a tile, to where its position belongs among the tile's.
-  SPARSEGRAD_HOST_DEVICE void write(int tile, std::uint32_t slot, T* values, std::uint16_t* places) const {
+  /// Entry `number` of a tile, to where its position belongs among the tile's.
+  SPARSEGRAD_HOST_DEVICE void write(int tile, std::uint32_t number, T* values, std::uint16_t* places) const {
     int before = 0;
     for (std::uint32_t s = 0; s < found[tile]; ++s)
-      before += place[tile][s] < place[tile][slot] ? 1 : 0;
-    values[before] = value[tile][slot];
-    places[before] = place[tile][slot];
+      before += place[tile][s] < place[tile][number] ? 1 : 0;
+    values[before] = value[tile][number];
+    places[before] = place[tile][number];
   }
 };
 
 /// Counts the entries that share the known digits by their next one; the last block then finds the digit of the k-th
-/// entry, and sets the counts to 0 for the next launch. With `keeps` it reads the whole array and makes the shortlist, if
+/// entry, and sets the counts to 0 for the next launch. With `keeps` it reads all of the array and makes the shortlist, if
 /// there is one, of what has the known digits or more; without, it reads what the shortlist has.
 template <class T, bool keeps>
 struct FindDigit {
@@ -161,7 +161,7 @@ struct FindDigit {
       if (!keeps && shared.state.settled != 0) return;
       for (index_t r = 0; r < rounds(); ++r) {
         const index_t t = (block * rounds() + r) * tiles_at_once + thread / lanes;
-        if (t < list.tiles()) count(keeps ? list.whole(t) : list.listed(t), thread, shared);
+        if (t < list.tiles()) count(keeps ? list.all(t) : list.listed(t), thread, shared);
       }
     } else if constexpr (P == 2) {
       if constexpr (keeps)
@@ -206,11 +206,11 @@ struct FindDigit {
     const int tile = thread / lanes;
     const index_t t = block * tiles_at_once + tile;
     if (t >= list.tiles()) return;
-    const auto slot = static_cast<std::uint32_t>(thread % lanes);
+    const auto number = static_cast<std::uint32_t>(thread % lanes);
     const std::uint32_t found = shared.finds.found[tile];
-    if (slot == 0) list.found[t] = found;
-    if (found <= Shortlist<T>::room && slot < found)
-      shared.finds.write(tile, slot, list.value + t * Shortlist<T>::room,
+    if (number == 0) list.found[t] = found;
+    if (found <= Shortlist<T>::room && number < found)
+      shared.finds.write(tile, number, list.value + t * Shortlist<T>::room,
                          list.place + t * Shortlist<T>::room);
   }
 
@@ -437,14 +437,14 @@ struct TopK {
     });
     const auto entries = [](const Task& task) { return task.k > 0 && task.index != nullptr ? task.n : 0; };
     const auto keeps = [](const Task& task) { return Shortlist<T>::pays(task.n, task.k); };
-    const auto whole = [&](const Task& task) {
+    const auto unlisted = [&](const Task& task) {
       return Shortlist<T>{task.x, entries(task), nullptr, nullptr, nullptr};
     };
     index_t blocks = 0;
     index_t listed = 0;  // tiles
     for (const Task& task : tasks) {
-      blocks += ChosenEntries<T>{whole(task), nullptr, nullptr}.blocks();
-      if (keeps(task)) listed += whole(task).tiles();
+      blocks += ChosenEntries<T>{unlisted(task), nullptr, nullptr}.blocks();
+      if (keeps(task)) listed += unlisted(task).tiles();
     }
     if (blocks == 0) return;
 
@@ -461,7 +461,7 @@ struct TopK {
       index_t block = 0;
       index_t tile = 0;
       launch_batch<System>(ctx, tasks, [&](const Task& task, std::size_t t) {
-        Shortlist<T> list = whole(task);
+        Shortlist<T> list = unlisted(task);
         const index_t first_block = block;
         block += ChosenEntries<T>{list, nullptr, nullptr}.blocks();
         if (keeps(task)) {
@@ -481,7 +481,7 @@ struct TopK {
     constexpr int key_bits = 8 * static_cast<int>(sizeof(T)) - 1;  // without the sign
     Digit digit = Digit{key_bits, 0}.next();
     launch([&](const Task& task, std::size_t t, const Shortlist<T>&, index_t) {
-      return FindDigit<T, false>{whole(task), digit, states + t, counts + t * buckets};
+      return FindDigit<T, false>{unlisted(task), digit, states + t, counts + t * buckets};
     });
     digit = digit.next();
     launch([&](const Task&, std::size_t t, const Shortlist<T>& list, index_t) {

@@ -1,9 +1,10 @@
-// Magnitudes of floating-point numbers as integers.
+// Magnitudes of floating-point numbers as signed integers, for loops that compilers vectorise.
 #pragma once
 
 #include <bit>
-#include <cstdint>
 #include <type_traits>
+
+#include "../../core/float_bits.hpp"
 
 namespace sparsegrad::backend::host {
 
@@ -12,21 +13,17 @@ namespace sparsegrad::backend::host {
 template <class T>
 struct MagnitudeBits {
   static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>);
-  using Int = std::conditional_t<std::is_same_v<T, float>, std::int32_t, std::int64_t>;
-  static constexpr Int infinity = sizeof(T) == 4 ? Int(0x7f800000) : Int(0x7ff0000000000000);
+  using Int = std::make_signed_t<typename FloatBits<T>::Unsigned>;
+  static constexpr Int infinity = static_cast<Int>(FloatBits<T>::infinity);
   static constexpr Int nan = infinity + 1;  ///< key of every NaN
 
-  static Int of(T x) { return std::bit_cast<Int>(x) & static_cast<Int>(~sign); }
+  static Int of(const T& x) { return std::bit_cast<Int>(x) & static_cast<Int>(~FloatBits<T>::sign); }
 
   /// As `of`, with all NaNs equal.
-  static Int key(T x) {
+  static Int key(const T& x) {
     const Int bits = of(x);
     return bits < nan ? bits : nan;
   }
-
- private:
-  static constexpr Int sign =
-      sizeof(T) == 4 ? static_cast<Int>(0x80000000U) : static_cast<Int>(0x8000000000000000U);
 };
 
 }  // namespace sparsegrad::backend::host

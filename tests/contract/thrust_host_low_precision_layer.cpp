@@ -4,4 +4,4 @@
 
 using DeviceBackend = sparsegrad::test::Fenced<sparsegrad::backend::ThrustHost>;
 
-#include "support/device_narrow_layer.hpp"
+#include "support/device_low_precision_layer.hpp"

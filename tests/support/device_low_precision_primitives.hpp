@@ -67,13 +67,13 @@ double rounding(double x) {
   if constexpr (std::is_same_v<Out, float>) {
     return 0x1p-24 * std::abs(x);
   } else {
-    return narrow_epsilon<Out> / 2 * std::abs(x) + (std::is_same_v<Out, float16> ? 0x1p-25 : 0.0);
+    return low_precision_epsilon<Out> / 2 * std::abs(x) + (std::is_same_v<Out, float16> ? 0x1p-25 : 0.0);
   }
 }
 
 template <class T, class Out>
-void check_narrow_gemm(Op op_a, Op op_b, index_t m, index_t n, index_t k, float alpha, float beta,
-                       index_t padding, std::mt19937_64& random) {
+void check_low_precision_gemm(Op op_a, Op op_b, index_t m, index_t n, index_t k, float alpha, float beta,
+                              index_t padding, std::mt19937_64& random) {
   using B = DeviceBackend;
   CAPTURE(m);
   CAPTURE(n);
@@ -123,7 +123,7 @@ void check_narrow_gemm(Op op_a, Op op_b, index_t m, index_t n, index_t k, float 
   CHECK(c.padding_untouched());
 }
 
-TEST_CASE_TEMPLATE("narrow gemm and gemm_wide: all ops, odd shapes, strides", T, bfloat16, float16) {
+TEST_CASE_TEMPLATE("low-precision gemm and gemm_wide: all ops, odd shapes, strides", T, bfloat16, float16) {
   std::mt19937_64 random(1);
   const std::vector<std::array<index_t, 3>> sizes = {{0, 3, 2},    {3, 2, 0},   {1, 1, 1},
                                                      {1, 7, 5},    {5, 7, 1},   {2, 3, 4},
@@ -131,34 +131,34 @@ TEST_CASE_TEMPLATE("narrow gemm and gemm_wide: all ops, odd shapes, strides", T,
   for (const auto& [m, n, k] : sizes) {
     for (const Op op_a : {Op::none, Op::transpose}) {
       for (const Op op_b : {Op::none, Op::transpose}) {
-        check_narrow_gemm<T, T>(op_a, op_b, m, n, k, 1, 0, 0, random);
-        check_narrow_gemm<T, T>(op_a, op_b, m, n, k, -1.5F, 0.5F, 3, random);
-        check_narrow_gemm<T, float>(op_a, op_b, m, n, k, 1, 0, 0, random);
-        check_narrow_gemm<T, float>(op_a, op_b, m, n, k, 2, 1, 1, random);
+        check_low_precision_gemm<T, T>(op_a, op_b, m, n, k, 1, 0, 0, random);
+        check_low_precision_gemm<T, T>(op_a, op_b, m, n, k, -1.5F, 0.5F, 3, random);
+        check_low_precision_gemm<T, float>(op_a, op_b, m, n, k, 1, 0, 0, random);
+        check_low_precision_gemm<T, float>(op_a, op_b, m, n, k, 2, 1, 1, random);
       }
     }
   }
 }
 
-TEST_CASE_TEMPLATE("narrow sums are float's: thousands of ones", T, bfloat16, float16) {
+TEST_CASE_TEMPLATE("low-precision sums are float's: thousands of ones", T, bfloat16, float16) {
   using B = DeviceBackend;
   typename B::Context ctx;
   constexpr index_t k = 3000;  // in T a sum of ones would stop at 256 or 2048
   const auto ones = to_device<B>(ctx, Host<T>(k, T(1.0F)));
-  auto narrow = to_device<B>(ctx, Host<T>(1, T(0.0F)));
+  auto low = to_device<B>(ctx, Host<T>(1, T(0.0F)));
   auto wide = to_device<B>(ctx, Host<float>(3, 0.0F));
   const MatrixView<const T> column(ones.data(), k, 1);
-  B::template gemm<T>(ctx, Op::transpose, Op::none, 1.0F, column, column, 0.0F, narrow.matrix(1, 1));
+  B::template gemm<T>(ctx, Op::transpose, Op::none, 1.0F, column, column, 0.0F, low.matrix(1, 1));
   B::template gemm_wide<T>(ctx, Op::transpose, Op::none, 1.0F, column, column, 0.0F,
                            MatrixView<float>(wide.data(), 1, 1));
   B::template column_sums<T>(ctx, column, wide.data() + 1);
   const auto index = to_device<B>(ctx, Host<stored_index_t>{0});
   B::template sampled_product<T>(ctx, column, column, index.data(), 1, 1, wide.data() + 2);
-  CHECK(to_host<B>(ctx, narrow.data(), 1)[0].bits == T(3000.0F).bits);
+  CHECK(to_host<B>(ctx, low.data(), 1)[0].bits == T(3000.0F).bits);
   CHECK(to_host<B>(ctx, wide.data(), 3) == Host<float>(3, 3000.0F));
 }
 
-TEST_CASE_TEMPLATE("widen and narrow: every pattern, ties, strides", T, bfloat16, float16) {
+TEST_CASE_TEMPLATE("widen and round_to: every pattern, ties, strides", T, bfloat16, float16) {
   using B = DeviceBackend;
   typename B::Context ctx;
   Strided<T> a(256, 256, 3);
@@ -195,9 +195,9 @@ TEST_CASE_TEMPLATE("widen and narrow: every pattern, ties, strides", T, bfloat16
           const bool widened =
               std::isnan(x) ? std::isnan(static_cast<float>(a(i, j))) : x == static_cast<float>(a(i, j));
           const float y = source(i, j);
-          const bool narrowed =
+          const bool rounded =
               std::isnan(y) ? std::isnan(static_cast<float>(back(i, j))) : back(i, j).bits == T(y).bits;
-          wrong += widened && narrowed ? 0 : 1;
+          wrong += widened && rounded ? 0 : 1;
         }
       }
       CHECK(wrong == 0);
@@ -206,7 +206,7 @@ TEST_CASE_TEMPLATE("widen and narrow: every pattern, ties, strides", T, bfloat16
   }
 }
 
-TEST_CASE_TEMPLATE("narrow column_sums, add_to_rows, sampled_product", T, bfloat16, float16) {
+TEST_CASE_TEMPLATE("low-precision column_sums, add_to_rows, sampled_product", T, bfloat16, float16) {
   using B = DeviceBackend;
   std::mt19937_64 random(2);
   typename B::Context ctx;

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "../reference.hpp"
+#include "context.hpp"
 #include "lanes.hpp"
 
 #if defined(__SSE2__)
@@ -15,38 +15,38 @@
 namespace sparsegrad::backend::host {
 
 /// The primitives `locate_entries` and `insert_entries` of the contract (core/backend.hpp).
-struct Slots : Reference {
+struct Entries {
   /// First the place of each entry among those held, then which of them are new: less to keep in registers at a time.
-  static index_t locate_entries(Context&, const stored_index_t* index, index_t k, const stored_index_t* held,
-                                index_t n, stored_index_t* slot, stored_index_t* fresh) {
-    find_places(index, k, held, n, slot);
+  static index_t locate_entries(HostContext&, const stored_index_t* index, index_t k, const stored_index_t* held,
+                                index_t n, stored_index_t* place, stored_index_t* added) {
+    find_places(index, k, held, n, place);
     index_t q = 0;
     index_t e = 0;
-    for (; e < k && slot[e] < n; ++e) {
+    for (; e < k && place[e] < n; ++e) {
       // Without branches: whether an entry is new follows no pattern.
-      const stored_index_t place = slot[e];
-      slot[e] = place + static_cast<stored_index_t>(q);
-      fresh[q] = static_cast<stored_index_t>(e);
-      q += static_cast<index_t>(held[place] != index[e]);
+      const stored_index_t held_place = place[e];
+      place[e] = held_place + static_cast<stored_index_t>(q);
+      added[q] = static_cast<stored_index_t>(e);
+      q += static_cast<index_t>(held[held_place] != index[e]);
     }
     for (; e < k; ++e) {
-      slot[e] = static_cast<stored_index_t>(n + q);
-      fresh[q++] = static_cast<stored_index_t>(e);
+      place[e] = static_cast<stored_index_t>(n + q);
+      added[q++] = static_cast<stored_index_t>(e);
     }
     return q;
   }
 
   template <class T>
-  static void insert_entries(Context&, const stored_index_t* index, const stored_index_t* slot,
-                             const stored_index_t* fresh, index_t q, stored_index_t* held, index_t n, T* m,
+  static void insert_entries(HostContext&, const stored_index_t* index, const stored_index_t* place,
+                             const stored_index_t* added, index_t q, stored_index_t* held, index_t n, T* m,
                              T* v, std::int32_t* count) {
     // Blocks as long as most segments between two new entries: how many of them a segment takes is a branch that
     // nothing could predict.
     const auto open_by = [&](auto... moments) {
       if (n < 4 * q) {
-        open<8>(index, slot, fresh, q, n, held, moments...);
+        open<8>(index, place, added, q, n, held, moments...);
       } else {
-        open<16>(index, slot, fresh, q, n, held, moments...);
+        open<16>(index, place, added, q, n, held, moments...);
       }
     };
     if (count == nullptr) {
@@ -63,11 +63,11 @@ struct Slots : Reference {
   /// place[e] = number of held elements below index[e].
   static void find_places(const stored_index_t* index, index_t k, const stored_index_t* held, index_t n,
                           stored_index_t* place) {
-    // Of the entries up to here all predecessors have a whole window of held elements behind their place.
-    const index_t whole = n < window ? 0 : std::upper_bound(index, index + k, held[n - window]) - index;
+    // Of the entries up to here all predecessors have a full window of held elements behind their place.
+    const index_t inside = n < window ? 0 : std::upper_bound(index, index + k, held[n - window]) - index;
     // Six parts of the support side by side: one search alone waits for its own last load.
     constexpr index_t lanes = 6;
-    const index_t part = whole / lanes;
+    const index_t part = inside / lanes;
     index_t at[lanes] = {};
     for (index_t lane = 0; lane < lanes && part > 0; ++lane)
       at[lane] = std::lower_bound(held, held + n, index[lane * part]) - held;
@@ -134,15 +134,15 @@ struct Slots : Reference {
 
   /// The arrays of the state move up together, from the top; at new entries all but the positions are 0.
   template <index_t block, class... X>
-  static void open(const stored_index_t* index, const stored_index_t* slot, const stored_index_t* fresh,
+  static void open(const stored_index_t* index, const stored_index_t* place, const stored_index_t* added,
                    index_t q, index_t n, stored_index_t* held, X*... moments) {
     index_t end = n;
     for (index_t j = q - 1; j >= 0; --j) {
-      const index_t place = slot[fresh[j]];
-      const index_t first = place - j;  // [first, end) moves up by j + 1
+      const index_t at = place[added[j]];
+      const index_t first = at - j;  // [first, end) moves up by j + 1
       const index_t by = j + 1;
       if (by >= block && end >= block) {
-        // Whole blocks from the top, one at least and the last one too wide: what it writes below its segment lies
+        // Full blocks from the top, one at least and the last one too wide: what it writes below its segment lies
         // above `first`, because by >= block, and is written over by the segments that follow.
         do {
           end -= block;
@@ -154,8 +154,8 @@ struct Slots : Reference {
         move(end - first, held + first, by);
         (move(end - first, moments + first, by), ...);
       }
-      held[place] = index[fresh[j]];
-      ((moments[place] = X(0)), ...);
+      held[at] = index[added[j]];
+      ((moments[at] = X(0)), ...);
       end = first;
     }
   }

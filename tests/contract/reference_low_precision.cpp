@@ -2,4 +2,4 @@
 
 using DeviceBackend = sparsegrad::backend::Reference;
 
-#include "support/device_narrow_primitives.hpp"
+#include "support/device_low_precision_primitives.hpp"

@@ -2,4 +2,4 @@
 
 using DeviceBackend = sparsegrad::backend::Cuda;
 
-#include "support/device_narrow_layer.hpp"
+#include "support/device_low_precision_layer.hpp"

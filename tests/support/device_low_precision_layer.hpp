@@ -55,8 +55,8 @@ inline Host<float> transposed(const Host<float>& a, index_t rows, index_t cols) 
   return b;
 }
 
-inline BasisSide<float, backend::Reference> narrow_test_side(backend::Reference::Context& ctx,
-                                                             const std::string& kind, index_t n) {
+inline BasisSide<float, backend::Reference> low_precision_test_side(backend::Reference::Context& ctx,
+                                                                    const std::string& kind, index_t n) {
   using Side = BasisSide<float, backend::Reference>;
   if (kind == "identity") return Side::identity(n);
   if (kind == "hadamard") return Side::hadamard(ctx, n, 3);
@@ -80,11 +80,11 @@ inline Host<float> side_matrix(backend::Reference::Context& ctx,
 template <class T>
 struct LayerPair {
   using B = DeviceBackend;
-  using Narrow = SparseGradLinear<T, B>;
+  using LowPrecision = SparseGradLinear<T, B>;
   static constexpr index_t out = 20;
   static constexpr index_t in = 24;
   static constexpr index_t tokens = 13;
-  static constexpr double eps = narrow_epsilon<T>;
+  static constexpr double eps = low_precision_epsilon<T>;
 
   explicit LayerPair(LinearOptions options, bool with_bias = true, bool with_master = true)
       : w(widened(rounded<T>(normal<float>(random, out * in, 0.3)))),
@@ -101,16 +101,16 @@ struct LayerPair {
                                    with_bias ? b.data() : nullptr, options);
     T* bias = with_bias ? device_b.data() : nullptr;
     const MatrixView<T> weight = device_w.matrix(rows, cols);
-    narrow = with_master
-                 ? std::make_unique<Narrow>(ctx, weight, device_master.matrix(rows, cols), bias, options)
-                 : std::make_unique<Narrow>(ctx, weight, bias, options);
+    low = with_master
+              ? std::make_unique<LowPrecision>(ctx, weight, device_master.matrix(rows, cols), bias, options)
+              : std::make_unique<LowPrecision>(ctx, weight, bias, options);
   }
 
   void set_basis(const std::string& out_kind, const std::string& in_kind) {
-    basis =
-        FloatBasis::from_sides(narrow_test_side(host, out_kind, out), narrow_test_side(host, in_kind, in));
+    basis = FloatBasis::from_sides(low_precision_test_side(host, out_kind, out),
+                                   low_precision_test_side(host, in_kind, in));
     wide->set_basis(host, basis);
-    narrow->set_basis(ctx, basis->template to<B>(host, ctx));
+    low->set_basis(ctx, basis->template to<B>(host, ctx));
     v = side_matrix(host, basis->out());
     u = side_matrix(host, basis->in());
   }
@@ -126,22 +126,21 @@ struct LayerPair {
                    MatrixView<float>(o.dx.data(), tokens, in), o.db.data());
     return o;
   }
-  Outputs run_narrow(bool keep) {
+  Outputs run_low(bool keep) {
     const auto dev_x = to_device<B>(ctx, rounded<T>(x));
     const auto dev_dy = to_device<B>(ctx, rounded<T>(dy));
     Buffer<T, B> y(ctx, tokens * out);
     Buffer<T, B> dx(ctx, tokens * in);
     Buffer<float, B> db(ctx, out);
-    Buffer<T, B> kept(ctx, tokens * narrow->kept_cols());
-    const MatrixView<T> keep_view = keep ? kept.matrix(tokens, narrow->kept_cols()) : MatrixView<T>();
-    const SavedInput<T> saved =
-        narrow->forward(ctx, dev_x.matrix(tokens, in), y.matrix(tokens, out), keep_view);
-    narrow->backward(ctx, dev_dy.matrix(tokens, out), saved, dx.matrix(tokens, in), db.data());
+    Buffer<T, B> kept(ctx, tokens * low->kept_cols());
+    const MatrixView<T> keep_view = keep ? kept.matrix(tokens, low->kept_cols()) : MatrixView<T>();
+    const SavedInput<T> saved = low->forward(ctx, dev_x.matrix(tokens, in), y.matrix(tokens, out), keep_view);
+    low->backward(ctx, dev_dy.matrix(tokens, out), saved, dx.matrix(tokens, in), db.data());
     return {widened(to_host<B>(ctx, y.data(), y.size())), widened(to_host<B>(ctx, dx.data(), dx.size())),
             to_host<B>(ctx, db.data(), out)};
   }
-  Host<float> narrow_core() {
-    const MatrixView<float> core = narrow->core(ctx);
+  Host<float> low_core() {
+    const MatrixView<float> core = low->core(ctx);
     return to_host<B>(ctx, core.data, core.size());
   }
   Host<float> wide_core() {
@@ -164,7 +163,7 @@ struct LayerPair {
   Buffer<T, B> device_b;
   index_t rows = 0, cols = 0;
   std::unique_ptr<Float> wide;
-  std::unique_ptr<Narrow> narrow;
+  std::unique_ptr<LowPrecision> low;
   FloatBasis::Pointer basis;
   Host<float> v, u;
 };
@@ -186,8 +185,8 @@ inline Host<float> absolute(Host<float> x) {
 }
 
 template <class T>
-void check_narrow_layer(const std::string& out_kind, const std::string& in_kind, WeightLayout layout,
-                        Plan plan, bool keep) {
+void check_low_precision_layer(const std::string& out_kind, const std::string& in_kind, WeightLayout layout,
+                               Plan plan, bool keep) {
   CAPTURE(out_kind);
   CAPTURE(in_kind);
   CAPTURE(to_string(plan));
@@ -199,11 +198,11 @@ void check_narrow_layer(const std::string& out_kind, const std::string& in_kind,
   options.plan = plan;
   P pair(options);
   pair.set_basis(out_kind, in_kind);
-  const Plan taken = pair.narrow->plan();
+  const Plan taken = pair.low->plan();
   const auto expected = pair.run_wide();
-  const auto found = pair.run_narrow(keep);
+  const auto found = pair.run_low(keep);
   pair.run_wide();
-  pair.run_narrow(!keep);  // two passes add up
+  pair.run_low(!keep);  // two passes add up
 
   // y: rounded once after the product and once after the bias; dX once; db not.
   Host<float> y_scale = absolute(expected.y);
@@ -223,12 +222,13 @@ void check_narrow_layer(const std::string& out_kind, const std::string& in_kind,
   Host<float> scale = magnitudes(transposed(left, P::tokens, r), right, r, P::tokens, c, false);
   for (float& s : scale)
     s *= 2;  // passes
-  const Host<float> core = pair.narrow_core();
+  const Host<float> core = pair.low_core();
   CHECK(near(core, pair.wide_core(), scale, out_error + in_error + out_error * in_error + 1e-6));
 }
 
-TEST_CASE_TEMPLATE("a narrow layer equals the float layer on the same numbers to the roundings that it makes",
-                   T, bfloat16, float16) {
+TEST_CASE_TEMPLATE(
+    "a low-precision layer equals the float layer on the same numbers to the roundings that it makes", T,
+    bfloat16, float16) {
   const std::vector<std::pair<std::string, std::string>> sides = {
       {"identity", "identity"}, {"full", "full"},      {"third", "identity"},
       {"identity", "third"},    {"third", "hadamard"}, {"hadamard", "full"}};
@@ -236,7 +236,7 @@ TEST_CASE_TEMPLATE("a narrow layer equals the float layer on the same numbers to
     for (const WeightLayout layout : {WeightLayout::out_in, WeightLayout::in_out}) {
       for (const SideOrder o : {SideOrder::multiply_first, SideOrder::project_first}) {
         for (const SideOrder i : {SideOrder::multiply_first, SideOrder::project_first})
-          check_narrow_layer<T>(out, in, layout, {o, i}, i == SideOrder::project_first);
+          check_low_precision_layer<T>(out, in, layout, {o, i}, i == SideOrder::project_first);
       }
     }
   }
@@ -271,7 +271,7 @@ TEST_CASE_TEMPLATE("apply moves the master, and the weight is the rounded master
         const Host<float> values(d.values(), d.values() + k);
         device_d.assign(pair.ctx, index, values);
         pair.wide->apply(pair.host, d, 0.01);
-        pair.narrow->apply(pair.ctx, device_d, 0.01);
+        pair.low->apply(pair.ctx, device_d, 0.01);
         const Host<float> master = pair.master();
         CHECK(near(master, pair.host_w, Host<float>(master.size(), 1.0F), 1e-5));
         bool equal = true;
@@ -283,7 +283,7 @@ TEST_CASE_TEMPLATE("apply moves the master, and the weight is the rounded master
         }
         CHECK(equal);
         CHECK(moved);
-        CHECK(pair.narrow->export_delta(pair.ctx).count() > 0);
+        CHECK(pair.low->export_delta(pair.ctx).count() > 0);
       }
     }
   }
@@ -295,7 +295,7 @@ TEST_CASE_TEMPLATE("updates below half a unit of the weight's last place add up 
   typename B::Context ctx;
   constexpr index_t n = 4;
   constexpr index_t stride = 7;  // of the master
-  constexpr float unit = static_cast<float>(narrow_epsilon<T>);
+  constexpr float unit = static_cast<float>(low_precision_epsilon<T>);
   const float step = unit / 8;  // 1 + step and 1 - step round to 1
   auto weight = to_device<B>(ctx, Host<T>(n * n, T(0.0F)));
   auto master = to_device<B>(ctx, Host<float>(n * stride, 1.0F));
@@ -348,11 +348,11 @@ TEST_CASE_TEMPLATE("a fixed support, gradients of the engine's own, collection",
         index.push_back(static_cast<stored_index_t>(k == r * c ? e : 7 * e + 2));
       const Host<float> none(index.size(), 0.0F);
       support.assign(pair.ctx, index, none);
-      pair.narrow->set_support(pair.ctx, support);
-      pair.run_narrow(true);
+      pair.low->set_support(pair.ctx, support);
+      pair.run_low(true);
       SparseGradient<float, B> s(pair.ctx, r, c, k);
-      pair.narrow->select(pair.ctx, TopK{k}, s);
-      pair.narrow->clear(pair.ctx);
+      pair.low->select(pair.ctx, TopK{k}, s);
+      pair.low->clear(pair.ctx);
       const Host<float> found = to_host<B>(pair.ctx, s.values(), k);
       Host<float> expected, bound;
       for (const stored_index_t e : index) {
@@ -367,20 +367,19 @@ TEST_CASE_TEMPLATE("a fixed support, gradients of the engine's own, collection",
     const auto device = to_device<B>(pair.ctx, dw);
     pair.wide->clear(pair.host);
     pair.wide->add_gradient(pair.host, MatrixView<const float>(dw.data(), pair.out, pair.in));
-    pair.narrow->add_gradient(pair.ctx, device.matrix(pair.out, pair.in));
-    CHECK(
-        near(pair.narrow_core(), pair.wide_core(), Host<float>(static_cast<std::size_t>(r * c), 1.0F), 1e-5));
+    pair.low->add_gradient(pair.ctx, device.matrix(pair.out, pair.in));
+    CHECK(near(pair.low_core(), pair.wide_core(), Host<float>(static_cast<std::size_t>(r * c), 1.0F), 1e-5));
   }
-  SUBCASE("a collecting layer hands over the whole gradient in float") {
+  SUBCASE("a collecting layer hands over the full gradient in float") {
     const auto sums = std::make_shared<HosvdAccumulator<float, B>>(pair.ctx, pair.out, pair.in);
     const auto expected =
         std::make_shared<HosvdAccumulator<float, backend::Reference>>(pair.host, pair.out, pair.in);
     pair.wide->clear(pair.host);
-    pair.narrow->collect(pair.ctx, sums);
+    pair.low->collect(pair.ctx, sums);
     pair.wide->collect(pair.host, expected);
-    pair.run_narrow(true);
+    pair.run_low(true);
     pair.run_wide();
-    pair.narrow->core(pair.ctx);
+    pair.low->core(pair.ctx);
     pair.wide->core(pair.host);
     CHECK(sums->count() == 1);
     CHECK(sums->total_energy() == doctest::Approx(expected->total_energy()).epsilon(1e-5));
@@ -395,8 +394,8 @@ TEST_CASE_TEMPLATE("a fixed support, gradients of the engine's own, collection",
   }
 }
 
-TEST_CASE_TEMPLATE("a narrow adapter computes the float adapter's numbers; merge wants a master", T, bfloat16,
-                   float16) {
+TEST_CASE_TEMPLATE("a low-precision adapter computes the float adapter's numbers; merge wants a master", T,
+                   bfloat16, float16) {
   using B = DeviceBackend;
   for (const auto& [out_kind, in_kind] :
        {std::pair("full", "full"), std::pair("hadamard", "third"), std::pair("identity", "hadamard"),
@@ -420,9 +419,9 @@ TEST_CASE_TEMPLATE("a narrow adapter computes the float adapter's numbers; merge
       d.assign(pair.host, index, delta);
       device_d.assign(pair.ctx, index, delta);
       pair.wide->apply(pair.host, d);
-      pair.narrow->apply(pair.ctx, device_d);
+      pair.low->apply(pair.ctx, device_d);
       const auto expected = pair.run_wide();
-      const auto found = pair.run_narrow(true);
+      const auto found = pair.run_low(true);
       // Eight roundings by eps / 2 at most of the sums of magnitudes: U, x U, Delta, the core's y, V, y three times.
       const Host<float> xu = magnitudes(pair.x, pair.u, P::tokens, P::in, c, false);
       const Host<float> core_y = magnitudes(xu, delta, P::tokens, c, r, true);
@@ -440,20 +439,20 @@ TEST_CASE_TEMPLATE("a narrow adapter computes the float adapter's numbers; merge
       CHECK(near(found.dx, expected.dx, dx_scale, 4.2 * P::eps));
       CHECK(widened(pair.weight()) == pair.w);
       if (!with_master) {
-        CHECK_THROWS_AS(pair.narrow->merge(pair.ctx), StateError);
+        CHECK_THROWS_AS(pair.low->merge(pair.ctx), StateError);
         CHECK(widened(pair.weight()) == pair.w);
         continue;
       }
-      pair.narrow->merge(pair.ctx);
+      pair.low->merge(pair.ctx);
       pair.wide->merge(pair.host);
       CHECK(near(widened(pair.weight()), pair.host_w, Host<float>(pair.w.size(), 3.0F), P::eps));
-      pair.narrow->unmerge(pair.ctx);
+      pair.low->unmerge(pair.ctx);
       CHECK(near(pair.master(), pair.w, Host<float>(pair.w.size(), 1.0F), 1e-5));
     }
   }
 }
 
-TEST_CASE("a narrow weight without a master is refused, as is a master of another shape") {
+TEST_CASE("a low-precision weight without a master is refused, as is a master of another shape") {
   using B = DeviceBackend;
   typename B::Context ctx;
   Buffer<bfloat16, B> weight(ctx, 12);
@@ -596,9 +595,9 @@ TEST_CASE_TEMPLATE("a group in T learns as one in float does, in memory made bef
       double worst = 0;
       for (std::size_t i = 0; i < expected.losses.size(); ++i)
         worst = std::max(worst, std::abs(found.losses[i] - expected.losses[i]) / expected.losses[i]);
-      CHECK(worst < 4 * narrow_epsilon<T>);
+      CHECK(worst < 4 * low_precision_epsilon<T>);
       CHECK(found.losses.back() < 0.6 * found.losses.front());
-      CHECK(found.core_norm == doctest::Approx(expected.core_norm).epsilon(8 * narrow_epsilon<T>));
+      CHECK(found.core_norm == doctest::Approx(expected.core_norm).epsilon(8 * low_precision_epsilon<T>));
       CHECK_FALSE(found.allocated);
       // Both layers share one basis and its factors in T; a fast transform has signs alone.
       const bool factors = !std::holds_alternative<SideRecipe::Hadamard>(rules.out.choice());
