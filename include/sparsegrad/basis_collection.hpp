@@ -52,6 +52,18 @@ class BasisCollection {
     }
   }
 
+  /// That of a group's members. Throws StateError when one whose gradients are needed can form none.
+  template <class Members>
+  static BasisCollection of(Context& ctx, const Members& members, const BasisRecipe& recipe) {
+    std::vector<Layer> layers;
+    for (const auto& m : members)
+      layers.push_back({m.kind, m.source->out_extent(), m.source->in_extent()});
+    BasisCollection collection(ctx, layers, recipe);
+    for (const auto& m : members)
+      if (collection.sums(m.number) != nullptr) m.source->require_weight_gradient("collect");
+    return collection;
+  }
+
   /// Sums of layer i's gradients; null where its recipe needs none.
   Accumulator* sums(index_t i) { return entry(i).needs_gradients() ? entry(i).sums.get() : nullptr; }
   /// Whether any recipe needs gradients.

@@ -68,20 +68,18 @@ class SparseGradGroup {
   SparseGradGroup(const SparseGradGroup&) = delete;
   SparseGradGroup& operator=(const SparseGradGroup&) = delete;
 
-  // ---- members ------------------------------------------------------------------------------------------------------
-
   /// Adds a layer; returns its number. `kind` names the layers that share a basis under BasisScope::kind; they must have
   /// the same extents (checked when the collection begins). Throws StateError while collecting, or, where gradient memory
   /// is shared or a warm-up comes, when the layer holds a gradient or the memory must grow in another's turn.
   template <class L>
   requires GroupLayer<L, T, B> index_t add(Context& ctx, L& layer, const std::string& kind) {
+    require_open(ctx, "add");
     Member member;
     member.source = &layer.gradient();
     member.weight = layer.trained_weight();
     if constexpr (requires { layer.options().cost_model; }) member.cost_model = layer.options().cost_model;
-    const index_t i = add(ctx, std::move(member), kind);
     members_.share_memory(ctx, layer.gradient());
-    return i;
+    return append(ctx, std::move(member), kind);
   }
 
   /// Adds a weight W [out, in] (or [in, out], by option) whose gradient dW the engine makes itself; returns its number.
@@ -131,8 +129,6 @@ class SparseGradGroup {
   index_t kept(index_t i) const { return members_.wanted(members_.at(i), members_.at(i).basis()); }
   const Options& options() const { return members_.options(); }
 
-  // ---- selection ----------------------------------------------------------------------------------------------------
-
   /// Selects every layer's entries with a copy of this in place of TopK. GroupOptions' entries (or density) then say how
   /// many there may be at most. One with a state of its own belongs to one layer: see below.
   template <class S>
@@ -164,11 +160,10 @@ class SparseGradGroup {
   void use_selector(Context&, index_t i, std::nullptr_t) { members_.at(i).selector = {}; }
 
   /// For data-parallel training: `reduce(ctx, G)` makes G the sum over all processes, in place (MPI_Allreduce, NCCL),
-  /// once for each layer and step, when the layer is selected or its collecting step ends: the core [r, c], the values of
-  /// a source that selects by itself [1, k], or, while collecting, the whole weight gradient [out, in], before the
-  /// accumulator sees it. So all processes fit the same bases and take the same steps. All must finish the same layers in
-  /// the same order; layers without a gradient of their own take part with 0. Null: none. Throws StateError while a layer
-  /// holds a gradient.
+  /// once for each layer and step, when it is selected or its collecting step ends: the core [r, c], the values of a
+  /// source that selects by itself [1, k], or, while collecting, dW [out, in] before the accumulator sees it. So all
+  /// processes fit the same bases and take the same steps. All must finish the same layers in the same order; one without
+  /// a gradient of its own takes part with 0. Null: none. Throws StateError while a layer holds a gradient.
   void use_reduce(Reduce<C, B> reduce) {
     members_.require_idle("use_reduce");
     members_.rules().reduce = std::move(reduce);
@@ -179,8 +174,6 @@ class SparseGradGroup {
     members_.reserve(ctx, max_tokens);
     step_.reserve(ctx, members_.all());
   }
-
-  // ---- bases --------------------------------------------------------------------------------------------------------
 
   /// Starts to feed every step's gradients to accumulators, as `recipe` shares them. Collecting again starts anew.
   /// Throws ShapeError when layers of one kind differ in extents under BasisScope::kind, StateError while a layer holds a
@@ -254,8 +247,6 @@ class SparseGradGroup {
     check(ctx);
     return members_.set_basis(ctx, members_.at(i), std::move(basis), moments);
   }
-
-  // ---- the step -----------------------------------------------------------------------------------------------------
 
   /// Selects layer i's entries now; `step` then does not select it again. Without a gradient it keeps nothing and the
   /// layer is left out of the step. `need_norm`: also computes the norm that squared_norm wants of layers that were
@@ -345,8 +336,6 @@ class SparseGradGroup {
       m.clear();
   }
 
-  // ---- state --------------------------------------------------------------------------------------------------------
-
   /// All that a checkpoint must hold beside the weights (and the caller's own options): bases, plans, optimizer states,
   /// states of selectors; arrays in host memory. On a BatchedBackend after `check`, which corrects the counts of steps
   /// that changed nothing. Throws StateError while gradients are collected or held.
@@ -361,11 +350,8 @@ class SparseGradGroup {
   void restore(Context& ctx, const State& state) {
     check(ctx);
     require_host_counts("restore");
-    if (warming_up()) {
-      members_.require_idle("restore");
-    } else {
-      require_restorable("restore");
-    }
+    if (!warming_up()) require_restorable("restore");
+    members_.require_idle("restore");
     detail::require_group_state<C, B>(ctx, members_, state);
     for (Member& m : members_.all())
       end_collection(ctx, m);
@@ -388,17 +374,21 @@ class SparseGradGroup {
   using Step = std::conditional_t<BatchedBackend<B> && BatchedOptimizer<O, C, B>, BatchedStep<T, B, O>,
                                   SequentialStep<T, B, O>>;
 
-  index_t add(Context& ctx, Member member, const std::string& kind) {
-    require_host_counts("add");
+  void require_open(Context& ctx, const char* call) {
+    require_host_counts(call);
     if (collecting())
-      throw StateError("add: gradients are being collected; call refresh or stop_collecting first");
+      throw StateError(std::string(call) +
+                       ": gradients are being collected; call refresh or stop_collecting first");
     check(ctx);
+  }
+  index_t append(Context& ctx, Member member, const std::string& kind) {
     if (warming_up()) member.source->form_weight_gradient(ctx, true);
     step_.attach(ctx);
     return members_.add(ctx, std::move(member), kind, warming_up());
   }
   index_t add_weight(Context& ctx, const TrainedWeight<T>& weight, const std::string& kind,
                      const WeightOptions<C>& options) {
+    require_open(ctx, "add_weight");
     Member member;
     member.weight = weight;
     member.cost_model = options.cost_model;
@@ -406,7 +396,7 @@ class SparseGradGroup {
                                                          options.cost_model);
     member.source = member.given.get();
     if (!options.gradient.empty()) member.given->keep({options.gradient, options.layout});
-    return add(ctx, std::move(member), kind);
+    return append(ctx, std::move(member), kind);
   }
   void set_gradient(index_t i, const WeightGradientView<C>& dw) {
     Member& m = members_.at(i);
@@ -418,13 +408,7 @@ class SparseGradGroup {
   }
 
   void start_collection(Context& ctx, const BasisRecipe& recipe) {
-    std::vector<typename BasisCollection<C, B>::Layer> layers;
-    for (const Member& m : members_.all())
-      layers.push_back({m.kind, m.source->out_extent(), m.source->in_extent()});
-    BasisCollection<C, B> collection(ctx, layers, recipe);
-    for (const Member& m : members_.all())
-      if (collection.sums(m.number) != nullptr) m.source->require_weight_gradient("collect");
-    collection_ = std::move(collection);
+    collection_ = BasisCollection<C, B>::of(ctx, members_.all(), recipe);
     for (Member& m : members_.all())
       m.sums = collection_->sums(m.number);
   }
