@@ -25,9 +25,12 @@ enum class Mode {
 /// Unfoldings as in Kolda and Bader, "Tensor Decompositions and Applications", SIAM Review 51(3),
 /// 2009: the rows run over one mode, the columns over the other two, the earlier of them fastest.
 /// With X [2, 2, 3] of the slices
+///
 ///     X(0) = 1 2 3    X(1) =  7  8  9
 ///            4 5 6           10 11 12
+///
 /// they are
+///
 ///     stack [2, 6]     1  4  2  5  3  6     column j + 2 k
 ///                      7 10  8 11  9 12
 ///     out [2, 6]       1  7  2  8  3  9     column i + 2 k
