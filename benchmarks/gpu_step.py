@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The whole fine-tuning step of a BERT on a GPU, by run type and precision: times, share of the peak, targets.
 
-    gpu_step.py --program build/cuda/sparsegrad-glue [--size base|large] [--rounds 2] [--steps 30] [--peak TFLOPS] [--only TITLE]...
+    gpu_step.py --program build/finetune-cuda/sparsegrad-glue [--size base|large] [--rounds 2] [--steps 30] [--peak TFLOPS] [--only TITLE]...
                 [--output FOLDER]
 
 The model has random weights (random_bert.py), the data is the program's built-in set filled up to 128 tokens, 32 a batch,

@@ -43,7 +43,7 @@ def parts(a, folder):
         "compile_time": [python, str(HERE / "compile_time.py"), "--output", str(folder / "compile_time.md")],
     }
     if a.model and a.data:
-        bert = [python, str(HERE / "bert_step.py"), "--program", str(build / "sparsegrad-glue"), "--model", a.model, "--data", a.data]
+        bert = [python, str(HERE / "bert_step.py"), "--program", str(HERE.parent / "build" / "finetune" / "sparsegrad-glue"), "--model", a.model, "--data", a.data]
         wanted["bert"] = [*bert, *rounds, "--output", str(folder)]
     return {name: command for name, command in wanted.items() if not a.only or name in a.only}
 

@@ -32,7 +32,9 @@ case ${1:-} in
     "$python" benchmarks/grid.py "${@:2}"
     ;;
   all)
-    build release benchmark_compare benchmark_cases benchmark_serial_share sparsegrad-bench sparsegrad-glue
+    build release benchmark_compare benchmark_cases benchmark_serial_share sparsegrad-bench
+    configure_finetune release
+    build_finetune release sparsegrad-glue
     "$python" benchmarks/report.py "${@:2}"
     ;;
   *)

@@ -32,6 +32,6 @@ foreach(dependency Eigen3::Eigen CBLASLAPACKE::CBLASLAPACKE nlohmann_json::nlohm
   if(NOT TARGET ${dependency})
     message(FATAL_ERROR
       "sparsegrad: ${dependency} not found; tests, examples and benchmarks need it. scripts/setup.sh installs "
-      "everything on Debian, or switch off SPARSEGRAD_BUILD_TESTS, _EXAMPLES, _GLUE and _BENCHMARKS")
+      "everything on Debian, or switch off SPARSEGRAD_BUILD_TESTS, _EXAMPLES and _BENCHMARKS")
   endif()
 endforeach()

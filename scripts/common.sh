@@ -45,3 +45,29 @@ build() {
   say "Building build/$preset: $*"
   (cd "$project_root" && cmake --build --preset "$preset" --parallel "$(build_jobs)" --target "$@")
 }
+
+# install_library PRESET: the configured library as its users have it, in build/prefix (build/prefix-cuda).
+install_library() {
+  local prefix=$project_root/build/prefix
+  if [[ $1 == cuda ]]; then prefix+=-cuda; fi
+  rm -rf "$prefix"  # headers that are gone stay otherwise
+  cmake --install "$project_root/build/$1" --prefix "$prefix" > /dev/null
+}
+
+# configure_finetune PRESET [cmake option...]: examples/finetune, against the installed library of the same preset,
+# which is configured before. Its build trees are build/finetune, for release, and build/finetune-PRESET.
+configure_finetune() {
+  local preset=$1
+  install_library "$preset"
+  say "Configuring examples/finetune, preset $preset"
+  (cd "$project_root/examples/finetune" && cmake --preset "$@")
+}
+
+# build_finetune PRESET [TARGET...]
+build_finetune() {
+  local preset=$1
+  shift
+  (($# > 0)) || set -- all
+  say "Building examples/finetune, preset $preset: $*"
+  (cd "$project_root/examples/finetune" && cmake --build --preset "$preset" --parallel "$(build_jobs)" --target "$@")
+}

@@ -94,14 +94,15 @@ run_main_job() {
   say "Fine-tuning; results go to ${output#"$project_root"/}"
   local data_options=()
   if [[ -n $data ]]; then data_options=(--data "$data"); fi
-  "$venv_dir/bin/python" "$project_root/scripts/main_job.py" \
-    --program "$project_root/build/release/sparsegrad-glue" --model "$model" "${data_options[@]}" \
+  "$venv_dir/bin/python" "$project_root/examples/finetune/tools/main_job.py" \
+    --program "$project_root/build/finetune/sparsegrad-glue" --model "$model" "${data_options[@]}" \
     --output "$output" "$length" "${job_options[@]}"
 }
 
 "$project_root/scripts/setup.sh" --python
 configure release
-build release sparsegrad-glue
+configure_finetune release
+build_finetune release sparsegrad-glue
 fetch_model
 find_data
 run_main_job

@@ -411,7 +411,7 @@ TEST_CASE("top-k of arrays that many blocks share, with many entries of one magn
   }
 }
 
-// compute-sanitizer counts the call that fails here on purpose as an error: scripts/test_gpu.sh leaves the reports of
+// compute-sanitizer counts the call that fails here on purpose as an error: tests/gpu/test_gpu.sh leaves the reports of
 // failed calls out.
 TEST_CASE("out of memory says how much was asked for, and all goes on") {
   Model<> model;

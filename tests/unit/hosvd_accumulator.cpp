@@ -51,6 +51,7 @@ TEST_CASE_TEMPLATE("hosvd accumulator: Gram sums against plain loops", S, SPARSE
       gradients.push_back(random_matrix<T>(out, in, g));
     HosvdAccumulator<T, B> sums(ctx, out, in);
     CHECK(sums.bytes() == (out * out + in * in) * 8);
+    CHECK(HosvdAccumulator<T, B>::bytes_for(out, in) == sums.bytes());
     double energy = 0;
     for (std::size_t g = 0; g < 4; ++g) {
       Matrix<T> wider(out, in + 3, std::numeric_limits<T>::quiet_NaN());  // a stride beyond the columns
@@ -240,6 +241,7 @@ TEST_CASE_TEMPLATE("hosvd accumulator: sketch of a side whose Gram matrix is too
   CHECK_FALSE(sums.sketched(GradientSide::out));
   CHECK(sums.sketch(GradientSide::in).cols == 100000 / column);
   CHECK(sums.bytes() == out * out * 8 + 100000 / column * column);
+  CHECK(HosvdAccumulator<T, B>::bytes_for(out, in, options) == sums.bytes());
   CHECK(sums.gram(GradientSide::in).size() == 0);
 
   std::vector<Matrix<T>> gradients;
@@ -260,7 +262,9 @@ TEST_CASE_TEMPLATE("hosvd accumulator: sketch of a side whose Gram matrix is too
   CHECK(energy_of(omega) / static_cast<double>(omega.size()) == doctest::Approx(1).epsilon(0.1));
 
   options.sketch_columns = 4;
-  CHECK(HosvdAccumulator<T, B>(ctx, out, in, options).sketch(GradientSide::in).cols == 4);
+  const HosvdAccumulator<T, B> four(ctx, out, in, options);
+  CHECK(four.sketch(GradientSide::in).cols == 4);
+  CHECK(HosvdAccumulator<T, B>::bytes_for(out, in, options) == four.bytes());
 }
 
 TEST_CASE("hosvd accumulator: only the sides asked for") {
@@ -269,6 +273,7 @@ TEST_CASE("hosvd accumulator: only the sides asked for") {
   options.in_side = false;
   HosvdAccumulator<float> sums(ctx, 8, 1000, options);
   CHECK(sums.bytes() == 8 * 8 * 8);
+  CHECK(HosvdAccumulator<float>::bytes_for(8, 1000, options) == sums.bytes());
   CHECK(sums.has_side(GradientSide::out));
   CHECK_FALSE(sums.has_side(GradientSide::in));
   sums.add(ctx, random_matrix<float>(8, 1000, 1).view());

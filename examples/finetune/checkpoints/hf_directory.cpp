@@ -1,0 +1,128 @@
+#include "checkpoints/hf_directory_impl.hpp"
+
+#include <algorithm>
+#include <span>
+
+#include <sparsegrad/backend/cpu_blas.hpp>
+
+namespace sparsegrad::glue {
+
+namespace {
+
+constexpr const char* weights_file = "model.safetensors";
+constexpr const char* config_file = "config.json";
+constexpr const char* saved_files[] = {weights_file, config_file,
+                                       // the tokenizer's
+                                       "vocab.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json",
+                                       "merges.txt", "special_tokens_map.json", "added_tokens.json"};
+constexpr std::span<const char* const> tokenizer_files = std::span(saved_files).subspan(2);
+
+bool may_be_missing(const ModelConfig& config, std::string_view name) {
+  const HeadNames head = head_names(config);
+  return name.starts_with(head.dense) || name.starts_with(head.output);
+}
+
+/// The names under which files may hold a parameter, the usual one first.
+std::vector<std::string> spellings(const std::string& name, const std::string& prefix) {
+  std::vector<std::string> names{name};
+  const auto with_old_norm = [&](const std::string& base) {
+    for (const auto& [now, before] :
+         {std::pair{"LayerNorm.weight", "LayerNorm.gamma"}, std::pair{"LayerNorm.bias", "LayerNorm.beta"}}) {
+      const std::string_view suffix(now);
+      if (base.ends_with(suffix)) names.push_back(base.substr(0, base.size() - suffix.size()).append(before));
+    }
+  };
+  with_old_norm(name);
+  if (name.starts_with(prefix)) {
+    const std::string bare = name.substr(prefix.size());
+    names.push_back(bare);
+    with_old_norm(bare);
+  }
+  return names;
+}
+
+std::string join(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) {
+    if (!text.empty()) text += ", ";
+    text += name;
+  }
+  return text;
+}
+
+void write_bytes(const std::filesystem::path& path, std::span<const std::byte> bytes) {
+  const std::span<const std::byte> parts[] = {bytes};
+  io::write_file(path.string(), parts);
+}
+
+}  // namespace
+
+std::span<const char* const> saved_file_names() {
+  return saved_files;
+}
+
+ModelDirectory open_model_directory(const std::filesystem::path& path) {
+  if (!std::filesystem::is_directory(path)) throw ModelError(path.string() + ": is no directory");
+  ModelDirectory directory;
+  directory.path = path;
+  const std::filesystem::path config = path / config_file;
+  directory.config_json = read_json(config);
+  directory.config = parse_model_config(directory.config_json, config.string());
+  if (!std::filesystem::exists(path / weights_file)) {
+    throw ModelError(path.string() + ": has no " + weights_file);
+  }
+  return directory;
+}
+
+std::string LoadReport::text() const {
+  std::string text;
+  if (!initialized.empty()) text += "newly initialised: " + join(initialized);
+  if (!unused.empty()) {
+    if (!text.empty()) text += "; ";
+    text += "not used: " + join(unused);
+  }
+  return text;
+}
+
+namespace detail {
+
+std::string weights_path(const std::filesystem::path& directory) {
+  return (directory / weights_file).string();
+}
+
+std::string tensor_of(const io::SafetensorsFile& file, const ModelConfig& config, const std::string& name) {
+  const std::vector<std::string> names = spellings(name, config.prefix());
+  const auto at =
+      std::find_if(names.begin(), names.end(), [&](const std::string& n) { return file.contains(n); });
+  if (at != names.end()) return *at;
+  if (may_be_missing(config, name)) return "";
+  throw ModelError(file.path() + ": the tensor \"" + name + "\" is missing (looked for " + join(names) + ")");
+}
+
+void write_companions(const std::filesystem::path& path, const ModelDirectory& source,
+                      const ModelConfig& model_config) {
+  std::error_code code;
+  std::filesystem::create_directories(path, code);
+  if (code) throw ModelError(path.string() + ": cannot be created: " + code.message());
+  if (!std::filesystem::equivalent(path, source.path, code)) {
+    for (const char* name : tokenizer_files) {
+      const std::filesystem::path file = source.path / name;
+      if (std::filesystem::exists(file)) write_bytes(path / name, io::FileBytes::open(file.string()).bytes());
+    }
+  }
+  const std::string config = to_json(model_config, source.config_json).dump(2) + "\n";
+  write_bytes(path / config_file, std::as_bytes(std::span<const char>(config)));
+}
+
+}  // namespace detail
+
+#define SPARSEGRAD_GLUE_INSTANTIATE(T)                                                        \
+  template LoadReport load_weights(const ModelDirectory&, EncoderModel<T, backend::CpuBlas>&, \
+                                   std::uint64_t);                                            \
+  template void save_model(const std::filesystem::path&, const ModelDirectory&,               \
+                           const EncoderModel<T, backend::CpuBlas>&, io::DType);
+SPARSEGRAD_GLUE_INSTANTIATE(float)
+SPARSEGRAD_GLUE_INSTANTIATE(double)
+#undef SPARSEGRAD_GLUE_INSTANTIATE
+
+}  // namespace sparsegrad::glue

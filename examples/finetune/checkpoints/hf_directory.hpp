@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+#include <sparsegrad/io/dtype.hpp>
+
+#include "checkpoints/config_file.hpp"
+#include "models/encoder/encoder_model.hpp"
+
+namespace sparsegrad::glue {
+
+/// A Hugging Face model directory: config.json, model.safetensors and the tokenizer's files.
+struct ModelDirectory {
+  std::filesystem::path path;
+  nlohmann::json config_json;
+  /// From config_json; the task's number of labels and kind of problem may be put in before a model is made.
+  ModelConfig config;
+};
+
+/// Reads config.json. Throws ModelError when it is missing or malformed, or when model.safetensors is missing.
+ModelDirectory open_model_directory(const std::filesystem::path& path);
+
+struct LoadReport {
+  std::vector<std::string> initialized;  ///< parameters that the file lacks and that were made anew
+  std::vector<std::string> unused;       ///< tensors of the file that the model has no place for
+  /// One line for people; empty when everything was there and used.
+  std::string text() const;
+};
+
+/// Fills the model's weights from model.safetensors. Names may lack the prefix "bert." or "roberta." and LayerNorm may be called
+/// gamma and beta; F64, F32, F16 and BF16 are converted. A missing pooler or classifier is initialised with `seed`.
+/// Throws ModelError or IoError naming the file and tensor: one that is missing, has another shape than config.json
+/// says, or is not of a floating-point type. The weights are unspecified then.
+template <class T, class Backend>
+LoadReport load_weights(const ModelDirectory& directory, EncoderModel<T, Backend>& model, std::uint64_t seed);
+
+/// Names of the files that save_model may write.
+std::span<const char* const> saved_file_names();
+
+/// Writes a directory that transformers' BertForSequenceClassification or RobertaForSequenceClassification and the tokenizer load: model.safetensors (of
+/// F32, BF16 or F16), config.json, and copies of the tokenizer's files of `source`; LoRA's adapters are merged. Each file is written aside and renamed, the weights
+/// last. Throws ModelError or IoError.
+template <class T, class Backend>
+void save_model(const std::filesystem::path& path, const ModelDirectory& source,
+                const EncoderModel<T, Backend>& model, io::DType dtype = io::DType::f32);
+
+}  // namespace sparsegrad::glue

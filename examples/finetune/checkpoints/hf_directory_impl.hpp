@@ -1,0 +1,94 @@
+// Definitions of load_weights and save_model, for the files that instantiate them.
+#pragma once
+
+#include <set>
+#include <type_traits>
+
+#include <sparsegrad/io/safetensors.hpp>
+
+#include "checkpoints/hf_directory.hpp"
+
+namespace sparsegrad::glue {
+
+namespace detail {
+
+std::string weights_path(const std::filesystem::path& directory);
+/// The file's name for a parameter; empty where it has none and may do without. Throws ModelError otherwise.
+std::string tensor_of(const io::SafetensorsFile& file, const ModelConfig& config, const std::string& name);
+/// config.json and the tokenizer's files.
+void write_companions(const std::filesystem::path& path, const ModelDirectory& source,
+                      const ModelConfig& model_config);
+
+template <class T>
+std::vector<index_t> shape_of(const Parameter<T>& p) {
+  if (p.is_bias_or_norm()) return {p.weight.cols};
+  return {p.weight.rows, p.weight.cols};
+}
+
+}  // namespace detail
+
+template <class T, class Backend>
+LoadReport load_weights(const ModelDirectory& directory, EncoderModel<T, Backend>& model,
+                        std::uint64_t seed) {
+  const io::SafetensorsFile file(detail::weights_path(directory.path));
+  LoadReport report;
+  std::set<std::string> used;
+  std::set<std::string> made;
+  for (Parameter<T>& p : model.parameters().all()) {
+    if (p.kind == ParameterKind::adapter) {
+      made.insert(p.name);
+      continue;
+    }
+    const std::string at = detail::tensor_of(file, model.config(), p.name);
+    if (at.empty()) {
+      report.initialized.push_back(p.name);
+      made.insert(p.name);
+      continue;
+    }
+    (void)file.find(at, detail::shape_of(p));
+    model.set_values(p.weight, file.template read_as<compute_t<T>>(at));
+    used.insert(at);
+  }
+  model.initialize(seed, [&](std::string_view name) { return made.contains(std::string(name)); });
+  for (const std::string& name : file.names()) {
+    if (!used.contains(name)) report.unused.push_back(name);
+  }
+  return report;
+}
+
+template <class T, class Backend>
+void save_model(const std::filesystem::path& path, const ModelDirectory& source,
+                const EncoderModel<T, Backend>& model, io::DType dtype) {
+  using C = compute_t<T>;
+  detail::write_companions(path, source, model.config());
+  io::SafetensorsWriter writer;
+  writer.metadata("format", "pt");
+  const auto add = [&](const std::string& name, const std::vector<index_t>& shape, const std::vector<C>& x) {
+    if (dtype == io::DType::bf16) {
+      writer.add(name, shape, std::vector<bfloat16>(x.begin(), x.end()));
+    } else if (dtype == io::DType::f16) {
+      writer.add(name, shape, std::vector<float16>(x.begin(), x.end()));
+    } else {
+      writer.add(name, shape, std::vector<float>(x.begin(), x.end()));
+    }
+  };
+  for (const Parameter<T>& p : model.parameters().all()) {
+    if (p.kind == ParameterKind::adapter) continue;
+    const std::vector<index_t> shape = detail::shape_of(p);
+    if (const auto merged = model.merged(p)) {
+      add(p.name, shape, *merged);
+      continue;
+    }
+    if constexpr (std::is_same_v<T, float> && !ThrustBackend<Backend>) {
+      if (dtype == io::DType::f32) {
+        const auto count = static_cast<std::size_t>(p.weight.size());
+        writer.add(p.name, shape, std::span<const T>(p.weight.data, count));
+        continue;
+      }
+    }
+    add(p.name, shape, model.values(p.weight));
+  }
+  writer.write(detail::weights_path(path));
+}
+
+}  // namespace sparsegrad::glue

@@ -1,0 +1,212 @@
+// LayerOps on a GPU, or on Thrust's host system.
+#pragma once
+
+#include <limits>
+#include <span>
+#include <vector>
+
+#include "../layer_ops.hpp"
+#include "activations.cuh"
+#include "adamw.cuh"
+#include "attention.cuh"
+#include "embeddings.cuh"
+#include "layer_norm.cuh"
+#include "tensor_attention.cuh"
+
+namespace sparsegrad::glue {
+
+template <class Backend, class Placed>
+struct DeviceLayerOps {
+  using Context = typename Backend::Context;
+  using System = typename Backend::System;
+  static constexpr index_t adamw_chunk = std::numeric_limits<index_t>::max();
+
+  /// Partial column sums in double, and the embeddings' pieces.
+  template <class T>
+  static index_t scratch_bytes(index_t tokens, index_t width) {
+    const index_t chunks = tokens / device::ColumnSumChunks<device::Array2<T>>::chunk + 1;
+    const index_t sums = chunks * width * static_cast<index_t>(sizeof(double));
+    return sums + tokens * width * static_cast<index_t>(sizeof(compute_t<T>)) + (index_t{1} << 20);
+  }
+
+  template <class T>
+  static void embeddings_forward(Context& ctx, const Embeddings<compute_t<T>>& e, const Placed& placed,
+                                 const Dropout<compute_t<T>>& dropout, MatrixView<T> xhat, compute_t<T>* rstd,
+                                 MatrixView<T> y) {
+    const BatchArrays& batch = placed.arrays();
+    using Source = device::EmbeddingSource<compute_t<T>>;
+    const Source source{e.word, e.position, e.type, batch.ids, batch.positions, batch.types};
+    System::launch(ctx, y.rows,
+                   device::NormalizeRows<T, Source>{source, e.norm, dropout, y.cols, xhat, rstd, y});
+  }
+  template <class T>
+  static void embeddings_backward(Context& ctx, const Embeddings<compute_t<T>>& e, const Placed& placed,
+                                  const Dropout<compute_t<T>>& dropout, MatrixView<const T> xhat,
+                                  const compute_t<T>* rstd, MatrixView<T> g) {
+    apply_mask<T>(ctx, dropout, g);
+    device::norm_backward<System, T>(ctx, e.norm, xhat, rstd, g, {});
+    const BatchArrays& batch = placed.arrays();
+    device::add_to_table<System, T>(ctx, batch.by_id, g, e.d_word);
+    device::add_to_table<System, T>(ctx, batch.by_position, g, e.d_position);
+    device::add_to_table<System, T>(ctx, batch.by_type, g, e.d_type);
+  }
+
+  template <class T>
+  static void residual_norm_forward(Context& ctx, const LayerNorm<compute_t<T>>& norm,
+                                    const Dropout<compute_t<T>>& dropout, const compute_t<T>* bias,
+                                    MatrixView<T> x, MatrixView<const T> residual, compute_t<T>* rstd,
+                                    MatrixView<T> y) {
+    using Source = device::ResidualSource<T>;
+    const Source source{dropout, bias, MatrixView<const T>(x), residual};
+    System::launch(ctx, x.rows, device::NormalizeRows<T, Source>{source, norm, {}, x.cols, x, rstd, y});
+  }
+  template <class T>
+  static void residual_norm_backward(Context& ctx, const LayerNorm<compute_t<T>>& norm,
+                                     const Dropout<compute_t<T>>& dropout, MatrixView<const T> xhat,
+                                     const compute_t<T>* rstd, MatrixView<T> g, MatrixView<const T> extra,
+                                     MatrixView<T> dx, compute_t<T>* d_bias) {
+    device::norm_backward<System, T>(ctx, norm, xhat, rstd, g, extra);
+    if (!dropout.on()) return column_sums<T>(ctx, g, d_bias);
+    write_and_sum(ctx, g.rows, g.cols, device::MaskEntry<T>{dropout, MatrixView<const T>(g), dx}, d_bias);
+  }
+
+  template <class T>
+  static void gelu_forward(Context& ctx, const compute_t<T>* bias, MatrixView<T> h, MatrixView<T> out) {
+    device::launch_over_entries<System>(ctx, h.rows, h.cols, device::GeluEntry<T>{bias, h, out});
+  }
+  template <class T>
+  static void gelu_backward(Context& ctx, MatrixView<const T> slope, MatrixView<T> g, compute_t<T>* d_bias) {
+    write_and_sum(ctx, g.rows, g.cols, device::MultiplyEntry<T>{slope, g}, d_bias);
+  }
+  template <class T>
+  static void column_sums(Context& ctx, MatrixView<const T> g, compute_t<T>* sums) {
+    if (sums != nullptr) Backend::template column_sums<T>(ctx, g, sums);
+  }
+
+  template <class T>
+  static index_t attention_work(Context&, const AttentionShape& shape, index_t tokens, index_t longest) {
+    device::require_attention_room(shape, is_low_precision<T> ? 0 : longest);
+    return shape.heads * tokens;
+  }
+  template <class T>
+  static void attention_forward(Context& ctx, const AttentionShape& shape, const Placed& placed,
+                                const compute_t<T>* bias, const Dropout<compute_t<T>>& dropout,
+                                MatrixView<T> qkv, MatrixView<T> out, compute_t<T>* log_sums, compute_t<T>*) {
+    const auto scale = shape.template scale<compute_t<T>>();
+    device::launch_over_entries<System>(ctx, qkv.rows, qkv.cols,
+                                        device::AddQkvBias<T>{bias, scale, shape.hidden(), qkv});
+    const MatrixView<const T> from = qkv;
+    if constexpr (is_low_precision<T>) {
+      device::with_head_width(shape.head_size, [&](auto width) {
+        using Kernel = device::TensorAttentionForward<T, width()>;
+        launch(ctx, Kernel{{{shape, placed.arrays(), Kernel::side}, dropout}, from, out, log_sums});
+      });
+    } else {
+      using Kernel = device::AttentionForward<T>;
+      launch(ctx, Kernel{{shape, placed.arrays(), Kernel::tile}, dropout, from, out, log_sums});
+    }
+  }
+  template <class T>
+  static void attention_backward(Context& ctx, const AttentionShape& shape, const Placed& placed,
+                                 const Dropout<compute_t<T>>& dropout, MatrixView<const T> qkv,
+                                 MatrixView<const T> out, const compute_t<T>* log_sums,
+                                 MatrixView<const T> d_out, MatrixView<T> d_qkv, compute_t<T>* delta) {
+    const auto scale = shape.template scale<compute_t<T>>();
+    if constexpr (is_low_precision<T>) {
+      device::with_head_width(shape.head_size, [&](auto width) {
+        using Queries = device::TensorAttentionBackwardQueries<T, width()>;
+        const device::AttentionGrid grid(shape, placed.arrays(), Queries::side);
+        launch(ctx, Queries{{grid, dropout}, scale, qkv, out, log_sums, d_out, d_qkv, delta});
+        using Keys = device::TensorAttentionBackwardKeys<T, width()>;
+        launch(ctx, Keys{{grid, dropout}, qkv, log_sums, delta, d_out, d_qkv});
+      });
+    } else {
+      device::launch_over_entries<System>(
+          ctx, shape.heads, qkv.rows,
+          device::AttentionDelta<T>{shape.head_size, qkv.rows, out, d_out, delta});
+      using Queries = device::AttentionBackwardQueries<T>;
+      launch(
+          ctx,
+          Queries{
+              {shape, placed.arrays(), Queries::tile}, dropout, scale, qkv, log_sums, delta, d_out, d_qkv});
+      using Keys = device::AttentionBackwardKeys<T>;
+      launch(ctx, Keys{{shape, placed.arrays(), Keys::tile}, dropout, qkv, log_sums, delta, d_out, d_qkv});
+    }
+  }
+
+  template <class T>
+  static void take_first(Context& ctx, const Placed& placed, MatrixView<const T> x, MatrixView<T> first) {
+    Backend::template gather_rows<T>(ctx, x, placed.arrays().offsets, first.rows, first);
+  }
+  template <class T>
+  static void put_first(Context& ctx, const Placed& placed, MatrixView<const T> first, MatrixView<T> x) {
+    Backend::template zero<T>(ctx, x.data, x.size());
+    device::launch_over_entries<System>(ctx, first.rows, first.cols,
+                                        device::PutRow<T>{first, placed.arrays().offsets, x});
+  }
+  template <class T>
+  static void tanh_forward(Context& ctx, const compute_t<T>* bias, MatrixView<T> x) {
+    device::launch_over_entries<System>(ctx, x.rows, x.cols, device::TanhEntry<T>{bias, x});
+  }
+  template <class T>
+  static void tanh_backward(Context& ctx, MatrixView<const T> y, MatrixView<T> g) {
+    device::launch_over_entries<System>(ctx, g.rows, g.cols, device::TanhBackwardEntry<T>{y, g});
+  }
+  template <class T>
+  static void apply_mask(Context& ctx, const Dropout<compute_t<T>>& dropout, MatrixView<T> x) {
+    if (!dropout.on()) return;
+    device::launch_over_entries<System>(ctx, x.rows, x.cols,
+                                        device::MaskEntry<T>{dropout, MatrixView<const T>(x), x});
+  }
+
+  template <class T>
+  static void adamw(Context& ctx, std::span<const AdamWPiece<T>> pieces, bool clear) {
+    device::launch_tasks<System>(ctx, pieces, [&](const AdamWPiece<T>& piece, std::size_t) {
+      return device::ElementBlocks<device::AdamWElement<T>>{{piece, clear}, piece.count};
+    });
+  }
+  template <class T>
+  static void sums_of_squares(Context& ctx, std::span<const AdamWPiece<T>> pieces, double* sums) {
+    using Kernel = device::SquareChunks<compute_t<T>>;
+    const auto kernel_of = [](const AdamWPiece<T>& p) { return Kernel{p.gradient, p.count, nullptr}; };
+    index_t blocks = 0;
+    for (const AdamWPiece<T>& piece : pieces)
+      blocks += kernel_of(piece).blocks();
+    auto frame = ctx.frame();
+    double* partial = frame.template take<double>(blocks);
+    index_t at = 0;
+    device::launch_tasks<System>(ctx, pieces, [&](const AdamWPiece<T>& piece, std::size_t) {
+      Kernel kernel = kernel_of(piece);
+      kernel.partial = partial + at;
+      at += kernel.blocks();
+      return kernel;
+    });
+    std::vector<double> host(static_cast<std::size_t>(blocks));
+    if (blocks > 0) Backend::template download<double>(ctx, partial, host.data(), blocks);
+    at = 0;
+    for (std::size_t p = 0; p < pieces.size(); ++p) {
+      sums[p] = 0;
+      for (index_t end = at + kernel_of(pieces[p]).blocks(); at < end; ++at)
+        sums[p] += host[static_cast<std::size_t>(at)];
+    }
+  }
+
+ private:
+  /// Calls `entry` for every entry and adds what it returns to its column's sum (null: to none), in one pass.
+  template <class Entry, class C>
+  static void write_and_sum(Context& ctx, index_t rows, index_t cols, const Entry& entry, C* sums) {
+    if (sums == nullptr) return device::launch_over_entries<System>(ctx, rows, cols, entry);
+    device::add_sums_by_column<System>(ctx, entry, rows, cols, sums);
+  }
+  template <class K>
+  static void launch(Context& ctx, const K& kernel) {
+    System::launch(ctx, kernel.blocks(), kernel);
+  }
+};
+
+template <class Backend>
+requires ThrustBackend<Backend>
+struct LayerOps<Backend> : DeviceLayerOps<Backend, PlacedBatch<Backend>> {
+};
+
+}  // namespace sparsegrad::glue

@@ -1,0 +1,30 @@
+#pragma once
+
+#include "models/layers/linear.hpp"
+#include "models/mlp/mlp_matrix.hpp"
+
+namespace sparsegrad::glue {
+
+/// Stays as it is and has no gradient: run type frozen-mlp, and evaluation.
+template <class T, class Backend>
+class ConstantMatrix final : public MlpMatrix<T, Backend> {
+ public:
+  using C = compute_t<T>;
+  using Context = typename Backend::Context;
+
+  explicit ConstantMatrix(MatrixView<const T> weight) : linear_{weight, {}} {}
+
+  index_t saved_cols(bool) const override { return 0; }
+  void forward(Context& ctx, MatrixView<const T> x, MatrixView<T>, MatrixView<T> y) override {
+    linear_.forward(ctx, x, y);
+  }
+  void backward(Context& ctx, MatrixView<T> dy, MatrixView<const T>, MatrixView<T>, MatrixView<T>,
+                MatrixView<T> dx) override {
+    linear_.backward(ctx, dy, {}, C(0), dx);
+  }
+
+ private:
+  Linear<T, Backend> linear_;
+};
+
+}  // namespace sparsegrad::glue

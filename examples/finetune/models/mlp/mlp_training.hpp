@@ -1,0 +1,72 @@
+// Chooses how a model's MLP matrices are trained.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <sparsegrad/sparse_grad_linear.hpp>
+
+#include "models/mlp/constant_matrix.hpp"
+#include "models/mlp/lora_matrix.hpp"
+#include "models/mlp/meprop_matrix.hpp"
+#include "models/mlp/trained_matrix.hpp"
+
+namespace sparsegrad::glue {
+
+/// How the MLP matrices of a model are trained; all of them alike.
+struct MlpTraining {
+  bool matrices = true;   ///< false: they are constants, without gradients and without SparseGradLinear
+  index_t lora_rank = 0;  ///< with constant matrices, > 0: each has an adapter of this rank
+  double lora_scale = 1;
+  LoraInit lora_init = LoraInit::kaiming;
+  double meprop_share = 0;  ///< with trained matrices, > 0: share of each row of their dY that is kept
+};
+
+/// The MLP matrices of a model in their order.
+template <class T, class Backend>
+struct MlpMatrices {
+  using Layer = SparseGradLinear<T, Backend>;
+  std::deque<Layer> layers;  ///< what optimizers read gradients from; empty when the matrices are constants
+  std::vector<std::unique_ptr<MlpMatrix<T, Backend>>> matrices;
+};
+
+/// `names` are those of the weights in `parameters`, which must outlive the result.
+template <class T, class Backend>
+MlpMatrices<T, Backend> make_mlp_matrices(typename Backend::Context& ctx, const MlpTraining& training,
+                                          ParameterSet<T, Backend>& parameters,
+                                          const std::vector<std::string>& names) {
+  MlpMatrices<T, Backend> mlp;
+  if (!training.matrices) {
+    for (const std::string& name : names) {
+      const MatrixView<const T> weight = parameters.at(name).factor();
+      if (training.lora_rank > 0) {
+        const std::string matrix = name.substr(0, name.rfind(".weight"));
+        mlp.matrices.push_back(std::make_unique<LoraMatrix<T, Backend>>(
+            weight, parameters.at(matrix + ".lora_A.weight"), parameters.at(matrix + ".lora_B.weight"),
+            training.lora_scale));
+      } else {
+        mlp.matrices.push_back(std::make_unique<ConstantMatrix<T, Backend>>(weight));
+      }
+    }
+    return mlp;
+  }
+  for (const std::string& name : names) {
+    const Parameter<T>& p = parameters.at(name);
+    if constexpr (is_low_precision<T>) {
+      mlp.layers.emplace_back(ctx, p.rounded, p.weight, nullptr);
+    } else {
+      mlp.layers.emplace_back(ctx, p.weight, nullptr);
+    }
+    auto& layer = mlp.layers.back();
+    if (training.meprop_share > 0) {
+      mlp.matrices.push_back(std::make_unique<MepropMatrix<T, Backend>>(layer, training.meprop_share));
+    } else {
+      mlp.matrices.push_back(std::make_unique<TrainedMatrix<T, Backend>>(layer));
+    }
+  }
+  return mlp;
+}
+
+}  // namespace sparsegrad::glue

@@ -1,0 +1,25 @@
+// The commands' GPU part in a program that was built without it.
+#include "programs/commands.hpp"
+
+namespace sparsegrad::glue {
+
+namespace {
+
+[[noreturn]] int refuse() {
+  throw ValueError(
+      "--device is cuda, but this program was built without CUDA: configure with -DSPARSEGRAD_CUDA=ON "
+      "(preset cuda), "
+      "which needs the CUDA Toolkit, or use --device cpu");
+}
+
+}  // namespace
+
+int run_train_on_cuda(const TrainOptions&) {
+  refuse();
+}
+
+int run_evaluate_on_cuda(const EvaluateCommand&) {
+  refuse();
+}
+
+}  // namespace sparsegrad::glue

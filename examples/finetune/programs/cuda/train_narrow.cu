@@ -1,0 +1,19 @@
+// The commands on a GPU in bfloat16 and half.
+#include "programs/cuda/run_device.cuh"
+
+#include "programs/evaluate_command_impl.hpp"
+#include "training/session_impl.hpp"
+#include "programs/train_command_impl.hpp"
+#include "training/trainer_impl.hpp"
+#include "training/trainer_state_impl.hpp"
+
+namespace sparsegrad::glue {
+
+template class BasicTrainer<bfloat16, backend::Cuda>;
+template class BasicTrainer<float16, backend::Cuda>;
+template int run_train_on<bfloat16, backend::Cuda>(const TrainOptions&);
+template int run_train_on<float16, backend::Cuda>(const TrainOptions&);
+template int run_evaluate_on<bfloat16, backend::Cuda>(const EvaluateCommand&);
+template int run_evaluate_on<float16, backend::Cuda>(const EvaluateCommand&);
+
+}  // namespace sparsegrad::glue

@@ -1,0 +1,68 @@
+// Definition of run_evaluate_on, for the files that instantiate it.
+#pragma once
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "programs/commands.hpp"
+#include "programs/interrupt.hpp"
+#include "training/output/output_file.hpp"
+#include "training/output/progress_bar.hpp"
+#include "training/session.hpp"
+
+namespace sparsegrad::glue {
+
+template <class T, class Backend>
+int run_evaluate_on(const EvaluateCommand& command) {
+  const TrainOptions& options = command.common;
+  options.check_device();
+  if (command.split != "dev" && command.split != "train" && command.split != "test")
+    throw ValueError(fmt::format("--split is '{}', expected dev, train or test", command.split));
+  const bool on_train = command.split == "train";
+  const bool labelled = command.split != "test";
+  if (!labelled && command.predictions.empty() && command.submission.empty())
+    throw ValueError(
+        "--split test has no labels to compare with; expected --submission FILE or --predictions FILE");
+  const InterruptGuard guard;
+  BasicSession<T, Backend> session(options, on_train, labelled ? Split::dev : Split::test);
+  TrainedParts nothing;
+  nothing.mlp.matrices = false;
+  nothing.dense = [](std::string_view) { return false; };
+  session.load_model(options, nothing);
+  for (const std::string& name : session.load_report().initialized) {
+    if (name.starts_with("classifier.")) {
+      throw ModelError(options.model.string() + ": the model has no \"" + name +
+                       "\": it was never trained on a task. Train it first, and evaluate the folder 'model' "
+                       "of the output");
+    }
+  }
+  const EncodedDataset& data = on_train ? session.train() : session.dev();
+
+  ProgressBar bar(!options.quiet);
+  EvaluateOptions evaluate_options;
+  evaluate_options.padding = options.padding;
+  evaluate_options.max_sequences = options.batch_size;
+  evaluate_options.progress = [&](index_t done, index_t total) { bar.show("evaluation", done, total); };
+  evaluate_options.cancelled = InterruptGuard::requested;
+  session.model().reserve(session.ctx(), std::min<index_t>(evaluate_options.max_tokens, data.tokens()),
+                          evaluate_options.max_sequences, data.longest(), false);
+  const Evaluation result =
+      evaluate_model<T, Backend>(session.ctx(), session.model(), session.task(), data, evaluate_options);
+  bar.clear();
+  if (result.cancelled) {
+    fmt::print(stderr, "interrupted\n");
+    return interrupted_status;
+  }
+  if (!command.predictions.empty())
+    write_file(command.predictions, predictions_text(session.task(), result, data));
+  if (!command.submission.empty()) write_file(command.submission, submission_text(session.task(), result));
+  fmt::print("data: {}, {} examples of {}\n", session.source().text, data.size(), command.split);
+  if (!labelled) return 0;
+  fmt::print("loss {:.6f}\n", result.loss);
+  for (const Metric& metric : result.metrics)
+    fmt::print("{} {:.6f}{}\n", metric.name, metric.value, metric.defined ? "" : " (undefined)");
+  return 0;
+}
+
+}  // namespace sparsegrad::glue

@@ -1,0 +1,6 @@
+#include "programs/cuda/run_device.cuh"
+
+using DeviceBackend = sparsegrad::backend::Cuda;
+
+#include "checkpoints/hf_directory_impl.hpp"
+#include "support/device_narrow_engine.hpp"

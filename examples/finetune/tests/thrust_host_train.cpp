@@ -1,0 +1,29 @@
+// The trainer with the GPU's kernels on Thrust's host system.
+#include <sparsegrad/backend/thrust_host.cuh>
+
+#include "support/fenced_layer_ops.hpp"
+
+using DeviceBackend = sparsegrad::test::Fenced<sparsegrad::backend::ThrustHost>;
+
+#include "training/optimizer/adamw_impl.hpp"
+#include "models/encoder/encoder_model_impl.hpp"
+#include "checkpoints/hf_directory_impl.hpp"
+#include "models/parameters/parameter_set_impl.hpp"
+#include "support/thrust_host_run.hpp"
+#include "training/trainer_impl.hpp"
+#include "training/trainer_state_impl.hpp"
+
+namespace sparsegrad::glue {
+
+extern template class ParameterSet<float, backend::CpuBlas>;
+extern template class EncoderModel<float, backend::CpuBlas>;
+extern template class AdamW<float, backend::CpuBlas>;
+extern template class BasicTrainer<float, backend::CpuBlas>;
+template class ParameterSet<float, DeviceBackend>;
+template class EncoderModel<float, DeviceBackend>;
+template class AdamW<float, DeviceBackend>;
+template class BasicTrainer<float, DeviceBackend>;
+
+}  // namespace sparsegrad::glue
+
+#include "support/device_train.hpp"

@@ -1,0 +1,440 @@
+// The program as its users run it: exit statuses, messages, files.
+#include <signal.h>
+
+#include <algorithm>
+#include <chrono>
+#include <sstream>
+#include <thread>
+
+#include "program.hpp"
+
+using namespace sparsegrad;
+using namespace sparsegrad::glue::test;
+
+namespace {
+
+namespace fs = std::filesystem;
+
+std::size_t lines_of(const std::string& text) {
+  return static_cast<std::size_t>(std::count(text.begin(), text.end(), '\n'));
+}
+
+}  // namespace
+
+TEST_CASE("help explains, and bad command lines end with status 2") {
+  const Finished help = run("train --help");
+  CHECK(help.status == 0);
+  for (const char* text : {"--run-type", "--n-params", "--preset", "paper", "Exit status", "130", "=32"})
+    check_says(help.out, text);
+  CHECK(run("--version").status == 0);
+  CHECK(run("").status == 2);
+  CHECK(run("train").status == 2);
+  const Finished unknown = run("train --nonsense 3");
+  CHECK(unknown.status == 2);
+  const Finished type = run("train --model x --output y --run-type lora-x");
+  CHECK(type.status == 2);
+  check_says(type.err, "expected one of: frozen-mlp, ft, lora, meprop, sparse, topk");
+  const Finished preset = run("train --model x --output y --preset nothing");
+  CHECK(preset.status == 2);
+  check_says(preset.err, "expected one of: paper, best");
+}
+
+TEST_CASE("errors say what was expected and found, with status 1") {
+  const fs::path output = fresh_folder("errors");
+  const auto fails = [&](const std::string& words, const char* message) {
+    const Finished finished = run(words);
+    CHECK(finished.status == 1);
+    check_says(finished.err, message);
+  };
+  fails("train --task nosuch --model '" + tiny().string() + "' --output '" + output.string() + "'", "nosuch");
+  fails("train --task cola --model /no/such/model --output '" + output.string() + "'", "/no/such/model");
+  fails(train_words(output, "--data /no/such/data"), "/no/such/data");
+  fails("train --task sst2 --model '" + tiny().string() + "' --output '" + output.string() + "'",
+        "SPARSEGRAD_GLUE_DIR");
+  fails(train_words(output, "--batch-size 0"), "--batch-size is 0");
+  fails(train_words(output, "--width-side 12x"), "side recipe \"12x\"");
+  fails(train_words("/dev/full", ""), "/dev/full");
+  fails(train_words(output, "--max-length 4096"), "at most the model's 128 positions");
+}
+
+TEST_CASE("train, then evaluate with predictions") {
+  const fs::path output = fresh_folder("train");
+  const Finished train = run(train_words(output,
+                                         "--run_type sparse --preset none --max-steps 12 --eval-every 6 "
+                                         "--log-every 1 --learning_rate 1e-3 --phase1-steps 3"));
+  CHECK_MESSAGE(train.status == 0, train.err);
+  check_says(train.out, "built-in set of acceptability judgements");
+  CHECK(train.err.empty());
+  const nlohmann::json log = json_of(output / "run.json");
+  CHECK(log["finished"] == true);
+  CHECK(log["interrupted"] == false);
+  CHECK(log["steps"].size() == 12);
+  CHECK(log["evaluations"].size() == 3);  // two by the number of steps, one at the end of the epoch
+  CHECK(log["options"]["learning_rate"] == 1e-3);
+  CHECK(log["options"]["sparse"]["n_params"] == 28000);
+  CHECK(log["data"]["source"] == "builtin");
+  CHECK(log["data"]["train"]["examples"] == 256);
+  CHECK(log["versions"].contains("sparsegrad"));
+  CHECK(log["trained"]["sparse_parameters"] == 4 * 32 * 64);
+  CHECK_FALSE(fs::exists(output / "run.json.partial"));
+
+  const fs::path predictions = output / "predictions.tsv";
+  const std::string evaluate = "evaluate --task cola --model '" + (output / "model").string() +
+                               "' --threads 1 --max-length 32 --dev-limit 64 --predictions ";
+  const Finished evaluated = run(evaluate + "'" + predictions.string() + "'");
+  CHECK_MESSAGE(evaluated.status == 0, evaluated.err);
+  check_says(evaluated.out, "matthews_correlation");
+  CHECK(lines_of(content(predictions)) == 64);
+  // The model kept is the best one.
+  std::ostringstream best;
+  best.precision(6);
+  best << std::fixed << log["best"]["value"].get<double>();
+  check_says(evaluated.out, "matthews_correlation " + best.str());
+  CHECK(run(evaluate + "/dev/full").status == 1);
+  CHECK(run("evaluate --split train --train-limit 16 --task cola --model '" + (output / "model").string() +
+            "' --max-length 32")
+            .status == 0);
+}
+
+TEST_CASE("a preset yields to explicit options") {
+  const fs::path output = fresh_folder("preset");
+  const Finished train =
+      run(train_words(output, "--preset paper --phase1-steps 2 --max-steps 2 --no-save --quiet"));
+  CHECK_MESSAGE(train.status == 0, train.err);
+  CHECK(train.out.empty());
+  const nlohmann::json log = json_of(output / "run.json");
+  CHECK(log["phase1"]["steps"] == 2);
+  CHECK(log["options"]["sparse"]["basis_scope"] == "kind");
+  CHECK_FALSE(fs::exists(output / "model"));
+}
+
+TEST_CASE("run type sparse has a preset of its own; entries are given in one way") {
+  const fs::path output = fresh_folder("default_preset");
+  const auto options_of = [&](const std::string& words) {
+    const Finished train =
+        run(train_words(output, "--max-steps 1 --phase1-steps 1 --no-save --quiet " + words));
+    CHECK_MESSAGE(train.status == 0, train.err);
+    return json_of(output / "run.json")["options"];
+  };
+  const nlohmann::json given = options_of("--run-type sparse");
+  CHECK(given["preset"] == "best");
+  CHECK(given["sparse"]["basis_scope"] == "layer");
+  CHECK(given["sparse"]["share"] == 1.0);
+  CHECK(given["sparse"]["n_params"].is_null());
+  const nlohmann::json entries = options_of("--run-type sparse --n-params 30000");
+  CHECK(entries["sparse"]["n_params"] == 30000);
+  CHECK(entries["sparse"]["adam"] == "dense_core");
+  CHECK(options_of("--run-type sparse --preset paper --share 0.5")["sparse"]["share"] == 0.5);
+  CHECK(options_of("--run-type sparse --preset none")["sparse"]["basis_scope"] == "kind");
+  CHECK(options_of("--run-type ft")["preset"] == "");
+}
+
+TEST_CASE("options from a file yield to the command line; a bad file is refused") {
+  const fs::path output = fresh_folder("options_file");
+  const auto write = [&](const std::string& text) { std::ofstream(output / "options.json") << text; };
+  const std::string words = train_words(output / "run", "--options '" + (output / "options.json").string() +
+                                                            "' --max-steps 2 --no-save --quiet");
+  write(R"({"learning_rate": 0.002, "max-steps": 9, "no-shuffle": true, "run-type": "ft"})");
+  const Finished good = run(words);
+  CHECK_MESSAGE(good.status == 0, good.err);
+  const nlohmann::json log = json_of(output / "run" / "run.json");
+  CHECK(log["options"]["learning_rate"] == 0.002);
+  CHECK(log["options"]["max_steps"] == 2);
+  CHECK(log["options"]["shuffle"] == false);
+  CHECK(log["options"]["run_type"] == "ft");
+  CHECK_FALSE(fs::is_empty(output / "run" / "tensorboard"));
+  for (const auto& [text, message] :
+       {std::pair<const char*, const char*>{R"({"learning": 1})", "'learning' is 1"},
+        {R"({"lr": [1]})", "'lr' is [1]"},
+        {"[1]", "expected an object"},
+        {"{", "options.json"}}) {
+    write(text);
+    const Finished bad = run(words);
+    CHECK(bad.status == 2);
+    check_says(bad.err, message);
+  }
+}
+
+TEST_CASE("a part of the training set may take dev's place") {
+  const fs::path output = fresh_folder("held_out");
+  const Finished train =
+      run(train_words(output, "--held-out 0.25 --dev-limit 0 --max-steps 2 --no-save --run-type ft"));
+  CHECK_MESSAGE(train.status == 0, train.err);
+  const nlohmann::json data = json_of(output / "run.json")["data"];
+  const index_t held = data["dev"]["examples"];
+  CHECK(held > 40);
+  CHECK(held < 90);
+  CHECK(held + data["train"]["examples"].get<index_t>() == 256);
+  const Finished none = run(train_words(output, "--held-out 0.000001"));
+  CHECK(none.status == 1);
+  check_says(none.err, "0 to evaluate on");
+}
+
+TEST_CASE("the reference's spellings, its protocol, and the paper's rates") {
+  const fs::path output = fresh_folder("protocol");
+  const Finished replicate =
+      run("train --task cola --run_type sparse --model_path '" + tiny().string() + "' --output '" +
+          output.string() +
+          "' --optimize False --n_params 280000 --protocol reference --phase1_steps 2 "
+          "--train-limit 64 --dev-limit 20 --max-steps 2 --threads 1 --no-save --quiet");
+  CHECK_MESSAGE(replicate.status == 0, replicate.err);
+  const nlohmann::json options = json_of(output / "run.json")["options"];
+  CHECK(options["epochs"] == 20);
+  CHECK(options["patience"] == 5);
+  CHECK(options["eval_every"] == 50);
+  CHECK(options["padding"] == "max_length");
+  CHECK(options["sparse"]["n_params"] == 280000);
+  CHECK(options["sparse"]["phase1_steps"] == 2);
+  CHECK(options["sparse"]["keep_phase1"] == true);
+  for (const char* defect : {"transposed_basis", "rotated_bias", "frozen_layer_norm", "signed_selection"})
+    CHECK(options["sparse"]["defects"][defect] == true);
+  const Finished paper =
+      run(train_words(output, "--preset paper --run-type ft --max-steps 1 --no-save --quiet"));
+  CHECK_MESSAGE(paper.status == 0, paper.err);
+  const nlohmann::json rates = json_of(output / "run.json")["options"];
+  CHECK(rates["learning_rate"] == 1.01e-5);
+  CHECK(rates["batch_size"] == 16);
+}
+
+TEST_CASE("the reference's ways to ask for a search are answered with the tool that does it") {
+  const fs::path output = fresh_folder("search");
+  for (const char* words : {"--optimize True", "--optimize=true", "--optimize", "-optimize"}) {
+    CAPTURE(words);
+    const Finished search = run(train_words(output, std::string("--run-type ft --max-steps 1 ") + words));
+    CHECK(search.status == 2);
+    check_says(search.err, "tools/glue_optimize.py");
+    CHECK_FALSE(fs::exists(output / "run.json"));
+  }
+}
+
+TEST_CASE("the tool's search runs, goes on, and says what is missing") {
+  const fs::path output = fresh_folder("tool_search");
+  const fs::path root = fs::path(SPARSEGRAD_TEST_DIR) / "../../..";
+  const fs::path own = root / ".venv/bin/python";
+  const std::string tool = "'" + (fs::exists(own) ? own.string() : "python3") + "' -B '" +
+                           (root / "examples/finetune/tools/glue_optimize.py").string() + "'";
+  std::string words = train_words(output, "--max-steps 4 --run-type ft");
+  words.replace(0, std::string("train ").size(), "");
+  words.replace(words.find("--output " + output.string()), ("--output " + output.string()).size(), "");
+  const auto search = [&](const std::string& more) {
+    return run_command(tool + " --program '" + program().string() + "' --output '" + output.string() +
+                       "' --trials 2 --rates=1e-4,1e-3 -- " + words + more);
+  };
+  const Finished first = search("");
+  if (first.status == 3) {
+    check_says(first.err, "optuna is missing");
+    MESSAGE("skipped: optuna is missing, the search was not run");
+    return;
+  }
+  CHECK_MESSAGE(first.status == 0, first.err);
+  check_says(first.out, "best of 2 trials");
+  const nlohmann::json best = json_of(output / "best.json");
+  CHECK(best["learning-rate"].get<double>() >= 1e-4);
+  CHECK(best["learning-rate"].get<double>() <= 1e-3);
+  CHECK(json_of(output / "trials" / "0" / "run.json")["options"]["held_out"] == 0.1);
+  // Nothing is left to do; with other options it is another search.
+  const Finished again = search("");
+  CHECK(again.status == 0);
+  check_says(again.out, "best of 2 trials");
+  const Finished other = search(" --seed 5");
+  CHECK(other.status == 1);
+  check_says(other.err, "a search with other options is there");
+}
+
+TEST_CASE("an interrupt leaves a log and a checkpoint that can be evaluated") {
+  const fs::path output = fresh_folder("interrupt");
+  const pid_t child = start(train_words(output, "--epochs 100000 --eval-every 3 --phase1-steps 2 --quiet"));
+  bool evaluated = false;
+  for (int i = 0; i < 600 && !evaluated; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    evaluated = fs::exists(output / "run.json") &&
+                !json_of(output / "run.json").value("evaluations", nlohmann::json::array()).empty();
+  }
+  CHECK(evaluated);
+  kill(child, SIGINT);
+  CHECK(wait_for(child) == 130);
+  const nlohmann::json log = json_of(output / "run.json");
+  CHECK(log["interrupted"] == true);
+  CHECK(log["finished"] == false);
+  CHECK(log["steps_done"] > 0);
+  for (const char* folder : {"model", "checkpoint"}) {
+    CHECK(
+        run("evaluate --task cola --model '" + (output / folder).string() + "' --max-length 32 --dev-limit 8")
+            .status == 0);
+  }
+}
+
+TEST_CASE("the parts of memory add up to the process's peak") {
+  glue::test::TinyBert extents;
+  extents.layers = 4;
+  extents.hidden = 256;
+  extents.intermediate = 1024;
+  const fs::path model = make_tiny_bert(fresh_folder("middle"), extents);
+  for (const char* type :
+       {"ft", "sparse --basis-scope layer", "sparse --width-side 16 --other-side identity", "frozen-mlp"}) {
+    const fs::path output = fresh_folder("memory");
+    const Finished train =
+        run("train --task cola --model '" + model.string() + "' --output '" + output.string() +
+            "' --threads 1 --max-length 32 --train-limit 256 --dev-limit 32 --max-steps 4 "
+            "--phase1-steps 2 --no-save --run-type " +
+            type);
+    REQUIRE_MESSAGE(train.status == 0, train.err);
+    const nlohmann::json memory = json_of(output / "run.json")["memory"];
+    const auto peak = memory["process_peak_bytes"].get<double>();
+    const auto sum = memory["sum_of_parts_bytes"].get<double>();
+    CAPTURE(memory.dump());
+    CHECK(sum > 0.9 * peak);
+    CHECK(sum < 1.1 * peak);
+  }
+}
+
+TEST_CASE("one process at a time in a folder; a new run clears what an old one left") {
+  const fs::path output = fresh_folder("folder");
+  // Half-done files of writers that were killed, and a user's own file.
+  write_file(output / "checkpoint" / "state.safetensors.tmp-1-0", "x");
+  write_file(output / "model" / "model.safetensors.tmp-12-3", "x");
+  write_file(output / "run.json.partial", "x");
+  const pid_t child =
+      start(train_words(output, "--epochs 100000 --checkpoint-every 3 --run-type ft --quiet"));
+  for (int i = 0; i < 600 && !fs::exists(output / "checkpoint" / "state.safetensors"); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  CHECK_FALSE(fs::exists(output / "checkpoint" / "state.safetensors.tmp-1-0"));
+  CHECK_FALSE(fs::exists(output / "model" / "model.safetensors.tmp-12-3"));
+  // The running process writes a file by this name at every epoch's end: only the old one's text must be gone.
+  CHECK(content(output / "run.json.partial") != "x");
+  for (const char* more : {"", "--resume"}) {
+    const Finished second = run(train_words(output, std::string("--max-steps 1 --run-type ft ") + more));
+    CHECK(second.status == 1);
+    check_says(second.err, "another process is running in this folder");
+  }
+  kill(child, SIGKILL);
+  CHECK(wait_for(child) == 128 + SIGKILL);
+
+  write_file(output / "model" / "notes.txt", "mine");
+  write_file(output / "tensorboard" / "events.out.tfevents.1.sparsegrad", "old");
+  const Finished fresh = run(train_words(output, "--max-steps 1 --run-type ft --no-save --quiet"));
+  CHECK_MESSAGE(fresh.status == 0, fresh.err);
+  CHECK_FALSE(fs::exists(output / "checkpoint"));
+  CHECK_FALSE(fs::exists(output / "model" / "model.safetensors"));
+  CHECK(content(output / "model" / "notes.txt") == "mine");
+  CHECK(std::distance(fs::directory_iterator(output / "tensorboard"), fs::directory_iterator()) == 1);
+  CHECK(content(output / "tensorboard" / "events.out.tfevents.1.sparsegrad") != "old");
+
+  // What is not a run's is left alone, and what a run reads is not written to.
+  const fs::path other = fresh_folder("others");
+  write_file(other / "model" / "config.json", "mine");
+  CHECK(run(train_words(other, "--max-steps 1 --run-type ft --no-save --quiet")).status == 0);
+  CHECK(content(other / "model" / "config.json") == "mine");
+  const fs::path again = fresh_folder("again");
+  CHECK(run(train_words(again, "--max-steps 1 --run-type ft --quiet")).status == 0);
+  const Finished own = run("train --task cola --max-length 32 --model " + (again / "model").string() +
+                           " --output " + again.string());
+  CHECK(own.status == 1);
+  check_says(own.err, "which a run in --output");
+  CHECK(fs::exists(again / "model" / "model.safetensors"));
+}
+
+TEST_CASE("a task's other spellings are the same options, with every preset") {
+  const fs::path output = fresh_folder("spelling");
+  const std::string rest =
+      " --model " + tiny().string() + " --output " + output.string() +
+      " --max-length 32 --train-limit 64 --dev-limit 16 --max-steps 1 --no-save --run-type ft "
+      "--quiet --threads 1 ";
+  for (const char* preset : {"--preset paper", "--protocol reference"}) {
+    const Finished first = run("train --task CoLA" + rest + preset);
+    CHECK_MESSAGE(first.status == 0, first.err);
+    CHECK(json_of(output / "run.json")["options"]["task"] == "cola");
+    const Finished again = run("train --task cola --resume" + rest + preset);
+    CHECK_MESSAGE(again.status == 0, again.err);
+    check_says(again.out, "finished already");
+  }
+}
+
+TEST_CASE("what the reference calls meprop is topk with AdamW's moments") {
+  const fs::path output = fresh_folder("reference_meprop");
+  for (const char* type : {"meprop", "topk"}) {
+    const Finished run_of = run(
+        train_words(output, std::string("--protocol reference --max-steps 2 --no-save --run_type ") + type));
+    CHECK_MESSAGE(run_of.status == 0, run_of.err);
+    CHECK((run_of.err.find("run type topk is taken") != std::string::npos) ==
+          (std::string(type) == "meprop"));
+    const nlohmann::json options = json_of(output / "run.json")["options"];
+    CHECK(options["run_type"] == "topk");
+    CHECK(options["sparse"]["adam"] == "dense_core");
+  }
+  const Finished given = run(train_words(
+      output, "--protocol reference --run-type topk --adam torch --max-steps 1 --no-save --quiet"));
+  CHECK(given.status == 0);
+  CHECK(json_of(output / "run.json")["options"]["sparse"]["adam"] == "torch");
+}
+
+TEST_CASE("LoRA's rank under the paper's preset goes by the model's width") {
+  const fs::path output = fresh_folder("rank");
+  const auto rank_of = [&](const std::string& more) {
+    const Finished train =
+        run(train_words(output, "--preset paper --run-type lora --max-steps 1 --no-save --quiet " + more));
+    CHECK_MESSAGE(train.status == 0, train.err);
+    return json_of(output / "run.json")["options"]["lora"]["rank"].get<int>();
+  };
+  CHECK(rank_of("") == 7);
+  CHECK(rank_of("--lora-rank 3") == 3);
+  glue::test::TinyBert wide;
+  wide.layers = 1;
+  wide.hidden = 1024;
+  wide.intermediate = 16;
+  const fs::path model = make_tiny_bert(fresh_folder("wide"), wide);
+  CHECK(rank_of("--model " + model.string()) == 10);
+}
+
+TEST_CASE("memory is refused before it is taken, with what is needed") {
+  const fs::path output = fresh_folder("refused");
+  glue::test::TinyBert extents;
+  extents.layers = 8;
+  extents.hidden = 512;
+  extents.intermediate = 2048;
+  const fs::path model = make_tiny_bert(fresh_folder("large"), extents);
+  // 8 layers hold 16 matrices of 4 MiB: weights 90 MiB, dense moments 2 x 64 MiB in phase 1.
+  const std::string words =
+      "train --task cola --max-length 16 --train-limit 32 --dev-limit 8 --batch-size 4 --max-steps 1 "
+      "--phase1-steps 1 --threads 1 --no-save --run-type sparse --preset paper --model " +
+      model.string() + " --output " + output.string();
+#if defined(__SANITIZE_ADDRESS__)
+  MESSAGE("skipped: the address sanitizer needs more address space than any limit leaves");
+  return;
+#endif
+  const Finished refused = run(words, "ulimit -v 700000; OPENBLAS_NUM_THREADS=1 ");
+  CHECK(refused.status == 1);
+  check_says(refused.err, "this run needs at least");
+  check_says(refused.err, "in phase 1");
+  CHECK_FALSE(fs::exists(output / "run.json"));
+  const Finished allowed = run(words);
+  CHECK_MESSAGE(allowed.status == 0, allowed.err);
+  const nlohmann::json estimate = json_of(output / "run.json")["memory_estimate"];
+  CHECK(estimate["phase1"]["optimizer"] > (2 * 64) << 20);
+  CHECK(estimate["most_bytes"] > estimate["least_bytes"]);
+}
+
+TEST_CASE("inspect writes a table and the data of its plots") {
+  const fs::path output = fresh_folder("inspect");
+  const Finished done =
+      run("inspect --task cola --model '" + tiny().string() + "' --output '" + output.string() +
+          "' --threads 1 --max-length 32 --train-limit 256 --dev-limit 8 --at-step 12 --phase1-steps 3");
+  CHECK_MESSAGE(done.status == 0, done.err);
+  const nlohmann::json json = json_of(output / "inspect.json");
+  check_says(done.out, "plot_inspect.py");
+  CHECK(json["spaces"].size() == 8);
+  for (const nlohmann::json& space : json["spaces"]) {
+    check_says(done.out, space["name"].get<std::string>());
+    CHECK(space["up"].size() == 2);
+    for (const nlohmann::json& share : space["down"]) {
+      CHECK(share > 0.0);
+      CHECK(share <= 1.0);
+    }
+  }
+  for (const nlohmann::json& picture : json["pictures"])
+    CHECK(fs::file_size(output / picture["file"].get<std::string>()) == 128 + 4 * 32 * 64);
+  const Finished refused = run("inspect --task cola --model '" + tiny().string() + "' --output '" +
+                               output.string() + "' --max-length 32 --at-step 5");
+  CHECK(refused.status == 1);
+  check_says(refused.err, "--at-step is 5");
+}

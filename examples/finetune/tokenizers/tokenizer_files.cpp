@@ -1,0 +1,237 @@
+#include "tokenizers/tokenizer_files.hpp"
+
+#include <algorithm>
+#include <fstream>
+#include <iterator>
+#include <limits>
+#include <unordered_set>
+
+#include "tokenizers/utf8.hpp"
+
+namespace sparsegrad::glue::tokenizer_files {
+namespace {
+
+std::int32_t to_id(const Json& value, std::string_view token, const Path& file) {
+  if (value.is_number_integer()) {
+    const auto id = value.get<std::int64_t>();
+    if (id >= 0 && id < std::numeric_limits<std::int32_t>::max()) return static_cast<std::int32_t>(id);
+  }
+  throw TokenizerError(file.string() + ": the id of " + in_quotes(token) + " is " + value.dump() +
+                       ", expected a whole number from 0 to 2147483646");
+}
+
+AddedToken read_added_token(const Json& entry, std::int32_t id, const Path& file) {
+  AddedToken token;
+  token.id = id;
+  set_from(token.content, entry, "content", file);
+  if (token.content.empty())
+    throw TokenizerError(file.string() + ": the added token " + std::to_string(id) + " is empty");
+  set_from(token.single_word, entry, "single_word", file);
+  set_from(token.lstrip, entry, "lstrip", file);
+  set_from(token.rstrip, entry, "rstrip", file);
+  token.normalized = !get_optional<bool>(entry, "special", file).value_or(false);
+  set_from(token.normalized, entry, "normalized", file);
+  return token;
+}
+
+std::string type_of(const Json& component) {
+  if (component.is_null()) return "none";
+  if (!component.is_object()) return "no object";
+  const auto type = component.find("type");
+  return type != component.end() && type->is_string() ? type->get<std::string>() : "one without a type";
+}
+
+/// The special tokens around one sentence or a pair, written as "[CLS]:0 A:0 [SEP]:0".
+std::string template_text(const Json& items) {
+  std::string out;
+  for (const Json& item : items) {
+    for (const auto& [kind, value] : item.items()) {
+      out += (out.empty() ? "" : " ") + value.value("id", "?") + ":" +
+             std::to_string(value.value("type_id", -1));
+    }
+  }
+  return out;
+}
+
+/// A special token stands in tokenizer_config.json as a string or as an object with a "content".
+void read_special_token(std::string& out, const Json& config, const char* key, const Path& file) {
+  const auto found = config.find(key);
+  if (found == config.end() || found->is_null()) return;
+  if (found->is_object()) {
+    set_from(out, *found, "content", file);
+  } else {
+    set_from(out, config, key, file);
+  }
+}
+
+}  // namespace
+
+void require_directory(const Path& directory) {
+  std::error_code no_error;
+  if (std::filesystem::is_directory(directory, no_error)) return;
+  throw TokenizerError(directory.string() + ": expected a model's directory, found " +
+                       (std::filesystem::exists(directory, no_error) ? "a file" : "nothing"));
+}
+
+std::string read_file(const Path& file) {
+  std::error_code no_error;
+  if (!std::filesystem::exists(file, no_error)) throw TokenizerError(file.string() + ": no such file");
+  std::ifstream stream(file, std::ios::binary);
+  std::string text{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+  if (!stream.good() && !stream.eof()) throw TokenizerError(file.string() + ": cannot be read");
+  if (text.empty()) throw TokenizerError(file.string() + ": is empty");
+  return text;
+}
+
+std::vector<std::string> read_lines(const Path& file) {
+  const std::string text = read_file(file);
+  if (const auto at = find_invalid_utf8(text)) {
+    const auto line = 1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(*at), '\n');
+    throw TokenizerError(file.string() + ":" + std::to_string(line) +
+                         ": expected UTF-8, found an invalid byte");
+  }
+  std::vector<std::string> lines;
+  for (std::string_view rest = text; !rest.empty();) {
+    const std::size_t end = std::min(rest.find('\n'), rest.size());
+    std::string_view line = rest.substr(0, end);
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+    if (line.ends_with('\r')) line.remove_suffix(1);
+    lines.emplace_back(line);
+  }
+  return lines;
+}
+
+Json read_json(const Path& file) {
+  const std::string text = read_file(file);
+  std::vector<std::unordered_set<std::string>> keys;  // of the objects being read, the innermost last
+  const auto refuse_duplicates = [&](int, Json::parse_event_t event, Json& parsed) {
+    if (event == Json::parse_event_t::object_start) keys.emplace_back();
+    if (event == Json::parse_event_t::object_end) keys.pop_back();
+    if (event == Json::parse_event_t::key && !keys.back().insert(parsed.get<std::string>()).second) {
+      throw TokenizerError(file.string() + ": " + in_quotes(parsed.get<std::string>()) +
+                           " stands twice in one object");
+    }
+    return true;
+  };
+  try {
+    return Json::parse(text, refuse_duplicates);
+  } catch (const Json::exception& error) {
+    throw TokenizerError(file.string() + ": expected JSON, found " + error.what());
+  }
+}
+
+const Json& object_at(const Json& parent, const char* key, const Path& file) {
+  const auto found = parent.is_object() ? parent.find(key) : parent.end();
+  if (found == parent.end() || !found->is_object()) {
+    throw TokenizerError(file.string() + ": expected an object \"" + key + "\", found " +
+                         (found == parent.end() ? "none" : found->type_name()));
+  }
+  return *found;
+}
+
+void expect_type(const Json& root, const char* key, std::initializer_list<std::string_view> accepted,
+                 const Path& file) {
+  const auto found = root.find(key);
+  const std::string type = found == root.end() ? "none" : type_of(*found);
+  if (std::find(accepted.begin(), accepted.end(), type) != accepted.end()) return;
+  throw TokenizerError(file.string() + ": expected the " + key + " " + std::string(*accepted.begin()) +
+                       ", found " + type);
+}
+
+std::string model_type(const Json& root, const Path& file) {
+  const Json& model = object_at(root, "model", file);
+  // Files of old versions do not name the model's type.
+  return get_optional<std::string>(model, "type", file)
+      .value_or(model.contains("merges") ? "BPE" : "WordPiece");
+}
+
+Vocabulary read_vocabulary(const Json& object, const Path& file) {
+  Vocabulary vocabulary;
+  vocabulary.reserve(object.size());
+  for (const auto& [token, id] : object.items())
+    vocabulary.emplace_back(token, to_id(id, token, file));
+  return vocabulary;
+}
+
+std::vector<AddedToken> read_added_tokens(const Json& root, const Path& file) {
+  std::vector<AddedToken> out;
+  const auto added = root.find("added_tokens");
+  if (added == root.end() || added->is_null()) return out;
+  if (!added->is_array()) throw TokenizerError(file.string() + ": expected \"added_tokens\" to be an array");
+  for (const Json& entry : *added) {
+    if (!entry.is_object())
+      throw TokenizerError(file.string() + ": expected every added token to be an object");
+    const std::string content = get_optional<std::string>(entry, "content", file).value_or("");
+    out.push_back(read_added_token(entry, to_id(entry.value("id", Json()), content, file), file));
+  }
+  return out;
+}
+
+void read_post_processor(const Json& root, const Templates& templates, std::string& cls_token,
+                         std::string& sep_token, const Path& file) {
+  expect_type(root, "post_processor", {"TemplateProcessing", templates.processor, "none"}, file);
+  const auto found = root.find("post_processor");
+  if (found == root.end() || found->is_null()) return;
+  try {
+    if (found->at("type") == templates.processor) {
+      cls_token = found->at("cls").at(0).get<std::string>();
+      sep_token = found->at("sep").at(0).get<std::string>();
+      return;
+    }
+    const Json& single = found->at("single");
+    const auto one_entry = [](const Json& item) { return item.is_object() && item.size() == 1; };
+    if (single.is_array() && single.size() == 3 && one_entry(single.front()) && one_entry(single.back())) {
+      cls_token = single.front().begin()->value("id", cls_token);
+      sep_token = single.back().begin()->value("id", sep_token);
+    }
+    const std::string expected_single = cls_token + ":0 A:0 " + sep_token + ":0";
+    std::string expected_pair = expected_single;
+    for (const char c : templates.rest_of_pair)
+      expected_pair += c == '%' ? sep_token : std::string(1, c);
+    const std::string found_single = template_text(single);
+    const std::string found_pair = template_text(found->at("pair"));
+    if (found_single != expected_single || found_pair != expected_pair) {
+      throw TokenizerError(file.string() + ": expected " + std::string(templates.model) + "'s templates " +
+                           in_quotes(expected_single) + " and " + in_quotes(expected_pair) + ", found " +
+                           in_quotes(found_single) + " and " + in_quotes(found_pair));
+    }
+  } catch (const Json::exception& error) {
+    throw TokenizerError(file.string() + ": malformed post_processor: " + error.what());
+  }
+}
+
+void read_config(const Json& config, std::span<const std::string_view> classes, std::string_view kind,
+                 std::initializer_list<std::pair<const char*, std::string*>> special,
+                 std::vector<AddedToken>& added, const Path& file) {
+  if (!config.is_object())
+    throw TokenizerError(file.string() + ": expected a JSON object, found " + config.type_name());
+  const auto tokenizer_class = get_optional<std::string>(config, "tokenizer_class", file);
+  if (tokenizer_class && std::find(classes.begin(), classes.end(), *tokenizer_class) == classes.end()) {
+    throw TokenizerError(file.string() + ": expected a " + std::string(kind) + " tokenizer such as " +
+                         std::string(classes.front()) + ", found the class " + *tokenizer_class);
+  }
+  if (const auto side = get_optional<std::string>(config, "truncation_side", file);
+      side && *side != "right") {
+    throw TokenizerError(file.string() + ": expected the \"truncation_side\" right, found " + *side);
+  }
+  for (const auto& [key, token] : special)
+    read_special_token(*token, config, key, file);
+  const auto decoder = config.find("added_tokens_decoder");
+  if (decoder == config.end() || decoder->is_null()) return;
+  for (const auto& [key, entry] : decoder->items()) {
+    if (key.empty() || key.size() > 9 || key.find_first_not_of("0123456789") != std::string::npos) {
+      throw TokenizerError(file.string() + ": expected ids as keys of \"added_tokens_decoder\", found " +
+                           in_quotes(key));
+    }
+    AddedToken token = read_added_token(entry, static_cast<std::int32_t>(std::stol(key)), file);
+    const auto same = std::find_if(added.begin(), added.end(),
+                                   [&](const AddedToken& other) { return other.content == token.content; });
+    if (same == added.end()) {
+      added.push_back(std::move(token));
+    } else {
+      *same = std::move(token);
+    }
+  }
+}
+
+}  // namespace sparsegrad::glue::tokenizer_files

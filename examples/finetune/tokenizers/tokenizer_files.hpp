@@ -1,0 +1,101 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <initializer_list>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "tokenizers/added_tokens.hpp"
+#include "tokenizers/token_table.hpp"
+#include "tokenizers/tokenizer.hpp"
+
+// What the readers of tokenizers share. Everything throws TokenizerError that begins with the file's name.
+
+namespace sparsegrad::glue::tokenizer_files {
+
+using Json = nlohmann::json;
+using Path = std::filesystem::path;
+
+/// Throws where `directory` is none.
+void require_directory(const Path& directory);
+
+/// All of a file, which is not empty.
+std::string read_file(const Path& file);
+
+/// A file's lines, without their ends ("\n" or "\r\n"). Throws naming the line that is not UTF-8.
+std::vector<std::string> read_lines(const Path& file);
+
+/// Parses JSON; a key that stands twice in an object (a token in a vocabulary) is an error, not an
+/// overwriting.
+Json read_json(const Path& file);
+
+/// The value at `key` of an object, where it is there and not null. Throws when it has another type than T.
+template <class T>
+std::optional<T> get_optional(const Json& object, const char* key, const Path& file) {
+  const auto found = object.find(key);
+  if (found == object.end() || found->is_null()) return std::nullopt;
+  try {
+    return found->get<T>();
+  } catch (const Json::exception&) {
+    throw TokenizerError(file.string() + ": \"" + key + "\" has an unexpected type, " + found->type_name());
+  }
+}
+
+template <class T>
+void set_from(T& out, const Json& object, const char* key, const Path& file) {
+  if (auto value = get_optional<std::conditional_t<std::is_same_v<T, std::optional<bool>>, bool, T>>(
+          object, key, file)) {
+    out = *value;
+  }
+}
+
+const Json& object_at(const Json& parent, const char* key, const Path& file);
+
+/// Throws unless the "type" of the component at `key` is one of `accepted` ("none" for no component).
+void expect_type(const Json& root, const char* key, std::initializer_list<std::string_view> accepted,
+                 const Path& file);
+
+/// The type of a tokenizer.json's model.
+std::string model_type(const Json& root, const Path& file);
+
+/// A vocabulary written as an object of tokens and ids.
+Vocabulary read_vocabulary(const Json& object, const Path& file);
+
+/// "added_tokens" of a tokenizer.json.
+std::vector<AddedToken> read_added_tokens(const Json& root, const Path& file);
+
+/// What a model's templates are: "model's templates" in errors, the processor of its own that stands for
+/// them, and what follows the first sentence's end in a pair ("%" is the separating token).
+struct Templates {
+  std::string_view model;
+  std::string_view processor;
+  std::string_view rest_of_pair;
+};
+/// Takes the names of the special tokens from the post_processor, which has to make the model's templates.
+void read_post_processor(const Json& root, const Templates& templates, std::string& cls_token,
+                         std::string& sep_token, const Path& file);
+
+/// Checks what tokenizer_config.json says of class and truncation, and takes from it the added tokens and
+/// those of the `special` tokens that it names.
+void read_config(const Json& config, std::span<const std::string_view> classes, std::string_view kind,
+                 std::initializer_list<std::pair<const char*, std::string*>> special,
+                 std::vector<AddedToken>& added, const Path& file);
+
+/// Runs `make`; what it finds wrong gets the file's name before it.
+template <class Make>
+auto naming_file(const Path& file, Make make) {
+  try {
+    return make();
+  } catch (const TokenizerError& error) {
+    throw TokenizerError(file.string() + ": " + error.what());
+  }
+}
+
+}  // namespace sparsegrad::glue::tokenizer_files

@@ -1,0 +1,317 @@
+#include "tokenizers/wordpiece.hpp"
+
+#include <algorithm>
+#include <array>
+#include <functional>
+#include <unordered_map>
+#include <utility>
+
+#include "tokenizers/encoding.hpp"
+#include "tokenizers/token_table.hpp"
+#include "tokenizers/tokenizer_files.hpp"
+#include "tokenizers/unicode.hpp"
+#include "tokenizers/utf8.hpp"
+
+namespace sparsegrad::glue {
+using namespace tokenizer_files;
+namespace {
+
+std::u32string normalize_text(std::u32string text, const WordPieceOptions& options) {
+  if (options.clean_text) {
+    std::u32string clean;
+    clean.reserve(text.size());
+    for (const char32_t c : text) {
+      const bool line_space = c == U'\t' || c == U'\n' || c == U'\r';
+      if (c == 0 || c == 0xFFFD || (!line_space && unicode::is_control(c))) continue;
+      clean.push_back(line_space || unicode::is_white_space(c) ? U' ' : c);
+    }
+    text = std::move(clean);
+  }
+  if (options.tokenize_chinese_chars) {
+    std::u32string spaced;
+    spaced.reserve(text.size());
+    for (const char32_t c : text) {
+      if (unicode::is_chinese_character(c)) {
+        spaced.append({U' ', c, U' '});
+      } else {
+        spaced.push_back(c);
+      }
+    }
+    text = std::move(spaced);
+  }
+  if (options.strip_accents.value_or(options.do_lower_case)) {
+    text = unicode::decompose(text);
+    std::erase_if(text, unicode::is_nonspacing_mark);
+  }
+  if (options.do_lower_case) {
+    std::u32string lower;
+    lower.reserve(text.size());
+    for (const char32_t c : text)
+      unicode::append_lower_case(c, lower);
+    text = std::move(lower);
+  }
+  return text;
+}
+
+/// What the files of a directory say, before it is checked.
+struct Description {
+  Vocabulary vocabulary;
+  WordPieceOptions options;
+  std::vector<AddedToken> added;
+};
+
+Description read_tokenizer_json(const std::filesystem::path& file) {
+  const Json root = read_json(file);
+  Description description;
+  const Json& model = object_at(root, "model", file);
+  if (const std::string type = model_type(root, file); type != "WordPiece")
+    throw TokenizerError(file.string() + ": expected a WordPiece model, found " + type);
+  WordPieceOptions& options = description.options;
+  set_from(options.unk_token, model, "unk_token", file);
+  set_from(options.continuing_subword_prefix, model, "continuing_subword_prefix", file);
+  set_from(options.max_input_chars_per_word, model, "max_input_chars_per_word", file);
+
+  expect_type(root, "normalizer", {"BertNormalizer"}, file);
+  const Json& normalizer = root.at("normalizer");
+  set_from(options.clean_text, normalizer, "clean_text", file);
+  set_from(options.tokenize_chinese_chars, normalizer, "handle_chinese_chars", file);
+  set_from(options.strip_accents, normalizer, "strip_accents", file);
+  set_from(options.do_lower_case, normalizer, "lowercase", file);
+  expect_type(root, "pre_tokenizer", {"BertPreTokenizer"}, file);
+  read_post_processor(root, {"BERT", "BertProcessing", " B:1 %:1"}, options.cls_token, options.sep_token,
+                      file);
+  description.vocabulary = read_vocabulary(object_at(model, "vocab", file), file);
+  description.added = read_added_tokens(root, file);
+  return description;
+}
+
+Vocabulary read_vocab_txt(const std::filesystem::path& file) {
+  Vocabulary vocabulary;
+  std::unordered_map<std::string, std::size_t> lines;
+  for (std::string& token : read_lines(file)) {
+    const std::size_t line = vocabulary.size() + 1;
+    const std::string place = file.string() + ":" + std::to_string(line) + ": ";
+    if (token.empty()) throw TokenizerError(place + "expected a token, found an empty line");
+    const auto [earlier, is_new] = lines.emplace(token, line);
+    if (!is_new) {
+      throw TokenizerError(place + in_quotes(token) + " stands already in line " +
+                           std::to_string(earlier->second));
+    }
+    vocabulary.emplace_back(std::move(token), static_cast<std::int32_t>(line - 1));
+  }
+  return vocabulary;
+}
+
+/// What tokenizer_config.json says goes before what tokenizer.json says.
+void read_tokenizer_config(const std::filesystem::path& file, Description& description) {
+  const Json config = read_json(file);
+  constexpr std::array<std::string_view, 10> classes{
+      "BertTokenizer",           "BertTokenizerFast",    "DistilBertTokenizer", "DistilBertTokenizerFast",
+      "ElectraTokenizer",        "ElectraTokenizerFast", "MobileBertTokenizer", "MobileBertTokenizerFast",
+      "PreTrainedTokenizerFast", "TokenizersBackend"};
+  WordPieceOptions& options = description.options;
+  read_config(config, classes, "WordPiece",
+              {{"unk_token", &options.unk_token},
+               {"cls_token", &options.cls_token},
+               {"sep_token", &options.sep_token},
+               {"pad_token", &options.pad_token},
+               {"mask_token", &options.mask_token}},
+              description.added, file);
+  if (!get_optional<bool>(config, "do_basic_tokenize", file).value_or(true)) {
+    throw TokenizerError(file.string() + ": \"do_basic_tokenize\" is false, expected true");
+  }
+  set_from(options.do_lower_case, config, "do_lower_case", file);
+  set_from(options.strip_accents, config, "strip_accents", file);
+  set_from(options.tokenize_chinese_chars, config, "tokenize_chinese_chars", file);
+}
+
+}  // namespace
+
+struct WordPieceTokenizer::Impl {
+  WordPieceOptions options;
+  TokenTable table;
+  AddedTokenMatcher raw_tokens;
+  AddedTokenMatcher normalized_tokens;
+  std::int32_t unk_id = 0;
+  std::int32_t cls_id = 0;
+  std::int32_t sep_id = 0;
+  std::int32_t pad_id = 0;
+  std::optional<std::int32_t> mask_id;
+  std::size_t longest_piece = 0;  // in bytes, the prefix of continuing pieces included
+
+  void append_word(std::u32string_view word, std::vector<std::int32_t>& ids) const {
+    if (word.size() > options.max_input_chars_per_word) {
+      ids.push_back(unk_id);
+      return;
+    }
+    const TokenMap& vocabulary = table.vocabulary();
+    const std::size_t first = ids.size();
+    const std::string text = encode_utf8(word);
+    std::string piece;
+    for (std::size_t start = 0; start < text.size();) {
+      piece.assign(start == 0 ? std::string_view() : std::string_view(options.continuing_subword_prefix));
+      const std::size_t prefix = piece.size();
+      const std::size_t room = longest_piece > prefix ? longest_piece - prefix : 0;
+      piece.append(text, start, room);
+      auto found = vocabulary.end();
+      // No piece of the vocabulary ends within a character, so that cutting byte by byte finds whole
+      // characters.
+      for (; piece.size() > prefix; piece.pop_back()) {
+        found = vocabulary.find(std::string_view(piece));
+        if (found != vocabulary.end()) break;
+      }
+      if (found == vocabulary.end()) {
+        ids.resize(first);
+        ids.push_back(unk_id);
+        return;
+      }
+      ids.push_back(found->second);
+      start += piece.size() - prefix;
+    }
+  }
+
+  void append_words(std::u32string_view text, std::vector<std::int32_t>& ids) const {
+    std::size_t start = 0;
+    const auto flush = [&](std::size_t end) {
+      if (end > start) append_word(text.substr(start, end - start), ids);
+    };
+    for (std::size_t i = 0; i < text.size(); ++i) {
+      const bool space = unicode::is_white_space(text[i]);
+      if (!space && !unicode::is_punctuation(text[i])) continue;
+      flush(i);
+      if (!space) append_word(text.substr(i, 1), ids);
+      start = i + 1;
+    }
+    flush(text.size());
+  }
+};
+
+WordPieceTokenizer::WordPieceTokenizer(Vocabulary vocabulary, const WordPieceOptions& options,
+                                       std::vector<AddedToken> added) {
+  auto impl = std::make_shared<Impl>();
+  impl->options = options;
+  for (const auto& [token, id] : vocabulary)
+    impl->longest_piece = std::max(impl->longest_piece, token.size());
+  impl->table = TokenTable(std::move(vocabulary), std::move(added));
+  TokenTable& table = impl->table;
+  impl->unk_id = table.add_special({.content = options.unk_token}, "unknown");
+  if (!table.vocabulary().contains(options.unk_token)) {
+    throw TokenizerError("expected the unknown token " + in_quotes(options.unk_token) +
+                         " in the vocabulary itself");
+  }
+  impl->cls_id = table.add_special({.content = options.cls_token}, "first");
+  impl->sep_id = table.add_special({.content = options.sep_token}, "separating");
+  impl->pad_id = table.add_special({.content = options.pad_token}, "padding");
+  if (table.find(options.mask_token))
+    impl->mask_id = table.add_special({.content = options.mask_token}, "mask");
+
+  for (const AddedToken& token : table.added()) {
+    if (token.normalized) {
+      require_utf8(token.content);
+      impl->normalized_tokens.add(encode_utf8(normalize_text(decode_utf8(token.content), options)), token);
+    } else {
+      impl->raw_tokens.add(token.content, token);
+    }
+  }
+  impl_ = std::move(impl);
+}
+
+WordPieceTokenizer WordPieceTokenizer::from_vocab(const std::filesystem::path& file,
+                                                  const WordPieceOptions& options) {
+  Vocabulary vocabulary = read_vocab_txt(file);
+  return naming_file(file, [&] { return WordPieceTokenizer(std::move(vocabulary), options); });
+}
+
+WordPieceTokenizer WordPieceTokenizer::from_tokenizer_json(const std::filesystem::path& file) {
+  Description description = read_tokenizer_json(file);
+  return naming_file(file, [&] {
+    return WordPieceTokenizer(std::move(description.vocabulary), description.options,
+                              std::move(description.added));
+  });
+}
+
+WordPieceTokenizer WordPieceTokenizer::from_directory(const std::filesystem::path& directory) {
+  namespace fs = std::filesystem;
+  std::error_code no_error;
+  require_directory(directory);
+  const fs::path tokenizer_json = directory / "tokenizer.json";
+  const fs::path vocab_txt = directory / "vocab.txt";
+  const bool has_json = fs::exists(tokenizer_json, no_error);
+  if (!has_json && !fs::exists(vocab_txt, no_error)) {
+    throw TokenizerError(directory.string() + ": expected tokenizer.json or vocab.txt, found neither");
+  }
+  Description description;
+  if (has_json) {
+    description = read_tokenizer_json(tokenizer_json);
+  } else {
+    description.vocabulary = read_vocab_txt(vocab_txt);
+  }
+  const fs::path config = directory / "tokenizer_config.json";
+  if (fs::exists(config, no_error)) read_tokenizer_config(config, description);
+  return naming_file(has_json ? tokenizer_json : vocab_txt, [&] {
+    return WordPieceTokenizer(std::move(description.vocabulary), description.options,
+                              std::move(description.added));
+  });
+}
+
+std::vector<std::int32_t> WordPieceTokenizer::tokenize_ids(std::string_view text) const {
+  require_utf8(text);
+  std::vector<std::int32_t> ids;
+  for (const Stretch& raw : impl_->raw_tokens.split(text)) {
+    if (raw.id) {
+      ids.push_back(*raw.id);
+      continue;
+    }
+    const std::string normalized = encode_utf8(normalize_text(decode_utf8(raw.text), impl_->options));
+    for (const Stretch& part : impl_->normalized_tokens.split(normalized)) {
+      if (part.id) {
+        ids.push_back(*part.id);
+      } else {
+        impl_->append_words(decode_utf8(part.text), ids);
+      }
+    }
+  }
+  return ids;
+}
+
+Encoding WordPieceTokenizer::encode(std::string_view a, std::optional<std::string_view> b,
+                                    std::size_t max_length) const {
+  return encode_in_frame(*this, {.first = impl_->cls_id, .last = impl_->sep_id}, a, b, max_length);
+}
+
+std::int32_t WordPieceTokenizer::pad_id() const {
+  return impl_->pad_id;
+}
+std::size_t WordPieceTokenizer::vocab_size() const {
+  return impl_->table.id_end();
+}
+std::int32_t WordPieceTokenizer::cls_id() const {
+  return impl_->cls_id;
+}
+std::int32_t WordPieceTokenizer::sep_id() const {
+  return impl_->sep_id;
+}
+std::int32_t WordPieceTokenizer::unk_id() const {
+  return impl_->unk_id;
+}
+std::optional<std::int32_t> WordPieceTokenizer::mask_id() const {
+  return impl_->mask_id;
+}
+const WordPieceOptions& WordPieceTokenizer::options() const {
+  return impl_->options;
+}
+
+std::optional<std::int32_t> WordPieceTokenizer::id_of(std::string_view token) const {
+  return impl_->table.find(token);
+}
+
+const std::string& WordPieceTokenizer::token_of(std::int32_t id) const {
+  return impl_->table.token_of(id);
+}
+
+std::string WordPieceTokenizer::normalize(std::string_view text) const {
+  require_utf8(text);
+  return encode_utf8(normalize_text(decode_utf8(text), impl_->options));
+}
+
+}  // namespace sparsegrad::glue

@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+"""Draws what `sparsegrad-glue inspect` measured: plot_inspect.py FOLDER
+
+FOLDER holds inspect.json and the .npy files that it names. Writes energy_shares.png and one heat map a drawn matrix
+(gradient_<matrix>.png) there and prints their names. Exit status 3: matplotlib or numpy is missing.
+"""
+
+import collections
+import json
+import pathlib
+import sys
+
+try:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    import numpy as np
+except ImportError:
+    print("plots: Python's matplotlib is missing (scripts/setup.sh --python installs it)", file=sys.stderr)
+    sys.exit(3)
+
+
+def draw_shares(data, target):
+    """Horizontal bars: mean share of energy in the top k for each space, up and down; dots for the layers."""
+    spaces = data["spaces"][::-1]
+    rows = np.arange(len(spaces))
+    figure, axes = plt.subplots(figsize=(9, 0.6 * len(spaces) + 1.5))
+    for offset, kind, colour in ((0.2, "up", "tab:blue"), (-0.2, "down", "tab:orange")):
+        axes.barh(rows + offset, [s["mean"][kind] for s in spaces], 0.36, color=colour, alpha=0.75, label=kind)
+        for row, space in zip(rows, spaces):
+            axes.plot(space[kind], np.full(len(space[kind]), row + offset), "k.", markersize=3)
+    axes.set_yticks(rows, [s["name"] for s in spaces])
+    axes.set_xlim(0, 1)
+    axes.set_xlabel(f"share of energy in the {data['kept_entries']} largest entries, step {data['measured_step']}")
+    axes.legend(loc="lower right")
+    figure.tight_layout()
+    figure.savefig(target, dpi=120)
+    plt.close(figure)
+
+
+def draw_pictures(matrix, pictures, names, target):
+    """One heat map of log10 |g| a space, on one colour scale."""
+    columns = min(4, len(pictures))
+    lines = -(-len(pictures) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(3.6 * columns, 3.6 * lines), squeeze=False)
+    largest = max(float(values.max()) for _, values in pictures)
+    top = np.log10(largest) if largest > 0 else 0.0
+    image = None
+    for panel, (space, values) in zip(axes.flat, pictures):
+        image = panel.imshow(
+            np.log10(np.maximum(values, 10.0 ** (top - 6))), vmin=top - 5, vmax=top, cmap="magma", aspect="auto"
+        )
+        panel.set_title(names.get(space, space), fontsize=8)
+        panel.set_xticks([])
+        panel.set_yticks([])
+    for panel in list(axes.flat)[len(pictures) :]:
+        panel.axis("off")
+    figure.suptitle(f"gradient of {matrix}: log10 of entries' magnitude (root mean square of blocks)")
+    figure.colorbar(image, ax=list(axes.flat), shrink=0.8)
+    figure.savefig(target, dpi=120)
+    plt.close(figure)
+
+
+def main():
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    folder = pathlib.Path(sys.argv[1])
+    data = json.loads((folder / "inspect.json").read_text())
+    names = {space["key"]: space["name"] for space in data["spaces"]}
+    written = [folder / "energy_shares.png"]
+    draw_shares(data, written[0])
+    matrices = collections.defaultdict(list)
+    for picture in data["pictures"]:
+        layer, kind, space = picture["name"].split("_", 2)
+        matrices[f"{layer} {kind}"].append((space, np.load(folder / picture["file"])))
+    for matrix, pictures in matrices.items():
+        target = folder / f"gradient_{matrix.replace(' ', '_')}.png"
+        draw_pictures(matrix, pictures, names, target)
+        written.append(target)
+    for path in written:
+        print(f"plot: {path}")
+
+
+if __name__ == "__main__":
+    main()

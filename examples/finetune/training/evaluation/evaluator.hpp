@@ -1,0 +1,50 @@
+// A model's answers on a data set, and what they are worth.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include <sparsegrad/backend/cpu_blas.hpp>
+
+#include "models/encoder/encoder_model.hpp"
+#include "data/encoded_dataset.hpp"
+#include "training/evaluation/metrics.hpp"
+
+namespace sparsegrad::glue {
+
+/// The model on the CPU.
+using Model = EncoderModel<float, backend::CpuBlas>;
+using GlueContext = Model::Context;
+
+struct EvaluateOptions {
+  Padding padding = Padding::unpadded;
+  index_t max_tokens = 4096;   ///< rows of a batch (one example may have more)
+  index_t max_sequences = 64;  ///< examples of a batch
+  std::function<void(index_t done, index_t total)> progress;
+  std::function<bool()> cancelled;  ///< asked after each batch
+};
+
+struct Evaluation {
+  double loss = 0;  ///< mean over the examples
+  std::vector<Metric> metrics;
+  std::vector<float> logits;  ///< [examples, outputs]
+  index_t outputs = 0;
+  bool cancelled = false;  ///< nothing else is valid then
+};
+
+/// Runs the model over the data without dropout. Throws ModelError when a logit is NaN or Inf.
+template <class T, class Backend>
+Evaluation evaluate_model(typename Backend::Context& ctx, EncoderModel<T, Backend>& model, const Task& task,
+                          const EncodedDataset& data, const EvaluateOptions& options = {});
+
+/// Class numbers (first largest logit) or scores.
+std::vector<float> predictions_of(const Task& task, const Evaluation& evaluation);
+
+/// One line an example: logits with 9 significant digits separated by tabs, then the label of the data.
+std::string predictions_text(const Task& task, const Evaluation& evaluation, const EncodedDataset& data);
+
+/// A file of a submission to GLUE: a header, then a line an example with its number from 0 and the class as the task's
+/// files write it, or the score, within the task's range, with 3 decimals.
+std::string submission_text(const Task& task, const Evaluation& evaluation);
+
+}  // namespace sparsegrad::glue

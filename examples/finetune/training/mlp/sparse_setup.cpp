@@ -1,0 +1,13 @@
+#include "training/mlp/sparse_setup.hpp"
+
+namespace sparsegrad::glue {
+
+BasisRecipe make_recipe(const SparseOptions& options) {
+  BasisRecipe recipe;
+  recipe.scope = options.scope;
+  recipe.normalize = options.normalize;
+  recipe.rules = [sides = options.sides](const std::string& kind) { return sides.rules(kind); };
+  return recipe;
+}
+
+}  // namespace sparsegrad::glue

@@ -1,0 +1,167 @@
+// What a run is asked to do: the command line's options as values.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include <nlohmann/json_fwd.hpp>
+#include <sparsegrad/io/dtype.hpp>
+#include <sparsegrad/sparse_grad_group.hpp>
+
+#include "data/padding.hpp"
+#include "models/mlp/lora.hpp"
+#include "replication/defects.hpp"
+
+namespace sparsegrad::glue {
+
+/// What is trained, and how.
+enum class RunType {
+  ft,          ///< full fine-tuning: AdamW on everything
+  sparse,      ///< SparseGrad on the MLP matrices, AdamW on everything else
+  topk,        ///< the largest entries of the gradient itself, no basis (what the reference calls meprop)
+  lora,        ///< LoRA beside the MLP matrices, AdamW on it and everything else
+  meprop,      ///< meProp (Sun et al., 2017): the largest entries of each row of the MLP's dY; AdamW
+  frozen_mlp,  ///< control: the MLP matrices stay as they are, AdamW on everything else
+};
+std::string_view to_string(RunType type);
+
+/// Which parameters beside the MLP matrices train.
+enum class TrainedParameters {
+  all,  ///< as the reference's code
+  mlp,  ///< the biases of the MLPs and the head, as the paper's text
+};
+std::string_view to_string(TrainedParameters which);
+
+/// Where a run computes.
+enum class Device { cpu, cuda };
+std::string_view to_string(Device device);
+
+/// What activations and the operands of products are stored in, beside weights, moments and gradients of weights, which
+/// are float's; and what a saved model holds.
+enum class NumberType { float32, bfloat16, float16 };
+std::string_view to_string(NumberType type);
+io::DType file_type(NumberType type);
+
+enum class Schedule { constant, linear };
+std::string_view to_string(Schedule schedule);
+
+/// Entries to keep are given for a matrix of BERT-base and scaled to the size of the layer.
+inline constexpr index_t reference_matrix_entries = 768 * 3072;
+
+/// Sides of the MLP matrices' bases. "Width" is the model's width: the input of an up matrix (intermediate.dense), the
+/// output of a down matrix (output.dense); "other" is the side of the MLP's inner width.
+struct SideOptions {
+  std::string width = "full";
+  std::string other = "full";
+  std::string out;  ///< when given: the output side of every matrix, in place of the two above
+  std::string in;   ///< the same for the input side
+
+  /// The rules of kind "up" or "down". Throws ValueError for a text that names no rule.
+  SideRecipes rules(const std::string& kind) const;
+};
+
+struct SparseOptions {
+  index_t n_params = 28000;  ///< entries of a 768 x 3072 matrix, see reference_matrix_entries
+  double share = 0;          ///< when positive: share of a matrix's entries, in place of n_params
+  BasisScope scope = BasisScope::kind;
+  SideOptions sides;
+  index_t refresh_every = 0;   ///< steps; 0: never
+  index_t refresh_window = 1;  ///< steps before a refresh whose gradients it is fitted to
+  index_t phase1_steps = 11;
+  bool keep_phase1 = false;
+  bool phase1_fixed_matrices = false;  ///< in phase 1 all else trains, the MLP matrices only give gradients
+  ReferenceDefects defects;
+  bool normalize = false;
+  AdamSemantics adam = AdamSemantics::torch;
+  std::string plan = "auto";
+  double state_capacity = 4;  ///< optimizer state for this many times the kept entries; 0: dense
+  Overflow overflow = Overflow::go_dense;
+  MomentsPolicy moments = MomentsPolicy::reset;
+
+  /// One gradient memory for all MLP matrices, each selected as soon as its backward is done. Needs steps of one
+  /// micro-batch and no clipping, and is left out elsewhere; and on a GPU, where all matrices take their step together.
+  bool share_gradient_memory = true;
+
+  /// Whether a rule needs gradients, and with it phase 1.
+  bool needs_gradients() const;
+};
+
+struct LoraOptions {
+  index_t rank = 7;
+  double scale = 0;  ///< 0: 1 / rank, as the reference
+  LoraInit init = LoraInit::kaiming;
+};
+
+struct TrainOptions {
+  std::string task = "cola";
+  RunType run_type = RunType::sparse;
+  TrainedParameters trained = TrainedParameters::all;
+  std::filesystem::path model;
+  std::filesystem::path data;
+  std::filesystem::path output;
+  std::string preset;
+  bool reference_protocol = false;  ///< the reference's protocol and defects; see protocol_options
+  std::filesystem::path options_file;
+
+  double epochs = 3;
+  index_t max_steps = 0;  ///< 0: no limit beside the epochs
+  index_t batch_size = 32;
+  index_t accumulation = 1;
+  double learning_rate = 3e-5;
+  std::optional<double> sparse_learning_rate;  ///< not given: learning_rate
+  double weight_decay = 0;
+  double clip_norm = 0;  ///< 0: off
+  Schedule schedule = Schedule::constant;
+  double warmup = 0;  ///< steps, or below 1 a share of all steps
+  std::uint64_t seed = 42;
+  std::optional<double> dropout;
+  bool shuffle = true;
+  index_t max_length = 128;
+  Padding padding = Padding::unpadded;
+  index_t eval_every = 0;  ///< steps; 0: at the end of each epoch alone
+  index_t patience = 0;    ///< evaluations without a better result; 0: never stops early
+  index_t log_every = 10;
+  index_t checkpoint_every = 0;  ///< steps; 0: only when interrupted
+  bool resume = false;
+  Device device = Device::cpu;
+  NumberType dtype = NumberType::float32;  ///< the others on a GPU alone
+  int threads = 0;
+  bool tf32 = false;  ///< on a GPU: the layers' products on TF32 tensor cores
+  bool deterministic = false;
+  index_t train_limit = 0;
+  double held_out = 0;  ///< share of the training examples that takes dev's place, and is not trained on
+  index_t dev_limit = 0;
+  bool save = true;
+  NumberType save_dtype = NumberType::float32;
+  bool quiet = false;
+  SparseOptions sparse;
+  LoraOptions lora;
+  double meprop_share = 0.05;  ///< of each row of dY
+
+  /// Whether the MLP matrices are stepped sparsely.
+  bool steps_sparsely() const { return run_type == RunType::sparse || run_type == RunType::topk; }
+  /// Puts in what the run type decides: no sides rotate under topk, and only sparse has the reference's defects.
+  void apply_run_type();
+  double rate_of_mlp() const { return sparse_learning_rate.value_or(learning_rate); }
+  bool shares_gradient_memory() const {
+    return steps_sparsely() && sparse.share_gradient_memory && accumulation == 1 && clip_norm == 0 &&
+           device == Device::cpu;
+  }
+  /// Throws ValueError naming the option, what it is and what was expected.
+  void check() const;
+  /// The part of `check` that all commands need.
+  void check_device() const;
+};
+
+nlohmann::json to_json(const TrainOptions& options);
+
+/// Entries that a matrix of this size keeps.
+index_t kept_entries(const SparseOptions& options, index_t matrix_entries);
+
+/// "auto" (nothing), "multiply_first", "project_first", "out_first", "in_first". Throws ValueError.
+std::optional<Plan> parse_plan(const std::string& text);
+
+}  // namespace sparsegrad::glue

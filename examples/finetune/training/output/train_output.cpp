@@ -1,0 +1,47 @@
+#include "training/output/train_output.hpp"
+
+#include <fmt/format.h>
+
+#include "checkpoints/config_file.hpp"
+#include "training/output/output_file.hpp"
+
+namespace sparsegrad::glue {
+
+std::string metrics_text(const std::vector<Metric>& metrics) {
+  std::string text;
+  for (const Metric& metric : metrics)
+    text += fmt::format("{}{} {:.4f}{}", text.empty() ? "" : ", ", metric.name, metric.value,
+                        metric.defined ? "" : " (undefined)");
+  return text;
+}
+
+void print_memory(const char* name, const MemoryAccount& account) {
+  const MemoryParts& p = account.parts;
+  fmt::print(
+      "{}: peak {:.0f} MiB = program {:.0f} + weights {:.0f} + gradients {:.0f} + optimizer {:.0f} + "
+      "activations {:.0f} "
+      "+ basis {:.1f} + collection {:.0f} (sum {:.0f})\n",
+      name, mib(account.process_peak), mib(p.program), mib(p.weights), mib(p.gradients), mib(p.optimizer),
+      mib(p.activations), mib(p.basis), mib(p.collection), mib(p.sum()));
+}
+
+bool is_finished(const std::filesystem::path& log_path, const TrainOptions& options) {
+  if (!exists(log_path)) return false;
+  const nlohmann::json log = read_json(log_path);
+  if (!log.value("finished", false)) return false;
+  nlohmann::json had = log.value("options", nlohmann::json::object());
+  nlohmann::json wanted = to_json(options);
+  for (const char* name : {"output", "threads"}) {
+    had.erase(name);
+    wanted.erase(name);
+  }
+  if (had != wanted) {
+    throw ValueError(
+        fmt::format("{}: a run with other options is finished there; choose another --output, or run "
+                    "without --resume to replace it",
+                    log_path.string()));
+  }
+  return true;
+}
+
+}  // namespace sparsegrad::glue

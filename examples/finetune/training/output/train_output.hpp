@@ -1,0 +1,55 @@
+// What train prints and leaves behind beside the run's log.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "training/output/event_file.hpp"
+#include "training/trainer.hpp"
+
+namespace sparsegrad::glue {
+
+/// Bytes as MiB.
+inline double mib(index_t bytes) {
+  return static_cast<double>(bytes) / (1 << 20);
+}
+
+std::string metrics_text(const std::vector<Metric>& metrics);
+void print_memory(const char* name, const MemoryAccount& account);
+
+/// Hands records that are new since the last call to TensorBoard.
+class EventLog {
+ public:
+  EventLog(const std::filesystem::path& folder, const TrainReport& before)
+      : file_(folder), steps_(before.steps.size()), evaluations_(before.evaluations.size()) {}
+
+  void update(const TrainReport& report) {
+    for (; steps_ < report.steps.size(); ++steps_) {
+      const StepRecord& r = report.steps[steps_];
+      file_.add(r.step, {{"train/loss", r.mean_loss},
+                         {"train/learning_rate", r.learning_rate},
+                         {"train/sparse_learning_rate", r.sparse_learning_rate},
+                         {"train/tokens", static_cast<double>(r.tokens)},
+                         {"train/entries_kept", static_cast<double>(r.kept)}});
+    }
+    for (; evaluations_ < report.evaluations.size(); ++evaluations_) {
+      const EvaluationRecord& r = report.evaluations[evaluations_];
+      EventFile::Scalars scalars{{"dev/loss", r.loss}};
+      for (const Metric& metric : r.metrics) {
+        if (metric.defined) scalars.emplace_back("dev/" + std::string(metric.name), metric.value);
+      }
+      file_.add(r.step, scalars);
+    }
+  }
+
+ private:
+  EventFile file_;
+  std::size_t steps_;
+  std::size_t evaluations_;
+};
+
+/// Whether this log is of a finished run. Throws ValueError when that run had other options.
+bool is_finished(const std::filesystem::path& log_path, const TrainOptions& options);
+
+}  // namespace sparsegrad::glue

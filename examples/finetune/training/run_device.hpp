@@ -1,0 +1,33 @@
+// What a run asks of the machine that a backend computes on.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <sparsegrad/core/config.hpp>
+
+#include "training/memory/process_memory.hpp"
+#include "training/options.hpp"
+
+namespace sparsegrad::glue {
+
+/// The CPU: memory is that of the process.
+template <class Backend>
+struct RunDevice {
+  using Context = typename Backend::Context;
+
+  static Context make_context(const TrainOptions& options) {
+    return Context(options.threads, options.deterministic);
+  }
+  static index_t available_memory() { return glue::available_memory(); }
+  static index_t memory_in_use() { return process_memory().resident; }
+  /// The most since the start, or since reset_peak.
+  static index_t peak_memory() { return process_memory().peak; }
+  static bool reset_peak() { return reset_peak_memory(); }
+  static void return_freed_memory() { glue::return_freed_memory(); }
+  static void describe(const Context& ctx, nlohmann::json& versions) {
+    versions["device"] = "cpu";
+    versions["threads"] = ctx.threads();
+    versions["deterministic"] = ctx.deterministic();
+  }
+};
+
+}  // namespace sparsegrad::glue

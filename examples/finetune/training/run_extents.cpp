@@ -1,0 +1,56 @@
+#include "training/run_extents.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+
+#include <fmt/format.h>
+
+namespace sparsegrad::glue {
+
+namespace {
+
+constexpr std::uint64_t order_stream = 1;
+
+}  // namespace
+
+index_t planned_steps(const TrainOptions& options, index_t examples) {
+  const index_t examples_a_step = options.batch_size * options.accumulation;
+  const index_t steps_an_epoch = (examples + examples_a_step - 1) / examples_a_step;
+  const double planned = std::ceil(options.epochs * static_cast<double>(steps_an_epoch));
+  if (planned > 1e12)
+    throw ValueError(fmt::format("--epochs is {}, which are more than 1e12 steps", options.epochs));
+  const index_t steps = std::max<index_t>(1, static_cast<index_t>(planned));
+  return options.max_steps > 0 ? std::min(steps, options.max_steps) : steps;
+}
+
+Sampler sampler_of(const TrainOptions& options, index_t examples) {
+  return Sampler(examples, stream_key(options.seed, order_stream), options.shuffle);
+}
+
+BatchExtents measure_batches(const TrainOptions& options, const EncodedDataset& train) {
+  BatchExtents extents;
+  Sampler walk = sampler_of(options, train.size());
+  const auto batch_size = static_cast<std::size_t>(options.batch_size);
+  double tokens = 0;
+  index_t batches = 0;
+  const index_t steps = std::min<index_t>(planned_steps(options, train.size()), 20000);
+  for (index_t s = 0; s < steps; ++s) {
+    const std::span<const index_t> all = walk.take(options.batch_size * options.accumulation);
+    for (std::size_t first = 0; first < all.size(); first += batch_size) {
+      index_t rows = 0;
+      for (const index_t i : all.subspan(first, std::min(all.size() - first, batch_size))) {
+        rows += train.rows(i, options.padding);
+        extents.max_rows = std::max(extents.max_rows, train.rows(i, options.padding));
+      }
+      extents.max_tokens = std::max(extents.max_tokens, rows);
+      tokens += static_cast<double>(rows);
+      ++batches;
+    }
+  }
+  const double mean = tokens / static_cast<double>(std::max<index_t>(batches, 1));
+  extents.mean_tokens = std::max<index_t>(1, static_cast<index_t>(mean));
+  return extents;
+}
+
+}  // namespace sparsegrad::glue

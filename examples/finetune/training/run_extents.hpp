@@ -1,0 +1,27 @@
+// How many steps a run has, in which order it sees the examples, and how large its batches are.
+#pragma once
+
+#include "data/encoded_dataset.hpp"
+#include "training/options.hpp"
+#include "training/sampler.hpp"
+
+namespace sparsegrad::glue {
+
+/// Throws ValueError when they are more than 1e12.
+index_t planned_steps(const TrainOptions& options, index_t examples);
+
+/// The order of the examples, at its start: equal for all run types of a seed.
+Sampler sampler_of(const TrainOptions& options, index_t examples);
+
+/// Rows of a run's micro-batches.
+struct BatchExtents {
+  index_t max_tokens = 0;   ///< of the largest micro-batch
+  index_t max_rows = 0;     ///< of one sequence
+  index_t mean_tokens = 1;  ///< of a micro-batch
+};
+
+/// Of the first steps, 20000 at most: what a few epochs show is what all of them are like; a longer batch later on makes
+/// the model take more room.
+BatchExtents measure_batches(const TrainOptions& options, const EncodedDataset& train);
+
+}  // namespace sparsegrad::glue

@@ -1,0 +1,39 @@
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "models/layers/random.hpp"
+#include "training/session_impl.hpp"
+
+namespace sparsegrad::glue {
+
+namespace detail {
+
+Dataset hold_out(Dataset& train, double share, index_t limit) {
+  Dataset rest = train;
+  Dataset held = train;
+  rest.examples.clear();
+  held.examples.clear();
+  held.skipped = 0;
+  held.name += " (held out)";
+  const std::size_t count =
+      limit > 0 ? std::min(train.examples.size(), static_cast<std::size_t>(limit)) : train.examples.size();
+  constexpr std::uint64_t key = 0x48454C44;
+  for (std::size_t i = 0; i < count; ++i) {
+    const double place = static_cast<double>(mix_bits(key + i) >> 11) * 0x1p-53;
+    (place < share ? held : rest).examples.push_back(train.examples[i]);
+  }
+  if (held.examples.empty() || rest.examples.empty()) {
+    throw ValueError(
+        fmt::format("--held-out {} of {} training examples leaves {} to train on and {} to evaluate on",
+                    share, count, rest.examples.size(), held.examples.size()));
+  }
+  train = std::move(rest);
+  return held;
+}
+
+}  // namespace detail
+
+template class BasicSession<float, backend::CpuBlas>;
+
+}  // namespace sparsegrad::glue

@@ -1,0 +1,117 @@
+// Definitions of BasicSession, for the files that instantiate it.
+#pragma once
+
+#include <fmt/format.h>
+
+#include "checkpoints/hf_directory_impl.hpp"
+#include "tokenizers/tokenizer.hpp"
+#include "training/run_device.hpp"
+#include "training/session.hpp"
+
+namespace sparsegrad::glue {
+
+namespace detail {
+
+/// A product large enough that the BLAS and the threads take the memory that they keep.
+template <class Backend>
+void warm_up(typename Backend::Context& ctx) {
+  constexpr index_t n = 512;
+  Buffer<float, Backend> a(ctx, n * n);
+  Buffer<float, Backend> b(ctx, n * n);
+  const MatrixView<const float> factor = a.matrix(n, n);
+  Backend::template gemm<float>(ctx, Op::none, Op::none, 1.0F, factor, factor, 0.0F, b.matrix(n, n));
+}
+
+/// Takes a share of the training set (of its first `limit` examples) out of it. Which examples depends on their number
+/// alone: equal for all seeds and run types. Throws ValueError when one of the two parts is empty.
+Dataset hold_out(Dataset& train, double share, index_t limit);
+
+}  // namespace detail
+
+template <class T, class Backend>
+BasicSession<T, Backend>::BasicSession(const TrainOptions& options, bool with_train, Split held_out)
+    : ctx_(RunDevice<Backend>::make_context(options)),
+      task_(find_task(options.task)),
+      source_(find_data(task_, options.data, with_train ? Split::train : held_out)),
+      directory_(open_model_directory(options.model)) {
+  directory_.config.num_labels = task_.num_labels;
+  // Names of another task's labels, of which there may be too few.
+  if (static_cast<int>(directory_.config.label_names.size()) != task_.num_labels)
+    directory_.config.label_names.clear();
+  directory_.config.problem = task_.regression ? ProblemType::regression : ProblemType::classification;
+  if (options.max_length > directory_.config.longest_sequence()) {
+    throw ValueError(fmt::format("--max-length is {}, expected at most the model's {} positions",
+                                 options.max_length, directory_.config.longest_sequence()));
+  }
+  {
+    const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.model);
+    if (static_cast<index_t>(tokenizer->vocab_size()) > directory_.config.vocab_size) {
+      throw ModelError(
+          fmt::format("{}: the tokenizer has ids up to {}, the model's word embeddings only {} rows",
+                      options.model.string(), tokenizer->vocab_size() - 1, directory_.config.vocab_size));
+    }
+    Dataset train;
+    if (with_train) train = load_data(task_, source_, Split::train);
+    if (with_train && options.held_out > 0) {
+      const Dataset held = detail::hold_out(train, options.held_out, options.train_limit);
+      dev_ = std::make_unique<EncodedDataset>(held, *tokenizer, options.max_length, options.dev_limit);
+    }
+    if (with_train) {
+      train_ = std::make_unique<EncodedDataset>(train, *tokenizer, options.max_length,
+                                                options.held_out > 0 ? 0 : options.train_limit);
+    }
+    if (with_train && dev_ == nullptr && !task_.second_dev.empty()) {
+      const Task& second = find_task(task_.second_dev);
+      if (find_task_folder(second, source_.folder, Split::dev)) {
+        second_dev_ = std::make_unique<EncodedDataset>(load_data(second, source_, Split::dev), *tokenizer,
+                                                       options.max_length, options.dev_limit);
+      }
+    }
+    if (dev_ == nullptr)
+      dev_ = std::make_unique<EncodedDataset>(load_data(task_, source_, held_out), *tokenizer,
+                                              options.max_length, options.dev_limit);
+  }
+  detail::warm_up<Backend>(ctx_);
+  RunDevice<Backend>::return_freed_memory();
+  program_bytes_ = RunDevice<Backend>::memory_in_use();
+}
+
+template <class T, class Backend>
+void BasicSession<T, Backend>::load_model(const TrainOptions& options, const TrainedParts& trained) {
+  model_ = std::make_unique<Model>(ctx_, directory_.config, trained);
+  load_report_ = load_weights(directory_, *model_, options.seed);
+  if (options.dropout) model_->set_dropout(*options.dropout);
+  RunDevice<Backend>::return_freed_memory();
+}
+
+template <class T, class Backend>
+nlohmann::json BasicSession<T, Backend>::data_json() const {
+  nlohmann::json json{{"task", task_.name}, {"source", source_.kind}, {"text", source_.text}};
+  const auto add = [&](const char* name, const EncodedDataset* data) {
+    if (data == nullptr) return;
+    json[name] = {{"examples", data->size()},
+                  {"tokens", data->tokens()},
+                  {"longest", data->longest()},
+                  {"at_max_length", data->at_limit()},
+                  {"skipped_rows", data->skipped()}};
+  };
+  add("train", train_.get());
+  add("dev", dev_.get());
+  add("second_dev", second_dev_.get());
+  return json;
+}
+
+template <class T, class Backend>
+nlohmann::json BasicSession<T, Backend>::model_json() const {
+  const ModelConfig& config = model_->config();
+  return {{"directory", directory_.path.string()},
+          {"layers", config.layers},
+          {"hidden", config.hidden},
+          {"intermediate", config.intermediate},
+          {"heads", config.heads},
+          {"parameters", model_->parameters().count()},
+          {"initialized", load_report_.initialized},
+          {"unused", load_report_.unused}};
+}
+
+}  // namespace sparsegrad::glue

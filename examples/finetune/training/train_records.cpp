@@ -1,0 +1,111 @@
+// The report of a run in its state file.
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <sparsegrad/io/state_file.hpp>
+
+#include "training/trainer_state_impl.hpp"
+
+namespace sparsegrad::glue::detail {
+
+using nlohmann::json;
+
+namespace {
+
+json account_json(const MemoryAccount& account) {
+  const MemoryParts& p = account.parts;
+  return {p.program, p.weights,    p.gradients,          p.optimizer,        p.activations,
+          p.basis,   p.collection, account.process_peak, account.peak_is_own};
+}
+
+MemoryAccount read_account(const json& j) {
+  MemoryAccount account;
+  account.parts = {j.at(0), j.at(1), j.at(2), j.at(3), j.at(4), j.at(5), j.at(6)};
+  account.process_peak = j.at(7);
+  account.peak_is_own = j.at(8);
+  return account;
+}
+
+}  // namespace
+
+json records_json(const TrainReport& report) {
+  json steps = json::array();
+  for (const StepRecord& r : report.steps) {
+    steps.push_back({r.step, r.epoch, r.loss, r.mean_loss, r.learning_rate, r.sparse_learning_rate,
+                     r.examples, r.tokens, r.seconds, r.kept});
+  }
+  json evaluations = json::array();
+  for (const EvaluationRecord& r : report.evaluations) {
+    json metrics = json::array();
+    for (const Metric& m : r.metrics)
+      metrics.push_back({m.name, m.value, m.defined});
+    evaluations.push_back({r.step, r.epoch, r.loss, metrics, r.seconds, r.best});
+  }
+  const PhaseOneRecord& p = report.phase1;
+  return {{"steps", steps},
+          {"evaluations", evaluations},
+          {"best", report.best ? json(*report.best) : json()},
+          {"phase1", {p.steps, p.seconds, p.fit_seconds, p.losses, account_json(p.memory)}},
+          {"memory", account_json(report.memory)},
+          {"steps_done", report.steps_done},
+          {"tokens", report.tokens},
+          {"refreshes", report.refreshes},
+          {"skipped_steps", report.skipped_steps},
+          {"refresh_seconds", report.refresh_seconds},
+          {"training_seconds", report.training_seconds},
+          {"evaluation_seconds", report.evaluation_seconds}};
+}
+
+void read_records(const json& j, TrainReport& report) {
+  report.steps.clear();
+  for (const json& r : j.at("steps")) {
+    StepRecord record;
+    record.step = r.at(0);
+    record.epoch = r.at(1);
+    record.loss = r.at(2);
+    record.mean_loss = r.at(3);
+    record.learning_rate = r.at(4);
+    record.sparse_learning_rate = r.at(5);
+    record.examples = r.at(6);
+    record.tokens = r.at(7);
+    record.seconds = r.at(8);
+    record.kept = r.at(9);
+    report.steps.push_back(record);
+  }
+  report.evaluations.clear();
+  for (const json& r : j.at("evaluations")) {
+    EvaluationRecord record;
+    record.step = r.at(0);
+    record.epoch = r.at(1);
+    record.loss = r.at(2);
+    for (const json& m : r.at(3))
+      record.metrics.push_back({m.at(0), m.at(1), m.at(2)});
+    record.seconds = r.at(4);
+    record.best = r.at(5);
+    report.evaluations.push_back(std::move(record));
+  }
+  report.best.reset();
+  if (!j.at("best").is_null()) report.best = j.at("best").get<std::size_t>();
+  if (report.best && *report.best >= report.evaluations.size())
+    throw IoError(
+        fmt::format("the best evaluation is number {} of {}", *report.best, report.evaluations.size()));
+  const json& p = j.at("phase1");
+  report.phase1.steps = p.at(0);
+  report.phase1.seconds = p.at(1);
+  report.phase1.fit_seconds = p.at(2);
+  report.phase1.losses = p.at(3).get<std::vector<double>>();
+  report.phase1.memory = read_account(p.at(4));
+  report.memory = read_account(j.at("memory"));
+  report.steps_done = j.at("steps_done");
+  report.tokens = j.at("tokens");
+  report.refreshes = j.at("refreshes");
+  report.skipped_steps = j.at("skipped_steps");
+  report.refresh_seconds = j.at("refresh_seconds");
+  report.training_seconds = j.at("training_seconds");
+  report.evaluation_seconds = j.at("evaluation_seconds");
+}
+
+}  // namespace sparsegrad::glue::detail

@@ -1,0 +1,35 @@
+#include <string_view>
+
+#include "training/trainer.hpp"
+
+namespace sparsegrad::glue {
+
+namespace {
+
+bool is_mlp_bias_or_head(std::string_view name) {
+  if (name.starts_with("bert.pooler.") || name.starts_with("classifier.")) return true;
+  return name.ends_with(".intermediate.dense.bias") ||
+         (name.ends_with(".output.dense.bias") && !name.ends_with(".attention.output.dense.bias"));
+}
+
+}  // namespace
+
+TrainedParts trained_parts(const TrainOptions& options) {
+  TrainedParts parts;
+  parts.mlp.matrices = options.run_type != RunType::frozen_mlp && options.run_type != RunType::lora;
+  if (options.trained == TrainedParameters::mlp) {
+    parts.dense = is_mlp_bias_or_head;
+  } else if (options.run_type == RunType::sparse && options.sparse.defects.frozen_layer_norm) {
+    parts.dense = [](std::string_view name) { return name.find("LayerNorm") == std::string_view::npos; };
+  }
+  if (options.run_type == RunType::lora) {
+    parts.mlp.lora_rank = options.lora.rank;
+    parts.mlp.lora_scale =
+        options.lora.scale > 0 ? options.lora.scale : 1 / static_cast<double>(options.lora.rank);
+    parts.mlp.lora_init = options.lora.init;
+  }
+  if (options.run_type == RunType::meprop) parts.mlp.meprop_share = options.meprop_share;
+  return parts;
+}
+
+}  // namespace sparsegrad::glue

@@ -1,0 +1,206 @@
+// The training loop.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json_fwd.hpp>
+
+#include "training/evaluation/evaluator.hpp"
+#include "training/memory/memory_account.hpp"
+#include "training/mlp/make_mlp_optimizer.hpp"
+#include "training/optimizer/adamw.hpp"
+#include "training/optimizer/learning_rate.hpp"
+#include "training/optimizer/loss_scale.hpp"
+#include "training/run_extents.hpp"
+
+namespace sparsegrad::glue {
+
+struct StepRecord {
+  index_t step = 0;  ///< from 1
+  double epoch = 0;
+  double loss = 0;       ///< of this step's examples, before its update
+  double mean_loss = 0;  ///< over the steps since the record before
+  double learning_rate = 0;
+  double sparse_learning_rate = 0;
+  index_t examples = 0;
+  index_t tokens = 0;  ///< rows of all micro-batches
+  double seconds = 0;  ///< training time up to here
+  index_t kept = 0;    ///< entries of all sparse gradients
+};
+
+struct EvaluationRecord {
+  index_t step = 0;
+  double epoch = 0;
+  double loss = 0;
+  std::vector<Metric> metrics;
+  double seconds = 0;
+  bool best = false;
+};
+
+struct PhaseOneRecord {
+  index_t steps = 0;
+  double seconds = 0;  ///< with the fit of the bases
+  double fit_seconds = 0;
+  std::vector<double> losses;
+  MemoryAccount memory;
+};
+
+/// Everything that a run has found out so far.
+struct TrainReport {
+  std::vector<StepRecord> steps;
+  std::vector<EvaluationRecord> evaluations;
+  std::optional<std::size_t> best;  ///< in evaluations
+  PhaseOneRecord phase1;
+  MemoryAccount memory;  ///< of the steps; neither phase 1 nor evaluations
+  index_t steps_done = 0;
+  index_t steps_planned = 0;
+  index_t tokens = 0;
+  index_t refreshes = 0;
+  index_t skipped_steps = 0;      ///< left out because a gradient overflowed under the loss scale
+  double refresh_seconds = 0;     ///< part of the training time
+  double training_seconds = 0;    ///< of the steps alone
+  double evaluation_seconds = 0;  ///< with keeping the best model
+  bool interrupted = false;
+  bool stopped_early = false;
+};
+
+/// What the trainer calls; each may be empty.
+struct TrainHooks {
+  std::function<void()> keep_best;                         ///< the model is the best so far
+  std::function<void(const EvaluationRecord&)> evaluated;  ///< after keep_best
+  std::function<void(std::string_view what, index_t done, index_t total)> progress;
+  std::function<bool()> interrupted;  ///< asked after each step: whether to end
+  std::function<void()> checkpoint;   ///< called every checkpoint_every steps, evaluation done
+  /// Puts the weights of the start back, bit by bit, after phase 1 (from their file, say). Without it phase 1 keeps a
+  /// copy of them.
+  std::function<void()> restore_weights;
+};
+
+/// Trains a model that was made for the options' run type (see trained_parts). Gradients are means over the examples of
+/// all micro-batches of a step. Equal seeds give the same order of examples and the same dropout masks in all run types.
+template <class T, class Backend>
+class BasicTrainer {
+ public:
+  using Context = typename Backend::Context;
+  using Model = EncoderModel<T, Backend>;
+  using Group = SparseGradGroup<T, Backend>;
+
+  /// All arguments but the options are borrowed. `program_bytes`: memory of the process before the model was made.
+  /// Throws ValueError for bad options and for an empty training set.
+  BasicTrainer(Context& ctx, Model& model, const Task& task, const EncodedDataset& train,
+               const EncodedDataset& dev, TrainOptions options, index_t program_bytes = 0);
+
+  /// Evaluates a second dev set (borrowed) with each evaluation of dev: the same metrics, `suffix` behind their names,
+  /// which choose nothing.
+  void also_evaluate(const EncodedDataset& data, std::string suffix);
+
+  /// Phase 1 where it is needed, then the steps. Throws NonFiniteError naming the step when loss or gradient is NaN or
+  /// Inf. What was recorded up to there stays in report().
+  void run(const TrainHooks& hooks = {});
+
+  /// The parts of `run`. Bases are collected and set; everything else is as before (but for keep_phase1, which keeps
+  /// the weights). False when it was interrupted.
+  bool collect_bases(const TrainHooks& hooks = {});
+  /// One optimizer step. `look`, if given, is called between its gradients and its update.
+  void step(const std::function<void()>& look = {});
+
+  const TrainReport& report() const { return report_; }
+  /// Null where no matrix is stepped sparsely.
+  const Group* group() const { return sparse_ == nullptr ? nullptr : &sparse_->group(); }
+  index_t steps_planned() const { return report_.steps_planned; }
+  index_t steps_done() const { return report_.steps_done; }
+  const LossScale& loss_scale() const { return loss_scale_; }
+  /// Numbers that are trained by AdamW, and those of the MLP matrices that are trained sparsely.
+  index_t dense_parameters() const;
+  index_t sparse_parameters() const;
+  /// Entries of the MLP matrices that a step changes; 0 unless sparse.
+  index_t entries_a_step() const;
+
+  /// Hash of weights, both optimizers' states, sampler, and counters of steps and dropout: what phase 1 must not change.
+  std::uint64_t state_hash() const;
+
+  MemoryParts memory_now() const;
+
+  /// The whole state between two steps as a file, written aside, checked and renamed; the file that was there before
+  /// stays beside it as `path`.previous. Throws StateError while gradients are collected for a refresh, IoError.
+  void save_state(const std::filesystem::path& path);
+  /// Puts back what save_state wrote, in a trainer made with the same options and data; `run` then goes on with the same
+  /// bits. A file that is torn or altered is passed over for the one before it and renamed to `path`.torn: the text says
+  /// why, empty if all was well. Throws ValueError naming an option that differs, IoError when neither file serves.
+  std::string restore_state(const std::filesystem::path& path);
+
+  /// Throws IoError unless the file holds this state's weights and both optimizers' moments, bit by bit.
+  void check_written(const std::filesystem::path& path);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct StepLoss {
+    double loss = 0;
+    index_t examples = 0;
+    index_t tokens = 0;
+  };
+
+  std::uint64_t dropout_key() const;
+  index_t examples_a_step() const { return options_.batch_size * options_.accumulation; }
+  void reserve();
+  StepLoss accumulate();
+  /// False, where the loss is scaled and a gradient overflowed: all are forgotten then, and the scale is lower.
+  bool gradients_are_whole();
+  /// The factor for all gradients that the loss scale and clipping ask for.
+  double gradient_scale();
+  std::vector<MlpTarget<T, Backend>> mlp_targets();
+  void evaluate(const TrainHooks& hooks, bool& stop);
+  /// Of all dev sets: the first one's with the metrics of the second.
+  Evaluation evaluate_dev(const TrainHooks& hooks);
+  bool evaluation_due() const;
+  /// A collection for a refresh is finished first, so that what is left behind is whole.
+  bool may_stop() const { return !mlp_->collecting(); }
+  void read_state(const std::filesystem::path& path);
+  /// What must be the same for a run to go on: every option but where things lie, and the data's size.
+  nlohmann::json fingerprint() const;
+  /// Of the state and the bases.
+  std::uint64_t checkpoint_hash() const;
+  double epoch() const;
+
+  Context& ctx_;
+  Model& model_;
+  const Task& task_;
+  const EncodedDataset& train_;
+  const EncodedDataset& dev_;
+  const EncodedDataset* second_dev_ = nullptr;
+  std::string second_suffix_;
+  TrainOptions options_;
+  index_t program_bytes_;
+  Sampler sampler_;
+  std::uint64_t pass_ = 0;  ///< forward passes in training: numbers the dropout masks
+  LearningRate rate_;
+  LossScale loss_scale_ = LossScale::of<T>();
+  Batch batch_;
+  BatchExtents extents_;
+  std::unique_ptr<AdamW<T, Backend>> dense_;
+  std::unique_ptr<MlpOptimizer<T, Backend>> mlp_;
+  SparseMlp<T, Backend>* sparse_ = nullptr;           ///< that one, where it is: what phase 1 is for
+  std::unique_ptr<DenseMlp<T, Backend>> phase1_mlp_;  ///< during phase 1
+  index_t copied_bytes_ = 0;                          ///< of the weights' copy during phase 1
+  double loss_since_record_ = 0;
+  index_t steps_since_record_ = 0;
+  index_t since_best_ = 0;
+  index_t kept_ = 0;
+  bool resumed_ = false;
+  TrainReport report_;
+};
+
+using Trainer = BasicTrainer<float, backend::CpuBlas>;
+
+/// What of a model a run trains.
+TrainedParts trained_parts(const TrainOptions& options);
+
+}  // namespace sparsegrad::glue

@@ -1,0 +1,478 @@
+// Definitions of BasicTrainer, for the files that instantiate it.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "replication/reference_defects.hpp"
+#include "training/evaluation/evaluator_impl.hpp"
+#include "training/run_device.hpp"
+#include "training/trainer.hpp"
+
+namespace sparsegrad::glue {
+
+namespace detail {
+
+inline double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// A stream of random numbers that a seed gives; the order of the examples is number 1.
+inline constexpr std::uint64_t dropout_stream_number = 2;
+
+/// Calls a function for each MLP matrix as soon as its gradient is there, until the end of a scope.
+template <class Model>
+class MlpGradientScope {
+ public:
+  MlpGradientScope(Model& model, std::function<void(index_t)> callback) : model_(model) {
+    model.on_mlp_gradient(std::move(callback));
+  }
+  ~MlpGradientScope() { model_.on_mlp_gradient({}); }
+  MlpGradientScope(const MlpGradientScope&) = delete;
+  MlpGradientScope& operator=(const MlpGradientScope&) = delete;
+
+ private:
+  Model& model_;
+};
+
+}  // namespace detail
+
+template <class T, class Backend>
+BasicTrainer<T, Backend>::BasicTrainer(Context& ctx, Model& model, const Task& task,
+                                       const EncodedDataset& train, const EncodedDataset& dev,
+                                       TrainOptions options, index_t program_bytes)
+    : ctx_(ctx),
+      model_(model),
+      task_(task),
+      train_(train),
+      dev_(dev),
+      options_(std::move(options)),
+      program_bytes_(program_bytes),
+      sampler_(sampler_of(options_, train.size())),
+      rate_(options_.schedule, options_.warmup, 1) {
+  options_.apply_run_type();
+  options_.check();
+  if (train.size() == 0) throw ValueError(train.name() + ": the training set is empty, expected examples");
+  if (model.trains_mlp() != trained_parts(options_).mlp.matrices) {
+    throw ValueError(fmt::format("the model was made {} trained MLP matrices, which run type {} does not fit",
+                                 model.trains_mlp() ? "with" : "without", to_string(options_.run_type)));
+  }
+  report_.steps_planned = planned_steps(options_, train.size());
+  rate_ = LearningRate(options_.schedule, options_.warmup, report_.steps_planned);
+  extents_ = measure_batches(options_, train_);
+
+  std::vector<typename AdamW<T, Backend>::Segment> dense;
+  for (Parameter<T>& p : model_.parameters().all()) {
+    if (p.kind == ParameterKind::mlp_matrix || p.gradient.empty()) continue;
+    const double decay = p.is_bias_or_norm() ? 0 : options_.weight_decay;
+    dense.push_back({p.name, p.weight.data, p.gradient.data, p.weight.size(), decay, p.rounded.data});
+  }
+  dense_ = std::make_unique<AdamW<T, Backend>>(ctx_, std::move(dense));
+  mlp_ = make_mlp_optimizer<T, Backend>(ctx_, options_, mlp_targets(),
+                                        {extents_.mean_tokens, options_.accumulation});
+  sparse_ = dynamic_cast<SparseMlp<T, Backend>*>(mlp_.get());
+}
+
+template <class T, class Backend>
+std::vector<MlpTarget<T, Backend>> BasicTrainer<T, Backend>::mlp_targets() {
+  std::vector<MlpTarget<T, Backend>> targets;
+  index_t number = 0;
+  for (auto& layer : model_.mlp()) {
+    const Parameter<T>& parameter = model_.parameters().at(model_.mlp_name(number));
+    targets.push_back({&layer, &parameter, mlp_kind(number)});
+    ++number;
+  }
+  return targets;
+}
+
+template <class T, class Backend>
+double BasicTrainer<T, Backend>::epoch() const {
+  return static_cast<double>(sampler_.position().epoch) +
+         static_cast<double>(sampler_.position().next) / static_cast<double>(sampler_.size());
+}
+
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::reserve() {
+  batch_.reserve(extents_.max_tokens, options_.batch_size);
+  model_.reserve(ctx_, extents_.max_tokens, options_.batch_size, extents_.max_rows);
+}
+
+template <class T, class Backend>
+std::uint64_t BasicTrainer<T, Backend>::dropout_key() const {
+  return stream_key(stream_key(options_.seed, detail::dropout_stream_number), pass_);
+}
+
+template <class T, class Backend>
+index_t BasicTrainer<T, Backend>::dense_parameters() const {
+  index_t sum = 0;
+  for (const auto& segment : dense_->segments())
+    sum += segment.count;
+  return sum + mlp_->dense_parameters();
+}
+
+template <class T, class Backend>
+index_t BasicTrainer<T, Backend>::sparse_parameters() const {
+  return mlp_->sparse_parameters();
+}
+
+template <class T, class Backend>
+index_t BasicTrainer<T, Backend>::entries_a_step() const {
+  return mlp_->entries_a_step();
+}
+
+template <class T, class Backend>
+std::uint64_t BasicTrainer<T, Backend>::state_hash() const {
+  Hash hash;
+  detail::add_matrix<Backend>(ctx_, hash, std::as_const(model_.parameters()).weights());
+  detail::add_adam<T, Backend>(ctx_, hash, *dense_);
+  mlp_->add_state(ctx_, hash);
+  hash.add_value(sampler_.position().epoch);
+  hash.add_value(sampler_.position().next);
+  hash.add_value(pass_);
+  if (LossScale::needed<T>) {
+    hash.add_value(loss_scale_.scale);
+    hash.add_value(loss_scale_.whole_steps);
+  }
+  hash.add_value(report_.steps_done);
+  return hash.value();
+}
+
+template <class T, class Backend>
+MemoryParts BasicTrainer<T, Backend>::memory_now() const {
+  MemoryParts parts;
+  const ModelMemory model = model_.memory();
+  parts.program = program_bytes_;
+  parts.weights = model.weights + copied_bytes_;
+  parts.activations = model.activations + ctx_.scratch().most_used();
+  parts.gradients = model.dense_gradients;
+  parts.optimizer = dense_->state_bytes();
+  mlp_->add_memory(ctx_, model.mlp_gradients, parts);
+  if (phase1_mlp_) parts.optimizer += phase1_mlp_->state_bytes();
+  return parts;
+}
+
+template <class T, class Backend>
+typename BasicTrainer<T, Backend>::StepLoss BasicTrainer<T, Backend>::accumulate() {
+  const std::span<const index_t> all = sampler_.take(examples_a_step());
+  const auto total = static_cast<double>(all.size());
+  StepLoss sum;
+  for (std::size_t first = 0; first < all.size(); first += static_cast<std::size_t>(options_.batch_size)) {
+    const auto micro =
+        all.subspan(first, std::min(all.size() - first, static_cast<std::size_t>(options_.batch_size)));
+    batch_.clear();
+    for (const index_t i : micro)
+      train_.add_to(batch_, i, options_.padding);
+    const auto forward = model_.forward(ctx_, batch_, {.training = true, .dropout_key = dropout_key()});
+    ++pass_;
+    if (!std::isfinite(forward.loss)) {
+      throw NonFiniteError(fmt::format(
+          "the loss is {}, expected a finite number; the learning rate may be too large", forward.loss));
+    }
+    // The model's loss is a mean over its own batch: weighted, the step's is one over all examples.
+    const double share = static_cast<double>(micro.size()) / total;
+    sum.loss += forward.loss * share;
+    sum.tokens += batch_.tokens();
+    model_.backward(ctx_, batch_, share * loss_scale_.scale);
+  }
+  sum.examples = static_cast<index_t>(all.size());
+  return sum;
+}
+
+template <class T, class Backend>
+bool BasicTrainer<T, Backend>::gradients_are_whole() {
+  if constexpr (LossScale::needed<T>) {
+    bool finite = true;
+    try {
+      std::vector<MatrixView<const float>> all{model_.parameters().gradients()};
+      for (index_t i = 0; i < static_cast<index_t>(model_.mlp().size()); ++i)
+        all.push_back(
+            mlp_->gradient(ctx_, i));  // refuses NaN and Inf by itself while gradients are collected
+      const std::span<const MatrixView<const float>> arrays(all);
+      finite = Backend::template first_nonfinite_batched<float>(ctx_, arrays) < 0;
+    } catch (const NonFiniteError&) {
+      finite = false;
+    }
+    if (!finite) {
+      loss_scale_.count_overflow();
+      ++report_.skipped_steps;
+      model_.parameters().zero_gradients(ctx_);
+      mlp_->clear(ctx_);
+      return false;
+    }
+    loss_scale_.count_whole_step();
+  }
+  return true;
+}
+
+template <class T, class Backend>
+double BasicTrainer<T, Backend>::gradient_scale() {
+  const double unscale = 1 / loss_scale_.scale;
+  if (options_.clip_norm <= 0) return unscale;
+  const double dense = dense_->gradient_norm(ctx_);
+  double squares = dense * dense;
+  for (index_t i = 0; i < static_cast<index_t>(model_.mlp().size()); ++i)
+    squares += Backend::template squared_norm<float>(ctx_, mlp_->gradient(ctx_, i));
+  return unscale * clip_factor(unscale * std::sqrt(squares), options_.clip_norm);
+}
+
+template <class T, class Backend>
+bool BasicTrainer<T, Backend>::collect_bases(const TrainHooks& hooks) {
+  if (sparse_ == nullptr) return true;
+  const auto start = Clock::now();
+  const SparseOptions& sparse_options = options_.sparse;
+  const bool resets = RunDevice<Backend>::reset_peak();
+  bool whole = true;
+  sparse_->start_collecting(ctx_);
+  if (sparse_options.needs_gradients()) {
+    reserve();
+    const bool fixed = sparse_options.phase1_fixed_matrices;
+    std::vector<std::pair<MatrixView<float>, std::vector<float>>> before;
+    const auto remember = [&](float* p, index_t n) {
+      before.emplace_back(MatrixView<float>(p, 1, n), model_.values(MatrixView<const float>(p, 1, n)));
+      copied_bytes_ += n * static_cast<index_t>(sizeof(float));
+    };
+    const bool read_again = !fixed && hooks.restore_weights;
+    if (!sparse_options.keep_phase1 && fixed) {
+      for (const auto& segment : dense_->segments())
+        remember(segment.weight, segment.count);
+    } else if (!sparse_options.keep_phase1 && !read_again) {
+      const MatrixView<float> weights = model_.parameters().weights();
+      remember(weights.data, weights.size());
+    }
+    const Sampler::Position position = sampler_.position();
+    const std::uint64_t pass = pass_;
+    if (!fixed)
+      phase1_mlp_ = std::make_unique<DenseMlp<T, Backend>>(ctx_, mlp_targets(), options_.weight_decay);
+    const bool shared = sparse_->shares_gradient_memory();
+    double rate = 0;
+    const auto use_gradient = [&](index_t number, double scale) {
+      (void)sparse_->gradient(ctx_, number);  // complete now, and in the sums
+      if (!fixed) phase1_mlp_->step_one(ctx_, number, rate, scale);
+      sparse_->end_collecting_step(ctx_, number);
+    };
+    // With one memory for all, each matrix is stepped as soon as its gradient is there.
+    const detail::MlpGradientScope<Model> scope(
+        model_, shared ? [&](index_t number) { use_gradient(number, 1); } : std::function<void(index_t)>());
+    for (index_t s = 0; s < sparse_options.phase1_steps && whole; ++s) {
+      if (hooks.progress) hooks.progress("phase 1", s, sparse_options.phase1_steps);
+      rate = options_.learning_rate * rate_.factor(std::min(s, report_.steps_planned - 1));
+      report_.phase1.losses.push_back(accumulate().loss);
+      if (gradients_are_whole()) {
+        const double scale = gradient_scale();
+        for (index_t i = 0; i < sparse_->group().size() && !shared; ++i)
+          use_gradient(i, scale);
+        sparse_->end_collecting_step(ctx_);
+        dense_->step(ctx_, {.learning_rate = rate, .grad_scale = scale, .clear_gradients = true});
+      }
+      ++report_.phase1.steps;
+      whole = !(hooks.interrupted && hooks.interrupted());
+    }
+    report_.phase1.memory.note(memory_now());
+    phase1_mlp_.reset();
+    dense_->reset(ctx_);
+    for (const auto& [array, values] : before)
+      model_.set_values(array, values);
+    if (read_again && !sparse_options.keep_phase1) hooks.restore_weights();
+    copied_bytes_ = 0;
+    sampler_.seek(position);
+    pass_ = pass;
+  }
+  if (!whole) {
+    sparse_->stop_collecting(ctx_);
+    return false;
+  }
+  const auto fit = Clock::now();
+  ctx_.scratch().forget_most_used();
+  sparse_->fit(ctx_);
+  report_.phase1.fit_seconds = detail::seconds_since(fit);
+  report_.phase1.seconds = detail::seconds_since(start);
+  report_.phase1.memory.note(memory_now());
+  report_.phase1.memory.process_peak = RunDevice<Backend>::peak_memory();
+  report_.phase1.memory.peak_is_own = resets;
+  return true;
+}
+
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::step(const std::function<void()>& look) {
+  mlp_->before_step(ctx_, report_.steps_done, report_.steps_planned);
+  StepLoss loss;
+  double scale = 1;
+  bool whole = true;
+  const double factor = rate_.factor(report_.steps_done);
+  const double rate = options_.learning_rate * factor;
+  const double mlp_rate = options_.rate_of_mlp() * factor;
+  kept_ = 0;
+  try {
+    {
+      const detail::MlpGradientScope<Model> scope(model_, mlp_->on_gradient(ctx_));
+      loss = accumulate();
+    }
+    if (look) look();
+    whole = gradients_are_whole();
+    if (whole) {
+      scale = gradient_scale();
+      kept_ = mlp_->step(ctx_, mlp_rate, scale);
+    }
+  } catch (const NonFiniteError& error) {
+    throw NonFiniteError(fmt::format("step {}: {}", report_.steps_done + 1, error.what()));
+  }
+  if (whole) {
+    if (sparse_ != nullptr && options_.sparse.defects.rotated_bias)
+      rotate_bias_gradients<T, Backend>(ctx_, model_);
+    dense_->step(ctx_, {.learning_rate = rate, .grad_scale = scale, .clear_gradients = true});
+  }
+  report_.memory.note(memory_now());
+  const auto start = Clock::now();
+  if (mlp_->refresh(ctx_, report_.steps_done + 1, report_.steps_planned)) {
+    report_.refresh_seconds += detail::seconds_since(start);
+    ++report_.refreshes;
+  }
+
+  ++report_.steps_done;
+  report_.tokens += loss.tokens;
+  loss_since_record_ += loss.loss;
+  ++steps_since_record_;
+  if (report_.steps_done % options_.log_every == 0 || report_.steps_done == report_.steps_planned) {
+    StepRecord record;
+    record.step = report_.steps_done;
+    record.epoch = epoch();
+    record.loss = loss.loss;
+    record.mean_loss = loss_since_record_ / static_cast<double>(steps_since_record_);
+    record.learning_rate = rate;
+    record.sparse_learning_rate = mlp_rate;
+    record.examples = loss.examples;
+    record.tokens = loss.tokens;
+    record.kept = kept_;
+    report_.steps.push_back(record);
+    loss_since_record_ = 0;
+    steps_since_record_ = 0;
+  }
+}
+
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::also_evaluate(const EncodedDataset& data, std::string suffix) {
+  second_dev_ = &data;
+  second_suffix_ = std::move(suffix);
+}
+
+template <class T, class Backend>
+Evaluation BasicTrainer<T, Backend>::evaluate_dev(const TrainHooks& hooks) {
+  EvaluateOptions options;
+  options.padding = options_.padding;
+  // Within the room that training takes anyway.
+  options.max_tokens = extents_.max_tokens;
+  options.max_sequences = options_.batch_size;
+  options.cancelled = [&] { return may_stop() && hooks.interrupted && hooks.interrupted(); };
+  if (hooks.progress)
+    options.progress = [&](index_t done, index_t total) { hooks.progress("evaluation", done, total); };
+  Evaluation result = evaluate_model<T, Backend>(ctx_, model_, task_, dev_, options);
+  if (second_dev_ == nullptr || result.cancelled) return result;
+  const Evaluation second = evaluate_model<T, Backend>(ctx_, model_, task_, *second_dev_, options);
+  result.cancelled = second.cancelled;
+  for (Metric metric : second.metrics) {
+    metric.name += second_suffix_;
+    result.metrics.push_back(std::move(metric));
+  }
+  return result;
+}
+
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::evaluate(const TrainHooks& hooks, bool& stop) {
+  const auto start = Clock::now();
+  const Evaluation result = evaluate_dev(hooks);
+  if (!result.cancelled) {
+    EvaluationRecord record;
+    record.step = report_.steps_done;
+    record.epoch = epoch();
+    record.loss = result.loss;
+    record.metrics = result.metrics;
+    record.best = !report_.best ||
+                  is_better(record.metrics.front(), report_.evaluations[*report_.best].metrics.front());
+    if (record.best && hooks.keep_best) hooks.keep_best();
+    record.seconds = detail::seconds_since(start);
+    if (record.best) {
+      report_.best = report_.evaluations.size();
+      since_best_ = 0;
+    } else {
+      ++since_best_;
+    }
+    report_.evaluations.push_back(record);
+    if (options_.patience > 0 && since_best_ >= options_.patience) {
+      report_.stopped_early = true;
+      stop = true;
+    }
+    if (hooks.evaluated) hooks.evaluated(report_.evaluations.back());
+  } else {
+    // After the last step nothing else would tell: the run would pass for finished, its evaluation missing.
+    report_.interrupted = true;
+  }
+  report_.evaluation_seconds += detail::seconds_since(start);
+}
+
+template <class T, class Backend>
+bool BasicTrainer<T, Backend>::evaluation_due() const {
+  const bool last = report_.steps_done == report_.steps_planned;
+  const bool every = options_.eval_every > 0 && report_.steps_done % options_.eval_every == 0;
+  return last || every || sampler_.at_epoch_end();
+}
+
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::run(const TrainHooks& hooks) {
+  const auto interrupted = [&] {
+    report_.interrupted = report_.interrupted || (may_stop() && hooks.interrupted && hooks.interrupted());
+    return report_.interrupted;
+  };
+  if (!resumed_ && !collect_bases(hooks)) {
+    report_.interrupted = true;
+    return;
+  }
+  reserve();
+  RunDevice<Backend>::return_freed_memory();
+  ctx_.scratch().forget_most_used();
+  // A run that goes on keeps the figures of its first part where they are larger.
+  report_.memory.peak_is_own = RunDevice<Backend>::reset_peak() && (!resumed_ || report_.memory.peak_is_own);
+  index_t next_checkpoint = report_.steps_done + options_.checkpoint_every;
+  auto start = Clock::now();
+  // What happens between the two is no training: neither its time nor its memory counts.
+  const auto pause = [&] {
+    report_.training_seconds += detail::seconds_since(start);
+    report_.memory.process_peak = std::max(report_.memory.process_peak, RunDevice<Backend>::peak_memory());
+  };
+  const auto resume = [&] {
+    if (report_.memory.peak_is_own) RunDevice<Backend>::reset_peak();
+    start = Clock::now();
+  };
+  bool stop = options_.patience > 0 && since_best_ >= options_.patience;
+  // The run may have ended between a step and its evaluation.
+  const bool evaluated =
+      !report_.evaluations.empty() && report_.evaluations.back().step == report_.steps_done;
+  if (resumed_ && report_.steps_done > 0 && !evaluated && evaluation_due()) {
+    pause();
+    evaluate(hooks, stop);
+    resume();
+  }
+  while (!stop && report_.steps_done < report_.steps_planned && !interrupted()) {
+    step();
+    if (!report_.steps.empty() && report_.steps.back().step == report_.steps_done)
+      report_.steps.back().seconds = report_.training_seconds + detail::seconds_since(start);
+    if (hooks.progress) hooks.progress("training", report_.steps_done, report_.steps_planned);
+    if (!interrupted() && evaluation_due()) {
+      pause();
+      evaluate(hooks, stop);
+      resume();
+    }
+    if (options_.checkpoint_every > 0 && report_.steps_done >= next_checkpoint && may_stop() &&
+        hooks.checkpoint) {
+      next_checkpoint = report_.steps_done + options_.checkpoint_every;
+      pause();
+      hooks.checkpoint();
+      resume();
+    }
+  }
+  pause();
+}
+
+}  // namespace sparsegrad::glue

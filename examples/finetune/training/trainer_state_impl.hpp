@@ -1,0 +1,145 @@
+// Exact resume: the trainer's whole state as a file. Definitions of BasicTrainer, for the files that instantiate it.
+#pragma once
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <sparsegrad/io/state_file.hpp>
+
+#include "checkpoints/state_files.hpp"
+#include "training/trainer.hpp"
+
+namespace sparsegrad::glue {
+
+namespace detail {
+
+inline constexpr const char* state_file_type = "sparsegrad-glue state 2";
+nlohmann::json records_json(const TrainReport& report);
+void read_records(const nlohmann::json& j, TrainReport& report);
+
+}  // namespace detail
+
+template <class T, class Backend>
+nlohmann::json BasicTrainer<T, Backend>::fingerprint() const {
+  nlohmann::json options = to_json(options_);
+  for (const char* name :
+       {"output", "model", "data", "save", "save_dtype", "threads", "device", "checkpoint_every"})
+    options.erase(name);
+  const index_t second = second_dev_ == nullptr ? 0 : second_dev_->tokens();
+  return {{"options", options},
+          {"examples", {train_.size(), train_.tokens(), dev_.size(), dev_.tokens(), second}},
+          {"parameters", model_.parameters().count()}};
+}
+
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::save_state(const std::filesystem::path& path) {
+  if (mlp_->collecting())
+    throw StateError("the state cannot be saved while gradients are collected for a refresh");
+  io::SafetensorsWriter writer;
+  detail::put_array<Backend>(ctx_, writer, "weights", std::as_const(model_.parameters()).weights());
+  detail::put_adam<T, Backend>(ctx_, writer, "dense.", *dense_);
+  nlohmann::json of_mlp{{"adam_steps", nlohmann::json::array({dense_->steps()})}};
+  mlp_->save(ctx_, writer, of_mlp);
+  const nlohmann::json state{{"fingerprint", fingerprint()},
+                             {"adam_steps", of_mlp["adam_steps"]},
+                             {"sampler", {sampler_.position().epoch, sampler_.position().next}},
+                             {"pass", pass_},
+                             {"loss_scale", {loss_scale_.scale, loss_scale_.whole_steps}},
+                             {"loss_since_record", loss_since_record_},
+                             {"steps_since_record", steps_since_record_},
+                             {"since_best", since_best_},
+                             {"report", detail::records_json(report_)},
+                             {"hash", fmt::format("{:016x}", checkpoint_hash())}};
+  writer.metadata("type", detail::state_file_type);
+  writer.metadata("state", state.dump());
+  const std::filesystem::path aside = unchecked_state(path);
+  writer.write(aside.string());
+  check_written(aside);
+  // Whatever happens in between, one of the two whole files is there.
+  std::error_code missing;
+  std::filesystem::rename(path, previous_state(path), missing);
+  std::error_code error;
+  std::filesystem::rename(aside, path, error);
+  if (error) throw IoError(path.string() + ": cannot be replaced: " + error.message());
+}
+
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::check_written(const std::filesystem::path& path) {
+  const io::SafetensorsFile file(path.string());
+  detail::require_same_matrix<Backend>(ctx_, file, "weights", std::as_const(model_.parameters()).weights());
+  detail::require_same_adam<T, Backend>(ctx_, file, "dense.", *dense_);
+  mlp_->check_written(ctx_, file);
+}
+
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::read_state(const std::filesystem::path& path) {
+  const io::SafetensorsFile file(path.string());
+  if (const auto type = file.metadata().find("type");
+      type == file.metadata().end() || type->second != detail::state_file_type)
+    throw IoError(path.string() + ": is no state of a run, expected type '" + detail::state_file_type + "'");
+  nlohmann::json state;
+  try {
+    state = nlohmann::json::parse(file.metadata("state"));
+    const nlohmann::json expected = fingerprint();
+    const nlohmann::json& found = state.at("fingerprint");
+    if (found != expected) {
+      const nlohmann::json differences = nlohmann::json::diff(found, expected);
+      const nlohmann::json::json_pointer where(differences.at(0).at("path").get<std::string>());
+      const auto value = [&](const nlohmann::json& j) {
+        return j.contains(where) ? j.at(where).dump() : std::string("nothing");
+      };
+      throw ValueError(
+          fmt::format("{}: the run had {} {}, this one has {}; resume with the same options and data, or "
+                      "choose another --output",
+                      path.string(), where.to_string().substr(1), value(found), value(expected)));
+    }
+    detail::get_array<Backend>(ctx_, file, "weights", model_.parameters().weights());
+    model_.parameters().round(ctx_, model_.parameters().weights());
+    detail::get_adam<T, Backend>(ctx_, file, "dense.", *dense_, state.at("adam_steps").at(0));
+    mlp_->restore(ctx_, file, state);
+    sampler_.seek({state.at("sampler").at(0), state.at("sampler").at(1)});
+    pass_ = state.at("pass");
+    loss_scale_ = {state.at("loss_scale").at(0), state.at("loss_scale").at(1)};
+    loss_since_record_ = state.at("loss_since_record");
+    steps_since_record_ = state.at("steps_since_record");
+    since_best_ = state.at("since_best");
+    detail::read_records(state.at("report"), report_);
+    if (state.at("hash") != fmt::format("{:016x}", checkpoint_hash()))
+      throw IoError("its contents do not have the hash that was written with them");
+  } catch (const nlohmann::json::exception& error) {
+    throw IoError(path.string() + ": the metadata are malformed: " + error.what());
+  } catch (const IoError& error) {
+    const std::string text = error.what();
+    throw IoError(text.starts_with(path.string()) ? text : path.string() + ": " + text);
+  }
+  resumed_ = true;
+}
+
+template <class T, class Backend>
+std::string BasicTrainer<T, Backend>::restore_state(const std::filesystem::path& path) {
+  const std::filesystem::path before = previous_state(path);
+  std::string trouble;
+  for (const std::filesystem::path& file : {path, before}) {
+    if (!std::filesystem::exists(file)) continue;
+    try {
+      read_state(file);
+      // Where it is, the next checkpoint would put the torn file in the good one's place.
+      if (!trouble.empty()) std::filesystem::rename(path, torn_state(path));
+      return trouble;
+    } catch (const IoError& error) {
+      trouble += (trouble.empty() ? "" : "; ") + std::string(error.what());
+    }
+  }
+  if (trouble.empty()) throw IoError(path.string() + ": there is no state to resume from");
+  throw IoError(trouble);
+}
+
+template <class T, class Backend>
+std::uint64_t BasicTrainer<T, Backend>::checkpoint_hash() const {
+  return mlp_->hash_of_bases(ctx_, state_hash());
+}
+
+}  // namespace sparsegrad::glue

@@ -1,5 +1,0 @@
-#include "train/commands.hpp"
-
-int main(int argc, char** argv) {
-  return sparsegrad::glue::run_program(argc, argv);
-}

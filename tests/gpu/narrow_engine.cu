@@ -1,6 +1,0 @@
-#include "cuda/run_device.cuh"
-
-using DeviceBackend = sparsegrad::backend::Cuda;
-
-#include "engine/hf_directory_impl.hpp"
-#include "support/device_narrow_engine.hpp"
