@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# setup.sh [--lint] [--python]
+# setup.sh [--lint] [--docs] [--python]
 # Installs what the project is built from: Debian packages, and with --python a virtual environment in .venv for
 # the scripts that draw and search. Does nothing where everything is there.
 #   --lint    also clang-format, clang-tidy, shellcheck and valgrind
+#   --docs    also doxygen, for the target docs
 #   --python  also .venv with numpy, matplotlib and optuna
 set -euo pipefail
 # shellcheck source=common.sh
@@ -19,12 +20,13 @@ with_python=0
 for argument in "$@"; do
   case $argument in
     --lint) packages+=(clang-format clang-tidy shellcheck valgrind) ;;
+    --docs) packages+=(doxygen) ;;
     --python) with_python=1 ;;
     -h | --help)
-      sed -n '2,7s/^# \{0,1\}//p' "$0"
+      sed -n '2,8s/^# \{0,1\}//p' "$0"
       exit 0
       ;;
-    *) die "setup.sh does not know '$argument' (--lint, --python)" ;;
+    *) die "setup.sh does not know '$argument' (--lint, --docs, --python)" ;;
   esac
 done
 

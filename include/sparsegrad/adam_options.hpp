@@ -13,8 +13,10 @@
 namespace sparsegrad {
 
 /// What Adam means for entries that are not in every gradient. In all of them
+///
 ///     m <- b1 m + (1 - b1) g      v <- b2 v + (1 - b2) g^2      d = -lr m^ / (sqrt(v^) + eps)
 ///     m^ = m / (1 - b1^t)         v^ = v / (1 - b2^t)
+///
 /// (Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015).
 enum class AdamSemantics {
   /// torch.optim.SparseAdam: only the entries of S move, t is the global step, and eps stands beside the uncorrected
@@ -43,16 +45,22 @@ inline const char* to_string(AdamSemantics semantics) {
   return "?";
 }
 
+/// Options of SparseAdam.
 struct SparseAdamOptions {
+  /// Decay of the first moments m.
   double beta1 = 0.9;
+  /// Decay of the second moments v.
   double beta2 = 0.999;
   /// At least the smallest normal number of the moments' type: an entry without any gradient gets d = 0, not 0 / 0.
   double eps = 1e-8;
+  /// What happens to entries that are not in a gradient.
   AdamSemantics semantics = AdamSemantics::torch;
   /// Entries of a compact state; 0: dense. A capacity whose compact form is no smaller than the dense one is dense too.
   index_t capacity = 0;
+  /// What becomes of new entries when a compact state is full.
   Overflow overflow = Overflow::go_dense;
 
+  /// The form of the moments that these options ask for.
   MomentLayout layout() const {
     return {.capacity = capacity, .overflow = overflow, .counts = semantics == AdamSemantics::per_entry_step};
   }
@@ -76,6 +84,7 @@ struct SparseAdamOptions {
     }
   }
 
+  /// Writes the options to a saved state, for `restore` to compare.
   template <class T>
   void describe(OptimizerState<T>& s) const {
     s.type = "sparse_adam 1";
@@ -83,6 +92,7 @@ struct SparseAdamOptions {
     s.texts = {{"semantics", to_string(semantics)}};
   }
 
+  /// Whether all members are equal.
   friend bool operator==(const SparseAdamOptions&, const SparseAdamOptions&) = default;
 };
 

@@ -17,6 +17,7 @@ namespace sparsegrad {
 /// Collects the gradients of several layers and fits their bases: one accumulator for each basis to come.
 ///
 /// Under BasisScope::kind all layers of one kind share it, under BasisScope::layer each has its own.
+///
 ///     BasisCollection<float, B> collection(ctx, layers, recipe);
 ///     collection.sums(i)->add(ctx, dW);                           // any number of gradients
 ///     collection.fit(ctx);
@@ -24,13 +25,20 @@ namespace sparsegrad {
 template <class C, Backend B>
 class BasisCollection {
  public:
+  /// The backend's context.
   using Context = typename B::Context;
+  /// What a basis is fitted from.
   using Accumulator = HosvdAccumulator<C, B>;
+  /// The bases of the core.
   using Basis = TuckerBasis<C, B>;
 
+  /// What a collection asks of one layer.
   struct Layer {
+    /// Name of the kind of layer, whose members may share a basis.
     std::string kind;
+    /// Rows of its gradients.
     index_t out = 0;
+    /// Columns of its gradients.
     index_t in = 0;
   };
 
@@ -83,6 +91,7 @@ class BasisCollection {
     return of_[static_cast<std::size_t>(i)]->basis;
   }
 
+  /// Bytes of backend memory held.
   index_t bytes() const {
     index_t sum = 0;
     for (const auto& entry : entries_)

@@ -27,14 +27,21 @@ namespace sparsegrad {
 template <class T, Backend B, class O>
 class BatchedStep {
  public:
+  /// The type of sums, bases and updates.
   using C = compute_t<T>;
+  /// The backend's context.
   using Context = typename B::Context;
+  /// One weight matrix of the group.
   using Member = GroupMember<T, B, O>;
+  /// The weight matrices of the group.
   using Members = std::span<Member>;
+  /// What the group's members have in common.
   using Rules = MemberRules<C, B>;
 
+  /// Takes the memory of the step's guard.
   void attach(Context& ctx) { guard_.resize(ctx, StepGuard::words); }
 
+  /// Takes the memory that later steps of these members need.
   void reserve(Context& ctx, Members members) {
     index_t entries = 0;
     for (const Member& m : members)
@@ -109,7 +116,9 @@ class BatchedStep {
     return skipped;
   }
 
+  /// Whether steps are counted in the backend's memory.
   bool counts_on_device() const { return !counters_.empty(); }
+  /// Moves the counts of steps to the backend's memory.
   void count_on_device(Context& ctx, Members members) {
     std::vector<std::int64_t> counts;
     for (Member& m : members)
@@ -117,6 +126,7 @@ class BatchedStep {
     counters_.resize(ctx, static_cast<index_t>(members.size()));
     B::template upload<std::int64_t>(ctx, counts.data(), counters_.data(), counters_.size());
   }
+  /// Brings the counts of steps back to the host.
   void count_on_host(Context& ctx, Members members) {
     if (counters_.empty()) return;
     std::vector<std::int64_t> counts(members.size());

@@ -19,10 +19,13 @@ namespace sparsegrad {
 /// wrong U.
 template <class T>
 struct SavedInput {
+  /// The tokens X [tokens, in], or their projection X U.
   MatrixView<const T> input;
+  /// Whether `input` is X U.
   bool projected = false;
 };
 
+/// Options of a CoreGradient.
 struct CoreGradientOptions {
   std::optional<Plan> plan = {};  ///< overrides the cost model
   Workload workload = {};         ///< what the cost model assumes
@@ -30,27 +33,36 @@ struct CoreGradientOptions {
 };
 
 /// Sums a step's gradients of one weight matrix and gives their core in a basis:
+///
 ///     G~ = V^T (sum of dY^T X) U    [r, c],   X [tokens, in], dY [tokens, out]
 ///
 /// Each side is projected token by token, or once at the end: what the plan says, which a cost model picks. Owns the sum
 /// in the form that the plan needs, or takes turns in a shared GradientMemory. Starts with the identity basis, whose core
 /// is dW itself.
+///
 ///     CoreGradient<float> gradient(ctx, out, in);
 ///     gradient.set_basis(ctx, basis);
 ///     gradient.add_tokens(ctx, dy, gradient.save(ctx, x));    // any number of micro-batches
 ///     MatrixView<float> core = gradient.own_core(ctx);
 ///     gradient.clear();
+///
 /// T = bfloat16 or float16: tokens are stored in T; sum, basis and core are in C = float. A plan that projects tokens
 /// first rounds X U and dY V to T (docs/math.md).
 /// Source: the paper, section 3 and Table 2; plans: docs/math.md.
 template <class T, Backend B = DefaultBackend>
 class CoreGradient final : public CoreSource<compute_t<T>, B> {
  public:
+  /// The type of sums, bases and updates.
   using C = compute_t<T>;
+  /// The interface that it implements.
   using Source = CoreSource<C, B>;
+  /// The backend's context.
   using Context = typename B::Context;
+  /// The bases of the core.
   using Basis = TuckerBasis<C, B>;
+  /// How a basis is held.
   using BasisPointer = std::shared_ptr<const Basis>;
+  /// What a basis is fitted from.
   using Accumulator = HosvdAccumulator<C, B>;
 
   /// Throws ShapeError unless out > 0 and in > 0.
@@ -64,12 +76,16 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   CoreGradient& operator=(const CoreGradient&) = delete;
 
   index_t out_extent() const override { return out_; }
+  /// Columns of dW.
   index_t in_extent() const override { return in_; }
   const BasisPointer& basis() const override { return basis_; }
+  /// The order of the products.
   Plan plan() const override { return plan_; }
+  /// The options that it was made with.
   const CoreGradientOptions& options() const { return options_; }
   bool accumulating() const override { return state_ != State::empty; }
   bool finished() const override { return state_ == State::finished; }
+  /// Whether dW itself is formed.
   bool forms_weight_gradient() const override { return forms_weight_gradient_; }
   index_t bytes() const override { return memory_.bytes(); }
   index_t element_count() const override { return count_of(*basis_, plan_); }
@@ -234,6 +250,7 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
     state_ = State::closed;
     return sum();
   }
+  /// Adds dW to the sums from which a basis is fitted; see CoreSource::add_to.
   void add_to(Context& ctx, Accumulator& sums, NonFinite policy) override {
     const MatrixView<const C> dw = weight_gradient(ctx);
     if (policy == NonFinite::raise) return sums.add(ctx, dw);

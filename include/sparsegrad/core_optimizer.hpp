@@ -18,7 +18,9 @@ namespace sparsegrad {
 template <class T, Backend B>
 class TuckerBasis;
 
+/// Numbers of one step of an optimizer.
 struct StepOptions {
+  /// Learning rate, finite and >= 0.
   double learning_rate = 1e-3;
   double grad_scale = 1;  ///< the gradient is multiplied by it first
 };
@@ -39,6 +41,7 @@ enum class MomentsPolicy {
 
 /// What a rebase did. Energy is the sum of squares of the first moments.
 struct RebaseReport {
+  /// Energy of the old state.
   double energy_before = 0;
   double lost_to_basis = 0;     ///< part of it outside the new basis (0 for full sides)
   double lost_to_capacity = 0;  ///< part of it dropped to fit a compact state
@@ -52,17 +55,25 @@ struct RebaseReport {
 /// others.
 template <class T>
 struct OptimizerState {
+  /// One number for each entry of the state.
   struct Array {
+    /// What the optimizer calls it, as "m".
     std::string name;
+    /// One for each entry, in the order of the positions.
     std::vector<T> values;
+    /// Whether all members are equal.
     friend bool operator==(const Array&, const Array&) = default;
   };
 
   std::string type;  ///< optimizer and version of its state, as "sparse_adam 1"
+  /// Rows of the core.
   index_t rows = 0;
+  /// Columns of the core.
   index_t cols = 0;
   index_t capacity = 0;  ///< option: entries of a compact state; 0: dense
+  /// Steps taken.
   std::int64_t steps = 0;
+  /// Whether the state holds some entries only, at the positions `index`.
   bool compact = false;
   std::vector<stored_index_t> index;                       ///< strictly rising positions; empty when dense
   std::vector<Array> arrays;                               ///< as m and v
@@ -77,19 +88,26 @@ struct OptimizerState {
       if (a.name == name) return a.values;
     missing("array", name);
   }
+  /// The array of this name, to read. Throws ValueError when there is none.
   const std::vector<T>& array(std::string_view name) const& {
     return const_cast<OptimizerState*>(this)->array(name);
   }
+  /// The array of this name, moved out. Throws ValueError when there is none.
   std::vector<T> array(std::string_view name) && { return std::move(array(name)); }
+  /// The number of this name, to change. Throws ValueError when there is none.
   double& number(std::string_view name) { return option(numbers, "number", name); }
+  /// The number of this name, to read. Throws ValueError when there is none.
   const double& number(std::string_view name) const {
     return const_cast<OptimizerState*>(this)->number(name);
   }
+  /// The text of this name, to change. Throws ValueError when there is none.
   std::string& text(std::string_view name) { return option(texts, "text", name); }
+  /// The text of this name, to read. Throws ValueError when there is none.
   const std::string& text(std::string_view name) const {
     return const_cast<OptimizerState*>(this)->text(name);
   }
 
+  /// Whether all members are equal.
   friend bool operator==(const OptimizerState&, const OptimizerState&) = default;
 
  private:
@@ -167,6 +185,7 @@ concept BatchedOptimizer = CoreOptimizer<O, T, B> &&
 /// The optional members of a CoreOptimizer, or what their absence means.
 namespace core_optimizer {
 
+/// Entries that D is made for when S has at most k.
 template <class O>
 index_t update_capacity(const O& o, index_t k) {
   if constexpr (requires { o.update_capacity(k); }) {
@@ -176,11 +195,13 @@ index_t update_capacity(const O& o, index_t k) {
   }
 }
 
+/// Reserves scratch memory, so that no later step with at most k entries allocates.
 template <class O, class Context>
 void reserve(Context& ctx, O& o, index_t k) {
   if constexpr (requires { o.reserve(ctx, k); }) o.reserve(ctx, k);
 }
 
+/// Throws what a step with S would throw.
 template <class O, class T, Backend B>
 void check(typename B::Context& ctx, const O& o, const SparseGradient<T, B>& s) {
   if constexpr (requires { o.check(ctx, s); }) {
@@ -190,6 +211,7 @@ void check(typename B::Context& ctx, const O& o, const SparseGradient<T, B>& s) 
   }
 }
 
+/// Takes the memory that a step with S would take.
 template <class O, class T, Backend B>
 void make_room(typename B::Context& ctx, O& o, const SparseGradient<T, B>& s) {
   if constexpr (requires { o.make_room(ctx, s); }) o.make_room(ctx, s);
@@ -238,9 +260,11 @@ inline void require_option(const std::string& name, const std::string& found, co
     throw ValueError("the saved state was made with " + name + " " + found + ", expected " + expected);
   }
 }
+/// The same check of an integer.
 inline void require_option(const std::string& name, index_t found, index_t expected) {
   require_option(name, std::to_string(found), std::to_string(expected));
 }
+/// The same check of a number.
 inline void require_option(const std::string& name, double found, double expected) {
   const auto digits = [](double x) {
     char text[32];

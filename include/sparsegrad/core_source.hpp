@@ -20,18 +20,24 @@ namespace sparsegrad {
 template <class C, Backend B>
 class CoreSource {
  public:
+  /// The backend's context.
   using Context = typename B::Context;
+  /// The bases of the core.
   using Basis = TuckerBasis<C, B>;
+  /// How a basis is held.
   using BasisPointer = std::shared_ptr<const Basis>;
+  /// What a basis is fitted from.
   using Accumulator = HosvdAccumulator<C, B>;
 
   virtual ~CoreSource() = default;
 
   /// Extents of dW.
   virtual index_t out_extent() const = 0;
+  /// Columns of dW.
   virtual index_t in_extent() const = 0;
   /// Never null.
   virtual const BasisPointer& basis() const = 0;
+  /// The order of the products.
   virtual Plan plan() const = 0;
 
   /// Sets the basis, null for none, and chooses the plan anew, or takes the given one (a checkpoint's). Throws
@@ -52,6 +58,7 @@ class CoreSource {
 
   /// While on, dW itself is wanted, by `add_to` or `weight_gradient`. Throws StateError while a gradient is held.
   virtual void form_weight_gradient(Context& ctx, bool on) = 0;
+  /// Whether dW itself is formed.
   virtual bool forms_weight_gradient() const = 0;
   /// Throws StateError when dW can never be formed.
   virtual void require_weight_gradient(const char*) const {}
@@ -69,6 +76,7 @@ class CoreSource {
 
   /// Whether the source computes chosen entries alone, and no core: `select` then writes them to `s`.
   virtual bool selects() const { return false; }
+  /// Writes the entries that the source computes to `s`.
   virtual void select(Context&, SparseGradient<C, B>&) {}
 
   /// dW [out, in] itself where it stands in memory, also after `core`; else empty.

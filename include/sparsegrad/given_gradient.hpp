@@ -19,15 +19,20 @@ namespace sparsegrad {
 /// bfloat16 and half go with C = float.
 template <class C>
 struct WeightGradientView {
+  /// The matrix, in float types that the engine may use.
   std::variant<MatrixView<const C>, MatrixView<const bfloat16>, MatrixView<const float16>> matrix;
+  /// How it is stored.
   WeightLayout layout = WeightLayout::out_in;
 
+  /// Rows as stored.
   index_t rows() const {
     return std::visit([](const auto& m) { return m.rows; }, matrix);
   }
+  /// Columns as stored.
   index_t cols() const {
     return std::visit([](const auto& m) { return m.cols; }, matrix);
   }
+  /// Whether there are no elements.
   bool empty() const { return rows() == 0 || cols() == 0; }
 };
 
@@ -36,16 +41,22 @@ struct WeightGradientView {
 /// Without a basis the core is dW itself, where it stands: nothing is copied. 16-bit gradients are widened in blocks that
 /// stay in the cache. A copy is made of a transposed or strided dW without a basis, under a Hadamard side that comes
 /// first, and for `own_core` or `weight_gradient`, which are to be changed.
+///
 ///     GivenGradient<float> gradient(ctx, out, in);
 ///     gradient.set(ctx, {MatrixView<const float>(dw, out, in)});    // until clear
 ///     gradient.core(ctx);
 template <class C, Backend B = DefaultBackend>
 class GivenGradient final : public CoreSource<C, B> {
  public:
+  /// The backend's context.
   using Context = typename B::Context;
+  /// The bases of the core.
   using Basis = TuckerBasis<C, B>;
+  /// How a basis is held.
   using BasisPointer = std::shared_ptr<const Basis>;
+  /// What a basis is fitted from.
   using Accumulator = HosvdAccumulator<C, B>;
+  /// A weight gradient in the engine's memory.
   using View = WeightGradientView<C>;
 
   /// Throws ShapeError unless out > 0 and in > 0.
@@ -75,13 +86,16 @@ class GivenGradient final : public CoreSource<C, B> {
   }
 
   index_t out_extent() const override { return out_; }
+  /// Columns of dW.
   index_t in_extent() const override { return in_; }
   const BasisPointer& basis() const override { return basis_; }
+  /// The order of the products.
   Plan plan() const override { return {}; }
   bool accumulating() const override { return state_ != State::empty; }
   /// Whether a step finds a gradient: one that was set, or one that stands.
   bool has_gradient() const { return standing_ || accumulating(); }
   bool finished() const override { return state_ == State::finished; }
+  /// Whether dW itself is formed.
   bool forms_weight_gradient() const override { return forms_weight_gradient_; }
   index_t bytes() const override { return own_.bytes(); }
   index_t element_count() const override { return own_.size(); }

@@ -18,8 +18,11 @@ namespace sparsegrad {
 template <class C, Backend B>
 class GradientMemory {
  public:
+  /// Number of elements held.
   index_t size() const { return memory_.size(); }
+  /// Bytes of backend memory held.
   index_t bytes() const { return memory_.bytes(); }
+  /// Whether a gradient is held in it.
   bool in_use() const { return in_use_; }
 
   /// Frees what lies beyond `count` elements; does nothing in the middle of a turn. `count` must be as many as the

@@ -29,6 +29,7 @@ concept GroupLayer = Backend<B> && requires(L& layer) {
 /// How a weight of add_weight and its gradient are stored.
 template <class C>
 struct WeightOptions {
+  /// How the weight is stored.
   WeightLayout layout = WeightLayout::out_in;
   /// dW in C, of the weight's shape and layout, that stands in every step: memory which the engine writes anew each time.
   /// Empty: set_gradient gives one in each step.
@@ -43,6 +44,7 @@ using Reduce = std::function<void(typename B::Context&, MatrixView<C>)>;
 /// What a group's members have in common in a step.
 template <class C, Backend B>
 struct MemberRules {
+  /// What becomes of NaN and Inf in a gradient.
   NonFinite non_finite = NonFinite::raise;
   Reduce<C, B> reduce;           ///< null: none
   AnySelector<C, B> selector;    ///< for members without one of their own; empty: TopK
@@ -55,19 +57,25 @@ template <class C, Backend B>
 struct GradientRemainder {
   MatrixView<const C> gradient;  ///< dW [out, in]
   MatrixView<const C> core;      ///< V^T dW U [r, c]
+  /// The basis, V and U.
   const TuckerBasis<C, B>* basis = nullptr;
   const SparseGradient<C, B>* update = nullptr;  ///< D of this step, -lr included
   MatrixView<C> weight;                          ///< W, or the master of one of 16 bits
   WeightLayout layout = WeightLayout::out_in;    ///< of the weight
+  /// The numbers of the step.
   StepOptions step;
 };
 
 /// One weight matrix of a SparseGradGroup: its gradient's source, the weight, and the state of its step.
 template <class T, Backend B, class O>
 struct GroupMember {
+  /// The type of sums, bases and updates.
   using C = compute_t<T>;
+  /// The backend's context.
   using Context = typename B::Context;
+  /// The bases of the core.
   using Basis = TuckerBasis<C, B>;
+  /// What the group's members have in common.
   using Rules = MemberRules<C, B>;
 
   /// How far the member is in the present step.
@@ -79,30 +87,42 @@ struct GroupMember {
     collected,  ///< only the accumulator has the gradient
   };
 
+  /// Its place in the group.
   index_t number = 0;
+  /// Name of the kind of layer, whose members may share a basis.
   std::string kind;
+  /// What makes its core gradient.
   CoreSource<C, B>* source = nullptr;
   std::unique_ptr<GivenGradient<C, B>> given;  ///< the source, of a weight whose engine makes dW itself
+  /// The weight that is trained.
   TrainedWeight<T> weight;
+  /// Chooses the order of the products of the weight's update.
   CostModel cost_model;
   HosvdAccumulator<C, B>* sums = nullptr;  ///< null unless gradients are collected
+  /// The selected entries.
   SparseGradient<C, B> gradient;
   std::shared_ptr<SparseGradient<C, B>> update;  ///< shared by members of the same core
   std::unique_ptr<O> optimizer;                  ///< null until the first collection's end
   AnySelector<C, B> selector;                    ///< empty: the group's
+  /// How far it is in the present step.
   Progress progress = Progress::gathering;
   bool reduced = false;                ///< dW was reduced in this step
   std::optional<double> squared_norm;  ///< of the gradient, where it was asked for
 
+  /// Its basis.
   const Basis& basis() const { return *source->basis(); }
+  /// Its number as text, for error messages.
   std::string text() const { return std::to_string(number); }
+  /// Whether there is a gradient in this step.
   bool has_gradient() const { return given != nullptr ? given->has_gradient() : source->accumulating(); }
+  /// Whether the selection has been made, or skipped.
   bool is_selected() const { return progress == Progress::selected || progress == Progress::skipped; }
   /// Whether the member has a gradient in this step, or must see to that of other processes.
   bool takes_part(const Rules& rules) const {
     if (progress == Progress::collected) return source->accumulating();
     return progress != Progress::gathering || has_gradient() || rules.reduce;
   }
+  /// Throws StateError, naming the caller, while a gradient of this step is held.
   void require_idle(const char* call) const {
     const bool idle = progress == Progress::gathering || progress == Progress::collected;
     if (source->accumulating() || !idle) {
@@ -184,6 +204,7 @@ struct GroupMember {
     progress = Progress::collected;
   }
 
+  /// Forgets the gradient of this step.
   void clear() {
     source->clear();
     progress = Progress::gathering;
@@ -191,6 +212,7 @@ struct GroupMember {
     squared_norm.reset();
   }
 
+  /// Drops the selected entries, the update and the optimizer, to be made anew.
   void forget_state() {
     gradient = {};
     update = nullptr;

@@ -23,10 +23,15 @@ namespace sparsegrad {
 template <class T, Backend B, class O>
 class GroupMembers {
  public:
+  /// The type of sums, bases and updates.
   using C = compute_t<T>;
+  /// The backend's context.
   using Context = typename B::Context;
+  /// The bases of the core.
   using Basis = TuckerBasis<C, B>;
+  /// One weight matrix of the group.
   using Member = GroupMember<T, B, O>;
+  /// The options' type.
   using Options = BasicGroupOptions<typename O::Options>;
 
   /// Throws ValueError unless 0 < density <= 1 (or entries > 0), and capacity_factor >= 0.
@@ -40,14 +45,21 @@ class GroupMembers {
     if (options_.share_gradient_memory) shared_ = std::make_shared<GradientMemory<C, B>>();
   }
 
+  /// The options that it was made with.
   const Options& options() const { return options_; }
+  /// What the members have in common.
   MemberRules<C, B>& rules() { return rules_; }
+  /// What the members have in common.
   const MemberRules<C, B>& rules() const { return rules_; }
+  /// Number of members.
   index_t size() const { return static_cast<index_t>(list_.size()); }
+  /// The members in the order in which they joined.
   std::span<Member> all() { return list_; }
+  /// The members in the order in which they joined.
   std::span<const Member> all() const { return list_; }
   /// Throws ValueError for a number that no member has.
   Member& at(index_t i) { return list_[place(i)]; }
+  /// Member i. Throws ValueError when there is none.
   const Member& at(index_t i) const { return list_[place(i)]; }
 
   /// Appends a member, with optimizer and gradients unless `later`; returns its number.
@@ -66,6 +78,7 @@ class GroupMembers {
     }
   }
 
+  /// Gives member i a selector of its own.
   void use_selector(Context& ctx, index_t i, AnySelector<C, B> selector) {
     Member& m = at(i);
     if (selector.wants_commit() && shared_ != nullptr) {
@@ -173,6 +186,7 @@ class GroupMembers {
     return sum;
   }
 
+  /// Takes the memory that steps with up to `max_tokens` tokens need.
   void reserve(Context& ctx, index_t max_tokens) {
     for (Member& m : list_) {
       m.source->reserve(ctx, max_tokens);
@@ -204,6 +218,7 @@ class GroupMembers {
     return sum;
   }
 
+  /// Throws StateError, naming the caller, while a member holds a gradient of this step.
   void require_idle(const char* call) const {
     for (const Member& m : list_)
       m.require_idle(call);

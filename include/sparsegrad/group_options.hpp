@@ -19,12 +19,15 @@ enum class BasisScope {
 
 /// Recipes of the two sides of a layer's basis.
 struct SideRecipes {
+  /// Of the out side.
   SideRecipe out = SideRecipe::hosvd();
+  /// Of the in side.
   SideRecipe in = SideRecipe::hosvd();
 };
 
 /// How the bases of a group are fitted.
 struct BasisRecipe {
+  /// Which layers share a basis.
   BasisScope scope = BasisScope::kind;
   /// Asked once for each basis to come, with the kind of its (first) layer, when the collection begins.
   std::function<SideRecipes(const std::string& kind)> sides = [](const std::string&) {
@@ -44,12 +47,14 @@ struct BasicGroupOptions {
   /// Steps at the beginning that change no weight: they collect the gradients to which `recipe` fits the bases. 0: none,
   /// the group starts without a basis, and `collect` and `refresh` are the caller's.
   index_t warmup_steps = 0;
+  /// How the bases are made.
   BasisRecipe recipe = {};
   /// Of each layer's optimizer; a capacity in it is set by the next option.
   OptimizerOptions optimizer = {};
   /// Room in the optimizer's state for this many times the kept entries; 0: dense state. Not set: 4, or dense on a
   /// BatchedBackend, whose steps with a compact state must wait for the number of its new entries.
   std::optional<double> capacity_factor = std::nullopt;
+  /// What becomes of NaN and Inf in a gradient.
   NonFinite non_finite = NonFinite::raise;
   /// One gradient memory for all SparseGradLinear, which take turns in it: finish layer i by select(ctx, i), or while
   /// only collecting by end_collecting_step(ctx, i), after its backward of the last micro-batch and before the next
@@ -59,6 +64,7 @@ struct BasicGroupOptions {
 
 /// One optimizer step.
 struct GroupStep {
+  /// Learning rate, finite and >= 0.
   double learning_rate = 1e-4;
   double weight_decay = 0;  ///< decoupled: W shrinks by learning_rate * weight_decay
   double grad_scale = 1;    ///< the gradients are multiplied by it first: loss scale, clipping
@@ -96,14 +102,21 @@ struct GroupReport {
 
 /// Bytes by purpose; shared bases are counted once.
 struct GroupMemory {
+  /// Gradient memory.
   index_t gradients = 0;
+  /// Selected entries and updates.
   index_t sparse_gradients = 0;
+  /// The optimizers' states.
   index_t optimizer = 0;
+  /// Bases, each counted once.
   index_t bases = 0;
+  /// Sums from which bases are fitted.
   index_t collection = 0;
+  /// The selectors' states.
   index_t selectors = 0;
   index_t scratch = 0;  ///< temporary memory that the context holds for all that computes with it
 
+  /// All of it.
   index_t total() const {
     return gradients + sparse_gradients + optimizer + bases + collection + selectors + scratch;
   }

@@ -17,13 +17,18 @@ namespace sparsegrad {
 /// What a group needs, beside weights and options, to go on as if it had not stopped: see SparseGradGroup::state.
 template <class C, Backend B>
 struct GroupState {
+  /// State of one member.
   struct Layer {
+    /// Name of the kind of layer, whose members may share a basis.
     std::string kind;
     std::shared_ptr<const TuckerBasis<C, B>> basis;  ///< one object for the layers that share it
+    /// The order of the products.
     Plan plan;
+    /// The optimizer's state.
     OptimizerState<C> optimizer;
     SelectorState<C> selector;  ///< of a selector that keeps one
   };
+  /// One for each member, in the group's order.
   std::vector<Layer> layers;
 };
 

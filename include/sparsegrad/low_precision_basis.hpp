@@ -1,4 +1,4 @@
-// LowPrecisionBasis: a basis as products of tokens in bfloat16 or float16 read it.
+// LowPrecisionBasis: a basis for products with tokens in bfloat16 or float16.
 #pragma once
 
 #include <algorithm>
@@ -9,28 +9,36 @@
 
 namespace sparsegrad {
 
-/// A side's U [n, r] with the stored factor rounded to T, so that both operands of a product are T's. Refers to the
-/// side, which must outlive it. A fast transform has no factor: its tokens go through scratch in C = compute_t<T>.
+/// One side's U [n, r] with its stored factor rounded to T, so that both operands of a product are
+/// T's.
+///
+/// It refers to the side, which must outlive it. A Hadamard side has no factor: its tokens pass
+/// through scratch in C = compute_t<T>.
 template <class T, Backend B>
 class LowPrecisionSide {
  public:
+  /// The type of sums.
   using C = compute_t<T>;
+  /// The backend's context.
   using Context = typename B::Context;
 
+  /// Rounds the factor of `side`, if it has one.
   LowPrecisionSide(Context& ctx, const BasisSide<C, B>& side) : side_(side) {
     if (!side.has_factor()) return;
     factor_.resize(ctx, side.rank() * side.extent());
     B::template round_to<T>(ctx, side.factor(), factor_.matrix(side.rank(), side.extent()));
   }
 
+  /// Whether U is other than the identity.
   bool rotates() const { return side_.rotates(); }
+  /// Bytes of backend memory held.
   index_t bytes() const { return factor_.bytes(); }
-  /// Elements in C that a call for `rows` tokens takes of scratch.
+  /// Elements of C that a product with `rows` tokens takes of scratch.
   index_t scratch_elements(index_t rows) const {
     return side_.has_factor() || !rotates() ? 0 : 2 * step(rows) * side_.extent();
   }
 
-  /// Y = A U, A [t, n], Y [t, r]; sums in C, Y rounded once.
+  /// Projects tokens: Y = A U, A [t, n], Y [t, r]. Sums in C, Y rounded once. Throws ShapeError.
   void project_columns(Context& ctx, ConstMatrixView<T> a, MatrixView<T> y) const {
     require_shape("A", a.rows, a.cols, a.rows, side_.extent(), "rows x extent of the side");
     require_shape("A U", y.rows, y.cols, a.rows, side_.rank(), "rows x rank of the side");
@@ -42,7 +50,8 @@ class LowPrecisionSide {
     transform(ctx, a, false, C(0), y);
   }
 
-  /// A = Y U^T + beta A, Y [t, r], A [t, n]; beta = 0 overwrites NaN. Sums in C, A rounded once.
+  /// Expands tokens: A = Y U^T + beta A, Y [t, r], A [t, n]. Sums in C, A rounded once. beta = 0
+  /// overwrites A, NaN included. Throws ShapeError.
   void expand_columns(Context& ctx, ConstMatrixView<T> y, C beta, MatrixView<T> a) const {
     require_shape("A", a.rows, a.cols, a.rows, side_.extent(), "rows x extent of the side");
     require_shape("Y", y.rows, y.cols, a.rows, side_.rank(), "rows x rank of the side");
@@ -90,20 +99,27 @@ class LowPrecisionSide {
   Buffer<T, B> factor_;  ///< U^T [r, n], rounded
 };
 
-/// Both sides of a basis in T; TuckerBasis::low_precision makes it and layers share it.
+/// Both sides of a basis with factors in a low-precision type T; made by
+/// TuckerBasis::low_precision.
 template <class T, Backend B>
 class LowPrecisionBasis {
  public:
+  /// One side of the basis.
   using Side = LowPrecisionSide<T, B>;
 
+  /// Rounds the factors of both sides, which must outlive it. Finished when it returns, for other
+  /// contexts too.
   LowPrecisionBasis(typename B::Context& ctx, const BasisSide<compute_t<T>, B>& out,
                     const BasisSide<compute_t<T>, B>& in)
       : out_(ctx, out), in_(ctx, in) {
     wait_for(ctx);  // layers of other contexts read it next
   }
 
+  /// The out side, V.
   const Side& out() const { return out_; }
+  /// The in side, U.
   const Side& in() const { return in_; }
+  /// Bytes of backend memory held.
   index_t bytes() const { return out_.bytes() + in_.bytes(); }
 
  private:

@@ -25,23 +25,32 @@ namespace sparsegrad {
 template <class T, Backend B, class Options_>
 class MomentOptimizer {
  public:
+  /// The backend's context.
   using Context = typename B::Context;
+  /// The sparse gradients that it takes.
   using Gradient = SparseGradient<T, B>;
+  /// The bases of the core.
   using Basis = TuckerBasis<T, B>;
+  /// The options' type.
   using Options = Options_;
 
   /// Throws ValueError for options that are not valid, capacity < 0 or rows * cols >= 2^31.
   MomentOptimizer(Context& ctx, index_t rows, index_t cols, const Options& options = {})
       : options_(checked(options)), store_(ctx, rows, cols, options.layout()) {}
 
+  /// Rows of the core.
   index_t rows() const { return store_.rows(); }
+  /// Columns of the core.
   index_t cols() const { return store_.cols(); }
+  /// The options that it was made with.
   const Options& options() const { return options_; }
+  /// Whether the state holds some entries only, at their positions.
   bool compact() const { return store_.compact(); }
   /// Entries with moments: held ones when compact, rows * cols when dense.
   index_t size() const { return store_.size(); }
   /// Entries that the state has room for.
   index_t capacity() const { return store_.capacity(); }
+  /// Bytes of backend memory held.
   index_t bytes() const { return store_.bytes(); }
   /// Steps taken: t of the last step.
   std::int64_t steps() const { return steps_; }
@@ -111,8 +120,11 @@ class MomentOptimizer {
   RebaseReport rebase(Context& ctx, const Basis& from, const Basis& to, MomentsPolicy policy,
                       const Options& options, Transport transport);
 
+  /// The options that it was made with.
   Options options_;
+  /// The moments.
   MomentStore<T, B> store_;
+  /// Steps taken.
   std::int64_t steps_ = 0;
 
  private:

@@ -39,13 +39,16 @@ namespace sparsegrad {
 template <class T, Backend B = DefaultBackend>
 class MomentStore {
  public:
+  /// The backend's context.
   using Context = typename B::Context;
+  /// The sparse gradients that it takes.
   using Gradient = SparseGradient<T, B>;
 
   /// Where the entries of S stand once those that are new are inserted. Its memory is the frame's.
   struct Places {
     stored_index_t* place = nullptr;  ///< null: not looked for
     stored_index_t* added = nullptr;  ///< entries of S that are new
+    /// Number of entries that were not in the state.
     index_t added_count = 0;
   };
 
@@ -61,24 +64,34 @@ class MomentStore {
     count_.resize(ctx, layout.counts ? n : 0);
   }
 
+  /// Rows of the core.
   index_t rows() const { return rows_; }
+  /// Columns of the core.
   index_t cols() const { return cols_; }
+  /// The form of the moments.
   const MomentLayout& layout() const { return layout_; }
+  /// Whether the state holds some entries only, at their positions.
   bool compact() const { return compact_; }
   /// Entries with moments: held ones when compact, rows * cols when dense.
   index_t size() const { return compact_ ? held_ : rows_ * cols_; }
   /// Entries that there is room for.
   index_t capacity() const { return compact_ ? layout_.capacity : rows_ * cols_; }
+  /// Bytes of backend memory held.
   index_t bytes() const { return index_.bytes() + m_.bytes() + v_.bytes() + count_.bytes(); }
 
   /// Positions [size()], rising; null when dense.
   const stored_index_t* index() const { return compact_ ? index_.data() : nullptr; }
   /// The moments [size()], and the counts; v and count are null where the layout has none.
   T* m() { return m_.data(); }
+  /// First moments, to read.
   const T* m() const { return m_.data(); }
+  /// Second moments; null when there are none.
   T* v() { return v_.data(); }
+  /// Second moments, to read; null when there are none.
   const T* v() const { return v_.data(); }
+  /// Each entry's own steps; null when they are not counted.
   std::int32_t* count() { return count_.data(); }
+  /// Each entry's own steps, to read; null when they are not counted.
   const std::int32_t* count() const { return count_.data(); }
 
   /// Bytes of scratch memory that steps with at most k entries take here.

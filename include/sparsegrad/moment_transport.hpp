@@ -22,8 +22,10 @@ namespace sparsegrad {
 template <class T, Backend B>
 class CoreRotation {
  public:
+  /// The backend's context.
   using Context = typename B::Context;
 
+  /// The rotation from the core of `from` to that of `to`.
   CoreRotation(Context& ctx, const TuckerBasis<T, B>& from, const TuckerBasis<T, B>& to)
       : rows_(from.rows()), cols_(from.cols()) {
     const FullPrecision exact(ctx);
@@ -38,6 +40,7 @@ class CoreRotation {
         x *= x;
   }
 
+  /// An array over the old core [rows, cols], in host memory, as one over the new core.
   std::vector<T> operator()(Context& ctx, std::span<const T> a) const {
     const FullPrecision exact(ctx);
     index_t rows = rows_;
@@ -118,8 +121,10 @@ RebaseReport lost_moments(const OptimizerState<T>& s) {
 
 /// Carries a state over to a new basis, V -> V' and U -> U'. The first array m is linear in the gradients, all others are
 /// second moments v. With R and Q of CoreRotation
+///
 ///     m' = R m Q^T                     exact when the old directions lie in the new basis (full sides)
 ///     v' = (R o R) v (Q o Q)^T         an approximation, exact for uncorrelated entries; v' >= 0
+///
 /// With `room` the new state is compact: it has the at most `room` entries of m' with the largest absolute values that
 /// are not 0. Without it is dense. Every entry's count becomes the largest one. Steps and options stay.
 ///

@@ -1,4 +1,5 @@
-// Plans: the orders in which the core gradient V^T dY^T X U can be computed, and the cost model that picks one.
+// Plan: the order of the products in a core gradient V^T dY^T X U, and the cost model that chooses
+// it.
 #pragma once
 
 #include <algorithm>
@@ -13,19 +14,21 @@ namespace sparsegrad {
 
 /// When a side is projected.
 enum class SideOrder {
-  project_first,   ///< a token at a time: X U or dY V enters the product
-  multiply_first,  ///< once a step: the finished product is projected
+  project_first,   ///< the tokens are projected: X U, or dY V, enters the product with the other side
+  multiply_first,  ///< the product dY^T X, summed over a step, is projected
 };
 
-/// One order a side. All plans give the same core up to rounding. A side without rotation has nothing to
-/// project; its order is multiply_first.
+/// Order of the products in a core gradient, side by side.
+/// All plans give the same core up to rounding. A side without rotation has nothing to project; its
+/// order is multiply_first.
 struct Plan {
-  SideOrder out = SideOrder::multiply_first;
-  SideOrder in = SideOrder::multiply_first;
+  SideOrder out = SideOrder::multiply_first;  ///< when dY, or the product's rows, meet V
+  SideOrder in = SideOrder::multiply_first;   ///< when X, or the product's columns, meet U
+  /// Whether both sides' orders are equal.
   bool operator==(const Plan&) const = default;
 };
 
-/// "out: multiply_first, in: project_first"
+/// The plan as text: "out: multiply_first, in: project_first".
 inline std::string to_string(const Plan& plan) {
   const auto name = [](SideOrder order) {
     return order == SideOrder::project_first ? "project_first" : "multiply_first";
@@ -33,34 +36,36 @@ inline std::string to_string(const Plan& plan) {
   return std::string("out: ") + name(plan.out) + ", in: " + name(plan.in);
 }
 
-/// One side of a layer as the cost model sees it.
+/// What the cost model knows of one side of a basis.
 struct SideShape {
-  SideKind kind = SideKind::identity;
-  index_t extent = 0;
-  index_t rank = 0;
+  SideKind kind = SideKind::identity;  ///< what U is
+  index_t extent = 0;                  ///< n, of the gradient
+  index_t rank = 0;                    ///< r, of the core
 };
 
-/// The shape of a side.
+/// What the cost model knows of `side`.
 template <class T, Backend B>
 SideShape shape_of(const BasisSide<T, B>& side) {
   return {side.kind(), side.extent(), side.rank()};
 }
 
-/// Work between two optimizer steps, as far as the choice of a plan goes: any number of tokens is computed right, but
-/// an engine whose batches are not near the default should say so (LinearOptions::workload, set_plan).
+/// Work between two optimizer steps, from which the cheapest plan is chosen.
+/// Results are right for any number of tokens; an engine whose batches are far from the default
+/// should say so, or the plan may be a slow one.
 struct Workload {
   index_t tokens = 2048;      ///< of one micro-batch
   index_t micro_batches = 1;  ///< before one optimizer step
 };
 
-/// Cost of the orders in multiply-adds of a dense product. The weights say how many such multiply-adds another
-/// operation takes the time of; the defaults were measured on two cores of an AMD Zen 3 with OpenBLAS (sparsegrad-bench
-/// calibrate measures those of another machine).
+/// Model of what products cost, in multiply-adds of a dense product.
+/// The two parameters say how many such multiply-adds take as long as another operation. Their
+/// defaults were measured on two cores of an AMD Zen 3 with OpenBLAS; `sparsegrad-bench calibrate`
+/// measures those of another machine.
 struct CostModel {
-  double transform_entry = 80;  ///< a fast transform, for each entry of the matrix
-  double sparse_entry = 8;      ///< a multiply-add of a sparse row expansion, with what it moves
+  double transform_entry = 80;  ///< Hadamard transform, for each entry of the matrix
+  double sparse_entry = 8;      ///< multiply-add of a sparse row expansion, with what it moves
 
-  /// Projecting `vectors` vectors of a side's extent.
+  /// Cost of projecting `vectors` vectors of a side's extent.
   double projection(const SideShape& side, index_t vectors) const {
     const auto n = static_cast<double>(side.extent);
     const auto v = static_cast<double>(vectors);
@@ -69,28 +74,32 @@ struct CostModel {
     return n * static_cast<double>(side.rank) * v;
   }
 
-  /// R^T A C, A [rows.extent, cols.extent], by A C first, or by R^T A first.
+  /// Cost of R^T A C, A [rows.extent, cols.extent], as R^T (A C).
   double columns_then_rows(const SideShape& rows, const SideShape& cols) const {
     return projection(cols, rows.extent) + projection(rows, cols.rank);
   }
+  /// Cost of R^T A C, A [rows.extent, cols.extent], as (R^T A) C.
   double rows_then_columns(const SideShape& rows, const SideShape& cols) const {
     return projection(rows, cols.extent) + projection(cols, rows.rank);
   }
-  /// The order of two projections, and, each being the other backwards, of the two expansions R D C^T.
+  /// Whether R^T (A C) costs at most what (R^T A) C does.
   bool projects_columns_first(const SideShape& rows, const SideShape& cols) const {
     return columns_then_rows(rows, cols) <= rows_then_columns(rows, cols);
   }
+  /// Whether R (D C^T) costs at most what (R D) C^T does; the same products as of a projection, in
+  /// reverse order.
   bool expands_columns_first(const SideShape& rows, const SideShape& cols) const {
     return rows_then_columns(rows, cols) <= columns_then_rows(rows, cols);
   }
 
-  /// W [rows, cols] += R D C^T with D as a dense matrix.
+  /// Cost of W [rows, cols] += R D C^T with D as a dense matrix.
   double dense_expansion(const SideShape& rows, const SideShape& cols) const {
     const double halves = std::fmin(columns_then_rows(rows, cols), rows_then_columns(rows, cols));
     return halves + moved(rows.extent, cols.extent);
   }
 
-  /// The same with the `count` entries of D one by one: along the only rotated side, or along the better of two.
+  /// Cost of W [rows, cols] += R D C^T with the `count` entries of D one by one, along the cheaper
+  /// of the rotated sides.
   double sparse_expansion(const SideShape& rows, const SideShape& cols, index_t count) const {
     if (!stored(rows) && !stored(cols)) return 0;  // no product to save
     if (rows.kind == SideKind::identity) return entries(cols, count, rows.extent);
@@ -102,7 +111,8 @@ struct CostModel {
            std::fmin(sparse_expansion_along(rows, cols, count), sparse_expansion_along(cols, rows, count));
   }
 
-  /// Both sides rotated: the entries along `side`, then a dense product with the stored side `other`.
+  /// Cost of W += R D C^T, both sides rotated, with the entries expanded along `side` and then a
+  /// dense product with the stored side `other`; infinite when that is not stored.
   double sparse_expansion_along(const SideShape& side, const SideShape& other, index_t count) const {
     if (!stored(other)) return std::numeric_limits<double>::max();
     const auto groups = static_cast<double>(std::min(count, other.rank));
@@ -110,8 +120,9 @@ struct CostModel {
            groups * static_cast<double>(side.extent) * static_cast<double>(other.extent);
   }
 
-  /// Cost of the weight gradient of one optimizer step under `plan`: product, projections of every micro-batch, and
-  /// what is left to project at the end. Forward and dX are the same under every plan.
+  /// Cost of the core gradient of one optimizer step under `plan`.
+  /// It counts the product and the projections of every micro-batch and the projections at the end.
+  /// Forward and dX are the same under every plan and not counted.
   double step(const Plan& plan, const SideShape& out, const SideShape& in, const Workload& work) const {
     const bool out_first = plan.out == SideOrder::project_first;
     const bool in_first = plan.in == SideOrder::project_first;
@@ -141,9 +152,10 @@ struct CostModel {
     return 1.5 * sparse_entry * static_cast<double>(rows) * static_cast<double>(cols);
   }
 
-  /// `count` entries expanded along `side` into at most `groups` vectors of its extent. What `sparse_entry` is the
-  /// mean of has parts of very different size, here by their measured shares of it: a multiply-add in the cache, an
-  /// entry put into its group, an element of the target, and one of the side where it is packed.
+  /// `count` entries expanded along `side` into at most `groups` vectors of its extent. What
+  /// `sparse_entry` is the mean of has parts of very different size, here by their measured shares
+  /// of it: a multiply-add in the cache, an entry put into its group, an element of the target, and
+  /// one of the side where it is packed.
   double entries(const SideShape& side, index_t count, index_t groups) const {
     const auto n = static_cast<double>(count);
     const auto extent = static_cast<double>(side.extent);

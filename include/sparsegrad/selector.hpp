@@ -17,6 +17,7 @@ namespace sparsegrad {
 /// What a selection did.
 struct SelectReport {
   index_t requested = 0;  ///< entries asked for
+  /// Entries selected.
   index_t kept = 0;
   bool clamped = false;  ///< more were asked for than the core has
   bool skipped = false;  ///< NaN or Inf under NonFinite::skip: no gradient, leave the step out
@@ -26,21 +27,28 @@ struct SelectReport {
 /// either may be empty.
 template <class T>
 struct SelectorState {
+  /// Strictly rising flat positions of core entries.
   std::vector<stored_index_t> positions;
+  /// Finite numbers.
   std::vector<T> values;
 
+  /// Whether there is no state.
   bool empty() const { return positions.empty() && values.empty(); }
 };
 
 /// A callable `(ctx, core, s)`: reads the core gradient G~ [r, c], contiguous, and fills `s` [r, c], whose capacity is
 /// how many entries there may be. It returns nothing, or a SelectReport. TopK, FixedSupport and ErrorFeedback are such.
+///
 ///     [](auto& ctx, auto core, auto& s) { TopK{64}(ctx, core, s); }
+///
 /// A selector with a state has members of these names, each optional:
+///
 ///     committed(ctx, core, s)         the step with s was taken
 ///     basis_changed(ctx, rows, cols)  the core has another basis, and these extents
 ///     state(ctx), restore(ctx, state) SelectorState<T>, to a file and back
 ///     check_state(rows, cols, state)  throws ValueError where `restore` would, for a core of these extents
 ///     bytes()                         memory held
+///
 /// A selection alone must change no state: the step may be skipped, or refused.
 template <class S, class T, class B>
 concept Selector = Backend<B> &&
@@ -110,8 +118,11 @@ select_entries(typename B::Context& ctx, S&& selector, ConstMatrixView<T> core, 
 template <class T, Backend B>
 class AnySelector {
  public:
+  /// The backend's context.
   using Context = typename B::Context;
+  /// The sparse gradients that it takes.
   using Gradient = SparseGradient<T, B>;
+  /// The state in host memory.
   using State = SelectorState<T>;
 
   AnySelector() = default;
@@ -127,6 +138,7 @@ class AnySelector {
   explicit AnySelector(std::shared_ptr<S> selector)
       : model_(std::make_shared<Model<S>>(selector)), identity_(selector.get()) {}
 
+  /// Whether there is a selector.
   explicit operator bool() const { return model_ != nullptr; }
   /// Address of the caller's object where it is shared, else null.
   const void* identity() const { return identity_; }
@@ -135,21 +147,29 @@ class AnySelector {
   /// Whether that state goes to files.
   bool saves() const { return model_ != nullptr && model_->saves(); }
 
+  /// Fills `s`; see select_entries.
   SelectReport select(Context& ctx, MatrixView<const T> core, Gradient& s, NonFinite policy) const {
     return model_->select(ctx, core, s, policy);
   }
+  /// Whether the selector has a member `committed`.
   bool wants_commit() const { return model_ != nullptr && model_->wants_commit(); }
+  /// Tells the selector that the step with `s` was taken.
   void committed(Context& ctx, MatrixView<const T> core, const Gradient& s) const {
     model_->committed(ctx, core, s);
   }
+  /// Tells the selector that the core has another basis, and these extents.
   void basis_changed(Context& ctx, index_t rows, index_t cols) const {
     if (model_ != nullptr) model_->basis_changed(ctx, rows, cols);
   }
+  /// The selector's state; empty when it has none.
   State state(Context& ctx) const { return model_ == nullptr ? State() : model_->state(ctx); }
+  /// Restores the selector's state.
   void restore(Context& ctx, const State& state) const { model_->restore(ctx, state); }
+  /// Throws ValueError where `restore` would, for a core of these extents.
   void check_state(index_t rows, index_t cols, const State& state) const {
     model_->check_state(rows, cols, state);
   }
+  /// Bytes of backend memory held.
   index_t bytes() const { return model_ == nullptr ? 0 : model_->bytes(); }
 
  private:

@@ -15,10 +15,15 @@ namespace sparsegrad {
 template <class T, Backend B, class O>
 class SequentialStep {
  public:
+  /// The type of sums, bases and updates.
   using C = compute_t<T>;
+  /// The backend's context.
   using Context = typename B::Context;
+  /// One weight matrix of the group.
   using Member = GroupMember<T, B, O>;
+  /// The weight matrices of the group.
   using Members = std::span<Member>;
+  /// What the group's members have in common.
   using Rules = MemberRules<C, B>;
 
   /// What a new member needs.
@@ -33,6 +38,7 @@ class SequentialStep {
     for (Member& m : members)
       if (m.is_selected()) update(ctx, m, options, decay, report);
   }
+  /// Steps one member and updates its weight.
   void update(Context& ctx, Member& m, const StepOptions& options, double decay, GroupReport& report) {
     const StepReport step = m.optimizer->step(ctx, m.gradient, options, *m.update);
     report.became_dense += step.went_dense ? 1 : 0;

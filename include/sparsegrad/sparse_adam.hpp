@@ -41,13 +41,20 @@ class SparseAdam : public MomentOptimizer<T, B, SparseAdamOptions> {
   using Base::Base;
   using Base::capacity;
   using Base::check;
+  /// Columns of the core.
   using Base::cols;
+  /// Whether the state holds some entries only, at their positions.
   using Base::compact;
+  /// Rows of the core.
   using Base::rows;
   using Base::size;
+  /// The bases of the core.
   using typename Base::Basis;
+  /// The backend's context.
   using typename Base::Context;
+  /// The sparse gradients that it takes.
   using typename Base::Gradient;
+  /// The options' type.
   using typename Base::Options;
 
   /// Whether the state of such an optimizer begins compact: when that takes fewer bytes.
@@ -137,6 +144,7 @@ class SparseAdam : public MomentOptimizer<T, B, SparseAdamOptions> {
     };
     return Base::rebase(ctx, from, to, policy, options, transport);
   }
+  /// Rebases with the options that it has.
   RebaseReport rebase(Context& ctx, const Basis& from, const Basis& to, MomentsPolicy policy) {
     return rebase(ctx, from, to, policy, Options(options_));
   }

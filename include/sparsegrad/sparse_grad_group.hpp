@@ -29,6 +29,7 @@ using GroupOptions = BasicGroupOptions<SparseAdamOptions>;
 /// Optimizer of many weight matrices: finds their bases, keeps the entries that matter, takes sparse steps.
 ///
 /// An engine that has W and its gradient dW needs no more than this:
+///
 ///     SparseGradGroup<float> group({.density = 0.012, .warmup_steps = 10});
 ///     auto w = group.add_weight(ctx, {W, out, in}, "up");
 ///     for (;;) {
@@ -36,7 +37,9 @@ using GroupOptions = BasicGroupOptions<SparseAdamOptions>;
 ///       group.set_gradient(w, {dW, out, in});        // borrowed until the step
 ///       group.step(ctx, {.learning_rate = 1e-4});    // ten steps collect, then bases are fitted, then W trains
 ///     }
+///
 /// Layers that make the gradient from tokens are added by `add`. The phases can be the caller's own:
+///
 ///     group.collect(ctx, recipe);            // every step's gradients feed the accumulators
 ///     ... forward, backward, group.end_collecting_step(ctx) ...
 ///     group.refresh(ctx);                    // bases fitted, optimizer states made for them
@@ -52,11 +55,17 @@ requires CoreOptimizer<O, compute_t<T>, B>
 class SparseGradGroup {
  public:
   using C = compute_t<T>;  ///< of gradients, bases, moments and updates
+  /// The backend's context.
   using Context = typename B::Context;
+  /// The project's own layer.
   using Layer = SparseGradLinear<T, B>;
+  /// The bases of the core.
   using Basis = TuckerBasis<C, B>;
+  /// The optimizer of each core.
   using Optimizer = O;
+  /// The options' type.
   using Options = BasicGroupOptions<typename O::Options>;
+  /// The state in host memory.
   using State = GroupState<C, B>;
 
   /// Throws ValueError unless 0 < density <= 1 (or entries > 0), capacity_factor >= 0 and warmup_steps >= 0.
@@ -104,18 +113,24 @@ class SparseGradGroup {
   void set_gradient(index_t i, ConstMatrixView<C> dw, std::optional<WeightLayout> layout = {}) {
     set_gradient(i, {dw, layout.value_or(members_.at(i).weight.layout)});
   }
+  /// The same with a dW in bfloat16.
   void set_gradient(index_t i, MatrixView<const bfloat16> dw, std::optional<WeightLayout> layout = {}) {
     set_gradient(i, {dw, layout.value_or(members_.at(i).weight.layout)});
   }
+  /// The same with a dW in float16.
   void set_gradient(index_t i, MatrixView<const float16> dw, std::optional<WeightLayout> layout = {}) {
     set_gradient(i, {dw, layout.value_or(members_.at(i).weight.layout)});
   }
 
+  /// Number of layers and weights.
   index_t size() const { return members_.size(); }
   /// These throw ValueError for a number that no layer has.
   CoreSource<C, B>& source(index_t i) { return *members_.at(i).source; }
+  /// What makes the core gradient of layer i. Throws ValueError when there is none.
   const CoreSource<C, B>& source(index_t i) const { return *members_.at(i).source; }
+  /// The basis of layer i. Throws ValueError when there is no such layer.
   const std::shared_ptr<const Basis>& basis(index_t i) const { return members_.at(i).source->basis(); }
+  /// The kind of layer i. Throws ValueError when there is none.
   const std::string& kind(index_t i) const { return members_.at(i).kind; }
   /// Throws StateError during a collection before the first step, when there is none yet.
   O& optimizer(index_t i) {
@@ -127,6 +142,7 @@ class SparseGradGroup {
   const SparseGradient<C, B>& gradient(index_t i) const { return members_.at(i).gradient; }
   /// Entries that the layer keeps in a step.
   index_t kept(index_t i) const { return members_.wanted(members_.at(i), members_.at(i).basis()); }
+  /// The options that it was made with.
   const Options& options() const { return members_.options(); }
 
   /// Selects every layer's entries with a copy of this in place of TopK. GroupOptions' entries (or density) then say how
@@ -150,6 +166,7 @@ class SparseGradGroup {
   void use_selector(Context& ctx, index_t i, S selector) {
     members_.use_selector(ctx, i, AnySelector<C, B>(std::move(selector)));
   }
+  /// Gives layer i a selector that it shares with the caller.
   template <class S>
   requires Selector<S, C, B>
   void use_selector(Context& ctx, index_t i, std::shared_ptr<S> selector) {
@@ -190,6 +207,7 @@ class SparseGradGroup {
     }
     warmup_left_ = 0;
   }
+  /// Whether gradients are being collected for bases.
   bool collecting() const { return collection_.has_value(); }
   /// Whether steps only collect: the first warmup_steps.
   bool warming_up() const { return warmup_left_ > 0; }
@@ -266,7 +284,9 @@ class SparseGradGroup {
 
   /// Sum of squares of all cores (of the values of sources that select by themselves) before grad_scale: for clipping
   /// over these and all other parameters of a model. Finishes the gradients. Then
+  ///
   ///     grad_scale = min(1, max_norm / sqrt(group.squared_norm(ctx) + that of the other parameters))
+  ///
   /// Throws StateError for a layer that was selected without need_norm.
   double squared_norm(Context& ctx) { return members_.squared_norm(ctx); }
 

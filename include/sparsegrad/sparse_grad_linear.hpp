@@ -15,7 +15,9 @@
 
 namespace sparsegrad {
 
+/// Options of a SparseGradLinear.
 struct LinearOptions {
+  /// How the weight is stored.
   WeightLayout layout = WeightLayout::out_in;
   std::optional<Plan> plan = {};  ///< overrides the cost model
   Workload workload = {};         ///< what the cost model assumes
@@ -35,19 +37,23 @@ inline constexpr bool stores_parameters<float16, B> = LowPrecisionBackend<B, flo
 /// A linear layer y = x W^T + b that forms the core of its weight gradient in place of the gradient.
 ///
 /// W is [out, in], x [tokens, in]:
+///
 ///     dX = dY W,   db = column sums of dY,   core G~ = V^T (dY^T X) U   [r, c]
+///
 /// Borrows W and b, which must outlive it. W is trained by `apply`; b is not: the engine's own optimizer trains it with
 /// the db of `backward`. Several backward passes add up until `clear`. Without a basis both sides are identities and the
 /// core is dW itself. A layer neither moves nor is copied, since groups refer to it: keep layers in a std::deque, or
 /// behind std::unique_ptr.
 ///
 /// One optimizer step:
+///
 ///     auto saved = layer.forward(ctx, x, y);
 ///     layer.backward(ctx, dy, saved, dx, db);
 ///     layer.select(ctx, TopK{28000}, s);
 ///     adam.step(ctx, s, {.learning_rate = 1e-4}, d);
 ///     layer.apply(ctx, d);
 ///     layer.clear();
+///
 /// T = bfloat16 or float16: W, b, x, y, dY, dX and x U are stored in T; the sum of the gradients, basis, core, updates
 /// and db are in C = compute_t<T> = float. W is then the rounded copy of a master in C, to which updates go:
 /// W = round(master) after construction and apply. Every sum is float's and rounded once where its result is a T.
@@ -62,8 +68,11 @@ class SparseGradLinear {
       "float and double");
 
  public:
+  /// The type of sums, bases and updates.
   using C = compute_t<T>;
+  /// The backend's context.
   using Context = typename B::Context;
+  /// The bases of the core.
   using Basis = TuckerBasis<C, B>;
 
   /// `weight` is [out, in] or, by option, [in, out]; `bias` [out] or null, read by forward alone.
@@ -81,20 +90,29 @@ class SparseGradLinear {
   SparseGradLinear(const SparseGradLinear&) = delete;
   SparseGradLinear& operator=(const SparseGradLinear&) = delete;
 
+  /// Rows of dW.
   index_t out_extent() const { return gradient_.out_extent(); }
+  /// Columns of dW.
   index_t in_extent() const { return gradient_.in_extent(); }
+  /// The basis; never null.
   const std::shared_ptr<const Basis>& basis() const { return gradient_.basis(); }
+  /// The order of the products.
   Plan plan() const { return gradient_.plan(); }
+  /// The options that it was made with.
   const LinearOptions& options() const { return options_; }
+  /// The weight, as stored.
   MatrixView<T> weight() const { return weight_.weight; }
   /// What updates go to: the master of a weight of 16 bits, else the weight itself.
   MatrixView<C> master() const { return weight_.master; }
+  /// The weight, for a group.
   const TrainedWeight<T>& trained_weight() const { return weight_; }
   /// W = round(master): after the caller has written to the master himself. Nothing where there is none.
   void round_master(Context& ctx) { weight_.template round<B>(ctx); }
+  /// The bias [out], borrowed; null when there is none.
   const T* bias() const { return bias_; }
   /// Where the layer's gradient is summed.
   CoreGradient<T, B>& gradient() { return gradient_; }
+  /// The source of the core gradient, to read.
   const CoreGradient<T, B>& gradient() const { return gradient_; }
   /// Whether there is a gradient: from the first backward, add_gradient, core or select until clear.
   bool accumulating() const { return gradient_.accumulating(); }
@@ -105,6 +123,7 @@ class SparseGradLinear {
   void set_basis(Context& ctx, std::shared_ptr<const Basis> basis, std::optional<Plan> plan = {}) {
     gradient_.set_basis(ctx, std::move(basis), plan);
   }
+  /// Sets the order of the products; without one the cost model chooses for the workload.
   void set_plan(Context& ctx, std::optional<Plan> plan, Workload workload = {}) {
     gradient_.set_plan(ctx, plan, workload);
     options_.plan = plan;
@@ -172,6 +191,7 @@ class SparseGradLinear {
 
   /// Forgets the gradient: the next backward starts a new sum, and a shared gradient memory is free.
   void clear() { gradient_.clear(); }
+  /// Forgets the gradient.
   void clear(Context&) { gradient_.clear(); }
 
  private:

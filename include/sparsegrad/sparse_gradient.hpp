@@ -1,4 +1,4 @@
-// SparseGradient: the kept entries of a core gradient, or an update on the same support.
+// SparseGradient: the selected entries of a core gradient, or an update on the same support.
 #pragma once
 
 #include <limits>
@@ -11,19 +11,24 @@
 
 namespace sparsegrad {
 
-/// Entries of a matrix [rows, cols] at sorted, unique flat positions i * cols + j, of fixed capacity.
+/// Sparse matrix [rows, cols] of fixed capacity: values at sorted, unique flat positions i * cols +
+/// j.
 ///
-/// A gradient whose support is the whole matrix is `dense()`: its positions are 0, 1, 2, ... and are not
-/// stored.
 ///     rows 2, cols 3, entries (0,1) = 5 and (1,2) = 7:  indices {1, 5}, values {5, 7}
+///
+/// A gradient with all entries of the matrix is `dense()`: its positions 0, 1, 2, ... are not
+/// stored.
 template <class T, Backend B = DefaultBackend>
 class SparseGradient {
  public:
+  /// The backend's context.
   using Context = typename B::Context;
 
+  /// A matrix 0x0.
   SparseGradient() = default;
 
-  /// Room for `capacity` entries. With capacity == rows * cols it holds all entries or none, without positions.
+  /// An empty gradient with room for `capacity` entries. With capacity == rows * cols it holds all
+  /// entries or none, without positions.
   /// Throws ValueError unless 0 <= capacity <= rows * cols < 2^31.
   SparseGradient(Context& ctx, index_t rows, index_t cols, index_t capacity)
       : rows_(rows), cols_(cols), capacity_(capacity) {
@@ -40,31 +45,44 @@ class SparseGradient {
     if (capacity < rows * cols) indices_.resize(ctx, capacity);
   }
 
+  /// Rows of the matrix.
   index_t rows() const { return rows_; }
+  /// Columns of the matrix.
   index_t cols() const { return cols_; }
+  /// Number of elements of the matrix, rows * cols.
   index_t size() const { return rows_ * cols_; }
+  /// Most entries that it can hold.
   index_t capacity() const { return capacity_; }
+  /// Number of entries held.
   index_t count() const { return count_; }
+  /// Whether all elements of the matrix are held, without positions.
   bool dense() const { return dense_; }
+  /// Bytes of backend memory held.
   index_t bytes() const { return values_.bytes() + indices_.bytes(); }
 
-  /// Positions [count], null when dense.
+  /// Positions [count] in backend memory; null when dense.
   const stored_index_t* indices() const { return dense_ ? nullptr : indices_.data(); }
+  /// Positions [count] in backend memory; null when dense.
   stored_index_t* indices() { return dense_ ? nullptr : indices_.data(); }
+  /// Values [count] in backend memory.
   const T* values() const { return values_.data(); }
+  /// Values [count] in backend memory.
   T* values() { return values_.data(); }
   /// The values as a matrix [rows, cols]; only when dense.
   MatrixView<const T> matrix() const { return values_.matrix(rows_, cols_); }
+  /// The values as a matrix [rows, cols]; only when dense.
   MatrixView<T> matrix() { return values_.matrix(rows_, cols_); }
 
+  /// Drops all entries and keeps the memory.
   void clear() {
     count_ = 0;
     dense_ = false;
   }
 
-  /// Announces `count` entries, whose positions and values the caller writes. count == rows * cols makes it
-  /// dense. Throws ValueError when count exceeds the capacity, or when it is a part of a gradient made for all
-  /// entries, which has no room for positions.
+  /// Sets the number of entries, whose positions and values the caller writes; rows * cols of them
+  /// make it dense.
+  /// Throws ValueError when count exceeds the capacity, or when it is a part of a gradient made for
+  /// all entries, which has no room for positions.
   void set_count(index_t count) {
     if (count < 0 || count > capacity_) {
       throw ValueError("count is " + std::to_string(count) +
@@ -78,7 +96,8 @@ class SparseGradient {
     dense_ = count == size() && size() > 0;
   }
 
-  /// Takes entries from host memory. Throws ValueError, leaving the gradient empty, unless the positions rise
+  /// Copies entries from host memory.
+  /// Throws ValueError, leaving the gradient empty, unless the positions rise
   /// strictly, lie in [0, rows * cols) and are as many as the values.
   void assign(Context& ctx, std::span<const stored_index_t> indices, std::span<const T> values) {
     clear();
@@ -98,7 +117,8 @@ class SparseGradient {
     if (!dense_) B::template upload<stored_index_t>(ctx, indices.data(), indices_.data(), n);
   }
 
-  /// Takes the support (not the values) of another gradient of the same extents.
+  /// Copies the support (not the values) of another gradient of the same extents.
+  /// Throws ShapeError when the extents differ, ValueError when the capacity is too small.
   void copy_support(Context& ctx, const SparseGradient& other) {
     require_shape("support", other.rows(), other.cols(), rows_, cols_, "rows x cols of the core");
     set_count(other.count());

@@ -17,6 +17,7 @@ namespace sparsegrad {
 /// The same numbers give the same support on every backend and with any number of threads. With k >= rows * cols the
 /// whole core is kept, dense.
 struct TopK {
+  /// How many entries to select.
   index_t k = 0;
 
   /// k = ceil(density * size), at least 1; a product that is whole but for its rounding counts as whole (0.07 of 100 is

@@ -14,10 +14,14 @@ namespace sparsegrad {
 /// the weight is its own master.
 template <class T>
 struct TrainedWeight {
+  /// The type of sums, bases and updates.
   using C = compute_t<T>;
 
+  /// W as the layer reads it.
   MatrixView<T> weight;
+  /// Where updates go: W itself, or the float master of a W of 16 bits.
   MatrixView<C> master;
+  /// How the weight is stored.
   WeightLayout layout = WeightLayout::out_in;
 
   TrainedWeight() = default;
@@ -40,8 +44,11 @@ struct TrainedWeight {
     require_shape("master", master.rows, master.cols, weight.rows, weight.cols, "extents of the weight");
   }
 
+  /// Extent of the out side.
   index_t out_extent() const { return layout == WeightLayout::out_in ? weight.rows : weight.cols; }
+  /// Extent of the in side.
   index_t in_extent() const { return layout == WeightLayout::out_in ? weight.cols : weight.rows; }
+  /// Whether there is no weight.
   bool empty() const { return weight.data == nullptr; }
 
   /// W = round(master); nothing where the weight is its own master.

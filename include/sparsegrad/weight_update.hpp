@@ -207,25 +207,35 @@ void update_weight(typename B::Context& ctx, const TrainedWeight<T>& w,
 }
 
 /// The updates of many weights, each kind of work once for all of them, on a BatchedBackend:
+///
 ///     W <- keep W + V D U^T    for dense arrays D [r, c] of which all but `count` entries are 0
+///
 /// On a GPU one such update is too small to fill it, and a launch costs more than it does. One-sided bases of one layout
 /// take one batched product; two-sided ones follow one another, since each of them fills a GPU.
 template <class T, Backend B>
 class BatchedWeightUpdate {
  public:
+  /// The type of sums, bases and updates.
   using C = compute_t<T>;
+  /// The backend's context.
   using Context = typename B::Context;
 
   /// One weight; what it points to must live until `run`.
   struct Task {
+    /// W.
     const TrainedWeight<T>* weight = nullptr;
+    /// V and U.
     const TuckerBasis<C, B>* basis = nullptr;
+    /// Chooses the order of the products.
     const CostModel* model = nullptr;
+    /// D [r, c].
     MatrixView<const C> d;
     index_t count = 0;  ///< entries of D that are not 0
   };
 
+  /// Forgets the tasks and keeps the memory.
   void clear() { tasks_.clear(); }
+  /// Adds one weight's update.
   void add(const Task& task) { tasks_.push_back(task); }
 
   /// Where the guard stops, D is 0 and W does not decay.
@@ -277,6 +287,7 @@ class BatchedWeightUpdate {
            B::expansion_cost(ctx) * static_cast<double>(task.count) < static_cast<double>(task.d.size());
   }
   /// Along the side of more vectors, so that the dense product has the fewer:
+  ///
   ///     P [c, out] = (V D)^T, W [out, in] += P^T U^T      or      P [r, in] = D U^T, W [out, in] += V P
   static void expand_entries(Context& ctx, const Task& task) {
     const auto& out = task.basis->out();

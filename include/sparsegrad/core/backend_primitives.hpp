@@ -259,6 +259,7 @@ concept HasAdam = requires(typename B::Context& ctx, AdamCoefficients c, const T
 /// Where the positions index[0 .. k) stand among held[0 .. n), both strictly rising: place[e] =
 /// place of index[e] in the union of both; added[0 .. q) = the e whose index[e] is not held, rising
 /// (added has room for k). Returns q.
+///
 ///     held {2, 5, 9}, index {1, 5, 7}: place {0, 2, 3}, added {0, 2}, q = 2
 template <class B>
 concept HasLocateEntries = requires(typename B::Context& ctx, const stored_index_t* index, index_t k,
@@ -269,6 +270,7 @@ concept HasLocateEntries = requires(typename B::Context& ctx, const stored_index
 
 /// held[0 .. n) becomes that union [n + q], in place; m, v and count (may be null) move along, 0 at
 /// the added entries.
+///
 ///     as above: held becomes {1, 2, 5, 7, 9}
 template <class B, class T>
 concept HasInsertEntries = requires(typename B::Context& ctx, const stored_index_t* index,

@@ -17,11 +17,16 @@ struct FloatBits {
   static_assert(std::is_same_v<T, float> || std::is_same_v<T, double> || std::is_same_v<T, bfloat16> ||
                     std::is_same_v<T, float16>,
                 "FloatBits knows float, double, bfloat16 and float16");
+  /// Unsigned integer of T's size.
   using Unsigned = std::conditional_t<sizeof(T) == 8, std::uint64_t,
                                       std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint16_t>>;
+  /// Bits of the exponent.
   static constexpr int exponent_bits = std::is_same_v<T, double> ? 11 : std::is_same_v<T, float16> ? 5 : 8;
+  /// Bits of the mantissa.
   static constexpr int mantissa_bits = static_cast<int>(8 * sizeof(T)) - 1 - exponent_bits;
+  /// The sign's bit.
   static constexpr auto sign = static_cast<Unsigned>(Unsigned(1) << (exponent_bits + mantissa_bits));
+  /// The bits of +Inf: all of the exponent.
   static constexpr auto infinity =
       static_cast<Unsigned>(((Unsigned(1) << exponent_bits) - 1) << mantissa_bits);
 

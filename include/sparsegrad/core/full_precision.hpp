@@ -1,20 +1,26 @@
-// FullPrecision: a scope whose products are not to be rounded more than their type rounds.
+// FullPrecision: a scope in which products of float are computed in float.
 #pragma once
 
 namespace sparsegrad {
 
-/// While it lives, float products of the context are float's, also where the context was allowed to compute those of
-/// layers in less (TF32 on a GPU): for all that a basis rests on. A context that knows no such thing is left alone.
+/// Scope in which a context computes products of float in float, even where it may use TF32 for
+/// those of layers.
+///
+/// Everything that a basis is computed from uses it. It does nothing for contexts without reduced
+/// precision.
 template <class Context>
 class FullPrecision {
  public:
+  /// Turns full precision on.
   explicit FullPrecision(Context& ctx) : ctx_(ctx) {
     if constexpr (reduces) before_ = ctx_.full_precision(true);
   }
   ~FullPrecision() {
     if constexpr (reduces) ctx_.full_precision(before_);
   }
+  /// Not copyable.
   FullPrecision(const FullPrecision&) = delete;
+  /// Not copyable.
   FullPrecision& operator=(const FullPrecision&) = delete;
 
  private:

@@ -40,7 +40,8 @@ SPARSEGRAD_HOST_DEVICE inline std::uint16_t float16_bits(float x) {
   }
   if (magnitude >= 0x477FF000U) return static_cast<std::uint16_t>(sign | 0x7C00U);
   if (magnitude < 0x38800000U) {
-    // Below 2^-14: the last bit of a number in [0.5, 1) is 2^-24, as a subnormal half's; the sum rounds.
+    // Below 2^-14: the last bit of a number in [0.5, 1) is 2^-24, as a subnormal half's; the sum
+    // rounds.
     return static_cast<std::uint16_t>(sign | (bits_of(float_of(magnitude) + 0.5F) - 0x3F000000U));
   }
   const std::uint32_t rounded = magnitude + 0xFFFU + ((magnitude >> 13) & 1U);
@@ -60,17 +61,21 @@ SPARSEGRAD_HOST_DEVICE inline float float16_value(std::uint16_t half) {
 
 }  // namespace detail
 
-/// The upper half of a float: 8 exponent and 7 mantissa bits, epsilon 2^-7. The bits are those of __nv_bfloat16 and
-/// torch.bfloat16. From float by rounding to nearest, ties to even, on every backend alike; to float exactly.
+/// Brain floating point: the upper half of a float, 8 exponent and 7 mantissa bits, epsilon 2^-7.
+/// The bits are those of __nv_bfloat16 and torch.bfloat16, on every backend.
 struct bfloat16 {
-  std::uint16_t bits;
+  std::uint16_t bits;  ///< sign, exponent, mantissa
 
+  /// Not initialised.
   bfloat16() = default;
+  /// Rounds to nearest, ties to even.
   SPARSEGRAD_HOST_DEVICE explicit bfloat16(float x) : bits(detail::bfloat16_bits(x)) {}
+  /// The same number as a float, exactly.
   // NOLINTNEXTLINE(google-explicit-constructor): exact
   SPARSEGRAD_HOST_DEVICE operator float() const {
     return detail::float_of(static_cast<std::uint32_t>(bits) << 16);
   }
+  /// The number of these bits.
   SPARSEGRAD_HOST_DEVICE static bfloat16 from_bits(std::uint16_t bits) {
     bfloat16 x;
     x.bits = bits;
@@ -78,15 +83,20 @@ struct bfloat16 {
   }
 };
 
-/// IEEE 754's half: 5 exponent and 10 mantissa bits, epsilon 2^-10, largest 65504, subnormals down to 2^-24. The bits
-/// are those of __half and torch.float16. From float by rounding to nearest, ties to even; to float exactly.
+/// IEEE 754 half precision: 5 exponent and 10 mantissa bits, epsilon 2^-10, at most 65504.
+/// Subnormal numbers go down to 2^-24. The bits are those of __half and torch.float16, on every
+/// backend.
 struct float16 {
-  std::uint16_t bits;
+  std::uint16_t bits;  ///< sign, exponent, mantissa
 
+  /// Not initialised.
   float16() = default;
+  /// Rounds to nearest, ties to even.
   SPARSEGRAD_HOST_DEVICE explicit float16(float x) : bits(detail::float16_bits(x)) {}
+  /// The same number as a float, exactly.
   // NOLINTNEXTLINE(google-explicit-constructor): exact
   SPARSEGRAD_HOST_DEVICE operator float() const { return detail::float16_value(bits); }
+  /// The number of these bits.
   SPARSEGRAD_HOST_DEVICE static float16 from_bits(std::uint16_t bits) {
     float16 x;
     x.bits = bits;
@@ -110,11 +120,12 @@ struct ComputeType<float16> {
 };
 }  // namespace detail
 
-/// Whether T is only stored in: its sums, bases and updates are in compute_t<T>.
+/// Whether T is a type for storage alone, whose sums, bases and updates are in compute_t<T>.
 template <class T>
 inline constexpr bool is_low_precision = !std::is_same_v<T, compute_t<T>>;
 
-/// Largest relative distance of neighbours: rounding to T changes a number in its normal range by at most half of it.
+/// Machine epsilon of a low-precision type T: rounding changes a normal number by at most half of
+/// it, relatively.
 template <class T>
 inline constexpr double low_precision_epsilon = 0;
 template <>

@@ -1,4 +1,4 @@
-// MatrixView: the only way in which matrices cross the API.
+// MatrixView: the non-owning view by which matrices cross the API.
 #pragma once
 
 #include <string>
@@ -9,22 +9,28 @@
 
 namespace sparsegrad {
 
-/// Non-owning row-major matrix: element (i, j) is data[i * stride + j], stride >= cols.
+/// Non-owning view of a row-major matrix.
 ///
-/// Layout of a 2x3 view with stride 4 (the dots belong to somebody else):
+/// Element (i, j) is data[i * stride + j], stride >= cols. Layout of a 2x3 view with stride 4 (the
+/// dots are outside the view):
+///
 ///     a00 a01 a02  .
 ///     a10 a11 a12  .
+///
 /// The memory is where the backend computes; on the CPU no alignment is assumed.
 template <class T>
 struct MatrixView {
-  T* data = nullptr;
-  index_t rows = 0;
-  index_t cols = 0;
-  index_t stride = 0;
+  T* data = nullptr;   ///< element (0, 0)
+  index_t rows = 0;    ///< number of rows
+  index_t cols = 0;    ///< number of columns
+  index_t stride = 0;  ///< elements from one row to the next
 
+  /// A view of no elements, 0x0.
   constexpr MatrixView() = default;
 
-  /// Throws ShapeError when an extent is negative, stride < cols, or data is null though there are elements.
+  /// A view of rows that are `stride_` elements apart.
+  /// Throws ShapeError when an extent is negative, stride < cols, or data is null though there are
+  /// elements.
   constexpr MatrixView(T* data_, index_t rows_, index_t cols_, index_t stride_)
       : data(data_), rows(rows_), cols(cols_), stride(stride_) {
     if (rows < 0 || cols < 0 || stride < cols || (data == nullptr && rows > 0 && cols > 0)) {
@@ -33,18 +39,25 @@ struct MatrixView {
                        ": expected extents >= 0, stride >= cols, and data that is not null");
     }
   }
+  /// A view of rows that follow each other without gaps. Throws ShapeError as above.
   constexpr MatrixView(T* data_, index_t rows_, index_t cols_) : MatrixView(data_, rows_, cols_, cols_) {}
 
+  /// A view of elements that may be changed serves as one of elements that may not.
   template <class U>
   requires(std::is_same_v<U, const T> && !std::is_const_v<T>) constexpr operator MatrixView<U>()
       const {  // NOLINT(google-explicit-constructor)
     return MatrixView<U>(data, rows, cols, stride);
   }
 
+  /// Element (i, j), on the host.
   constexpr T& operator()(index_t i, index_t j) const { return data[i * stride + j]; }
+  /// First element of row i.
   constexpr T* row(index_t i) const { return data + i * stride; }
+  /// Number of elements.
   constexpr index_t size() const { return rows * cols; }
+  /// Whether there are no elements.
   constexpr bool empty() const { return rows == 0 || cols == 0; }
+  /// Whether the elements follow each other without gaps.
   constexpr bool contiguous() const { return stride == cols || rows <= 1; }
 
   /// The part of `count_rows` x `count_cols` whose first element is (first_row, first_col).
@@ -59,12 +72,15 @@ struct MatrixView {
   }
 };
 
-/// Read-only view as a parameter that takes no part in template argument deduction, so that a MatrixView<T>
-/// converts to it.
+/// Read-only view as the type of a parameter that takes no part in template argument deduction, so
+/// that a MatrixView<T> converts to it.
 template <class T>
 using ConstMatrixView = MatrixView<const std::type_identity_t<T>>;
 
 /// How a matrix enters a product.
-enum class Op { none, transpose };
+enum class Op {
+  none,       ///< as it is
+  transpose,  ///< transposed
+};
 
 }  // namespace sparsegrad

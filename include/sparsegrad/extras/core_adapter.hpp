@@ -16,11 +16,13 @@
 namespace sparsegrad {
 
 /// A linear layer over a frozen weight, with a trained core matrix Delta [r, c] beside it:
+///
 ///     y = x W^T + b + ((x U) Delta^T) V^T
 ///
 /// Delta starts at 0 and is all that is trained: it is small, and can be merged into W, or sent to whoever has the same W
 /// and basis. W is never written to but by `merge`; it may live elsewhere (quantised, say), when forward and backward add
 /// the adapter's term alone. To train Delta, give it to a group as a weight of its own; its gradient is the core:
+///
 ///     CoreAdapter<float> adapter(ctx, {w, out, in}, nullptr, basis);
 ///     auto i = group.add_weight(ctx, adapter.delta(), "adapter");
 ///     for (;;) {
@@ -30,14 +32,19 @@ namespace sparsegrad {
 ///       group.step(ctx, {.learning_rate = 1e-3});
 ///       adapter.clear();
 ///     }
+///
 /// T = bfloat16 or float16: tokens and W in T, Delta and its gradient in C = float.
 /// Related: LoRA-XS (Balazy et al., 2024), a core between fixed factors.
 template <class T, Backend B = DefaultBackend>
 class CoreAdapter {
  public:
+  /// The type of sums, bases and updates.
   using C = compute_t<T>;
+  /// The backend's context.
   using Context = typename B::Context;
+  /// The bases of the core.
   using Basis = TuckerBasis<C, B>;
+  /// How a basis is held.
   using BasisPointer = std::shared_ptr<const Basis>;
 
   /// Over W [out, in] (or [in, out] by layout) and b [out] or null, both borrowed and read alone. Throws ShapeError when
@@ -61,16 +68,22 @@ class CoreAdapter {
   CoreAdapter(const CoreAdapter&) = delete;
   CoreAdapter& operator=(const CoreAdapter&) = delete;
 
+  /// The adapter's basis.
   const BasisPointer& basis() const { return gradient_.basis(); }
+  /// The gradient of the core, for a group.
   CoreGradient<T, B>& gradient() { return gradient_; }
   /// Delta [r, c], the trained matrix. Throws StateError while it is merged.
   MatrixView<C> delta() {
     require_apart("delta");
     return delta_.matrix(rows(), cols());
   }
+  /// The trained core Delta [r, c].
   MatrixView<const C> delta() const { return delta_.matrix(rows(), cols()); }
+  /// Whether the weight contains V Delta U^T.
   bool merged() const { return merged_; }
+  /// Bytes of backend memory held.
   index_t bytes() const { return gradient_.bytes() + delta_.bytes(); }
+  /// Columns of the memory for x U that `forward` takes; 0 when it keeps x.
   index_t kept_cols() const { return gradient_.kept_cols(); }
 
   /// After this no call of a step with up to `max_tokens` tokens allocates.
@@ -127,6 +140,7 @@ class CoreAdapter {
 
   /// The gradient of Delta [r, c]; as SparseGradLinear::core.
   MatrixView<C> core(Context& ctx) { return gradient_.own_core(ctx); }
+  /// Forgets the gradient.
   void clear() { gradient_.clear(); }
 
   /// Delta <- (1 - decay) Delta + D, for training without a group. Throws ShapeError, ValueError unless 0 <= decay <= 1,

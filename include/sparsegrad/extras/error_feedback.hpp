@@ -17,19 +17,25 @@ namespace sparsegrad {
 /// Top-k of the core gradient plus what the steps before did not keep: small entries arrive, summed up.
 ///
 /// The core is G~ and the residual E, both [r, c]:
+///
 ///     P = G~ + E        S = top_k(|P|), k = S's capacity        E <- P - S once the step is taken
+///
 /// (Seide, Fu, Droppo, Li, Yu, "1-bit stochastic gradient descent and its application to data-parallel distributed
 /// training of speech DNNs", Interspeech 2014; as a general rule with its convergence, Karimireddy, Rebjock, Stich, Jaggi,
 /// "Error feedback fixes SignSGD and other gradient compression schemes", ICML 2019). Adam sees S.
 ///
 /// Selecting changes neither core nor residual: a step that is skipped, or throws, leaves E as it was. E is in the units
 /// of the core, before grad_scale; a loss scale that changes would mix units. It is 0 in a new basis.
+///
 ///     group.use_selector(ctx, i, std::make_shared<ErrorFeedback<float>>());
+///
 /// Memory: r * c numbers, and as many of scratch in a selection.
 template <class T, Backend B = DefaultBackend>
 class ErrorFeedback {
  public:
+  /// The backend's context.
   using Context = typename B::Context;
+  /// The sparse gradients that it takes.
   using Gradient = SparseGradient<T, B>;
 
   /// S from the core [r, c], contiguous. Throws ShapeError when the residual has other extents, and as TopK.
@@ -65,6 +71,7 @@ class ErrorFeedback {
 
   /// E [r, c]; empty before the first `committed` or `basis_changed`, when it is 0.
   MatrixView<const T> residual() const { return residual_.matrix(rows_, cols_); }
+  /// Bytes of backend memory held.
   index_t bytes() const { return residual_.bytes(); }
 
   /// E in host memory, row by row.

@@ -16,10 +16,12 @@ namespace sparsegrad {
 /// Keeps the entries at positions chosen beforehand: S(i, j) = G~(i, j) on them.
 ///
 /// Reads a finished core. Where that is too large, SampledGradient computes the entries alone (sampled_gradient.hpp).
+///
 ///     group.use_selector(ctx, i, FixedSupport<float>(ctx, support));
 template <class T, Backend B = DefaultBackend>
 class FixedSupport {
  public:
+  /// The backend's context.
   using Context = typename B::Context;
 
   /// A copy of the support of `support` [r, c]; its values have no meaning.
@@ -28,7 +30,9 @@ class FixedSupport {
     support_.copy_support(ctx, support);
   }
 
+  /// The support.
   const SparseGradient<T, B>& support() const { return support_; }
+  /// Bytes of backend memory held.
   index_t bytes() const { return support_.bytes(); }
 
   /// Throws StateError when the basis has changed since the support was given; ValueError when `s` has no room for it;
@@ -48,6 +52,7 @@ class FixedSupport {
   /// Positions mean nothing in another basis: the next selection throws.
   void basis_changed(Context&, index_t, index_t) { stale_ = std::exchange(placed_, true); }
 
+  /// The positions of the support, in host memory.
   SelectorState<T> state(Context& ctx) const { return {positions(ctx, support_), {}}; }
   /// Throws ValueError unless the positions rise strictly and lie in a core of these extents.
   void check_state(index_t rows, index_t cols, const SelectorState<T>& state) const {

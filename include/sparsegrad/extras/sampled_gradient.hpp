@@ -19,17 +19,24 @@ namespace sparsegrad {
 ///
 /// S(a, b) = sum over tokens t of (dY V)(t, a) (X U)(t, b). Memory: one number an entry. The support belongs to one
 /// basis: to change either, make another object.
+///
 ///     SampledGradient<float> gradient(ctx, basis, support);
 ///     gradient.add_tokens(ctx, dy, x);
 ///     gradient.select(ctx, s);
+///
 /// A group takes S as it is and asks no selector.
 template <class T, Backend B = DefaultBackend>
 class SampledGradient final : public CoreSource<compute_t<T>, B> {
  public:
+  /// The type of sums, bases and updates.
   using C = compute_t<T>;
+  /// The backend's context.
   using Context = typename B::Context;
+  /// The bases of the core.
   using Basis = TuckerBasis<C, B>;
+  /// How a basis is held.
   using BasisPointer = std::shared_ptr<const Basis>;
+  /// What a basis is fitted from.
   using Accumulator = HosvdAccumulator<C, B>;
 
   /// `support` [r, c] of the basis's core, copied; its values have no meaning. Throws ShapeError.
@@ -44,12 +51,16 @@ class SampledGradient final : public CoreSource<compute_t<T>, B> {
   SampledGradient& operator=(const SampledGradient&) = delete;
 
   index_t out_extent() const override { return basis_->out_extent(); }
+  /// Columns of dW.
   index_t in_extent() const override { return basis_->in_extent(); }
   const BasisPointer& basis() const override { return basis_; }
+  /// The order of the products.
   Plan plan() const override { return {SideOrder::project_first, SideOrder::project_first}; }
+  /// The entries that are computed.
   const SparseGradient<C, B>& support() const { return sum_; }
   bool accumulating() const override { return open_; }
   bool finished() const override { return false; }
+  /// Whether dW itself is formed.
   bool forms_weight_gradient() const override { return false; }
   bool selects() const override { return true; }
   index_t bytes() const override { return sum_.bytes(); }
@@ -116,6 +127,7 @@ class SampledGradient final : public CoreSource<compute_t<T>, B> {
                         MatrixView<C>(s.values(), 1, s.count()));
   }
 
+  /// Throws StateError: no weight gradient is formed.
   void add_to(Context&, Accumulator&, NonFinite) override { refuse("add_to", "it forms no weight gradient"); }
   MatrixView<C> weight_gradient(Context&) override { refuse("weight_gradient", "it forms none"); }
   MatrixView<const C> core(Context&) override { refuse("core", "it forms none; use select"); }
@@ -159,9 +171,12 @@ class SampledGradient final : public CoreSource<compute_t<T>, B> {
 template <class T, Backend B = DefaultBackend>
 class FixedSupportLinear {
  public:
+  /// The type of sums, bases and updates.
   using C = compute_t<T>;
+  /// The backend's context.
   using Context = typename B::Context;
 
+  /// Borrows weight and bias [out] (may be null). Throws ShapeError when the basis is not for them.
   FixedSupportLinear(Context& ctx, TrainedWeight<T> weight, const T* bias,
                      std::shared_ptr<const TuckerBasis<C, B>> basis, const SparseGradient<C, B>& support)
       : weight_(weight), bias_(bias), gradient_(ctx, std::move(basis), support) {
@@ -169,7 +184,9 @@ class FixedSupportLinear {
                   weight.in_extent(), "out x in of the layer");
   }
 
+  /// The gradient's source, for a group.
   SampledGradient<T, B>& gradient() { return gradient_; }
+  /// The weight, for a group.
   const TrainedWeight<T>& trained_weight() const { return weight_; }
 
   /// y = x W^T + b. Throws ShapeError.

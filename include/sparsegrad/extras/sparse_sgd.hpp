@@ -5,28 +5,37 @@
 
 namespace sparsegrad {
 
+/// Options of SparseSgd.
 struct SparseSgdOptions {
   double momentum = 0.9;  ///< mu, 0 <= mu < 1
+  /// Whether the update looks ahead (Nesterov).
   bool nesterov = false;
   index_t capacity = 0;  ///< entries of a compact state; 0: dense
+  /// What becomes of new entries when a compact state is full.
   Overflow overflow = Overflow::go_dense;
 
+  /// The form of the moments that these options ask for.
   MomentLayout layout() const { return {.capacity = capacity, .overflow = overflow, .second = false}; }
+  /// Throws ValueError unless the numbers are in range.
   template <class T>
   void require_valid() const {
     if (!is_finite(momentum) || momentum < 0 || momentum >= 1)
       throw ValueError("momentum is " + std::to_string(momentum) + ", expected 0 <= momentum < 1");
   }
+  /// Writes the options to a saved state, for `restore` to compare.
   template <class T>
   void describe(OptimizerState<T>& s) const {
     s.type = "sparse_sgd 1";
     s.numbers = {{"momentum", momentum}, {"nesterov", nesterov ? 1 : 0}};
   }
+  /// Whether all members are equal.
   friend bool operator==(const SparseSgdOptions&, const SparseSgdOptions&) = default;
 };
 
 /// Stochastic gradient descent with momentum on one core [rows, cols], of which only the entries of S move:
+///
 ///     m <- mu m + g        d = -lr m, with `nesterov` d = -lr (g + mu m)
+///
 /// An entry that is not in S keeps its m and does not move. With k = all this is torch.optim.SGD (Sutskever, Martens,
 /// Dahl, Hinton, "On the importance of initialization and momentum in deep learning", ICML 2013). As m is linear in the
 /// gradients, `rebase` is exact between full bases.
@@ -34,6 +43,7 @@ template <class T, Backend B = DefaultBackend>
 class SparseSgd : public MomentOptimizer<T, B, SparseSgdOptions> {
  public:
   using MomentOptimizer<T, B, SparseSgdOptions>::MomentOptimizer;
+  /// The sparse gradients that it takes.
   using Gradient = SparseGradient<T, B>;
 
   /// One step; O(k) with a dense state. Throws as SparseAdam::step, with nothing changed but D.

@@ -19,15 +19,18 @@ enum class Mode {
   in,     ///< column of a gradient (mode 3)
 };
 
-/// Non-owning contiguous stack X [n, out, in] of n gradients: X(i, j, k) is data[(i out + j) in + k], so that
-/// each slice is an ordinary row-major matrix [out, in].
+/// Non-owning contiguous stack X [n, out, in] of n gradients: X(i, j, k) is data[(i out + j) in +
+/// k], so that each slice is an ordinary row-major matrix [out, in].
 ///
-/// Unfoldings as in Kolda and Bader, "Tensor Decompositions and Applications", SIAM Review 51(3), 2009:
-/// the rows run over one mode, the columns over the other two, the earlier of them fastest. With X [2, 2, 3]
-/// of the slices
+/// Unfoldings as in Kolda and Bader, "Tensor Decompositions and Applications", SIAM Review 51(3),
+/// 2009: the rows run over one mode, the columns over the other two, the earlier of them fastest.
+/// With X [2, 2, 3] of the slices
+///
 ///     X(0) = 1 2 3    X(1) =  7  8  9
 ///            4 5 6           10 11 12
+///
 /// they are
+///
 ///     stack [2, 6]     1  4  2  5  3  6     column j + 2 k
 ///                      7 10  8 11  9 12
 ///     out [2, 6]       1  7  2  8  3  9     column i + 2 k
@@ -37,14 +40,16 @@ enum class Mode {
 ///                      3  9  6 12
 template <class T>
 struct TensorView {
-  T* data = nullptr;
-  index_t n = 0;
-  index_t out = 0;
-  index_t in = 0;
+  T* data = nullptr;  ///< element (0, 0, 0)
+  index_t n = 0;      ///< number of gradients
+  index_t out = 0;    ///< rows of a gradient
+  index_t in = 0;     ///< columns of a gradient
 
+  /// A view of no elements, 0x0x0.
   constexpr TensorView() = default;
-  /// Throws ShapeError when an extent is negative, the number of elements passes index_t, or data is null though there
-  /// are elements.
+  /// A view of n_ gradients [out_, in_] that follow each other.
+  /// Throws ShapeError when an extent is negative, the number of elements passes index_t, or data
+  /// is null though there are elements.
   constexpr TensorView(T* data_, index_t n_, index_t out_, index_t in_)
       : data(data_), n(n_), out(out_), in(in_) {
     constexpr index_t most = std::numeric_limits<index_t>::max();
@@ -55,14 +60,18 @@ struct TensorView {
                        ": expected extents >= 0 whose product is below 2^63, and data that is not null");
     }
   }
+  /// A view of elements that may be changed serves as one of elements that may not.
   template <class U>
   requires(std::is_same_v<U, const T> && !std::is_const_v<T>) constexpr operator TensorView<U>()
       const {  // NOLINT(google-explicit-constructor)
     return TensorView<U>(data, n, out, in);
   }
 
+  /// Element (j, k) of gradient i, on the host.
   constexpr T& operator()(index_t i, index_t j, index_t k) const { return data[(i * out + j) * in + k]; }
+  /// Number of elements.
   constexpr index_t size() const { return n * out * in; }
+  /// Extent of a mode.
   constexpr index_t extent(Mode mode) const { return mode == Mode::stack ? n : mode == Mode::out ? out : in; }
   /// Gradient i [out, in].
   constexpr MatrixView<T> slice(index_t i) const {
@@ -70,6 +79,7 @@ struct TensorView {
   }
   /// All gradients, each as one row [n, out in].
   constexpr MatrixView<T> rows() const { return MatrixView<T>(data, n, out * in); }
+  /// The extents as text: "10x768x3072".
   std::string shape_text() const {
     return std::to_string(n) + "x" + std::to_string(out) + "x" + std::to_string(in);
   }
@@ -95,8 +105,9 @@ void require_same(const char* what, ConstTensorView<T> x, index_t n, index_t out
                    std::to_string(out) + "x" + std::to_string(in) + " (n x out x in)");
 }
 
-/// Calls f(part of the tensor, part of the unfolding) on matrices that are each other's transposes and together
-/// are all of both. The stack's index is the fastest of two unfoldings and the slowest of the tensor.
+/// Calls f(part of the tensor, part of the unfolding) on matrices that are each other's transposes
+/// and together are all of both. The stack's index is the fastest of two unfoldings and the slowest
+/// of the tensor.
 template <class X, class A, class F>
 void transposed_parts(TensorView<X> x, Mode mode, MatrixView<A> a, F&& f) {
   if (x.size() == 0) return;
@@ -131,7 +142,8 @@ void fold(typename B::Context& ctx, ConstMatrixView<T> a, Mode mode, TensorView<
   });
 }
 
-/// Y = X x_mode M: Y_(mode) = M X_(mode), M [p, extent of mode]; Y has extent p there. Throws ShapeError.
+/// Y = X x_mode M: Y_(mode) = M X_(mode), M [p, extent of mode]; Y has extent p there. Throws
+/// ShapeError.
 template <class T, Backend B = DefaultBackend>
 void mode_product(typename B::Context& ctx, ConstTensorView<T> x, Mode mode, ConstMatrixView<T> m,
                   TensorView<T> y) {
@@ -160,7 +172,8 @@ void project(typename B::Context& ctx, const TuckerBasis<T, B>& basis, ConstTens
     basis.project(ctx, x.slice(i), cores.slice(i));
 }
 
-/// The stack [n, out, in] that the cores [n, r, c] stand for: X^ = C x_out V x_in U. Throws ShapeError.
+/// The stack [n, out, in] that the cores [n, r, c] stand for: X^ = C x_out V x_in U. Throws
+/// ShapeError.
 template <class T, Backend B>
 void reconstruct(typename B::Context& ctx, const TuckerBasis<T, B>& basis, ConstTensorView<T> cores,
                  std::type_identity_t<TensorView<T>> x) {

@@ -18,13 +18,14 @@ static_assert(std::endian::native == std::endian::little, "safetensors files are
 /// Element types that files may hold. Only some can be read as numbers here; all are checked alike.
 enum class DType { f64, f32, f16, bf16, i64, i32, i16, i8, u64, u32, u16, u8, boolean, f8_e4m3, f8_e5m2 };
 
-/// Name in files and bytes of an element.
+/// Description of an element type.
 struct DTypeInfo {
-  DType dtype;
-  std::string_view name;
-  index_t bytes;
+  DType dtype;            ///< which
+  std::string_view name;  ///< its name in files
+  index_t bytes;          ///< bytes of an element
 };
 
+/// All element types.
 inline constexpr DTypeInfo dtype_table[] = {
     {DType::f64, "F64", 8},      {DType::f32, "F32", 4},         {DType::f16, "F16", 2},
     {DType::bf16, "BF16", 2},    {DType::i64, "I64", 8},         {DType::i32, "I32", 4},
@@ -33,11 +34,13 @@ inline constexpr DTypeInfo dtype_table[] = {
     {DType::boolean, "BOOL", 1}, {DType::f8_e4m3, "F8_E4M3", 1}, {DType::f8_e5m2, "F8_E5M2", 1},
 };
 
+/// The description of an element type.
 inline const DTypeInfo& info(DType dtype) {
   for (const DTypeInfo& entry : dtype_table)
     if (entry.dtype == dtype) return entry;
   return dtype_table[0];
 }
+/// The element type of a name in files; nothing when there is none.
 inline std::optional<DType> dtype_from_name(std::string_view name) {
   for (const DTypeInfo& entry : dtype_table)
     if (entry.name == name) return entry.dtype;

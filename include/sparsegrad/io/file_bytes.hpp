@@ -49,8 +49,8 @@ class Descriptor {
   int fd_;
 };
 
-/// The file that `path` names, by way of symbolic links, whether it exists or not. Throws IoError when they are too many
-/// to be no loop.
+/// The file that `path` names, by way of symbolic links, whether it exists or not. Throws IoError
+/// when they are too many to be no loop.
 inline std::string resolved(const std::string& path) {
   constexpr int most_links = 40;  // as Linux has it
   std::filesystem::path target = path;
@@ -81,8 +81,9 @@ inline int write_all(int fd, std::span<const std::byte> bytes) {
 
 }  // namespace detail
 
-/// The bytes of a file, mapped into memory where the system can, read otherwise. Copies share them. The file
-/// must not be shortened while it is mapped; replacing it, as `write_file` does, is harmless.
+/// The bytes of a file, mapped into memory where the system can, read otherwise. Copies share them.
+/// The file must not be shortened while it is mapped; replacing it, as `write_file` does, is
+/// harmless.
 class FileBytes {
  public:
   FileBytes() = default;
@@ -117,6 +118,7 @@ class FileBytes {
     return file;
   }
 
+  /// Takes over bytes in memory.
   static FileBytes from(std::vector<std::byte> bytes) {
     FileBytes file;
     const auto owner = std::make_shared<const std::vector<std::byte>>(std::move(bytes));
@@ -125,6 +127,7 @@ class FileBytes {
     return file;
   }
 
+  /// The bytes, which live as long as this object or a copy of it.
   std::span<const std::byte> bytes() const {
     return {data_.get(), size_};
   }
@@ -134,10 +137,11 @@ class FileBytes {
   std::size_t size_ = 0;
 };
 
-/// Writes the parts one after the other to `path`. They go to a file "<path>.tmp-<process>-<n>" beside it,
-/// which is flushed to the disk and then takes the path's name, in one move: whatever fails, the old file
-/// stays as it was, and the file beside it is removed. A path that exists and is no regular file (a device, a
-/// pipe) is written to directly; a symbolic link is followed, also to a file that is not there yet. Throws IoError with the system's reason.
+/// Writes the parts one after the other to `path`. They go to a file "<path>.tmp-<process>-<n>"
+/// beside it, which is flushed to the disk and then takes the path's name, in one move: whatever
+/// fails, the old file stays as it was, and the file beside it is removed. A path that exists and
+/// is no regular file (a device, a pipe) is written to directly; a symbolic link is followed, also
+/// to a file that is not there yet. Throws IoError with the system's reason.
 inline void write_file(const std::string& path, std::span<const std::span<const std::byte>> parts) {
 #if defined(SPARSEGRAD_IO_POSIX)
   const std::string target = detail::resolved(path);
@@ -176,7 +180,8 @@ inline void write_file(const std::string& path, std::span<const std::span<const 
   if (::fsync(fd.get()) != 0) fail("cannot be flushed to the disk", errno);
   if (::close(fd.release()) != 0) fail("cannot be closed", errno);
   if (::rename(aside.c_str(), target.c_str()) != 0) fail("cannot be replaced", errno);
-  // The new name itself is on the disk once its folder is. Not every file system can do it, and the data are
+  // The new name itself is on the disk once its folder is. Not every file system can do it, and the
+  // data are
   // safe.
   const std::filesystem::path folder = std::filesystem::path(target).parent_path();
   const detail::Descriptor directory(

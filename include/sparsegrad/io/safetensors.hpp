@@ -1,4 +1,5 @@
-// Safetensors files: named arrays behind a JSON header (github.com/huggingface/safetensors, "Format").
+// Safetensors files: named arrays behind a JSON header (github.com/huggingface/safetensors,
+// "Format").
 //
 //     8 bytes   n, length of the header, unsigned, little-endian
 //     n bytes   {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ...,
@@ -27,7 +28,7 @@
 
 namespace sparsegrad::io {
 
-/// "[2, 3]"
+/// A shape as text: "[2, 3]".
 inline std::string shape_list_text(std::span<const index_t> shape) {
   std::string text = "[";
   for (std::size_t i = 0; i < shape.size(); ++i)
@@ -37,31 +38,34 @@ inline std::string shape_list_text(std::span<const index_t> shape) {
 
 /// One array of an open file.
 struct Tensor {
-  std::string_view name;
-  DType dtype = DType::f32;
-  std::vector<index_t> shape;
-  std::span<const std::byte> bytes;  ///< of the file's alignment: not more than one byte's is certain
+  std::string_view name;             ///< as in the file, which it refers to
+  DType dtype = DType::f32;          ///< type of an element
+  std::vector<index_t> shape;        ///< extents, the slowest first
+  std::span<const std::byte> bytes;  ///< elements, row-major, in the file's memory; no alignment is assured
 
   /// Number of elements.
   index_t count() const { return static_cast<index_t>(bytes.size()) / info(dtype).bytes; }
 };
 
-/// A file opened for reading. Opening checks the whole header, strictly: its length against 100 MB and the
-/// file's size; no other JSON than the structure above, no key twice, no unknown dtype; extents and offsets
-/// are integers in range, products do not overflow, begin <= end, the size is that of shape and dtype, and
-/// the arrays cover the data without overlap or hole. Every failure is an IoError that names the file and,
-/// where there is one, the tensor, and says what was expected and what was found.
+/// A file opened for reading. Opening checks the whole header, strictly: its length against 100 MB
+/// and the file's size; no other JSON than the structure above, no key twice, no unknown dtype;
+/// extents and offsets are integers in range, products do not overflow, begin <= end, the size is
+/// that of shape and dtype, and the arrays cover the data without overlap or hole. Every failure is
+/// an IoError that names the file and, where there is one, the tensor, and says what was expected
+/// and what was found.
 class SafetensorsFile {
  public:
-  /// Throws IoError.
+  /// Opens a file. Throws IoError.
   explicit SafetensorsFile(const std::string& path) : SafetensorsFile(FileBytes::open(path), path) {}
-  /// From memory; `name` stands for the path in messages.
+  /// Reads a file that is in memory; `name` stands for the path in messages.
   SafetensorsFile(FileBytes bytes, std::string name)
       : file_(std::move(bytes)),
         path_(std::move(name)),
         header_(detail::parse_header(file_.bytes(), path_)) {}
 
+  /// The path, or the name given for it.
   const std::string& path() const { return path_; }
+  /// All metadata.
   const std::map<std::string, std::string>& metadata() const { return header_.metadata; }
   /// Names in the order of their data.
   std::vector<std::string> names() const {
@@ -70,9 +74,11 @@ class SafetensorsFile {
       names.push_back(entry.name);
     return names;
   }
+  /// Whether there is an array of this name.
   bool contains(std::string_view name) const { return header_.index.find(name) != header_.index.end(); }
 
-  /// The array, which lives as long as the file object (or a copy of it). Throws IoError when there is none.
+  /// The array, which lives as long as the file object (or a copy of it). Throws IoError when there
+  /// is none.
   Tensor find(std::string_view name) const {
     const auto at = header_.index.find(name);
     if (at == header_.index.end()) {
@@ -85,7 +91,8 @@ class SafetensorsFile {
                                   static_cast<std::size_t>(entry.end - entry.begin))};
   }
 
-  /// The same, of the shape given. Throws IoError, with both shapes.
+  /// The array, which must have the shape given. Throws IoError, with both shapes where they
+  /// differ.
   Tensor find(std::string_view name, std::span<const index_t> shape) const {
     Tensor tensor = find(name);
     if (!std::equal(shape.begin(), shape.end(), tensor.shape.begin(), tensor.shape.end())) {
@@ -95,8 +102,8 @@ class SafetensorsFile {
     return tensor;
   }
 
-  /// Elements of exactly the type X (float, double, float16, bfloat16, int32, int64, uint8), copied. Throws IoError for another
-  /// type.
+  /// Elements of exactly the type X (float, double, float16, bfloat16, int32, int64, uint8),
+  /// copied. Throws IoError for another type.
   template <class X>
   std::vector<X> read(std::string_view name) const {
     const Tensor tensor = find(name);
@@ -109,8 +116,8 @@ class SafetensorsFile {
     return values;
   }
 
-  /// Elements of any floating-point type (F64, F32, F16, BF16) converted to T. Throws IoError for another
-  /// type.
+  /// Elements of any floating-point type (F64, F32, F16, BF16) converted to T. Throws IoError for
+  /// another type.
   template <class T>
   std::vector<T> read_as(std::string_view name) const {
     const Tensor tensor = find(name);
@@ -162,13 +169,13 @@ class SafetensorsFile {
   detail::Header header_;
 };
 
-/// Collects arrays, then writes them as one file. Wider element types stand first, otherwise in the order of
-/// adding, and the data begin at a multiple of 8: every array is aligned to its element. The same arrays in
-/// the same order give the same bytes.
+/// Collects arrays, then writes them as one file. Wider element types stand first, otherwise in the
+/// order of adding, and the data begin at a multiple of 8: every array is aligned to its element.
+/// The same arrays in the same order give the same bytes.
 class SafetensorsWriter {
  public:
-  /// Adds an array whose bytes are the caller's until `write`. Throws ValueError for a name given before or
-  /// reserved, ShapeError when the bytes do not fit shape and dtype.
+  /// Adds an array whose bytes are the caller's until `write`. Throws ValueError for a name given
+  /// before or reserved, ShapeError when the bytes do not fit shape and dtype.
   void add(std::string name, DType dtype, std::vector<index_t> shape, std::span<const std::byte> bytes) {
     add(std::move(name), dtype, std::move(shape), bytes, nullptr);
   }
@@ -190,8 +197,8 @@ class SafetensorsWriter {
     if (!fresh) throw ValueError("metadata '" + at->first + "' is set twice");
   }
 
-  /// Throws IoError when the file cannot be written (see write_file: an old file then stays as it was),
-  /// ValueError when a name or text is not UTF-8 or the header exceeds 100 MB.
+  /// Throws IoError when the file cannot be written (see write_file: an old file then stays as it
+  /// was), ValueError when a name or text is not UTF-8 or the header exceeds 100 MB.
   void write(const std::string& path) const {
     const Layout layout = lay_out();
     std::vector<std::span<const std::byte>> parts{std::as_bytes(std::span<const char>(layout.header))};

@@ -20,6 +20,7 @@ namespace sparsegrad::backend::cuda {
 /// Owner of something that CUDA gave as a pointer; its end is not told of failures.
 template <auto Destroy>
 struct Destroyer {
+  /// Destroys the resource; its error is ignored, as a destructor cannot report it.
   template <class P>
   void operator()(P p) const noexcept {
     static_cast<void>(Destroy(p));
@@ -39,6 +40,7 @@ struct ContextOptions {
   /// after a product it is cuBLAS's own, so who has set another (cublasSetWorkspace) sets it again.
   cublasHandle_t blas = nullptr;
   cusolverDnHandle_t solver = nullptr;  ///< its stream is set for each eigenproblem and put back after it
+  /// Where the memory of the context and of its objects comes from; null: cudaMalloc.
   MemoryResource* memory = nullptr;
   /// Bytes of cuBLAS's workspace on this context's products, on a borrowed handle as well: with it no product allocates,
   /// in graphs too.
@@ -52,6 +54,7 @@ struct ContextOptions {
 /// are finished when a call returns them, other memory that two contexts use needs an event, or synchronize().
 class CudaContext {
  public:
+  /// The context's temporary memory.
   using Scratch = BasicScratch<ContextMemory>;
 
   /// Throws CudaError: no device, a driver too old, handles that cannot be made; CudaOutOfMemory.
@@ -82,7 +85,9 @@ class CudaContext {
   CudaContext(const CudaContext&) = delete;
   CudaContext& operator=(const CudaContext&) = delete;
 
+  /// The stream of all its work.
   cudaStream_t stream() const { return stream_; }
+  /// Where the memory of objects made with it comes from.
   ContextMemory memory() const { return memory_; }
 
   /// Waits for all work of the stream; throws the error that a kernel has left, if any.
@@ -96,11 +101,13 @@ class CudaContext {
   }
   /// What a step's kernels tell the host without its waiting: host memory that the device reaches.
   StepFlag& step_flag() { return *flag_; }
+  /// The same flag by the device's address.
   StepFlag* step_flag_of_device() { return flag_of_device_; }
 
   /// Float products of layers may run on TF32 tensor cores (10 bits of mantissa). Off unless asked for. What bases rest on
   /// (Gram sums, sketches, the check of factors, moments carried to a new basis) never does.
   void allow_tf32(bool on) { tf32_ = on; }
+  /// Whether float products of layers may run on TF32 tensor cores.
   bool allows_tf32() const { return tf32_; }
   /// Products in full precision whatever is allowed; returns what was set before. For a scope: FullPrecision.
   bool full_precision(bool on) { return std::exchange(full_precision_, on); }
@@ -110,6 +117,7 @@ class CudaContext {
   /// One product: cuBLAS on this stream, with this context's workspace and modes. A borrowed handle gets its own back.
   class BlasCall {
    public:
+    /// Sets stream, workspace and modes. Throws CudaError.
     explicit BlasCall(CudaContext& ctx, cublasMath_t math)
         : blas_(ctx.blas_), borrowed_(ctx.own_blas_ == nullptr) {
       if (borrowed_) {
@@ -134,6 +142,7 @@ class CudaContext {
     BlasCall(const BlasCall&) = delete;
     BlasCall& operator=(const BlasCall&) = delete;
 
+    /// The handle to call.
     cublasHandle_t handle() const { return blas_; }
 
    private:
@@ -156,6 +165,7 @@ class CudaContext {
   /// The same for cuSOLVER, whose handle is made when first wanted: it takes memory, and only fits need it.
   class SolverCall {
    public:
+    /// Makes the handle where there is none and sets its stream. Throws CudaError.
     explicit SolverCall(CudaContext& ctx) {
       if (ctx.solver_ == nullptr) {
         cuda::check(cusolverDnCreate(&ctx.solver_), "cusolverDnCreate");
@@ -172,6 +182,7 @@ class CudaContext {
     SolverCall(const SolverCall&) = delete;
     SolverCall& operator=(const SolverCall&) = delete;
 
+    /// The handle to call.
     cusolverDnHandle_t handle() const { return solver_; }
 
    private:
@@ -180,6 +191,7 @@ class CudaContext {
     cudaStream_t stream_ = nullptr;
   };
 
+  /// The temporary memory itself, to reserve or measure it.
   Scratch& scratch() { return scratch_; }
   /// Temporary device memory until the frame ends; work that the stream still has to do on it comes before all that
   /// later frames do.
@@ -188,16 +200,21 @@ class CudaContext {
   /// Thrust's temporaries: of the innermost open frame, whose end takes them back.
   class Allocator {
    public:
+    /// Memory is counted in bytes.
     using value_type = char;
+    /// Allocates from this scratch memory.
     explicit Allocator(Scratch& scratch) : scratch_(&scratch) {}
+    /// Memory that lasts until the innermost frame ends.
     char* allocate(std::ptrdiff_t bytes) {
       return reinterpret_cast<char*>(scratch_->take(static_cast<std::size_t>(bytes)));
     }
+    /// Does nothing: the frame's end frees the memory.
     void deallocate(char*, std::size_t) noexcept {}
 
    private:
     Scratch* scratch_;
   };
+  /// The allocator to give to Thrust.
   Allocator& allocator() { return allocator_; }
 
  private:

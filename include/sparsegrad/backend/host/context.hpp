@@ -22,6 +22,7 @@ namespace sparsegrad::backend::host {
 /// run there.
 class Executor {
  public:
+  /// A function that `run` calls, with its argument, the task's number and the worker's.
   using Task = void (*)(void* argument, index_t task, int worker);
   virtual ~Executor() = default;
   /// Largest number of tasks that run at the same time, the caller's thread included.
@@ -131,12 +132,15 @@ class HostContext {
   explicit HostContext(Executor& executor, bool deterministic = false)
       : threads_(executor.concurrency()), deterministic_(deterministic), executor_(&executor) {}
 
+  /// Number of threads that it computes on.
   int threads() const { return threads_; }
 
   /// With determinism on, results have the same bits for any number of threads.
   bool deterministic() const { return deterministic_; }
+  /// Turns determinism on or off.
   void deterministic(bool on) { deterministic_ = on; }
 
+  /// The temporary memory itself, to reserve or measure it.
   Scratch& scratch() { return scratch_; }
   /// Temporary memory until the frame ends.
   Scratch::Frame frame() { return Scratch::Frame(scratch_); }
