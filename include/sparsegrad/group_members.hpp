@@ -155,6 +155,39 @@ class GroupMembers {
     return report;
   }
 
+  /// An optimizer for members with a gradient that have none: a step before the refresh that a collection is for.
+  void prepare_missing(Context& ctx) {
+    for (Member& m : list_)
+      if (m.optimizer == nullptr && m.takes_part(rules_)) prepare(ctx, m);
+  }
+  /// Selects the members that are not yet selected. False where NaN or Inf leaves the step out, by NonFinite::skip.
+  bool select(Context& ctx, GroupReport& report) {
+    for (Member& m : list_) {
+      if (!m.takes_part(rules_)) {
+        ++report.without_gradient;
+        continue;
+      }
+      if (!m.is_selected()) m.select(ctx, rules_, false);
+      report.skipped = report.skipped || m.progress == Member::Progress::skipped;
+      report.kept += m.gradient.count();
+    }
+    if (report.skipped) report.kept = 0;
+    return !report.skipped;
+  }
+  /// Throws, before anything has changed, what an optimizer's step would throw for the entries that were selected.
+  void require_step(Context& ctx) const {
+    for (const Member& m : list_)
+      if (m.is_selected()) require_step(ctx, m);
+  }
+  /// Takes the memory that the optimizers' steps will want, then tells the selectors that the step is taken.
+  void commit(Context& ctx) {
+    for (Member& m : list_)
+      if (m.is_selected()) core_optimizer::make_room(ctx, *m.optimizer, m.gradient);
+    for (Member& m : list_)
+      if (m.is_selected() && m.selector.wants_commit())
+        m.selector.committed(ctx, m.source->core(ctx), m.gradient);
+  }
+
   /// Whole gradients, which a collection needs, take more memory than cores.
   void shrink_gradient_memory(Context& ctx) {
     if (shared_ == nullptr) return;
@@ -230,7 +263,8 @@ class GroupMembers {
                      " had a backward after its selection; with share_gradient_memory select after the last "
                      "micro-batch's backward");
   }
-  /// Throws what the optimizer's step would throw for the selected entries.
+
+ private:
   void require_step(Context& ctx, const Member& m) const {
     core_optimizer::check(ctx, *m.optimizer, m.gradient);
     const index_t entries = core_optimizer::update_capacity(*m.optimizer, m.gradient.count());
@@ -240,7 +274,6 @@ class GroupMembers {
                      std::to_string(entries) + "; its state was changed from outside");
   }
 
- private:
   std::size_t place(index_t i) const {
     if (i < 0 || i >= size()) {
       throw ValueError("layer " + std::to_string(i) + ", expected 0 <= layer < " + std::to_string(size()));

@@ -75,7 +75,6 @@ class SparseGradGroup {
       throw ValueError("warmup_steps is " + std::to_string(warmup_left_) + ", expected >= 0");
   }
   SparseGradGroup(const SparseGradGroup&) = delete;
-  SparseGradGroup& operator=(const SparseGradGroup&) = delete;
 
   /// Adds a layer; returns its number. `kind` names the layers that share a basis under BasisScope::kind; they must have
   /// the same extents (checked when the collection begins). Throws StateError while collecting, or, where gradient memory
@@ -211,7 +210,6 @@ class SparseGradGroup {
   bool collecting() const { return collection_.has_value(); }
   /// Whether steps only collect: the first warmup_steps.
   bool warming_up() const { return warmup_left_ > 0; }
-
   /// Ends a collection without a fit: bases and moments stay as they are. Throws StateError while a layer holds a
   /// gradient.
   void stop_collecting(Context& ctx) {
@@ -303,32 +301,14 @@ class SparseGradGroup {
     for (const Member& m : members_.all())
       members_.require_one_selection(m);
     if (warming_up()) return warm_up(ctx);
-    for (Member& m : members_.all())
-      if (m.optimizer == nullptr && m.takes_part(members_.rules())) members_.prepare(ctx, m);
+    members_.prepare_missing(ctx);
     step_.select_together(ctx, members_.all(), members_.rules(), false);
     GroupReport report;
-    for (Member& m : members_.all()) {
-      if (!m.takes_part(members_.rules())) {
-        ++report.without_gradient;
-        continue;
-      }
-      if (!m.is_selected()) m.select(ctx, members_.rules(), false);
-      report.skipped = report.skipped || m.progress == Progress::skipped;
-      report.kept += m.gradient.count();
+    if (members_.select(ctx, report)) {
+      members_.require_step(ctx);
+      members_.commit(ctx);
+      step_.update(ctx, members_.all(), step_options, decay, report);
     }
-    if (report.skipped) {
-      clear(ctx);
-      report.kept = 0;
-      return report;
-    }
-    for (const Member& m : members_.all())
-      if (m.is_selected()) members_.require_step(ctx, m);
-    for (Member& m : members_.all()) {
-      if (!m.is_selected()) continue;
-      core_optimizer::make_room(ctx, *m.optimizer, m.gradient);
-      if (m.selector.wants_commit()) m.selector.committed(ctx, m.source->core(ctx), m.gradient);
-    }
-    step_.update(ctx, members_.all(), step_options, decay, report);
     clear(ctx);
     return report;
   }
@@ -360,7 +340,8 @@ class SparseGradGroup {
   /// states of selectors; arrays in host memory. On a BatchedBackend after `check`, which corrects the counts of steps
   /// that changed nothing. Throws StateError while gradients are collected or held.
   State state(Context& ctx) const {
-    require_restorable("state");
+    require_not_collecting("state", collecting() || warming_up());
+    members_.require_idle("state");
     return detail::group_state<C, B>(ctx, members_);
   }
 
@@ -370,7 +351,7 @@ class SparseGradGroup {
   void restore(Context& ctx, const State& state) {
     check(ctx);
     require_host_counts("restore");
-    if (!warming_up()) require_restorable("restore");
+    require_not_collecting("restore", collecting() && !warming_up());
     members_.require_idle("restore");
     detail::require_group_state<C, B>(ctx, members_, state);
     for (Member& m : members_.all())
@@ -396,9 +377,7 @@ class SparseGradGroup {
 
   void require_open(Context& ctx, const char* call) {
     require_host_counts(call);
-    if (collecting())
-      throw StateError(std::string(call) +
-                       ": gradients are being collected; call refresh or stop_collecting first");
+    require_not_collecting(call, collecting());
     check(ctx);
   }
   index_t append(Context& ctx, Member member, const std::string& kind) {
@@ -453,16 +432,16 @@ class SparseGradGroup {
     return report;
   }
 
-  void require_restorable(const char* call) const {
-    if (collecting() || warming_up())
+  void require_not_collecting(const char* call, bool collects) const {
+    if (collects)
       throw StateError(std::string(call) +
                        ": gradients are being collected; call refresh or stop_collecting first");
-    members_.require_idle(call);
   }
   void require_host_counts(const char* call) const {
     if (step_.counts_on_device())
       throw StateError(std::string(call) + ": steps are counted on the device; call count_on_host first");
   }
+
   index_t warmup_left_ = 0;
   GroupMembers<T, B, O> members_;
   std::optional<BasisCollection<C, B>> collection_;

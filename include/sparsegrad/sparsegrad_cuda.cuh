@@ -9,8 +9,8 @@
 #include "side_recipe.hpp"
 #include "tucker_basis.hpp"
 
-#include "given_gradient.hpp"
 #include "core_optimizer.hpp"
+#include "given_gradient.hpp"
 #include "plan.hpp"
 #include "selector.hpp"
 #include "sparse_grad_linear.hpp"

@@ -7,10 +7,10 @@
 #include <nlohmann/json.hpp>
 #include <sparsegrad/backend/cpu_blas.hpp>
 
-#include "training/optimizer/adamw.hpp"
-#include "models/encoder/encoder_model.hpp"
 #include "checkpoints/hf_directory.hpp"
 #include "golden_batch.hpp"
+#include "models/encoder/encoder_model.hpp"
+#include "training/optimizer/adamw.hpp"
 
 namespace sparsegrad::glue::test {
 

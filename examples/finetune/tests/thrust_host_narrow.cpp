@@ -6,11 +6,11 @@
 
 using DeviceBackend = sparsegrad::test::Fenced<sparsegrad::backend::ThrustHost>;
 
-#include "training/optimizer/adamw_impl.hpp"
-#include "models/encoder/encoder_model_impl.hpp"
 #include "checkpoints/hf_directory_impl.hpp"
+#include "models/encoder/encoder_model_impl.hpp"
 #include "models/parameters/parameter_set_impl.hpp"
 #include "support/thrust_host_run.hpp"
+#include "training/optimizer/adamw_impl.hpp"
 #include "training/trainer_impl.hpp"
 #include "training/trainer_state_impl.hpp"
 

@@ -10,11 +10,11 @@
 #include <sparsegrad/io/side_recipe_text.hpp>
 
 #include "files.hpp"
-#include "training/output/event_file.hpp"
+#include "replication/presets.hpp"
 #include "training/optimizer/learning_rate.hpp"
+#include "training/output/event_file.hpp"
 #include "training/output/output_file.hpp"
 #include "training/output/output_folder.hpp"
-#include "replication/presets.hpp"
 #include "training/sampler.hpp"
 
 using namespace sparsegrad;

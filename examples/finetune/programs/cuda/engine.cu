@@ -1,10 +1,10 @@
 // The engine on a GPU.
 #include <sparsegrad/sparsegrad_cuda.cuh>
 
-#include "training/optimizer/adamw_impl.hpp"
-#include "models/layers/device/layer_ops.cuh"
 #include "models/encoder/encoder_model_impl.hpp"
+#include "models/layers/device/layer_ops.cuh"
 #include "models/parameters/parameter_set_impl.hpp"
+#include "training/optimizer/adamw_impl.hpp"
 
 namespace sparsegrad::glue {
 

@@ -2,8 +2,8 @@
 #include "programs/cuda/run_device.cuh"
 
 #include "programs/evaluate_command_impl.hpp"
-#include "training/session_impl.hpp"
 #include "programs/train_command_impl.hpp"
+#include "training/session_impl.hpp"
 #include "training/trainer_impl.hpp"
 #include "training/trainer_state_impl.hpp"
 

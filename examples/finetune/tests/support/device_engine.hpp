@@ -14,12 +14,12 @@
 #include <sparsegrad/io/safetensors.hpp>
 #include <sparsegrad/sparse_grad_group.hpp>
 
-#include "support/device_memory.hpp"
-#include "training/optimizer/adamw.hpp"
-#include "models/layers/batch.hpp"
-#include "models/encoder/encoder_model.hpp"
 #include "checkpoints/hf_directory.hpp"
 #include "golden_batch.hpp"
+#include "models/encoder/encoder_model.hpp"
+#include "models/layers/batch.hpp"
+#include "support/device_memory.hpp"
+#include "training/optimizer/adamw.hpp"
 
 namespace sparsegrad::glue::test {
 

@@ -9,8 +9,8 @@
 #include <sparsegrad/backend/cpu_blas.hpp>
 
 #include "files.hpp"
-#include "tokenizers/tokenizer.hpp"
 #include "support/tiny_bert.hpp"
+#include "tokenizers/tokenizer.hpp"
 #include "training/trainer.hpp"
 
 namespace sparsegrad::glue::test {

@@ -10,8 +10,8 @@
 
 #include <sparsegrad/backend/cpu_blas.hpp>
 
-#include "data/builtin_acceptability.hpp"
 #include "checkpoints/hf_directory.hpp"
+#include "data/builtin_acceptability.hpp"
 
 namespace sparsegrad::glue::test {
 

@@ -6,8 +6,8 @@
 
 #include <sparsegrad/backend/cpu_blas.hpp>
 
-#include "models/encoder/encoder_model.hpp"
 #include "data/encoded_dataset.hpp"
+#include "models/encoder/encoder_model.hpp"
 #include "training/evaluation/metrics.hpp"
 
 namespace sparsegrad::glue {

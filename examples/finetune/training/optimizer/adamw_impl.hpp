@@ -6,8 +6,8 @@
 #include <span>
 #include <utility>
 
-#include "training/optimizer/adamw.hpp"
 #include "models/layers/layer_ops.hpp"
+#include "training/optimizer/adamw.hpp"
 
 namespace sparsegrad::glue {
 

@@ -15,9 +15,9 @@
 #include <sparsegrad/core/error.hpp>
 
 #include "checkpoints/hf_directory.hpp"
+#include "checkpoints/state_files.hpp"
 #include "training/output/output_file.hpp"
 #include "training/output/run_log.hpp"
-#include "checkpoints/state_files.hpp"
 
 namespace sparsegrad::glue {
 

@@ -17,8 +17,9 @@ namespace sparsegrad::backend::host {
 /// The primitives `locate_entries` and `insert_entries` of the contract (core/backend.hpp).
 struct Entries {
   /// First the place of each entry among those held, then which of them are new: less to keep in registers at a time.
-  static index_t locate_entries(HostContext&, const stored_index_t* index, index_t k, const stored_index_t* held,
-                                index_t n, stored_index_t* place, stored_index_t* added) {
+  static index_t locate_entries(HostContext&, const stored_index_t* index, index_t k,
+                                const stored_index_t* held, index_t n, stored_index_t* place,
+                                stored_index_t* added) {
     find_places(index, k, held, n, place);
     index_t q = 0;
     index_t e = 0;
