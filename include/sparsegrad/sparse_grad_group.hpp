@@ -143,7 +143,6 @@ class SparseGradGroup {
   index_t kept(index_t i) const { return members_.wanted(members_.at(i), members_.at(i).basis()); }
   /// The options that it was made with.
   const Options& options() const { return members_.options(); }
-
   /// Selects every layer's entries with a copy of this in place of TopK. GroupOptions' entries (or density) then say how
   /// many there may be at most. One with a state of its own belongs to one layer: see below.
   template <class S>
