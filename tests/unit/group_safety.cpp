@@ -176,7 +176,7 @@ TEST_CASE("group safety: transported moments follow a basis of another rank") {
   model.add_gradients();
   group.step(model.ctx, {});
   double energy = 0;
-  for (const double m : group.optimizer(0).state(model.ctx).m)
+  for (const double m : group.optimizer(0).state(model.ctx).array("m"))
     energy += m * m;
   group.collect(model.ctx, recipe_of(SideRecipe::hosvd(5), SideRecipe::hosvd(4)));
   model.add_gradients();
@@ -184,7 +184,7 @@ TEST_CASE("group safety: transported moments follow a basis of another rank") {
   group.refresh(model.ctx, MomentsPolicy::transport);
   CHECK(group.optimizer(0).steps() == 1);
   double moved = 0;
-  for (const double m : group.optimizer(0).state(model.ctx).m)
+  for (const double m : group.optimizer(0).state(model.ctx).array("m"))
     moved += m * m;
   CHECK(moved > 0.1 * energy);
   CHECK(moved <= energy);
@@ -430,9 +430,9 @@ TEST_CASE("group safety: refresh reports what its rebase lost") {
   REQUIRE(reports.size() == 3);
   double before = 0;
   double after = 0;
-  for (const double m : state.m)
+  for (const double m : state.array("m"))
     before += m * m;
-  for (const double m : group.optimizer(0).state(model.ctx).m)
+  for (const double m : group.optimizer(0).state(model.ctx).array("m"))
     after += m * m;
   CHECK(reports[0].energy_before == doctest::Approx(before));
   CHECK(reports[0].lost_to_basis == doctest::Approx(1 - after / before));
