@@ -59,7 +59,8 @@ class MomentOptimizer {
 
   /// Makes room for S where `step` would go dense to have it (Overflow::go_dense), and changes no moment: a caller with
   /// many states so takes the memory of all before the first of them steps.
-  void make_room(Context& ctx, const Gradient& s) { store_.make_room(ctx, s); }
+  /// Returns whether the state became dense.
+  bool make_room(Context& ctx, const Gradient& s) { return store_.make_room(ctx, s); }
 
   /// Empties the state; the step count starts anew. A state that went dense stays dense.
   void reset(Context& ctx) {

@@ -79,9 +79,7 @@ class SparseGradGroup {
     member.source = &layer.gradient();
     member.weight = layer.trained_weight();
     if constexpr (requires { layer.options().cost_model; }) member.cost_model = layer.options().cost_model;
-    const index_t i = add(ctx, std::move(member), kind);
-    members_.share_memory(ctx, layer.gradient());
-    return i;
+    return add(ctx, std::move(member), kind, [&] { members_.share_memory(ctx, layer.gradient()); });
   }
 
   /// Adds a weight W [out, in] (or [in, out], by option) whose gradient dW the engine makes itself; returns its number.
@@ -312,10 +310,11 @@ class SparseGradGroup {
     }
     for (const Member& m : members_.all())
       if (m.is_selected()) members_.require_step(ctx, m);
+    for (Member& m : members_.all())
+      if (m.is_selected() && core_optimizer::make_room(ctx, *m.optimizer, m.gradient)) ++report.became_dense;
     for (Member& m : members_.all()) {
-      if (!m.is_selected()) continue;
-      core_optimizer::make_room(ctx, *m.optimizer, m.gradient);
-      if (m.selector.wants_commit()) m.selector.committed(ctx, m.source->core(ctx), m.gradient);
+      if (m.is_selected() && m.selector.wants_commit())
+        m.selector.committed(ctx, m.source->core(ctx), m.gradient);
     }
     step_.update(ctx, members_.all(), step_options, decay, report);
     clear(ctx);
@@ -388,12 +387,22 @@ class SparseGradGroup {
   using Step = std::conditional_t<BatchedBackend<B> && BatchedOptimizer<O, C, B>, BatchedStep<T, B, O>,
                                   SequentialStep<T, B, O>>;
 
-  index_t add(Context& ctx, Member member, const std::string& kind) {
+  /// `share_memory` lets the source use what its group shares, or throws.
+  template <class ShareMemory>
+  index_t add(Context& ctx, Member member, const std::string& kind, ShareMemory share_memory) {
     require_host_counts("add");
     if (collecting())
       throw StateError("add: gradients are being collected; call refresh or stop_collecting first");
     check(ctx);
-    if (warming_up()) member.source->form_weight_gradient(ctx, true);
+    CoreSource<C, B>& source = *member.source;
+    const bool formed = source.forms_weight_gradient();
+    if (warming_up()) source.form_weight_gradient(ctx, true);
+    try {
+      share_memory();
+    } catch (...) {
+      if (warming_up()) source.form_weight_gradient(ctx, formed);
+      throw;
+    }
     step_.attach(ctx);
     return members_.add(ctx, std::move(member), kind, warming_up());
   }
@@ -406,7 +415,7 @@ class SparseGradGroup {
                                                          options.cost_model);
     member.source = member.given.get();
     if (!options.gradient.empty()) member.given->keep({options.gradient, options.layout});
-    return add(ctx, std::move(member), kind);
+    return add(ctx, std::move(member), kind, [] {});
   }
   void set_gradient(index_t i, const WeightGradientView<C>& dw) {
     Member& m = members_.at(i);
