@@ -129,6 +129,7 @@ class GroupMembers {
   /// See SparseGradGroup::set_basis.
   RebaseReport set_basis(Context& ctx, Member& m, std::shared_ptr<const Basis> basis, MomentsPolicy moments) {
     m.require_idle("set_basis");
+    m.source->require_new_basis("set_basis");
     const index_t out = m.source->out_extent();
     const index_t in = m.source->in_extent();
     if (basis == nullptr) basis = Basis::identity(out, in);

@@ -231,6 +231,8 @@ class SparseGradGroup {
     require_host_counts("refresh");
     check(ctx);
     members_.require_idle("refresh");
+    for (const Member& m : members_.all())
+      m.source->require_new_basis("refresh");
     collection_->fit(ctx);
     std::vector<RebaseReport> reports;
     for (Member& m : members_.all()) {
