@@ -145,7 +145,7 @@ struct OptimizerState {
 /// | `update_capacity(k)`: entries that D is made for when S has at most k | k |
 /// | `reserve(ctx, k)`: scratch memory, so that no later step allocates | nothing |
 /// | `check(ctx, S)`: throws what `step` would throw for this S | S must have the core's extents |
-/// | `make_room(ctx, S)`: takes the memory that `step` would take for this S | nothing |
+/// | `make_room(ctx, S)`: takes the memory that `step` would take for this S; true when the state became dense | nothing |
 ///
 /// Whoever steps many cores calls `check` for all, then `make_room` for all, then `step`: so none
 /// has moved when one refuses.
@@ -217,8 +217,15 @@ void check(typename B::Context& ctx, const O& o, const SparseGradient<T, B>& s) 
 
 /// Takes the memory that a step with S would take.
 template <class O, class T, Backend B>
-void make_room(typename B::Context& ctx, O& o, const SparseGradient<T, B>& s) {
-  if constexpr (requires { o.make_room(ctx, s); }) o.make_room(ctx, s);
+bool make_room(typename B::Context& ctx, O& o, const SparseGradient<T, B>& s) {
+  if constexpr (requires {
+                  { o.make_room(ctx, s) } -> std::convertible_to<bool>;
+                }) {
+    return o.make_room(ctx, s);
+  } else {
+    if constexpr (requires { o.make_room(ctx, s); }) o.make_room(ctx, s);
+    return false;
+  }
 }
 
 /// Throws ShapeError or ValueError unless D has the extents [rows, cols] and room for `entries`,

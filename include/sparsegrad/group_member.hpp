@@ -198,7 +198,7 @@ struct GroupMember {
 
   /// Ends a step of which only the gradient is wanted.
   void collect(Context& ctx, const Rules& rules) {
-    if (has_gradient() || rules.reduce) finish(ctx, rules);
+    if (!source->selects() && (has_gradient() || rules.reduce)) finish(ctx, rules);
     source->clear();
     reduced = false;
     progress = Progress::collected;

@@ -70,15 +70,23 @@ class GroupMembers {
     list_.push_back(std::move(member));
     return size() - 1;
   }
-  /// Lets a source that can take turns use the shared gradient memory, where there is one.
+  /// Readies a new member's source: it forms dW where a warm-up comes, and uses the shared gradient memory where there is
+  /// one and it can take turns. When it refuses, it is as it was.
   template <class Source>
-  void share_memory(Context& ctx, Source& source) {
+  void join(Context& ctx, Source& source, bool warming_up) {
+    const bool formed = source.forms_weight_gradient();
+    if (warming_up) source.form_weight_gradient(ctx, true);
     if constexpr (requires { source.share_memory(ctx, shared_); }) {
-      if (shared_ != nullptr) source.share_memory(ctx, shared_);
+      if (shared_ == nullptr) return;
+      try {
+        source.share_memory(ctx, shared_);
+      } catch (...) {
+        if (warming_up) source.form_weight_gradient(ctx, formed);
+        throw;
+      }
     }
   }
 
-  /// Gives member i a selector of its own.
   void use_selector(Context& ctx, index_t i, AnySelector<C, B> selector) {
     Member& m = at(i);
     if (selector.wants_commit() && shared_ != nullptr) {
@@ -142,6 +150,7 @@ class GroupMembers {
   /// See SparseGradGroup::set_basis.
   RebaseReport set_basis(Context& ctx, Member& m, std::shared_ptr<const Basis> basis, MomentsPolicy moments) {
     m.require_idle("set_basis");
+    m.source->require_new_basis("set_basis");
     const index_t out = m.source->out_extent();
     const index_t in = m.source->in_extent();
     if (basis == nullptr) basis = Basis::identity(out, in);
@@ -180,9 +189,9 @@ class GroupMembers {
       if (m.is_selected()) require_step(ctx, m);
   }
   /// Takes the memory that the optimizers' steps will want, then tells the selectors that the step is taken.
-  void commit(Context& ctx) {
+  void commit(Context& ctx, GroupReport& report) {
     for (Member& m : list_)
-      if (m.is_selected()) core_optimizer::make_room(ctx, *m.optimizer, m.gradient);
+      if (m.is_selected() && core_optimizer::make_room(ctx, *m.optimizer, m.gradient)) ++report.became_dense;
     for (Member& m : list_)
       if (m.is_selected() && m.selector.wants_commit())
         m.selector.committed(ctx, m.source->core(ctx), m.gradient);

@@ -145,14 +145,15 @@ class MomentStore {
     (void)require_room(ctx, frame, s);
   }
 
-  /// Goes dense where `admit` would for this S. Changes no moment.
-  void make_room(Context& ctx, const Gradient& s) {
-    if (!compact_ || layout_.overflow != Overflow::go_dense) return;
-    if (held_ + s.count() <= layout_.capacity) return;
+  /// Goes dense where `admit` would for this S, and says whether it did. Changes no moment.
+  bool make_room(Context& ctx, const Gradient& s) {
+    if (!compact_ || layout_.overflow != Overflow::go_dense) return false;
+    if (held_ + s.count() <= layout_.capacity) return false;
     auto frame = ctx.frame();
-    if (s.count() > layout_.capacity || held_ + find(ctx, frame, s).added_count > layout_.capacity) {
-      make_dense(ctx);
-    }
+    if (s.count() <= layout_.capacity && held_ + find(ctx, frame, s).added_count <= layout_.capacity)
+      return false;
+    make_dense(ctx);
+    return true;
   }
 
   /// Makes room for S after require_room, by going dense or by forgetting entries, and finds the

@@ -86,7 +86,7 @@ class SparseGradGroup {
     member.source = &layer.gradient();
     member.weight = layer.trained_weight();
     if constexpr (requires { layer.options().cost_model; }) member.cost_model = layer.options().cost_model;
-    members_.share_memory(ctx, layer.gradient());
+    members_.join(ctx, layer.gradient(), warming_up());
     return append(ctx, std::move(member), kind);
   }
 
@@ -241,6 +241,8 @@ class SparseGradGroup {
     require_host_counts("refresh");
     check(ctx);
     members_.require_idle("refresh");
+    for (const Member& m : members_.all())
+      m.source->require_new_basis("refresh");
     collection_->fit(ctx);
     std::vector<RebaseReport> reports;
     for (Member& m : members_.all()) {
@@ -305,7 +307,7 @@ class SparseGradGroup {
     GroupReport report;
     if (members_.select(ctx, report)) {
       members_.require_step(ctx);
-      members_.commit(ctx);
+      members_.commit(ctx, report);
       step_.update(ctx, members_.all(), step_options, decay, report);
     }
     clear(ctx);
@@ -380,7 +382,6 @@ class SparseGradGroup {
     check(ctx);
   }
   index_t append(Context& ctx, Member member, const std::string& kind) {
-    if (warming_up()) member.source->form_weight_gradient(ctx, true);
     step_.attach(ctx);
     return members_.add(ctx, std::move(member), kind, warming_up());
   }
@@ -394,6 +395,7 @@ class SparseGradGroup {
                                                          options.cost_model);
     member.source = member.given.get();
     if (!options.gradient.empty()) member.given->keep({options.gradient, options.layout});
+    members_.join(ctx, *member.given, warming_up());
     return append(ctx, std::move(member), kind);
   }
   void set_gradient(index_t i, const WeightGradientView<C>& dw) {
