@@ -16,6 +16,7 @@
 
 #include <thrust/system_error.h>
 
+#include <sparsegrad/backend/reference.hpp>
 #include <sparsegrad/backend/thrust_host.cuh>
 #include <sparsegrad/sparse_grad_group.hpp>
 
