@@ -218,6 +218,7 @@ class GroupMembers {
   /// Throws what the optimizer's step would throw for the selected entries.
   void require_step(Context& ctx, const Member& m) const {
     core_optimizer::check(ctx, *m.optimizer, m.gradient);
+    if constexpr (RemainderOptimizer<O, C, B>) m.require_remainder(rules_);
     const index_t entries = core_optimizer::update_capacity(*m.optimizer, m.gradient.count());
     if (m.update->capacity() >= entries) return;
     throw StateError("step: the update of layer " + m.text() + " has room for " +

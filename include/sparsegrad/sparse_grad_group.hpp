@@ -385,8 +385,9 @@ class SparseGradGroup {
  private:
   using Member = GroupMember<T, B, O>;
   using Progress = typename Member::Progress;
-  using Step = std::conditional_t<BatchedBackend<B> && BatchedOptimizer<O, C, B>, BatchedStep<T, B, O>,
-                                  SequentialStep<T, B, O>>;
+  static constexpr bool steps_together =
+      BatchedBackend<B> && BatchedOptimizer<O, C, B> && !RemainderOptimizer<O, C, B>;
+  using Step = std::conditional_t<steps_together, BatchedStep<T, B, O>, SequentialStep<T, B, O>>;
 
   index_t add(Context& ctx, Member member, const std::string& kind) {
     require_host_counts("add");
