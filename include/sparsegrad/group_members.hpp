@@ -4,11 +4,13 @@
 #include <algorithm>
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "basis_collection.hpp"
 #include "core/float_bits.hpp"
 #include "gradient_memory.hpp"
 #include "group_member.hpp"
@@ -197,6 +199,27 @@ class GroupMembers {
         m.selector.committed(ctx, m.source->core(ctx), m.gradient);
   }
 
+  /// Sums for the members' gradients, as the recipe shares them. Throws what BasisCollection throws.
+  std::optional<BasisCollection<C, B>> start_collection(Context& ctx, const BasisRecipe& recipe) {
+    std::optional<BasisCollection<C, B>> collection = BasisCollection<C, B>::of(ctx, all(), recipe);
+    for (Member& m : list_)
+      m.sums = collection->sums(m.number);
+    return collection;
+  }
+  /// Tells the sources whose dW is summed to form it.
+  void form_weight_gradients(Context& ctx) {
+    for (Member& m : list_) {
+      m.source->form_weight_gradient(ctx, m.sums != nullptr);
+      // Nothing was learned yet, and the basis to come has states of another shape.
+      if (m.optimizer != nullptr && m.optimizer->steps() == 0) m.forget_state();
+    }
+  }
+  void end_collection(Context& ctx, Member& m) {
+    if (m.source->forms_weight_gradient()) m.source->form_weight_gradient(ctx, false);
+    m.sums = nullptr;
+    m.progress = Member::Progress::gathering;
+  }
+
   /// Whole gradients, which a collection needs, take more memory than cores.
   void shrink_gradient_memory(Context& ctx) {
     if (shared_ == nullptr) return;
@@ -276,6 +299,7 @@ class GroupMembers {
  private:
   void require_step(Context& ctx, const Member& m) const {
     core_optimizer::check(ctx, *m.optimizer, m.gradient);
+    if constexpr (RemainderOptimizer<O, C, B>) m.require_remainder(rules_);
     const index_t entries = core_optimizer::update_capacity(*m.optimizer, m.gradient.count());
     if (m.update->capacity() >= entries) return;
     throw StateError("step: the update of layer " + m.text() + " has room for " +

@@ -197,24 +197,21 @@ class SparseGradGroup {
     require_host_counts("collect");
     check(ctx);
     members_.require_idle("collect");
-    start_collection(ctx, recipe);
-    for (Member& m : members_.all()) {
-      m.source->form_weight_gradient(ctx, m.sums != nullptr);
-      // Nothing was learned yet, and the basis to come has states of another shape.
-      if (m.optimizer != nullptr && m.optimizer->steps() == 0) m.forget_state();
-    }
+    collection_ = members_.start_collection(ctx, recipe);
+    members_.form_weight_gradients(ctx);
     warmup_left_ = 0;
   }
   /// Whether gradients are being collected for bases.
   bool collecting() const { return collection_.has_value(); }
   /// Whether steps only collect: the first warmup_steps.
   bool warming_up() const { return warmup_left_ > 0; }
+
   /// Ends a collection without a fit: bases and moments stay as they are. Throws StateError while a layer holds a
   /// gradient.
   void stop_collecting(Context& ctx) {
     members_.require_idle("stop_collecting");
     for (Member& m : members_.all()) {
-      end_collection(ctx, m);
+      members_.end_collection(ctx, m);
       if (m.optimizer == nullptr) members_.prepare(ctx, m);
     }
     collection_.reset();
@@ -246,7 +243,7 @@ class SparseGradGroup {
     collection_->fit(ctx);
     std::vector<RebaseReport> reports;
     for (Member& m : members_.all()) {
-      end_collection(ctx, m);
+      members_.end_collection(ctx, m);
       reports.push_back(members_.set_basis(ctx, m, collection_->basis(m.number), moments));
     }
     collection_.reset();
@@ -356,7 +353,7 @@ class SparseGradGroup {
     members_.require_idle("restore");
     detail::require_group_state<C, B>(ctx, members_, state);
     for (Member& m : members_.all())
-      end_collection(ctx, m);
+      members_.end_collection(ctx, m);
     detail::restore_group_state<C, B>(ctx, members_, state);
     collection_.reset();
     warmup_left_ = 0;
@@ -373,8 +370,9 @@ class SparseGradGroup {
  private:
   using Member = GroupMember<T, B, O>;
   using Progress = typename Member::Progress;
-  using Step = std::conditional_t<BatchedBackend<B> && BatchedOptimizer<O, C, B>, BatchedStep<T, B, O>,
-                                  SequentialStep<T, B, O>>;
+  static constexpr bool steps_together =
+      BatchedBackend<B> && BatchedOptimizer<O, C, B> && !RemainderOptimizer<O, C, B>;
+  using Step = std::conditional_t<steps_together, BatchedStep<T, B, O>, SequentialStep<T, B, O>>;
 
   void require_open(Context& ctx, const char* call) {
     require_host_counts(call);
@@ -407,21 +405,11 @@ class SparseGradGroup {
     m.given->set(dw);
   }
 
-  void start_collection(Context& ctx, const BasisRecipe& recipe) {
-    collection_ = BasisCollection<C, B>::of(ctx, members_.all(), recipe);
-    for (Member& m : members_.all())
-      m.sums = collection_->sums(m.number);
-  }
-  void end_collection(Context& ctx, Member& m) {
-    if (m.source->forms_weight_gradient()) m.source->form_weight_gradient(ctx, false);
-    m.sums = nullptr;
-    m.progress = Progress::gathering;
-  }
   GroupReport warm_up(Context& ctx) {
     GroupReport report;
     report.warming_up = true;
     // The sources have formed whole gradients since they were added.
-    if (!collecting()) start_collection(ctx, members_.options().recipe);
+    if (!collecting()) collection_ = members_.start_collection(ctx, members_.options().recipe);
     for (const Member& m : members_.all())
       report.without_gradient += m.takes_part(members_.rules()) ? 0 : 1;
     end_collecting_step(ctx);
