@@ -1,6 +1,7 @@
 // Parts of a layer's step on their own.
 #pragma once
 
+#include <sparsegrad/extras/core_adapter.hpp>
 #include <sparsegrad/sparsegrad.hpp>
 
 #include <algorithm>
@@ -229,40 +230,39 @@ std::vector<Case> part_cases(typename Backend::Context& ctx, typename Backend::C
   apply("no rotation", identity);
 
   // The forward pass of an adapter beside that of the plain layer.
-  const auto forward = [&](const std::string& name, bool adapter) {
-    cases.push_back(
-        {.name = name,
-         .prepare =
-             [&ctx, data, normal, out, in, adapter, shape, flops] {
-               auto d = data();
-               auto w = normal();
-               auto layer = std::make_shared<SparseGradLinear<float, Backend>>(
-                   ctx, w->matrix(out, in), nullptr,
-                   LinearOptions{.mode = adapter ? UpdateMode::adapter : UpdateMode::weight});
-               if (adapter) {
-                 layer->set_basis(
-                     ctx, Basis::from_sides(Side::identity(out),
-                                            stored_side<Backend>(ctx, in, std::min<index_t>(64, in), 3)));
-                 Gradient one(ctx, out, layer->basis()->cols(), 1);
-                 const stored_index_t at = 5;
-                 const float by = 1;
-                 one.assign(ctx, {&at, 1}, {&by, 1});
-                 layer->apply(ctx, one);
-               }
-               auto keep = std::make_shared<Matrix>(ctx, shape.tokens * layer->kept_cols());
-               return Work{.run =
-                               [&ctx, d, w, layer, keep, shape] {
-                                 layer->forward(
-                                     ctx, d->x(0), d->y(),
-                                     keep->matrix(keep->empty() ? 0 : shape.tokens, layer->kept_cols()));
-                               },
-                           .flops = flops(shape.tokens, out, in)};
-             },
-         .most_ratio = adapter ? 1.12 : 0,
-         .over = "forward"});
+  const auto forward = [&](const std::string& name, double most_ratio, const auto& make_layer) {
+    cases.push_back({.name = name,
+                     .prepare =
+                         [&ctx, data, normal, out, in, make_layer, shape, flops] {
+                           auto d = data();
+                           auto w = normal();
+                           auto layer = make_layer(w->matrix(out, in));
+                           auto keep = std::make_shared<Matrix>(ctx, shape.tokens * layer->kept_cols());
+                           return Work{.run =
+                                           [&ctx, d, w, layer, keep, shape] {
+                                             layer->forward(ctx, d->x(0), d->y(),
+                                                            keep->matrix(keep->empty() ? 0 : shape.tokens,
+                                                                         layer->kept_cols()));
+                                           },
+                                       .flops = flops(shape.tokens, out, in)};
+                         },
+                     .most_ratio = most_ratio,
+                     .over = "forward"});
   };
-  forward("forward", false);
-  forward("forward with an adapter, width side 64", true);
+  forward("forward", 0, [&ctx](MatrixView<float> w) {
+    return std::make_shared<SparseGradLinear<float, Backend>>(ctx, w, nullptr);
+  });
+  forward("forward with an adapter, width side 64", 1.12, [&ctx, out, in](MatrixView<float> w) {
+    const auto basis =
+        Basis::from_sides(Side::identity(out), stored_side<Backend>(ctx, in, std::min<index_t>(64, in), 3));
+    auto adapter = std::make_shared<CoreAdapter<float, Backend>>(ctx, w, nullptr, basis);
+    Gradient one(ctx, out, basis->cols(), 1);
+    const stored_index_t at = 5;
+    const float by = 1;
+    one.assign(ctx, {&at, 1}, {&by, 1});
+    adapter->apply(ctx, one);
+    return adapter;
+  });
 
   // The bias.
   cases.push_back(

@@ -70,7 +70,7 @@ int main() {
     layer.select(ctx, TopK{k}, s);
     adam.step(ctx, s, {.learning_rate = 0.01}, d);  // d carries the minus
     layer.apply(ctx, d);                            // W += V d U^T
-    layer.clear(ctx);
+    layer.clear();
 
     const Matrix dY = loss_gradient(X * transposed(Ut) * transposed(rotated) * Vt);
     const Matrix g = Vt * transposed(dY) * X * transposed(Ut);

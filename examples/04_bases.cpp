@@ -1,5 +1,5 @@
 // What each kind of basis makes of the same gradients: the ranks it keeps, what it stores, and how much of the energy
-// of a fresh gradient its 1 % largest entries hold. That last number decides how good a sparse step can be.
+// of one more gradient its 1 % largest entries hold. That last number decides how good a sparse step can be.
 //
 // g++ -std=c++20 -O2 -I include -isystem /usr/include/eigen3 examples/04_bases.cpp -o bases
 #include <sparsegrad/backend/cpu.hpp>
@@ -39,20 +39,20 @@ int main() {
   HosvdAccumulator<float> sums(ctx, out, in);
   for (int n = 0; n < 20; ++n)
     sums.add(ctx, next_gradient());
-  const MatrixView<const float> fresh = next_gradient();
+  const MatrixView<const float> next = next_gradient();
   const index_t one_percent = out * in / 100;
 
-  std::printf("out side   in side    core      bytes   stack's energy  fresh gradient's top 1 %%\n");
-  const char* rules[][2] = {
+  std::printf("out side   in side    core      bytes    energy kept  next gradient's top 1 %%\n");
+  const char* recipes[][2] = {
       {"identity", "identity"}, {"full", "full"},     {"identity", "64"},       {"8", "8"},
       {"0.99", "0.99"},         {"random", "random"}, {"hadamard", "hadamard"}, {"hadamard", "identity"}};
-  for (const auto& [out_rule, in_rule] : rules) {
+  for (const auto& [out_recipe, in_recipe] : recipes) {
     const auto basis =
-        TuckerBasis<float>::fit(ctx, sums, parse_side_recipe(out_rule), parse_side_recipe(in_rule));
-    const EnergyFractions share = basis->energy(ctx, fresh, one_percent);
-    std::printf("%-10s %-10s %3d x %-3d %6d   %12.2f  %16.2f\n", out_rule, in_rule,
+        TuckerBasis<float>::fit(ctx, sums, parse_side_recipe(out_recipe), parse_side_recipe(in_recipe));
+    const EnergyFractions energy = basis->energy(ctx, next, one_percent);
+    std::printf("%-10s %-10s %3d x %-3d %6d   %12.2f  %16.2f\n", out_recipe, in_recipe,
                 static_cast<int>(basis->rows()), static_cast<int>(basis->cols()),
-                static_cast<int>(basis->bytes()), basis->report().joint_lower_bound(), share.basis_top_k);
+                static_cast<int>(basis->bytes()), basis->report().joint_lower_bound(), energy.basis_top_k);
   }
 
   // The spectrum that truncations read: each singular direction's fraction of the out side's energy.

@@ -1,16 +1,12 @@
 // Gradients move on during training, so a basis grows old. Collect again while training goes on, fit a new basis, and
 // carry the optimizer's moments over to it; see what that does to the energy in the largest entries.
 //
-// SparseGradGroup::collect and refresh do the same for all layers of a model; by hand one sees the reports.
-//
 // g++ -std=c++20 -O2 -I include -isystem /usr/include/eigen3 examples/05_refresh.cpp -o refresh
-#include <sparsegrad/backend/cpu.hpp>
-#include <sparsegrad/sparse_adam.hpp>
-#include <sparsegrad/sparse_grad_linear.hpp>
+#include <sparsegrad/sparsegrad.hpp>
 
 #include <cstdio>
-#include <memory>
 #include <random>
+#include <string>
 #include <vector>
 
 int main() {
@@ -40,41 +36,28 @@ int main() {
     return MatrixView<const float>(dw.data(), out, in);
   };
 
-  SparseGradLinear<float> layer(ctx, {w.data(), out, in}, nullptr);
-  const auto sums = std::make_shared<HosvdAccumulator<float>>(ctx, out, in);
-  for (int n = 0; n < 8; ++n)
-    sums->add(ctx, gradient(0));
-  const SideRecipe rank = SideRecipe::hosvd(16);
-  layer.set_basis(ctx, TuckerBasis<float>::fit(ctx, *sums, rank, rank));
-  SparseAdam<float> adam(ctx, 16, 16, {.capacity = 80, .overflow = Overflow::evict_smallest});
-  SparseGradient<float> s(ctx, 16, 16, k), d(ctx, 16, 16, k);
+  const BasisRecipe recipe{.sides = [](const std::string&) {
+    return SideRecipes{SideRecipe::hosvd(16), SideRecipe::hosvd(16)};
+  }};
+  SparseGradGroup<float> group({.entries = k, .warmup_steps = 8, .recipe = recipe});
+  const auto weight = group.add_weight(ctx, {w.data(), out, in}, "up");
 
-  for (int step = 0; step < 60; ++step) {
-    const float age = static_cast<float>(step) / 60;
-    if (step % 10 == 0) {
-      const EnergyFractions share = layer.basis()->energy(ctx, gradient(age), k);
+  for (int step = 0; step < 68; ++step) {
+    const float age = step < 8 ? 0 : static_cast<float>(step - 8) / 60;
+    if (step == 30) group.collect(ctx, recipe);  // from here on a step trains, and feeds the accumulators
+    group.set_gradient(weight, gradient(age));
+    if (step >= 8 && step % 10 == 8) {
+      const EnergyFractions energy = group.basis(weight)->energy(ctx, {dw.data(), out, in}, k);
       std::printf("step %2d  energy in the core %.2f, in its %d largest entries %.2f\n", step,
-                  share.kept_block, k, share.basis_top_k);
+                  energy.kept_block, k, energy.basis_top_k);
     }
-    if (step == 22) {  // from here on steps also feed the accumulator
-      sums->clear(ctx);
-      layer.collect(ctx, sums);
-    }
-    layer.add_gradient(ctx, gradient(age));
-    layer.select(ctx, TopK{k}, s);
-    adam.step(ctx, s, {.learning_rate = 0.001}, d);
-    layer.apply(ctx, d);
-    layer.clear(ctx);
-    if (step == 29) {
-      layer.collect(ctx, nullptr);
-      const auto next = TuckerBasis<float>::fit(ctx, *sums, rank, rank);
-      const RebaseReport report = adam.rebase(ctx, *layer.basis(), *next, MomentsPolicy::transport);
-      layer.set_basis(ctx, next);
-      std::printf("refresh  from %d gradients, of which the new basis keeps %.2f or more\n",
-                  static_cast<int>(next->report().gradients), next->report().joint_lower_bound());
-      std::printf(
-          "         of the moments' energy %.2f lies outside of it, %.2f did not fit into %d entries\n",
-          report.lost_to_basis, report.lost_to_capacity, static_cast<int>(report.entries));
+    group.step(ctx, {.learning_rate = 0.001});
+    if (step == 37) {
+      const RebaseReport moments = group.refresh(ctx, MomentsPolicy::transport)[0];
+      const BasisReport& fit = group.basis(weight)->report();
+      std::printf("refresh  from %d gradients, of which the new basis keeps %.2f or more;\n",
+                  static_cast<int>(fit.gradients), fit.joint_lower_bound());
+      std::printf("         %.2f of the moments' energy lies outside of it\n", moments.lost_to_basis);
     }
   }
 }

@@ -148,7 +148,7 @@ struct Matrices {
     for (std::size_t i = 0; i < layers.size(); ++i)
       group->add(ctx, *layers[i], i % 2 == 0 ? "up" : "down");
     BasisRecipe recipe;
-    recipe.rules = [&](const std::string& kind) {
+    recipe.sides = [&](const std::string& kind) {
       if (set.rank == 0) return SideRecipes{};
       const SideRecipe truncated = SideRecipe::hosvd(set.rank);
       return kind == "up" ? SideRecipes{SideRecipe::identity(), truncated}
@@ -260,7 +260,7 @@ void layer_step(benchmark::State& state, const LayerSet& set) {
   SparseGradGroup<float, B> group(options);
   group.add(ctx, layer, "up");
   BasisRecipe recipe;
-  recipe.rules = [&](const std::string&) {
+  recipe.sides = [&](const std::string&) {
     return set.rank == 0 ? SideRecipes{} : SideRecipes{SideRecipe::identity(), SideRecipe::hosvd(set.rank)};
   };
   Buffer<float, B> keep;
@@ -383,7 +383,7 @@ void mlp_step(benchmark::State& state, const ModelSet& set) {
     group.add(ctx, *layers.back(), i % 2 == 0 ? "up" : "down");
   }
   BasisRecipe recipe;
-  recipe.rules = [&](const std::string& kind) {
+  recipe.sides = [&](const std::string& kind) {
     if (set.rank == 0) return SideRecipes{};
     const SideRecipe truncated = SideRecipe::hosvd(set.rank);
     return kind == "up" ? SideRecipes{SideRecipe::identity(), truncated}
@@ -442,7 +442,7 @@ void roberta_large(benchmark::State& state, index_t rank) {
       layers[i]->add_gradient(ctx, gradients[i % 2].matrix(layers[i]->out_extent(), layers[i]->in_extent()));
   };
   BasisRecipe recipe;
-  recipe.rules = [&](const std::string& kind) {
+  recipe.sides = [&](const std::string& kind) {
     if (rank == 0) return SideRecipes{};
     const SideRecipe truncated = SideRecipe::hosvd(rank);
     return kind == "up" ? SideRecipes{SideRecipe::identity(), truncated}

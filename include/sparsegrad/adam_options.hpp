@@ -19,16 +19,17 @@ namespace sparsegrad {
 ///
 /// (Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015).
 enum class AdamSemantics {
-  /// torch.optim.SparseAdam: only the entries of S move, t is the global step, and eps stands beside the uncorrected
-  /// sqrt(v): d = -lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + eps). An entry that is first met late, or again after it
-  /// was evicted, has the bias correction of the global step: its first update is larger than a new Adam's, by up to
-  /// (1 - b1) / sqrt(1 - b2), 3.2 with the usual betas.
+  /// torch.optim.SparseAdam: only the entries of S move, t is the global step, and eps stands
+  /// beside the uncorrected sqrt(v): d = -lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + eps). An
+  /// entry that is first met late, or again after it was evicted, has the bias correction of the
+  /// global step: its first update is larger than a new Adam's, by up to (1 - b1) / sqrt(1 - b2),
+  /// 3.2 with the usual betas.
   torch,
   /// Only the entries of S move; t is the number of gradients that the entry itself has met.
   per_entry_step,
-  /// The moments of all entries move in every step: an entry that is not in S has g = 0. D has all entries of the
-  /// state. With k = all this is torch.optim.Adam, and torch.optim.AdamW with the layer's decay. In a compact state,
-  /// entries never met (or evicted) have moments 0.
+  /// The moments of all entries move in every step: an entry that is not in S has g = 0. D has all
+  /// entries of the state. With k = all this is torch.optim.Adam, and torch.optim.AdamW with the
+  /// layer's decay. In a compact state, entries never met (or evicted) have moments 0.
   dense_core,
 };
 
@@ -51,11 +52,13 @@ struct SparseAdamOptions {
   double beta1 = 0.9;
   /// Decay of the second moments v.
   double beta2 = 0.999;
-  /// At least the smallest normal number of the moments' type: an entry without any gradient gets d = 0, not 0 / 0.
+  /// At least the smallest normal number of the moments' type, so that an entry without any
+  /// gradient gets d = 0, not 0 / 0.
   double eps = 1e-8;
   /// What happens to entries that are not in a gradient.
   AdamSemantics semantics = AdamSemantics::torch;
-  /// Entries of a compact state; 0: dense. A capacity whose compact form is no smaller than the dense one is dense too.
+  /// Entries of a compact state; 0: dense. A capacity whose compact form is no smaller than the
+  /// dense one is dense too.
   index_t capacity = 0;
   /// What becomes of new entries when a compact state is full.
   Overflow overflow = Overflow::go_dense;
@@ -65,7 +68,8 @@ struct SparseAdamOptions {
     return {.capacity = capacity, .overflow = overflow, .counts = semantics == AdamSemantics::per_entry_step};
   }
 
-  /// Throws ValueError unless 0 <= beta < 1 and eps is a finite number, at least T's smallest normal one.
+  /// Throws ValueError unless 0 <= beta < 1 and eps is a finite number, at least T's smallest
+  /// normal one.
   template <class T>
   void require_valid() const {
     for (const auto& [name, beta] : {std::pair("beta1", beta1), std::pair("beta2", beta2)}) {

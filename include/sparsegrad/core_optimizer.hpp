@@ -48,11 +48,12 @@ struct RebaseReport {
   index_t entries = 0;          ///< entries of the state afterwards
 };
 
-/// An optimizer's state in host memory, whatever the optimizer: what checkpoint files hold (io/state_file.hpp).
+/// An optimizer's state in host memory, whatever the optimizer: what checkpoint files hold
+/// (io/state_file.hpp).
 ///
-/// The arrays have one number an entry. The entries are those at the positions `index`, or, when the state is not
-/// compact, all rows * cols in their order. The options are there so that `restore` refuses a state that was made with
-/// others.
+/// The arrays have one number an entry. The entries are those at the positions `index`, or, when
+/// the state is not compact, all rows * cols in their order. The options are there so that
+/// `restore` refuses a state that was made with others.
 template <class T>
 struct OptimizerState {
   /// One number for each entry of the state.
@@ -122,8 +123,9 @@ struct OptimizerState {
   }
 };
 
-/// Concept of an optimizer of one core [rows, cols]: it turns a sparse gradient S into an update D, with W <- W + V D U^T
-/// to follow. SparseAdam is one, SparseSgd (extras/sparse_sgd.hpp) another; a group takes any.
+/// Concept of an optimizer of one core [rows, cols]: it turns a sparse gradient S into an update D,
+/// with W <- W + V D U^T to follow. SparseAdam is one, SparseSgd (extras/sparse_sgd.hpp) another; a
+/// group takes any.
 ///
 /// | member | meaning |
 /// |---|---|
@@ -135,17 +137,18 @@ struct OptimizerState {
 /// | `rebase(ctx, from, to, MomentsPolicy, options)` | carries the state over to another basis, whose extents and capacity may differ; strong exception guarantee |
 /// | `state(ctx)`, `restore(ctx, OptimizerState)` | a copy in host memory; takes one over or throws ValueError, with nothing changed |
 ///
-/// Optional, with what their absence means (the functions of namespace core_optimizer call the one or do the other):
+/// Optional, with what their absence means (the functions of namespace core_optimizer call the one
+/// or do the other):
 ///
 /// | member | absent |
 /// |---|---|
 /// | `update_capacity(k)`: entries that D is made for when S has at most k | k |
 /// | `reserve(ctx, k)`: scratch memory, so that no later step allocates | nothing |
 /// | `check(ctx, S)`: throws what `step` would throw for this S | S must have the core's extents |
-/// | `make_room(ctx, S)`: takes the memory that `step` would take for this S | nothing |
+/// | `make_room(ctx, S)`: takes the memory that `step` would take for this S; true when the state became dense | nothing |
 ///
-/// Whoever steps many cores calls `check` for all, then `make_room` for all, then `step`: so none has moved when one
-/// refuses.
+/// Whoever steps many cores calls `check` for all, then `make_room` for all, then `step`: so none
+/// has moved when one refuses.
 template <class O, class T, class B>
 concept CoreOptimizer = Backend<B> && std::movable<O> && std::equality_comparable<typename O::Options> &&
     std::constructible_from<O, typename B::Context&, index_t, index_t, const typename O::Options&> &&
@@ -163,8 +166,9 @@ concept CoreOptimizer = Backend<B> && std::movable<O> && std::equality_comparabl
   o.restore(ctx, state);
 };
 
-/// Concept of a CoreOptimizer whose steps in a dense state are Adam's, so that a BatchedBackend takes those of many cores
-/// at once: Backend::adam_batched on the tasks that `take_step` hands out.
+/// Concept of a CoreOptimizer whose steps in a dense state are Adam's, so that a BatchedBackend
+/// takes those of many cores at once: Backend::adam_batched on the tasks that `take_step` hands
+/// out.
 ///
 /// | member | meaning |
 /// |---|---|
@@ -213,12 +217,19 @@ void check(typename B::Context& ctx, const O& o, const SparseGradient<T, B>& s) 
 
 /// Takes the memory that a step with S would take.
 template <class O, class T, Backend B>
-void make_room(typename B::Context& ctx, O& o, const SparseGradient<T, B>& s) {
-  if constexpr (requires { o.make_room(ctx, s); }) o.make_room(ctx, s);
+bool make_room(typename B::Context& ctx, O& o, const SparseGradient<T, B>& s) {
+  if constexpr (requires {
+                  { o.make_room(ctx, s) } -> std::convertible_to<bool>;
+                }) {
+    return o.make_room(ctx, s);
+  } else {
+    if constexpr (requires { o.make_room(ctx, s); }) o.make_room(ctx, s);
+    return false;
+  }
 }
 
-/// Throws ShapeError or ValueError unless D has the extents [rows, cols] and room for `entries`, and the numbers of the
-/// step are finite, the learning rate >= 0. For the `step` of an optimizer.
+/// Throws ShapeError or ValueError unless D has the extents [rows, cols] and room for `entries`,
+/// and the numbers of the step are finite, the learning rate >= 0. For the `step` of an optimizer.
 template <class T, Backend B>
 void require_step(const SparseGradient<T, B>& d, index_t rows, index_t cols, index_t entries,
                   const StepOptions& step) {
@@ -236,7 +247,8 @@ void require_step(const SparseGradient<T, B>& d, index_t rows, index_t cols, ind
   }
 }
 
-/// Throws ValueError when D cannot take the support of S: it was made for all entries and S has fewer.
+/// Throws ValueError when D cannot take the support of S: it was made for all entries and S has
+/// fewer.
 template <class T, Backend B>
 void require_support(const SparseGradient<T, B>& d, const SparseGradient<T, B>& s) {
   if (d.capacity() == d.size() && s.count() > 0 && s.count() < s.size()) {
@@ -245,7 +257,8 @@ void require_support(const SparseGradient<T, B>& d, const SparseGradient<T, B>& 
   }
 }
 
-/// Throws ShapeError unless `from` is the basis of a core [rows, cols] and `to` one of a weight of the same extents.
+/// Throws ShapeError unless `from` is the basis of a core [rows, cols] and `to` one of a weight of
+/// the same extents.
 template <class T, Backend B>
 void require_bases(const TuckerBasis<T, B>& from, const TuckerBasis<T, B>& to, index_t rows, index_t cols) {
   require_shape("the old basis's core", from.rows(), from.cols(), rows, cols,

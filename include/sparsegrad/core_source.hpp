@@ -45,6 +45,9 @@ class CoreSource {
   /// then.
   virtual void set_basis(Context& ctx, BasisPointer basis, std::optional<Plan> plan = {}) = 0;
 
+  /// Throws StateError when the source belongs to its present basis and takes no other.
+  virtual void require_new_basis(const char*) const {}
+
   /// Whether there is a gradient since the last `clear`.
   virtual bool accumulating() const = 0;
   /// Whether that gradient is complete: the core was asked for.

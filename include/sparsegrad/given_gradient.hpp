@@ -79,8 +79,10 @@ class GivenGradient final : public CoreSource<C, B> {
     state_ = State::given;
   }
   /// A gradient that is there in every step, from now on: memory that the engine writes anew. Throws ShapeError.
+  /// `set` gives another for one step.
   void keep(View dw) {
     require_fits(dw);
+    kept_ = dw;
     given_ = dw;
     standing_ = true;
   }
@@ -176,7 +178,7 @@ class GivenGradient final : public CoreSource<C, B> {
     state_ = State::empty;
     owns_gradient_ = false;
     borrowed_core_ = {};
-    if (!standing_) given_ = {};
+    given_ = kept_;
   }
 
   void reserve(Context& ctx, index_t) override {
@@ -221,7 +223,8 @@ class GivenGradient final : public CoreSource<C, B> {
   index_t in_ = 0;
   CostModel cost_model_;
   BasisPointer basis_;
-  View given_;
+  View given_;  ///< of this step
+  View kept_;   ///< of every step, where it stands
   bool standing_ = false;
   State state_ = State::empty;
   bool forms_weight_gradient_ = false;

@@ -64,6 +64,23 @@ struct GradientRemainder {
   WeightLayout layout = WeightLayout::out_in;    ///< of the weight
   /// The numbers of the step.
   StepOptions step;
+
+  /// W += alpha A, A [out, in], whatever the weight's layout.
+  void add_to_weight(typename B::Context& ctx, C alpha, ConstMatrixView<C> a) const {
+    require_shape("A", a.rows, a.cols, gradient.rows, gradient.cols, "out x in");
+    if (layout == WeightLayout::out_in) return B::template add<C>(ctx, alpha, a, weight);
+    auto frame = ctx.frame();
+    const MatrixView<C> turned = frame.template matrix<C>(a.cols, a.rows);
+    B::template transpose<C>(ctx, a, turned);
+    B::template add<C>(ctx, alpha, turned, weight);
+  }
+};
+
+/// An optimizer that wants it.
+template <class O, class C, class B>
+concept RemainderOptimizer = Backend<B> &&
+    requires(O& optimizer, typename B::Context& ctx, const GradientRemainder<C, B>& remainder) {
+  optimizer.use_remainder(ctx, remainder);
 };
 
 /// One weight matrix of a SparseGradGroup: its gradient's source, the weight, and the state of its step.
@@ -185,20 +202,33 @@ struct GroupMember {
     return report;
   }
 
-  /// Throws StateError unless dW still stands: a weight of add_weight whose gradient is [out, in] in C.
-  GradientRemainder<C, B> remainder(Context& ctx, const StepOptions& step) const {
-    const MatrixView<const C> dw = source->standing_gradient();
-    if (dw.empty()) {
+  /// Throws StateError unless dW still stands: a weight of add_weight whose gradient is [out, in] in C, and which no
+  /// other process adds to.
+  void require_remainder(const Rules& rules) const {
+    if (source->standing_gradient().empty()) {
       throw StateError(
           "step: the optimizer of layer " + text() +
           " uses the whole gradient, expected one given as [out, in] in the sums' type (set_gradient)");
     }
-    return {dw, source->core(ctx), &basis(), update.get(), weight.master, weight.layout, step};
+    if (rules.reduce) {
+      throw StateError("step: the optimizer of layer " + text() +
+                       " uses the whole gradient, of which use_reduce adds up the core alone; expected a "
+                       "gradient that the engine has reduced, and no use_reduce");
+    }
+  }
+  GradientRemainder<C, B> remainder(Context& ctx, const StepOptions& step) const {
+    return {source->standing_gradient(),
+            source->core(ctx),
+            &basis(),
+            update.get(),
+            weight.master,
+            weight.layout,
+            step};
   }
 
   /// Ends a step of which only the gradient is wanted.
   void collect(Context& ctx, const Rules& rules) {
-    if (has_gradient() || rules.reduce) finish(ctx, rules);
+    if (!source->selects() && (has_gradient() || rules.reduce)) finish(ctx, rules);
     source->clear();
     reduced = false;
     progress = Progress::collected;

@@ -4,11 +4,13 @@
 #include <algorithm>
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "basis_collection.hpp"
 #include "core/float_bits.hpp"
 #include "gradient_memory.hpp"
 #include "group_member.hpp"
@@ -70,15 +72,23 @@ class GroupMembers {
     list_.push_back(std::move(member));
     return size() - 1;
   }
-  /// Lets a source that can take turns use the shared gradient memory, where there is one.
+  /// Readies a new member's source: it forms dW where a warm-up comes, and uses the shared gradient memory where there is
+  /// one and it can take turns. When it refuses, it is as it was.
   template <class Source>
-  void share_memory(Context& ctx, Source& source) {
+  void join(Context& ctx, Source& source, bool warming_up) {
+    const bool formed = source.forms_weight_gradient();
+    if (warming_up) source.form_weight_gradient(ctx, true);
     if constexpr (requires { source.share_memory(ctx, shared_); }) {
-      if (shared_ != nullptr) source.share_memory(ctx, shared_);
+      if (shared_ == nullptr) return;
+      try {
+        source.share_memory(ctx, shared_);
+      } catch (...) {
+        if (warming_up) source.form_weight_gradient(ctx, formed);
+        throw;
+      }
     }
   }
 
-  /// Gives member i a selector of its own.
   void use_selector(Context& ctx, index_t i, AnySelector<C, B> selector) {
     Member& m = at(i);
     if (selector.wants_commit() && shared_ != nullptr) {
@@ -142,6 +152,7 @@ class GroupMembers {
   /// See SparseGradGroup::set_basis.
   RebaseReport set_basis(Context& ctx, Member& m, std::shared_ptr<const Basis> basis, MomentsPolicy moments) {
     m.require_idle("set_basis");
+    m.source->require_new_basis("set_basis");
     const index_t out = m.source->out_extent();
     const index_t in = m.source->in_extent();
     if (basis == nullptr) basis = Basis::identity(out, in);
@@ -180,12 +191,33 @@ class GroupMembers {
       if (m.is_selected()) require_step(ctx, m);
   }
   /// Takes the memory that the optimizers' steps will want, then tells the selectors that the step is taken.
-  void commit(Context& ctx) {
+  void commit(Context& ctx, GroupReport& report) {
     for (Member& m : list_)
-      if (m.is_selected()) core_optimizer::make_room(ctx, *m.optimizer, m.gradient);
+      if (m.is_selected() && core_optimizer::make_room(ctx, *m.optimizer, m.gradient)) ++report.became_dense;
     for (Member& m : list_)
       if (m.is_selected() && m.selector.wants_commit())
         m.selector.committed(ctx, m.source->core(ctx), m.gradient);
+  }
+
+  /// Sums for the members' gradients, as the recipe shares them. Throws what BasisCollection throws.
+  std::optional<BasisCollection<C, B>> start_collection(Context& ctx, const BasisRecipe& recipe) {
+    std::optional<BasisCollection<C, B>> collection = BasisCollection<C, B>::of(ctx, all(), recipe);
+    for (Member& m : list_)
+      m.sums = collection->sums(m.number);
+    return collection;
+  }
+  /// Tells the sources whose dW is summed to form it.
+  void form_weight_gradients(Context& ctx) {
+    for (Member& m : list_) {
+      m.source->form_weight_gradient(ctx, m.sums != nullptr);
+      // Nothing was learned yet, and the basis to come has states of another shape.
+      if (m.optimizer != nullptr && m.optimizer->steps() == 0) m.forget_state();
+    }
+  }
+  void end_collection(Context& ctx, Member& m) {
+    if (m.source->forms_weight_gradient()) m.source->form_weight_gradient(ctx, false);
+    m.sums = nullptr;
+    m.progress = Member::Progress::gathering;
   }
 
   /// Whole gradients, which a collection needs, take more memory than cores.
@@ -267,6 +299,7 @@ class GroupMembers {
  private:
   void require_step(Context& ctx, const Member& m) const {
     core_optimizer::check(ctx, *m.optimizer, m.gradient);
+    if constexpr (RemainderOptimizer<O, C, B>) m.require_remainder(rules_);
     const index_t entries = core_optimizer::update_capacity(*m.optimizer, m.gradient.count());
     if (m.update->capacity() >= entries) return;
     throw StateError("step: the update of layer " + m.text() + " has room for " +

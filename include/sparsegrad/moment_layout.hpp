@@ -14,8 +14,8 @@ namespace sparsegrad {
 enum class Overflow {
   /// Becomes dense, for good. The only step that allocates.
   go_dense,
-  /// Forgets as many entries as needed: those with the smallest |m|, of equals the highest position, never one of S. An
-  /// entry met again later starts at moments (and a count) of 0.
+  /// Forgets as many entries as needed: those with the smallest |m|, of equals the highest
+  /// position, never one of S. An entry met again later starts at moments (and a count) of 0.
   evict_smallest,
   /// CapacityError; nothing has changed.
   error,
@@ -42,7 +42,8 @@ struct MomentLayout {
   bool second = true;   ///< a second moment v beside m
   bool counts = false;  ///< the steps that each entry has met
 
-  /// Whether a store of a core of these extents, with moments of type T, begins compact: when that takes fewer bytes.
+  /// Whether a store of a core of these extents, with moments of type T, begins compact: when that
+  /// takes fewer bytes.
   template <class T>
   bool starts_compact(index_t rows, index_t cols) const {
     const std::size_t moments = (second ? 2 : 1) * sizeof(T);

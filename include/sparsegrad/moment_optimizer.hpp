@@ -11,9 +11,9 @@
 
 namespace sparsegrad {
 
-/// Base of optimizers whose state is a MomentStore: memory, checks, rebase and saved states, everything that a
-/// CoreOptimizer has but `step`. The class that derives from it has no data of its own, inherits the constructor and
-/// writes `step` (extras/sparse_sgd.hpp is the shortest).
+/// Base of optimizers whose state is a MomentStore: memory, checks, rebase and saved states,
+/// everything that a CoreOptimizer has but `step`. The class that derives from it has no data of
+/// its own, inherits the constructor and writes `step` (extras/sparse_sgd.hpp is the shortest).
 ///
 /// `Options` is comparable, has the members `index_t capacity` and `Overflow overflow`, and
 ///
@@ -55,20 +55,22 @@ class MomentOptimizer {
   /// Steps taken: t of the last step.
   std::int64_t steps() const { return steps_; }
 
-  /// After this no step with at most k entries takes memory from the system (but for Overflow::go_dense, once), if the
-  /// step itself takes two arrays of k numbers at most.
+  /// After this no step with at most k entries takes memory from the system (but for
+  /// Overflow::go_dense, once), if the step itself takes two arrays of k numbers at most.
   void reserve(Context& ctx, index_t k) const {
     const index_t own = k * static_cast<index_t>(2 * sizeof(T));
     ctx.scratch().reserve(store_.scratch_bound(ctx, k) + own + index_t{4096});
   }
 
-  /// Throws what `step` would throw for this gradient, and changes nothing: ShapeError; CapacityError when S alone exceeds
-  /// the capacity, or under Overflow::error; NonFiniteError when entries must be evicted by moments that hold NaN or Inf.
+  /// Throws what `step` would throw for this gradient, and changes nothing: ShapeError;
+  /// CapacityError when S alone exceeds the capacity, or under Overflow::error; NonFiniteError when
+  /// entries must be evicted by moments that hold NaN or Inf.
   void check(Context& ctx, const Gradient& s) const { store_.check(ctx, s); }
 
   /// Makes room for S where `step` would go dense to have it (Overflow::go_dense), and changes no moment: a caller with
   /// many states so takes the memory of all before the first of them steps.
-  void make_room(Context& ctx, const Gradient& s) { store_.make_room(ctx, s); }
+  /// Returns whether the state became dense.
+  bool make_room(Context& ctx, const Gradient& s) { return store_.make_room(ctx, s); }
 
   /// Empties the state; the step count starts anew. A state that went dense stays dense.
   void reset(Context& ctx) {
@@ -76,11 +78,13 @@ class MomentOptimizer {
     steps_ = 0;
   }
 
-  /// Carries the state over to a new basis, or empties it (MomentsPolicy). transport_moments has the formulas. A compact
-  /// state stays as large as it was: of the new moments those with the largest absolute values are kept. One that went
-  /// dense stays dense. The step count stays. The core may change its extents, and the state its capacity with them:
-  /// `options` may differ from the optimizer's in that alone (ValueError). Throws ShapeError unless `from` belongs to this
-  /// core and both bases to weights of the same extents. Allocates; when it throws, nothing has changed.
+  /// Carries the state over to a new basis, or empties it (MomentsPolicy). transport_moments has
+  /// the formulas. A compact state stays as large as it was: of the new moments those with the
+  /// largest absolute values are kept. One that went dense stays dense. The step count stays. The
+  /// core may change its extents, and the state its capacity with them: `options` may differ from
+  /// the optimizer's in that alone (ValueError). Throws ShapeError unless `from` belongs to this
+  /// core and both bases to weights of the same extents. Allocates; when it throws, nothing has
+  /// changed.
   RebaseReport rebase(Context& ctx, const Basis& from, const Basis& to, MomentsPolicy policy,
                       const Options& options) {
     return rebase(ctx, from, to, policy, options, transport_moments<T, B>);
@@ -98,8 +102,9 @@ class MomentOptimizer {
     return s;
   }
 
-  /// Takes a state over, bit by bit. Throws ValueError, saying what differs, unless it is this optimizer's for a core of
-  /// these extents, was made with the same options, and is valid (require_moments). When it throws, nothing has changed.
+  /// Takes a state over, bit by bit. Throws ValueError, saying what differs, unless it is this
+  /// optimizer's for a core of these extents, was made with the same options, and is valid
+  /// (require_moments). When it throws, nothing has changed.
   void restore(Context& ctx, const OptimizerState<T>& s) {
     OptimizerState<T> own;
     options_.describe(own);

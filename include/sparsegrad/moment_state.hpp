@@ -10,9 +10,10 @@
 
 namespace sparsegrad {
 
-/// Throws ValueError, saying what is wrong, unless the state is a valid one for a MomentStore of these extents and this
-/// layout: steps >= 0, rising positions in range, numbers as many as positions, v >= 0 or NaN, counts >= 0, a form
-/// (compact or dense) that the capacity and the overflow policy allow.
+/// Throws ValueError, saying what is wrong, unless the state is a valid one for a MomentStore of
+/// these extents and this layout: steps >= 0, rising positions in range, numbers as many as
+/// positions, v >= 0 or NaN, counts >= 0, a form (compact or dense) that the capacity and the
+/// overflow policy allow.
 template <class T>
 void require_moments(const OptimizerState<T>& s, index_t rows, index_t cols, const MomentLayout& layout) {
   if (s.steps < 0)

@@ -1,4 +1,5 @@
-// MomentStore: one or two moments for each entry of a core, for all entries or only for those met so far.
+// MomentStore: one or two moments for each entry of a core, for all entries or only for those met
+// so far.
 #pragma once
 
 #include <algorithm>
@@ -20,12 +21,12 @@
 
 namespace sparsegrad {
 
-/// Moments m, v and counts of the entries of a core [rows, cols], all 0 at first: the memory of an optimizer on sparse
-/// gradients.
+/// Moments m, v and counts of the entries of a core [rows, cols], all 0 at first: the memory of an
+/// optimizer on sparse gradients.
 ///
-/// The store is compact (sorted positions beside the moments, with room for `capacity` entries) or dense (an element for
-/// every entry of the core, no positions), whichever takes fewer bytes. Its memory is taken in the constructor,
-/// temporary memory from the context. A step of an optimizer is
+/// The store is compact (sorted positions beside the moments, with room for `capacity` entries) or
+/// dense (an element for every entry of the core, no positions), whichever takes fewer bytes. Its
+/// memory is taken in the constructor, temporary memory from the context. A step of an optimizer is
 ///
 ///     auto frame = ctx.frame();
 ///     auto places = store.require_room(ctx, frame, s);        // throws what the step must refuse
@@ -35,7 +36,8 @@ namespace sparsegrad {
 ///
 ///     core 1x6, capacity 3, S = {1, 4}, then {0, 4}: held positions {1, 4}, then {0, 1, 4}, places {0, 2}
 ///
-/// Finding k entries among n held ones takes O(k log n), inserting O(n), evicting what top_k takes on n.
+/// Finding k entries among n held ones takes O(k log n), inserting O(n), evicting what top_k takes
+/// on n.
 template <class T, Backend B = DefaultBackend>
 class MomentStore {
  public:
@@ -107,9 +109,10 @@ class MomentStore {
     return bytes;
   }
 
-  /// Throws what the store has against S, and changes nothing: ShapeError; CapacityError when S alone exceeds the
-  /// capacity, or under Overflow::error; NonFiniteError when entries must be evicted by moments that hold NaN or Inf.
-  /// Returns the places of S where it had to look for them, else none.
+  /// Throws what the store has against S, and changes nothing: ShapeError; CapacityError when S
+  /// alone exceeds the capacity, or under Overflow::error; NonFiniteError when entries must be
+  /// evicted by moments that hold NaN or Inf. Returns the places of S where it had to look for
+  /// them, else none.
   template <class Frame>
   Places require_room(Context& ctx, Frame& frame, const Gradient& s) const {
     require_shape("S", s.rows(), s.cols(), rows_, cols_, "rows x cols of the optimizer's core");
@@ -142,18 +145,19 @@ class MomentStore {
     (void)require_room(ctx, frame, s);
   }
 
-  /// Goes dense where `admit` would for this S. Changes no moment.
-  void make_room(Context& ctx, const Gradient& s) {
-    if (!compact_ || layout_.overflow != Overflow::go_dense) return;
-    if (held_ + s.count() <= layout_.capacity) return;
+  /// Goes dense where `admit` would for this S, and says whether it did. Changes no moment.
+  bool make_room(Context& ctx, const Gradient& s) {
+    if (!compact_ || layout_.overflow != Overflow::go_dense) return false;
+    if (held_ + s.count() <= layout_.capacity) return false;
     auto frame = ctx.frame();
-    if (s.count() > layout_.capacity || held_ + find(ctx, frame, s).added_count > layout_.capacity) {
-      make_dense(ctx);
-    }
+    if (s.count() <= layout_.capacity && held_ + find(ctx, frame, s).added_count <= layout_.capacity)
+      return false;
+    make_dense(ctx);
+    return true;
   }
 
-  /// Makes room for S after require_room, by going dense or by forgetting entries, and finds the places of its entries.
-  /// When memory is short, nothing has changed.
+  /// Makes room for S after require_room, by going dense or by forgetting entries, and finds the
+  /// places of its entries. When memory is short, nothing has changed.
   template <class Frame>
   void admit(Context& ctx, Frame& frame, const Gradient& s, Places& places, StepReport& report) {
     if (!compact_) return;
@@ -194,7 +198,8 @@ class MomentStore {
     return compact_ ? places.place : s.indices();
   }
 
-  /// Every moment and count to 0; a compact store then holds no entry. A store that went dense stays dense.
+  /// Every moment and count to 0; a compact store then holds no entry. A store that went dense
+  /// stays dense.
   void clear(Context& ctx) {
     held_ = 0;
     zero(ctx, m_);
@@ -216,8 +221,8 @@ class MomentStore {
     held_ = 0;
   }
 
-  /// A copy in host memory, without the optimizer's type, options and steps. The arrays are "m" and, where there is one,
-  /// "v".
+  /// A copy in host memory, without the optimizer's type, options and steps. The arrays are "m"
+  /// and, where there is one, "v".
   OptimizerState<T> state(Context& ctx) const {
     OptimizerState<T> s;
     s.rows = rows_;
@@ -232,15 +237,16 @@ class MomentStore {
     return s;
   }
 
-  /// Entries that this store, new and for another basis, keeps of the moments of `old`, for transport_moments: as many as
-  /// it had, up to the capacity. Null: it is to be dense, as `old` already was under Overflow::go_dense.
+  /// Entries that this store, new and for another basis, keeps of the moments of `old`, for
+  /// transport_moments: as many as it had, up to the capacity. Null: it is to be dense, as `old`
+  /// already was under Overflow::go_dense.
   std::optional<index_t> room_for(const MomentStore& old) const {
     if (!compact_ || (!old.compact_ && layout_.overflow == Overflow::go_dense)) return std::nullopt;
     return std::min(layout_.capacity, old.size());
   }
 
-  /// Takes the moments of a state over, bit by bit, and its form (compact or dense). Throws what require_moments throws,
-  /// with nothing changed.
+  /// Takes the moments of a state over, bit by bit, and its form (compact or dense). Throws what
+  /// require_moments throws, with nothing changed.
   void restore(Context& ctx, const OptimizerState<T>& s) {
     require_moments(s, rows_, cols_, layout_);
     if (s.compact != compact_) {
@@ -282,8 +288,8 @@ class MomentStore {
     T* moved = frame.template take<T>(n);
     const index_t candidates =
         B::locate_entries(ctx, index_.data(), n, s.indices(), s.count(), place, outside);
-    // Inf, by its bits and by copies alone, ranks above every moment (they are finite, see require_room) and so keeps the
-    // entries of S.
+    // Inf, by its bits and by copies alone, ranks above every moment (they are finite, see
+    // require_room) and so keeps the entries of S.
     const auto infinity = std::bit_cast<T>(FloatBits<T>::infinity);
     B::template upload<T>(ctx, &infinity, moved, 1);
     B::template zero<stored_index_t>(ctx, place, n);

@@ -17,8 +17,8 @@
 
 namespace sparsegrad {
 
-/// Adam on the entries of a sparse gradient of one core [rows, cols], with moments for the entries met so far or for all
-/// (MomentStore). AdamSemantics has the formulas.
+/// Adam on the entries of a sparse gradient of one core [rows, cols], with moments for the entries
+/// met so far or for all (MomentStore). AdamSemantics has the formulas.
 ///
 ///     backend::Cpu::Context ctx;
 ///     SparseAdam<float> adam(ctx, 1, 6, {.capacity = 3});  // a core of 6 entries, at most 3 with moments
@@ -28,11 +28,12 @@ namespace sparsegrad {
 ///     s.assign(ctx, positions, values);              // of a layer: layer.select(ctx, TopK{2}, s)
 ///     adam.step(ctx, s, {.learning_rate = 0.1}, d);  // D is -0.1 at 1 and 0.1 at 4; then layer.apply(ctx, d)
 ///
-/// Decoupled weight decay (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019) is no part of it: it
-/// acts on the weight, where the layer applies it.
+/// Decoupled weight decay (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019) is
+/// no part of it: it acts on the weight, where the layer applies it.
 ///
-/// A step costs O(k) with a dense state, O(k log n + n) with a compact one of n entries; under dense_core O(n). The
-/// constructor takes the state's memory; steps allocate nothing after `reserve`, but for Overflow::go_dense, once.
+/// A step costs O(k) with a dense state, O(k log n + n) with a compact one of n entries; under
+/// dense_core O(n). The constructor takes the state's memory; steps allocate nothing after
+/// `reserve`, but for Overflow::go_dense, once.
 template <class T, Backend B = DefaultBackend>
 class SparseAdam : public MomentOptimizer<T, B, SparseAdamOptions> {
   using Base = MomentOptimizer<T, B, SparseAdamOptions>;
@@ -62,24 +63,27 @@ class SparseAdam : public MomentOptimizer<T, B, SparseAdamOptions> {
     return options.layout().template starts_compact<T>(rows, cols);
   }
 
-  /// Entries that D is to be made for when S has at most k: k, but under dense_core all that the state may hold.
+  /// Entries that D is to be made for when S has at most k: k, but under dense_core all that the
+  /// state may hold.
   index_t update_capacity(index_t k) const {
     if (!moves_all()) return k;
     const bool stays_compact = compact() && options_.overflow != Overflow::go_dense;
     return stays_compact ? options_.capacity : rows() * cols();
   }
 
-  /// After this no step with at most k entries takes memory from the system (but for Overflow::go_dense, once).
+  /// After this no step with at most k entries takes memory from the system (but for
+  /// Overflow::go_dense, once).
   void reserve(Context& ctx, index_t k) const {
     index_t bytes = store_.scratch_bound(ctx, k) + index_t{4096};
     if (moves_all()) bytes += capacity() * static_cast<index_t>(2 * sizeof(T));
     ctx.scratch().reserve(bytes);
   }
 
-  /// One step. D, another object than S, gets the update on S's support and carries -lr; under dense_core on all entries
-  /// of the state, or on all of the core, the rest being 0, when D was made for that. When it throws, nothing has changed
-  /// but D. Throws what `check` throws; ValueError for a learning rate or scale that is not finite or when
-  /// D.capacity() < update_capacity(S.count()).
+  /// One step. D, another object than S, gets the update on S's support and carries -lr; under
+  /// dense_core on all entries of the state, or on all of the core, the rest being 0, when D was
+  /// made for that. When it throws, nothing has changed but D. Throws what `check` throws;
+  /// ValueError for a learning rate or scale that is not finite or when D.capacity() <
+  /// update_capacity(S.count()).
   StepReport step(Context& ctx, const Gradient& s, const StepOptions& step_options, Gradient& d) {
     auto frame = ctx.frame();
     auto places = store_.require_room(ctx, frame, s);
@@ -115,12 +119,13 @@ class SparseAdam : public MomentOptimizer<T, B, SparseAdamOptions> {
     return c;
   }
 
-  /// Whether a step with S is one Adam update of S's entries in a dense state, which `take_step` can hand out.
+  /// Whether a step with S is one Adam update of S's entries in a dense state, which `take_step`
+  /// can hand out.
   bool steps_in_place(const Gradient& s) const { return !compact() && (!moves_all() || s.dense()); }
 
-  /// Counts a step and leaves its work to the caller, for Backend::adam_batched with `coefficients` from before: the
-  /// update goes to the entries of D [rows, cols], dense, that are in S. Throws what `check` throws, and StateError unless
-  /// steps_in_place(S).
+  /// Counts a step and leaves its work to the caller, for Backend::adam_batched with `coefficients`
+  /// from before: the update goes to the entries of D [rows, cols], dense, that are in S. Throws
+  /// what `check` throws, and StateError unless steps_in_place(S).
   AdamTask<T> take_step(Context& ctx, const Gradient& s, T* d) {
     check(ctx, s);
     if (!steps_in_place(s))
@@ -129,7 +134,8 @@ class SparseAdam : public MomentOptimizer<T, B, SparseAdamOptions> {
     return {s.values(), s.indices(), s.count(), store_.m(), store_.v(), store_.count(), d, steps_, nullptr};
   }
 
-  /// Sets the count of steps, for a caller that counted them elsewhere. Throws ValueError when it is negative.
+  /// Sets the count of steps, for a caller that counted them elsewhere. Throws ValueError when it
+  /// is negative.
   void set_steps(std::int64_t steps) {
     if (steps < 0) throw ValueError("steps is " + std::to_string(steps) + ", expected >= 0");
     steps_ = steps;
@@ -149,9 +155,10 @@ class SparseAdam : public MomentOptimizer<T, B, SparseAdamOptions> {
     return rebase(ctx, from, to, policy, Options(options_));
   }
 
-  /// Calls f(name, view) for every array of the state, in the order step, index (compact only), m, v, count
-  /// (per_entry_step only): `view` is a std::span of const std::int64_t ("step", in host memory), stored_index_t, T, T and
-  /// std::int32_t in the backend's memory. Equal states give equal bytes.
+  /// Calls f(name, view) for every array of the state, in the order step, index (compact only), m,
+  /// v, count (per_entry_step only): `view` is a std::span of const std::int64_t ("step", in host
+  /// memory), stored_index_t, T, T and std::int32_t in the backend's memory. Equal states give
+  /// equal bytes.
   template <class F>
   void visit_state(F&& f) const {
     const auto n = static_cast<std::size_t>(size());
@@ -171,7 +178,8 @@ class SparseAdam : public MomentOptimizer<T, B, SparseAdamOptions> {
 
   bool moves_all() const { return options_.semantics == AdamSemantics::dense_core; }
 
-  /// The step of dense_core with a sparse S: every entry of the state moves, with g = 0 outside of S.
+  /// The step of dense_core with a sparse S: every entry of the state moves, with g = 0 outside of
+  /// S.
   template <class Frame>
   void step_all(Context& ctx, Frame& frame, const Gradient& s, const Places& places,
                 const AdamCoefficients& c, Gradient& d) {

@@ -86,7 +86,7 @@ class SparseGradGroup {
     member.source = &layer.gradient();
     member.weight = layer.trained_weight();
     if constexpr (requires { layer.options().cost_model; }) member.cost_model = layer.options().cost_model;
-    members_.share_memory(ctx, layer.gradient());
+    members_.join(ctx, layer.gradient(), warming_up());
     return append(ctx, std::move(member), kind);
   }
 
@@ -197,24 +197,21 @@ class SparseGradGroup {
     require_host_counts("collect");
     check(ctx);
     members_.require_idle("collect");
-    start_collection(ctx, recipe);
-    for (Member& m : members_.all()) {
-      m.source->form_weight_gradient(ctx, m.sums != nullptr);
-      // Nothing was learned yet, and the basis to come has states of another shape.
-      if (m.optimizer != nullptr && m.optimizer->steps() == 0) m.forget_state();
-    }
+    collection_ = members_.start_collection(ctx, recipe);
+    members_.form_weight_gradients(ctx);
     warmup_left_ = 0;
   }
   /// Whether gradients are being collected for bases.
   bool collecting() const { return collection_.has_value(); }
   /// Whether steps only collect: the first warmup_steps.
   bool warming_up() const { return warmup_left_ > 0; }
+
   /// Ends a collection without a fit: bases and moments stay as they are. Throws StateError while a layer holds a
   /// gradient.
   void stop_collecting(Context& ctx) {
     members_.require_idle("stop_collecting");
     for (Member& m : members_.all()) {
-      end_collection(ctx, m);
+      members_.end_collection(ctx, m);
       if (m.optimizer == nullptr) members_.prepare(ctx, m);
     }
     collection_.reset();
@@ -241,10 +238,12 @@ class SparseGradGroup {
     require_host_counts("refresh");
     check(ctx);
     members_.require_idle("refresh");
+    for (const Member& m : members_.all())
+      m.source->require_new_basis("refresh");
     collection_->fit(ctx);
     std::vector<RebaseReport> reports;
     for (Member& m : members_.all()) {
-      end_collection(ctx, m);
+      members_.end_collection(ctx, m);
       reports.push_back(members_.set_basis(ctx, m, collection_->basis(m.number), moments));
     }
     collection_.reset();
@@ -305,7 +304,7 @@ class SparseGradGroup {
     GroupReport report;
     if (members_.select(ctx, report)) {
       members_.require_step(ctx);
-      members_.commit(ctx);
+      members_.commit(ctx, report);
       step_.update(ctx, members_.all(), step_options, decay, report);
     }
     clear(ctx);
@@ -354,7 +353,7 @@ class SparseGradGroup {
     members_.require_idle("restore");
     detail::require_group_state<C, B>(ctx, members_, state);
     for (Member& m : members_.all())
-      end_collection(ctx, m);
+      members_.end_collection(ctx, m);
     detail::restore_group_state<C, B>(ctx, members_, state);
     collection_.reset();
     warmup_left_ = 0;
@@ -371,8 +370,9 @@ class SparseGradGroup {
  private:
   using Member = GroupMember<T, B, O>;
   using Progress = typename Member::Progress;
-  using Step = std::conditional_t<BatchedBackend<B> && BatchedOptimizer<O, C, B>, BatchedStep<T, B, O>,
-                                  SequentialStep<T, B, O>>;
+  static constexpr bool steps_together =
+      BatchedBackend<B> && BatchedOptimizer<O, C, B> && !RemainderOptimizer<O, C, B>;
+  using Step = std::conditional_t<steps_together, BatchedStep<T, B, O>, SequentialStep<T, B, O>>;
 
   void require_open(Context& ctx, const char* call) {
     require_host_counts(call);
@@ -380,7 +380,6 @@ class SparseGradGroup {
     check(ctx);
   }
   index_t append(Context& ctx, Member member, const std::string& kind) {
-    if (warming_up()) member.source->form_weight_gradient(ctx, true);
     step_.attach(ctx);
     return members_.add(ctx, std::move(member), kind, warming_up());
   }
@@ -394,6 +393,7 @@ class SparseGradGroup {
                                                          options.cost_model);
     member.source = member.given.get();
     if (!options.gradient.empty()) member.given->keep({options.gradient, options.layout});
+    members_.join(ctx, *member.given, warming_up());
     return append(ctx, std::move(member), kind);
   }
   void set_gradient(index_t i, const WeightGradientView<C>& dw) {
@@ -405,21 +405,11 @@ class SparseGradGroup {
     m.given->set(dw);
   }
 
-  void start_collection(Context& ctx, const BasisRecipe& recipe) {
-    collection_ = BasisCollection<C, B>::of(ctx, members_.all(), recipe);
-    for (Member& m : members_.all())
-      m.sums = collection_->sums(m.number);
-  }
-  void end_collection(Context& ctx, Member& m) {
-    if (m.source->forms_weight_gradient()) m.source->form_weight_gradient(ctx, false);
-    m.sums = nullptr;
-    m.progress = Progress::gathering;
-  }
   GroupReport warm_up(Context& ctx) {
     GroupReport report;
     report.warming_up = true;
     // The sources have formed whole gradients since they were added.
-    if (!collecting()) start_collection(ctx, members_.options().recipe);
+    if (!collecting()) collection_ = members_.start_collection(ctx, members_.options().recipe);
     for (const Member& m : members_.all())
       report.without_gradient += m.takes_part(members_.rules()) ? 0 : 1;
     end_collecting_step(ctx);

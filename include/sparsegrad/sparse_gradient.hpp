@@ -2,8 +2,10 @@
 #pragma once
 
 #include <limits>
+#include <numeric>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "core/backend.hpp"
 #include "core/buffer.hpp"
@@ -115,6 +117,17 @@ class SparseGradient {
     set_count(n);
     B::template upload<T>(ctx, values.data(), values_.data(), n);
     if (!dense_) B::template upload<stored_index_t>(ctx, indices.data(), indices_.data(), n);
+  }
+
+  /// A copy of the positions in host memory, also of a dense gradient.
+  std::vector<stored_index_t> positions(Context& ctx) const {
+    std::vector<stored_index_t> host(static_cast<std::size_t>(count_));
+    if (dense_) {
+      std::iota(host.begin(), host.end(), 0);
+    } else if (count_ > 0) {
+      B::template download<stored_index_t>(ctx, indices_.data(), host.data(), count_);
+    }
+    return host;
   }
 
   /// Copies the support (not the values) of another gradient of the same extents.

@@ -1,6 +1,8 @@
 // After reserve(max_tokens) a whole step allocates nothing, whatever the number of tokens.
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <memory>
 #include <string>
 #include <vector>
@@ -39,7 +41,7 @@ void steps_without_allocation(int threads, const std::string& out_rule, const st
   SparseGradGroup<float, B> group(options);
   group.add(ctx, layer, "up");
   BasisRecipe recipe;
-  recipe.rules = [&](const std::string&) {
+  recipe.sides = [&](const std::string&) {
     return SideRecipes{parse_side_recipe(out_rule), parse_side_recipe(in_rule)};
   };
 
@@ -57,7 +59,9 @@ void steps_without_allocation(int threads, const std::string& out_rule, const st
     if (collecting) {
       group.end_collecting_step(ctx);
     } else {
-      group.step(ctx, {.learning_rate = 1e-3, .weight_decay = 0.1, .clip_norm = 1});
+      const double norm = std::sqrt(group.squared_norm(ctx));
+      group.step(ctx,
+                 {.learning_rate = 1e-3, .weight_decay = 0.1, .grad_scale = std::min(1.0, 1 / norm)});
     }
   };
 

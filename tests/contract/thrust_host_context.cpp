@@ -16,6 +16,7 @@
 
 #include <thrust/system_error.h>
 
+#include <sparsegrad/backend/reference.hpp>
 #include <sparsegrad/backend/thrust_host.cuh>
 #include <sparsegrad/sparse_grad_group.hpp>
 
@@ -255,7 +256,7 @@ TEST_CASE("bases, and what is carried to them, do not see the precision of layer
     s.assign(ctx, index, gradient);
     adam.step(ctx, s, {}, d);
     adam.rebase(ctx, *from, *to, MomentsPolicy::transport);
-    Host<float> all = adam.state(ctx).m;
+    Host<float> all = adam.state(ctx).array("m");
     for (const auto* side : {&sketched->out(), &sketched->in()}) {
       const Host<float> factor = side->host_factor(ctx);
       all.insert(all.end(), factor.begin(), factor.end());

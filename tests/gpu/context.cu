@@ -73,7 +73,7 @@ struct Model {
     for (int i = 0; i < count; ++i)
       group->add(ctx, *layers[static_cast<std::size_t>(i)], kinds[i]);
     BasisRecipe recipe;
-    recipe.rules = [](const std::string& kind) {
+    recipe.sides = [](const std::string& kind) {
       if (kind == "one-sided") return SideRecipes{SideRecipe::identity(), SideRecipe::hosvd(16)};
       if (kind == "fast") return SideRecipes{SideRecipe::hadamard(), SideRecipe::hadamard()};
       return SideRecipes{};

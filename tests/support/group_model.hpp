@@ -59,7 +59,7 @@ inline BasisRecipe recipe_of(const SideRecipe& out, const SideRecipe& in,
                              BasisScope scope = BasisScope::kind) {
   BasisRecipe recipe;
   recipe.scope = scope;
-  recipe.rules = [=](const std::string&) { return SideRecipes{out, in}; };
+  recipe.sides = [=](const std::string&) { return SideRecipes{out, in}; };
   return recipe;
 }
 

@@ -2,6 +2,8 @@
 #include <sparsegrad/backend/cpu_blas.hpp>
 #include <sparsegrad/sparsegrad.hpp>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -41,7 +43,7 @@ std::uint64_t weight_after_20_steps(int threads, const SideRecipes& rules, index
   SparseGradGroup<float, B> group;
   group.add(ctx, layer, "up");
   BasisRecipe recipe;
-  recipe.rules = [&](const std::string&) { return rules; };
+  recipe.sides = [&](const std::string&) { return rules; };
   group.collect(ctx, recipe);
   std::vector<float> x(static_cast<std::size_t>(tokens * in));
   std::vector<float> y(static_cast<std::size_t>(tokens * out));
@@ -58,7 +60,9 @@ std::uint64_t weight_after_20_steps(int threads, const SideRecipes& rules, index
                    MatrixView<float>(dx.data(), tokens, in), db.data());
     if (step < 2) group.end_collecting_step(ctx);
     if (step == 1) group.refresh(ctx);
-    if (step >= 2) group.step(ctx, {.learning_rate = 1e-3, .clip_norm = 1});
+    if (step < 2) continue;
+    const double norm = std::sqrt(group.squared_norm(ctx));
+    group.step(ctx, {.learning_rate = 1e-3, .grad_scale = std::min(1.0, 1 / norm)});
   }
   weight.insert(weight.end(), dx.begin(), dx.end());
   weight.insert(weight.end(), db.begin(), db.end());

@@ -42,9 +42,9 @@ TEST_CASE("error feedback: P = G + E, S = top-k of P, E <- P - S, against plain 
     residual = oracle::sum(p, s, -1);
     CHECK(matrix_of(group.gradient(1)).data == s.data);
     CHECK(matrix_of(group.gradient(0)).data == oracle::keep_top(g[0], 5).data);  // layer 0 selects by TopK
-    CHECK(feedback->host_residual(model.ctx) == residual.data);
+    CHECK(feedback->state(model.ctx).values == residual.data);
   }
-  CHECK(group.memory().residuals == 48 * 8);
+  CHECK(group.memory(model.ctx).selectors == 48 * 8);
 
   // With everything kept nothing is left over.
   Group all(keeping(48));
@@ -53,7 +53,7 @@ TEST_CASE("error feedback: P = G + E, S = top-k of P, E <- P - S, against plain 
   all.use_selector(model.ctx, 0, none);
   model.add_gradient(1);
   all.step(model.ctx, {});
-  CHECK(none->host_residual(model.ctx) == std::vector<double>(48, 0.0));
+  CHECK(none->state(model.ctx).values == std::vector<double>(48, 0.0));
 }
 
 TEST_CASE("error feedback: steps that are not taken leave the residual; a new basis resets it") {
@@ -66,7 +66,7 @@ TEST_CASE("error feedback: steps that are not taken leave the residual; a new ba
   group.use_selector(model.ctx, 0, feedback);
   model.add_gradients();
   group.step(model.ctx, {});
-  const std::vector<double> before = feedback->host_residual(model.ctx);
+  const std::vector<double> before = feedback->state(model.ctx).values;
   for (const std::size_t bad : {0U, 2U}) {
     for (std::size_t i = 0; i < 3; ++i) {
       oracle::Matrix g = model.gradient(i);
@@ -74,7 +74,7 @@ TEST_CASE("error feedback: steps that are not taken leave the residual; a new ba
       model.add(i, g);
     }
     CHECK(group.step(model.ctx, {}).skipped);
-    CHECK(feedback->host_residual(model.ctx) == before);
+    CHECK(feedback->state(model.ctx).values == before);
   }
   // Selecting twice adds the residual once.
   const oracle::Matrix g = model.add_gradient(0);
@@ -87,18 +87,18 @@ TEST_CASE("error feedback: steps that are not taken leave the residual; a new ba
 
   group.collect(model.ctx, recipe_of(SideRecipe::random(4), SideRecipe::identity()));
   group.refresh(model.ctx);
-  CHECK(feedback->host_residual(model.ctx) == std::vector<double>(24, 0.0));
+  CHECK(feedback->state(model.ctx).values == std::vector<double>(24, 0.0));
   model.add_gradient(0);
-  const MatrixView<double> core = group.finish(model.ctx, 0);
+  const MatrixView<const double> core = group.finish(model.ctx, 0);
   oracle::Matrix projected(4, 6);
   projected.data.assign(core.data, core.data + 24);
   group.step(model.ctx, {});
   CHECK(matrix_of(group.gradient(0)).data == oracle::keep_top(projected, 5).data);
 
-  group.use_selector(0, nullptr);  // TopK again
+  group.use_selector(model.ctx, 0, nullptr);  // TopK again
   model.add_gradients();
   group.step(model.ctx, {});
-  CHECK(group.memory().residuals == 0);
+  CHECK(group.memory(model.ctx).selectors == 0);
 }
 
 TEST_CASE("error feedback: clipping looks at the gradient alone") {
@@ -111,7 +111,8 @@ TEST_CASE("error feedback: clipping looks at the gradient alone") {
     double squares = 0;
     for (const double x : g.data)
       squares += x * x;
-    CHECK(group.step(model.ctx, {.clip_norm = 100}).core_norm == doctest::Approx(std::sqrt(squares)));
+    CHECK(group.squared_norm(model.ctx) == doctest::Approx(squares));
+    group.step(model.ctx, {});
   }
 }
 
@@ -133,7 +134,15 @@ TEST_CASE("error feedback: what is refused") {
   std::vector<double> core(4, 1.0);
   CHECK(message_of([&] { (*feedback)(other.ctx, MatrixView<double>(core.data(), 2, 2), s); }) ==
         "core is 2x2, expected 8x6 (rows x cols of the residual)");
-  CHECK(contains(message_of([&] { feedback->restore(other.ctx, 2, 2, core); }), "nothing") == true);
-  CHECK(message_of([&] { feedback->restore(other.ctx, 3, 2, core); }) ==
-        "the residual has 4 numbers, expected 6 for a core of 3x2");
+  const SelectorState<double> saved{{}, core};
+  CHECK(message_of([&] { feedback->check_state(2, 2, saved); }) == "nothing was thrown");
+  CHECK(message_of([&] { feedback->check_state(3, 2, saved); }) ==
+        "the saved residual has 4 numbers, expected 6");
+  CHECK(message_of([&] { feedback->restore(other.ctx, saved); }) ==
+        "the saved residual has 4 numbers, expected 48");
+  const SelectorState<double> infinite{{}, {1, 2, std::numeric_limits<double>::infinity(), 4}};
+  CHECK(message_of([&] { feedback->check_state(2, 2, infinite); }) ==
+        "the saved residual holds NaN or Inf at entry 2");
+  const SelectorState<double> placed{{1}, core};
+  CHECK_THROWS_AS(feedback->check_state(2, 2, placed), ValueError);
 }

@@ -23,21 +23,6 @@ TEST_CASE("selectors: a share of the entries that is whole but for its rounding 
   CHECK(TopK::fraction(0.5000001, 100000000).k == 50000010);
 }
 
-TEST_CASE("selectors: FixedSupport wants a support and a contiguous core") {
-  B::Context ctx;
-  std::vector<double> core(20, 1.0);
-  SparseGradient<double, B> s(ctx, 4, 3, 2);
-  const FixedSupport<double, B> none;
-  CHECK(message_of([&] { none(ctx, MatrixView<double>(core.data(), 4, 3), s); }) ==
-        "FixedSupport: the support is null, expected one to read");
-  SparseGradient<double, B> support(ctx, 4, 3, 2);
-  support.assign(ctx, std::vector<stored_index_t>{2, 7}, std::vector<double>(2));
-  const FixedSupport<double, B> fixed{&support};
-  CHECK(message_of([&] { fixed(ctx, MatrixView<double>(core.data(), 4, 3, 5), s); }) ==
-        "the core's row stride is 5, expected a contiguous core of 3 columns");
-  CHECK(fixed(ctx, MatrixView<double>(core.data(), 4, 3), s).kept == 2);
-}
-
 TEST_CASE("selectors: extents whose product leaves 64 bits are refused") {
   B::Context ctx;
   const index_t large = index_t{1} << 32;

@@ -5,7 +5,9 @@
 #include <sparsegrad/sparse_grad_linear.hpp>
 
 #include <cmath>
+#include <limits>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -232,6 +234,12 @@ std::string message_of(F&& f) {
 
 }  // namespace
 
+// Groups refer to a layer's parts, and a shared gradient memory's turn ends with it: it stays where it is.
+static_assert(!std::is_move_constructible_v<SparseGradLinear<float, backend::Reference>> &&
+              !std::is_move_assignable_v<SparseGradLinear<float, backend::Reference>> &&
+              !std::is_copy_constructible_v<SparseGradLinear<float, backend::Reference>> &&
+              !std::is_copy_assignable_v<SparseGradLinear<float, backend::Reference>>);
+
 TEST_CASE_TEMPLATE("every plan, side and layout gives the oracle's step", Pair,
                    Typed<float, backend::Reference>, Typed<double, backend::Cpu>,
                    Typed<float, backend::CpuBlas>, Typed<double, backend::CpuBlas>) {
@@ -241,6 +249,55 @@ TEST_CASE_TEMPLATE("every plan, side and layout gives the oracle's step", Pair,
     every_plan<T, B>(12, 6, layout, false);  // up
     every_plan<T, B>(6, 12, layout, false);  // down
     every_plan<T, B>(5, 7, layout, true);    // an engine's own dW
+  }
+}
+
+TEST_CASE_TEMPLATE("backward adds to dX where it is asked to, and overwrites it otherwise", Pair,
+                   Typed<float, backend::Reference>, Typed<double, backend::Cpu>,
+                   Typed<float, backend::CpuBlas>) {
+  using T = typename Pair::Scalar;
+  using B = typename Pair::Backend;
+  typename B::Context ctx(2);
+  oracle::Random random(19);
+  const int out = 6;
+  const int in = 5;
+  const int tokens = 4;
+  for (const WeightLayout layout : {WeightLayout::out_in, WeightLayout::in_out}) {
+    const Matrix w = random.matrix(out, in);
+    Padded<T> weight(layout == WeightLayout::out_in ? w : oracle::transposed(w));
+    LinearOptions options;
+    options.layout = layout;
+    SparseGradLinear<T, B> layer(ctx, weight.view(), nullptr, options);
+    const Matrix x = random.matrix(tokens, in);
+    const Matrix dy = random.matrix(tokens, out);
+    const Matrix stood = random.matrix(tokens, in, 10);
+    Padded<T> x_view(x);
+    Padded<T> dy_view(dy);
+    const Matrix dw = oracle::product(oracle::transposed(dy), x);
+    const Matrix by_w = oracle::product(dy, w);
+    for (const InputGradient mode : {InputGradient::overwrite, InputGradient::add}) {
+      Padded<T> dx(stood);
+      std::vector<T> db(static_cast<std::size_t>(out), T(2));
+      layer.backward(ctx, dy_view.view(), SavedInput<T>{x_view.view(), false}, dx.view(), db.data(), mode);
+      const Matrix expected = mode == InputGradient::add ? oracle::sum(stood, by_w) : by_w;
+      CHECK(largest_difference(dx.matrix(), expected) < 10 * tolerance<T>());
+      CHECK(dx.padding_untouched());
+      CHECK(largest_difference(matrix_of(layer.core(ctx)), dw) < tolerance<T>());
+      for (int j = 0; j < out; ++j) {
+        double column = 2;
+        for (int i = 0; i < tokens; ++i)
+          column += dy(i, j);
+        CHECK(std::abs(static_cast<double>(db[static_cast<std::size_t>(j)]) - column) < tolerance<T>());
+      }
+      layer.clear(ctx);
+    }
+    // No tokens: what stood in dX stays, or is nothing to write.
+    Padded<T> none(0, in);
+    Padded<T> none_dy(0, out);
+    layer.backward(ctx, none_dy.view(), SavedInput<T>{none.view(), false}, none.view(), nullptr,
+                   InputGradient::add);
+    CHECK(largest_difference(matrix_of(layer.core(ctx)), Matrix(out, in)) == 0);
+    layer.clear(ctx);
   }
 }
 
@@ -445,46 +502,6 @@ TEST_CASE("k = all under dense_core is Adam in the core; identity sides are plai
   CHECK(largest_difference(matrix_of(top), oracle::keep_top(dw.matrix(), 4)) == 0);
 }
 
-TEST_CASE_TEMPLATE("a fixed support gets the same numbers without a dense core", B, backend::Reference,
-                   backend::Cpu, backend::CpuBlas) {
-  typename B::Context ctx(2);
-  oracle::Random random(23);
-  const int out = 10;
-  const int in = 8;
-  Padded<float> weight(random.matrix(out, in));
-  Padded<float> v(random.orthonormal(out, 7));
-  Padded<float> u(random.orthonormal(in, 5));
-  const auto basis = TuckerBasis<float, B>::from_factors(ctx, v.view(), u.view());
-  SparseGradLinear<float, B> layer(ctx, weight.view(), nullptr);
-  SparseGradLinear<float, B> dense(ctx, weight.view(), nullptr);
-  layer.set_basis(ctx, basis);
-  dense.set_basis(ctx, basis);
-  SparseGradient<float, B> support(ctx, 7, 5, 6);
-  support.assign(ctx, std::vector<stored_index_t>{0, 3, 9, 17, 30, 34}, std::vector<float>(6, 1.0F));
-  layer.set_support(ctx, support);
-  CHECK(layer.gradient_bytes() == 6 * 4);
-  SparseGradient<float, B> s(ctx, 7, 5, 6);
-  SparseGradient<float, B> t(ctx, 7, 5, 6);
-  for (int micro = 0; micro < 2; ++micro) {
-    Padded<float> x(random.matrix(9, in));
-    Padded<float> dy(random.matrix(9, out));
-    const SavedInput<float> saved{x.view(), false};
-    layer.backward(ctx, dy.view(), saved, {}, nullptr);
-    dense.backward(ctx, dy.view(), saved, {}, nullptr);
-  }
-  Padded<float> dw(random.matrix(out, in));
-  layer.add_gradient(ctx, dw.view());
-  dense.add_gradient(ctx, dw.view());
-  layer.select(ctx, TopK{6}, s);
-  dense.select(ctx, FixedSupport<float, B>{&support}, t);
-  CHECK(largest_difference(matrix_of(s), matrix_of(t)) < 1e-5);
-  CHECK(message_of([&] { layer.core(ctx); }) ==
-        "core: the layer has a fixed support and forms no dense core; use gradient or select");
-  layer.clear(ctx);
-  layer.set_support(ctx, {});
-  CHECK(layer.gradient_bytes() > 0);
-}
-
 TEST_CASE("a callable selects") {
   using B = backend::Cpu;
   B::Context ctx(1);
@@ -496,7 +513,7 @@ TEST_CASE("a callable selects") {
   SparseGradient<float> s(ctx, 3, 4, 3);
   layer.select(
       ctx,
-      [](B::Context&, MatrixView<float> core, SparseGradient<float>& kept) {  // the diagonal
+      [](B::Context&, MatrixView<const float> core, SparseGradient<float>& kept) {  // the diagonal
         kept.set_count(3);
         for (stored_index_t i = 0; i < 3; ++i) {
           kept.indices()[i] = i * 4 + i;
@@ -505,115 +522,6 @@ TEST_CASE("a callable selects") {
       },
       s);
   CHECK(s.values()[2] == dw.view()(2, 2));
-}
-
-TEST_CASE("an adapter computes what its merged weight does") {
-  using B = backend::CpuBlas;
-  B::Context ctx(2);
-  oracle::Random random(31);
-  const int out = 7;
-  const int in = 9;
-  for (const WeightLayout layout : {WeightLayout::out_in, WeightLayout::in_out}) {
-    for (const auto& [out_kind, in_kind] :
-         std::vector<std::pair<std::string, std::string>>{{"truncated", "truncated"},
-                                                          {"truncated", "identity"},
-                                                          {"truncated", "full"},
-                                                          {"identity", "truncated"}}) {
-      const Matrix w = random.matrix(out, in);
-      Padded<double> weight(layout == WeightLayout::out_in ? w : oracle::transposed(w));
-      const std::vector<double> before = weight.data;
-      LinearOptions options;
-      options.layout = layout;
-      options.mode = UpdateMode::adapter;
-      SparseGradLinear<double, B> layer(ctx, weight.view(), nullptr, options);
-      auto v = make_side<double, B>(ctx, out_kind, out, random);
-      auto u = make_side<double, B>(ctx, in_kind, in, random);
-      const auto basis = TuckerBasis<double, B>::from_sides(std::move(v.side), std::move(u.side));
-      layer.set_basis(ctx, basis);
-      SparseGradient<double, B> d(ctx, basis->rows(), basis->cols(), 2);
-      d.assign(ctx, std::vector<stored_index_t>{1, 3}, std::vector<double>{0.5, -2.0});
-      layer.apply(ctx, d);
-      layer.apply(ctx, d);
-      CHECK(weight.data == before);
-
-      Padded<double> x(random.matrix(5, in));
-      Padded<double> dy(random.matrix(5, out));
-      const auto run = [&](Padded<double>& y, Padded<double>& dx) {
-        Padded<double> keep(5, layer.kept_cols());
-        const auto saved = layer.forward(ctx, x.view(), y.view(), keep.view());
-        layer.backward(ctx, dy.view(), saved, dx.view(), nullptr);
-        const Matrix core = matrix_of(layer.core(ctx));
-        layer.clear(ctx);
-        return core;
-      };
-      Padded<double> y(5, out);
-      Padded<double> dx(5, in);
-      const Matrix core = run(y, dx);
-      Matrix whole = w;
-      whole = oracle::sum(
-          whole, oracle::product(oracle::product(v.matrix, matrix_of(d)), oracle::transposed(u.matrix)), 2);
-      CHECK(largest_difference(y.matrix(), oracle::product(x.matrix(), oracle::transposed(whole))) < 1e-12);
-      CHECK(largest_difference(dx.matrix(), oracle::product(dy.matrix(), whole)) < 1e-12);
-
-      layer.merge(ctx);
-      Padded<double> y_merged(5, out);
-      Padded<double> dx_merged(5, in);
-      CHECK(largest_difference(run(y_merged, dx_merged), core) < 1e-12);
-      CHECK(largest_difference(y_merged.matrix(), y.matrix()) < 1e-12);
-      CHECK(largest_difference(dx_merged.matrix(), dx.matrix()) < 1e-12);
-      CHECK(message_of([&] { layer.merge(ctx); }) == "merge: the adapter is merged already");
-      CHECK(message_of([&] { layer.apply(ctx, d); }) ==
-            "apply: the adapter is merged into the weight; unmerge it first");
-      layer.unmerge(ctx);
-      CHECK(largest_difference(matrix_of(layer.weight()),
-                               layout == WeightLayout::out_in ? w : oracle::transposed(w)) < 1e-12);
-
-      const auto exported = layer.export_delta(ctx);
-      CHECK(exported.count() == 2);
-      CHECK(exported.values()[1] == -4.0);
-      // The same delta over a weight that lives elsewhere adds its term alone.
-      LinearOptions apart = options;
-      SparseGradLinear<double, B> elsewhere(ctx, out, in, apart);
-      elsewhere.set_basis(ctx, basis);
-      elsewhere.import_delta(ctx, exported);
-      Padded<double> y_apart(oracle::product(x.matrix(), oracle::transposed(w)));
-      elsewhere.forward(ctx, x.view(), y_apart.view());
-      CHECK(largest_difference(y_apart.matrix(), y.matrix()) < 1e-12);
-      CHECK(message_of([&] { elsewhere.merge(ctx); }) == "merge: the layer has no weight of its own");
-    }
-  }
-}
-
-TEST_CASE("tracked updates give the trained weight back") {
-  using B = backend::Cpu;
-  B::Context ctx(1);
-  oracle::Random random(41);
-  Padded<double> weight(random.matrix(6, 4));
-  Padded<double> second = weight;
-  LinearOptions options;
-  options.track_delta = true;
-  Padded<double> u(random.orthonormal(4, 4));
-  auto basis = TuckerBasis<double>::from_sides(BasisSide<double>::identity(6),
-                                               BasisSide<double>::from_factor(ctx, u.view()));
-  SparseGradLinear<double> layer(ctx, weight.view(), nullptr, options);
-  layer.set_basis(ctx, basis);
-  SparseGradient<double> d(ctx, 6, 4, 5);
-  for (int step = 0; step < 4; ++step) {
-    Padded<double> dw(random.matrix(6, 4));
-    layer.add_gradient(ctx, dw.view());
-    layer.select(ctx, TopK{5}, d);
-    layer.apply(ctx, d);
-    layer.clear(ctx);
-  }
-  SparseGradLinear<double> other(ctx, second.view(), nullptr);
-  other.set_basis(ctx, basis);
-  other.import_delta(ctx, layer.export_delta(ctx));
-  CHECK(largest_difference(second.matrix(), weight.matrix()) < 1e-13);
-  CHECK(
-      message_of([&] { layer.set_basis(ctx, nullptr); }) ==
-      "set_basis: the layer holds a delta in its present basis; merge it, or export it and call reset_delta");
-  CHECK(message_of([&] { (void)other.export_delta(ctx); }) ==
-        "export_delta: the layer keeps no delta; construct it as an adapter or with track_delta");
 }
 
 TEST_CASE("wrong calls are refused with what was expected and found, and change nothing") {
@@ -664,14 +572,11 @@ TEST_CASE("wrong calls are refused with what was expected and found, and change 
   CHECK(y.data == y_before);
   CHECK(message_of([] { (void)TopK::fraction(0, 10); }) == "density is 0.000000, expected 0 < density <= 1");
   layer.clear(ctx);
-  LinearOptions adapter;
-  adapter.mode = UpdateMode::adapter;
-  CHECK(message_of([&] { layer.set_basis(ctx, TuckerBasis<float>::identity(ctx, 4, 3)); }) ==
+  CHECK(message_of([&] { layer.set_basis(ctx, TuckerBasis<float>::identity(4, 3)); }) ==
         "basis is 4x3, expected 3x4 (out x in of the layer)");
-  CHECK(message_of([&] { SparseGradLinear<float>(ctx, 0, 3, adapter); }) ==
-        "layer is 0x3, expected positive extents");
-  CHECK(message_of([&] { SparseGradLinear<float>(ctx, 2, 3, {}); }) ==
-        "a layer without a weight of its own needs UpdateMode::adapter");
+  CHECK(message_of([&] { CoreGradient<float>(ctx, 0, 3); }) == "layer is 0x3, expected positive extents");
+  CHECK(message_of([&] { SparseGradLinear<float>(ctx, MatrixView<float>(), nullptr); }) ==
+        "weight is 0x0, expected positive extents");
 
   Padded<float> bad(random.matrix(3, 4));
   bad.view()(1, 2) = std::numeric_limits<float>::quiet_NaN();
@@ -689,7 +594,7 @@ TEST_CASE("wrong calls are refused with what was expected and found, and change 
 
 namespace {
 
-/// Notes along which extent a way back is expanded sparsely.
+/// Notes along which extent an update is expanded sparsely.
 struct Noting : backend::Reference {
   static inline index_t extent = 0;
 
@@ -726,7 +631,7 @@ TEST_CASE("a layer takes its orders from its own cost model") {
   update.assign(ctx, index, value);
   const Matrix expected = oracle::sum(w, oracle::product(oracle::product(v, d), oracle::transposed(u)));
 
-  // The way back of 10 entries: cheap sparse entries pass over the wider side, whose panel then meets the smaller
+  // The update of 10 entries: cheap sparse entries pass over the wider side, whose panel then meets the smaller
   // dense product; dear ones become a dense matrix.
   for (const auto& [sparse_entry, extent] : {std::pair(0.0, out), std::pair(100.0, 0)}) {
     Padded<double> weight(w);

@@ -25,6 +25,54 @@ static_assert(BatchedOptimizer<SparseAdam<float>, float, DefaultBackend>);
 constexpr index_t rows = 6;
 constexpr index_t cols = 8;
 
+/// Nothing but what the concept asks: d = -lr sign(g).
+struct SignDescent {
+  using B = DefaultBackend;
+  struct Options {
+    friend bool operator==(const Options&, const Options&) = default;
+  };
+  index_t r = 0;
+  index_t c = 0;
+  std::int64_t t = 0;
+
+  SignDescent(B::Context&, index_t all_rows, index_t all_cols, const Options&) : r(all_rows), c(all_cols) {}
+  index_t rows() const { return r; }
+  index_t cols() const { return c; }
+  index_t bytes() const { return 0; }
+  std::int64_t steps() const { return t; }
+  StepReport step(B::Context& ctx, const SparseGradient<float>& s, const StepOptions& options,
+                  SparseGradient<float>& d) {
+    core_optimizer::require_step(d, r, c, s.count(), options);
+    d.copy_support(ctx, s);
+    for (index_t e = 0; e < s.count(); ++e)
+      d.values()[e] = -static_cast<float>(options.learning_rate) * std::copysign(1.0F, s.values()[e]);
+    ++t;
+    return {.updated = s.count()};
+  }
+  void reset(B::Context&) { t = 0; }
+  RebaseReport rebase(B::Context&, const TuckerBasis<float>&, const TuckerBasis<float>& to, MomentsPolicy,
+                      const Options&) {
+    r = to.rows();
+    c = to.cols();
+    return {};
+  }
+  OptimizerState<float> state(B::Context&) const {
+    OptimizerState<float> s;
+    s.type = "sign_descent 1";
+    s.rows = r;
+    s.cols = c;
+    s.steps = t;
+    return s;
+  }
+  void restore(B::Context&, const OptimizerState<float>& s) {
+    core_optimizer::require_state(s, "sign_descent 1", r, c);
+    t = s.steps;
+  }
+};
+static_assert(CoreOptimizer<SignDescent, float, DefaultBackend>);
+static_assert(!CoreOptimizer<SignDescent, double, DefaultBackend>);
+static_assert(!CoreOptimizer<int, float, DefaultBackend>);
+
 using Entries = std::map<stored_index_t, double>;
 
 Entries random_entries(std::mt19937_64& bits, index_t k, index_t pool = rows * cols) {
@@ -350,4 +398,28 @@ TEST_CASE_TEMPLATE("SparseSgd: a state from a file goes on bit by bit, one of an
         "momentum is 1.000000, expected 0 <= momentum < 1");
   CHECK(message([&] { SparseSgd<T, B>(ctx, rows, cols, {.momentum = std::nan("")}); }) ==
         "momentum is nan, expected 0 <= momentum < 1");
+}
+
+TEST_CASE("an optimizer with nothing optional: what the absence means, and its state in a file") {
+  DefaultBackend::Context ctx(1);
+  SignDescent sign(ctx, rows, cols, {});
+  const auto s = gradient<float, DefaultBackend>(ctx, {{3, -2}, {17, 0.5}});
+  CHECK(core_optimizer::update_capacity(sign, 7) == 7);
+  core_optimizer::reserve(ctx, sign, 7);
+  core_optimizer::make_room(ctx, sign, s);
+  core_optimizer::check(ctx, sign, s);
+  const SparseGradient<float> other(ctx, cols, rows, 2);
+  CHECK(message([&] { core_optimizer::check(ctx, sign, other); }) ==
+        "S is 8x6, expected 6x8 (rows x cols of the optimizer's core)");
+  SparseGradient<float> d(ctx, rows, cols, 2);
+  CHECK(sign.step(ctx, s, {.learning_rate = 0.5}, d).updated == 2);
+  CHECK(entries_of(d) == Entries{{3, 0.5}, {17, -0.5}});
+
+  io::SafetensorsWriter writer;
+  io::put_state(writer, "up.", sign.state(ctx));
+  const io::SafetensorsFile file(io::FileBytes::from(writer.bytes()), "f");
+  SignDescent again(ctx, rows, cols, {});
+  again.restore(ctx, io::get_state<float>(file, "up."));
+  CHECK(again.steps() == 1);
+  CHECK(again.state(ctx) == sign.state(ctx));
 }

@@ -138,9 +138,12 @@ class CoreAdapter {
     tokens().in().expand_columns(ctx, core_x, C(1), dx);
   }
 
-  /// The gradient of Delta [r, c]; as SparseGradLinear::core.
-  MatrixView<C> core(Context& ctx) { return gradient_.own_core(ctx); }
-  /// Forgets the gradient.
+  /// The gradient of Delta [r, c]; as SparseGradLinear::core. Throws StateError while merged: a Delta that changed then
+  /// could not be taken out of W again.
+  MatrixView<C> core(Context& ctx) {
+    require_apart("core");
+    return gradient_.own_core(ctx);
+  }
   void clear() { gradient_.clear(); }
 
   /// Delta <- (1 - decay) Delta + D, for training without a group. Throws ShapeError, ValueError unless 0 <= decay <= 1,

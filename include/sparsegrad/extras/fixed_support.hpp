@@ -1,7 +1,6 @@
 // FixedSupport: a selector that keeps the same entries in every step.
 #pragma once
 
-#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -53,7 +52,7 @@ class FixedSupport {
   void basis_changed(Context&, index_t, index_t) { stale_ = std::exchange(placed_, true); }
 
   /// The positions of the support, in host memory.
-  SelectorState<T> state(Context& ctx) const { return {positions(ctx, support_), {}}; }
+  SelectorState<T> state(Context& ctx) const { return {support_.positions(ctx), {}}; }
   /// Throws ValueError unless the positions rise strictly and lie in a core of these extents.
   void check_state(index_t rows, index_t cols, const SelectorState<T>& state) const {
     const std::vector<stored_index_t>& at = state.positions;
@@ -76,17 +75,6 @@ class FixedSupport {
     made.assign(ctx, state.positions, std::vector<T>(state.positions.size()));
     support_ = std::move(made);
     stale_ = false;
-  }
-
-  /// Positions of a support, in host memory.
-  static std::vector<stored_index_t> positions(Context& ctx, const SparseGradient<T, B>& support) {
-    std::vector<stored_index_t> host(static_cast<std::size_t>(support.count()));
-    if (support.dense()) {
-      std::iota(host.begin(), host.end(), 0);
-    } else if (!host.empty()) {
-      B::template download<stored_index_t>(ctx, support.indices(), host.data(), support.count());
-    }
-    return host;
   }
 
  private:

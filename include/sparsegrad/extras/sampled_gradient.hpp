@@ -76,6 +76,9 @@ class SampledGradient final : public CoreSource<compute_t<T>, B> {
     }
     refuse("set_basis", "its support belongs to another basis");
   }
+  void require_new_basis(const char* call) const override {
+    refuse(call, "its support belongs to another basis");
+  }
   void form_weight_gradient(Context&, bool on) override {
     if (on) refuse("collect", "it forms no weight gradient");
   }

@@ -6,8 +6,8 @@
 //     writer.write("state.safetensors");
 //
 // Every object is a group of tensors and metadata whose names begin with its prefix; the metadata
-// `<prefix>type` says what it is. Numbers keep their bits. Readers throw IoError, naming file, tensor or
-// prefix.
+// `<prefix>type` says what it is. Numbers keep their bits. Readers throw IoError, naming file,
+// tensor or prefix.
 #pragma once
 
 #include <algorithm>
@@ -262,7 +262,8 @@ void put_state(SafetensorsWriter& writer, const std::string& prefix, OptimizerSt
   if (s.counted) writer.add(prefix + "count", {n}, std::move(s.count));
 }
 
-/// Reads the state of any optimizer into host memory, checked but for what the optimizer's `restore` checks.
+/// Reads the state of any optimizer into host memory, checked but for what the optimizer's
+/// `restore` checks.
 template <class T>
 OptimizerState<T> get_state(const SafetensorsFile& file, const std::string& prefix) {
   OptimizerState<T> s;
@@ -320,8 +321,8 @@ void put(typename B::Context& ctx, SafetensorsWriter& writer, const std::string&
   put_state(writer, prefix, optimizer.state(ctx));
 }
 
-/// Restores an optimizer that was made with the same extents and options; anything else is an IoError that
-/// says what differs, and the optimizer stays as it was.
+/// Restores an optimizer that was made with the same extents and options; anything else is an
+/// IoError that says what differs, and the optimizer stays as it was.
 template <class T, Backend B, template <class, Backend> class Optimizer>
 void get(typename B::Context& ctx, const SafetensorsFile& file, const std::string& prefix,
          Optimizer<T, B>& optimizer) requires CoreOptimizer<Optimizer<T, B>, T, B> {
