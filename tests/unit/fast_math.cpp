@@ -209,7 +209,7 @@ TEST_CASE("fast math: options and bases with NaN") {
   CHECK(contains(message_of([&] { SparseGradGroup<float>({.density = nan}); }), "density is"));
   CHECK(contains(message_of([&] { SparseAdam<float>(ctx, 4, 4, {.beta1 = nan}); }), "beta1 is"));
   CHECK(contains(message_of([&] { SparseAdam<float>(ctx, 4, 4, {.eps = nan}); }), "eps is"));
-  CHECK(contains(message_of([&] { SideRecipe::energy(nan); }), "energy share is"));
+  CHECK(contains(message_of([&] { Truncation::energy(nan); }), "energy fraction is"));
 
   std::vector<double> v = {1, 0, 0, 1, 0, 0};  // [3, 2]
   std::vector<double> u = {1, 0, 0, 1};        // [2, 2]
