@@ -1,0 +1,265 @@
+// GroupBases: the weight matrices of a group, and the phases in which their bases are found.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "basis_collection.hpp"
+#include "batched_step.hpp"
+#include "group_member.hpp"
+#include "group_members.hpp"
+#include "group_options.hpp"
+#include "sequential_step.hpp"
+
+namespace sparsegrad {
+
+/// Weight matrices with the bases of their cores: the part of SparseGradGroup that adds members, collects their gradients
+/// and fits their bases. Used as its base class alone.
+template <class T, Backend B, class O>
+class GroupBases {
+ public:
+  using C = compute_t<T>;  ///< of gradients, bases, moments and updates
+  /// The backend's context.
+  using Context = typename B::Context;
+  /// The bases of the core.
+  using Basis = TuckerBasis<C, B>;
+  /// The optimizer of each core.
+  using Optimizer = O;
+  /// The options' type.
+  using Options = BasicGroupOptions<typename O::Options>;
+
+  GroupBases(const GroupBases&) = delete;
+  GroupBases& operator=(const GroupBases&) = delete;
+
+  /// Adds a layer; returns its number. `kind` names the layers that share a basis under BasisScope::kind; they must have
+  /// the same extents (checked when the collection begins). Throws StateError while collecting, or, where gradient memory
+  /// is shared or a warm-up comes, when the layer holds a gradient or the memory must grow in another's turn.
+  template <class L>
+  requires GroupLayer<L, T, B> index_t add(Context& ctx, L& layer, const std::string& kind) {
+    require_open(ctx, "add");
+    Member member;
+    member.source = &layer.gradient();
+    member.weight = layer.trained_weight();
+    if constexpr (requires { layer.options().cost_model; }) member.cost_model = layer.options().cost_model;
+    members_.join(ctx, layer.gradient(), warming_up());
+    return append(ctx, std::move(member), kind);
+  }
+
+  /// Adds a weight W [out, in] (or [in, out], by option) whose gradient dW the engine makes itself; returns its number.
+  /// Both stay the engine's. `kind` as in `add`. Throws ShapeError when W is empty, or dW's shape another; StateError as
+  /// `add`.
+  index_t add_weight(Context& ctx, MatrixView<T> weight, const std::string& kind,
+                     WeightOptions<C> options = {}) {
+    return add_weight(ctx, TrainedWeight<T>(weight, options.layout), kind, options);
+  }
+  /// The same for a W of 16 bits with its master, which becomes the rounded master here.
+  index_t add_weight(Context& ctx, MatrixView<T> weight, MatrixView<C> master, const std::string& kind,
+                     WeightOptions<C> options = {}) requires(is_low_precision<T>) {
+    const TrainedWeight<T> trained(weight, master, options.layout);
+    const index_t i = add_weight(ctx, trained, kind, options);
+    trained.template round<B>(ctx);
+    return i;
+  }
+
+  /// The gradient of weight i in this step: dW of the weight's shape, or its transpose by `layout`, in C, bfloat16 or
+  /// half. Borrowed until the step (or clear); nothing is copied. Throws ShapeError; StateError for a layer of `add`,
+  /// which makes its own, or when the core of one given before was already asked for.
+  void set_gradient(index_t i, ConstMatrixView<C> dw, std::optional<WeightLayout> layout = {}) {
+    set_gradient(i, {dw, layout.value_or(members_.at(i).weight.layout)});
+  }
+  /// The same with a dW in bfloat16.
+  void set_gradient(index_t i, MatrixView<const bfloat16> dw, std::optional<WeightLayout> layout = {}) {
+    set_gradient(i, {dw, layout.value_or(members_.at(i).weight.layout)});
+  }
+  /// The same with a dW in float16.
+  void set_gradient(index_t i, MatrixView<const float16> dw, std::optional<WeightLayout> layout = {}) {
+    set_gradient(i, {dw, layout.value_or(members_.at(i).weight.layout)});
+  }
+
+  /// Number of layers and weights.
+  index_t size() const { return members_.size(); }
+  /// These throw ValueError for a number that no layer has.
+  CoreSource<C, B>& source(index_t i) { return *members_.at(i).source; }
+  /// What makes the core gradient of layer i. Throws ValueError when there is none.
+  const CoreSource<C, B>& source(index_t i) const { return *members_.at(i).source; }
+  /// The basis of layer i. Throws ValueError when there is no such layer.
+  const std::shared_ptr<const Basis>& basis(index_t i) const { return members_.at(i).source->basis(); }
+  /// The kind of layer i. Throws ValueError when there is none.
+  const std::string& kind(index_t i) const { return members_.at(i).kind; }
+  /// Throws StateError during a collection before the first step, when there is none yet.
+  O& optimizer(index_t i) {
+    if (members_.at(i).optimizer == nullptr)
+      throw StateError("optimizer: layer " + std::to_string(i) + " gets it at refresh");
+    return *members_.at(i).optimizer;
+  }
+  /// The sparse gradient of the last selection.
+  const SparseGradient<C, B>& gradient(index_t i) const { return members_.at(i).gradient; }
+  /// Entries that the layer keeps in a step.
+  index_t kept(index_t i) const { return members_.wanted(members_.at(i), members_.at(i).basis()); }
+  /// The options that it was made with.
+  const Options& options() const { return members_.options(); }
+  /// Starts to feed every step's gradients to accumulators, as `recipe` shares them. Collecting again starts anew.
+  /// Throws ShapeError when layers of one kind differ in extents under BasisScope::kind, StateError while a layer holds a
+  /// gradient or can form none; what recipe.sides throws.
+  void collect(Context& ctx, const BasisRecipe& recipe) {
+    require_host_counts("collect");
+    check(ctx);
+    members_.require_idle("collect");
+    collection_ = members_.start_collection(ctx, recipe);
+    members_.form_weight_gradients(ctx);
+    warmup_left_ = 0;
+  }
+  /// Whether gradients are being collected for bases.
+  bool collecting() const { return collection_.has_value(); }
+  /// Whether steps only collect: the first warmup_steps.
+  bool warming_up() const { return warmup_left_ > 0; }
+
+  /// Ends a collection without a fit: bases and moments stay as they are. Throws StateError while a layer holds a
+  /// gradient.
+  void stop_collecting(Context& ctx) {
+    members_.require_idle("stop_collecting");
+    for (Member& m : members_.all()) {
+      members_.end_collection(ctx, m);
+      if (m.optimizer == nullptr) members_.prepare(ctx, m);
+    }
+    collection_.reset();
+    warmup_left_ = 0;
+  }
+
+  /// Finishes a step of which only the gradients are wanted: hands them to the accumulators, then forgets them. NaN and
+  /// Inf: NonFiniteError under NonFinite::raise, else that layer's gradient is left out.
+  void end_collecting_step(Context& ctx) {
+    begin_warm_up(ctx);
+    for (Member& m : members_.all()) {
+      if (m.progress != Progress::gathering && m.progress != Progress::finished) continue;
+      // Gradients that take turns in one memory make room for each other; others stand until all are taken.
+      if (members_.rules().clears_selected) {
+        m.collect(ctx, members_.rules());
+      } else {
+        m.finish_collecting(ctx, members_.rules());
+      }
+    }
+    clear(ctx);
+  }
+  /// The same for layer i alone, whose gradient memory is free then; end_collecting_step(ctx) ends the step of all.
+  void end_collecting_step(Context& ctx, index_t i) {
+    Member& m = members_.at(i);
+    begin_warm_up(ctx);
+    m.collect(ctx, members_.rules());
+  }
+
+  /// Fits the bases from what was collected, sets them and rebases the optimizers; ends the collection. (Recipes that
+  /// need no gradients want a `collect` as well, but no step after it.) Returns what the rebase of each layer did, zeros
+  /// under MomentsPolicy::reset. Throws StateError without `collect`, while a layer holds a gradient, or when gradients
+  /// were needed and none came; what TuckerBasis::fit throws.
+  std::vector<RebaseReport> refresh(Context& ctx, MomentsPolicy moments = MomentsPolicy::reset) {
+    if (!collecting()) throw StateError("refresh: nothing was collected; call collect first");
+    require_host_counts("refresh");
+    check(ctx);
+    members_.require_idle("refresh");
+    for (const Member& m : members_.all())
+      m.source->require_new_basis("refresh");
+    collection_->fit(ctx);
+    std::vector<RebaseReport> reports;
+    for (Member& m : members_.all()) {
+      members_.end_collection(ctx, m);
+      reports.push_back(members_.set_basis(ctx, m, collection_->basis(m.number), moments));
+    }
+    collection_.reset();
+    warmup_left_ = 0;
+    members_.shrink_gradient_memory(ctx);
+    return reports;
+  }
+
+  /// Sets a basis of the caller's own for one layer; null: none. Returns what the rebase of its optimizer did, zeros
+  /// under MomentsPolicy::reset. Throws ShapeError; StateError while the layer holds a gradient, or a selection that no
+  /// step has taken.
+  RebaseReport set_basis(Context& ctx, index_t i, std::shared_ptr<const Basis> basis,
+                         MomentsPolicy moments = MomentsPolicy::reset) {
+    require_host_counts("set_basis");
+    check(ctx);
+    return members_.set_basis(ctx, members_.at(i), std::move(basis), moments);
+  }
+
+  /// Waits for the steps that did not wait (BatchedStep): returns how many of them changed nothing, for NaN or Inf, since
+  /// the last call. Throws NonFiniteError where the policy is `raise` and there were any. To be called before the
+  /// optimizers' states are saved; whatever changes bases or layers calls it.
+  index_t check(Context& ctx) { return step_.check(ctx, members_.all()); }
+
+  /// Forgets all gradients and selections.
+  void clear(Context&) {
+    for (Member& m : members_.all())
+      m.clear();
+  }
+
+ protected:
+  using Member = GroupMember<T, B, O>;
+  using Progress = typename Member::Progress;
+  static constexpr bool steps_together =
+      BatchedBackend<B> && BatchedOptimizer<O, C, B> && !RemainderOptimizer<O, C, B>;
+  using Step = std::conditional_t<steps_together, BatchedStep<T, B, O>, SequentialStep<T, B, O>>;
+
+  explicit GroupBases(Options options) : warmup_left_(options.warmup_steps), members_(std::move(options)) {
+    if (warmup_left_ < 0)
+      throw ValueError("warmup_steps is " + std::to_string(warmup_left_) + ", expected >= 0");
+  }
+  ~GroupBases() = default;
+
+  /// The warm-up's collection begins with the first gradient that is asked for; the sources have formed whole gradients
+  /// since they were added.
+  void begin_warm_up(Context& ctx) {
+    if (warming_up() && !collecting()) collection_ = members_.start_collection(ctx, options().recipe);
+  }
+  void require_not_collecting(const char* call, bool collects) const {
+    if (collects)
+      throw StateError(std::string(call) +
+                       ": gradients are being collected; call refresh or stop_collecting first");
+  }
+  void require_host_counts(const char* call) const {
+    if (step_.counts_on_device())
+      throw StateError(std::string(call) + ": steps are counted on the device; call count_on_host first");
+  }
+
+  index_t warmup_left_ = 0;
+  GroupMembers<T, B, O> members_;
+  std::optional<BasisCollection<C, B>> collection_;
+  Step step_;
+
+ private:
+  void require_open(Context& ctx, const char* call) {
+    require_host_counts(call);
+    require_not_collecting(call, collecting());
+    check(ctx);
+  }
+  index_t append(Context& ctx, Member member, const std::string& kind) {
+    step_.attach(ctx);
+    return members_.add(ctx, std::move(member), kind, warming_up());
+  }
+  index_t add_weight(Context& ctx, const TrainedWeight<T>& weight, const std::string& kind,
+                     const WeightOptions<C>& options) {
+    require_open(ctx, "add_weight");
+    Member member;
+    member.weight = weight;
+    member.cost_model = options.cost_model;
+    member.given = std::make_unique<GivenGradient<C, B>>(ctx, weight.out_extent(), weight.in_extent(),
+                                                         options.cost_model);
+    member.source = member.given.get();
+    if (!options.gradient.empty()) member.given->keep({options.gradient, options.layout});
+    members_.join(ctx, *member.given, warming_up());
+    return append(ctx, std::move(member), kind);
+  }
+  void set_gradient(index_t i, const WeightGradientView<C>& dw) {
+    Member& m = members_.at(i);
+    if (m.given == nullptr) {
+      throw StateError("set_gradient: layer " + m.text() +
+                       " makes its own gradient (add); only a weight of add_weight is given one");
+    }
+    m.given->set(dw);
+  }
+};
+
+}  // namespace sparsegrad
