@@ -11,13 +11,15 @@
 
 namespace sparsegrad {
 
-/// transport_moments of a SparseAdam's state. Entries with counts of their own (AdamSemantics::per_entry_step) have
-/// biases of their own, which a rotation would mix: both moments are first freed of them, then given the bias of the
-/// largest count, which becomes every entry's,
+/// transport_moments of a SparseAdam's state. Entries with counts of their own
+/// (AdamSemantics::per_entry_step) have biases of their own, which a rotation would mix: both
+/// moments are first freed of them, then given the bias of the largest count, which becomes every
+/// entry's,
 ///
 ///     m <- m (1 - b1^most) / (1 - b1^count)        v <- v (1 - b2^most) / (1 - b2^count)
 ///
-/// `energy_before` is that of the moments as they were, the losses are parts of the corrected moments' energy.
+/// `energy_before` is that of the moments as they were, the losses are parts of the corrected
+/// moments' energy.
 template <class T, Backend B>
 RebaseReport transport_adam(typename B::Context& ctx, OptimizerState<T>& s, const TuckerBasis<T, B>& from,
                             const TuckerBasis<T, B>& to, const SparseAdamOptions& options,

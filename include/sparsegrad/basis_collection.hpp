@@ -1,4 +1,5 @@
-// BasisCollection: the gradients of a group's layers, summed by the basis that they are to share, and the fit.
+// BasisCollection: the gradients of a group's layers, summed by the basis that they are to share,
+// and the fit.
 #pragma once
 
 #include <map>
@@ -14,9 +15,11 @@
 
 namespace sparsegrad {
 
-/// Collects the gradients of several layers and fits their bases: one accumulator for each basis to come.
+/// Collects the gradients of several layers and fits their bases: one accumulator for each basis to
+/// come.
 ///
-/// Under BasisScope::kind all layers of one kind share it, under BasisScope::layer each has its own.
+/// Under BasisScope::kind all layers of one kind share it, under BasisScope::layer each has its
+/// own.
 ///
 ///     BasisCollection<float, B> collection(ctx, layers, recipe);
 ///     collection.sums(i)->add(ctx, dW);                           // any number of gradients
@@ -42,7 +45,8 @@ class BasisCollection {
     index_t in = 0;
   };
 
-  /// Throws ShapeError when layers of one kind differ in extents under BasisScope::kind; what recipe.sides throws.
+  /// Throws ShapeError when layers of one kind differ in extents under BasisScope::kind; what
+  /// recipe.sides throws.
   BasisCollection(Context& ctx, std::span<const Layer> layers, const BasisRecipe& recipe) {
     std::map<std::string, Entry*> of_kind;
     for (std::size_t i = 0; i < layers.size(); ++i) {
@@ -60,7 +64,8 @@ class BasisCollection {
     }
   }
 
-  /// That of a group's members. Throws StateError when one whose gradients are needed can form none.
+  /// That of a group's members. Throws StateError when one whose gradients are needed can form
+  /// none.
   template <class Members>
   static BasisCollection of(Context& ctx, const Members& members, const BasisRecipe& recipe) {
     std::vector<Layer> layers;
@@ -81,7 +86,8 @@ class BasisCollection {
     return false;
   }
 
-  /// Fits every basis. Throws StateError when gradients were needed and none came; what TuckerBasis::fit throws.
+  /// Fits every basis. Throws StateError when gradients were needed and none came; what
+  /// TuckerBasis::fit throws.
   void fit(Context& ctx) {
     for (auto& entry : entries_)
       entry->basis = Basis::fit(ctx, *entry->sums, entry->sides.out, entry->sides.in);

@@ -14,16 +14,18 @@
 
 namespace sparsegrad {
 
-/// The step of a group's members on a BatchedBackend, with as few launches as there are kinds of work.
+/// The step of a group's members on a BatchedBackend, with as few launches as there are kinds of
+/// work.
 ///
-/// On a GPU a layer's top-k, moments and update are too small to fill it, and a launch costs more than they do. Here
-/// top-k is one sequence of launches for all members that select by it, Adam one, and the weights' updates are a
-/// BatchedWeightUpdate. Members that do not fit (a selector of their own, a compact state, no basis, shared gradient
-/// memory) take a SequentialStep.
+/// On a GPU a layer's top-k, moments and update are too small to fill it, and a launch costs more
+/// than they do. Here top-k is one sequence of launches for all members that select by it, Adam
+/// one, and the weights' updates are a BatchedWeightUpdate. Members that do not fit (a selector of
+/// their own, a compact state, no basis, shared gradient memory) take a SequentialStep.
 ///
-/// Where all members do both together, the host does not wait to learn of NaN or Inf: their step changes nothing, under
-/// NonFinite::raise those after it neither, and NonFiniteError comes from `check`, from Context::check, or from a later
-/// step that finds it known already. The gradients are then gone.
+/// Where all members do both together, the host does not wait to learn of NaN or Inf: their step
+/// changes nothing, under NonFinite::raise those after it neither, and NonFiniteError comes from
+/// `check`, from Context::check, or from a later step that finds it known already. The gradients
+/// are then gone.
 template <class T, Backend B, class O>
 class BatchedStep {
  public:
@@ -50,8 +52,8 @@ class BatchedStep {
         B::template batch_scratch_bound<C>(ctx, static_cast<index_t>(members.size()), entries));
   }
 
-  /// Selects the members that are not yet selected, have a gradient and an optimizer, and select by TopK. Throws
-  /// NonFiniteError under NonFinite::raise where the host waits to learn of it.
+  /// Selects the members that are not yet selected, have a gradient and an optimizer, and select by
+  /// TopK. Throws NonFiniteError under NonFinite::raise where the host waits to learn of it.
   void select_together(Context& ctx, Members members, const Rules& rules, bool need_norms) {
     if (ctx.step_flag().raised()) check(ctx, members);
     guarded_ = false;
@@ -79,8 +81,9 @@ class BatchedStep {
     if (report.skipped) chosen_[static_cast<std::size_t>(bad)]->progress = Member::Progress::skipped;
   }
 
-  /// As SequentialStep::update. D is formed in the memory of the core, which is lost. Throws StateError, before anything
-  /// has changed, when steps are counted on the device and a member does not fit.
+  /// As SequentialStep::update. D is formed in the memory of the core, which is lost. Throws
+  /// StateError, before anything has changed, when steps are counted on the device and a member
+  /// does not fit.
   void update(Context& ctx, Members members, const StepOptions& options, double decay, GroupReport& report) {
     together_.clear();
     for (Member& m : members) {
@@ -99,8 +102,9 @@ class BatchedStep {
       if (m.is_selected() && !takes_together(m)) alone_.update(ctx, m, options, decay, report);
   }
 
-  /// Waits for the steps that did not wait. Returns how many of them changed nothing, for NaN or Inf, since the last
-  /// call; they then do not count as the optimizers' steps either. Throws NonFiniteError where the policy is `raise`.
+  /// Waits for the steps that did not wait. Returns how many of them changed nothing, for NaN or
+  /// Inf, since the last call; they then do not count as the optimizers' steps either. Throws
+  /// NonFiniteError where the policy is `raise`.
   index_t check(Context& ctx, Members members) {
     if (guard_.empty()) return 0;
     std::uint32_t words[StepGuard::words];
@@ -137,7 +141,8 @@ class BatchedStep {
   }
 
  private:
-  /// Whether the member's step can be one of many: W is updated through a basis, and the state is dense.
+  /// Whether the member's step can be one of many: W is updated through a basis, and the state is
+  /// dense.
   static bool fits(const Member& m) {
     return (m.basis().out().rotates() || m.basis().in().rotates()) && m.optimizer->steps_in_place(m.gradient);
   }

@@ -14,9 +14,9 @@
 
 namespace sparsegrad {
 
-/// What `add_tokens` needs of the tokens that `save` saw: x itself, or x U in the memory that the caller gave. One from
-/// before a set_basis is of no use afterwards: add_tokens throws where the extents show it, and else computes with the
-/// wrong U.
+/// What `add_tokens` needs of the tokens that `save` saw: x itself, or x U in the memory that the
+/// caller gave. One from before a set_basis is of no use afterwards: add_tokens throws where the
+/// extents show it, and else computes with the wrong U.
 template <class T>
 struct SavedInput {
   /// The tokens X [tokens, in], or their projection X U.
@@ -36,9 +36,9 @@ struct CoreGradientOptions {
 ///
 ///     G~ = V^T (sum of dY^T X) U    [r, c],   X [tokens, in], dY [tokens, out]
 ///
-/// Each side is projected token by token, or once at the end: what the plan says, which a cost model picks. Owns the sum
-/// in the form that the plan needs, or takes turns in a shared GradientMemory. Starts with the identity basis, whose core
-/// is dW itself.
+/// Each side is projected token by token, or once at the end: what the plan says, which a cost
+/// model picks. Owns the sum in the form that the plan needs, or takes turns in a shared
+/// GradientMemory. Starts with the identity basis, whose core is dW itself.
 ///
 ///     CoreGradient<float> gradient(ctx, out, in);
 ///     gradient.set_basis(ctx, basis);
@@ -46,9 +46,9 @@ struct CoreGradientOptions {
 ///     MatrixView<float> core = gradient.own_core(ctx);
 ///     gradient.clear();
 ///
-/// T = bfloat16 or float16: tokens are stored in T; sum, basis and core are in C = float. A plan that projects tokens
-/// first rounds X U and dY V to T (docs/math.md).
-/// Source: the paper, section 3 and Table 2; plans: docs/math.md.
+/// T = bfloat16 or float16: tokens are stored in T; sum, basis and core are in C = float. A plan
+/// that projects tokens first rounds X U and dY V to T (docs/math.md). Source: the paper, section 3
+/// and Table 2; plans: docs/math.md.
 template <class T, Backend B = DefaultBackend>
 class CoreGradient final : public CoreSource<compute_t<T>, B> {
  public:
@@ -110,7 +110,8 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
     take_order(ctx, order);
   }
 
-  /// Chooses the plan anew for another workload, or takes the given one. Throws StateError while a gradient is held.
+  /// Chooses the plan anew for another workload, or takes the given one. Throws StateError while a
+  /// gradient is held.
   void set_plan(Context& ctx, std::optional<Plan> plan, Workload workload = {}) {
     this->require_idle("set_plan");
     const Order order = order_of(*basis_, plan, workload, forms_weight_gradient_);
@@ -129,8 +130,9 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
     take_order(ctx, order);
   }
 
-  /// Uses `memory`, which grows to what the present and later plans need, in place of memory of its own; null: own
-  /// memory again. Throws StateError while a gradient is held, or when the memory must grow in another's turn.
+  /// Uses `memory`, which grows to what the present and later plans need, in place of memory of its
+  /// own; null: own memory again. Throws StateError while a gradient is held, or when the memory
+  /// must grow in another's turn.
   void share_memory(Context& ctx, std::shared_ptr<GradientMemory<C, B>> memory) {
     this->require_idle("share_memory");
     const index_t count = element_count();
@@ -156,15 +158,16 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
     return bytes;
   }
 
-  /// Columns of the memory that `save` wants for x U; 0 when it keeps x. Only a projected input that is smaller than
-  /// x itself is kept in its place.
+  /// Columns of the memory that `save` wants for x U; 0 when it keeps x. Only a projected input
+  /// that is smaller than x itself is kept in its place.
   index_t kept_cols() const {
     const bool projects = plan_.in == SideOrder::project_first;
     return projects && basis_->cols() < in_ ? basis_->cols() : 0;
   }
 
-  /// Tokens X [tokens, in] of which `add_tokens` will want to know. `keep` [tokens, kept_cols()] receives x U where
-  /// kept_cols() > 0; without it x is kept. What the result refers to must live until then. Throws ShapeError.
+  /// Tokens X [tokens, in] of which `add_tokens` will want to know. `keep` [tokens, kept_cols()]
+  /// receives x U where kept_cols() > 0; without it x is kept. What the result refers to must live
+  /// until then. Throws ShapeError.
   SavedInput<T> save(Context& ctx, ConstMatrixView<T> x, MatrixView<T> keep = {}) const {
     require_shape("X", x.rows, x.cols, x.rows, in_, "tokens x in");
     if (kept_cols() == 0 || keep.cols == 0) return {x, false};
@@ -173,8 +176,8 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
     return {keep, true};
   }
 
-  /// Throws what add_tokens would throw for these arguments: ShapeError; StateError after the core was asked for, until
-  /// `clear`.
+  /// Throws what add_tokens would throw for these arguments: ShapeError; StateError after the core
+  /// was asked for, until `clear`.
   void check_tokens(ConstMatrixView<T> dy, const SavedInput<T>& saved) const {
     require_shape("dY", dy.rows, dy.cols, saved.input.rows, out_, "tokens x out");
     require_shape("saved input", saved.input.rows, saved.input.cols, dy.rows,
@@ -187,8 +190,8 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
     }
   }
 
-  /// Adds dY^T X of these tokens, dY [tokens, out]. Throws what check_tokens throws, and StateError in another layer's
-  /// turn of a shared gradient memory. Nothing has changed then.
+  /// Adds dY^T X of these tokens, dY [tokens, out]. Throws what check_tokens throws, and StateError
+  /// in another layer's turn of a shared gradient memory. Nothing has changed then.
   void add_tokens(Context& ctx, ConstMatrixView<T> dy, const SavedInput<T>& saved) {
     check_tokens(dy, saved);
     const bool first = begin();
@@ -214,8 +217,8 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
     state_ = State::open;
   }
 
-  /// Adds a weight gradient that the engine computed, dW [out, in] in C, by a copy. (GivenGradient makes none.)
-  /// Throws ShapeError; StateError as add_tokens.
+  /// Adds a weight gradient that the engine computed, dW [out, in] in C, by a copy. (GivenGradient
+  /// makes none.) Throws ShapeError; StateError as add_tokens.
   void add(Context& ctx, ConstMatrixView<C> dw) {
     require_shape("dW", dw.rows, dw.cols, out_, in_, "out x in");
     require_open("add_gradient");
@@ -240,7 +243,8 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
     state_ = State::open;
   }
 
-  /// Throws StateError unless form_weight_gradient is on and the core was not yet asked for, or in another's turn.
+  /// Throws StateError unless form_weight_gradient is on and the core was not yet asked for, or in
+  /// another's turn.
   MatrixView<C> weight_gradient(Context& ctx) override {
     if (!forms_weight_gradient_ || finished()) {
       throw StateError(
@@ -293,7 +297,8 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   C* memory() { return shared_ != nullptr ? shared_->memory_.data() : memory_.data(); }
   MatrixView<C> sum() { return MatrixView<C>(memory(), sum_rows(), sum_cols()); }
 
-  /// Begins the gradient unless there is one; whether it did. Throws StateError before anything has changed.
+  /// Begins the gradient unless there is one; whether it did. Throws StateError before anything has
+  /// changed.
   bool begin() {
     if (state_ != State::empty) return false;
     if (shared_ != nullptr && turn_ == nullptr) turn_ = GradientMemory<C, B>::begin(shared_);

@@ -1,4 +1,5 @@
-// Projections of a finished weight gradient: V^T dW U in place, and of a dW that belongs to somebody else.
+// Projections of a finished weight gradient: V^T dW U in place, and of a dW that belongs to
+// somebody else.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +10,8 @@
 
 namespace sparsegrad::detail {
 
-/// Projects the sides that the plan left to the end: from `sum` to `core`, both at the front of the same memory.
+/// Projects the sides that the plan left to the end: from `sum` to `core`, both at the front of the
+/// same memory.
 template <class C, Backend B>
 void project_in_place(typename B::Context& ctx, const TuckerBasis<C, B>& basis, const Plan& plan,
                       const CostModel& model, MatrixView<C> sum, MatrixView<C> core) {
@@ -17,7 +19,8 @@ void project_in_place(typename B::Context& ctx, const TuckerBasis<C, B>& basis, 
   const BasisSide<C, B>& in = basis.in();
   bool out_left = plan.out == SideOrder::multiply_first && out.rotates();
   bool in_left = plan.in == SideOrder::multiply_first && in.rotates();
-  // A Hadamard transform works in place; it comes first unless the other side makes its matrix smaller.
+  // A Hadamard transform works in place; it comes first unless the other side makes its matrix
+  // smaller.
   if (in_left && !in.has_factor() && (!out_left || out.rank() == out.extent())) {
     B::template hadamard<C>(ctx, in.signs(), false, TransformSide::rows, sum);
     in_left = false;
@@ -49,7 +52,8 @@ void project_in_place(typename B::Context& ctx, const TuckerBasis<C, B>& basis, 
   }
 }
 
-/// A block of rows of a gradient as it is stored, in C. One of 16 bits is widened into scratch memory.
+/// A block of rows of a gradient as it is stored, in C. One of 16 bits is widened into scratch
+/// memory.
 template <class C, Backend B, class S, class Frame>
 MatrixView<const C> widened(typename B::Context& ctx, Frame& frame, MatrixView<const S> block) {
   if constexpr (std::is_same_v<C, S>) {
@@ -61,8 +65,8 @@ MatrixView<const C> widened(typename B::Context& ctx, Frame& frame, MatrixView<c
   }
 }
 
-/// Rows of a stored gradient that are taken at a time: all of one in C, as many as fit 1 MiB of one that must be widened,
-/// so that the widened block is still in the cache when the product reads it.
+/// Rows of a stored gradient that are taken at a time: all of one in C, as many as fit 1 MiB of one
+/// that must be widened, so that the widened block is still in the cache when the product reads it.
 template <class C, class S>
 index_t rows_at_a_time(MatrixView<const S> g) {
   if (std::is_same_v<C, S> || g.rows == 0) return std::max<index_t>(g.rows, 1);
@@ -70,7 +74,8 @@ index_t rows_at_a_time(MatrixView<const S> g) {
   return std::clamp<index_t>((index_t{1} << 20) / row, 1, g.rows);
 }
 
-/// The factor's side over the rows of a stored gradient S [n, t]: Y [r, t] = F S, or, with `turned`, Y [t, r] = S^T F^T.
+/// The factor's side over the rows of a stored gradient S [n, t]: Y [r, t] = F S, or, with
+/// `turned`, Y [t, r] = S^T F^T.
 template <class C, Backend B, class S>
 void project_stored_rows(typename B::Context& ctx, const BasisSide<C, B>& side, MatrixView<const S> s,
                          bool turned, MatrixView<C> y) {
@@ -89,7 +94,8 @@ void project_stored_rows(typename B::Context& ctx, const BasisSide<C, B>& side, 
   }
 }
 
-/// The factor's side over the columns of a stored gradient S [t, n]: Y [t, r] = S F^T, or, with `turned`, Y [r, t] = F S^T.
+/// The factor's side over the columns of a stored gradient S [t, n]: Y [t, r] = S F^T, or, with
+/// `turned`, Y [r, t] = F S^T.
 template <class C, Backend B, class S>
 void project_stored_columns(typename B::Context& ctx, const BasisSide<C, B>& side, MatrixView<const S> s,
                             bool turned, MatrixView<C> y) {
@@ -124,8 +130,9 @@ void copy_stored(typename B::Context& ctx, MatrixView<const S> s, bool turned, M
   }
 }
 
-/// core [r, c] = V^T dW U of a gradient that is only read. S is dW [out, in], or dW^T [in, out] where `turned`. Passes
-/// over S once, in the first product; only a side without a factor (identity, Hadamard) that comes first copies it.
+/// core [r, c] = V^T dW U of a gradient that is only read. S is dW [out, in], or dW^T [in, out]
+/// where `turned`. Passes over S once, in the first product; only a side without a factor
+/// (identity, Hadamard) that comes first copies it.
 template <class C, Backend B, class S>
 void project_stored(typename B::Context& ctx, const TuckerBasis<C, B>& basis, const CostModel& model,
                     MatrixView<const S> s, bool turned, MatrixView<C> core) {

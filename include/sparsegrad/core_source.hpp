@@ -12,11 +12,12 @@
 
 namespace sparsegrad {
 
-/// Makes the core gradient G~ = V^T dW U [r, c] of one weight matrix, in one optimizer step after another.
+/// Makes the core gradient G~ = V^T dW U [r, c] of one weight matrix, in one optimizer step after
+/// another.
 ///
-/// CoreGradient makes it from tokens, GivenGradient from a dW that the engine has computed. A class of one's own joins
-/// a group as they do (SparseGradGroup::add). One step: the gradient arrives; while bases are collected `add_to` is
-/// called; then `core` (or `own_core`); then `clear`.
+/// CoreGradient makes it from tokens, GivenGradient from a dW that the engine has computed. A class
+/// of one's own joins a group as they do (SparseGradGroup::add). One step: the gradient arrives;
+/// while bases are collected `add_to` is called; then `core` (or `own_core`); then `clear`.
 template <class C, Backend B>
 class CoreSource {
  public:
@@ -40,9 +41,9 @@ class CoreSource {
   /// The order of the products.
   virtual Plan plan() const = 0;
 
-  /// Sets the basis, null for none, and chooses the plan anew, or takes the given one (a checkpoint's). Throws
-  /// ShapeError when the basis's extents are not the matrix's, StateError while a gradient is held. Nothing has changed
-  /// then.
+  /// Sets the basis, null for none, and chooses the plan anew, or takes the given one (a
+  /// checkpoint's). Throws ShapeError when the basis's extents are not the matrix's, StateError
+  /// while a gradient is held. Nothing has changed then.
   virtual void set_basis(Context& ctx, BasisPointer basis, std::optional<Plan> plan = {}) = 0;
 
   /// Throws StateError when the source belongs to its present basis and takes no other.
@@ -59,17 +60,20 @@ class CoreSource {
     }
   }
 
-  /// While on, dW itself is wanted, by `add_to` or `weight_gradient`. Throws StateError while a gradient is held.
+  /// While on, dW itself is wanted, by `add_to` or `weight_gradient`. Throws StateError while a
+  /// gradient is held.
   virtual void form_weight_gradient(Context& ctx, bool on) = 0;
   /// Whether dW itself is formed.
   virtual bool forms_weight_gradient() const = 0;
   /// Throws StateError when dW can never be formed.
   virtual void require_weight_gradient(const char*) const {}
 
-  /// Adds dW to the sums from which a basis is fitted. Under NonFinite::raise one with NaN or Inf throws
-  /// NonFiniteError, otherwise it is not added. Throws StateError when dW is not there any more.
+  /// Adds dW to the sums from which a basis is fitted. Under NonFinite::raise one with NaN or Inf
+  /// throws NonFiniteError, otherwise it is not added. Throws StateError when dW is not there any
+  /// more.
   virtual void add_to(Context& ctx, Accumulator& sums, NonFinite policy) = 0;
-  /// dW [out, in], contiguous, to be changed in place (an all-reduce, say); the core is then made from it.
+  /// dW [out, in], contiguous, to be changed in place (an all-reduce, say); the core is then made
+  /// from it.
   virtual MatrixView<C> weight_gradient(Context& ctx) = 0;
 
   /// G~ [r, c], contiguous; 0 without a gradient. Further calls return the same view until `clear`.
@@ -77,7 +81,8 @@ class CoreSource {
   /// The same in memory of this object's own, to be changed in place.
   virtual MatrixView<C> own_core(Context& ctx) = 0;
 
-  /// Whether the source computes chosen entries alone, and no core: `select` then writes them to `s`.
+  /// Whether the source computes chosen entries alone, and no core: `select` then writes them to
+  /// `s`.
   virtual bool selects() const { return false; }
   /// Writes the entries that the source computes to `s`.
   virtual void select(Context&, SparseGradient<C, B>&) {}

@@ -15,8 +15,8 @@
 
 namespace sparsegrad {
 
-/// Non-owning view of a weight gradient as an engine stores it: in C, bfloat16 or half, as dW [out, in] or its transpose.
-/// bfloat16 and half go with C = float.
+/// Non-owning view of a weight gradient as an engine stores it: in C, bfloat16 or half, as dW [out,
+/// in] or its transpose. bfloat16 and half go with C = float.
 template <class C>
 struct WeightGradientView {
   /// The matrix, in float types that the engine may use.
@@ -38,9 +38,10 @@ struct WeightGradientView {
 
 /// Core gradient of a dW that is borrowed and only read: G~ = V^T dW U [r, c], in one pass over dW.
 ///
-/// Without a basis the core is dW itself, where it stands: nothing is copied. 16-bit gradients are widened in blocks that
-/// stay in the cache. A copy is made of a transposed or strided dW without a basis, under a Hadamard side that comes
-/// first, and for `own_core` or `weight_gradient`, which are to be changed.
+/// Without a basis the core is dW itself, where it stands: nothing is copied. 16-bit gradients are
+/// widened in blocks that stay in the cache. A copy is made of a transposed or strided dW without a
+/// basis, under a Hadamard side that comes first, and for `own_core` or `weight_gradient`, which
+/// are to be changed.
 ///
 ///     GivenGradient<float> gradient(ctx, out, in);
 ///     gradient.set(ctx, {MatrixView<const float>(dw, out, in)});    // until clear
@@ -69,8 +70,8 @@ class GivenGradient final : public CoreSource<C, B> {
   GivenGradient(const GivenGradient&) = delete;
   GivenGradient& operator=(const GivenGradient&) = delete;
 
-  /// The gradient until `clear`, in place of one given before. Its memory must stay as it is until then. Throws
-  /// ShapeError; StateError when the core of one given before was already asked for.
+  /// The gradient until `clear`, in place of one given before. Its memory must stay as it is until
+  /// then. Throws ShapeError; StateError when the core of one given before was already asked for.
   void set(View dw) {
     require_fits(dw);
     if (finished())
@@ -78,8 +79,8 @@ class GivenGradient final : public CoreSource<C, B> {
     given_ = dw;
     state_ = State::given;
   }
-  /// A gradient that is there in every step, from now on: memory that the engine writes anew. Throws ShapeError.
-  /// `set` gives another for one step.
+  /// A gradient that is there in every step, from now on: memory that the engine writes anew.
+  /// Throws ShapeError. `set` gives another for one step.
   void keep(View dw) {
     require_fits(dw);
     kept_ = dw;

@@ -12,9 +12,10 @@ namespace sparsegrad {
 
 /// Gradient memory that layers share, one at a time.
 ///
-/// A layer's turn begins with its first backward (or `add`, `core`, `select`) and ends with its `clear`. In between
-/// the same calls of the other layers throw StateError. Grows to the largest need of the layers that use it.
-/// Example: 24 matrices of 768 x 3072 floats need 226 MB for their gradients, or 9.4 MB in turns.
+/// A layer's turn begins with its first backward (or `add`, `core`, `select`) and ends with its
+/// `clear`. In between the same calls of the other layers throw StateError. Grows to the largest
+/// need of the layers that use it. Example: 24 matrices of 768 x 3072 floats need 226 MB for their
+/// gradients, or 9.4 MB in turns.
 template <class C, Backend B>
 class GradientMemory {
  public:
@@ -25,8 +26,8 @@ class GradientMemory {
   /// Whether a gradient is held in it.
   bool in_use() const { return in_use_; }
 
-  /// Frees what lies beyond `count` elements; does nothing in the middle of a turn. `count` must be as many as the
-  /// largest CoreGradient::element_count() of the layers that use the memory.
+  /// Frees what lies beyond `count` elements; does nothing in the middle of a turn. `count` must be
+  /// as many as the largest CoreGradient::element_count() of the layers that use the memory.
   void shrink(typename B::Context& ctx, index_t count) {
     if (in_use_ || count >= memory_.size()) return;
     memory_.release();

@@ -17,8 +17,8 @@
 
 namespace sparsegrad {
 
-/// Weight matrices with the bases of their cores: the part of SparseGradGroup that adds members, collects their gradients
-/// and fits their bases. Used as its base class alone.
+/// Weight matrices with the bases of their cores: the part of SparseGradGroup that adds members,
+/// collects their gradients and fits their bases. Used as its base class alone.
 template <class T, Backend B, class O>
 class GroupBases {
  public:
@@ -35,9 +35,10 @@ class GroupBases {
   GroupBases(const GroupBases&) = delete;
   GroupBases& operator=(const GroupBases&) = delete;
 
-  /// Adds a layer; returns its number. `kind` names the layers that share a basis under BasisScope::kind; they must have
-  /// the same extents (checked when the collection begins). Throws StateError while collecting, or, where gradient memory
-  /// is shared or a warm-up comes, when the layer holds a gradient or the memory must grow in another's turn.
+  /// Adds a layer; returns its number. `kind` names the layers that share a basis under
+  /// BasisScope::kind; they must have the same extents (checked when the collection begins). Throws
+  /// StateError while collecting, or, where gradient memory is shared or a warm-up comes, when the
+  /// layer holds a gradient or the memory must grow in another's turn.
   template <class L>
   requires GroupLayer<L, T, B> index_t add(Context& ctx, L& layer, const std::string& kind) {
     require_open(ctx, "add");
@@ -49,9 +50,9 @@ class GroupBases {
     return append(ctx, std::move(member), kind);
   }
 
-  /// Adds a weight W [out, in] (or [in, out], by option) whose gradient dW the engine makes itself; returns its number.
-  /// Both stay the engine's. `kind` as in `add`. Throws ShapeError when W is empty, or dW's shape another; StateError as
-  /// `add`.
+  /// Adds a weight W [out, in] (or [in, out], by option) whose gradient dW the engine makes itself;
+  /// returns its number. Both stay the engine's. `kind` as in `add`. Throws ShapeError when W is
+  /// empty, or dW's shape another; StateError as `add`.
   index_t add_weight(Context& ctx, MatrixView<T> weight, const std::string& kind,
                      WeightOptions<C> options = {}) {
     return add_weight(ctx, TrainedWeight<T>(weight, options.layout), kind, options);
@@ -65,9 +66,10 @@ class GroupBases {
     return i;
   }
 
-  /// The gradient of weight i in this step: dW of the weight's shape, or its transpose by `layout`, in C, bfloat16 or
-  /// half. Borrowed until the step (or clear); nothing is copied. Throws ShapeError; StateError for a layer of `add`,
-  /// which makes its own, or when the core of one given before was already asked for.
+  /// The gradient of weight i in this step: dW of the weight's shape, or its transpose by `layout`,
+  /// in C, bfloat16 or half. Borrowed until the step (or clear); nothing is copied. Throws
+  /// ShapeError; StateError for a layer of `add`, which makes its own, or when the core of one
+  /// given before was already asked for.
   void set_gradient(index_t i, ConstMatrixView<C> dw, std::optional<WeightLayout> layout = {}) {
     set_gradient(i, {dw, layout.value_or(members_.at(i).weight.layout)});
   }
@@ -102,9 +104,10 @@ class GroupBases {
   index_t kept(index_t i) const { return members_.wanted(members_.at(i), members_.at(i).basis()); }
   /// The options that it was made with.
   const Options& options() const { return members_.options(); }
-  /// Starts to feed every step's gradients to accumulators, as `recipe` shares them. Collecting again starts anew.
-  /// Throws ShapeError when layers of one kind differ in extents under BasisScope::kind, StateError while a layer holds a
-  /// gradient or can form none; what recipe.sides throws.
+  /// Starts to feed every step's gradients to accumulators, as `recipe` shares them. Collecting
+  /// again starts anew. Throws ShapeError when layers of one kind differ in extents under
+  /// BasisScope::kind, StateError while a layer holds a gradient or can form none; what
+  /// recipe.sides throws.
   void collect(Context& ctx, const BasisRecipe& recipe) {
     require_host_counts("collect");
     check(ctx);
@@ -118,8 +121,8 @@ class GroupBases {
   /// Whether steps only collect: the first warmup_steps.
   bool warming_up() const { return warmup_left_ > 0; }
 
-  /// Ends a collection without a fit: bases and moments stay as they are. Throws StateError while a layer holds a
-  /// gradient.
+  /// Ends a collection without a fit: bases and moments stay as they are. Throws StateError while a
+  /// layer holds a gradient.
   void stop_collecting(Context& ctx) {
     members_.require_idle("stop_collecting");
     for (Member& m : members_.all()) {
@@ -130,13 +133,15 @@ class GroupBases {
     warmup_left_ = 0;
   }
 
-  /// Finishes a step of which only the gradients are wanted: hands them to the accumulators, then forgets them. NaN and
-  /// Inf: NonFiniteError under NonFinite::raise, else that layer's gradient is left out.
+  /// Finishes a step of which only the gradients are wanted: hands them to the accumulators, then
+  /// forgets them. NaN and Inf: NonFiniteError under NonFinite::raise, else that layer's gradient
+  /// is left out.
   void end_collecting_step(Context& ctx) {
     begin_warm_up(ctx);
     for (Member& m : members_.all()) {
       if (m.progress != Progress::gathering && m.progress != Progress::finished) continue;
-      // Gradients that take turns in one memory make room for each other; others stand until all are taken.
+      // Gradients that take turns in one memory make room for each other; others stand until all
+      // are taken.
       if (members_.rules().clears_selected) {
         m.collect(ctx, members_.rules());
       } else {
@@ -145,17 +150,19 @@ class GroupBases {
     }
     clear(ctx);
   }
-  /// The same for layer i alone, whose gradient memory is free then; end_collecting_step(ctx) ends the step of all.
+  /// The same for layer i alone, whose gradient memory is free then; end_collecting_step(ctx) ends
+  /// the step of all.
   void end_collecting_step(Context& ctx, index_t i) {
     Member& m = members_.at(i);
     begin_warm_up(ctx);
     m.collect(ctx, members_.rules());
   }
 
-  /// Fits the bases from what was collected, sets them and rebases the optimizers; ends the collection. (Recipes that
-  /// need no gradients want a `collect` as well, but no step after it.) Returns what the rebase of each layer did, zeros
-  /// under MomentsPolicy::reset. Throws StateError without `collect`, while a layer holds a gradient, or when gradients
-  /// were needed and none came; what TuckerBasis::fit throws.
+  /// Fits the bases from what was collected, sets them and rebases the optimizers; ends the
+  /// collection. (Recipes that need no gradients want a `collect` as well, but no step after it.)
+  /// Returns what the rebase of each layer did, zeros under MomentsPolicy::reset. Throws StateError
+  /// without `collect`, while a layer holds a gradient, or when gradients were needed and none
+  /// came; what TuckerBasis::fit throws.
   std::vector<RebaseReport> refresh(Context& ctx, MomentsPolicy moments = MomentsPolicy::reset) {
     if (!collecting()) throw StateError("refresh: nothing was collected; call collect first");
     require_host_counts("refresh");
@@ -175,9 +182,9 @@ class GroupBases {
     return reports;
   }
 
-  /// Sets a basis of the caller's own for one layer; null: none. Returns what the rebase of its optimizer did, zeros
-  /// under MomentsPolicy::reset. Throws ShapeError; StateError while the layer holds a gradient, or a selection that no
-  /// step has taken.
+  /// Sets a basis of the caller's own for one layer; null: none. Returns what the rebase of its
+  /// optimizer did, zeros under MomentsPolicy::reset. Throws ShapeError; StateError while the layer
+  /// holds a gradient, or a selection that no step has taken.
   RebaseReport set_basis(Context& ctx, index_t i, std::shared_ptr<const Basis> basis,
                          MomentsPolicy moments = MomentsPolicy::reset) {
     require_host_counts("set_basis");
@@ -185,9 +192,10 @@ class GroupBases {
     return members_.set_basis(ctx, members_.at(i), std::move(basis), moments);
   }
 
-  /// Waits for the steps that did not wait (BatchedStep): returns how many of them changed nothing, for NaN or Inf, since
-  /// the last call. Throws NonFiniteError where the policy is `raise` and there were any. To be called before the
-  /// optimizers' states are saved; whatever changes bases or layers calls it.
+  /// Waits for the steps that did not wait (BatchedStep): returns how many of them changed nothing,
+  /// for NaN or Inf, since the last call. Throws NonFiniteError where the policy is `raise` and
+  /// there were any. To be called before the optimizers' states are saved; whatever changes bases
+  /// or layers calls it.
   index_t check(Context& ctx) { return step_.check(ctx, members_.all()); }
 
   /// Forgets all gradients and selections.
@@ -209,8 +217,8 @@ class GroupBases {
   }
   ~GroupBases() = default;
 
-  /// The warm-up's collection begins with the first gradient that is asked for; the sources have formed whole gradients
-  /// since they were added.
+  /// The warm-up's collection begins with the first gradient that is asked for; the sources have
+  /// formed whole gradients since they were added.
   void begin_warm_up(Context& ctx) {
     if (warming_up() && !collecting()) collection_ = members_.start_collection(ctx, options().recipe);
   }

@@ -31,8 +31,8 @@ template <class C>
 struct WeightOptions {
   /// How the weight is stored.
   WeightLayout layout = WeightLayout::out_in;
-  /// dW in C, of the weight's shape and layout, that stands in every step: memory which the engine writes anew each time.
-  /// Empty: set_gradient gives one in each step.
+  /// dW in C, of the weight's shape and layout, that stands in every step: memory which the engine
+  /// writes anew each time. Empty: set_gradient gives one in each step.
   MatrixView<const std::type_identity_t<C>> gradient = {};
   CostModel cost_model = {};  ///< picks the order of the weight's update
 };
@@ -51,8 +51,9 @@ struct MemberRules {
   bool clears_selected = false;  ///< gradient memory is free once the entries are selected
 };
 
-/// What an optimizer is told that also uses what lies outside of the basis: a member `use_remainder(ctx, remainder)` is
-/// called after each step's update of W, and may change W further.
+/// What an optimizer is told that also uses what lies outside of the basis: a member
+/// `use_remainder(ctx, remainder)` is called after each step's update of W, and may change W
+/// further.
 template <class C, Backend B>
 struct GradientRemainder {
   MatrixView<const C> gradient;  ///< dW [out, in]
@@ -83,7 +84,8 @@ concept RemainderOptimizer = Backend<B> &&
   optimizer.use_remainder(ctx, remainder);
 };
 
-/// One weight matrix of a SparseGradGroup: its gradient's source, the weight, and the state of its step.
+/// One weight matrix of a SparseGradGroup: its gradient's source, the weight, and the state of its
+/// step.
 template <class T, Backend B, class O>
 struct GroupMember {
   /// The type of sums, bases and updates.
@@ -151,7 +153,8 @@ struct GroupMember {
   /// The finished core. At the first call in a step
   ///   1. while bases are collected, the gradient is handed over (see `hand_over`);
   ///   2. the core is made, and, unless dW was, reduced.
-  /// Without a gradient it is 0, which is reduced as well, but collected only where other processes may have one.
+  /// Without a gradient it is 0, which is reduced as well, but collected only where other processes
+  /// may have one.
   MatrixView<const C> finish(Context& ctx, const Rules& rules) {
     if (hand_over(ctx, rules)) return source->core(ctx);
     MatrixView<const C> core;
@@ -166,9 +169,10 @@ struct GroupMember {
     return core;
   }
 
-  /// While bases are collected: dW [out, in] is reduced and goes to the accumulator, once in a step. Under
-  /// NonFinite::raise one with NaN or Inf throws NonFiniteError, otherwise it does not enter the sums. Returns whether
-  /// the gradient of this step is complete: only its core may be missing.
+  /// While bases are collected: dW [out, in] is reduced and goes to the accumulator, once in a
+  /// step. Under NonFinite::raise one with NaN or Inf throws NonFiniteError, otherwise it does not
+  /// enter the sums. Returns whether the gradient of this step is complete: only its core may be
+  /// missing.
   bool hand_over(Context& ctx, const Rules& rules) {
     const bool first = progress == Progress::gathering || progress == Progress::collected;
     if (!first) return true;
@@ -184,7 +188,8 @@ struct GroupMember {
     return true;
   }
 
-  /// Fills the sparse gradient. `need_norm`: also computes the squared norm of what is selected from.
+  /// Fills the sparse gradient. `need_norm`: also computes the squared norm of what is selected
+  /// from.
   SelectReport select(Context& ctx, const Rules& rules, bool need_norm) {
     SelectReport report;
     squared_norm.reset();
@@ -208,8 +213,8 @@ struct GroupMember {
     return report;
   }
 
-  /// Throws StateError unless dW still stands: a weight of add_weight whose gradient is [out, in] in C, and which no
-  /// other process adds to.
+  /// Throws StateError unless dW still stands: a weight of add_weight whose gradient is [out, in]
+  /// in C, and which no other process adds to.
   void require_remainder(const Rules& rules) const {
     if (source->standing_gradient().empty()) {
       throw StateError(

@@ -20,8 +20,9 @@
 
 namespace sparsegrad {
 
-/// The members of a SparseGradGroup: makes and keeps the optimizer, sparse gradient and update of each, and finds them by
-/// number. The group's calls are about phases and the step; those about one member end here.
+/// The members of a SparseGradGroup: makes and keeps the optimizer, sparse gradient and update of
+/// each, and finds them by number. The group's calls are about phases and the step; those about one
+/// member end here.
 template <class T, Backend B, class O>
 class GroupMembers {
  public:
@@ -72,8 +73,8 @@ class GroupMembers {
     list_.push_back(std::move(member));
     return size() - 1;
   }
-  /// Readies a new member's source: it forms dW where a warm-up comes, and uses the shared gradient memory where there is
-  /// one and it can take turns. When it refuses, it is as it was.
+  /// Readies a new member's source: it forms dW where a warm-up comes, and uses the shared gradient
+  /// memory where there is one and it can take turns. When it refuses, it is as it was.
   template <class Source>
   void join(Context& ctx, Source& source, bool warming_up) {
     const bool formed = source.forms_weight_gradient();
@@ -166,12 +167,14 @@ class GroupMembers {
     return report;
   }
 
-  /// An optimizer for members with a gradient that have none: a step before the refresh that a collection is for.
+  /// An optimizer for members with a gradient that have none: a step before the refresh that a
+  /// collection is for.
   void prepare_missing(Context& ctx) {
     for (Member& m : list_)
       if (m.optimizer == nullptr && m.takes_part(rules_)) prepare(ctx, m);
   }
-  /// Selects the members that are not yet selected. False where NaN or Inf leaves the step out, by NonFinite::skip.
+  /// Selects the members that are not yet selected. False where NaN or Inf leaves the step out, by
+  /// NonFinite::skip.
   bool select(Context& ctx, GroupReport& report) {
     for (Member& m : list_) {
       if (!m.takes_part(rules_)) {
@@ -185,12 +188,14 @@ class GroupMembers {
     if (report.skipped) report.kept = 0;
     return !report.skipped;
   }
-  /// Throws, before anything has changed, what an optimizer's step would throw for the entries that were selected.
+  /// Throws, before anything has changed, what an optimizer's step would throw for the entries that
+  /// were selected.
   void require_step(Context& ctx) const {
     for (const Member& m : list_)
       if (m.is_selected()) require_step(ctx, m);
   }
-  /// Takes the memory that the optimizers' steps will want, then tells the selectors that the step is taken.
+  /// Takes the memory that the optimizers' steps will want, then tells the selectors that the step
+  /// is taken.
   void commit(Context& ctx, GroupReport& report) {
     for (Member& m : list_)
       if (m.is_selected() && core_optimizer::make_room(ctx, *m.optimizer, m.gradient)) ++report.became_dense;
@@ -199,7 +204,8 @@ class GroupMembers {
         m.selector.committed(ctx, m.source->core(ctx), m.gradient);
   }
 
-  /// Sums for the members' gradients, as the recipe shares them. Throws what BasisCollection throws.
+  /// Sums for the members' gradients, as the recipe shares them. Throws what BasisCollection
+  /// throws.
   std::optional<BasisCollection<C, B>> start_collection(Context& ctx, const BasisRecipe& recipe) {
     std::optional<BasisCollection<C, B>> collection = BasisCollection<C, B>::of(ctx, all(), recipe);
     for (Member& m : list_)
@@ -288,7 +294,8 @@ class GroupMembers {
     for (const Member& m : list_)
       m.require_idle(call);
   }
-  /// With shared memory the gradient of a selected member is gone, and another would take its place unseen.
+  /// With shared memory the gradient of a selected member is gone, and another would take its place
+  /// unseen.
   void require_one_selection(const Member& m) const {
     if (shared_ == nullptr || !m.is_selected() || !m.source->accumulating()) return;
     throw StateError("layer " + m.text() +

@@ -29,7 +29,8 @@ struct SideRecipes {
 struct BasisRecipe {
   /// Which layers share a basis.
   BasisScope scope = BasisScope::kind;
-  /// Asked once for each basis to come, with the kind of its (first) layer, when the collection begins.
+  /// Asked once for each basis to come, with the kind of its (first) layer, when the collection
+  /// begins.
   std::function<SideRecipes(const std::string& kind)> sides = [](const std::string&) {
     return SideRecipes{};
   };
@@ -44,21 +45,23 @@ struct BasicGroupOptions {
   double density = 0.012;
   /// When positive: kept entries of each layer, in place of the density.
   index_t entries = 0;
-  /// Steps at the beginning that change no weight: they collect the gradients to which `recipe` fits the bases. 0: none,
-  /// the group starts without a basis, and `collect` and `refresh` are the caller's.
+  /// Steps at the beginning that change no weight: they collect the gradients to which `recipe`
+  /// fits the bases. 0: none, the group starts without a basis, and `collect` and `refresh` are the
+  /// caller's.
   index_t warmup_steps = 0;
   /// How the bases are made.
   BasisRecipe recipe = {};
   /// Of each layer's optimizer; a capacity in it is set by the next option.
   OptimizerOptions optimizer = {};
-  /// Room in the optimizer's state for this many times the kept entries; 0: dense state. Not set: 4, or dense on a
-  /// BatchedBackend, whose steps with a compact state must wait for the number of its new entries.
+  /// Room in the optimizer's state for this many times the kept entries; 0: dense state. Not set:
+  /// 4, or dense on a BatchedBackend, whose steps with a compact state must wait for the number of
+  /// its new entries.
   std::optional<double> capacity_factor = std::nullopt;
   /// What becomes of NaN and Inf in a gradient.
   NonFinite non_finite = NonFinite::raise;
-  /// One gradient memory for all SparseGradLinear, which take turns in it: finish layer i by select(ctx, i), or while
-  /// only collecting by end_collecting_step(ctx, i), after its backward of the last micro-batch and before the next
-  /// layer's first backward, which else throws StateError.
+  /// One gradient memory for all SparseGradLinear, which take turns in it: finish layer i by
+  /// select(ctx, i), or while only collecting by end_collecting_step(ctx, i), after its backward of
+  /// the last micro-batch and before the next layer's first backward, which else throws StateError.
   bool share_gradient_memory = false;
 };
 
@@ -70,8 +73,8 @@ struct GroupStep {
   double grad_scale = 1;    ///< the gradients are multiplied by it first: loss scale, clipping
 };
 
-/// learning_rate * weight_decay. Throws ValueError unless the numbers are finite, the learning rate is >= 0 and the
-/// product in [0, 1].
+/// learning_rate * weight_decay. Throws ValueError unless the numbers are finite, the learning rate
+/// is >= 0 and the product in [0, 1].
 inline double require_decay(const GroupStep& step) {
   if (!is_finite(step.learning_rate) || step.learning_rate < 0) {
     throw ValueError("learning_rate is " + std::to_string(step.learning_rate) +
@@ -95,7 +98,8 @@ struct GroupReport {
   index_t evicted = 0;       ///< entries that optimizer states have forgotten to make room
   /// A step of the warm-up: gradients were collected, no weight has changed.
   bool warming_up = false;
-  /// NaN or Inf under NonFinite::skip: no weight and no optimizer state has changed, the gradients are forgotten, kept is
+  /// NaN or Inf under NonFinite::skip: no weight and no optimizer state has changed, the gradients
+  /// are forgotten, kept is
   /// 0. While collecting, the accumulators have the layers' finite gradients.
   bool skipped = false;
 };

@@ -14,7 +14,8 @@
 
 namespace sparsegrad {
 
-/// What a group needs, beside weights and options, to go on as if it had not stopped: see SparseGradGroup::state.
+/// What a group needs, beside weights and options, to go on as if it had not stopped: see
+/// SparseGradGroup::state.
 template <class C, Backend B>
 struct GroupState {
   /// State of one member.
@@ -65,7 +66,8 @@ GroupState<C, B> group_state(typename B::Context& ctx, const Members& members) {
   return state;
 }
 
-/// Throws ValueError, naming layer and difference, unless restore_group_state can take the state over.
+/// Throws ValueError, naming layer and difference, unless restore_group_state can take the state
+/// over.
 template <class C, Backend B, class Members>
 void require_group_state(typename B::Context& ctx, const Members& members, const GroupState<C, B>& state) {
   if (static_cast<index_t>(state.layers.size()) != members.size()) {

@@ -67,8 +67,8 @@ class MomentOptimizer {
   /// entries must be evicted by moments that hold NaN or Inf.
   void check(Context& ctx, const Gradient& s) const { store_.check(ctx, s); }
 
-  /// Makes room for S where `step` would go dense to have it (Overflow::go_dense), and changes no moment: a caller with
-  /// many states so takes the memory of all before the first of them steps.
+  /// Makes room for S where `step` would go dense to have it (Overflow::go_dense), and changes no
+  /// moment: a caller with many states so takes the memory of all before the first of them steps.
   /// Returns whether the state became dense.
   bool make_room(Context& ctx, const Gradient& s) { return store_.make_room(ctx, s); }
 

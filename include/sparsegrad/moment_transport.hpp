@@ -15,10 +15,11 @@
 
 namespace sparsegrad {
 
-/// Turns cores of one basis into cores of another: A [r, c] becomes R A Q^T [r', c'], with R = V'^T V [r', r] and
-/// Q = U'^T U [c', c].
+/// Turns cores of one basis into cores of another: A [r, c] becomes R A Q^T [r', c'], with R = V'^T
+/// V [r', r] and Q = U'^T U [c', c].
 ///
-/// Exact when the old directions lie in the new basis. Works on arrays in host memory, row by row; allocates.
+/// Exact when the old directions lie in the new basis. Works on arrays in host memory, row by row;
+/// allocates.
 template <class T, Backend B>
 class CoreRotation {
  public:
@@ -119,17 +120,18 @@ RebaseReport lost_moments(const OptimizerState<T>& s) {
   return report;
 }
 
-/// Carries a state over to a new basis, V -> V' and U -> U'. The first array m is linear in the gradients, all others are
-/// second moments v. With R and Q of CoreRotation
+/// Carries a state over to a new basis, V -> V' and U -> U'. The first array m is linear in the
+/// gradients, all others are second moments v. With R and Q of CoreRotation
 ///
 ///     m' = R m Q^T                     exact when the old directions lie in the new basis (full sides)
 ///     v' = (R o R) v (Q o Q)^T         an approximation, exact for uncorrelated entries; v' >= 0
 ///
-/// With `room` the new state is compact: it has the at most `room` entries of m' with the largest absolute values that
-/// are not 0. Without it is dense. Every entry's count becomes the largest one. Steps and options stay.
+/// With `room` the new state is compact: it has the at most `room` entries of m' with the largest
+/// absolute values that are not 0. Without it is dense. Every entry's count becomes the largest
+/// one. Steps and options stay.
 ///
-/// LDAdam turns the first moment into each new basis in the same way (Robert, Safaryan, Modoranu, Alistarh, "LDAdam:
-/// Adaptive Optimization from Low-Dimensional Gradient Statistics", ICLR 2025).
+/// LDAdam turns the first moment into each new basis in the same way (Robert, Safaryan, Modoranu,
+/// Alistarh, "LDAdam: Adaptive Optimization from Low-Dimensional Gradient Statistics", ICLR 2025).
 template <class T, Backend B>
 RebaseReport transport_moments(typename B::Context& ctx, OptimizerState<T>& s, const TuckerBasis<T, B>& from,
                                const TuckerBasis<T, B>& to, std::optional<index_t> room) {

@@ -1,4 +1,5 @@
-// Selector: what chooses the entries of a core gradient; the concept, and a selector of any type behind one interface.
+// Selector: what chooses the entries of a core gradient; the concept, and a selector of any type
+// behind one interface.
 #pragma once
 
 #include <concepts>
@@ -23,8 +24,8 @@ struct SelectReport {
   bool skipped = false;  ///< NaN or Inf under NonFinite::skip: no gradient, leave the step out
 };
 
-/// State of a selector in host memory: what files hold. Strictly rising positions of core entries, and finite numbers;
-/// either may be empty.
+/// State of a selector in host memory: what files hold. Strictly rising positions of core entries,
+/// and finite numbers; either may be empty.
 template <class T>
 struct SelectorState {
   /// Strictly rising flat positions of core entries.
@@ -36,8 +37,9 @@ struct SelectorState {
   bool empty() const { return positions.empty() && values.empty(); }
 };
 
-/// A callable `(ctx, core, s)`: reads the core gradient G~ [r, c], contiguous, and fills `s` [r, c], whose capacity is
-/// how many entries there may be. It returns nothing, or a SelectReport. TopK, FixedSupport and ErrorFeedback are such.
+/// A callable `(ctx, core, s)`: reads the core gradient G~ [r, c], contiguous, and fills `s` [r,
+/// c], whose capacity is how many entries there may be. It returns nothing, or a SelectReport.
+/// TopK, FixedSupport and ErrorFeedback are such.
 ///
 ///     [](auto& ctx, auto core, auto& s) { TopK{64}(ctx, core, s); }
 ///
@@ -58,8 +60,8 @@ concept Selector = Backend<B> &&
 
 namespace detail {
 
-/// Applies the policy for NaN and Inf to the kept values. Under TopK they rank above every finite number, so that a core
-/// that holds one shows it among its k largest, and need not be read again.
+/// Applies the policy for NaN and Inf to the kept values. Under TopK they rank above every finite
+/// number, so that a core that holds one shows it among its k largest, and need not be read again.
 template <class T, Backend B>
 void check_finite(typename B::Context& ctx, SparseGradient<T, B>& s, NonFinite policy, SelectReport& report) {
   if (policy == NonFinite::propagate || s.count() == 0) return;
@@ -97,8 +99,8 @@ void require_core(ConstMatrixView<T> core, const SparseGradient<T, B>& s) {
 
 }  // namespace detail
 
-/// Fills `s` by the selector and applies the policy for NaN and Inf to what it kept. Throws what the selector throws;
-/// NonFiniteError under NonFinite::raise, `s` then being empty.
+/// Fills `s` by the selector and applies the policy for NaN and Inf to what it kept. Throws what
+/// the selector throws; NonFiniteError under NonFinite::raise, `s` then being empty.
 template <class T, Backend B, class S>
 requires Selector<std::remove_reference_t<S>, T, B> SelectReport
 select_entries(typename B::Context& ctx, S&& selector, ConstMatrixView<T> core, SparseGradient<T, B>& s,
@@ -114,7 +116,8 @@ select_entries(typename B::Context& ctx, S&& selector, ConstMatrixView<T> core, 
   return report;
 }
 
-/// A selector of any type, with the hooks that it has; those that it lacks do nothing. Empty: no selector.
+/// A selector of any type, with the hooks that it has; those that it lacks do nothing. Empty: no
+/// selector.
 template <class T, Backend B>
 class AnySelector {
  public:

@@ -10,8 +10,8 @@
 
 namespace sparsegrad {
 
-/// Takes the step of each selected member by itself. BatchedStep has the same members for all at once; a group chooses
-/// one of the two by its backend and optimizer.
+/// Takes the step of each selected member by itself. BatchedStep has the same members for all at
+/// once; a group chooses one of the two by its backend and optimizer.
 template <class T, Backend B, class O>
 class SequentialStep {
  public:
@@ -28,7 +28,8 @@ class SequentialStep {
 
   /// What a new member needs.
   void attach(Context&) {}
-  /// Selects members that it can select together. This step leaves every member to be selected alone.
+  /// Selects members that it can select together. This step leaves every member to be selected
+  /// alone.
   void select_together(Context&, Members, const Rules&, bool) {}
   /// Scratch memory of a step.
   void reserve(Context&, Members) {}

@@ -16,7 +16,8 @@ namespace sparsegrad {
 /// Options of a group with SparseAdam, the default optimizer.
 using GroupOptions = BasicGroupOptions<SparseAdamOptions>;
 
-/// Optimizer of many weight matrices: finds their bases, keeps the entries that matter, takes sparse steps.
+/// Optimizer of many weight matrices: finds their bases, keeps the entries that matter, takes
+/// sparse steps.
 ///
 /// An engine that has W and its gradient dW needs no more than this:
 ///
@@ -28,16 +29,18 @@ using GroupOptions = BasicGroupOptions<SparseAdamOptions>;
 ///       group.step(ctx, {.learning_rate = 1e-4});    // ten steps collect, then bases are fitted, then W trains
 ///     }
 ///
-/// Layers that make the gradient from tokens are added by `add`. The phases can be the caller's own:
+/// Layers that make the gradient from tokens are added by `add`. The phases can be the caller's
+/// own:
 ///
 ///     group.collect(ctx, recipe);            // every step's gradients feed the accumulators
 ///     ... forward, backward, group.end_collecting_step(ctx) ...
 ///     group.refresh(ctx);                    // bases fitted, optimizer states made for them
 ///     ... forward, backward, group.step(ctx, {.learning_rate = 1e-4}) ...
 ///
-/// Weights and layers are borrowed and must live while the group is used. When the group ends first, layers go on as
-/// they are. Strong exception guarantee: a call that throws has changed nothing, unless its text says otherwise. (Where
-/// memory runs out, in a step without `reserve` or in a change of bases, only the calls that say so keep it.)
+/// Weights and layers are borrowed and must live while the group is used. When the group ends
+/// first, layers go on as they are. Strong exception guarantee: a call that throws has changed
+/// nothing, unless its text says otherwise. (Where memory runs out, in a step without `reserve` or
+/// in a change of bases, only the calls that say so keep it.)
 ///
 /// `O` is the optimizer of each core, a CoreOptimizer; its options are part of the group's.
 template <class T, Backend B = DefaultBackend, class O = SparseAdam<compute_t<T>, B>>
@@ -57,7 +60,8 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   /// The state in host memory.
   using State = GroupState<C, B>;
 
-  /// Throws ValueError unless 0 < density <= 1 (or entries > 0), capacity_factor >= 0 and warmup_steps >= 0.
+  /// Throws ValueError unless 0 < density <= 1 (or entries > 0), capacity_factor >= 0 and
+  /// warmup_steps >= 0.
   explicit SparseGradGroup(Options options = {}) : Bases(std::move(options)) {}
 
   using Bases::check;
@@ -65,8 +69,9 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   using Bases::collecting;
   using Bases::warming_up;
 
-  /// Selects every layer's entries with a copy of this in place of TopK. GroupOptions' entries (or density) then say how
-  /// many there may be at most. One with a state of its own belongs to one layer: see below.
+  /// Selects every layer's entries with a copy of this in place of TopK. GroupOptions' entries (or
+  /// density) then say how many there may be at most. One with a state of its own belongs to one
+  /// layer: see below.
   template <class S>
   requires Selector<S, C, B>
   void use_selector(S selector) {
@@ -78,9 +83,10 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   }
   /// TopK again.
   void use_selector(std::nullptr_t) { members_.rules().selector = {}; }
-  /// The same for one layer: by value, or a shared pointer to an object that the caller keeps in view. Throws StateError
-  /// for a selector that wants the core when the step is taken (`committed`) with share_gradient_memory, where it is gone
-  /// then; ValueError when another layer has this object.
+  /// The same for one layer: by value, or a shared pointer to an object that the caller keeps in
+  /// view. Throws StateError for a selector that wants the core when the step is taken
+  /// (`committed`) with share_gradient_memory, where it is gone then; ValueError when another layer
+  /// has this object.
   template <class S>
   requires Selector<S, C, B>
   void use_selector(Context& ctx, index_t i, S selector) {
@@ -96,26 +102,29 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   /// The selector of all layers again.
   void use_selector(Context&, index_t i, std::nullptr_t) { members_.at(i).selector = {}; }
 
-  /// For data-parallel training: `reduce(ctx, G)` makes G the sum over all processes, in place (MPI_Allreduce, NCCL),
-  /// once for each layer and step, when it is selected or its collecting step ends: the core [r, c], the values of a
-  /// source that selects by itself [1, k], or, while collecting, dW [out, in] before the accumulator sees it. So all
-  /// processes fit the same bases and take the same steps. All must finish the same layers in the same order; one without
-  /// a gradient of its own takes part with 0. Null: none. Throws StateError while a layer holds a gradient.
+  /// For data-parallel training: `reduce(ctx, G)` makes G the sum over all processes, in place
+  /// (MPI_Allreduce, NCCL), once for each layer and step, when it is selected or its collecting
+  /// step ends: the core [r, c], the values of a source that selects by itself [1, k], or, while
+  /// collecting, dW [out, in] before the accumulator sees it. So all processes fit the same bases
+  /// and take the same steps. All must finish the same layers in the same order; one without a
+  /// gradient of its own takes part with 0. Null: none. Throws StateError while a layer holds a
+  /// gradient.
   void use_reduce(Reduce<C, B> reduce) {
     members_.require_idle("use_reduce");
     members_.rules().reduce = std::move(reduce);
   }
 
-  /// After this no call of a step with up to `max_tokens` tokens allocates (but for Overflow::go_dense, once).
+  /// After this no call of a step with up to `max_tokens` tokens allocates (but for
+  /// Overflow::go_dense, once).
   void reserve(Context& ctx, index_t max_tokens = 0) {
     members_.reserve(ctx, max_tokens);
     step_.reserve(ctx, members_.all());
   }
 
-  /// Selects layer i's entries now; `step` then does not select it again. Without a gradient it keeps nothing and the
-  /// layer is left out of the step. `need_norm`: also computes the norm that squared_norm wants of layers that were
-  /// selected before it. Throws what the selector throws, and StateError, with share_gradient_memory, for a second
-  /// selection in one step.
+  /// Selects layer i's entries now; `step` then does not select it again. Without a gradient it
+  /// keeps nothing and the layer is left out of the step. `need_norm`: also computes the norm that
+  /// squared_norm wants of layers that were selected before it. Throws what the selector throws,
+  /// and StateError, with share_gradient_memory, for a second selection in one step.
   SelectReport select(Context& ctx, index_t i, bool need_norm = false) {
     Member& m = members_.at(i);
     members_.require_one_selection(m);
@@ -133,8 +142,9 @@ class SparseGradGroup : public GroupBases<T, B, O> {
     return m.finish(ctx, members_.rules());
   }
 
-  /// Sum of squares of all cores (of the values of sources that select by themselves) before grad_scale: for clipping
-  /// over these and all other parameters of a model. Finishes the gradients. Then
+  /// Sum of squares of all cores (of the values of sources that select by themselves) before
+  /// grad_scale: for clipping over these and all other parameters of a model. Finishes the
+  /// gradients. Then
   ///
   ///     grad_scale = min(1, max_norm / sqrt(group.squared_norm(ctx) + that of the other parameters))
   ///
@@ -144,13 +154,14 @@ class SparseGradGroup : public GroupBases<T, B, O> {
     return members_.squared_norm(ctx);
   }
 
-  /// The step of all layers: select; check everything; then moments, weights, clear. A layer without a gradient since the
-  /// last clear is left out, as if it were not in the group. When it throws, no weight and no optimizer state has changed;
-  /// the gradients are kept, so that the caller can look at them. During the warm-up it only collects, and its last step
-  /// fits the bases.
-  /// On a BatchedBackend the layers' steps are taken together, and NaN or Inf may show in a later call: see BatchedStep.
-  /// Throws NonFiniteError under NonFinite::raise, CapacityError under Overflow::error, ValueError for bad options,
-  /// StateError for a backward after select in shared gradient memory.
+  /// The step of all layers: select; check everything; then moments, weights, clear. A layer
+  /// without a gradient since the last clear is left out, as if it were not in the group. When it
+  /// throws, no weight and no optimizer state has changed; the gradients are kept, so that the
+  /// caller can look at them. During the warm-up it only collects, and its last step fits the
+  /// bases. On a BatchedBackend the layers' steps are taken together, and NaN or Inf may show in a
+  /// later call: see BatchedStep. Throws NonFiniteError under NonFinite::raise, CapacityError under
+  /// Overflow::error, ValueError for bad options, StateError for a backward after select in shared
+  /// gradient memory.
   GroupReport step(Context& ctx, const GroupStep& options) {
     const StepOptions step_options{.learning_rate = options.learning_rate, .grad_scale = options.grad_scale};
     const double decay = require_decay(options);
@@ -169,11 +180,12 @@ class SparseGradGroup : public GroupBases<T, B, O> {
     return report;
   }
 
-  /// From now on the steps are counted in the backend's memory as well, from what the optimizers have counted: a step
-  /// that was captured in a CUDA graph goes on with the bias correction at every replay, where it would repeat that of
-  /// the captured step. Its learning rate stays that of the capture. The optimizers' own counts stand still in a replay
-  /// until count_on_host, before which no basis can change. Every layer must step together with the others (see `step`,
-  /// which throws StateError).
+  /// From now on the steps are counted in the backend's memory as well, from what the optimizers
+  /// have counted: a step that was captured in a CUDA graph goes on with the bias correction at
+  /// every replay, where it would repeat that of the captured step. Its learning rate stays that of
+  /// the capture. The optimizers' own counts stand still in a replay until count_on_host, before
+  /// which no basis can change. Every layer must step together with the others (see `step`, which
+  /// throws StateError).
   void count_on_device(Context& ctx) requires BatchedBackend<B> {
     check(ctx);
     step_.count_on_device(ctx, members_.all());
@@ -181,18 +193,20 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   /// Brings the optimizers' counts up to date with the backend's memory and ends count_on_device.
   void count_on_host(Context& ctx) requires BatchedBackend<B> { step_.count_on_host(ctx, members_.all()); }
 
-  /// All that a checkpoint must hold beside the weights (and the caller's own options): bases, plans, optimizer states,
-  /// states of selectors; arrays in host memory. On a BatchedBackend after `check`, which corrects the counts of steps
-  /// that changed nothing. Throws StateError while gradients are collected or held.
+  /// All that a checkpoint must hold beside the weights (and the caller's own options): bases,
+  /// plans, optimizer states, states of selectors; arrays in host memory. On a BatchedBackend after
+  /// `check`, which corrects the counts of steps that changed nothing. Throws StateError while
+  /// gradients are collected or held.
   State state(Context& ctx) const {
     require_not_collecting("state", collecting() || warming_up());
     members_.require_idle("state");
     return detail::group_state<C, B>(ctx, members_);
   }
 
-  /// Takes a state over, into a group with the same options and layers (and selectors where they had a state), whose
-  /// weights the caller restores; the warm-up is over then. The plans stay until a basis changes or set_plan is called.
-  /// Throws ValueError, naming layer and difference, or StateError as `state`.
+  /// Takes a state over, into a group with the same options and layers (and selectors where they
+  /// had a state), whose weights the caller restores; the warm-up is over then. The plans stay
+  /// until a basis changes or set_plan is called. Throws ValueError, naming layer and difference,
+  /// or StateError as `state`.
   void restore(Context& ctx, const State& state) {
     check(ctx);
     require_host_counts("restore");

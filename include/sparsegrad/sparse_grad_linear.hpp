@@ -34,16 +34,17 @@ template <class B>
 inline constexpr bool stores_parameters<float16, B> = LowPrecisionBackend<B, float16>;
 }  // namespace detail
 
-/// A linear layer y = x W^T + b that forms the core of its weight gradient in place of the gradient.
+/// A linear layer y = x W^T + b that forms the core of its weight gradient in place of the
+/// gradient.
 ///
 /// W is [out, in], x [tokens, in]:
 ///
 ///     dX = dY W,   db = column sums of dY,   core G~ = V^T (dY^T X) U   [r, c]
 ///
-/// Borrows W and b, which must outlive it. W is trained by `apply`; b is not: the engine's own optimizer trains it with
-/// the db of `backward`. Several backward passes add up until `clear`. Without a basis both sides are identities and the
-/// core is dW itself. A layer neither moves nor is copied, since groups refer to it: keep layers in a std::deque, or
-/// behind std::unique_ptr.
+/// Borrows W and b, which must outlive it. W is trained by `apply`; b is not: the engine's own
+/// optimizer trains it with the db of `backward`. Several backward passes add up until `clear`.
+/// Without a basis both sides are identities and the core is dW itself. A layer neither moves nor
+/// is copied, since groups refer to it: keep layers in a std::deque, or behind std::unique_ptr.
 ///
 /// One optimizer step:
 ///
@@ -54,11 +55,11 @@ inline constexpr bool stores_parameters<float16, B> = LowPrecisionBackend<B, flo
 ///     layer.apply(ctx, d);
 ///     layer.clear();
 ///
-/// T = bfloat16 or float16: W, b, x, y, dY, dX and x U are stored in T; the sum of the gradients, basis, core, updates
-/// and db are in C = compute_t<T> = float. W is then the rounded copy of a master in C, to which updates go:
-/// W = round(master) after construction and apply. Every sum is float's and rounded once where its result is a T.
-/// Otherwise C is T.
-/// Source: the paper, section 3 and Table 2; the plans are described in docs/math.md.
+/// T = bfloat16 or float16: W, b, x, y, dY, dX and x U are stored in T; the sum of the gradients,
+/// basis, core, updates and db are in C = compute_t<T> = float. W is then the rounded copy of a
+/// master in C, to which updates go: W = round(master) after construction and apply. Every sum is
+/// float's and rounded once where its result is a T. Otherwise C is T. Source: the paper, section 3
+/// and Table 2; the plans are described in docs/math.md.
 template <class T, Backend B = DefaultBackend>
 class SparseGradLinear {
   static_assert(
@@ -76,12 +77,14 @@ class SparseGradLinear {
   using Basis = TuckerBasis<C, B>;
 
   /// `weight` is [out, in] or, by option, [in, out]; `bias` [out] or null, read by forward alone.
-  /// Throws ShapeError when the weight is empty, ValueError for one of 16 bits, which needs a master.
+  /// Throws ShapeError when the weight is empty, ValueError for one of 16 bits, which needs a
+  /// master.
   SparseGradLinear(Context& ctx, MatrixView<T> weight, const T* bias, LinearOptions options = {})
       : SparseGradLinear(ctx, TrainedWeight<T>(weight, options.layout), bias, options) {}
 
-  /// The same for T of 16 bits, with the master of the weight: a matrix of the weight's shape and layout, any stride,
-  /// borrowed like the weight, which becomes the rounded master here. Throws ShapeError when the shapes differ.
+  /// The same for T of 16 bits, with the master of the weight: a matrix of the weight's shape and
+  /// layout, any stride, borrowed like the weight, which becomes the rounded master here. Throws
+  /// ShapeError when the shapes differ.
   SparseGradLinear(Context& ctx, MatrixView<T> weight, MatrixView<C> master, const T* bias,
                    LinearOptions options = {}) requires(is_low_precision<T>)
       : SparseGradLinear(ctx, TrainedWeight<T>(weight, master, options.layout), bias, options) {
@@ -106,7 +109,8 @@ class SparseGradLinear {
   MatrixView<C> master() const { return weight_.master; }
   /// The weight, for a group.
   const TrainedWeight<T>& trained_weight() const { return weight_; }
-  /// W = round(master): after the caller has written to the master himself. Nothing where there is none.
+  /// W = round(master): after the caller has written to the master himself. Nothing where there is
+  /// none.
   void round_master(Context& ctx) { weight_.template round<B>(ctx); }
   /// The bias [out], borrowed; null when there is none.
   const T* bias() const { return bias_; }
@@ -114,7 +118,8 @@ class SparseGradLinear {
   CoreGradient<T, B>& gradient() { return gradient_; }
   /// The source of the core gradient, to read.
   const CoreGradient<T, B>& gradient() const { return gradient_; }
-  /// Whether there is a gradient: from the first backward, add_gradient, core or select until clear.
+  /// Whether there is a gradient: from the first backward, add_gradient, core or select until
+  /// clear.
   bool accumulating() const { return gradient_.accumulating(); }
   /// Bytes of the gradient. The basis is shared and not counted.
   index_t gradient_bytes() const { return gradient_.bytes(); }
@@ -130,8 +135,8 @@ class SparseGradLinear {
     options_.workload = workload;
   }
 
-  /// After this no call of a step with up to `max_tokens` tokens allocates. `update_capacity`: the most entries of an
-  /// update (0: the whole core).
+  /// After this no call of a step with up to `max_tokens` tokens allocates. `update_capacity`: the
+  /// most entries of an update (0: the whole core).
   void reserve(Context& ctx, index_t max_tokens, index_t update_capacity = 0) {
     const index_t core = basis()->rows() * basis()->cols();
     const index_t update =
@@ -142,9 +147,9 @@ class SparseGradLinear {
   /// Columns of the memory that `forward` wants for x U: CoreGradient::kept_cols.
   index_t kept_cols() const { return gradient_.kept_cols(); }
 
-  /// y = x W^T + b, X [tokens, in], Y [tokens, out]. `keep` [tokens, kept_cols()] receives x U where kept_cols() > 0;
-  /// without it x is kept. What the result refers to must live until its backward.
-  /// Throws ShapeError, before anything is written.
+  /// y = x W^T + b, X [tokens, in], Y [tokens, out]. `keep` [tokens, kept_cols()] receives x U
+  /// where kept_cols() > 0; without it x is kept. What the result refers to must live until its
+  /// backward. Throws ShapeError, before anything is written.
   SavedInput<T> forward(Context& ctx, ConstMatrixView<T> x, MatrixView<T> y, MatrixView<T> keep = {}) const {
     require_shape("X", x.rows, x.cols, x.rows, in_extent(), "tokens x in");
     require_shape("Y", y.rows, y.cols, x.rows, out_extent(), "tokens x out");
@@ -153,9 +158,9 @@ class SparseGradLinear {
     return saved;
   }
 
-  /// dX = dY W (written, or added to by `mode`; skipped when empty), db += column sums of dY (skipped when null), and
-  /// the layer's gradient += that of these tokens.
-  /// Throws ShapeError; StateError after core() or select() until clear(), or in another layer's turn of a shared
+  /// dX = dY W (written, or added to by `mode`; skipped when empty), db += column sums of dY
+  /// (skipped when null), and the layer's gradient += that of these tokens. Throws ShapeError;
+  /// StateError after core() or select() until clear(), or in another layer's turn of a shared
   /// gradient memory. Nothing has changed then.
   void backward(Context& ctx, ConstMatrixView<T> dy, const SavedInput<T>& saved, MatrixView<T> dx, C* db,
                 InputGradient mode = InputGradient::overwrite) {
@@ -165,14 +170,14 @@ class SparseGradLinear {
     if (!dx.empty()) linear_input_gradient<B, T>(ctx, weight_.weight, weight_.layout, dy, mode, dx);
   }
 
-  /// Adds a weight gradient that the engine computed itself, dW [out, in] in C (also for a weight stored [in, out]), by
-  /// a copy. An engine that has W and dW and no use for forward and backward spares it: SparseGradGroup::add_weight.
-  /// Throws ShapeError, StateError as backward.
+  /// Adds a weight gradient that the engine computed itself, dW [out, in] in C (also for a weight
+  /// stored [in, out]), by a copy. An engine that has W and dW and no use for forward and backward
+  /// spares it: SparseGradGroup::add_weight. Throws ShapeError, StateError as backward.
   void add_gradient(Context& ctx, ConstMatrixView<C> dw) { gradient_.add(ctx, dw); }
 
-  /// The finished core gradient [r, c], contiguous, to be changed in place (an all-reduce, clipping) until `select`.
-  /// Further calls return the same view until `clear`. Without any backward it is 0.
-  /// Throws StateError in another layer's turn of a shared gradient memory.
+  /// The finished core gradient [r, c], contiguous, to be changed in place (an all-reduce,
+  /// clipping) until `select`. Further calls return the same view until `clear`. Without any
+  /// backward it is 0. Throws StateError in another layer's turn of a shared gradient memory.
   MatrixView<C> core(Context& ctx) { return gradient_.own_core(ctx); }
 
   /// Writes the kept entries of the core to `s` [r, c], as select_entries.
@@ -189,7 +194,8 @@ class SparseGradLinear {
     update_weight<T, B>(ctx, weight_, *basis(), d, decay, options_.cost_model);
   }
 
-  /// Forgets the gradient: the next backward starts a new sum, and a shared gradient memory is free.
+  /// Forgets the gradient: the next backward starts a new sum, and a shared gradient memory is
+  /// free.
   void clear() { gradient_.clear(); }
   /// Forgets the gradient.
   void clear(Context&) { gradient_.clear(); }

@@ -1,5 +1,6 @@
-// Everything for the host, with Eigen as the default backend. Reaches no CUDA. Included by name: <sparsegrad/io/...>,
-// <sparsegrad/extras/...>, <sparsegrad/backend/cpu_blas.hpp> and <sparsegrad/backend/reference.hpp>.
+// Everything for the host, with Eigen as the default backend. Reaches no CUDA. Included by name:
+// <sparsegrad/io/...>, <sparsegrad/extras/...>, <sparsegrad/backend/cpu_blas.hpp> and
+// <sparsegrad/backend/reference.hpp>.
 #pragma once
 
 #include "version.hpp"

@@ -1,4 +1,5 @@
-// Everything for the GPU. Reaches no Eigen. Types name their backend: SparseGradLinear<float, backend::Cuda>.
+// Everything for the GPU. Reaches no Eigen. Types name their backend: SparseGradLinear<float,
+// backend::Cuda>.
 #pragma once
 
 #include "version.hpp"

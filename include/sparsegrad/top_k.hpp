@@ -12,16 +12,17 @@
 
 namespace sparsegrad {
 
-/// Selector: S = top_k(|G~|), exactly k entries by largest absolute value, ties by lowest position, -0 equal to 0,
+/// Selector: S = top_k(|G~|), exactly k entries by largest absolute value, ties by lowest position,
+/// -0 equal to 0,
 /// |NaN| above Inf (SparseGrad, Chekalina et al. 2024).
-/// The same numbers give the same support on every backend and with any number of threads. With k >= rows * cols the
-/// whole core is kept, dense.
+/// The same numbers give the same support on every backend and with any number of threads. With k
+/// >= rows * cols the whole core is kept, dense.
 struct TopK {
   /// How many entries to select.
   index_t k = 0;
 
-  /// k = ceil(density * size), at least 1; a product that is whole but for its rounding counts as whole (0.07 of 100 is
-  /// 7). Throws ValueError unless 0 < density <= 1.
+  /// k = ceil(density * size), at least 1; a product that is whole but for its rounding counts as
+  /// whole (0.07 of 100 is 7). Throws ValueError unless 0 < density <= 1.
   static TopK fraction(double density, index_t size) {
     if (!is_finite(density) || density <= 0 || density > 1) {
       throw ValueError("density is " + std::to_string(density) + ", expected 0 < density <= 1");
@@ -31,8 +32,9 @@ struct TopK {
     return {std::max<index_t>(1, static_cast<index_t>(std::ceil(entries * (1 - rounding))))};
   }
 
-  /// Writes the support and values of `core` [rows, cols], contiguous, to `s`. Throws ShapeError; ValueError when k < 0
-  /// or min(k, size) exceeds s.capacity(). NaN and Inf are kept like any number: select_entries has the policy for them.
+  /// Writes the support and values of `core` [rows, cols], contiguous, to `s`. Throws ShapeError;
+  /// ValueError when k < 0 or min(k, size) exceeds s.capacity(). NaN and Inf are kept like any
+  /// number: select_entries has the policy for them.
   template <class T, Backend B>
   SelectReport operator()(typename B::Context& ctx, ConstMatrixView<T> core, SparseGradient<T, B>& s) const {
     detail::require_core<T, B>(core, s);

@@ -10,8 +10,8 @@ namespace sparsegrad {
 
 /// Non-owning view of a weight that is trained: W [out, in], or [in, out] by layout.
 ///
-/// A W of 16 bits (T = bfloat16, float16) is the rounded copy of a master in C = float, to which updates go; otherwise
-/// the weight is its own master.
+/// A W of 16 bits (T = bfloat16, float16) is the rounded copy of a master in C = float, to which
+/// updates go; otherwise the weight is its own master.
 template <class T>
 struct TrainedWeight {
   /// The type of sums, bases and updates.
@@ -25,7 +25,8 @@ struct TrainedWeight {
   WeightLayout layout = WeightLayout::out_in;
 
   TrainedWeight() = default;
-  /// Throws ShapeError when the weight is empty; ValueError when it has 16 bits, which needs a master.
+  /// Throws ShapeError when the weight is empty; ValueError when it has 16 bits, which needs a
+  /// master.
   TrainedWeight(MatrixView<T> w, WeightLayout weight_layout) : weight(w), layout(weight_layout) {
     require_extents();
     if constexpr (is_low_precision<T>) {

@@ -1,4 +1,5 @@
-// The weight's update: W <- (1 - decay) W + V D U^T for an update D on the support of a sparse gradient.
+// The weight's update: W <- (1 - decay) W + V D U^T for an update D on the support of a sparse
+// gradient.
 #pragma once
 
 #include <algorithm>
@@ -38,8 +39,8 @@ void expand_dense(typename B::Context& ctx, const BasisSide<T, B>& rows, const B
   }
 }
 
-/// Half of the expansion of a sparse update, whose entries stand in groups of one row (or column) of D: panel.row(s) =
-/// the group's entries expanded along the other side.
+/// Half of the expansion of a sparse update, whose entries stand in groups of one row (or column)
+/// of D: panel.row(s) = the group's entries expanded along the other side.
 template <class T, Backend B>
 void expand_groups(typename B::Context& ctx, const GroupedSupport& groups, const T* values, index_t count,
                    const BasisSide<T, B>& along, MatrixView<T> panel) {
@@ -54,8 +55,8 @@ void expand_groups(typename B::Context& ctx, const GroupedSupport& groups, const
   }
 }
 
-/// W [rows.extent, cols.extent] += R D C^T, where D's position index i * d.cols() + j has its row i on the side
-/// `rows`, or, with `swapped`, on the side `cols` (a weight stored [in, out]).
+/// W [rows.extent, cols.extent] += R D C^T, where D's position index i * d.cols() + j has its row i
+/// on the side `rows`, or, with `swapped`, on the side `cols` (a weight stored [in, out]).
 template <class T, Backend B>
 void expand_sparse(typename B::Context& ctx, const BasisSide<T, B>& rows, const BasisSide<T, B>& cols,
                    bool swapped, const SparseGradient<T, B>& d, const CostModel& model, MatrixView<T> w) {
@@ -143,9 +144,11 @@ void expand_dense(typename B::Context& ctx, const TuckerBasis<T, B>& basis, Matr
 
 }  // namespace detail
 
-/// W += V D U^T in place, for W stored [out, in] or [in, out] (then W += U D^T V^T), V [out, r], U [in, c] and D [r, c]
-/// sparse or dense. Throws ShapeError, before anything has changed. Of a sparse D only the rows and columns that it uses take part in products, or D is written out as a dense matrix:
-/// what `model` finds cheapest. Source: Table 2 of the paper, seen from the original space.
+/// W += V D U^T in place, for W stored [out, in] or [in, out] (then W += U D^T V^T), V [out, r], U
+/// [in, c] and D [r, c] sparse or dense. Throws ShapeError, before anything has changed. Of a
+/// sparse D only the rows and columns that it uses take part in products, or D is written out as a
+/// dense matrix: what `model` finds cheapest. Source: Table 2 of the paper, seen from the original
+/// space.
 template <class T, Backend B>
 void add_expanded(typename B::Context& ctx, const TuckerBasis<T, B>& basis, const SparseGradient<T, B>& d,
                   WeightLayout layout, MatrixView<T> w, const CostModel& model = {}) {
@@ -191,9 +194,10 @@ inline void require_decay(double decay) {
   throw ValueError("decay is " + std::to_string(decay) + ", expected 0 <= learning rate * weight decay <= 1");
 }
 
-/// W <- (1 - decay) W + V D U^T in place, D [r, c] carrying -lr. A W of 16 bits is rounded anew from its master, which is
-/// what changes. Throws ShapeError, ValueError unless 0 <= decay <= 1; nothing has changed then. (Without scratch memory
-/// of `add_expanded_scratch` bytes reserved, memory may run out halfway.)
+/// W <- (1 - decay) W + V D U^T in place, D [r, c] carrying -lr. A W of 16 bits is rounded anew
+/// from its master, which is what changes. Throws ShapeError, ValueError unless 0 <= decay <= 1;
+/// nothing has changed then. (Without scratch memory of `add_expanded_scratch` bytes reserved,
+/// memory may run out halfway.)
 template <class T, Backend B>
 void update_weight(typename B::Context& ctx, const TrainedWeight<T>& w,
                    const TuckerBasis<compute_t<T>, B>& basis, const SparseGradient<compute_t<T>, B>& d,
@@ -210,8 +214,9 @@ void update_weight(typename B::Context& ctx, const TrainedWeight<T>& w,
 ///
 ///     W <- keep W + V D U^T    for dense arrays D [r, c] of which all but `count` entries are 0
 ///
-/// On a GPU one such update is too small to fill it, and a launch costs more than it does. One-sided bases of one layout
-/// take one batched product; two-sided ones follow one another, since each of them fills a GPU.
+/// On a GPU one such update is too small to fill it, and a launch costs more than it does.
+/// One-sided bases of one layout take one batched product; two-sided ones follow one another, since
+/// each of them fills a GPU.
 template <class T, Backend B>
 class BatchedWeightUpdate {
  public:
@@ -242,7 +247,8 @@ class BatchedWeightUpdate {
   void run(Context& ctx, double decay, StepGuard guard) {
     auto keep = static_cast<C>(1 - decay);
     if (guard.word != nullptr && decay != 0) {
-      // Whether W decays is known on the device alone, and a product takes its factor from the host.
+      // Whether W decays is known on the device alone, and a product takes its factor from the
+      // host.
       decay_weights(ctx, keep, guard);
       keep = C(1);
     }
@@ -277,8 +283,8 @@ class BatchedWeightUpdate {
     return (out.has_factor() && !in.rotates()) || (in.has_factor() && !out.rotates());
   }
 
-  /// Two factors and an update of few entries: the first product reads the entries alone, with no list of them and
-  /// nothing to wait for.
+  /// Two factors and an update of few entries: the first product reads the entries alone, with no
+  /// list of them and nothing to wait for.
   static bool expands_entries(const Context& ctx, const Task& task) {
     const auto& out = task.basis->out();
     const auto& in = task.basis->in();
@@ -319,7 +325,8 @@ class BatchedWeightUpdate {
     B::template scale_batched<C>(ctx, keep, std::span<const MatrixView<C>>(weights_), guard);
   }
 
-  /// The operands of the one-sided updates of this layout, whose factor is on the out side or on the in side.
+  /// The operands of the one-sided updates of this layout, whose factor is on the out side or on
+  /// the in side.
   void gather(WeightLayout layout, bool out_side) {
     left_.clear();
     right_.clear();

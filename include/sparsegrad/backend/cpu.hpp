@@ -1,4 +1,5 @@
-// backend::Cpu: Eigen's kernels for dense products and the symmetric eigenproblem. The default backend.
+// backend::Cpu: Eigen's kernels for dense products and the symmetric eigenproblem. The default
+// backend.
 #pragma once
 
 #include <Eigen/Core>
@@ -11,8 +12,8 @@ namespace sparsegrad::backend {
 
 namespace detail {
 
-/// Eigen's blocked product with the packing memory passed in. A plain `C.noalias() += A * B` takes that
-/// memory from the heap at each call and asks the process for its number of threads.
+/// Eigen's blocked product with the packing memory passed in. A plain `C.noalias() += A * B` takes
+/// that memory from the heap at each call and asks the process for its number of threads.
 struct EigenSerial {
   template <class T>
   class Blocking : public Eigen::internal::level3_blocking<T, T> {
@@ -24,8 +25,8 @@ struct EigenSerial {
       Eigen::internal::computeProductBlockingSizes<T, T, 1>(this->m_kc, this->m_mc, this->m_nc,
                                                             Eigen::Index(1));
     }
-    /// A product smaller than the one that the memory was counted for may want other, larger blocks: halves them until
-    /// they fit.
+    /// A product smaller than the one that the memory was counted for may want other, larger
+    /// blocks: halves them until they fit.
     void place(std::span<T> memory) {
       while (count() > static_cast<index_t>(memory.size())) {
         Eigen::Index& larger = this->m_mc > this->m_nc ? this->m_mc : this->m_nc;
@@ -49,8 +50,8 @@ struct EigenSerial {
   template <class T, int OrderA, int OrderB>
   static void run(T alpha, MatrixView<const T> a, MatrixView<const T> b, index_t depth, MatrixView<T> c,
                   std::span<T> pack) {
-    // The kernel writes column-major: C^T = op(B)^T op(A)^T, where a row-major matrix is its transpose in
-    // columns.
+    // The kernel writes column-major: C^T = op(B)^T op(A)^T, where a row-major matrix is its
+    // transpose in columns.
     Blocking<T> blocking(c.cols, c.rows, depth);
     blocking.place(pack);
     Eigen::internal::general_matrix_matrix_product<Eigen::Index, T, OrderB, false, T, OrderA, false,

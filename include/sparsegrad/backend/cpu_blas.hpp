@@ -77,8 +77,8 @@ struct BlasSerial {
 
 }  // namespace detail
 
-/// Products run on the context's threads, each tile a serial BLAS call: with an OpenMP or a serial build of
-/// the BLAS nothing else starts threads. Extents up to 2^31 - 1 (32-bit BLAS integers).
+/// Products run on the context's threads, each tile a serial BLAS call: with an OpenMP or a serial
+/// build of the BLAS nothing else starts threads. Extents up to 2^31 - 1 (32-bit BLAS integers).
 struct CpuBlas : host::Kernels {
   static constexpr const char* name() { return "cpu_blas"; }
 
@@ -98,9 +98,9 @@ struct CpuBlas : host::Kernels {
     Products::template gram<T>(ctx, op, a, weight, g);
   }
 
-  /// Tridiagonal form (dsytrd), its vectors (dstemr), then those of A by products with blocks of reflectors: dsyevr with
-  /// wider blocks. Working memory: n x n numbers, and 3 n to each reflector of a block. Vectors orthogonal to about
-  /// 1e-12.
+  /// Tridiagonal form (dsytrd), its vectors (dstemr), then those of A by products with blocks of
+  /// reflectors: dsyevr with wider blocks. Working memory: n x n numbers, and 3 n to each reflector
+  /// of a block. Vectors orthogonal to about 1e-12.
   static void eigh(Context& ctx, MatrixView<double> a, double* w) {
     const index_t n = a.rows;
     if (n == 0) return;
@@ -120,8 +120,8 @@ struct CpuBlas : host::Kernels {
       std::vector<double> diagonal(count);
       std::vector<double> beside(count);
       std::vector<lapack_int> support(2 * count);
-      // A row-major lower triangle is a column-major upper one; the eigenvectors come as columns of a
-      // column-major matrix, that is as rows of ours.
+      // A row-major lower triangle is a column-major upper one; the eigenvectors come as columns of
+      // a column-major matrix, that is as rows of ours.
       check("dsytrd", LAPACKE_dsytrd(LAPACK_COL_MAJOR, 'U', order, a.data, static_cast<lapack_int>(a.stride),
                                      diagonal.data(), beside.data(), tau.data()));
       lapack_int found = 0;
@@ -141,8 +141,8 @@ struct CpuBlas : host::Kernels {
   }
 
  private:
-  /// Multiplies the lower triangle of A by the power of two whose exponent is returned, where its numbers are so large
-  /// or small that their squares might leave the range of double.
+  /// Multiplies the lower triangle of A by the power of two whose exponent is returned, where its
+  /// numbers are so large or small that their squares might leave the range of double.
   static int bring_in_range(MatrixView<double> a) {
     double largest = 0;
     for (index_t i = 0; i < a.rows; ++i)
@@ -156,9 +156,10 @@ struct CpuBlas : host::Kernels {
     return exponent;
   }
 
-  /// M <- M H_1 H_2 ... H_(n-1) with H_i = I - tau[i - 1] v v^T, v = (A(i, 0 .. i - 2), 1, 0 ..), as dsytrd leaves them.
-  /// Blocks of reflectors are I - V^T T V, T upper triangular (Schreiber, Van Loan, "A storage-efficient WY
-  /// representation for products of Householder transformations", 1989).
+  /// M <- M H_1 H_2 ... H_(n-1) with H_i = I - tau[i - 1] v v^T, v = (A(i, 0 .. i - 2), 1, 0 ..),
+  /// as dsytrd leaves them. Blocks of reflectors are I - V^T T V, T upper triangular (Schreiber,
+  /// Van Loan, "A storage-efficient WY representation for products of Householder transformations",
+  /// 1989).
   static void reflect(Context& ctx, MatrixView<const double> a, const std::vector<double>& tau,
                       MatrixView<double> m) {
     constexpr index_t block = 128;

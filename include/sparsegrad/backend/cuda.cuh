@@ -17,8 +17,8 @@ namespace sparsegrad::backend {
 
 namespace cuda {
 
-/// Where the portable algorithms run: on the context's stream, with temporaries from its scratch, without waiting
-/// unless a number goes back to the host.
+/// Where the portable algorithms run: on the context's stream, with temporaries from its scratch,
+/// without waiting unless a number goes back to the host.
 struct CudaSystem {
   using Context = CudaContext;
 
@@ -58,19 +58,19 @@ struct CudaSystem {
 
 }  // namespace cuda
 
-/// Memory of views and pointers is the device's. These wait for the device, because numbers come from the host or go back
-/// to it: upload, download, squared_norm, first_nonfinite, first_nonfinite_batched, group_support, locate_entries, eigh. The
-/// others only add work to the stream.
-/// Float products are float's unless the context allows TF32.
+/// Memory of views and pointers is the device's. These wait for the device, because numbers come
+/// from the host or go back to it: upload, download, squared_norm, first_nonfinite,
+/// first_nonfinite_batched, group_support, locate_entries, eigh. The others only add work to the
+/// stream. Float products are float's unless the context allows TF32.
 struct Cuda : portable::Kernels<cuda::CudaSystem> {
   using System = cuda::CudaSystem;
   using Memory = cuda::ObjectMemory;
   static constexpr const char* name() { return "cuda"; }
   /// Always: products are cheap here, and grouping a support waits for the number of its groups.
   static constexpr double dense_above_density = 0;
-  /// A multiply-add of expand_nonzeros in those of a dense product: it reads a number of the factor from the L2 cache, of
-  /// some 1.2 T a second on an H200; its dense products do some 25 T in float and 200 T on TF32 tensor cores. Estimates
-  /// from data sheets, not measured.
+  /// A multiply-add of expand_nonzeros in those of a dense product: it reads a number of the factor
+  /// from the L2 cache, of some 1.2 T a second on an H200; its dense products do some 25 T in float
+  /// and 200 T on TF32 tensor cores. Estimates from data sheets, not measured.
   static double expansion_cost(const Context& ctx) { return ctx.uses_tf32() ? 160 : 20; }
 
   static Memory memory(const Context& ctx) { return {ctx.memory()}; }

@@ -1,5 +1,5 @@
-// backend::Reference: the contract in plain loops. The oracle of every other backend, and the worked example
-// of one.
+// backend::Reference: the contract in plain loops. The oracle of every other backend, and the
+// worked example of one.
 #pragma once
 
 #include <algorithm>
@@ -176,8 +176,8 @@ struct Reference {
     return -1;
   }
 
-  /// H = (I - 2/m 1 1^T) (x) H_b diag(signs), n = m b, b the largest power of two that divides n, H_b the
-  /// orthonormal Hadamard matrix; the inverse is the transpose.
+  /// H = (I - 2/m 1 1^T) (x) H_b diag(signs), n = m b, b the largest power of two that divides n,
+  /// H_b the orthonormal Hadamard matrix; the inverse is the transpose.
   template <class T>
   static void hadamard(Context&, const T* signs, bool inverse, TransformSide side, MatrixView<T> a) {
     const index_t n = side == TransformSide::rows ? a.cols : a.rows;
@@ -338,8 +338,9 @@ struct Reference {
     }
   }
 
-  /// One entry: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, d = -lr m^ / (sqrt(v^) + eps), g scaled
-  /// first. `entry` null: e. `count` null: the global step, else the entry's own, raised here.
+  /// One entry: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, d = -lr m^ / (sqrt(v^) + eps), g
+  /// scaled first. `entry` null: e. `count` null: the global step, else the entry's own, raised
+  /// here.
   template <class T>
   static void adam(Context&, const AdamCoefficients& c, const T* g, const stored_index_t* entry, index_t k,
                    T* m, T* v, std::int32_t* count, T* d) {

@@ -10,12 +10,13 @@
 
 namespace sparsegrad::backend {
 
-/// Memory with `std::byte* allocate(bytes)`, which throws where there is none, and `deallocate(p)`, which does not.
+/// Memory with `std::byte* allocate(bytes)`, which throws where there is none, and `deallocate(p)`,
+/// which does not.
 ///
-/// Stack of temporary memory. A Frame takes pieces and gives them all back when it ends; frames nest.
-/// A demand above the reserve is met by further blocks, which the end of the outermost frame joins into one,
-/// so that a computation allocates nothing when it is repeated: what is once run can then stand in a CUDA graph. Not
-/// for use by several threads at once.
+/// Stack of temporary memory. A Frame takes pieces and gives them all back when it ends; frames
+/// nest. A demand above the reserve is met by further blocks, which the end of the outermost frame
+/// joins into one, so that a computation allocates nothing when it is repeated: what is once run
+/// can then stand in a CUDA graph. Not for use by several threads at once.
 template <class Memory>
 class BasicScratch {
  public:
@@ -38,13 +39,13 @@ class BasicScratch {
     return static_cast<index_t>(sum);
   }
 
-  /// The most bytes that frames held at a time since the last `forget_most_used`: about the part of the reserve
-  /// that is in physical memory.
+  /// The most bytes that frames held at a time since the last `forget_most_used`: about the part of
+  /// the reserve that is in physical memory.
   index_t most_used() const { return static_cast<index_t>(most_used_); }
   void forget_most_used() { most_used_ = total_; }
 
-  /// Uninitialised, aligned to 64 bytes, until the innermost open frame ends: for allocators, which have no frame at
-  /// hand.
+  /// Uninitialised, aligned to 64 bytes, until the innermost open frame ends: for allocators, which
+  /// have no frame at hand.
   std::byte* take(std::size_t bytes) {
     bytes = (bytes + alignment - 1) / alignment * alignment +
             alignment;  // never an empty piece: distinct addresses
@@ -120,7 +121,8 @@ class BasicScratch {
     blocks_.push_back({memory_.allocate(bytes), bytes});
   }
 
-  /// Where there is no memory for one block there are none then: the next frame asks again, and throws.
+  /// Where there is no memory for one block there are none then: the next frame asks again, and
+  /// throws.
   void join() noexcept {
     if (blocks_.size() < 2 || total_ != 0) return;
     try {

@@ -1,4 +1,5 @@
-// backend::ThrustHost: the CUDA backend's algorithms on Thrust's host system, to test them without a GPU.
+// backend::ThrustHost: the CUDA backend's algorithms on Thrust's host system, to test them without
+// a GPU.
 #pragma once
 
 #include <algorithm>
@@ -47,8 +48,9 @@ struct HostSystem {
 
 }  // namespace portable
 
-/// Serial, without a library of linear algebra. Compiles with g++ and clang++ too, where Thrust's headers are found and
-/// THRUST_DEVICE_SYSTEM is THRUST_DEVICE_SYSTEM_CPP. For tests: as a backend of programs it has no merit.
+/// Serial, without a library of linear algebra. Compiles with g++ and clang++ too, where Thrust's
+/// headers are found and THRUST_DEVICE_SYSTEM is THRUST_DEVICE_SYSTEM_CPP. For tests: as a backend
+/// of programs it has no merit.
 struct ThrustHost : portable::Kernels<portable::HostSystem> {
   using System = portable::HostSystem;
   using Memory = host::HostMemory;

@@ -9,7 +9,8 @@ namespace sparsegrad {
 /// Extents, offsets and counts. Signed, 64 bits: stacks of gradients pass 2^31 entries.
 using index_t = std::int64_t;
 
-/// Flat position in a core, as stored: 32 bits halve the memory of a support. Constructors check the range.
+/// Flat position in a core, as stored: 32 bits halve the memory of a support. Constructors check
+/// the range.
 using stored_index_t = std::int32_t;
 
 namespace detail {
@@ -19,8 +20,8 @@ struct ComputeType {
 };
 }  // namespace detail
 
-/// Type of sums, bases, cores and moments for parameters stored as `T`: float for bfloat16 and float16
-/// (low_precision.hpp), else T itself.
+/// Type of sums, bases, cores and moments for parameters stored as `T`: float for bfloat16 and
+/// float16 (low_precision.hpp), else T itself.
 template <class T>
 using compute_t = typename detail::ComputeType<T>::type;
 

@@ -1,4 +1,5 @@
-// Marks functions that kernels call: nvcc compiles them for both sides, other compilers see nothing.
+// Marks functions that kernels call: nvcc compiles them for both sides, other compilers see
+// nothing.
 #pragma once
 
 #if defined(__CUDACC__)

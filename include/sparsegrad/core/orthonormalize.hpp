@@ -12,10 +12,11 @@
 
 namespace sparsegrad::detail {
 
-/// Replaces the rows of X [r, n], r <= n, by orthonormal ones, row i in the span of the rows up to i and on
-/// its own side of the earlier ones' span (the Q of a QR decomposition with positive diagonal). A row that
-/// depends on the earlier ones becomes a random direction by `seed`. Block Gram-Schmidt, every block twice
-/// ("twice is enough": Giraud, Langou, Rozloznik 2005); products on the backend, the blocks on the host.
+/// Replaces the rows of X [r, n], r <= n, by orthonormal ones, row i in the span of the rows up to
+/// i and on its own side of the earlier ones' span (the Q of a QR decomposition with positive
+/// diagonal). A row that depends on the earlier ones becomes a random direction by `seed`. Block
+/// Gram-Schmidt, every block twice ("twice is enough": Giraud, Langou, Rozloznik 2005); products on
+/// the backend, the blocks on the host.
 template <Backend B>
 void orthonormalize_rows(typename B::Context& ctx, MatrixView<double> x, std::uint64_t seed) {
   constexpr index_t block = 32;
@@ -83,8 +84,8 @@ void orthonormalize_rows(typename B::Context& ctx, MatrixView<double> x, std::ui
   }
 }
 
-/// Rows of random orthonormal vectors [r, n]: the Q of a matrix of normal numbers, uniform over all such
-/// (Mezzadri 2007).
+/// Rows of random orthonormal vectors [r, n]: the Q of a matrix of normal numbers, uniform over all
+/// such (Mezzadri 2007).
 template <Backend B>
 void random_orthonormal_rows(typename B::Context& ctx, std::uint64_t seed, MatrixView<double> x) {
   std::vector<double> row(static_cast<std::size_t>(x.cols));

@@ -19,9 +19,10 @@ namespace sparsegrad {
 ///
 ///     y = x W^T + b + ((x U) Delta^T) V^T
 ///
-/// Delta starts at 0 and is all that is trained: it is small, and can be merged into W, or sent to whoever has the same W
-/// and basis. W is never written to but by `merge`; it may live elsewhere (quantised, say), when forward and backward add
-/// the adapter's term alone. To train Delta, give it to a group as a weight of its own; its gradient is the core:
+/// Delta starts at 0 and is all that is trained: it is small, and can be merged into W, or sent to
+/// whoever has the same W and basis. W is never written to but by `merge`; it may live elsewhere
+/// (quantised, say), when forward and backward add the adapter's term alone. To train Delta, give
+/// it to a group as a weight of its own; its gradient is the core:
 ///
 ///     CoreAdapter<float> adapter(ctx, {w, out, in}, nullptr, basis);
 ///     auto i = group.add_weight(ctx, adapter.delta(), "adapter");
@@ -47,8 +48,8 @@ class CoreAdapter {
   /// How a basis is held.
   using BasisPointer = std::shared_ptr<const Basis>;
 
-  /// Over W [out, in] (or [in, out] by layout) and b [out] or null, both borrowed and read alone. Throws ShapeError when
-  /// the basis's extents are not W's.
+  /// Over W [out, in] (or [in, out] by layout) and b [out] or null, both borrowed and read alone.
+  /// Throws ShapeError when the basis's extents are not W's.
   CoreAdapter(Context& ctx, MatrixView<const T> weight, const T* bias, BasisPointer basis,
               WeightLayout layout = WeightLayout::out_in, CoreGradientOptions options = {})
       : CoreAdapter(ctx, std::move(basis), options) {
@@ -59,7 +60,8 @@ class CoreAdapter {
     layout_ = layout;
     bias_ = bias;
   }
-  /// Over a weight that lives elsewhere: forward adds the adapter's term to y alone, backward adds its term to dX.
+  /// Over a weight that lives elsewhere: forward adds the adapter's term to y alone, backward adds
+  /// its term to dX.
   CoreAdapter(Context& ctx, BasisPointer basis, CoreGradientOptions options = {})
       : gradient_(ctx, basis->out_extent(), basis->in_extent(), options), cost_model_(options.cost_model) {
     gradient_.set_basis(ctx, std::move(basis));
@@ -92,8 +94,8 @@ class CoreAdapter {
     ctx.scratch().reserve(gradient_.scratch_bytes(ctx, max_tokens) + rounded + (index_t{1} << 20));
   }
 
-  /// y = x W^T + b + ((x U) Delta^T) V^T, as SparseGradLinear::forward; while merged without the last term. Without a
-  /// weight of its own it adds the last term to y.
+  /// y = x W^T + b + ((x U) Delta^T) V^T, as SparseGradLinear::forward; while merged without the
+  /// last term. Without a weight of its own it adds the last term to y.
   SavedInput<T> forward(Context& ctx, ConstMatrixView<T> x, MatrixView<T> y, MatrixView<T> keep = {}) const {
     require_shape("X", x.rows, x.cols, x.rows, gradient_.in_extent(), "tokens x in");
     require_shape("Y", y.rows, y.cols, x.rows, gradient_.out_extent(), "tokens x out");
@@ -118,8 +120,9 @@ class CoreAdapter {
     return saved;
   }
 
-  /// dX = dY W + ((dY V) Delta) U^T (added to by `mode`, and where the weight lives elsewhere; skipped when empty), db +=
-  /// column sums of dY (skipped when null), and the core's gradient. Throws as SparseGradLinear::backward.
+  /// dX = dY W + ((dY V) Delta) U^T (added to by `mode`, and where the weight lives elsewhere;
+  /// skipped when empty), db += column sums of dY (skipped when null), and the core's gradient.
+  /// Throws as SparseGradLinear::backward.
   void backward(Context& ctx, ConstMatrixView<T> dy, const SavedInput<T>& saved, MatrixView<T> dx, C* db,
                 InputGradient mode = InputGradient::overwrite) {
     if (!dx.empty()) require_shape("dX", dx.rows, dx.cols, dy.rows, gradient_.in_extent(), "tokens x in");
@@ -138,16 +141,16 @@ class CoreAdapter {
     tokens().in().expand_columns(ctx, core_x, C(1), dx);
   }
 
-  /// The gradient of Delta [r, c]; as SparseGradLinear::core. Throws StateError while merged: a Delta that changed then
-  /// could not be taken out of W again.
+  /// The gradient of Delta [r, c]; as SparseGradLinear::core. Throws StateError while merged: a
+  /// Delta that changed then could not be taken out of W again.
   MatrixView<C> core(Context& ctx) {
     require_apart("core");
     return gradient_.own_core(ctx);
   }
   void clear() { gradient_.clear(); }
 
-  /// Delta <- (1 - decay) Delta + D, for training without a group. Throws ShapeError, ValueError unless 0 <= decay <= 1,
-  /// StateError while merged.
+  /// Delta <- (1 - decay) Delta + D, for training without a group. Throws ShapeError, ValueError
+  /// unless 0 <= decay <= 1, StateError while merged.
   void apply(Context& ctx, const SparseGradient<C, B>& d, double decay = 0) {
     require_shape("update D", d.rows(), d.cols(), rows(), cols(), "rows x cols of the core");
     require_decay(decay);
@@ -180,9 +183,10 @@ class CoreAdapter {
     add_to_core(ctx, delta, delta_.matrix(rows(), cols()));
   }
 
-  /// W += V Delta U^T into `target`, the writable view of the weight or, of 16 bits, of its float master (round W after
-  /// it); from then on forward is that of a plain layer. Throws StateError when it is merged; ShapeError; NonFiniteError
-  /// when Delta holds NaN or Inf, which no unmerge would take out of W again.
+  /// W += V Delta U^T into `target`, the writable view of the weight or, of 16 bits, of its float
+  /// master (round W after it); from then on forward is that of a plain layer. Throws StateError
+  /// when it is merged; ShapeError; NonFiniteError when Delta holds NaN or Inf, which no unmerge
+  /// would take out of W again.
   void merge(Context& ctx, MatrixView<C> target, WeightLayout layout = WeightLayout::out_in) {
     fold(ctx, C(1), target, layout, "merge");
   }

@@ -14,18 +14,21 @@
 
 namespace sparsegrad {
 
-/// Top-k of the core gradient plus what the steps before did not keep: small entries arrive, summed up.
+/// Top-k of the core gradient plus what the steps before did not keep: small entries arrive, summed
+/// up.
 ///
 /// The core is G~ and the residual E, both [r, c]:
 ///
 ///     P = G~ + E        S = top_k(|P|), k = S's capacity        E <- P - S once the step is taken
 ///
-/// (Seide, Fu, Droppo, Li, Yu, "1-bit stochastic gradient descent and its application to data-parallel distributed
-/// training of speech DNNs", Interspeech 2014; as a general rule with its convergence, Karimireddy, Rebjock, Stich, Jaggi,
-/// "Error feedback fixes SignSGD and other gradient compression schemes", ICML 2019). Adam sees S.
+/// (Seide, Fu, Droppo, Li, Yu, "1-bit stochastic gradient descent and its application to
+/// data-parallel distributed training of speech DNNs", Interspeech 2014; as a general rule with its
+/// convergence, Karimireddy, Rebjock, Stich, Jaggi, "Error feedback fixes SignSGD and other
+/// gradient compression schemes", ICML 2019). Adam sees S.
 ///
-/// Selecting changes neither core nor residual: a step that is skipped, or throws, leaves E as it was. E is in the units
-/// of the core, before grad_scale; a loss scale that changes would mix units. It is 0 in a new basis.
+/// Selecting changes neither core nor residual: a step that is skipped, or throws, leaves E as it
+/// was. E is in the units of the core, before grad_scale; a loss scale that changes would mix
+/// units. It is 0 in a new basis.
 ///
 ///     group.use_selector(ctx, i, std::make_shared<ErrorFeedback<float>>());
 ///
@@ -38,7 +41,8 @@ class ErrorFeedback {
   /// The sparse gradients that it takes.
   using Gradient = SparseGradient<T, B>;
 
-  /// S from the core [r, c], contiguous. Throws ShapeError when the residual has other extents, and as TopK.
+  /// S from the core [r, c], contiguous. Throws ShapeError when the residual has other extents, and
+  /// as TopK.
   SelectReport operator()(Context& ctx, ConstMatrixView<T> core, Gradient& s) const {
     const TopK top{s.capacity()};
     if (residual_.empty()) return top(ctx, core, s);
@@ -51,7 +55,8 @@ class ErrorFeedback {
     return top(ctx, sum, s);
   }
 
-  /// E <- core + E - S, after the step with the S that was selected from this core. Throws ShapeError.
+  /// E <- core + E - S, after the step with the S that was selected from this core. Throws
+  /// ShapeError.
   void committed(Context& ctx, ConstMatrixView<T> core, const Gradient& s) {
     detail::require_core<T, B>(core, s);
     if (residual_.empty()) resize(ctx, core.rows, core.cols);
@@ -65,8 +70,8 @@ class ErrorFeedback {
     B::template scatter<T>(ctx, zeros, s.indices(), s.count(), residual.data);
   }
 
-  /// E = 0 for a core of these extents, in which the old residual has no meaning. Takes its memory, so that `committed`
-  /// allocates nothing.
+  /// E = 0 for a core of these extents, in which the old residual has no meaning. Takes its memory,
+  /// so that `committed` allocates nothing.
   void basis_changed(Context& ctx, index_t rows, index_t cols) { resize(ctx, rows, cols); }
 
   /// E [r, c]; empty before the first `committed` or `basis_changed`, when it is 0.

@@ -14,7 +14,8 @@ namespace sparsegrad {
 
 /// Keeps the entries at positions chosen beforehand: S(i, j) = G~(i, j) on them.
 ///
-/// Reads a finished core. Where that is too large, SampledGradient computes the entries alone (sampled_gradient.hpp).
+/// Reads a finished core. Where that is too large, SampledGradient computes the entries alone
+/// (sampled_gradient.hpp).
 ///
 ///     group.use_selector(ctx, i, FixedSupport<float>(ctx, support));
 template <class T, Backend B = DefaultBackend>
@@ -34,8 +35,8 @@ class FixedSupport {
   /// Bytes of backend memory held.
   index_t bytes() const { return support_.bytes(); }
 
-  /// Throws StateError when the basis has changed since the support was given; ValueError when `s` has no room for it;
-  /// ShapeError.
+  /// Throws StateError when the basis has changed since the support was given; ValueError when `s`
+  /// has no room for it; ShapeError.
   SelectReport operator()(Context& ctx, ConstMatrixView<T> core, SparseGradient<T, B>& s) const {
     if (stale_) throw StateError("FixedSupport: the core has another basis than the support was chosen in");
     detail::require_core<T, B>(core, s);

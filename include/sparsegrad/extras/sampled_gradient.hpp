@@ -1,4 +1,5 @@
-// SampledGradient: the gradient at chosen entries of the core, without the core; and a linear layer on it.
+// SampledGradient: the gradient at chosen entries of the core, without the core; and a linear layer
+// on it.
 #pragma once
 
 #include <algorithm>
@@ -15,10 +16,11 @@
 
 namespace sparsegrad {
 
-/// Sums a step's gradients at the entries of a support, by sampled products (SDDMM); no core is formed.
+/// Sums a step's gradients at the entries of a support, by sampled products (SDDMM); no core is
+/// formed.
 ///
-/// S(a, b) = sum over tokens t of (dY V)(t, a) (X U)(t, b). Memory: one number an entry. The support belongs to one
-/// basis: to change either, make another object.
+/// S(a, b) = sum over tokens t of (dY V)(t, a) (X U)(t, b). Memory: one number an entry. The
+/// support belongs to one basis: to change either, make another object.
 ///
 ///     SampledGradient<float> gradient(ctx, basis, support);
 ///     gradient.add_tokens(ctx, dy, x);
@@ -66,7 +68,8 @@ class SampledGradient final : public CoreSource<compute_t<T>, B> {
   index_t bytes() const override { return sum_.bytes(); }
   index_t element_count() const override { return sum_.count(); }
 
-  /// Throws StateError unless it is the basis that the support was chosen in (as after restoring a state).
+  /// Throws StateError unless it is the basis that the support was chosen in (as after restoring a
+  /// state).
   void set_basis(Context&, BasisPointer basis, std::optional<Plan> = {}) override {
     this->require_idle("set_basis");
     if (basis != nullptr && basis->rows() == basis_->rows() && basis->cols() == basis_->cols() &&
@@ -105,7 +108,8 @@ class SampledGradient final : public CoreSource<compute_t<T>, B> {
       B::template gemm<T>(ctx, Op::transpose, Op::none, C(1), left, right, C(1), sum_.matrix());
     }
   }
-  /// Adds the support's entries of a weight gradient that the engine computed, dW [out, in]. Throws ShapeError.
+  /// Adds the support's entries of a weight gradient that the engine computed, dW [out, in]. Throws
+  /// ShapeError.
   void add(Context& ctx, ConstMatrixView<C> dw) {
     require_shape("dW", dw.rows, dw.cols, out_extent(), in_extent(), "out x in");
     if (!open_) B::template zero<C>(ctx, sum_.values(), sum_.count());
@@ -169,8 +173,8 @@ class SampledGradient final : public CoreSource<compute_t<T>, B> {
   bool open_ = false;
 };
 
-/// A linear layer y = x W^T + b whose weight gradient is wanted at a fixed support alone. As SparseGradLinear otherwise;
-/// joins a group by `add`.
+/// A linear layer y = x W^T + b whose weight gradient is wanted at a fixed support alone. As
+/// SparseGradLinear otherwise; joins a group by `add`.
 template <class T, Backend B = DefaultBackend>
 class FixedSupportLinear {
  public:
@@ -198,8 +202,8 @@ class FixedSupportLinear {
     require_shape("Y", y.rows, y.cols, x.rows, weight_.out_extent(), "tokens x out");
     linear_forward<B, T>(ctx, weight_.weight, weight_.layout, bias_, x, y);
   }
-  /// dX = dY W (or added to, by `mode`; skipped when empty), db += column sums of dY (skipped when null), gradient += that
-  /// of these tokens. Throws ShapeError.
+  /// dX = dY W (or added to, by `mode`; skipped when empty), db += column sums of dY (skipped when
+  /// null), gradient += that of these tokens. Throws ShapeError.
   void backward(Context& ctx, ConstMatrixView<T> dy, ConstMatrixView<T> x, MatrixView<T> dx, C* db,
                 InputGradient mode = InputGradient::overwrite) {
     if (!dx.empty()) require_shape("dX", dx.rows, dx.cols, dy.rows, weight_.in_extent(), "tokens x in");

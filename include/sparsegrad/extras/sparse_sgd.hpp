@@ -32,13 +32,14 @@ struct SparseSgdOptions {
   friend bool operator==(const SparseSgdOptions&, const SparseSgdOptions&) = default;
 };
 
-/// Stochastic gradient descent with momentum on one core [rows, cols], of which only the entries of S move:
+/// Stochastic gradient descent with momentum on one core [rows, cols], of which only the entries of
+/// S move:
 ///
 ///     m <- mu m + g        d = -lr m, with `nesterov` d = -lr (g + mu m)
 ///
-/// An entry that is not in S keeps its m and does not move. With k = all this is torch.optim.SGD (Sutskever, Martens,
-/// Dahl, Hinton, "On the importance of initialization and momentum in deep learning", ICML 2013). As m is linear in the
-/// gradients, `rebase` is exact between full bases.
+/// An entry that is not in S keeps its m and does not move. With k = all this is torch.optim.SGD
+/// (Sutskever, Martens, Dahl, Hinton, "On the importance of initialization and momentum in deep
+/// learning", ICML 2013). As m is linear in the gradients, `rebase` is exact between full bases.
 template <class T, Backend B = DefaultBackend>
 class SparseSgd : public MomentOptimizer<T, B, SparseSgdOptions> {
  public:

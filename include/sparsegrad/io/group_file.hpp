@@ -1,5 +1,5 @@
-// A group's whole state in a safetensors file: bases (each once, however many layers share it), plans, optimizer states
-// and states of selectors. Weights are the engine's to save.
+// A group's whole state in a safetensors file: bases (each once, however many layers share it),
+// plans, optimizer states and states of selectors. Weights are the engine's to save.
 //
 //     io::save(ctx, "state.safetensors", group);     io::load(ctx, "state.safetensors", group);
 //
@@ -69,7 +69,8 @@ void put(typename B::Context& ctx, SafetensorsWriter& writer, const std::string&
   writer.add(prefix + "basis_of", {layers}, std::move(basis_of));
 }
 
-/// Reads a group's state, checked as far as files go: what depends on the group SparseGradGroup::restore checks.
+/// Reads a group's state, checked as far as files go: what depends on the group
+/// SparseGradGroup::restore checks.
 template <class C, Backend B>
 GroupState<C, B> get_group_state(typename B::Context& ctx, const SafetensorsFile& file,
                                  const std::string& prefix) {
@@ -113,8 +114,9 @@ GroupState<C, B> get_group_state(typename B::Context& ctx, const SafetensorsFile
   return state;
 }
 
-/// Restores a group that was made with the same options and layers; anything else is an IoError that says what differs.
-/// Throws StateError as SparseGradGroup::restore. The group is then as it was.
+/// Restores a group that was made with the same options and layers; anything else is an IoError
+/// that says what differs. Throws StateError as SparseGradGroup::restore. The group is then as it
+/// was.
 template <class T, Backend B, class O>
 void get(typename B::Context& ctx, const SafetensorsFile& file, const std::string& prefix,
          SparseGradGroup<T, B, O>& group) {

@@ -38,8 +38,8 @@ struct Header {
   std::size_t data_begin = 0;  ///< in the file
 };
 
-/// Takes the parser's events and allows only the structure of a header. Nothing nests deeper than that, so
-/// that the depth of hostile input is of no consequence.
+/// Takes the parser's events and allows only the structure of a header. Nothing nests deeper than
+/// that, so that the depth of hostile input is of no consequence.
 class HeaderHandler {
  public:
   explicit HeaderHandler(Header& header) : header_(header) {}

@@ -12,16 +12,17 @@
 
 namespace sparsegrad {
 
-/// A call of the CUDA runtime, cuBLAS or cuSOLVER that failed. `status` is that library's own number. Errors that an
-/// earlier kernel left behind ("sticky": an illegal address, a failed assertion) end the process's use of the
-/// device, whatever is called; the text says so.
+/// A call of the CUDA runtime, cuBLAS or cuSOLVER that failed. `status` is that library's own
+/// number. Errors that an earlier kernel left behind ("sticky": an illegal address, a failed
+/// assertion) end the process's use of the device, whatever is called; the text says so.
 class CudaError : public Error {
  public:
   CudaError(const std::string& text, int status_) : Error(text), status(status_) {}
   int status;
 };
 
-/// The device has not enough memory. Nothing has changed: free something, or ask for less, and go on.
+/// The device has not enough memory. Nothing has changed: free something, or ask for less, and go
+/// on.
 class CudaOutOfMemory : public CudaError {
  public:
   using CudaError::CudaError;

@@ -31,27 +31,31 @@ using OwnedBlas = std::unique_ptr<std::remove_pointer_t<cublasHandle_t>, Destroy
 using OwnedSolver = std::unique_ptr<std::remove_pointer_t<cusolverDnHandle_t>, Destroyer<cusolverDnDestroy>>;
 using OwnedFlag = std::unique_ptr<StepFlag, Destroyer<cudaFreeHost>>;
 
-/// What a context borrows; what is not given it makes and owns. Borrowed things must outlive the context.
+/// What a context borrows; what is not given it makes and owns. Borrowed things must outlive the
+/// context.
 struct ContextOptions {
-  /// Not given: a stream of the context's own, which does not wait for the default stream nor that for it. A null stream is
-  /// CUDA's default one (cudaStreamPerThread names that of a thread); nothing on the default stream can be captured.
+  /// Not given: a stream of the context's own, which does not wait for the default stream nor that
+  /// for it. A null stream is CUDA's default one (cudaStreamPerThread names that of a thread);
+  /// nothing on the default stream can be captured.
   std::optional<cudaStream_t> stream = std::nullopt;
-  /// Stream, pointer mode and math mode are set for each product and put back after it. Its workspace cannot be put back:
-  /// after a product it is cuBLAS's own, so who has set another (cublasSetWorkspace) sets it again.
+  /// Stream, pointer mode and math mode are set for each product and put back after it. Its
+  /// workspace cannot be put back: after a product it is cuBLAS's own, so who has set another
+  /// (cublasSetWorkspace) sets it again.
   cublasHandle_t blas = nullptr;
   cusolverDnHandle_t solver = nullptr;  ///< its stream is set for each eigenproblem and put back after it
   /// Where the memory of the context and of its objects comes from; null: cudaMalloc.
   MemoryResource* memory = nullptr;
-  /// Bytes of cuBLAS's workspace on this context's products, on a borrowed handle as well: with it no product allocates,
-  /// in graphs too.
+  /// Bytes of cuBLAS's workspace on this context's products, on a borrowed handle as well: with it
+  /// no product allocates, in graphs too.
   std::size_t blas_workspace = std::size_t{32} << 20;
   bool tf32 = false;  ///< see CudaContext::allow_tf32
 };
 
-/// What a computation on the GPU needs besides its arguments. All work goes to the context's stream, in order. Made
-/// for the device that is current in the constructor, and to be used while that one is current. One caller at a time;
-/// several contexts work side by side. What one context has been asked to do is not ordered with what another is: bases
-/// are finished when a call returns them, other memory that two contexts use needs an event, or synchronize().
+/// What a computation on the GPU needs besides its arguments. All work goes to the context's
+/// stream, in order. Made for the device that is current in the constructor, and to be used while
+/// that one is current. One caller at a time; several contexts work side by side. What one context
+/// has been asked to do is not ordered with what another is: bases are finished when a call returns
+/// them, other memory that two contexts use needs an event, or synchronize().
 class CudaContext {
  public:
   /// The context's temporary memory.
@@ -80,7 +84,8 @@ class CudaContext {
     }
   }
 
-  /// Waits for the context's work, which uses its memory; what that leaves behind, the next call tells.
+  /// Waits for the context's work, which uses its memory; what that leaves behind, the next call
+  /// tells.
   ~CudaContext() { static_cast<void>(cudaStreamSynchronize(stream_)); }
   CudaContext(const CudaContext&) = delete;
   CudaContext& operator=(const CudaContext&) = delete;
@@ -93,8 +98,8 @@ class CudaContext {
   /// Waits for all work of the stream; throws the error that a kernel has left, if any.
   void synchronize() const { cuda::check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
 
-  /// Waits, and throws NonFiniteError where a step since the last call met NaN or Inf under NonFinite::raise: it and those
-  /// after it have changed nothing. Steps then go on.
+  /// Waits, and throws NonFiniteError where a step since the last call met NaN or Inf under
+  /// NonFinite::raise: it and those after it have changed nothing. Steps then go on.
   void check() {
     synchronize();
     flag_->raise();
@@ -104,17 +109,20 @@ class CudaContext {
   /// The same flag by the device's address.
   StepFlag* step_flag_of_device() { return flag_of_device_; }
 
-  /// Float products of layers may run on TF32 tensor cores (10 bits of mantissa). Off unless asked for. What bases rest on
-  /// (Gram sums, sketches, the check of factors, moments carried to a new basis) never does.
+  /// Float products of layers may run on TF32 tensor cores (10 bits of mantissa). Off unless asked
+  /// for. What bases rest on (Gram sums, sketches, the check of factors, moments carried to a new
+  /// basis) never does.
   void allow_tf32(bool on) { tf32_ = on; }
   /// Whether float products of layers may run on TF32 tensor cores.
   bool allows_tf32() const { return tf32_; }
-  /// Products in full precision whatever is allowed; returns what was set before. For a scope: FullPrecision.
+  /// Products in full precision whatever is allowed; returns what was set before. For a scope:
+  /// FullPrecision.
   bool full_precision(bool on) { return std::exchange(full_precision_, on); }
   /// Whether the next float product may run on TF32 tensor cores.
   bool uses_tf32() const { return tf32_ && !full_precision_; }
 
-  /// One product: cuBLAS on this stream, with this context's workspace and modes. A borrowed handle gets its own back.
+  /// One product: cuBLAS on this stream, with this context's workspace and modes. A borrowed handle
+  /// gets its own back.
   class BlasCall {
    public:
     /// Sets stream, workspace and modes. Throws CudaError.
@@ -162,7 +170,8 @@ class CudaContext {
   /// The math mode of float and double products.
   cublasMath_t math() const { return uses_tf32() ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_DEFAULT_MATH; }
 
-  /// The same for cuSOLVER, whose handle is made when first wanted: it takes memory, and only fits need it.
+  /// The same for cuSOLVER, whose handle is made when first wanted: it takes memory, and only fits
+  /// need it.
   class SolverCall {
    public:
     /// Makes the handle where there is none and sets its stream. Throws CudaError.
@@ -193,8 +202,8 @@ class CudaContext {
 
   /// The temporary memory itself, to reserve or measure it.
   Scratch& scratch() { return scratch_; }
-  /// Temporary device memory until the frame ends; work that the stream still has to do on it comes before all that
-  /// later frames do.
+  /// Temporary device memory until the frame ends; work that the stream still has to do on it comes
+  /// before all that later frames do.
   Scratch::Frame frame() { return Scratch::Frame(scratch_); }
 
   /// Thrust's temporaries: of the innermost open frame, whose end takes them back.

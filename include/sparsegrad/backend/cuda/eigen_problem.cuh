@@ -8,7 +8,8 @@
 
 namespace sparsegrad::backend::cuda {
 
-/// From rising eigenvalues to falling ones: rows i and n - 1 - i of A change places, and so do w[i] and w[n - 1 - i].
+/// From rising eigenvalues to falling ones: rows i and n - 1 - i of A change places, and so do w[i]
+/// and w[n - 1 - i].
 struct ReverseRows {
   portable::Array2<double> a;
   double* w;
@@ -26,9 +27,9 @@ struct ReverseRows {
   }
 };
 
-/// The contract's eigh: divide and conquer (syevd). Waits for the device; takes working memory of the context's resource
-/// for the call.
-/// A row-major lower triangle is a column-major upper one, and eigenvectors in columns are our rows.
+/// The contract's eigh: divide and conquer (syevd). Waits for the device; takes working memory of
+/// the context's resource for the call. A row-major lower triangle is a column-major upper one, and
+/// eigenvectors in columns are our rows.
 template <class System>
 void eigh(CudaContext& ctx, MatrixView<double> a, double* w) {
   const index_t n = a.rows;

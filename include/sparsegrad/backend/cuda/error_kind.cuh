@@ -1,5 +1,5 @@
-// What a failed call of CUDA's libraries means to its caller: status numbers alone, no call of any library, so that it is
-// tested where there is no GPU.
+// What a failed call of CUDA's libraries means to its caller: status numbers alone, no call of any
+// library, so that it is tested where there is no GPU.
 #pragma once
 
 #include <string>
@@ -50,7 +50,8 @@ inline ErrorKind kind_of(cudaError_t status) {
   }
 }
 
-/// A library's status says less than the runtime's last error, where there is one: `pending`, cudaSuccess for none.
+/// A library's status says less than the runtime's last error, where there is one: `pending`,
+/// cudaSuccess for none.
 inline ErrorKind kind_of(cublasStatus_t status, cudaError_t pending) {
   if (status == CUBLAS_STATUS_ALLOC_FAILED) return ErrorKind::out_of_memory;
   return kind_of(pending);
@@ -60,8 +61,8 @@ inline ErrorKind kind_of(cusolverStatus_t status, cudaError_t pending) {
   return kind_of(pending);
 }
 
-/// What is to be added to the error's own text: what was expected, and what to do. `driver` and `runtime` are CUDA's
-/// version numbers, 1000 major + 10 minor; driver 0: there is none.
+/// What is to be added to the error's own text: what was expected, and what to do. `driver` and
+/// `runtime` are CUDA's version numbers, 1000 major + 10 minor; driver 0: there is none.
 inline std::string explanation(ErrorKind kind, int driver, int runtime) {
   const auto version = [](int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); };
   switch (kind) {

@@ -9,15 +9,17 @@
 
 namespace sparsegrad::backend::cuda {
 
-/// Where the memory of a context (scratch, the working memory of cuBLAS and of eigenproblems) and of the objects made with
-/// it comes from: implement it over an engine's own pool. Must outlive them.
+/// Where the memory of a context (scratch, the working memory of cuBLAS and of eigenproblems) and
+/// of the objects made with it comes from: implement it over an engine's own pool. Must outlive
+/// them.
 class MemoryResource {
  public:
   virtual ~MemoryResource() = default;
-  /// At least `bytes` bytes, aligned to 256, for work on `stream`, the context's; throws where there are none.
+  /// At least `bytes` bytes, aligned to 256, for work on `stream`, the context's; throws where
+  /// there are none.
   virtual void* allocate(std::size_t bytes, cudaStream_t stream) = 0;
-  /// A context's own memory: free after the work that `stream` has been given. An object's: nothing uses it any more, and
-  /// `stream` is the default one, since the context's may be gone.
+  /// A context's own memory: free after the work that `stream` has been given. An object's: nothing
+  /// uses it any more, and `stream` is the default one, since the context's may be gone.
   virtual void deallocate(void* p, cudaStream_t stream) noexcept = 0;
 };
 
@@ -31,8 +33,8 @@ inline void* allocate_bytes(std::size_t bytes) {
   fail(std::to_string(bytes) + " bytes asked for", ErrorKind::out_of_memory, static_cast<int>(status));
 }
 
-/// Failures are not told: this runs in destructors, and a failure here is an earlier kernel's, which the next call
-/// tells.
+/// Failures are not told: this runs in destructors, and a failure here is an earlier kernel's,
+/// which the next call tells.
 inline void deallocate_bytes(void* p) noexcept {
   if (p != nullptr) cudaFree(p);
 }

@@ -19,8 +19,9 @@ inline std::int64_t leading(index_t stride) {
   return std::max<std::int64_t>(stride, 1);
 }
 
-/// C = alpha op(A) op(B) + beta C. A row-major matrix is the transpose of the column-major one in the same memory:
-/// cuBLAS computes C^T = op(B)^T op(A)^T, for which the operands change places and keep their ops.
+/// C = alpha op(A) op(B) + beta C. A row-major matrix is the transpose of the column-major one in
+/// the same memory: cuBLAS computes C^T = op(B)^T op(A)^T, for which the operands change places and
+/// keep their ops.
 template <class T, class System>
 void gemm(CudaContext& ctx, Op op_a, Op op_b, T alpha, MatrixView<const T> a, MatrixView<const T> b, T beta,
           MatrixView<T> c) {
@@ -51,8 +52,9 @@ inline constexpr cudaDataType_t data_type<bfloat16> = CUDA_R_16BF;
 template <>
 inline constexpr cudaDataType_t data_type<float16> = CUDA_R_16F;
 
-/// The same for A and B in 16 bits and C in the same or in float, on tensor cores. Sums are float's throughout: also
-/// where cuBLAS cuts the depth into parts, whose sums it would else add in the type of C.
+/// The same for A and B in 16 bits and C in the same or in float, on tensor cores. Sums are float's
+/// throughout: also where cuBLAS cuts the depth into parts, whose sums it would else add in the
+/// type of C.
 template <class T, class Out, class System>
 void low_precision_gemm(CudaContext& ctx, Op op_a, Op op_b, float alpha, MatrixView<const T> a,
                         MatrixView<const T> b, float beta, MatrixView<Out> c) {
@@ -125,7 +127,8 @@ void gemm_batched(CudaContext& ctx, Op op_a, Op op_b, T alpha, std::span<const M
     const auto count = static_cast<index_t>(last - first);
     const OperandLists<T> lists{frame.template take<const T*>(count), frame.template take<const T*>(count),
                                 frame.template take<T*>(count)};
-    // Written by a launch, whose parameters a captured graph holds; a copy from the host would have to outlive it.
+    // Written by a launch, whose parameters a captured graph holds; a copy from the host would have
+    // to outlive it.
     portable::launch_batch<
         System>(ctx, cs.subspan(first, last - first), [&](const MatrixView<T>& c, std::size_t t) {
       return SetOperands<T>{lists, static_cast<index_t>(t), as[first + t].data, bs[first + t].data, c.data};
@@ -164,7 +167,8 @@ void lower_gram(CudaContext& ctx, Op op, MatrixView<const T> a, MatrixView<T> c)
   }
 }
 
-/// Lower triangle of G += weight op(A) op(A)^T: products of at most `chunk` terms in T, their sums in double.
+/// Lower triangle of G += weight op(A) op(A)^T: products of at most `chunk` terms in T, their sums
+/// in double.
 template <class T, class System>
 void gram(CudaContext& ctx, Op op, MatrixView<const T> a, double weight, MatrixView<double> g) {
   constexpr index_t chunk = 4096;

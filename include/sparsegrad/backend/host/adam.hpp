@@ -11,8 +11,8 @@
 
 namespace sparsegrad::backend::host {
 
-/// m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, d = -lr m^ / (sqrt(v^) + eps) in blocks: moments at
-/// scattered entries are brought together first, so that one vectorised loop serves all cases.
+/// m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, d = -lr m^ / (sqrt(v^) + eps) in blocks: moments
+/// at scattered entries are brought together first, so that one vectorised loop serves all cases.
 template <class T>
 class Adam {
  public:

@@ -3,14 +3,15 @@
 
 namespace sparsegrad::backend::host {
 
-// Of the OpenMP runtime where one is in the process (OpenBLAS built with OpenMP brings it), null otherwise. Both act on
-// the calling thread's own setting. Names of their own, since a user's file may include <omp.h>, whose declarations
-// differ from compiler to compiler; weak references, which do not weaken that file's calls.
+// Of the OpenMP runtime where one is in the process (OpenBLAS built with OpenMP brings it), null
+// otherwise. Both act on the calling thread's own setting. Names of their own, since a user's file
+// may include <omp.h>, whose declarations differ from compiler to compiler; weak references, which
+// do not weaken that file's calls.
 static void openmp_set_num_threads(int) __attribute__((weakref("omp_set_num_threads")));
 static int openmp_get_max_threads() __attribute__((weakref("omp_get_max_threads")));
 
-/// While alive, a BLAS that asks OpenMP for its number of threads uses `threads` when called from this
-/// thread.
+/// While alive, a BLAS that asks OpenMP for its number of threads uses `threads` when called from
+/// this thread.
 class BlasThreads {
  public:
   explicit BlasThreads(int threads) {

@@ -18,8 +18,8 @@
 
 namespace sparsegrad::backend::host {
 
-/// Somebody who runs tasks side by side: implement it over an engine's own thread pool to have the library
-/// run there.
+/// Somebody who runs tasks side by side: implement it over an engine's own thread pool to have the
+/// library run there.
 class Executor {
  public:
   /// A function that `run` calls, with its argument, the task's number and the worker's.
@@ -27,13 +27,14 @@ class Executor {
   virtual ~Executor() = default;
   /// Largest number of tasks that run at the same time, the caller's thread included.
   virtual int concurrency() const = 0;
-  /// Calls task(argument, i, worker) once for each i in [0, count), 0 <= worker < concurrency(), no worker
-  /// number used by two threads at once; returns when all calls have ended. `task` does not throw.
+  /// Calls task(argument, i, worker) once for each i in [0, count), 0 <= worker < concurrency(), no
+  /// worker number used by two threads at once; returns when all calls have ended. `task` does not
+  /// throw.
   virtual void run(index_t count, Task task, void* argument) = 0;
 };
 
-/// The library's own pool: `threads` - 1 sleeping threads; the caller works too. Touches no process-wide
-/// state.
+/// The library's own pool: `threads` - 1 sleeping threads; the caller works too. Touches no
+/// process-wide state.
 class ThreadPool final : public Executor {
  public:
   /// Throws std::system_error when a thread cannot be started; those that were have ended then.
@@ -88,8 +89,8 @@ class ThreadPool final : public Executor {
   }
 
   void work(int id) {
-    // These threads are the pool's own: a BLAS called from them stays on them. Said once, at their start, because an
-    // OpenMP runtime takes memory when a thread says it for the first time.
+    // These threads are the pool's own: a BLAS called from them stays on them. Said once, at their
+    // start, because an OpenMP runtime takes memory when a thread says it for the first time.
     const BlasThreads serial(1);
     std::uint32_t seen = 0;
     for (;;) {
@@ -113,8 +114,8 @@ class ThreadPool final : public Executor {
   std::vector<std::thread> workers_;
 };
 
-/// What a host computation needs besides its arguments. First argument of all that computes, sole owner of
-/// scratch memory. One caller at a time; several contexts may work side by side.
+/// What a host computation needs besides its arguments. First argument of all that computes, sole
+/// owner of scratch memory. One caller at a time; several contexts may work side by side.
 class HostContext {
  public:
   /// Runs on `threads` threads of its own, the caller's included; 0: as many as the hardware has.
@@ -145,9 +146,10 @@ class HostContext {
   /// Temporary memory until the frame ends.
   Scratch::Frame frame() { return Scratch::Frame(scratch_); }
 
-  /// Calls f(i) or f(i, worker) for every i in [0, count), side by side; rethrows the first exception, also one of a
-  /// borrowed executor. A call from inside a task runs on that task's thread, whose number is not known there: f(i) alone
-  /// is allowed then (StateError). A task must not use the context's scratch memory.
+  /// Calls f(i) or f(i, worker) for every i in [0, count), side by side; rethrows the first
+  /// exception, also one of a borrowed executor. A call from inside a task runs on that task's
+  /// thread, whose number is not known there: f(i) alone is allowed then (StateError). A task must
+  /// not use the context's scratch memory.
   template <class F>
   void parallel_for(index_t count, F&& f) {
     if (count <= 0) return;
@@ -181,7 +183,8 @@ class HostContext {
     if (shared.error) std::rethrow_exception(shared.error);
   }
 
-  /// Calls f(begin, end) on pieces of [0, count) of at least `grain` elements, one a thread at most.
+  /// Calls f(begin, end) on pieces of [0, count) of at least `grain` elements, one a thread at
+  /// most.
   template <class F>
   void parallel_ranges(index_t count, index_t grain, F&& f) {
     const index_t pieces = std::clamp<index_t>(count / std::max<index_t>(grain, 1), 1, threads_);

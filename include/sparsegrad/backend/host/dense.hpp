@@ -1,4 +1,5 @@
-// Dense products of the host backends: tiles of one product run side by side, each by a serial kernel.
+// Dense products of the host backends: tiles of one product run side by side, each by a serial
+// kernel.
 #pragma once
 
 #include <algorithm>
@@ -12,8 +13,8 @@ namespace sparsegrad::backend::host {
 /// gemm, gemm_batched and gram on top of `Serial`, which supplies
 ///   Serial::gemm<T>(op_a, op_b, alpha, A, B, beta, C, pack)   one product on the calling thread, no
 ///   allocation Serial::pack_count<T>(m, n, k)                            elements of `pack` that it needs
-/// A tile's bits depend on its extents and place alone. Under ctx.deterministic() the tiles depend on the
-/// extents alone, otherwise on the number of threads too.
+/// A tile's bits depend on its extents and place alone. Under ctx.deterministic() the tiles depend
+/// on the extents alone, otherwise on the number of threads too.
 template <class Serial>
 struct Dense {
   template <class T>
@@ -60,9 +61,9 @@ struct Dense {
     if (g.empty()) return;
     const index_t depth = op == Op::none ? a.cols : a.rows;
     const Op other = op == Op::none ? Op::transpose : Op::none;
-    // Rows go in pairs of `edge`: left of the diagonal a tile has both, because a tall tile spares repacking; the block on
-    // the diagonal is two triangles and the square between them. The pair r has 2 r + 3 tiles, all pairs before it
-    // r (r + 2).
+    // Rows go in pairs of `edge`: left of the diagonal a tile has both, because a tall tile spares
+    // repacking; the block on the diagonal is two triangles and the square between them. The pair r
+    // has 2 r + 3 tiles, all pairs before it r (r + 2).
     const index_t edge = gram_edge;
     const index_t across = (g.rows + edge - 1) / edge;
     const index_t pairs = across / 2;

@@ -11,8 +11,8 @@
 
 namespace sparsegrad::backend::host {
 
-/// Calls f(i, begin, end) for parts of the rows i, which together cover rows x cols, side by side. `flat`: the
-/// matrices lie without gaps and may be taken as one row.
+/// Calls f(i, begin, end) for parts of the rows i, which together cover rows x cols, side by side.
+/// `flat`: the matrices lie without gaps and may be taken as one row.
 template <class F>
 void on_rows(HostContext& ctx, index_t rows, index_t cols, bool flat, F&& f) {
   if (rows == 0 || cols == 0) return;
@@ -168,8 +168,8 @@ struct Elementwise {
     });
   }
 
-  /// Serial; `to` has stride `stride`. Some rows at a time from left to right, asked for some cache lines ahead: the
-  /// hardware follows only a few rows by itself.
+  /// Serial; `to` has stride `stride`. Some rows at a time from left to right, asked for some cache
+  /// lines ahead: the hardware follows only a few rows by itself.
   template <class T>
   static void transpose_block(MatrixView<const T> a, T* to, index_t stride) {
     constexpr index_t edge = square_edge<T>;
@@ -197,7 +197,8 @@ struct Elementwise {
   }
 
  private:
-  /// A partition of a matrix that depends on its extents alone: pieces of some rows and at most 16384 columns.
+  /// A partition of a matrix that depends on its extents alone: pieces of some rows and at most
+  /// 16384 columns.
   struct Pieces {
     static constexpr index_t size = 16384;
     index_t rows, cols, width, height, across, down;

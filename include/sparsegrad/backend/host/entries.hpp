@@ -16,7 +16,8 @@ namespace sparsegrad::backend::host {
 
 /// The primitives `locate_entries` and `insert_entries` of the contract (core/backend.hpp).
 struct Entries {
-  /// First the place of each entry among those held, then which of them are new: less to keep in registers at a time.
+  /// First the place of each entry among those held, then which of them are new: less to keep in
+  /// registers at a time.
   static index_t locate_entries(HostContext&, const stored_index_t* index, index_t k,
                                 const stored_index_t* held, index_t n, stored_index_t* place,
                                 stored_index_t* added) {
@@ -41,8 +42,8 @@ struct Entries {
   static void insert_entries(HostContext&, const stored_index_t* index, const stored_index_t* place,
                              const stored_index_t* added, index_t q, stored_index_t* held, index_t n, T* m,
                              T* v, std::int32_t* count) {
-    // Blocks as long as most segments between two new entries: how many of them a segment takes is a branch that
-    // nothing could predict.
+    // Blocks as long as most segments between two new entries: how many of them a segment takes is
+    // a branch that nothing could predict.
     const auto open_by = [&](auto... moments) {
       if (n < 4 * q) {
         open<8>(index, place, added, q, n, held, moments...);
@@ -64,7 +65,8 @@ struct Entries {
   /// place[e] = number of held elements below index[e].
   static void find_places(const stored_index_t* index, index_t k, const stored_index_t* held, index_t n,
                           stored_index_t* place) {
-    // Of the entries up to here all predecessors have a full window of held elements behind their place.
+    // Of the entries up to here all predecessors have a full window of held elements behind their
+    // place.
     const index_t inside = n < window ? 0 : std::upper_bound(index, index + k, held[n - window]) - index;
     // Six parts of the support side by side: one search alone waits for its own last load.
     constexpr index_t lanes = 6;
@@ -95,7 +97,8 @@ struct Entries {
 
   /// First position >= i whose element is not below x; a window of elements stands from i on.
   static index_t advance(const stored_index_t* held, index_t n, index_t i, stored_index_t x) {
-    // Arithmetic in place of branches, which nothing could predict: as the elements rise, those below x are counted.
+    // Arithmetic in place of branches, which nothing could predict: as the elements rise, those
+    // below x are counted.
 #if defined(__AVX2__)
     const __m256i most = _mm256_set1_epi32(x);
     const auto below = [&](index_t j) {
@@ -123,7 +126,8 @@ struct Entries {
     return search(held, n, i, window, x);
   }
 
-  /// The same by growing steps; apart from the short way, which the compiler then keeps in registers.
+  /// The same by growing steps; apart from the short way, which the compiler then keeps in
+  /// registers.
   [[gnu::noinline]] static index_t search(const stored_index_t* held, index_t n, index_t i, index_t step,
                                           stored_index_t x) {
     while (i + step < n && held[i + step] < x) {
@@ -133,7 +137,8 @@ struct Entries {
     return std::lower_bound(held + i, held + std::min(n, i + step), x) - held;
   }
 
-  /// The arrays of the state move up together, from the top; at new entries all but the positions are 0.
+  /// The arrays of the state move up together, from the top; at new entries all but the positions
+  /// are 0.
   template <index_t block, class... X>
   static void open(const stored_index_t* index, const stored_index_t* place, const stored_index_t* added,
                    index_t q, index_t n, stored_index_t* held, X*... moments) {
@@ -143,8 +148,9 @@ struct Entries {
       const index_t first = at - j;  // [first, end) moves up by j + 1
       const index_t by = j + 1;
       if (by >= block && end >= block) {
-        // Full blocks from the top, one at least and the last one too wide: what it writes below its segment lies
-        // above `first`, because by >= block, and is written over by the segments that follow.
+        // Full blocks from the top, one at least and the last one too wide: what it writes below
+        // its segment lies above `first`, because by >= block, and is written over by the segments
+        // that follow.
         do {
           end -= block;
           move_block<block>(held + end, by);

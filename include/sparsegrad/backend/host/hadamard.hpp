@@ -9,10 +9,10 @@
 
 namespace sparsegrad::backend::host {
 
-/// H = (I - 2/m 1 1^T) (x) H_b diag(signs), n = m b, b the largest power of two that divides n; the inverse
-/// is the transpose. Vectors along the rows are transformed where they lie; columns in strips that are copied
-/// into scratch memory, where each stage works on full rows of the strip. Every vector's arithmetic is the
-/// same for any number of threads.
+/// H = (I - 2/m 1 1^T) (x) H_b diag(signs), n = m b, b the largest power of two that divides n; the
+/// inverse is the transpose. Vectors along the rows are transformed where they lie; columns in
+/// strips that are copied into scratch memory, where each stage works on full rows of the strip.
+/// Every vector's arithmetic is the same for any number of threads.
 template <class T>
 class HadamardTransform {
  public:
@@ -55,7 +55,8 @@ class HadamardTransform {
   }
 
   /// Rows of `a` lie far apart, so a long transform takes them in two passes of few rows each, as
-  /// H_b = (H_high (x) I) (I (x) H_low): first rows `low` apart, then `low` neighbours of every block.
+  /// H_b = (H_high (x) I) (I (x) H_low): first rows `low` apart, then `low` neighbours of every
+  /// block.
   void along_columns(HostContext& ctx, MatrixView<T> a) const {
     index_t low = b_;
     while (low > 32 && low * low > b_)
@@ -79,8 +80,9 @@ class HadamardTransform {
     }
   }
 
-  /// For every group: copies its rows row(group, 0 .. count - 1), strip by strip, times enter(row), to scratch
-  /// memory, calls stage(x [count, w], w, spare [count, w]) there, and writes them back times leave(row).
+  /// For every group: copies its rows row(group, 0 .. count - 1), strip by strip, times enter(row),
+  /// to scratch memory, calls stage(x [count, w], w, spare [count, w]) there, and writes them back
+  /// times leave(row).
   template <class Row, class Stage, class Enter, class Leave>
   void on_strips(HostContext& ctx, MatrixView<T> a, index_t groups, index_t count, Row row, Stage stage,
                  Enter enter, Leave leave) const {
@@ -117,11 +119,12 @@ class HadamardTransform {
       to[j] = by * from[j];
   }
 
-  /// Factor of entry i ahead of the butterflies: the orthonormal scaling, and the signs on the way there.
+  /// Factor of entry i ahead of the butterflies: the orthonormal scaling, and the signs on the way
+  /// there.
   T before(index_t i) const { return inverse_ ? factor_ : factor_ * signs_[i]; }
 
-  /// (I - 2/m 1 1^T) (x) sqrt(length) H_length on `width` vectors side by side: x [m length, width],
-  /// sums [length, width].
+  /// (I - 2/m 1 1^T) (x) sqrt(length) H_length on `width` vectors side by side: x [m length,
+  /// width], sums [length, width].
   void mix(T* x, index_t length, index_t width, T* sums) const {
     const index_t size = length * width;
     for (index_t block = 0; block < m_; ++block)
@@ -138,8 +141,8 @@ class HadamardTransform {
         x[block * size + e] -= sums[e];
   }
 
-  /// All butterflies between elements `step`, 2 step, ... size / 2 apart. From the widest down, so that the
-  /// later stages of a long vector find their part in the cache.
+  /// All butterflies between elements `step`, 2 step, ... size / 2 apart. From the widest down, so
+  /// that the later stages of a long vector find their part in the cache.
   static void hadamard(T* x, index_t step, index_t size) {
     if (size > cache_size && size >= 4 * step) {
       const index_t quarter = size / 4;
@@ -191,8 +194,8 @@ class HadamardTransform {
 
   static constexpr index_t edge = 8;
 
-  /// The stages within 8 neighbours, as sums of the rows of H_8: along a vector register there is nothing to
-  /// gain from butterflies.
+  /// The stages within 8 neighbours, as sums of the rows of H_8: along a vector register there is
+  /// nothing to gain from butterflies.
   static void lowest_stages(T* x) {
     static constexpr T rows[edge][edge] = {{1, 1, 1, 1, 1, 1, 1, 1},     {1, -1, 1, -1, 1, -1, 1, -1},
                                            {1, 1, -1, -1, 1, 1, -1, -1}, {1, -1, -1, 1, 1, -1, -1, 1},

@@ -7,8 +7,8 @@
 
 namespace sparsegrad::backend::host {
 
-/// A register's worth of numbers, by the vector extension of g++ and clang++: the compiler maps it to what the
-/// target has.
+/// A register's worth of numbers, by the vector extension of g++ and clang++: the compiler maps it
+/// to what the target has.
 template <class T>
 struct Lanes {
 #if defined(__AVX__)
@@ -103,7 +103,8 @@ inline void transpose_square(const T* from, index_t from_stride, T* to, index_t 
       std::memcpy(&x, p, sizeof x);
       return x;
     };
-    // Rows i and i + 4 share a register from the load on: what is left are four 4x4 blocks, two at a time.
+    // Rows i and i + 4 share a register from the load on: what is left are four 4x4 blocks, two at
+    // a time.
     for (index_t j = 0; j < 8; j += 4) {
       const auto rows = [&](index_t i) {
         const T* p = from + i * from_stride + j;

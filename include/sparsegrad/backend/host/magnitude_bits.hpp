@@ -9,7 +9,8 @@
 namespace sparsegrad::backend::host {
 
 /// |x| as a signed integer of the same order: 0 for both zeros, rising through the denormals and the normal
-/// numbers to `infinity`; the NaNs lie above. Tests on it hold under any floating-point mode of the compiler.
+/// numbers to `infinity`; the NaNs lie above. Tests on it hold under any floating-point mode of the
+/// compiler.
 template <class T>
 struct MagnitudeBits {
   static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>);

@@ -48,8 +48,8 @@ struct Sparse {
     });
   }
 
-  /// M.col(list[s]) += P.row(s), list[] without repeats: by tiles of P, transposed, so that both matrices come by full
-  /// cache lines of a row.
+  /// M.col(list[s]) += P.row(s), list[] without repeats: by tiles of P, transposed, so that both
+  /// matrices come by full cache lines of a row.
   template <class T>
   static void add_columns(HostContext& ctx, MatrixView<const T> p, const stored_index_t* list,
                           MatrixView<T> m) {
@@ -86,7 +86,8 @@ struct Sparse {
     });
   }
 
-  /// M.row(row[e]) += value[e] F.row(col[e]), row[] rising; the sums of a row run in the order of the entries.
+  /// M.row(row[e]) += value[e] F.row(col[e]), row[] rising; the sums of a row run in the order of
+  /// the entries.
   template <class T>
   static void expand_rows(HostContext& ctx, const stored_index_t* row, const stored_index_t* col,
                           const T* value, index_t k, MatrixView<const T> f, MatrixView<T> m) {
@@ -104,7 +105,8 @@ struct Sparse {
       });
       return;
     }
-    // Strips of columns: F's strip, packed without gaps, stays in the cache while all entries pass over it.
+    // Strips of columns: F's strip, packed without gaps, stays in the cache while all entries pass
+    // over it.
     const index_t strips = (m.cols + width - 1) / width;
     Scratch::Frame frame(ctx.scratch());
     T* memory = frame.take<T>(f.rows * width * ctx.threads());
@@ -146,8 +148,9 @@ struct Sparse {
       });
       return;
     }
-    // Blocks of tokens, transposed: the entries' sums run along contiguous pieces of two rows. A block of the smaller
-    // side stays in the cache, and of the wider side what is transposed is used at once, some columns at a time.
+    // Blocks of tokens, transposed: the entries' sums run along contiguous pieces of two rows. A
+    // block of the smaller side stays in the cache, and of the wider side what is transposed is
+    // used at once, some columns at a time.
     constexpr index_t tokens = 8 * Lanes<T>::count;
     const bool by_columns = b.cols > a.cols;
     const MatrixView<const T> outer = by_columns ? b : a;
@@ -239,7 +242,8 @@ struct Sparse {
   template <class T>
   static constexpr index_t strip_width = 128 / static_cast<index_t>(sizeof(T));
 
-  /// f(e, i, j) for the entries e of a support, index[e] = i cols + j, rising: a division a row, not one an entry.
+  /// f(e, i, j) for the entries e of a support, index[e] = i cols + j, rising: a division a row,
+  /// not one an entry.
   template <class F>
   static void each_place(const stored_index_t* index, index_t k, index_t cols, F&& f) {
     index_t i = 0;
@@ -262,7 +266,8 @@ struct Sparse {
       std::fill(to + j * stride + a.rows, to + (j + 1) * stride, T(0));
   }
 
-  /// Adds to y [strip_width] the products of all entries from e on that share a row; returns the next entry.
+  /// Adds to y [strip_width] the products of all entries from e on that share a row; returns the
+  /// next entry.
   template <class T>
   static index_t add_rows_of(index_t e, index_t k, const stored_index_t* row, const stored_index_t* col,
                              const T* value, const T* pack, T* y) {
@@ -310,7 +315,8 @@ struct Sparse {
     return e;
   }
 
-  /// sums[e] += x . (row at[e] of y), rows of 8 registers: x stays in them, and four sums are finished together.
+  /// sums[e] += x . (row at[e] of y), rows of 8 registers: x stays in them, and four sums are
+  /// finished together.
   template <class T>
   static void add_products(const T* x, const T* y, const stored_index_t* at, index_t count, T* sums) {
     constexpr index_t n = Lanes<T>::count;

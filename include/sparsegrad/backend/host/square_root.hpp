@@ -12,8 +12,8 @@
 
 namespace sparsegrad::backend::host {
 
-/// x[i] = sqrt(x[i]), correctly rounded. Written with vector instructions where there are such: std::sqrt may
-/// have to set errno, which keeps compilers from vectorising a loop over it.
+/// x[i] = sqrt(x[i]), correctly rounded. Written with vector instructions where there are such:
+/// std::sqrt may have to set errno, which keeps compilers from vectorising a loop over it.
 template <class T>
 void square_roots(T* x, index_t n) {
   index_t i = 0;

@@ -17,10 +17,11 @@ namespace sparsegrad::backend::host {
 
 /// The k largest of x[0, n) by |x|, exactly, ties by lowest index, |NaN| above Inf, -0 equal to 0.
 ///
-/// The usual case reads x once. A sample gives a threshold that slightly more than k entries reach; one
-/// pass collects these candidates; radix histograms over the candidates alone find the k-th largest key.
-/// Where the sample misleads (ties, sorted or clustered data) the pass stops early, and histograms over all
-/// keys, a few bits at a time, close in on the threshold until the candidates fit or only ties are left.
+/// The usual case reads x once. A sample gives a threshold that slightly more than k entries reach;
+/// one pass collects these candidates; radix histograms over the candidates alone find the k-th
+/// largest key. Where the sample misleads (ties, sorted or clustered data) the pass stops early,
+/// and histograms over all keys, a few bits at a time, close in on the threshold until the
+/// candidates fit or only ties are left.
 template <class T>
 class TopK {
  public:
@@ -181,7 +182,8 @@ class TopK {
     return {smallest, rank};
   }
 
-  /// Collects the entries whose key is at least `threshold`; false when they are fewer than k or do not fit.
+  /// Collects the entries whose key is at least `threshold`; false when they are fewer than k or do
+  /// not fit.
   bool collect(Key threshold) {
     ctx_.parallel_for(piece_count_, [&](index_t p) { collect_piece(pieces_[p], threshold); });
     found_ = 0;
@@ -219,8 +221,8 @@ class TopK {
     index_t i = piece.begin;
     piece.count = -1;
     while (i + block <= piece.end) {
-      // One byte an element, 1 where |x| reaches the threshold; then the words that are not all zeros; then
-      // their bytes. Only the last loop branches on data.
+      // One byte an element, 1 where |x| reaches the threshold; then the words that are not all
+      // zeros; then their bytes. Only the last loop branches on data.
       alignas(16) std::uint8_t reached[tile];
       std::int32_t hit[tile / block];
       const index_t length = std::min(tile, (piece.end - i) / block * block);
@@ -281,7 +283,8 @@ class TopK {
       value[e] = x_[index[e]];
   }
 
-  /// Histogram of the digit of `width` bits at `shift` over the keys that agree with `low` above it.
+  /// Histogram of the digit of `width` bits at `shift` over the keys that agree with `low` above
+  /// it.
   void count_digits(Key low, Key mask_above, int shift, int width) {
     ctx_.parallel_for(piece_count_, [&](index_t p) {
       // Neighbours count in different arrays: equal digits in a row would wait for each other.

@@ -37,7 +37,8 @@ struct AdamFactors {
         second(static_cast<T>(1 - all.beta2)),
         scale(static_cast<T>(all.grad_scale)) {}
 
-  /// Moves m and v by the gradient g; returns the update. `count` may be null: then the step is `now`.
+  /// Moves m and v by the gradient g; returns the update. `count` may be null: then the step is
+  /// `now`.
   SPARSEGRAD_HOST_DEVICE T update(T g, T& m, T& v, std::int32_t* count, const AdamStep<T>& now) const {
     const T x = g * scale;
     m += first * (x - m);

@@ -13,8 +13,8 @@ namespace sparsegrad::backend::portable {
 /// Bytes that a launch's parameters take at most: 4096 on every GPU and driver.
 inline constexpr std::size_t parameter_bytes = 4096;
 
-/// Block kernels of one type as one: their blocks stand one kernel after the other. A block finds out whose it is once,
-/// where there are several phases in which to use it.
+/// Block kernels of one type as one: their blocks stand one kernel after the other. A block finds
+/// out whose it is once, where there are several phases in which to use it.
 template <class K>
 struct Batch {
   static constexpr int threads = K::threads;
@@ -62,8 +62,8 @@ struct Batch {
   }
 };
 
-/// Runs `kernel(task)`, which has a member blocks(), for every task: as few launches as the size of their parameters
-/// allows.
+/// Runs `kernel(task)`, which has a member blocks(), for every task: as few launches as the size of
+/// their parameters allows.
 template <class System, class Task, class MakeKernel>
 void launch_batch(typename System::Context& ctx, std::span<const Task> tasks, const MakeKernel& kernel) {
   using K = decltype(kernel(tasks[0], std::size_t{0}));

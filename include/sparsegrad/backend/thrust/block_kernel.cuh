@@ -13,9 +13,9 @@ namespace sparsegrad::backend::portable {
 //     static constexpr int phases               every thread ends one before any begins the next
 //     struct Shared                             memory that a block's threads share, uninitialised
 //     template <int P> void phase(index_t block, int thread, Shared&) const
-// What a thread is to remember from phase to phase stands in Shared. The GPU runs it with a barrier after each
-// phase; the host runs the threads of a phase one after the other, which shows wrong indices and sums, though not
-// a missing atomic.
+// What a thread is to remember from phase to phase stands in Shared. The GPU runs it with a barrier
+// after each phase; the host runs the threads of a phase one after the other, which shows wrong
+// indices and sums, though not a missing atomic.
 
 /// Runs blocks [0, blocks) one after the other.
 template <class K>
@@ -51,8 +51,8 @@ __device__ void run_phases(const K& kernel, index_t block, typename K::Shared& s
   }
 }
 
-/// Internal linkage: two libraries that hold the same kernel do not meet. The kernel's data is read where the launch
-/// put it: a copy in every thread would cost more than many of them do.
+/// Internal linkage: two libraries that hold the same kernel do not meet. The kernel's data is read
+/// where the launch put it: a copy in every thread would cost more than many of them do.
 template <class K>
 static __global__ void __launch_bounds__(K::threads) block_kernel(const __grid_constant__ K kernel) {
   __shared__ typename K::Shared shared;

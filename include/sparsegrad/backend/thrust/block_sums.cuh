@@ -5,7 +5,8 @@
 
 namespace sparsegrad::backend::portable {
 
-/// Sums over a block's threads: what the threads before each one have, in three phases after sum[] is filled.
+/// Sums over a block's threads: what the threads before each one have, in three phases after sum[]
+/// is filled.
 template <class Sum>
 struct BlockSums {
   static constexpr int threads = 256;

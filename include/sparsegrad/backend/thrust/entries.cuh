@@ -34,8 +34,8 @@ struct PlaceAdded {
   }
 };
 
-/// Array `x` of the state with room opened at the added entries' places, written elsewhere. An old element moves up
-/// by the number of added entries below it.
+/// Array `x` of the state with room opened at the added entries' places, written elsewhere. An old
+/// element moves up by the number of added entries below it.
 template <class X>
 struct MoveHeld {
   const stored_index_t* index;

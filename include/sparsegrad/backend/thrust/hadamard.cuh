@@ -17,7 +17,8 @@ struct Vectors {
   SPARSEGRAD_HOST_DEVICE T& operator()(index_t v, index_t p) const { return data[v * between + p * along]; }
 };
 
-/// Numbers e in [0, vectors * parts) as (vector, part); neighbours in memory go to neighbouring threads.
+/// Numbers e in [0, vectors * parts) as (vector, part); neighbours in memory go to neighbouring
+/// threads.
 template <class F>
 struct ByVector {
   F f;
@@ -37,7 +38,8 @@ struct Sign {
   SPARSEGRAD_HOST_DEVICE void operator()(index_t v, index_t p) const { x(v, p) *= factor * signs[p]; }
 };
 
-/// `levels` levels of butterflies at once, from distance h on: 2^levels elements that stand h apart.
+/// `levels` levels of butterflies at once, from distance h on: 2^levels elements that stand h
+/// apart.
 template <class T, int levels>
 struct Butterflies {
   static constexpr int points = 1 << levels;

@@ -1,4 +1,5 @@
-// The contract's primitives but for the dense products and the eigenproblem, for a GPU or Thrust's host system.
+// The contract's primitives but for the dense products and the eigenproblem, for a GPU or Thrust's
+// host system.
 #pragma once
 
 #include <span>
@@ -15,8 +16,9 @@
 
 namespace sparsegrad::backend::portable {
 
-/// System says where: its `Context`, `policy(ctx)` of Thrust, `call(f)`, which calls f and makes of Thrust's exceptions the
-/// library's, `launch(ctx, blocks, kernel)` of a block kernel and `fetch(ctx, p)`, which waits for *p.
+/// System says where: its `Context`, `policy(ctx)` of Thrust, `call(f)`, which calls f and makes of
+/// Thrust's exceptions the library's, `launch(ctx, blocks, kernel)` of a block kernel and
+/// `fetch(ctx, p)`, which waits for *p.
 template <class System>
 struct Kernels {
   using Context = typename System::Context;
@@ -131,16 +133,18 @@ struct Kernels {
     Adam<System>::template run<T>(ctx, c, g, entry, k, m, v, count, d);
   }
 
-  /// A backend may do this in place of one copy to the host and back for every row: rows = x, each row times -1 where
-  /// `fix_signs` and its first entry as large as the largest (to 1e-5) is negative.
+  /// A backend may do this in place of one copy to the host and back for every row: rows = x, each
+  /// row times -1 where `fix_signs` and its first entry as large as the largest (to 1e-5) is
+  /// negative.
   template <class T>
   static void round_rows(Context& ctx, ConstMatrixView<double> x, bool fix_signs, MatrixView<T> rows) {
     if (rows.empty()) return;
     System::launch(ctx, rows.rows, RoundRow<T>{x, rows, rows.cols, fix_signs});
   }
 
-  /// P.row(b) = sum over the entries of column b (else row b) of D that are not 0: D(a, b) F.row(a) (D(b, a) F.row(a)). At
-  /// most `most_expanded` entries in a column (row), zeros included. For D of which few entries are not 0.
+  /// P.row(b) = sum over the entries of column b (else row b) of D that are not 0: D(a, b) F.row(a)
+  /// (D(b, a) F.row(a)). At most `most_expanded` entries in a column (row), zeros included. For D
+  /// of which few entries are not 0.
   static constexpr index_t most_expanded = ExpandNonzeros<float>::most;
   template <class T>
   static void expand_nonzeros(Context& ctx, ConstMatrixView<T> d, bool columns, ConstMatrixView<T> f,

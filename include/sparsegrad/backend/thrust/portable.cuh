@@ -25,7 +25,8 @@ struct Array2 {
   SPARSEGRAD_HOST_DEVICE T& operator()(index_t i, index_t j) const { return data[i * stride + j]; }
 };
 
-/// Calls f(e) for e in [0, n). F is a copyable function object with a const call operator for both sides.
+/// Calls f(e) for e in [0, n). F is a copyable function object with a const call operator for both
+/// sides.
 template <class System, class F>
 void for_each_index(typename System::Context& ctx, index_t n, const F& f) {
   if (n <= 0) return;
@@ -75,14 +76,15 @@ SPARSEGRAD_HOST_DEVICE inline void atomic_max(std::uint32_t* p, std::uint32_t x)
 #endif
 }
 
-/// A barrier follows and then one thread of the block counts the block as done (atomic_add): with this before, what the
-/// thread wrote to memory is seen by the block that finds itself the last.
+/// A barrier follows and then one thread of the block counts the block as done (atomic_add): with
+/// this before, what the thread wrote to memory is seen by the block that finds itself the last.
 SPARSEGRAD_HOST_DEVICE inline void publish() {
 #if defined(__CUDA_ARCH__)
   __threadfence();
 #endif
 }
-/// *p as other blocks of this launch have left it, past the caches that may hold what it was before.
+/// *p as other blocks of this launch have left it, past the caches that may hold what it was
+/// before.
 template <class T>
 SPARSEGRAD_HOST_DEVICE T load_published(const T* p) {
 #if defined(__CUDA_ARCH__)
@@ -92,7 +94,8 @@ SPARSEGRAD_HOST_DEVICE T load_published(const T* p) {
 #endif
 }
 
-/// a b, rounded by itself: never fused with a sum that follows, so that the host and the device get the same bits.
+/// a b, rounded by itself: never fused with a sum that follows, so that the host and the device get
+/// the same bits.
 SPARSEGRAD_HOST_DEVICE inline double rounded_product(double a, double b) {
 #if defined(__CUDA_ARCH__)
   return __dmul_rn(a, b);
@@ -102,8 +105,8 @@ SPARSEGRAD_HOST_DEVICE inline double rounded_product(double a, double b) {
 #endif
 }
 
-/// base^n for n >= 0 by squaring: the same bits on the host and the device, where pow's differ, and far fewer
-/// instructions than pow in double. Off by some n ulps.
+/// base^n for n >= 0 by squaring: the same bits on the host and the device, where pow's differ, and
+/// far fewer instructions than pow in double. Off by some n ulps.
 SPARSEGRAD_HOST_DEVICE inline double power(double base, std::int64_t n) {
   double result = 1;
   for (; n > 0; n /= 2) {

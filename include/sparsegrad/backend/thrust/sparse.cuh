@@ -71,8 +71,8 @@ SPARSEGRAD_HOST_DEVICE inline index_t lower_bound(const stored_index_t* list, in
   return first;
 }
 
-/// M(i, j) += sum of value[e] F(col[e], j) over the entries of row i, which stand together: no two threads write
-/// the same place, and the order of the sum is fixed.
+/// M(i, j) += sum of value[e] F(col[e], j) over the entries of row i, which stand together: no two
+/// threads write the same place, and the order of the sum is fixed.
 template <class T>
 struct ExpandEntry {
   const stored_index_t* row;
@@ -91,7 +91,8 @@ struct ExpandEntry {
   }
 };
 
-/// A block a group b (a row or a column of D): P.row(b) = sum of D(a, b) F.row(a) over the a where that is not 0, by rising a.
+/// A block a group b (a row or a column of D): P.row(b) = sum of D(a, b) F.row(a) over the a where
+/// that is not 0, by rising a.
 template <class T>
 struct ExpandNonzeros {
   using Sums = BlockSums<std::uint32_t>;

@@ -13,8 +13,8 @@
 
 namespace sparsegrad::backend::portable {
 
-/// What the two kernels below share: which entries a thread of a block has, and how it counts them. The threads before it
-/// have entries of lower positions.
+/// What the two kernels below share: which entries a thread of a block has, and how it counts them.
+/// The threads before it have entries of lower positions.
 template <class T>
 struct ChosenEntries {
   static constexpr int lanes = 16;  ///< threads of a tile
@@ -174,8 +174,8 @@ struct StartSelect {
   }
 };
 
-/// The contract's top_k and top_k_batched: six launches for float, nine for double, of as many arrays as the parameters
-/// of a launch hold.
+/// The contract's top_k and top_k_batched: six launches for float, nine for double, of as many
+/// arrays as the parameters of a launch hold.
 template <class System>
 struct TopK {
   using Context = typename System::Context;

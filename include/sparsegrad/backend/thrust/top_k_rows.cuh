@@ -5,8 +5,8 @@
 
 namespace sparsegrad::backend::portable {
 
-/// The others become 0. The same entries as top_k's of that row: the k-th key digit by digit, as there, then of those that
-/// have it the first in position.
+/// The others become 0. The same entries as top_k's of that row: the k-th key digit by digit, as
+/// there, then of those that have it the first in position.
 template <class T>
 struct KeepLargestOfRow {
   using Sums = BlockSums<std::uint32_t>;
@@ -96,7 +96,8 @@ struct KeepLargestOfRow {
     }
   }
 
-  /// A thread's entries stand together here, so that those before it are those of the threads before.
+  /// A thread's entries stand together here, so that those before it are those of the threads
+  /// before.
   template <int P>
   SPARSEGRAD_HOST_DEVICE void keep(index_t row, int thread, Shared& shared) const {
     const index_t each = (cols + threads - 1) / threads;

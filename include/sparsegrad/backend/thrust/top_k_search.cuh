@@ -12,12 +12,13 @@
 
 namespace sparsegrad::backend::portable {
 
-// The order is that of the pairs (key of |x|, falling position), all different, so that exactly k lie at or above
-// the k-th. The k-th key is found digit by digit from the top; the entries above it are chosen, and of those that have it
-// the first in position, which the ordered pass counts. Nothing on the way returns to the host. What follows from all
-// blocks of a launch (the digit, the sums of the tiles) the last of them to end works out, in place of a launch of its own.
-// Large arrays are read from memory twice: the pass of the second digit keeps aside the entries that can still be chosen
-// (a shortlist), and the passes after it read those alone.
+// The order is that of the pairs (key of |x|, falling position), all different, so that exactly k
+// lie at or above the k-th. The k-th key is found digit by digit from the top; the entries above it
+// are chosen, and of those that have it the first in position, which the ordered pass counts.
+// Nothing on the way returns to the host. What follows from all blocks of a launch (the digit, the
+// sums of the tiles) the last of them to end works out, in place of a launch of its own. Large
+// arrays are read from memory twice: the pass of the second digit keeps aside the entries that can
+// still be chosen (a shortlist), and the passes after it read those alone.
 
 /// Where the search stands. Chosen in the end: key > this key, and the first `need` with this key.
 struct SelectState {
@@ -42,8 +43,8 @@ struct Digit {
   }
 };
 
-/// Thread 0 of a block, after all its threads have published: whether all other blocks have ended. The last one sets the
-/// count back.
+/// Thread 0 of a block, after all its threads have published: whether all other blocks have ended.
+/// The last one sets the count back.
 SPARSEGRAD_HOST_DEVICE inline bool ends_last(SelectState* state, index_t blocks) {
   if (atomic_add(&state->done, 1) != static_cast<std::uint32_t>(blocks - 1)) return false;
   state->done = 0;
@@ -51,8 +52,9 @@ SPARSEGRAD_HOST_DEVICE inline bool ends_last(SelectState* state, index_t blocks)
   return true;
 }
 
-/// The entries of an array that can still be chosen, by tiles of the array and in order of position. A tile that has more
-/// of them than there is room for stands for itself, with all its entries.
+/// The entries of an array that can still be chosen, by tiles of the array and in order of
+/// position. A tile that has more of them than there is room for stands for itself, with all its
+/// entries.
 template <class T>
 struct Shortlist {
   static constexpr index_t tile = 512;
@@ -67,7 +69,8 @@ struct Shortlist {
   T* value;              ///< [tiles, room]
   std::uint16_t* place;  ///< [tiles, room]: in the tile
 
-  /// Worth it where a tile has few such entries: by k those that are chosen, and some more that share their digit.
+  /// Worth it where a tile has few such entries: by k those that are chosen, and some more that
+  /// share their digit.
   static bool pays(index_t n, index_t k) { return k <= n / (2 * room); }
 
   struct Tile {
@@ -116,9 +119,10 @@ struct Finds {
   }
 };
 
-/// Counts the entries that share the known digits by their next one; the last block then finds the digit of the k-th
-/// entry, and sets the counts to 0 for the next launch. With `keeps` it reads all of the array and makes the shortlist, if
-/// there is one, of what has the known digits or more; without, it reads what the shortlist has.
+/// Counts the entries that share the known digits by their next one; the last block then finds the
+/// digit of the k-th entry, and sets the counts to 0 for the next launch. With `keeps` it reads all
+/// of the array and makes the shortlist, if there is one, of what has the known digits or more;
+/// without, it reads what the shortlist has.
 template <class T, bool keeps>
 struct FindDigit {
   using Sums = BlockSums<std::uint32_t>;
