@@ -10,7 +10,7 @@ endif()
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
   list(APPEND sparsegrad_warning_flags -Wno-restrict)
   # Its AVX-512 intrinsics start from undefined vectors, which it then reports (GCC bug 105593).
-  list(APPEND sparsegrad_warning_flags -Wno-maybe-uninitialized)
+  list(APPEND sparsegrad_warning_flags -Wno-uninitialized -Wno-maybe-uninitialized)
 endif()
 
 if(SPARSEGRAD_WERROR)

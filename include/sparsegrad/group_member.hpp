@@ -149,25 +149,13 @@ struct GroupMember {
   }
 
   /// The finished core. At the first call in a step
-  ///   1. while bases are collected, dW [out, in] is reduced and goes to the accumulator: under NonFinite::raise one with
-  ///      NaN or Inf throws NonFiniteError, otherwise it is left out of the sums;
+  ///   1. while bases are collected, the gradient is handed over (see `hand_over`);
   ///   2. the core is made, and, unless dW was, reduced.
   /// Without a gradient it is 0, which is reduced as well, but collected only where other processes may have one.
   MatrixView<const C> finish(Context& ctx, const Rules& rules) {
-    const bool first = progress == Progress::gathering || progress == Progress::collected;
-    if (!first) return source->core(ctx);
-    if ((rules.reduce || sums != nullptr) && source->finished()) {
-      throw StateError("layer " + text() + " was finished (core, gradient, select) before it could be " +
-                       (rules.reduce ? "reduced" : "collected") + "; call the group's finish");
-    }
-    const bool collects = sums != nullptr && (has_gradient() || rules.reduce);
-    if (collects) {
-      if (rules.reduce && !reduced) rules.reduce(ctx, source->weight_gradient(ctx));
-      reduced = true;
-      source->add_to(ctx, *sums, rules.non_finite);
-    }
+    if (hand_over(ctx, rules)) return source->core(ctx);
     MatrixView<const C> core;
-    if (rules.reduce && !collects) {
+    if (rules.reduce) {
       const MatrixView<C> own = source->own_core(ctx);
       rules.reduce(ctx, own);
       core = own;
@@ -176,6 +164,24 @@ struct GroupMember {
     }
     progress = Progress::finished;
     return core;
+  }
+
+  /// While bases are collected: dW [out, in] is reduced and goes to the accumulator, once in a step. Under
+  /// NonFinite::raise one with NaN or Inf throws NonFiniteError, otherwise it does not enter the sums. Returns whether
+  /// the gradient of this step is complete: only its core may be missing.
+  bool hand_over(Context& ctx, const Rules& rules) {
+    const bool first = progress == Progress::gathering || progress == Progress::collected;
+    if (!first) return true;
+    if ((rules.reduce || sums != nullptr) && source->finished()) {
+      throw StateError("layer " + text() + " was finished (core, gradient, select) before it could be " +
+                       (rules.reduce ? "reduced" : "collected") + "; call the group's finish");
+    }
+    if (sums == nullptr || !(has_gradient() || rules.reduce)) return false;
+    if (rules.reduce && !reduced) rules.reduce(ctx, source->weight_gradient(ctx));
+    reduced = true;
+    source->add_to(ctx, *sums, rules.non_finite);
+    progress = Progress::finished;
+    return true;
   }
 
   /// Fills the sparse gradient. `need_norm`: also computes the squared norm of what is selected from.
@@ -227,9 +233,14 @@ struct GroupMember {
             step};
   }
 
-  /// Ends a step of which only the gradient is wanted.
+  /// Takes what a step is for of which only the gradient is wanted.
+  void finish_collecting(Context& ctx, const Rules& rules) {
+    if (source->selects() || !(has_gradient() || rules.reduce)) return;
+    if (!hand_over(ctx, rules)) finish(ctx, rules);
+  }
+  /// The same, and ends the member's step.
   void collect(Context& ctx, const Rules& rules) {
-    if (!source->selects() && (has_gradient() || rules.reduce)) finish(ctx, rules);
+    finish_collecting(ctx, rules);
     source->clear();
     reduced = false;
     progress = Progress::collected;

@@ -221,13 +221,24 @@ class SparseGradGroup {
   /// Finishes a step of which only the gradients are wanted: hands them to the accumulators, then forgets them. NaN and
   /// Inf: NonFiniteError under NonFinite::raise, else that layer's gradient is left out.
   void end_collecting_step(Context& ctx) {
-    for (Member& m : members_.all())
-      if (m.progress == Progress::gathering || m.progress == Progress::finished)
+    begin_warm_up(ctx);
+    for (Member& m : members_.all()) {
+      if (m.progress != Progress::gathering && m.progress != Progress::finished) continue;
+      // Gradients that take turns in one memory make room for each other; others stand until all are taken.
+      if (members_.rules().clears_selected) {
         m.collect(ctx, members_.rules());
+      } else {
+        m.finish_collecting(ctx, members_.rules());
+      }
+    }
     clear(ctx);
   }
   /// The same for layer i alone, whose gradient memory is free then; end_collecting_step(ctx) ends the step of all.
-  void end_collecting_step(Context& ctx, index_t i) { members_.at(i).collect(ctx, members_.rules()); }
+  void end_collecting_step(Context& ctx, index_t i) {
+    Member& m = members_.at(i);
+    begin_warm_up(ctx);
+    m.collect(ctx, members_.rules());
+  }
 
   /// Fits the bases from what was collected, sets them and rebases the optimizers; ends the collection. (Recipes that
   /// need no gradients want a `collect` as well, but no step after it.) Returns what the rebase of each layer did, zeros
@@ -269,6 +280,7 @@ class SparseGradGroup {
   SelectReport select(Context& ctx, index_t i, bool need_norm = false) {
     Member& m = members_.at(i);
     members_.require_one_selection(m);
+    begin_warm_up(ctx);
     if (!m.takes_part(members_.rules())) return {};
     if (m.optimizer == nullptr)
       members_.prepare(ctx, m);  // a step before the refresh that the collection is for
@@ -276,7 +288,11 @@ class SparseGradGroup {
   }
 
   /// The finished core of layer i, after `use_reduce`'s function.
-  MatrixView<const C> finish(Context& ctx, index_t i) { return members_.at(i).finish(ctx, members_.rules()); }
+  MatrixView<const C> finish(Context& ctx, index_t i) {
+    Member& m = members_.at(i);
+    begin_warm_up(ctx);
+    return m.finish(ctx, members_.rules());
+  }
 
   /// Sum of squares of all cores (of the values of sources that select by themselves) before grad_scale: for clipping
   /// over these and all other parameters of a model. Finishes the gradients. Then
@@ -284,7 +300,10 @@ class SparseGradGroup {
   ///     grad_scale = min(1, max_norm / sqrt(group.squared_norm(ctx) + that of the other parameters))
   ///
   /// Throws StateError for a layer that was selected without need_norm.
-  double squared_norm(Context& ctx) { return members_.squared_norm(ctx); }
+  double squared_norm(Context& ctx) {
+    begin_warm_up(ctx);
+    return members_.squared_norm(ctx);
+  }
 
   /// The step of all layers: select; check everything; then moments, weights, clear. A layer without a gradient since the
   /// last clear is left out, as if it were not in the group. When it throws, no weight and no optimizer state has changed;
@@ -405,13 +424,17 @@ class SparseGradGroup {
     m.given->set(dw);
   }
 
+  /// The warm-up's collection begins with the first gradient that is asked for; the sources have formed whole gradients
+  /// since they were added.
+  void begin_warm_up(Context& ctx) {
+    if (warming_up() && !collecting()) collection_ = members_.start_collection(ctx, options().recipe);
+  }
   GroupReport warm_up(Context& ctx) {
     GroupReport report;
     report.warming_up = true;
-    // The sources have formed whole gradients since they were added.
-    if (!collecting()) collection_ = members_.start_collection(ctx, members_.options().recipe);
+    begin_warm_up(ctx);
     for (const Member& m : members_.all())
-      report.without_gradient += m.takes_part(members_.rules()) ? 0 : 1;
+      report.without_gradient += m.takes_part(members_.rules()) || m.progress == Progress::collected ? 0 : 1;
     end_collecting_step(ctx);
     if (warmup_left_ > 1 && collection_->needs_gradients()) {
       --warmup_left_;

@@ -6,7 +6,7 @@ BasisRecipe make_recipe(const SparseOptions& options) {
   BasisRecipe recipe;
   recipe.scope = options.scope;
   recipe.normalize = options.normalize;
-  recipe.rules = [sides = options.sides](const std::string& kind) { return sides.rules(kind); };
+  recipe.sides = [sides = options.sides](const std::string& kind) { return sides.rules(kind); };
   return recipe;
 }
 
