@@ -227,6 +227,7 @@ struct GroupMember {
                        "gradient that the engine has reduced, and no use_reduce");
     }
   }
+  /// What an optimizer with a member `use_remainder` is given after the update of the weight.
   GradientRemainder<C, B> remainder(Context& ctx, const StepOptions& step) const {
     return {source->standing_gradient(),
             source->core(ctx),

@@ -90,6 +90,8 @@ class GroupMembers {
     }
   }
 
+  /// Gives member i a selector of its own. Throws StateError when the selector needs cores until the step and gradient
+  /// memory is shared, ValueError when another member has the same one.
   void use_selector(Context& ctx, index_t i, AnySelector<C, B> selector) {
     Member& m = at(i);
     if (selector.wants_commit() && shared_ != nullptr) {
@@ -220,6 +222,7 @@ class GroupMembers {
       if (m.optimizer != nullptr && m.optimizer->steps() == 0) m.forget_state();
     }
   }
+  /// Ends the collection of a member's gradients.
   void end_collection(Context& ctx, Member& m) {
     if (m.source->forms_weight_gradient()) m.source->form_weight_gradient(ctx, false);
     m.sums = nullptr;

@@ -196,9 +196,9 @@ TEST_CASE_TEMPLATE("fast math: top-k under each policy for NaN", B, backend::Ref
   core[123] = double_nan();
   SparseGradient<double, B> s(ctx, 20, 30, 5);
   const MatrixView<double> view(core.data(), 20, 30);
-  CHECK(contains(message_of([&] { TopK{5}(ctx, view, s); }), "holds NaN at row 4, column 3"));
-  CHECK(TopK{5}(ctx, view, s, NonFinite::skip).skipped);
-  CHECK_FALSE(TopK{5}(ctx, view, s, NonFinite::propagate).skipped);
+  CHECK(contains(message_of([&] { select_entries(ctx, TopK{5}, view, s); }), "holds NaN at row 4, column 3"));
+  CHECK(select_entries(ctx, TopK{5}, view, s, NonFinite::skip).skipped);
+  CHECK_FALSE(select_entries(ctx, TopK{5}, view, s, NonFinite::propagate).skipped);
   CHECK(s.count() == 5);
   CHECK(contains(message_of([] { TopK::fraction(double_nan(), 100); }), "density is"));
 }

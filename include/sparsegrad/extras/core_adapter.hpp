@@ -147,6 +147,7 @@ class CoreAdapter {
     require_apart("core");
     return gradient_.own_core(ctx);
   }
+  /// Forgets the gradient.
   void clear() { gradient_.clear(); }
 
   /// Delta <- (1 - decay) Delta + D, for training without a group. Throws ShapeError, ValueError
