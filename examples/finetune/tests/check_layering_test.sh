@@ -5,7 +5,7 @@ set -euo pipefail
 check=$(dirname "$0")/check_layering.sh
 tree=$(mktemp -d)
 trap 'rm -rf "$tree"' EXIT
-for folder in models/layers models/mlp models/encoder tokenizers data checkpoints training programs replication tests; do
+for folder in models/layers models/parameters models/mlp models/encoder tokenizers data checkpoints training programs replication tests; do
   mkdir -p "$tree/$folder"
 done
 cat > "$tree/models/layers/device.cuh" <<'CODE'
