@@ -60,8 +60,7 @@ void steps_without_allocation(int threads, const std::string& out_rule, const st
       group.end_collecting_step(ctx);
     } else {
       const double norm = std::sqrt(group.squared_norm(ctx));
-      group.step(ctx,
-                 {.learning_rate = 1e-3, .weight_decay = 0.1, .grad_scale = std::min(1.0, 1 / norm)});
+      group.step(ctx, {.learning_rate = 1e-3, .weight_decay = 0.1, .grad_scale = std::min(1.0, 1 / norm)});
     }
   };
 
@@ -78,6 +77,54 @@ void steps_without_allocation(int threads, const std::string& out_rule, const st
   CHECK(allocations == 0);
 }
 
+/// The same for weights of add_weight: contiguous and strided, [out, in] and [in, out], in float and in bfloat16.
+template <class B>
+void engine_steps_without_allocation(int threads, const std::string& out_rule, const std::string& in_rule) {
+  constexpr index_t out = 96;
+  constexpr index_t in = 70;
+  typename B::Context ctx(threads);
+  oracle::Random random(4);
+  GroupOptions options;
+  options.density = 0.02;
+  options.warmup_steps = 2;
+  options.optimizer.overflow = Overflow::evict_smallest;
+  options.recipe.sides = [&](const std::string&) {
+    return SideRecipes{parse_side_recipe(out_rule), parse_side_recipe(in_rule)};
+  };
+  SparseGradGroup<float, B> group(options);
+  std::vector<std::vector<float>> weights(4, std::vector<float>(static_cast<std::size_t>(out * in), 0.1F));
+  std::vector<float> gradient(static_cast<std::size_t>(out * (in + 2)));
+  std::vector<sparsegrad::bfloat16> low(gradient.size());
+  group.add_weight(ctx, MatrixView<float>(weights[0].data(), out, in), "up",
+                   {.gradient = MatrixView<const float>(gradient.data(), out, in)});
+  group.add_weight(ctx, MatrixView<float>(weights[1].data(), out, in), "up");
+  group.add_weight(ctx, MatrixView<float>(weights[2].data(), in, out), "up",
+                   {.layout = WeightLayout::in_out});
+  group.add_weight(ctx, MatrixView<float>(weights[3].data(), out, in), "up");
+  const auto step = [&] {
+    for (std::size_t e = 0; e < gradient.size(); ++e) {
+      gradient[e] = static_cast<float>(random.next());
+      low[e] = sparsegrad::bfloat16(gradient[e]);
+    }
+    group.set_gradient(1, MatrixView<const float>(gradient.data(), out, in, in + 2));
+    group.set_gradient(2, MatrixView<const float>(gradient.data(), in, out));
+    group.set_gradient(3, MatrixView<const sparsegrad::bfloat16>(low.data(), out, in));
+    if (group.warming_up()) return (void)group.step(ctx, {});
+    const double norm = std::sqrt(group.squared_norm(ctx));
+    group.step(ctx, {.learning_rate = 1e-3, .weight_decay = 0.1, .grad_scale = std::min(1.0, 1 / norm)});
+  };
+  step();
+  step();
+  CHECK_FALSE(group.warming_up());
+  group.reserve(ctx);
+  const test::AllocationMark mark;
+  for (int i = 0; i < 5; ++i)
+    step();
+  const auto allocations = mark.count();
+  INFO(B::name(), ", ", threads, " threads, out ", out_rule, ", in ", in_rule);
+  CHECK(allocations == 0);
+}
+
 }  // namespace
 
 TEST_CASE_TEMPLATE("no allocation in a step after reserve", B, backend::Cpu, backend::CpuBlas) {
@@ -86,6 +133,17 @@ TEST_CASE_TEMPLATE("no allocation in a step after reserve", B, backend::Cpu, bac
          {std::pair("full", "full"), std::pair("identity", "16"), std::pair("24", "identity"),
           std::pair("hadamard", "hadamard"), std::pair("hadamard", "full")}) {
       steps_without_allocation<B>(threads, out, in);
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("no allocation in a step with an engine's gradients after reserve", B, backend::Cpu,
+                   backend::CpuBlas) {
+  for (const int threads : {1, 2}) {
+    for (const auto& [out, in] : {std::pair("full", "full"), std::pair("identity", "16"),
+                                  std::pair("24", "identity"), std::pair("identity", "identity"),
+                                  std::pair("hadamard", "hadamard"), std::pair("hadamard", "full")}) {
+      engine_steps_without_allocation<B>(threads, out, in);
     }
   }
 }

@@ -260,6 +260,31 @@ TEST_CASE("a delta is set without touching W, and forward uses it; one with NaN 
         }) == "basis is 6x8, expected 8x6 (out x in of the layer)");
 }
 
+TEST_CASE("a delta belongs to its basis: another one is refused before anything is computed") {
+  B::Context ctx;
+  oracle::Random random(7);
+  const Matrix w = random.matrix(8, 6);
+  const auto basis =
+      TuckerBasis<double, B>::from_recipes(ctx, 8, 6, SideRecipe::random(3), SideRecipe::random(2));
+  CoreAdapter<double, B> adapter(ctx, view(w), nullptr, basis);
+  const Matrix x = random.matrix(2, 6);
+  const Matrix dy = random.matrix(2, 8);
+  Matrix y(2, 8);
+  const auto saved = adapter.forward(ctx, view(x), view(y));
+  adapter.gradient().set_basis(ctx, nullptr);
+  const Matrix before = y;
+  const char* text = ": the gradient has another basis than the delta; make an adapter for each basis";
+  CHECK(message_of([&] { adapter.forward(ctx, view(dy), view(y)); }) == std::string("forward") + text);
+  CHECK(message_of([&] { adapter.backward(ctx, view(dy), saved, {}, nullptr); }) ==
+        std::string("backward") + text);
+  CHECK(message_of([&] { adapter.core(ctx); }) == std::string("core") + text);
+  CHECK(y.data == before.data);
+  CHECK(adapter.delta().rows == 3);
+  adapter.gradient().set_basis(ctx, basis);
+  adapter.backward(ctx, view(dy), saved, {}, nullptr);
+  CHECK(adapter.core(ctx).size() == 6);
+}
+
 namespace {
 
 /// Three adapters over a model's weights, trained by a group.

@@ -60,7 +60,8 @@ using Gradient = SparseGradient<double, B>;
 void backward(Model& model, Sampled& layer, const Data& data, int first, int count) {
   const MatrixView<const double> x(data.x.data.data(), tokens, data.x.cols);
   const MatrixView<const double> dy(data.dy.data.data(), tokens, data.dy.cols);
-  layer.backward(model.ctx, dy.block(first, 0, count, dy.cols), x.block(first, 0, count, x.cols), {}, nullptr);
+  layer.backward(model.ctx, dy.block(first, 0, count, dy.cols), x.block(first, 0, count, x.cols), {},
+                 nullptr);
 }
 
 Gradient support_of(Model& model, std::size_t i) {

@@ -8,6 +8,9 @@
 #include <string>
 #include <vector>
 
+#include <sparsegrad/extras/error_feedback.hpp>
+#include <sparsegrad/extras/fixed_support.hpp>
+
 #include "support/group_model.hpp"
 
 using namespace sparsegrad;
@@ -42,16 +45,16 @@ struct Run {
       group.step(model.ctx, {.learning_rate = 0.05, .weight_decay = 0.1});
     }
   }
-  /// Deltas in place of weights where the layers are adapters.
-  Weights result() {
-    Weights all = model.weights;
-    for (const auto& layer : model.layers) {
-      if (!layer->keeps_delta()) continue;
-      const MatrixView<const double> delta = layer->delta();
-      all.emplace_back(delta.data, delta.data + delta.size());
+  /// Gives every layer a support in a basis of these ranks.
+  void fix_supports(const std::vector<stored_index_t>& at) {
+    for (index_t i = 0; i < 3; ++i) {
+      const index_t rows = i == 2 ? 6 : 8;
+      SparseGradient<double, B> support(model.ctx, rows, 4, static_cast<index_t>(at.size()));
+      support.assign(model.ctx, at, std::vector<double>(at.size()));
+      group.use_selector(model.ctx, i, FixedSupport<double, B>(model.ctx, support));
     }
-    return all;
   }
+  Weights result() const { return model.weights; }
 
   Model model;
   Group group;
@@ -74,8 +77,7 @@ std::vector<Case> cases() {
                    o.capacity_factor = 1;
                    o.optimizer.semantics = AdamSemantics::dense_core;
                  })});
-  all.push_back({"adapters", keeping(7), {.mode = UpdateMode::adapter}});
-  all.push_back({"tracked deltas, another workload", keeping(7), {.track_delta = true, .workload = {1, 1}}});
+  all.push_back({"another workload", keeping(7), {.workload = {1, 1}}});
   all.push_back({"error feedback", keeping(7), {}, true});
   all.push_back({"fixed supports", keeping(7), {}, false, true});
   return all;
@@ -85,11 +87,8 @@ std::vector<Case> cases() {
 io::SafetensorsFile saved(Run& first, Run& second, const Case& c) {
   first.refresh(MomentsPolicy::reset, 4);
   if (c.support) {
-    for (auto& layer : first.model.layers) {
-      SparseGradient<double, B> support(first.model.ctx, layer->basis()->rows(), layer->basis()->cols(), 3);
-      support.assign(first.model.ctx, std::vector<stored_index_t>{1, 5, 11}, std::vector<double>(3));
-      layer->set_support(first.model.ctx, support);
-    }
+    first.fix_supports({1, 5, 11});
+    second.fix_supports({0, 2});  // another one, which the saved one replaces
   }
   first.train(4);
   io::SafetensorsWriter writer;
@@ -115,15 +114,15 @@ TEST_CASE("group files: a group that was restored goes on bit by bit, over a ref
     CHECK_FALSE(file.contains("group.basis.2.out.factor"));
     for (std::size_t i = 0; i < 3; ++i) {
       CHECK(second.model.layers[i]->plan() == first.model.layers[i]->plan());
-      CHECK(second.model.layers[i]->has_fixed_support() == c.support);
+      CHECK(file.contains("group.layer." + std::to_string(i) + ".support") == c.support);
     }
     first.train(3);
     second.train(3);
     CHECK(first.result() == second.result());
-    if (first.model.layers[0]->keeps_delta()) continue;  // which excludes another basis
+    if (c.support) CHECK(first.group.gradient(0).count() == 3);
     for (Run* run : {&first, &second}) {
-      for (auto& layer : run->model.layers)
-        layer->set_support(run->model.ctx, {});
+      for (index_t i = 0; i < 3 && c.support; ++i)
+        run->group.use_selector(run->model.ctx, i, nullptr);
       run->refresh(MomentsPolicy::transport, 3);
       run->train(3);
     }
@@ -161,14 +160,14 @@ TEST_CASE("group files: what does not fit is refused, and the group stays as it 
     const auto now = second.group.state(second.model.ctx);
     for (std::size_t i = 0; i < 3; ++i) {
       CHECK(now.layers[i].basis == state.layers[i].basis);
-      CHECK(now.layers[i].adam.array("m") == state.layers[i].adam.array("m"));
-      CHECK(now.layers[i].adam.steps == 2);
+      CHECK(now.layers[i].optimizer.array("m") == state.layers[i].optimizer.array("m"));
+      CHECK(now.layers[i].optimizer.steps == 2);
     }
   };
 
   // The last layer's optimizer state has other options: the first layers must not have changed.
   auto bad = io::get_group_state<double, B>(second.model.ctx, file, "group.");
-  bad.layers[2].adam.number("beta1") = 0.5;
+  bad.layers[2].optimizer.number("beta1") = 0.5;
   CHECK(contains(message_of([&] { second.group.restore(second.model.ctx, bad); }),
                  "layer 2: the saved state was made with beta1 0.5"));
   unchanged();
@@ -177,11 +176,19 @@ TEST_CASE("group files: what does not fit is refused, and the group stays as it 
   CHECK(message_of([&] { second.group.restore(second.model.ctx, bad); }) ==
         "layer 2: the saved kind is 'up', expected 'down'");
   bad.layers[2].kind = "down";
-  bad.layers[2].residual.resize(3);
+  bad.layers[2].selector.values.resize(3);
   CHECK(contains(message_of([&] { second.group.restore(second.model.ctx, bad); }), "use_selector"));
-  bad.layers[2].residual.clear();
-  bad.layers[2].support = {4, 2};
+  bad.layers[2].selector.values.clear();
+  second.fix_supports({0, 2});
+  bad.layers[2].selector.positions = {4, 2};
   CHECK(contains(message_of([&] { second.group.restore(second.model.ctx, bad); }), "strictly rising"));
+  bad.layers[2].selector.positions = {4, 24};
+  CHECK(contains(message_of([&] { second.group.restore(second.model.ctx, bad); }), "in [0, 24)"));
+  bad.layers[2].selector.positions = {4, 7};
+  bad.layers[2].selector.values = {1};
+  CHECK(contains(message_of([&] { second.group.restore(second.model.ctx, bad); }), "positions alone"));
+  for (index_t i = 0; i < 3; ++i)
+    second.group.use_selector(second.model.ctx, i, nullptr);
   bad.layers.pop_back();
   CHECK(message_of([&] { second.group.restore(second.model.ctx, bad); }) ==
         "the saved state has 2 layers, expected 3");
@@ -198,24 +205,18 @@ TEST_CASE("group files: what does not fit is refused, and the group stays as it 
   Group wide(keeping(8));
   model.add_to(wide);
   CHECK(contains(message_of([&] { io::get(model.ctx, file, "group.", wide); }), "capacity"));
-  Run adapters({"", keeping(7), {.mode = UpdateMode::adapter}});
-  CHECK(contains(message_of([&] { io::get(adapters.model.ctx, file, "group.", adapters.group); }),
-                 "the saved state has no delta"));
-  adapters.train(1);
-  adapters.model.layers[1]->merge(adapters.model.ctx);
-  CHECK(contains(message_of([&] { (void)adapters.group.state(adapters.model.ctx); }), "merged"));
-
   // As files: saved and loaded by name, a text that is no plan, a basis that is not there yet.
   const std::string path = std::string(SPARSEGRAD_TEST_OUTPUT_DIR) + "/group.safetensors";
   io::save(first.model.ctx, path, first.group);
   io::load(second.model.ctx, path, second.group);
   CHECK(second.group.optimizer(0).steps() == 4);
-  const auto changed = [&](const std::function<void(std::string&)>& change) {
+  const auto changed = [&](const std::function<void(std::string&)>& change, bool with_delta = false) {
     io::SafetensorsWriter writer;
     for (auto [key, value] : file.metadata()) {
       if (key == "group.layer.1.plan") change(value);
       writer.metadata(key, value);
     }
+    if (with_delta) writer.metadata("group.layer.1.delta.type", "sparse_delta 1");
     for (const std::string& name : file.names()) {
       const io::Tensor tensor = file.find(name);
       writer.add(name, tensor.dtype, {tensor.shape.begin(), tensor.shape.end()}, tensor.bytes);
@@ -228,4 +229,6 @@ TEST_CASE("group files: what does not fit is refused, and the group stays as it 
   CHECK(changed([](std::string&) {}) == "nothing was thrown");
   CHECK(contains(changed([](std::string& plan) { plan = "both"; }),
                  "f: metadata 'group.layer.1.plan' is 'both', expected a plan as"));
+  // A group of adapters of version 0.1: their deltas belong to CoreAdapter now.
+  CHECK(contains(changed([](std::string&) {}, true), "a layer kept a delta, as adapters of version 0.1 did"));
 }

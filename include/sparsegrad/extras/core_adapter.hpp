@@ -63,16 +63,19 @@ class CoreAdapter {
   /// Over a weight that lives elsewhere: forward adds the adapter's term to y alone, backward adds
   /// its term to dX.
   CoreAdapter(Context& ctx, BasisPointer basis, CoreGradientOptions options = {})
-      : gradient_(ctx, basis->out_extent(), basis->in_extent(), options), cost_model_(options.cost_model) {
-    gradient_.set_basis(ctx, std::move(basis));
+      : gradient_(ctx, basis->out_extent(), basis->in_extent(), options),
+        cost_model_(options.cost_model),
+        basis_(std::move(basis)) {
+    gradient_.set_basis(ctx, basis_);
     delta_.resize(ctx, rows() * cols());
   }
   CoreAdapter(const CoreAdapter&) = delete;
   CoreAdapter& operator=(const CoreAdapter&) = delete;
 
   /// The adapter's basis.
-  const BasisPointer& basis() const { return gradient_.basis(); }
-  /// The gradient of the core, for a group.
+  const BasisPointer& basis() const { return basis_; }
+  /// Where the gradient is summed. Another basis than Delta's makes forward, backward and core throw
+  /// StateError.
   CoreGradient<T, B>& gradient() { return gradient_; }
   /// Delta [r, c], the trained matrix. Throws StateError while it is merged.
   MatrixView<C> delta() {
@@ -97,6 +100,7 @@ class CoreAdapter {
   /// y = x W^T + b + ((x U) Delta^T) V^T, as SparseGradLinear::forward; while merged without the
   /// last term. Without a weight of its own it adds the last term to y.
   SavedInput<T> forward(Context& ctx, ConstMatrixView<T> x, MatrixView<T> y, MatrixView<T> keep = {}) const {
+    require_own_basis("forward");
     require_shape("X", x.rows, x.cols, x.rows, gradient_.in_extent(), "tokens x in");
     require_shape("Y", y.rows, y.cols, x.rows, gradient_.out_extent(), "tokens x out");
     const SavedInput<T> saved = gradient_.save(ctx, x, keep);
@@ -125,6 +129,7 @@ class CoreAdapter {
   /// Throws as SparseGradLinear::backward.
   void backward(Context& ctx, ConstMatrixView<T> dy, const SavedInput<T>& saved, MatrixView<T> dx, C* db,
                 InputGradient mode = InputGradient::overwrite) {
+    require_own_basis("backward");
     if (!dx.empty()) require_shape("dX", dx.rows, dx.cols, dy.rows, gradient_.in_extent(), "tokens x in");
     gradient_.add_tokens(ctx, dy, saved);
     if (db != nullptr && dy.rows > 0) B::template column_sums<T>(ctx, dy, db);
@@ -145,6 +150,7 @@ class CoreAdapter {
   /// Delta that changed then could not be taken out of W again.
   MatrixView<C> core(Context& ctx) {
     require_apart("core");
+    require_own_basis("core");
     return gradient_.own_core(ctx);
   }
   /// Forgets the gradient.
@@ -205,6 +211,11 @@ class CoreAdapter {
     if (merged_)
       throw StateError(std::string(call) + ": the adapter is merged into the weight; unmerge it first");
   }
+  void require_own_basis(const char* call) const {
+    if (gradient_.basis() == basis_) return;
+    throw StateError(std::string(call) +
+                     ": the gradient has another basis than the delta; make an adapter for each basis");
+  }
   template <class Frame, class Side>
   static MatrixView<const T> projected(Context& ctx, Frame& frame, const Side& side, MatrixView<const T> x,
                                        index_t rank) {
@@ -252,6 +263,7 @@ class CoreAdapter {
 
   CoreGradient<T, B> gradient_;
   CostModel cost_model_;
+  BasisPointer basis_;          ///< Delta's
   MatrixView<const T> weight_;  ///< empty: it lives elsewhere
   WeightLayout layout_ = WeightLayout::out_in;
   const T* bias_ = nullptr;
