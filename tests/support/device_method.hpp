@@ -4,6 +4,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <optional>
@@ -11,9 +12,11 @@
 #include <span>
 #include <string>
 #include <type_traits>
+#include <variant>
 #include <vector>
 
 #include <sparsegrad/backend/reference.hpp>
+#include <sparsegrad/extras/core_adapter.hpp>
 #include <sparsegrad/extras/tensor.hpp>
 #include <sparsegrad/sparse_grad_group.hpp>
 
@@ -41,9 +44,21 @@ struct MethodResult {
   std::vector<Host<T>> outputs;                ///< y, dX and db of the last step
 };
 
-/// Two layers [12, 8]: three collecting steps, the fit, four steps, a refresh with transported moments, two steps.
+/// grad_scale, made smaller where the cores' norm would be above max_norm with it.
+template <class Context, class Group>
+double clipped_scale(Context& ctx, Group& group, double grad_scale, double max_norm) {
+  return std::min(grad_scale, max_norm / std::sqrt(group.squared_norm(ctx)));
+}
+
+inline bool needs_gradients(const SideRecipe& side) {
+  return std::holds_alternative<SideRecipe::Hosvd>(side.choice());
+}
+
+/// Two matrices [12, 8]: three collecting steps, the fit, four steps, a refresh with transported moments, two steps. They
+/// are layers, or, with `given`, weights whose gradients are given, the second's in the other layout; the three steps are
+/// then the group's own warm-up.
 template <class B, class T>
-MethodResult<T> run_method(const MethodCase& c) {
+MethodResult<T> run_method(const MethodCase& c, bool given = false) {
   constexpr index_t out = 12;
   constexpr index_t in = 8;
   constexpr index_t tokens = 7;
@@ -58,24 +73,41 @@ MethodResult<T> run_method(const MethodCase& c) {
   options.capacity_factor = c.capacity_factor;
   options.optimizer.semantics = c.semantics;
   options.optimizer.overflow = c.overflow;
+  options.recipe.scope = c.scope;
+  options.recipe.sides = [&](const std::string&) { return SideRecipes{c.out, c.in}; };
+  options.warmup_steps = given ? 3 : 0;
   SparseGradGroup<T, B> group(options);
   for (int i = 0; i < 2; ++i) {
     weights.push_back(to_device<B>(ctx, normal<T>(random, out * in)));
     biases.push_back(to_device<B>(ctx, normal<T>(random, out)));
   }
   for (std::size_t i = 0; i < 2; ++i) {
-    LinearOptions linear;
-    linear.layout = c.layout;
-    layers.push_back(std::make_unique<SparseGradLinear<T, B>>(
-        ctx, weights[i].matrix(out_in ? out : in, out_in ? in : out), biases[i].data(), linear));
+    const MatrixView<T> weight = weights[i].matrix(out_in ? out : in, out_in ? in : out);
+    if (given) {
+      group.add_weight(ctx, weight, "up", {.layout = c.layout});
+      continue;
+    }
+    layers.push_back(
+        std::make_unique<SparseGradLinear<T, B>>(ctx, weight, biases[i].data(), LinearOptions{c.layout}));
     group.add(ctx, *layers[i], "up");
   }
-  BasisRecipe recipe;
-  recipe.scope = c.scope;
-  recipe.rules = [&](const std::string&) { return SideRecipes{c.out, c.in}; };
 
   MethodResult<T> result;
+  std::vector<Buffer<T, B>> gradients(2);
+  const auto give = [&](index_t i) {
+    const WeightLayout other = out_in ? WeightLayout::in_out : WeightLayout::out_in;
+    const bool rows_out = (i == 0 ? c.layout : other) == WeightLayout::out_in;
+    Buffer<T, B>& dw = gradients[static_cast<std::size_t>(i)];
+    dw = to_device<B>(ctx, normal<T>(random, out * in));
+    const MatrixView<const T> view = dw.matrix(rows_out ? out : in, rows_out ? in : out);
+    if (i == 0) return group.set_gradient(i, view);
+    group.set_gradient(i, view, other);
+  };
   const auto pass = [&] {
+    if (given) {
+      give(0);
+      give(1);
+    }
     result.outputs.clear();
     for (auto& layer : layers) {
       const Buffer<T, B> x = to_device<B>(ctx, normal<T>(random, tokens * in));
@@ -92,7 +124,15 @@ MethodResult<T> run_method(const MethodCase& c) {
     }
   };
   const auto collect = [&](int steps, MomentsPolicy moments) {
-    group.collect(ctx, recipe);
+    if (group.warming_up()) {
+      for (int s = 0; s < steps; ++s) {
+        pass();
+        // A recipe that needs no gradients ends the warm-up with its first step.
+        CHECK(group.step(ctx, {}).warming_up == (s == 0 || needs_gradients(c.out) || needs_gradients(c.in)));
+      }
+      return;
+    }
+    group.collect(ctx, options.recipe);
     for (int s = 0; s < steps; ++s) {
       pass();
       group.end_collecting_step(ctx);
@@ -102,8 +142,9 @@ MethodResult<T> run_method(const MethodCase& c) {
   const auto train = [&](int steps) {
     for (int s = 0; s < steps; ++s) {
       pass();
-      pass();  // gradients of two micro-batches add up
-      group.step(ctx, {.learning_rate = 1e-2, .weight_decay = 0.1, .grad_scale = 0.5, .clip_norm = 1.0});
+      pass();  // gradients of two micro-batches add up; a given one takes the place of the one before
+      group.step(
+          ctx, {.learning_rate = 1e-2, .weight_decay = 0.1, .grad_scale = clipped_scale(ctx, group, 0.5, 1)});
     }
   };
   collect(3, MomentsPolicy::reset);
@@ -184,20 +225,24 @@ inline std::vector<MethodCase> method_cases() {
 
 TEST_CASE("the method equals the reference's, support for support") {
   // In double: the bases' signs are free, and what the method makes of them does not depend on them.
-  for (const MethodCase& c : method_cases()) {
-    CAPTURE(std::string(c.name));
-    const MethodResult<double> expected = run_method<backend::Reference, double>(c);
-    const MethodResult<double> found = run_method<DeviceBackend, double>(c);
-    CHECK(found.supports == expected.supports);
-    const auto near = [](const std::vector<Host<double>>& a, const std::vector<Host<double>>& b) {
-      double worst = 0;
-      for (std::size_t i = 0; i < a.size(); ++i)
-        for (std::size_t e = 0; e < a[i].size(); ++e)
-          worst = std::max(worst, std::abs(a[i][e] - b[i][e]));
-      return worst;
-    };
-    CHECK(near(found.weights, expected.weights) < 1e-9);
-    CHECK(near(found.outputs, expected.outputs) < 1e-8);
+  for (const bool given : {false, true}) {
+    for (const MethodCase& c : method_cases()) {
+      CAPTURE(std::string(c.name));
+      CAPTURE(given);
+      const MethodResult<double> expected = run_method<backend::Reference, double>(c, given);
+      const MethodResult<double> found = run_method<DeviceBackend, double>(c, given);
+      CHECK(found.supports == expected.supports);
+      const auto near = [](const std::vector<Host<double>>& a, const std::vector<Host<double>>& b) {
+        double worst = 0;
+        for (std::size_t i = 0; i < a.size(); ++i)
+          for (std::size_t e = 0; e < a[i].size(); ++e)
+            worst = std::max(worst, std::abs(a[i][e] - b[i][e]));
+        return worst;
+      };
+      CHECK(near(found.weights, expected.weights) < 1e-9);
+      REQUIRE(found.outputs.size() == (given ? 0 : 6));
+      CHECK(near(found.outputs, expected.outputs) < 1e-8);
+    }
   }
 }
 
@@ -213,28 +258,39 @@ TEST_CASE("in float the method stays near the reference's") {
   }
 }
 
-/// Layers of two kinds, all of whose step can be taken together.
+/// Who makes the gradients of a group: its layers, or the engine.
+enum class Source { layers, given };
+
+/// Matrices of two kinds, whose whole step can be taken together. Given gradients are set in each step, in either layout,
+/// or stand.
 struct ManyLayers {
   using B = DeviceBackend;
+  static constexpr std::size_t count = 6;
 
-  explicit ManyLayers(std::optional<double> capacity_factor = 0, NonFinite non_finite = NonFinite::raise)
+  explicit ManyLayers(std::optional<double> capacity_factor = 0, NonFinite non_finite = NonFinite::raise,
+                      Source source = Source::layers)
       : random(11) {
     GroupOptions options;
     options.density = 0.2;
     options.capacity_factor = capacity_factor;
     options.non_finite = non_finite;
     group = std::make_unique<SparseGradGroup<double, B>>(options);
-    for (int i = 0; i < 6; ++i) {
-      const index_t out = i % 2 == 0 ? 9 : 5;
-      const index_t in = 14 - out;
-      weights.push_back(to_device<B>(ctx, normal<double>(random, out * in)));
-      layers.push_back(
-          std::make_unique<SparseGradLinear<double, B>>(ctx, weights.back().matrix(out, in), nullptr));
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::string kind = i % 2 == 0 ? "up" : "down";
+      weights.push_back(to_device<B>(ctx, normal<double>(random, out(i) * in(i))));
+      memory.emplace_back(ctx, out(i) * in(i));
+      const MatrixView<double> weight = weights.back().matrix(out(i), in(i));
+      if (source == Source::layers) {
+        layers.push_back(std::make_unique<SparseGradLinear<double, B>>(ctx, weight, nullptr));
+        group->add(ctx, *layers.back(), kind);
+      } else if (stands(i)) {
+        group->add_weight(ctx, weight, kind, {.gradient = memory.back().matrix(out(i), in(i))});
+      } else {
+        group->add_weight(ctx, weight, kind);
+      }
     }
-    for (std::size_t i = 0; i < layers.size(); ++i)
-      group->add(ctx, *layers[i], i % 2 == 0 ? "up" : "down");
     BasisRecipe recipe;
-    recipe.rules = [](const std::string& kind) {
+    recipe.sides = [](const std::string& kind) {
       if (kind == "up") return SideRecipes{SideRecipe::identity(), SideRecipe::hosvd(3)};
       return SideRecipes{};
     };
@@ -243,14 +299,39 @@ struct ManyLayers {
     group->end_collecting_step(ctx);
     group->refresh(ctx);
   }
+  static index_t out(std::size_t i) { return i % 2 == 0 ? 9 : 5; }
+  static index_t in(std::size_t i) { return 14 - out(i); }
+  static bool is_turned(std::size_t i) { return i % 3 == 1; }
+  static bool stands(std::size_t i) { return i % 3 == 2; }
+
   void gradients(index_t poisoned = -1) {
-    for (std::size_t i = 0; i < layers.size(); ++i) {
-      const index_t out = layers[i]->out_extent();
-      const index_t in = layers[i]->in_extent();
-      Host<double> g = normal<double>(random, out * in);
+    write_gradients(poisoned);
+    give_gradients();
+  }
+  /// The engine's part: dW in device memory.
+  void write_gradients(index_t poisoned = -1) {
+    for (std::size_t i = 0; i < count; ++i) {
+      Host<double> g = normal<double>(random, out(i) * in(i));
       if (static_cast<index_t>(i) == poisoned) g[8] = std::nan("");
-      const Buffer<double, B> dw = to_device<B>(ctx, g);
-      layers[i]->add_gradient(ctx, dw.matrix(out, in));
+      if (layers.empty() && is_turned(i)) {
+        const Host<double> stored = g;
+        for (std::size_t e = 0; e < g.size(); ++e) {
+          const auto rows = static_cast<std::size_t>(out(i));
+          g[e] = stored[e % rows * static_cast<std::size_t>(in(i)) + e / rows];
+        }
+      }
+      B::upload<double>(ctx, g.data(), memory[i].data(), memory[i].size());
+    }
+  }
+  void give_gradients() {
+    for (std::size_t i = 0; i < count; ++i) {
+      if (!layers.empty()) {
+        layers[i]->add_gradient(ctx, memory[i].matrix(out(i), in(i)));
+      } else if (is_turned(i)) {
+        group->set_gradient(static_cast<index_t>(i), memory[i].matrix(in(i), out(i)), WeightLayout::in_out);
+      } else if (!stands(i)) {
+        group->set_gradient(static_cast<index_t>(i), memory[i].matrix(out(i), in(i)));
+      }
     }
   }
   Host<double> all_weights() {
@@ -264,8 +345,8 @@ struct ManyLayers {
 
   std::mt19937_64 random;
   B::Context ctx;
-  std::vector<Buffer<double, B>> weights;
-  std::vector<std::unique_ptr<SparseGradLinear<double, B>>> layers;
+  std::vector<Buffer<double, B>> weights, memory;
+  std::vector<std::unique_ptr<SparseGradLinear<double, B>>> layers;  ///< empty: gradients are given
   std::unique_ptr<SparseGradGroup<double, B>> group;
 };
 
@@ -273,13 +354,14 @@ TEST_CASE("layers that step together do what they do one after the other") {
   // A selection of the caller's own is made layer by layer; eviction's compact state steps by itself.
   ManyLayers together;
   ManyLayers apart(1.5);
-  apart.group->use_selector([](DeviceBackend::Context& ctx, MatrixView<double> core,
-                               SparseGradient<double, DeviceBackend>& s,
-                               NonFinite policy) { return TopK{s.capacity()}(ctx, core, s, policy); });
+  apart.group->use_selector(
+      [](DeviceBackend::Context& ctx, MatrixView<const double> core,
+         SparseGradient<double, DeviceBackend>& s) { return TopK{s.capacity()}(ctx, core, s); });
   for (int s = 0; s < 5; ++s) {
     for (ManyLayers* m : {&together, &apart}) {
       m->gradients();
-      m->group->step(m->ctx, {.learning_rate = 1e-2, .weight_decay = 0.1, .clip_norm = s == 3 ? 1.0 : 0.0});
+      const double scale = s == 3 ? clipped_scale(m->ctx, *m->group, 1, 1) : 1;
+      m->group->step(m->ctx, {.learning_rate = 1e-2, .weight_decay = 0.1, .grad_scale = scale});
     }
     for (index_t i = 0; i < together.group->size(); ++i) {
       const auto& a = together.group->gradient(i);
@@ -292,6 +374,33 @@ TEST_CASE("layers that step together do what they do one after the other") {
   const Host<double> expected = apart.all_weights();
   for (std::size_t e = 0; e < found.size(); ++e)
     CHECK(found[e] == doctest::Approx(expected[e]).epsilon(1e-12));
+}
+
+TEST_CASE("weights whose gradients are given step as layers do, none of which is copied") {
+  for (const std::optional<double> capacity : {std::optional<double>(0), std::optional<double>(1.5)}) {
+    ManyLayers layers(capacity);
+    ManyLayers given(capacity, NonFinite::raise, Source::given);
+    CHECK(given.all_weights() == layers.all_weights());
+    for (int s = 0; s < 5; ++s) {
+      for (ManyLayers* m : {&layers, &given}) {
+        m->gradients();
+        const double scale = s == 3 ? clipped_scale(m->ctx, *m->group, 1, 1) : 1;
+        const GroupReport report =
+            m->group->step(m->ctx, {.learning_rate = 1e-2, .weight_decay = 0.1, .grad_scale = scale});
+        CHECK(report.without_gradient == 0);
+      }
+      for (index_t i = 0; i < 6; ++i) {
+        const auto& a = layers.group->gradient(i);
+        const auto& b = given.group->gradient(i);
+        REQUIRE(to_host<DeviceBackend>(layers.ctx, a.indices(), a.count()) ==
+                to_host<DeviceBackend>(given.ctx, b.indices(), b.count()));
+      }
+    }
+    const Host<double> expected = layers.all_weights();
+    const Host<double> found = given.all_weights();
+    for (std::size_t e = 0; e < found.size(); ++e)
+      CHECK(found[e] == doctest::Approx(expected[e]).epsilon(1e-12));
+  }
 }
 
 TEST_CASE("NaN in one of many layers with compact states: all stays as it was, or the step is skipped") {
@@ -326,8 +435,13 @@ TEST_CASE("the dense state is the default, with which no step waits to learn of 
 
 TEST_CASE("NaN in one of many layers, raise: the step and those after it change nothing, and check throws") {
   const GroupStep step{.learning_rate = 1e-2, .weight_decay = 0.1};
-  ManyLayers m(0, NonFinite::raise);
-  ManyLayers plain(0, NonFinite::raise);
+  Source source = Source::layers;
+  SUBCASE("layers") {}
+  SUBCASE("given") {
+    source = Source::given;
+  }
+  ManyLayers m(0, NonFinite::raise, source);
+  ManyLayers plain(0, NonFinite::raise, source);
   for (ManyLayers* each : {&m, &plain}) {
     each->gradients();
     each->group->step(each->ctx, step);
@@ -393,9 +507,14 @@ TEST_CASE("a raised flag stops a captured or unchecked step until the host has t
 
 TEST_CASE("NaN in one of many layers, that step alone is skipped and not counted") {
   const GroupStep step{.learning_rate = 1e-2, .weight_decay = 0.1};
+  Source source = Source::layers;
+  SUBCASE("layers") {}
+  SUBCASE("given") {
+    source = Source::given;
+  }
   for (const bool on_device : {false, true}) {
-    ManyLayers m(0, NonFinite::skip);
-    ManyLayers plain(0, NonFinite::skip);
+    ManyLayers m(0, NonFinite::skip, source);
+    ManyLayers plain(0, NonFinite::skip, source);
     if (on_device) m.group->count_on_device(m.ctx);
     for (int s = 0; s < 4; ++s) {
       if (s == 1 || s == 2) {
@@ -469,6 +588,62 @@ TEST_CASE("NaN in a gradient: raise says where, and nothing has changed") {
   }
   CHECK(text.find("row 1, column 3") != std::string::npos);
   CHECK(to_host<B>(ctx, weight.data(), 12) == Host<float>(12, 1.0F));
+}
+
+/// Delta, y and dX of an adapter after three steps in a group, merged at the end.
+template <class B>
+Host<double> train_adapter(bool owns_weight) {
+  constexpr index_t out = 10;
+  constexpr index_t in = 8;
+  constexpr index_t tokens = 7;
+  std::mt19937_64 random(19);
+  typename B::Context ctx;
+  backend::Reference::Context host(1);
+  using HostSide = BasisSide<double, backend::Reference>;
+  const auto basis = TuckerBasis<double, backend::Reference>::from_sides(HostSide::random(host, out, 4, 1),
+                                                                         HostSide::random(host, in, in, 2));
+  Buffer<double, B> weight = to_device<B>(ctx, normal<double>(random, out * in));
+  const Buffer<double, B> bias = to_device<B>(ctx, normal<double>(random, out));
+  const auto moved = basis->template to<B>(host, ctx);
+  const auto adapter =
+      owns_weight ? std::make_unique<CoreAdapter<double, B>>(ctx, weight.matrix(out, in), bias.data(), moved)
+                  : std::make_unique<CoreAdapter<double, B>>(ctx, moved);
+  GroupOptions options;
+  options.entries = 12;
+  SparseGradGroup<double, B> group(options);
+  const index_t number = group.add_weight(ctx, adapter->delta(), "adapter");
+  Buffer<double, B> y(ctx, tokens * out);
+  Buffer<double, B> dx(ctx, tokens * in);
+  for (int s = 0; s < 3; ++s) {
+    const Buffer<double, B> x = to_device<B>(ctx, normal<double>(random, tokens * in));
+    const Buffer<double, B> dy = to_device<B>(ctx, normal<double>(random, tokens * out));
+    Buffer<double, B> db(ctx, out);
+    const auto saved = adapter->forward(ctx, x.matrix(tokens, in), y.matrix(tokens, out));
+    adapter->backward(ctx, dy.matrix(tokens, out), saved, dx.matrix(tokens, in), db.data(),
+                      owns_weight ? InputGradient::overwrite : InputGradient::add);
+    group.set_gradient(number, adapter->core(ctx));
+    group.step(ctx, {.learning_rate = 1e-2});
+    adapter->clear();
+  }
+  const MatrixView<const double> delta = adapter->delta();
+  Host<double> all = to_host<B>(ctx, delta.data, delta.size());
+  adapter->merge(ctx, weight.matrix(out, in));
+  for (const Buffer<double, B>* b : {&y, &dx, &weight}) {
+    const Host<double> part = to_host<B>(ctx, b->data(), b->size());
+    all.insert(all.end(), part.begin(), part.end());
+  }
+  return all;
+}
+
+TEST_CASE("an adapter trained in a group equals the reference's") {
+  for (const bool owns_weight : {true, false}) {
+    const Host<double> found = train_adapter<DeviceBackend>(owns_weight);
+    const Host<double> expected = train_adapter<backend::Reference>(owns_weight);
+    REQUIRE(found.size() == expected.size());
+    CHECK(std::count(expected.begin(), expected.begin() + 4 * 8, 0.0) < 20);  // Delta has learnt
+    for (std::size_t e = 0; e < found.size(); ++e)
+      CHECK(found[e] == doctest::Approx(expected[e]).epsilon(1e-11));
+  }
 }
 
 TEST_CASE("unfold, fold, mode products and reconstruction of a stack") {
