@@ -1,14 +1,16 @@
-// After a warm-up the entries that matter are known. With a fixed support only the gradient at these is computed, by a
-// sampled product, and the layer has no memory for a dense gradient any more.
+// After a while the entries that matter are known. With a fixed support only the gradient at these is computed, by
+// sampled products, and the layer has no memory for a dense gradient any more.
+//
+// (Where the dense core costs nothing, as with an engine's own dW, the selector FixedSupport does the same.)
 //
 // g++ -std=c++20 -O2 -I include -isystem /usr/include/eigen3 examples/09_fixed_support.cpp -o fixed_support
-#include <sparsegrad/backend/cpu.hpp>
-#include <sparsegrad/sparse_adam.hpp>
-#include <sparsegrad/sparse_grad_linear.hpp>
+#include <sparsegrad/extras/sampled_gradient.hpp>
+#include <sparsegrad/sparsegrad.hpp>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -27,68 +29,70 @@ int main() {
       for (int t = 0; t < tokens; ++t)
         target[t * out + o] += weight * x[t * in + i];
     }
-
-  SparseGradLinear<float> layer(ctx, {w.data(), out, in}, nullptr);
-  layer.set_basis(
-      ctx, TuckerBasis<float>::from_recipes(ctx, out, in, SideRecipe::identity(), SideRecipe::random()));
-  SparseAdam<float> adam(ctx, out, in);
-  SparseGradient<float> s(ctx, out, in, k), d(ctx, out, in, k);
-  double loss = 0;
-  const auto forward_and_backward = [&] {
-    const auto saved = layer.forward(ctx, {x.data(), tokens, in}, {y.data(), tokens, out});
-    loss = 0;
+  const MatrixView<const float> X(x.data(), tokens, in), dY(dy.data(), tokens, out);
+  const MatrixView<float> Y(y.data(), tokens, out);
+  const auto loss_and_dy = [&] {
+    double loss = 0;
     for (int i = 0; i < tokens * out; ++i) {
       dy[i] = (y[i] - target[i]) / tokens;
       loss += 0.5 * tokens * dy[i] * dy[i];
     }
-    layer.backward(ctx, {dy.data(), tokens, out}, saved, {}, nullptr);
-  };
-  const auto step = [&] {
-    forward_and_backward();
-    layer.select(ctx, TopK{k}, s);  // with a fixed support the selector is not asked
-    adam.step(ctx, s, {.learning_rate = 0.01}, d);
-    layer.apply(ctx, d);
-    layer.clear(ctx);
+    return loss;
   };
 
-  // Warm-up: count how often each entry is among the k largest.
+  // Ten steps with top-k count how often each entry is among the k largest.
+  SparseGradLinear<float> layer(ctx, {w.data(), out, in}, nullptr);
+  SparseGradGroup<float> group({.entries = k, .capacity_factor = 0});
+  group.add(ctx, layer, "up");
+  group.set_basis(
+      ctx, 0, TuckerBasis<float>::from_recipes(ctx, out, in, SideRecipe::identity(), SideRecipe::random()));
   std::vector<int> times(out * in);
+  double loss = 0;
   for (int n = 0; n < 10; ++n) {
-    step();
-    for (index_t e = 0; e < s.count(); ++e)
-      ++times[s.indices()[e]];
+    const auto saved = layer.forward(ctx, X, Y);
+    loss = loss_and_dy();
+    layer.backward(ctx, dY, saved, {}, nullptr);
+    group.step(ctx, {.learning_rate = 0.01});
+    for (index_t e = 0; e < k; ++e)
+      ++times[group.gradient(0).indices()[e]];
   }
-  std::printf("after the warm-up    loss %.2f, %d bytes for gradients\n", loss,
+  std::printf("top-k           loss %.2f, %5d bytes for gradients\n", loss,
               static_cast<int>(layer.gradient_bytes()));
 
-  // The k entries that were chosen most often, at rising positions.
+  // The k that were chosen most often, at rising positions.
   std::vector<stored_index_t> positions(out * in);
-  for (int e = 0; e < out * in; ++e)
-    positions[e] = e;
+  std::iota(positions.begin(), positions.end(), 0);
   std::stable_sort(positions.begin(), positions.end(), [&](int a, int b) { return times[a] > times[b]; });
   positions.resize(k);
   std::sort(positions.begin(), positions.end());
   SparseGradient<float> support(ctx, out, in, k);
   support.assign(ctx, positions, std::vector<float>(k));
 
-  // One more dense core, to compare with.
-  forward_and_backward();
-  const MatrixView<float> core = layer.core(ctx);
-  const std::vector<float> dense(core.data, core.data + core.size());
-  layer.clear(ctx);
+  // The same weight in another layer and group; the moments go on.
+  FixedSupportLinear<float> fixed(ctx, layer.trained_weight(), nullptr, layer.basis(), support);
+  SparseGradGroup<float> fixed_group(group.options());
+  fixed_group.add(ctx, fixed, "up");
+  fixed_group.restore(ctx, group.state(ctx));
 
-  layer.set_support(ctx, support);
-  forward_and_backward();
-  layer.select(ctx, TopK{k}, s);
-  layer.clear(ctx);
+  const auto saved = layer.forward(ctx, X, Y);
+  loss_and_dy();
+  layer.backward(ctx, dY, saved, {}, nullptr);
+  fixed.backward(ctx, dY, X, {}, nullptr);
+  fixed_group.select(ctx, 0);
   float difference = 0;
-  for (index_t e = 0; e < s.count(); ++e)
-    difference = std::max(difference, std::abs(s.values()[e] - dense[s.indices()[e]]));
-  std::printf("sampled product: %d entries, equal to the dense core's to 1e-6: %s\n",
-              static_cast<int>(s.count()), difference < 1e-6f ? "yes" : "no");
+  for (index_t e = 0; e < k; ++e)
+    difference = std::max(difference,
+                          std::abs(fixed_group.gradient(0).values()[e] - layer.core(ctx).data[positions[e]]));
+  fixed_group.clear(ctx);
+  std::printf("sampled products: %d entries, equal to the dense core's to 1e-6: %s\n", k,
+              difference < 1e-6f ? "yes" : "no");
 
-  for (int n = 0; n < 50; ++n)
-    step();
-  std::printf("on a fixed support   loss %.2f, %d bytes for gradients\n", loss,
-              static_cast<int>(layer.gradient_bytes()));
+  for (int n = 0; n < 50; ++n) {
+    fixed.forward(ctx, X, Y);
+    loss = loss_and_dy();
+    fixed.backward(ctx, dY, X, {}, nullptr);
+    fixed_group.step(ctx, {.learning_rate = 0.01});
+  }
+  std::printf("fixed support   loss %.2f, %5d bytes for gradients\n", loss,
+              static_cast<int>(fixed.gradient().bytes()));
 }

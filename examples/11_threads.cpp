@@ -77,7 +77,7 @@ std::vector<float> train(backend::Cpu::Context& ctx) {
     layer.select(ctx, TopK{k}, s);
     adam.step(ctx, s, {.learning_rate = 0.01}, d);
     layer.apply(ctx, d);
-    layer.clear(ctx);
+    layer.clear();
   }
   return w;
 }

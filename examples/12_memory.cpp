@@ -2,8 +2,7 @@
 // in place of x, and an optimizer state for a few times the kept entries that evicts what it has no room for.
 //
 // g++ -std=c++20 -O2 -I include -isystem /usr/include/eigen3 examples/12_memory.cpp -o memory
-#include <sparsegrad/backend/cpu.hpp>
-#include <sparsegrad/sparse_grad_group.hpp>
+#include <sparsegrad/sparsegrad.hpp>
 
 #include <algorithm>
 #include <cstdio>
@@ -31,43 +30,39 @@ int main() {
   };
   std::vector<float> w(blocks * hidden * width), x(tokens * width), y(tokens * hidden), dy(tokens * hidden);
 
-  // The "up" matrices of two blocks. Evicting keeps a state's memory as it is for good; the default, go_dense, would let
+  // Only the side of the model's width is rotated, and cut to rank 12: a wide side's factor would be [hidden, hidden].
+  const auto sides = [](const std::string&) {
+    return SideRecipes{SideRecipe::identity(), SideRecipe::hosvd(12)};
+  };
+  // Evicting keeps a state's memory as it is for good; the default, go_dense, would let
   // it grow to the dense size when many different entries were met.
-  GroupOptions options{.density = 0.01, .capacity_factor = 4};
-  options.optimizer.overflow = Overflow::evict_smallest;
-  SparseGradGroup<float> group(options);
-  std::vector<std::unique_ptr<SparseGradLinear<float>>> layers;
+  SparseGradGroup<float> group({.density = 0.01,
+                                .warmup_steps = 2,
+                                .recipe = {.scope = BasisScope::kind, .sides = sides},
+                                .optimizer = {.overflow = Overflow::evict_smallest},
+                                .capacity_factor = 4});
+  std::vector<std::unique_ptr<SparseGradLinear<float>>> layers;  // the "up" matrices of two blocks
   for (int b = 0; b < blocks; ++b) {
     layers.push_back(std::make_unique<SparseGradLinear<float>>(
         ctx, MatrixView<float>(w.data() + b * hidden * width, hidden, width), nullptr));
     group.add(ctx, *layers.back(), "up");
   }
-  // Only the side of the model's width is rotated, and cut to rank 12: a wide side's factor would be [hidden, hidden].
-  const auto rules = [](const std::string&) {
-    return SideRecipes{SideRecipe::identity(), SideRecipe::hosvd(12)};
-  };
-  group.collect(ctx, {.scope = BasisScope::kind, .rules = rules});
-  print("collecting", group.memory());
 
   for (int step = 0; step < 12; ++step) {
     for (const auto& layer : layers) {
       fill(x);
       fill(dy);
-      // While collecting, the layer needs x itself, and kept_cols() is 0.
+      // In the warm-up the layer needs x itself, and kept_cols() is 0.
       std::vector<float> keep(tokens * layer->kept_cols());
       const auto saved = layer->forward(ctx, {x.data(), tokens, width}, {y.data(), tokens, hidden},
                                         {keep.data(), tokens, layer->kept_cols()});
       if (saved.projected) std::fill(x.begin(), x.end(), 0.0f);  // x is not needed any more
       layer->backward(ctx, {dy.data(), tokens, hidden}, saved, {}, nullptr);
     }
-    if (group.collecting()) {
-      group.end_collecting_step(ctx);
-      if (step == 1) group.refresh(ctx);
-    } else {
-      group.step(ctx, {.learning_rate = 0.001});
-    }
+    group.step(ctx, {.learning_rate = 0.001});
+    if (step == 0) print("warm-up", group.memory(ctx));
   }
-  print("training", group.memory());
+  print("training", group.memory(ctx));
 
   std::printf("both layers hold the same basis: %s\n",
               layers[0]->basis() == layers[1]->basis() ? "yes" : "no");

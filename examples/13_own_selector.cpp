@@ -1,74 +1,96 @@
-// A selector of your own: any callable that fills the sparse gradient. Here top-k with error feedback, which adds what
-// one step leaves out to the next step's core (Stich, Cordonnier, Jaggi, "Sparsified SGD with Memory", 2018), beside
-// plain top-k. The update is a plain gradient step, D = -lr S.
+// A selector of your own, with a state: it watches the first steps' gradients, then trains the entries with the largest
+// sums, and no others ever (SIFT's rule). The group saves and restores its state with the rest.
 //
 // g++ -std=c++20 -O2 -I include -isystem /usr/include/eigen3 examples/13_own_selector.cpp -o own_selector
-#include <sparsegrad/backend/cpu.hpp>
-#include <sparsegrad/sparse_grad_linear.hpp>
+#include <sparsegrad/sparsegrad.hpp>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <random>
 #include <vector>
 
 using namespace sparsegrad;
 using Context = backend::Cpu::Context;
+using Core = MatrixView<const float>;
 
-/// Its memory is a reference's target: a layer takes selectors as const.
-struct ErrorFeedback {
-  index_t k;
-  std::vector<float>& left_out;  ///< [r, c]
-
-  void operator()(Context& ctx, MatrixView<float> core, SparseGradient<float>& s) const {
-    for (index_t i = 0; i < core.size(); ++i)
-      core.data[i] += left_out[i];
-    TopK{k}(ctx, core, s);
-    left_out.assign(core.data, core.data + core.size());
+/// Any callable (ctx, core, s) is a selector. The other members are optional; see selector.hpp.
+class FirstGradients {
+ public:
+  /// Changes no state: the step may be skipped.
+  void operator()(Context& ctx, Core core, SparseGradient<float>& s) const {
+    if (steps_ < watched) return s.clear();  // no entry, nothing moves
+    TopK{s.capacity()}(ctx, Core(sums_.data(), core.rows, core.cols), s);
     for (index_t e = 0; e < s.count(); ++e)
-      left_out[s.indices()[e]] = 0;
+      s.values()[e] = core.data[s.indices()[e]];
+  }
+  /// The step was taken.
+  void committed(Context&, Core core, const SparseGradient<float>&) {
+    if (steps_++ >= watched) return;
+    sums_.resize(core.size());
+    for (index_t e = 0; e < core.size(); ++e)
+      sums_[e] += core.data[e];
+  }
+  SelectorState<float> state(Context&) const {
+    std::vector<float> values = sums_;
+    values.push_back(static_cast<float>(steps_));
+    return {{}, values};
+  }
+  void restore(Context&, const SelectorState<float>& saved) {
+    sums_ = saved.values;
+    steps_ = static_cast<int>(sums_.back());
+    sums_.pop_back();
+  }
+
+ private:
+  static constexpr int watched = 40;
+  std::vector<float> sums_;
+  int steps_ = 0;
+};
+
+/// 40 of 400 entries of W have something to learn; gradients are noisy.
+struct Training {
+  Context ctx;
+  std::vector<float> w = std::vector<float>(400), dw = w;
+  SparseGradGroup<float> group{{.entries = 40}};
+
+  Training() { group.add_weight(ctx, {w.data(), 20, 20}, "w", {.gradient = {dw.data(), 20, 20}}); }
+
+  static float wanted(std::size_t i) { return i % 10 == 0 ? 1.0f : 0.0f; }
+  double distance() const {
+    double sum = 0;
+    for (std::size_t i = 0; i < w.size(); ++i)
+      sum += (w[i] - wanted(i)) * (w[i] - wanted(i));
+    return std::sqrt(sum);
+  }
+  void run(int first, int last) {
+    for (int step = first; step < last; ++step) {
+      std::mt19937 random(static_cast<unsigned>(step));
+      for (std::size_t i = 0; i < w.size(); ++i)
+        dw[i] = w[i] - wanted(i) + 4 * (static_cast<float>(random() >> 8) * 0x1p-24f - 0.5f);
+      group.step(ctx, {.learning_rate = 0.01});
+    }
   }
 };
 
-/// 2000 steps towards a teacher's weight, a token at a time; the mean loss |y - wanted|^2 / 2 of every 500.
-template <class Selector>
-void train(const char* name, const Selector& selector) {
-  constexpr int in = 20, out = 20, k = 8;
-  Context ctx;
-  std::mt19937 random;
-  const auto uniform = [&] { return static_cast<float>(random() >> 8) * 0x1p-24f - 0.5f; };
-  std::vector<float> w(out * in), teacher(out * in), x(in), y(out), dy(out);
-  for (float& entry : teacher)
-    entry = uniform();
-  SparseGradLinear<float> layer(ctx, {w.data(), out, in}, nullptr);
-  SparseGradient<float> s(ctx, out, in, k), d(ctx, out, in, k);
-  std::printf("%-15s loss", name);
-  double loss = 0;
-  for (int step = 1; step <= 2000; ++step) {
-    for (float& entry : x)
-      entry = uniform();
-    const auto saved = layer.forward(ctx, {x.data(), 1, in}, {y.data(), 1, out});
-    for (int o = 0; o < out; ++o) {
-      dy[o] = y[o];
-      for (int i = 0; i < in; ++i)
-        dy[o] -= teacher[o * in + i] * x[i];
-      loss += 0.5 * dy[o] * dy[o] / 500;
-    }
-    layer.backward(ctx, {dy.data(), 1, out}, saved, {}, nullptr);
-    layer.select(ctx, selector, s);
-    d.copy_support(ctx, s);
-    for (index_t e = 0; e < s.count(); ++e)
-      d.values()[e] = -0.2f * s.values()[e];
-    layer.apply(ctx, d);
-    layer.clear(ctx);
-    if (step % 500 == 0) {
-      std::printf(" %6.3f", loss);
-      loss = 0;
-    }
-  }
-  std::printf("\n");
+void print(const char* name, const Training& of) {
+  const auto changed = std::count_if(of.w.begin(), of.w.end(), [](float x) { return x != 0; });
+  std::printf("%-15s distance %.1f, %3d of 400 entries have changed\n", name, of.distance(),
+              static_cast<int>(changed));
 }
 
 int main() {
-  std::vector<float> left_out(20 * 20);
-  train("top-k", TopK{8});
-  train("error feedback", ErrorFeedback{8, left_out});
+  Training plain, first, resumed;
+  first.group.use_selector(first.ctx, 0, FirstGradients());
+  resumed.group.use_selector(resumed.ctx, 0, FirstGradients());
+  print("start", plain);
+  plain.run(0, 400);
+  print("top-k", plain);
+  first.run(0, 200);
+  resumed.w = first.w;
+  resumed.group.restore(resumed.ctx, first.group.state(first.ctx));
+  first.run(200, 400);
+  print("first gradients", first);
+  resumed.run(200, 400);
+  std::printf("stopped at 200 and resumed, the same bits: %s\n", resumed.w == first.w ? "yes" : "no");
 }
