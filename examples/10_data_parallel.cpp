@@ -1,90 +1,84 @@
-// Data parallel: two workers, each with half of the tokens. A core is linear in the data, so the workers add up their
-// r x c cores (an all-reduce) before selection and then take the same step. They agree with one worker on all tokens.
+// Data parallel: two workers, each with half of the tokens. A core is linear in the data, so the group adds up the
+// workers' r x c cores before it selects: `use_reduce` is the only line that a single worker's program does not have.
 //
-// g++ -std=c++20 -O2 -I include -isystem /usr/include/eigen3 examples/10_data_parallel.cpp -o data_parallel
-#include <sparsegrad/backend/cpu.hpp>
-#include <sparsegrad/sparse_adam.hpp>
-#include <sparsegrad/sparse_grad_linear.hpp>
+// g++ -std=c++20 -O2 -pthread -I include -isystem /usr/include/eigen3 examples/10_data_parallel.cpp -o data_parallel
+#include <sparsegrad/sparsegrad.hpp>
 
 #include <algorithm>
+#include <array>
+#include <barrier>
 #include <cmath>
 #include <cstdio>
-#include <memory>
 #include <random>
+#include <string>
+#include <thread>
 #include <vector>
 
 using namespace sparsegrad;
-constexpr int inputs = 24, outputs = 32, all_tokens = 64, kept_entries = 40, reduced_rank = 12;
+constexpr int inputs = 24, outputs = 32, all_tokens = 64;
 
-struct Worker {
-  backend::Cpu::Context ctx;
-  int first, count;  ///< its part of the tokens
-  std::vector<float> w = std::vector<float>(outputs * inputs), y = std::vector<float>(all_tokens * outputs);
-  SparseGradLinear<float> layer{ctx, {w.data(), outputs, inputs}, nullptr};
-  std::shared_ptr<HosvdAccumulator<float>> sums =
-      std::make_shared<HosvdAccumulator<float>>(ctx, outputs, inputs);
-  SparseAdam<float> adam{ctx, reduced_rank, inputs};
-  SparseGradient<float> s{ctx, reduced_rank, inputs, kept_entries},
-      d{ctx, reduced_rank, inputs, kept_entries};
+/// Stands for MPI_Allreduce or NCCL: afterwards both workers hold the sum, with the same bits.
+class AllReduce {
+ public:
+  void operator()(int worker, MatrixView<float> mine) {
+    part_[worker] = std::vector<float>(mine.data, mine.data + mine.size());
+    both_.arrive_and_wait();
+    for (index_t i = 0; i < mine.size(); ++i)
+      mine.data[i] = part_[0][i] + part_[1][i];
+    both_.arrive_and_wait();
+    if (worker == 0) numbers_sent = mine.size();
+  }
+  index_t numbers_sent = 0;  ///< in the last call
 
-  Worker(int first_, int count_) : first(first_), count(count_) {}
+ private:
+  std::array<std::vector<float>, 2> part_;
+  std::barrier<> both_{2};
+};
 
-  void backward(const std::vector<float>& x, const std::vector<float>& target) {
+/// Trains on the tokens [first, first + count); returns the weight. Without `reduce` it is alone.
+std::vector<float> train(int first, int count, AllReduce* reduce) {
+  std::mt19937 random;
+  std::vector<float> x(all_tokens * inputs), target(all_tokens * outputs);
+  for (auto* numbers : {&x, &target})
+    for (float& number : *numbers)
+      number = static_cast<float>(random() % 17) / 8 - 1;
+
+  backend::Cpu::Context ctx(1);
+  std::vector<float> w(outputs * inputs), y(count * outputs);
+  SparseGradLinear<float> layer(ctx, {w.data(), outputs, inputs}, nullptr);
+  SparseGradGroup<float> group(
+      {.entries = 10, .warmup_steps = 1, .recipe = {.sides = [](const std::string&) {
+                                           return SideRecipes{SideRecipe::hosvd(12), SideRecipe::hosvd()};
+                                         }}});
+  group.add(ctx, layer, "up");
+  if (reduce != nullptr)
+    group.use_reduce([&](backend::Cpu::Context&, MatrixView<float> g) { (*reduce)(first == 0 ? 0 : 1, g); });
+
+  for (int step = 0; step < 20; ++step) {
     const auto saved =
         layer.forward(ctx, {x.data() + first * inputs, count, inputs}, {y.data(), count, outputs});
     for (int i = 0; i < count * outputs; ++i)
       y[i] = (y[i] - target[first * outputs + i]) / all_tokens;  // dY, in the place of Y
     layer.backward(ctx, {y.data(), count, outputs}, saved, {}, nullptr);
+    group.step(ctx, {.learning_rate = 0.01});
   }
-  void step() {
-    layer.select(ctx, TopK{kept_entries}, s);
-    adam.step(ctx, s, {.learning_rate = 0.01}, d);
-    layer.apply(ctx, d);
-    layer.clear(ctx);
-  }
-};
-
-/// Stands for MPI_Allreduce and the like: afterwards both hold the sum.
-void all_reduce(MatrixView<float> a, MatrixView<float> b) {
-  for (index_t i = 0; i < a.size(); ++i)
-    a.data[i] = b.data[i] = a.data[i] + b.data[i];
+  return w;
 }
 
 int main() {
-  std::mt19937 random;
-  std::vector<float> x(all_tokens * inputs), target(all_tokens * outputs);
-  for (auto* numbers : {&x, &target})
-    for (float& number : *numbers)
-      number = static_cast<float>(random() >> 8) * 0x1p-24f - 0.5f;
-  Worker a(0, all_tokens / 2), b(all_tokens / 2, all_tokens / 2), single(0, all_tokens);
-
-  // The basis must be the same everywhere. Accumulators are merged, so that it comes from the gradients of all
-  // workers; a basis does not change, so workers of one process can share it.
-  for (Worker* worker : {&a, &b}) {
-    worker->layer.collect(worker->ctx, worker->sums);
-    worker->backward(x, target);
-    worker->layer.core(worker->ctx);  // hands the gradient to the accumulator
-    worker->layer.clear(worker->ctx);
-    worker->layer.collect(worker->ctx, nullptr);
+  AllReduce reduce;
+  std::vector<float> a, b;
+  {
+    constexpr int half = all_tokens / 2;
+    std::jthread one([&] { a = train(0, half, &reduce); }), two([&] { b = train(half, half, &reduce); });
   }
-  a.sums->merge(a.ctx, *b.sums);
-  const auto basis =
-      TuckerBasis<float>::fit(a.ctx, *a.sums, SideRecipe::hosvd(reduced_rank), SideRecipe::hosvd());
-  for (Worker* worker : {&a, &b, &single})
-    worker->layer.set_basis(worker->ctx, basis);
-
-  for (int n = 0; n < 20; ++n) {
-    for (Worker* worker : {&a, &b, &single})
-      worker->backward(x, target);
-    all_reduce(a.layer.core(a.ctx), b.layer.core(b.ctx));
-    for (Worker* worker : {&a, &b, &single})
-      worker->step();
-  }
+  const std::vector<float> alone = train(0, all_tokens, nullptr);
   float difference = 0;
-  for (std::size_t i = 0; i < a.w.size(); ++i)
-    difference = std::max(difference, std::abs(a.w[i] - single.w[i]));
-  std::printf("numbers on the wire a step: %d, where dense gradients have %d\n", reduced_rank * inputs,
-              outputs * inputs);
-  std::printf("both workers hold the same bits: %s\n", a.w == b.w ? "yes" : "no");
-  std::printf("the weight of a single worker, to 1e-5: %s\n", difference < 1e-5f ? "yes" : "no");
+  for (std::size_t i = 0; i < a.size(); ++i)
+    difference = std::max(difference, std::abs(a[i] - alone[i]));
+  std::printf("numbers on the wire a step: %d, where dense gradients have %d\n",
+              static_cast<int>(reduce.numbers_sent), outputs * inputs);
+  std::printf("both workers hold the same bits: %s\n", a == b ? "yes" : "no");
+  std::printf("the weight of a single worker on all tokens, to 1e-5: %s\n",
+              difference < 1e-5f ? "yes" : "no");
 }

@@ -2,8 +2,7 @@
 // gradient, the 1 % largest in a basis that its first gradients make, and the 1 % largest without a basis.
 //
 // g++ -std=c++20 -O2 -I include -isystem /usr/include/eigen3 examples/14_mlp.cpp -o mlp
-#include <sparsegrad/backend/cpu.hpp>
-#include <sparsegrad/sparse_grad_group.hpp>
+#include <sparsegrad/sparsegrad.hpp>
 
 #include <cmath>
 #include <cstdio>
@@ -19,7 +18,7 @@ float gelu_slope(float a) {
   return 0.5f * (1 + std::erf(a * 0.70710678f)) + a * std::exp(-0.5f * a * a) * 0.39894228f;
 }
 
-void train(const char* name, const GroupOptions& options, bool with_basis, double learning_rate) {
+void train(const char* name, const GroupOptions& options, double learning_rate) {
   constexpr int width = 24, hidden = 64, tokens = 32;
   backend::Cpu::Context ctx;
   std::mt19937 random;
@@ -47,7 +46,6 @@ void train(const char* name, const GroupOptions& options, bool with_basis, doubl
   SparseGradGroup<float> group(options);
   group.add(ctx, up, "up");
   group.add(ctx, down, "down");
-  if (with_basis) group.collect(ctx, {});
 
   std::vector<float> x(tokens * width), a(tokens * hidden), h(tokens * hidden), y(tokens * width),
       wanted(tokens * width), dh(tokens * hidden);
@@ -82,12 +80,7 @@ void train(const char* name, const GroupOptions& options, bool with_basis, doubl
       dh[i] *= gelu_slope(a[i]);
     up.backward(ctx, dH, saved_up, {}, nullptr);
 
-    if (group.collecting()) {
-      group.end_collecting_step(ctx);
-      if (step == 10) group.refresh(ctx);
-    } else {
-      group.step(ctx, {.learning_rate = learning_rate});
-    }
+    group.step(ctx, {.learning_rate = learning_rate});
   }
   std::printf("\n");
 }
@@ -96,7 +89,7 @@ int main() {
   std::printf("mean loss of steps         1-100   101-200   201-300\n");
   const GroupOptions all{
       .density = 1, .optimizer = {.semantics = AdamSemantics::dense_core}, .capacity_factor = 0};
-  train("Adam, all entries", all, false, 0.01);
-  train("1 %, in a basis", {.density = 0.01}, true, 0.02);
-  train("1 %, without a basis", {.density = 0.01}, false, 0.02);
+  train("Adam, all entries", all, 0.01);
+  train("1 %, in a basis", {.density = 0.01, .warmup_steps = 10}, 0.02);
+  train("1 %, without a basis", {.density = 0.01}, 0.02);
 }
