@@ -145,7 +145,7 @@ struct OptimizerState {
 /// | `update_capacity(k)`: entries that D is made for when S has at most k | k |
 /// | `reserve(ctx, k)`: scratch memory, so that no later step allocates | nothing |
 /// | `check(ctx, S)`: throws what `step` would throw for this S | S must have the core's extents |
-/// | `make_room(ctx, S)`: takes the memory that `step` would take for this S | nothing |
+/// | `make_room(ctx, S)`: takes the memory that `step` would take for this S; true when the state became dense | nothing |
 /// | `use_remainder(ctx, GradientRemainder)`: changes W further, by what lies outside of the basis (group_member.hpp) | nothing |
 ///
 /// Whoever steps many cores calls `check` for all, then `make_room` for all, then `step`: so none
