@@ -61,7 +61,7 @@ struct SparseAdamOptions {
   /// dense one is dense too.
   index_t capacity = 0;
   /// What becomes of new entries when a compact state is full.
-  Overflow overflow = Overflow::go_dense;
+  Overflow overflow = Overflow::evict_smallest;
 
   /// The form of the moments that these options ask for.
   MomentLayout layout() const {

@@ -135,7 +135,7 @@ class GroupBases {
 
   /// Finishes a step of which only the gradients are wanted: hands them to the accumulators, then
   /// forgets them. NaN and Inf: NonFiniteError under NonFinite::raise, else that layer's gradient
-  /// is left out.
+  /// is skipped.
   void end_collecting_step(Context& ctx) {
     begin_warm_up(ctx);
     for (Member& m : members_.all()) {

@@ -53,9 +53,10 @@ struct BasicGroupOptions {
   BasisRecipe recipe = {};
   /// Of each layer's optimizer; a capacity in it is set by the next option.
   OptimizerOptions optimizer = {};
-  /// Room in the optimizer's state for this many times the kept entries; 0: dense state. Not set:
-  /// 4, or dense on a BatchedBackend, whose steps with a compact state must wait for the number of
-  /// its new entries.
+  /// Room in the optimizer's state for this many times the kept entries; 0: dense state. Not set: 4
+  /// (with Overflow::evict_smallest, the optimizers' default; docs/results/default_state.md), or
+  /// dense on a BatchedBackend, whose steps with a compact state must wait for the number of its new
+  /// entries.
   std::optional<double> capacity_factor = std::nullopt;
   /// What becomes of NaN and Inf in a gradient.
   NonFinite non_finite = NonFinite::raise;

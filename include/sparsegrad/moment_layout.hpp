@@ -38,7 +38,7 @@ inline const char* to_string(Overflow overflow) {
 struct MomentLayout {
   index_t capacity = 0;  ///< entries of a compact store; 0: dense
   /// What becomes of new entries when a compact state is full.
-  Overflow overflow = Overflow::go_dense;
+  Overflow overflow = Overflow::evict_smallest;
   bool second = true;   ///< a second moment v beside m
   bool counts = false;  ///< the steps that each entry has met
 

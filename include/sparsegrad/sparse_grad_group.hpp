@@ -122,7 +122,7 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   }
 
   /// Selects layer i's entries now; `step` then does not select it again. Without a gradient it
-  /// keeps nothing and the layer is left out of the step. `need_norm`: also computes the norm that
+  /// keeps nothing and the layer takes no part in the step. `need_norm`: also computes the norm that
   /// squared_norm wants of layers that were selected before it. Throws what the selector throws,
   /// and StateError, with share_gradient_memory, for a second selection in one step.
   SelectReport select(Context& ctx, index_t i, bool need_norm = false) {
@@ -155,7 +155,7 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   }
 
   /// The step of all layers: select; check everything; then moments, weights, clear. A layer
-  /// without a gradient since the last clear is left out, as if it were not in the group. When it
+  /// without a gradient since the last clear takes no part, as if it were not in the group. When it
   /// throws, no weight and no optimizer state has changed; the gradients are kept, so that the
   /// caller can look at them. During the warm-up it only collects, and its last step fits the
   /// bases. On a BatchedBackend the layers' steps are taken together, and NaN or Inf may show in a

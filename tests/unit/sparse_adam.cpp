@@ -334,7 +334,8 @@ TEST_CASE_TEMPLATE("SparseAdam: go_dense keeps every moment", On, ON_ALL_BACKEND
   typename B::Context ctx(1);
   for (const AdamSemantics semantics : all_semantics) {
     CAPTURE(to_string(semantics));
-    SparseAdam<T, B> compact(ctx, 8, 16, {.semantics = semantics, .capacity = 20});
+    SparseAdam<T, B> compact(ctx, 8, 16,
+                             {.semantics = semantics, .capacity = 20, .overflow = Overflow::go_dense});
     SparseAdam<T, B> dense(ctx, 8, 16, {.semantics = semantics});
     Random random(5);
     bool went = false;
@@ -593,7 +594,7 @@ TEST_CASE("SparseAdam: restore says what does not fit") {
         "the saved state was made with semantics torch, expected per_entry_step");
   CHECK(text([](auto& s) { s.capacity = 6; }) == "the saved state was made with capacity 6, expected 5");
   CHECK(text([](auto& s) { s.text("overflow") = "error"; }) ==
-        "the saved state was made with overflow policy error, expected go_dense");
+        "the saved state was made with overflow policy error, expected evict_smallest");
   CHECK(text([](auto& s) { s.steps = -1; }) == "the saved state has step -1, expected >= 0");
   CHECK(text([](auto& s) { s.array("m").pop_back(); }) == "the saved state has 2 numbers in m, expected 3");
   CHECK(text([](auto& s) { s.count.clear(); }) == "the saved state has 0 numbers in count, expected 3");

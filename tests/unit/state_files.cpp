@@ -300,7 +300,7 @@ TEST_CASE("state files: what the readers refuse in an optimizer's state") {
   CHECK(text([](Parts& p) { p.metadata["p.overflow"] = "panic"; }) ==
         "f: metadata 'p.overflow' is 'panic', expected one of go_dense, evict_smallest, error");
   CHECK(text([](Parts& p) { p.metadata["p.overflow"] = "error"; }) ==
-        "f: 'p.': the saved state was made with overflow policy error, expected go_dense");
+        "f: 'p.': the saved state was made with overflow policy error, expected evict_smallest");
   CHECK(text([](Parts& p) { p.metadata["p.form"] = "loose"; }) ==
         "f: metadata 'p.form' is 'loose', expected compact or dense");
   CHECK(text([](Parts& p) { p.metadata["p.form"] = "dense"; }) ==

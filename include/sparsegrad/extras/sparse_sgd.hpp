@@ -12,7 +12,7 @@ struct SparseSgdOptions {
   bool nesterov = false;
   index_t capacity = 0;  ///< entries of a compact state; 0: dense
   /// What becomes of new entries when a compact state is full.
-  Overflow overflow = Overflow::go_dense;
+  Overflow overflow = Overflow::evict_smallest;
 
   /// The form of the moments that these options ask for.
   MomentLayout layout() const { return {.capacity = capacity, .overflow = overflow, .second = false}; }
