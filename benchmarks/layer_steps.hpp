@@ -206,7 +206,7 @@ class SparseStep {
         bias_(ctx, data.shape.out),
         layer_(ctx, weight_.matrix(data.shape.out, data.shape.in), bias_.value.data(),
                {.plan = plan, .workload = {data.shape.tokens, data.shape.micro_batches}}),
-        adam_(ctx, basis->rows(), basis->cols(), {.capacity = 4 * entries_}),
+        adam_(ctx, basis->rows(), basis->cols(), {.capacity = 4 * entries_, .overflow = Overflow::go_dense}),
         gradient_(ctx, basis->rows(), basis->cols(), entries_),
         update_(ctx, basis->rows(), basis->cols(), entries_) {
     Backend::template copy<float>(ctx, data.first_weight(), layer_.weight());

@@ -295,6 +295,7 @@ TEST_CASE("group safety: no memory for a state that goes dense: no layer has mov
   std::vector<std::unique_ptr<SparseGradLinear<double, Scarce>>> layers;
   GroupOptions options = keeping(5);
   options.capacity_factor = 1;
+  options.optimizer.overflow = Overflow::go_dense;
   SparseGradGroup<double, Scarce> group(options);
   for (int i = 0; i < 2; ++i) {
     weights.push_back(random.matrix(8, 6).data);

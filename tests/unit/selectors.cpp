@@ -323,6 +323,7 @@ TEST_CASE("selectors: no memory for a later layer's state: no selector has heard
   std::vector<std::unique_ptr<SparseGradLinear<double, Scarce>>> layers;
   GroupOptions options = keeping(5);
   options.capacity_factor = 1;
+  options.optimizer.overflow = Overflow::go_dense;
   SparseGradGroup<double, Scarce> group(options);
   for (int i = 0; i < 2; ++i) {
     weights.push_back(random.matrix(8, 6).data);
