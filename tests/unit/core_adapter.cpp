@@ -88,13 +88,14 @@ TEST_CASE_TEMPLATE("an adapter computes what its merged weight does", Backend, b
   const int out = 7;
   const int in = 9;
   for (const WeightLayout layout : {WeightLayout::out_in, WeightLayout::in_out}) {
-    for (const auto& [out_kind, in_kind] :
-         std::vector<std::pair<std::string, std::string>>{{"truncated", "truncated"},
-                                                          {"truncated", "identity"},
-                                                          {"truncated", "full"},
-                                                          {"identity", "truncated"},
-                                                          {"hadamard", "truncated"},
-                                                          {"identity", "hadamard"}}) {
+    for (const auto& kinds : std::vector<std::pair<std::string, std::string>>{{"truncated", "truncated"},
+                                                                              {"truncated", "identity"},
+                                                                              {"truncated", "full"},
+                                                                              {"identity", "truncated"},
+                                                                              {"hadamard", "truncated"},
+                                                                              {"identity", "hadamard"}}) {
+      const auto& out_kind = kinds.first;  // clang++ 14 cannot CAPTURE a structured binding
+      const auto& in_kind = kinds.second;
       CAPTURE(out_kind);
       CAPTURE(in_kind);
       const Matrix w = random.matrix(out, in);

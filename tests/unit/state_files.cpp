@@ -117,7 +117,7 @@ struct Parts {
 template <class Object>
 Parts parts_of(DefaultBackend::Context& ctx, const Object& object) {
   SafetensorsWriter writer;
-  put<float, DefaultBackend>(ctx, writer, "p.", object);
+  put(ctx, writer, "p.", object);
   return Parts(SafetensorsFile(FileBytes::from(writer.bytes()), "f"));
 }
 

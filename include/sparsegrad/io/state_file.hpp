@@ -314,19 +314,44 @@ OptimizerState<T> get_state(const SafetensorsFile& file, const std::string& pref
   return s;
 }
 
-/// Adds an optimizer's state and its options.
-template <class T, Backend B, template <class, Backend> class Optimizer>
-void put(typename B::Context& ctx, SafetensorsWriter& writer, const std::string& prefix,
-         const Optimizer<T, B>& optimizer) requires CoreOptimizer<Optimizer<T, B>, T, B> {
+namespace detail {
+
+/// T and B of a SparseGradient<T, B>.
+template <class Gradient>
+struct GradientTypes {};
+template <class T, Backend B>
+struct GradientTypes<SparseGradient<T, B>> {
+  using Number = T;
+  using Machine = B;
+};
+
+/// T and B of an optimizer.
+template <class O>
+using NumberOf = typename GradientTypes<typename O::Gradient>::Number;
+template <class O>
+using MachineOf = typename GradientTypes<typename O::Gradient>::Machine;
+
+/// An optimizer on the core that says by its member type `Gradient`, a SparseGradient<T, B>, which T
+/// and B it works with.
+template <class O>
+concept FiledOptimizer = CoreOptimizer<O, NumberOf<O>, MachineOf<O>>;
+
+}  // namespace detail
+
+/// Adds an optimizer's state and its options. The optimizer has the member types of
+/// MomentOptimizer: `Gradient` says which T and B it works with.
+template <detail::FiledOptimizer O>
+void put(typename detail::MachineOf<O>::Context& ctx, SafetensorsWriter& writer, const std::string& prefix,
+         const O& optimizer) {
   put_state(writer, prefix, optimizer.state(ctx));
 }
 
 /// Restores an optimizer that was made with the same extents and options; anything else is an
 /// IoError that says what differs, and the optimizer stays as it was.
-template <class T, Backend B, template <class, Backend> class Optimizer>
-void get(typename B::Context& ctx, const SafetensorsFile& file, const std::string& prefix,
-         Optimizer<T, B>& optimizer) requires CoreOptimizer<Optimizer<T, B>, T, B> {
-  const OptimizerState<T> state = get_state<T>(file, prefix);
+template <detail::FiledOptimizer O>
+void get(typename detail::MachineOf<O>::Context& ctx, const SafetensorsFile& file, const std::string& prefix,
+         O& optimizer) {
+  const auto state = get_state<detail::NumberOf<O>>(file, prefix);
   detail::as_io_error(file, prefix, [&] { optimizer.restore(ctx, state); });
 }
 
@@ -400,21 +425,20 @@ SparseGradient<T, B> get_delta(typename B::Context& ctx, const SafetensorsFile& 
   return delta;
 }
 
-/// One object (basis, optimizer or delta) as a file of its own.
-template <template <class, Backend> class Object, class T, Backend B>
-void save(typename B::Context& ctx, const std::string& path, const Object<T, B>& object) {
+/// One object (basis, optimizer, delta or group) as a file of its own.
+template <class Object>
+void save(typename Object::Context& ctx, const std::string& path, const Object& object) {
   SafetensorsWriter writer;
-  put<T, B>(ctx, writer, "", object);
+  put(ctx, writer, "", object);
   writer.write(path);
 }
 template <class T, Backend B = DefaultBackend>
 std::shared_ptr<const TuckerBasis<T, B>> load_basis(typename B::Context& ctx, const std::string& path) {
   return get_basis<T, B>(ctx, SafetensorsFile(path), "");
 }
-template <class T, Backend B, template <class, Backend> class Optimizer>
-void load(typename B::Context& ctx, const std::string& path,
-          Optimizer<T, B>& optimizer) requires CoreOptimizer<Optimizer<T, B>, T, B> {
-  get<T, B>(ctx, SafetensorsFile(path), "", optimizer);
+template <detail::FiledOptimizer O>
+void load(typename detail::MachineOf<O>::Context& ctx, const std::string& path, O& optimizer) {
+  get(ctx, SafetensorsFile(path), "", optimizer);
 }
 template <class T, Backend B = DefaultBackend>
 SparseGradient<T, B> load_delta(typename B::Context& ctx, const std::string& path) {
