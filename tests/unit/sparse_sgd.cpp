@@ -168,7 +168,7 @@ TEST_CASE_TEMPLATE("SparseSgd: every step equals plain loops, compact and dense"
         SparseSgd<T, B> sgd(ctx, rows, cols,
                             {.momentum = momentum, .nesterov = nesterov, .capacity = capacity});
         CHECK(sgd.compact() == (capacity > 0));
-        PlainLoop plain{momentum, nesterov};
+        PlainLoop plain{momentum, nesterov, {}};
         std::mt19937_64 bits(3);
         for (int t = 0; t < 60; ++t) {
           CAPTURE(t);
