@@ -110,7 +110,7 @@ struct PlainLoop {
   double mu;
   bool nesterov;
   std::vector<double> m = std::vector<double>(static_cast<std::size_t>(rows * cols));
-  std::set<stored_index_t> met;
+  std::set<stored_index_t> met = {};
 
   Entries step(const Entries& s, double lr, double scale) {
     Entries d;
@@ -168,7 +168,7 @@ TEST_CASE_TEMPLATE("SparseSgd: every step equals plain loops, compact and dense"
         SparseSgd<T, B> sgd(ctx, rows, cols,
                             {.momentum = momentum, .nesterov = nesterov, .capacity = capacity});
         CHECK(sgd.compact() == (capacity > 0));
-        PlainLoop plain{momentum, nesterov, {}};
+        PlainLoop plain{momentum, nesterov};
         std::mt19937_64 bits(3);
         for (int t = 0; t < 60; ++t) {
           CAPTURE(t);
