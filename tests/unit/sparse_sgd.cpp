@@ -110,7 +110,7 @@ struct PlainLoop {
   double mu;
   bool nesterov;
   std::vector<double> m = std::vector<double>(static_cast<std::size_t>(rows * cols));
-  std::set<stored_index_t> met;
+  std::set<stored_index_t> met = {};
 
   Entries step(const Entries& s, double lr, double scale) {
     Entries d;
