@@ -274,6 +274,7 @@ struct ManyLayers {
     GroupOptions options;
     options.density = 0.2;
     options.capacity_factor = capacity_factor;
+    options.optimizer.overflow = Overflow::go_dense;  // a compact state keeps what a dense one does
     options.non_finite = non_finite;
     group = std::make_unique<SparseGradGroup<double, B>>(options);
     for (std::size_t i = 0; i < count; ++i) {
