@@ -114,7 +114,8 @@ std::vector<Case> part_cases(typename Backend::Context& ctx, typename Backend::C
              Gradient known(one_thread, out, in, static_cast<index_t>(some.size()));
              known.assign(one_thread, some, values);
              auto state = std::make_shared<State>(
-                 State{SparseAdam<float, Backend>(one_thread, out, in, {.capacity = 4 * k, .overflow = Overflow::go_dense}),
+                 State{SparseAdam<float, Backend>(one_thread, out, in,
+                                                  {.capacity = 4 * k, .overflow = Overflow::go_dense}),
                        {},
                        std::move(all),
                        Gradient(one_thread, out, in, 2 * k)});

@@ -34,8 +34,8 @@ int main() {
   const auto sides = [](const std::string&) {
     return SideRecipes{SideRecipe::identity(), SideRecipe::hosvd(12)};
   };
-  // Evicting keeps a state's memory as it is for good; the default, go_dense, would let
-  // it grow to the dense size when many different entries were met.
+  // Evicting, the default, keeps a state's memory as it is for good; go_dense would let it grow to
+  // the dense size when many different entries were met.
   SparseGradGroup<float> group({.density = 0.01,
                                 .warmup_steps = 2,
                                 .recipe = {.scope = BasisScope::kind, .sides = sides},

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # demo.sh [--quick | --study | --full] [--data DIR] [--output DIR] [-- option of the main job...]
 # Sets everything up, builds the program, fetches a BERT of 6 layers and fine-tunes it on CoLA: densely, sparsely
-# as the paper, and sparsely with this project's best settings. Ends with a table and the plots it has drawn.
-#   --quick       a few minutes on two cores (default)
+# as the paper, sparsely with this project's best settings, and with frozen MLPs. Ends with a table and plots.
+#   --quick       some ten minutes on two cores (default)
 #   --study       learning rates searched alike, three seeds: an hour or two
 #   --full        the whole protocol: every seed and learning rate
 #   --data DIR    GLUE data, with DIR/CoLA/train.tsv and dev.tsv. Else $SPARSEGRAD_GLUE_DIR, else CoLA's official

@@ -9,7 +9,7 @@ using namespace sparsegrad;
 struct LionOptions {
   double beta1 = 0.9, beta2 = 0.99;
   index_t capacity = 0;
-  Overflow overflow = Overflow::go_dense;
+  Overflow overflow = Overflow::evict_smallest;
 
   MomentLayout layout() const { return {.capacity = capacity, .overflow = overflow, .second = false}; }
   template <class T>

@@ -89,8 +89,14 @@ class BasisCollection {
   /// Fits every basis. Throws StateError when gradients were needed and none came; what
   /// TuckerBasis::fit throws.
   void fit(Context& ctx) {
-    for (auto& entry : entries_)
+    for (auto& entry : entries_) {
+      if (entry->needs_gradients() && entry->sums->count() == 0) {
+        throw StateError("the basis of kind '" + entry->layer.kind + "', " +
+                         shape_text(entry->layer.out, entry->layer.in) +
+                         ", needs gradients, and none was collected: none came, or all held NaN or Inf");
+      }
       entry->basis = Basis::fit(ctx, *entry->sums, entry->sides.out, entry->sides.in);
+    }
   }
   /// The fitted basis of layer i: one object for the layers that share it.
   const std::shared_ptr<const Basis>& basis(index_t i) const {

@@ -134,9 +134,9 @@ class GroupBases {
   }
 
   /// Finishes a step of which only the gradients are wanted: hands them to the accumulators, then
-  /// forgets them. NaN and Inf: NonFiniteError under NonFinite::raise, else that layer's gradient
-  /// is skipped.
-  void end_collecting_step(Context& ctx) {
+  /// forgets them. NaN and Inf: NonFiniteError under NonFinite::raise, else that layer's gradient is
+  /// not added. Returns how many were not.
+  index_t end_collecting_step(Context& ctx) {
     begin_warm_up(ctx);
     for (Member& m : members_.all()) {
       if (m.progress != Progress::gathering && m.progress != Progress::finished) continue;
@@ -148,7 +148,11 @@ class GroupBases {
         m.finish_collecting(ctx, members_.rules());
       }
     }
+    index_t refused = 0;
+    for (const Member& m : members_.all())
+      refused += m.refused ? 1 : 0;
     clear(ctx);
+    return refused;
   }
   /// The same for layer i alone, whose gradient memory is free then; end_collecting_step(ctx) ends
   /// the step of all.

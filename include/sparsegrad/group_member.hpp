@@ -125,7 +125,9 @@ struct GroupMember {
   AnySelector<C, B> selector;                    ///< empty: the group's
   /// How far it is in the present step.
   Progress progress = Progress::gathering;
-  bool reduced = false;                ///< dW was reduced in this step
+  bool reduced = false;  ///< dW was reduced in this step
+  /// Whether the gradient of this step was left out of the sums, for NaN or Inf.
+  bool refused = false;
   std::optional<double> squared_norm;  ///< of the gradient, where it was asked for
 
   /// Its basis.
@@ -183,7 +185,9 @@ struct GroupMember {
     if (sums == nullptr || !(has_gradient() || rules.reduce)) return false;
     if (rules.reduce && !reduced) rules.reduce(ctx, source->weight_gradient(ctx));
     reduced = true;
+    const index_t before = sums->count();
     source->add_to(ctx, *sums, rules.non_finite);
+    refused = sums->count() == before;
     progress = Progress::finished;
     return true;
   }
@@ -256,6 +260,7 @@ struct GroupMember {
     source->clear();
     progress = Progress::gathering;
     reduced = false;
+    refused = false;
     squared_norm.reset();
   }
 

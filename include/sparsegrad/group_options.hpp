@@ -46,8 +46,8 @@ struct BasicGroupOptions {
   /// When positive: kept entries of each layer, in place of the density.
   index_t entries = 0;
   /// Steps at the beginning that change no weight: they collect the gradients to which `recipe`
-  /// fits the bases. 0: none, the group starts without a basis, and `collect` and `refresh` are the
-  /// caller's.
+  /// fits the bases. One step where the recipe needs no gradients. 0: none, the group starts without
+  /// a basis, `recipe` is not looked at, and `collect` and `refresh` are the caller's.
   index_t warmup_steps = 0;
   /// How the bases are made.
   BasisRecipe recipe = {};

@@ -198,7 +198,10 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   /// `check`, which corrects the counts of steps that changed nothing. Throws StateError while
   /// gradients are collected or held.
   State state(Context& ctx) const {
-    require_not_collecting("state", collecting() || warming_up());
+    if (warming_up())
+      throw StateError(
+          "state: the group warms up, and what it has collected is in no file; save after the warm-up");
+    require_not_collecting("state", collecting());
     members_.require_idle("state");
     return detail::group_state<C, B>(ctx, members_);
   }
@@ -244,7 +247,7 @@ class SparseGradGroup : public GroupBases<T, B, O> {
     for (const Member& m : members_.all())
       report.without_gradient +=
           m.takes_part(members_.rules()) || m.progress == Member::Progress::collected ? 0 : 1;
-    this->end_collecting_step(ctx);
+    report.skipped = this->end_collecting_step(ctx) > 0;
     if (warmup_left_ > 1 && collection_->needs_gradients()) {
       --warmup_left_;
     } else {

@@ -354,7 +354,7 @@ TEST_CASE("engine: no weight joins while the warm-up collects") {
   group.step(engine.ctx, {});
   CHECK(message_of([&] {
           group.add_weight(engine.ctx, MatrixView<double>(late.weights[0].data(), 8, 6), "up");
-        }) == "add: gradients are being collected; call refresh or stop_collecting first");
+        }) == "add_weight: gradients are being collected; call refresh or stop_collecting first");
   CHECK_THROWS_AS(group.add(engine.ctx, *late.layers[0], "up"), StateError);
   CHECK_FALSE(late.layers[0]->gradient().forms_weight_gradient());
   CHECK(group.size() == 3);
@@ -397,7 +397,9 @@ TEST_CASE("engine: NaN during the warm-up is refused under raise, and does not e
       CHECK(group.warming_up());
       engine.give(1, good[1]);
     }
-    CHECK(group.step(engine.ctx, {}).warming_up);
+    const GroupReport report = group.step(engine.ctx, {});
+    CHECK(report.warming_up);
+    CHECK(report.skipped == (policy == NonFinite::skip));
     engine.give_all();
     group.step(engine.ctx, {});
     CHECK_FALSE(group.warming_up());

@@ -166,7 +166,10 @@ TEST_CASE_TEMPLATE("SparseSgd: every step equals plain loops, compact and dense"
         CAPTURE(momentum);
         CAPTURE(capacity);
         SparseSgd<T, B> sgd(ctx, rows, cols,
-                            {.momentum = momentum, .nesterov = nesterov, .capacity = capacity});
+                            {.momentum = momentum,
+                             .nesterov = nesterov,
+                             .capacity = capacity,
+                             .overflow = Overflow::go_dense});
         CHECK(sgd.compact() == (capacity > 0));
         PlainLoop plain{momentum, nesterov};
         std::mt19937_64 bits(3);
