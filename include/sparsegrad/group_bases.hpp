@@ -209,12 +209,17 @@ class GroupBases {
   }
 
  protected:
+  /// One weight matrix with its state.
   using Member = GroupMember<T, B, O>;
+  /// How far a member is in the step.
   using Progress = typename Member::Progress;
+  /// Whether the members' steps are taken together.
   static constexpr bool steps_together =
       BatchedBackend<B> && BatchedOptimizer<O, C, B> && !RemainderOptimizer<O, C, B>;
+  /// What takes the members' steps.
   using Step = std::conditional_t<steps_together, BatchedStep<T, B, O>, SequentialStep<T, B, O>>;
 
+  /// Throws ValueError for options out of range.
   explicit GroupBases(Options options) : warmup_left_(options.warmup_steps), members_(std::move(options)) {
     if (warmup_left_ < 0)
       throw ValueError("warmup_steps is " + std::to_string(warmup_left_) + ", expected >= 0");
@@ -226,20 +231,22 @@ class GroupBases {
   void begin_warm_up(Context& ctx) {
     if (warming_up() && !collecting()) collection_ = members_.start_collection(ctx, options().recipe);
   }
+  /// Throws StateError, naming the caller, where `collects`.
   void require_not_collecting(const char* call, bool collects) const {
     if (collects)
       throw StateError(std::string(call) +
                        ": gradients are being collected; call refresh or stop_collecting first");
   }
+  /// Throws StateError, naming the caller, while steps are counted on the device.
   void require_host_counts(const char* call) const {
     if (step_.counts_on_device())
       throw StateError(std::string(call) + ": steps are counted on the device; call count_on_host first");
   }
 
-  index_t warmup_left_ = 0;
-  GroupMembers<T, B, O> members_;
-  std::optional<BasisCollection<C, B>> collection_;
-  Step step_;
+  index_t warmup_left_ = 0;                          ///< steps of the warm-up still to come
+  GroupMembers<T, B, O> members_;                    ///< the weight matrices
+  std::optional<BasisCollection<C, B>> collection_;  ///< sums of the gradients while they are collected
+  Step step_;                                        ///< takes the steps
 
  private:
   void require_open(Context& ctx, const char* call) {
