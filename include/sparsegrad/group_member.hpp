@@ -77,7 +77,8 @@ struct GradientRemainder {
   }
 };
 
-/// An optimizer that wants it.
+/// An optimizer that also uses what lies outside of the basis: SequentialStep calls its
+/// `use_remainder`.
 template <class O, class C, class B>
 concept RemainderOptimizer = Backend<B> &&
     requires(O& optimizer, typename B::Context& ctx, const GradientRemainder<C, B>& remainder) {
@@ -242,7 +243,7 @@ struct GroupMember {
             step};
   }
 
-  /// Takes what a step is for of which only the gradient is wanted.
+  /// Completes a step of which only the gradient is wanted: hands it to the accumulator.
   void finish_collecting(Context& ctx, const Rules& rules) {
     if (source->selects() || !(has_gradient() || rules.reduce)) return;
     if (!hand_over(ctx, rules)) finish(ctx, rules);

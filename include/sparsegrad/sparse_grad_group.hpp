@@ -53,7 +53,7 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   using typename Bases::C;
   using typename Bases::Context;
   using typename Bases::Options;
-  /// The project's own layer.
+  /// The layer that forms its core gradient from tokens.
   using Layer = SparseGradLinear<T, B>;
   /// The optimizer of each core.
   using Optimizer = O;
