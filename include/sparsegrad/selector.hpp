@@ -131,10 +131,8 @@ class AnySelector {
   AnySelector() = default;
   /// Owns a copy (or what was moved in).
   template <class S>
-  requires(!std::same_as<std::remove_cvref_t<S>, AnySelector> &&
-           Selector<std::remove_cvref_t<S>, T, B>) explicit AnySelector(S&& selector)
-      : model_(std::make_shared<Model<std::remove_cvref_t<S>>>(
-            std::make_shared<std::remove_cvref_t<S>>(std::forward<S>(selector)))) {}
+  requires(!std::same_as<S, AnySelector> && Selector<S, T, B>) explicit AnySelector(S selector)
+      : model_(std::make_shared<Model<S>>(std::make_shared<S>(std::move(selector)))) {}
   /// Shares the caller's object.
   template <class S>
   requires Selector<S, T, B>
