@@ -1,5 +1,7 @@
 #include "data/glue.hpp"
 
+#include <sparsegrad/core/float_bits.hpp>
+
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -260,7 +262,8 @@ class TableReader {
 std::optional<float> to_number(std::string_view text) {
   float value = 0.0F;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(value)) return std::nullopt;
+  if (error != std::errc() || end != text.data() + text.size() || !sparsegrad::is_finite(value))
+    return std::nullopt;
   return value;
 }
 

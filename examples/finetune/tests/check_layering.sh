@@ -24,6 +24,7 @@ report() {
 lines() { grep -rnE "${sources[@]}" -- "$@" || true; }
 
 report "internals of sparsegrad" < <(lines "${include}(sparsegrad/)?(backend/[a-z_]+/|detail/)" .)
+report "NaN and Inf are told by sparsegrad/core/float_bits.hpp" < <(lines "\\b(isfinite|isnan|isinf)[[:space:]]*\\(" "${program[@]}")
 report "a path out of the project" < <(lines "${include}\.\./\.\./" "${program[@]}")
 calls='\b(posix_spawnp?|exec[lv]p?e?|popen|fork|system)[[:space:]]*\('
 report "starts another program" < <(lines "$calls" "${program[@]}" | grep -vE "//.*$calls" || true)

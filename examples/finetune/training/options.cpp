@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
+#include <sparsegrad/core/float_bits.hpp>
 #include <sparsegrad/io/side_recipe_text.hpp>
 
 namespace sparsegrad::glue {
@@ -92,9 +93,9 @@ void TrainOptions::check() const {
   const auto require = [](bool good, const char* name, const auto& value, const char* expected) {
     if (!good) throw ValueError(fmt::format("{} is {}, expected {}", name, value, expected));
   };
-  const auto finite_from_zero = [](double x) { return std::isfinite(x) && x >= 0; };
+  const auto finite_from_zero = [](double x) { return sparsegrad::is_finite(x) && x >= 0; };
   check_device();
-  require(std::isfinite(epochs) && epochs > 0, "--epochs", epochs, "a number above 0");
+  require(sparsegrad::is_finite(epochs) && epochs > 0, "--epochs", epochs, "a number above 0");
   require(max_steps >= 0, "--max-steps", max_steps, "a number of steps, 0 for no limit");
   require(batch_size >= 1, "--batch-size", batch_size, "at least 1 example");
   require(accumulation >= 1, "--accumulation", accumulation, "at least 1 micro-batch");

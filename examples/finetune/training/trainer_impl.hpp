@@ -1,6 +1,8 @@
 // Definitions of BasicTrainer, for the files that instantiate it.
 #pragma once
 
+#include <sparsegrad/core/float_bits.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -167,7 +169,7 @@ typename BasicTrainer<T, Backend>::StepLoss BasicTrainer<T, Backend>::accumulate
       train_.add_to(batch_, i, options_.padding);
     const auto forward = model_.forward(ctx_, batch_, {.training = true, .dropout_key = dropout_key()});
     ++pass_;
-    if (!std::isfinite(forward.loss)) {
+    if (!sparsegrad::is_finite(forward.loss)) {
       throw NonFiniteError(fmt::format(
           "the loss is {}, expected a finite number; the learning rate may be too large", forward.loss));
     }

@@ -1,5 +1,7 @@
 #include "models/encoder/model_config.hpp"
 
+#include <sparsegrad/core/float_bits.hpp>
+
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -56,10 +58,10 @@ void ModelConfig::check(std::string_view source) const {
   probability("hidden_dropout_prob", hidden_dropout);
   probability("attention_probs_dropout_prob", attention_dropout);
   probability("classifier_dropout", classifier_dropout);
-  if (!(layer_norm_eps > 0) || !std::isfinite(layer_norm_eps)) {
+  if (!(layer_norm_eps > 0) || !sparsegrad::is_finite(layer_norm_eps)) {
     fail(source, "the field \"layer_norm_eps\" is " + std::to_string(layer_norm_eps) + ", expected > 0");
   }
-  if (!(initializer_range >= 0) || !std::isfinite(initializer_range)) {
+  if (!(initializer_range >= 0) || !sparsegrad::is_finite(initializer_range)) {
     fail(source,
          "the field \"initializer_range\" is " + std::to_string(initializer_range) + ", expected >= 0");
   }

@@ -1,6 +1,8 @@
 // Definition of evaluate_model, for the files that instantiate it.
 #pragma once
 
+#include <sparsegrad/core/float_bits.hpp>
+
 #include <algorithm>
 #include <cmath>
 
@@ -30,7 +32,7 @@ Evaluation evaluate_model(typename Backend::Context& ctx, EncoderModel<T, Backen
     for (index_t i = 0; i < forward.logits.rows; ++i) {
       for (index_t c = 0; c < forward.logits.cols; ++c) {
         const float logit = forward.logits(i, c);
-        if (!std::isfinite(logit)) {
+        if (!sparsegrad::is_finite(logit)) {
           throw ModelError(
               fmt::format("{}: the model's logit {} of example {} is {}, expected a finite number",
                           data.name(), c, first + i, logit));

@@ -1,5 +1,7 @@
 #include "training/evaluation/metrics.hpp"
 
+#include <sparsegrad/core/float_bits.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -17,7 +19,7 @@ void check(std::span<const float> predictions, std::span<const float> labels) {
   }
   for (const auto& [values, what] : {std::pair(predictions, "prediction"), std::pair(labels, "label")}) {
     for (std::size_t i = 0; i < values.size(); ++i) {
-      if (!std::isfinite(values[i])) {
+      if (!sparsegrad::is_finite(values[i])) {
         throw std::invalid_argument("expected finite numbers, found " + std::to_string(values[i]) + " as " +
                                     what + " " + std::to_string(i));
       }
