@@ -197,17 +197,11 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
     const bool first = begin();
     auto frame = ctx.frame();
     MatrixView<const T> left = dy;
-    if (plan_.out == SideOrder::project_first && basis_->out().rotates()) {
-      const MatrixView<T> dyv = frame.template matrix<T>(dy.rows, basis_->rows());
-      token_basis().out().project_columns(ctx, dy, dyv);
-      left = dyv;
-    }
+    if (plan_.out == SideOrder::project_first)
+      left = detail::projected_tokens<T, B>(ctx, frame, token_basis().out(), left, basis_->rows());
     MatrixView<const T> right = saved.input;
-    if (plan_.in == SideOrder::project_first && !saved.projected && basis_->in().rotates()) {
-      const MatrixView<T> xu = frame.template matrix<T>(saved.input.rows, basis_->cols());
-      token_basis().in().project_columns(ctx, saved.input, xu);
-      right = xu;
-    }
+    if (plan_.in == SideOrder::project_first && !saved.projected)
+      right = detail::projected_tokens<T, B>(ctx, frame, token_basis().in(), right, basis_->cols());
     const C beta = first ? C(0) : C(1);
     if constexpr (is_low_precision<T>) {
       B::template gemm_wide<T>(ctx, Op::transpose, Op::none, C(1), left, right, beta, sum());

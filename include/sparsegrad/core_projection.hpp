@@ -164,4 +164,15 @@ void project_stored(typename B::Context& ctx, const TuckerBasis<C, B>& basis, co
   if (out.rotates()) B::template hadamard<C>(ctx, out.signs(), false, TransformSide::columns, core);
 }
 
+/// Tokens X [t, n] in the basis of a side, X U [t, rank] in the frame's memory; X itself where the
+/// side does not rotate.
+template <class T, Backend B, class Frame, class Side>
+MatrixView<const T> projected_tokens(typename B::Context& ctx, Frame& frame, const Side& side,
+                                     MatrixView<const T> x, index_t rank) {
+  if (!side.rotates()) return x;
+  const MatrixView<T> y = frame.template matrix<T>(x.rows, rank);
+  side.project_columns(ctx, x, y);
+  return y;
+}
+
 }  // namespace sparsegrad::detail

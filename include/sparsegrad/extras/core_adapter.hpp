@@ -112,7 +112,7 @@ class CoreAdapter {
     if (merged_) return saved;
     auto frame = ctx.frame();
     const MatrixView<const T> xu =
-        saved.projected ? saved.input : projected(ctx, frame, tokens().in(), x, cols());
+        saved.projected ? saved.input : detail::projected_tokens<T, B>(ctx, frame, tokens().in(), x, cols());
     const MatrixView<const T> delta = token_delta(ctx, frame);
     if (!tokens().out().rotates()) {
       B::template gemm<T>(ctx, Op::none, Op::transpose, C(1), xu, delta, C(1), y);
@@ -137,7 +137,7 @@ class CoreAdapter {
     if (weight_.data != nullptr) linear_input_gradient<B, T>(ctx, weight_, layout_, dy, mode, dx);
     if (merged_) return;
     auto frame = ctx.frame();
-    const MatrixView<const T> dyv = projected(ctx, frame, tokens().out(), dy, rows());
+    const MatrixView<const T> dyv = detail::projected_tokens<T, B>(ctx, frame, tokens().out(), dy, rows());
     const MatrixView<const T> delta = token_delta(ctx, frame);
     if (!tokens().in().rotates())
       return B::template gemm<T>(ctx, Op::none, Op::none, C(1), dyv, delta, C(1), dx);
@@ -215,14 +215,6 @@ class CoreAdapter {
     if (gradient_.basis() == basis_) return;
     throw StateError(std::string(call) +
                      ": the gradient has another basis than the delta; make an adapter for each basis");
-  }
-  template <class Frame, class Side>
-  static MatrixView<const T> projected(Context& ctx, Frame& frame, const Side& side, MatrixView<const T> x,
-                                       index_t rank) {
-    if (!side.rotates()) return x;
-    const MatrixView<T> y = frame.template matrix<T>(x.rows, rank);
-    side.project_columns(ctx, x, y);
-    return y;
   }
   /// Delta as products with tokens use it.
   template <class Frame>

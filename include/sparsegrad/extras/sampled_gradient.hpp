@@ -96,8 +96,10 @@ class SampledGradient final : public CoreSource<compute_t<T>, B> {
     if (!open_) B::template zero<C>(ctx, sum_.values(), sum_.count());
     open_ = true;
     auto frame = ctx.frame();
-    const MatrixView<const T> left = projected(ctx, frame, token_basis().out(), dy, basis_->rows());
-    const MatrixView<const T> right = projected(ctx, frame, token_basis().in(), x, basis_->cols());
+    const MatrixView<const T> left =
+        detail::projected_tokens<T, B>(ctx, frame, token_basis().out(), dy, basis_->rows());
+    const MatrixView<const T> right =
+        detail::projected_tokens<T, B>(ctx, frame, token_basis().in(), x, basis_->cols());
     if (!sum_.dense()) {
       return B::template sampled_product<T>(ctx, left, right, sum_.indices(), sum_.count(), basis_->cols(),
                                             sum_.values());
@@ -157,14 +159,6 @@ class SampledGradient final : public CoreSource<compute_t<T>, B> {
     } else {
       return *basis_;
     }
-  }
-  template <class Frame, class Side>
-  static MatrixView<const T> projected(Context& ctx, Frame& frame, const Side& side, MatrixView<const T> x,
-                                       index_t rank) {
-    if (!side.rotates()) return x;
-    const MatrixView<T> y = frame.template matrix<T>(x.rows, rank);
-    side.project_columns(ctx, x, y);
-    return y;
   }
 
   BasisPointer basis_;
