@@ -111,15 +111,32 @@ TEST_CASE("safetensors: written and read back") {
   for (const std::string& name : file.names()) {
     const Tensor tensor = file.find(name);
     const auto offset = static_cast<index_t>(tensor.bytes.data() - file.find("empty").bytes.data());
-    CHECK(offset % info(tensor.dtype).bytes == 0);
+    CHECK(offset * 8 % info(tensor.dtype).bits == 0);
   }
-  CHECK((std::filesystem::file_size(path) - 59) % 8 == 0);  // 59 bytes of data, a header padded to 8
   // The same arrays, the same bytes.
   const auto bytes = sample().bytes();
   CHECK(read_text(path) == std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
   // An object outlives its file's name.
   std::filesystem::remove(path);
   CHECK(file.read<float>("x") == x);
+}
+
+TEST_CASE("safetensors: headers are padded with blanks to a multiple of 8") {
+  // Names of 8 lengths: all but one of the headers need blanks, of every number from 1 to 7.
+  std::size_t blanks = 0;
+  for (std::size_t length = 1; length <= 8; ++length) {
+    SafetensorsWriter writer;
+    writer.add(std::string(length, 'x'), {1}, std::vector<float>{1});
+    const auto bytes = writer.bytes();
+    std::uint64_t header = 0;
+    std::memcpy(&header, bytes.data(), 8);
+    CHECK(header % 8 == 0);
+    CHECK(bytes.size() == 8 + header + 4);
+    const std::string text(reinterpret_cast<const char*>(bytes.data()) + 8, header);
+    blanks += header - 1 - text.find_last_not_of(' ');
+    CHECK(SafetensorsFile(FileBytes::from(bytes), "f").names().size() == 1);
+  }
+  CHECK(blanks == 0 + 1 + 2 + 3 + 4 + 5 + 6 + 7);
 }
 
 TEST_CASE("safetensors: readers say what does not fit") {
@@ -185,6 +202,7 @@ TEST_CASE("safetensors: every rule of the header, broken once") {
   CHECK(refusal("{\"x\"}").find("the header is not valid JSON at its byte 5: ") == 0);
   CHECK(refusal("{} {}").find("the header is not valid JSON at its byte 4: ") == 0);
   CHECK(refusal("{\"\xff\":1}").find("the header is not valid JSON") == 0);
+  CHECK(refusal(std::string("{}\0\0", 4)) == "the header is not valid JSON at its byte 3: it is a NUL byte");
   CHECK(refusal(std::string("{\"a\0b\":1}", 9)).find("the header is not valid JSON") == 0);
   CHECK(refusal("{\"x\":1}") == "tensor 'x' is a number, expected an object");
   CHECK(refusal("{\"x\":null}") == "tensor 'x' is null, expected an object");
@@ -200,13 +218,29 @@ TEST_CASE("safetensors: every rule of the header, broken once") {
         "tensor 'x' has the key 'shape' twice");
   CHECK(refusal(R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"data_offsets":[0,4]}})", 4) ==
         "tensor 'x' has the key 'data_offsets' twice");
-  CHECK(refusal(R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"more":1}})", 4) ==
-        "tensor 'x' has the key 'more', expected dtype, shape and data_offsets only");
+  const auto with_more = [](const std::string& value) {
+    return refusal(R"({"x":{"dtype":"F32","more":)" + value + R"(,"shape":[1],"data_offsets":[0,4]}})", 4);
+  };
+  for (const char* value : {"1", "-1", "1.5", "null", "true", "\"F16\"", "[]", "{}", "[[1,2],{}]",
+                            R"({"dtype":"F16","shape":[2],"data_offsets":[0,[{"dtype":1}]]})"})
+    CHECK(with_more(value) == "nothing was thrown");
+  CHECK(refusal(R"({"x":{"a":{},"dtype":"F32","shape":[1],"a":[],"data_offsets":[0,4],"b":0}})", 4) ==
+        "nothing was thrown");
+  CHECK(with_more(std::string(125, '[') + std::string(125, ']')) == "nothing was thrown");
+  CHECK(with_more(std::string(126, '[') + std::string(126, ']')) ==
+        "tensor 'x' has an unknown key whose value nests deeper than 125 levels");
+  CHECK(with_more("{\"dtype\":1") == "tensor 'x' has no shape");  // that of the inner object is not its own
+  CHECK(with_more("1e999").find("the header is not valid JSON") == 0);
+  CHECK(refusal(R"({"x":{"more":{"dtype":"F32"},"shape":[1],"data_offsets":[0,4]}})", 4) ==
+        "tensor 'x' has no dtype");
   CHECK(refusal(R"({"x":{"shape":[1],"data_offsets":[0,4]}})", 4) == "tensor 'x' has no dtype");
   CHECK(refusal(R"({"x":{"dtype":"F32","data_offsets":[0,4]}})", 4) == "tensor 'x' has no shape");
   CHECK(refusal(R"({"x":{"dtype":"F32","shape":[1]}})", 4) == "tensor 'x' has no data_offsets");
   CHECK(refusal(R"({"__metadata__":{},"__metadata__":{}})") == "the key '__metadata__' stands twice");
   CHECK(refusal(R"({"__metadata__":{"a":"1","a":"2"}})") == "the metadata's key 'a' stands twice");
+  CHECK(refusal("{\"__metadata__\":null," + x1 + "}", 4) == "nothing was thrown");
+  CHECK(refusal(R"({"__metadata__":null,"__metadata__":null})") == "the key '__metadata__' stands twice");
+  CHECK(refusal(R"({"__metadata__":{"a":null}})") == "the header __metadata__: 'a' is null, expected a text");
   CHECK(refusal(R"({"__metadata__":{"a":1}})") ==
         "the header __metadata__: 'a' is a number, expected a text");
   CHECK(refusal(R"({"__metadata__":{"a":{}}})") ==
@@ -240,6 +274,9 @@ TEST_CASE("safetensors: every rule of the header, broken once") {
   CHECK(tensor("\"F32\"", "[4611686018427387904,4]", "[0,0]", 0) ==
         "tensor 'x' has a shape whose size in bytes exceeds 2^63");
   CHECK(tensor("\"F64\"", "[2305843009213693952]", "[0,0]", 0) ==
+        "tensor 'x' has a shape whose size in bytes exceeds 2^63");
+  CHECK(tensor("\"F32\"", "[2305843009213693952,2,0]", "[0,0]", 0) == "nothing was thrown");
+  CHECK(tensor("\"F32\"", "[4611686018427387904,4,0]", "[0,0]", 0) ==
         "tensor 'x' has a shape whose size in bytes exceeds 2^63");
   std::string ones = "[1";
   for (int i = 0; i < 64; ++i)
@@ -277,6 +314,52 @@ TEST_CASE("safetensors: every rule of the header, broken once") {
   CHECK(refusal("{" + x1 + "}", 5) ==
         "the tensors end at byte 4 of the data, but the file has 5 bytes of data");
   CHECK(refusal("{}", 1) == "the tensors end at byte 0 of the data, but the file has 1 bytes of data");
+}
+
+TEST_CASE("safetensors: every element type of the format") {
+  const auto of = [](const std::string& dtype, const std::string& shape, std::size_t bytes) {
+    const std::string size = std::to_string(bytes);
+    return refusal(
+        R"({"x":{"dtype":")" + dtype + R"(","shape":)" + shape + R"(,"data_offsets":[0,)" + size + "]}}",
+        bytes);
+  };
+  for (const auto& [dtype, bytes] : {std::pair{"F64", 32}, {"F32", 16},    {"F16", 8},
+                                     {"BF16", 8},          {"I64", 32},    {"I32", 16},
+                                     {"I16", 8},           {"I8", 4},      {"U64", 32},
+                                     {"U32", 16},          {"U16", 8},     {"U8", 4},
+                                     {"BOOL", 4},          {"C64", 32},    {"F8_E4M3", 4},
+                                     {"F8_E5M2", 4},       {"F8_E8M0", 4}, {"F8_E4M3FNUZ", 4},
+                                     {"F6_E2M3", 3},       {"F6_E3M2", 3}, {"F4", 2},
+                                     {"F8_E5M2FNUZ", 4}}) {
+    CAPTURE(dtype);
+    CHECK(of(dtype, "[2,2]", static_cast<std::size_t>(bytes)) == "nothing was thrown");
+    CHECK(of(dtype, "[2,2]", static_cast<std::size_t>(bytes) + 1).find("expected " + std::to_string(bytes)) !=
+          std::string::npos);
+    CHECK(of(dtype, "[0,3]", 0) == "nothing was thrown");
+    CHECK(info(*dtype_from_name(dtype)).bits * 4 == bytes * 8);
+  }
+  for (const char* unknown : {"", "F6", "I4", "U4", "C128", "F8_E3M4", "F8_E4M3FN", "F4_E2M1", "bool"})
+    CHECK(of(unknown, "[2,2]", 4) == "tensor 'x' has dtype '" + std::string(unknown) + "', which is unknown");
+  CHECK(of("F4", "[3]", 2) ==
+        "tensor 'x' has a shape whose elements of F4 (4 bits each) do not end at a whole byte");
+  CHECK(of("F6_E3M2", "[]", 1) ==
+        "tensor 'x' has a shape whose elements of F6_E3M2 (6 bits each) do not end at a whole byte");
+
+  // Beside them the tensors that are used are read; to read one of them as numbers is refused.
+  SafetensorsWriter writer;
+  const std::vector<std::byte> three(3, std::byte{0x21});
+  writer.add("f6", DType::f6_e2m3, {2, 2}, three);
+  writer.add("f4", DType::f4, {6}, three);
+  writer.add("x", {2}, std::vector<float>{1, 2});
+  CHECK(message([&] { writer.add("odd", DType::f4, {5}, three); }) ==
+        "tensor 'odd' has 3 bytes, expected whole bytes for shape [5] of F4");
+  const SafetensorsFile file(FileBytes::from(writer.bytes()), "f");
+  CHECK(file.names() == std::vector<std::string>{"x", "f6", "f4"});
+  CHECK(file.find("f6").count() == 4);
+  CHECK(file.find("f4").count() == 6);
+  CHECK(file.read_as<float>("x") == std::vector<float>{1, 2});
+  CHECK(message([&] { (void)file.read_as<float>("f4"); }) ==
+        "f: tensor 'f4' has dtype F4, expected a floating-point type (F64, F32, F16, BF16)");
 }
 
 TEST_CASE("safetensors: every truncation of a file is refused") {
@@ -393,6 +476,28 @@ TEST_CASE("safetensors: what cannot be opened") {
   write_text(here + "/empty", "");
   CHECK(message([&] { SafetensorsFile(here + "/empty"); }) ==
         here + "/empty: has 0 bytes, expected at least 8 (the header's length)");
+}
+
+TEST_CASE("safetensors: a file that is shortened while it is read ends in a message") {
+  const std::string path = fresh_folder("shortened") + "/a.safetensors";
+  const std::vector<double> many(100000, 1.5);
+  SafetensorsWriter writer;
+  writer.add("first", {100000}, many);
+  writer.add("last", {100000}, many);
+  writer.write(path);
+  const auto size = std::to_string(std::filesystem::file_size(path));
+  const SafetensorsFile file(path);
+  const FileBytes bytes = FileBytes::open(path);
+  std::filesystem::resize_file(path, 900000);
+  const std::string expected = path + ": ends at byte 900000 or before, but had " + size +
+                               " bytes when it was opened: it was shortened while it was read";
+  CHECK(file.read<double>("first") == many);
+  CHECK(message([&] { (void)file.read<double>("last"); }) == expected);
+  CHECK(message([&] { (void)file.read_as<float>("last"); }).find("it was shortened") != std::string::npos);
+  std::filesystem::resize_file(path, 4);
+  CHECK(message([&] { SafetensorsFile(bytes, "f"); }).find("it was shortened") != std::string::npos);
+  std::filesystem::resize_file(path, 20);
+  CHECK(message([&] { SafetensorsFile(bytes, "f"); }).find("it was shortened") != std::string::npos);
 }
 
 TEST_CASE("safetensors: an old file stays whole when the new one fails") {

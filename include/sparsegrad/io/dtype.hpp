@@ -16,22 +16,63 @@ namespace sparsegrad::io {
 static_assert(std::endian::native == std::endian::little, "safetensors files are little-endian");
 
 /// Element types that files may hold. Only some can be read as numbers here; all are checked alike.
-enum class DType { f64, f32, f16, bf16, i64, i32, i16, i8, u64, u32, u16, u8, boolean, f8_e4m3, f8_e5m2 };
+/// Those of fewer than 8 bits are packed, and their arrays end at a whole byte.
+enum class DType {
+  f64,
+  f32,
+  f16,
+  bf16,
+  i64,
+  i32,
+  i16,
+  i8,
+  u64,
+  u32,
+  u16,
+  u8,
+  boolean,
+  c64,
+  f8_e4m3,
+  f8_e5m2,
+  f8_e8m0,
+  f8_e4m3fnuz,
+  f8_e5m2fnuz,
+  f6_e2m3,
+  f6_e3m2,
+  f4,
+};
 
 /// Description of an element type.
 struct DTypeInfo {
   DType dtype;            ///< which
   std::string_view name;  ///< its name in files
-  index_t bytes;          ///< bytes of an element
+  index_t bits;           ///< bits of an element
 };
 
-/// All element types.
+/// All element types: those that the safetensors library knew in version 0.8.
 inline constexpr DTypeInfo dtype_table[] = {
-    {DType::f64, "F64", 8},      {DType::f32, "F32", 4},         {DType::f16, "F16", 2},
-    {DType::bf16, "BF16", 2},    {DType::i64, "I64", 8},         {DType::i32, "I32", 4},
-    {DType::i16, "I16", 2},      {DType::i8, "I8", 1},           {DType::u64, "U64", 8},
-    {DType::u32, "U32", 4},      {DType::u16, "U16", 2},         {DType::u8, "U8", 1},
-    {DType::boolean, "BOOL", 1}, {DType::f8_e4m3, "F8_E4M3", 1}, {DType::f8_e5m2, "F8_E5M2", 1},
+    {DType::f64, "F64", 64},
+    {DType::f32, "F32", 32},
+    {DType::f16, "F16", 16},
+    {DType::bf16, "BF16", 16},
+    {DType::i64, "I64", 64},
+    {DType::i32, "I32", 32},
+    {DType::i16, "I16", 16},
+    {DType::i8, "I8", 8},
+    {DType::u64, "U64", 64},
+    {DType::u32, "U32", 32},
+    {DType::u16, "U16", 16},
+    {DType::u8, "U8", 8},
+    {DType::boolean, "BOOL", 8},
+    {DType::c64, "C64", 64},
+    {DType::f8_e4m3, "F8_E4M3", 8},
+    {DType::f8_e5m2, "F8_E5M2", 8},
+    {DType::f8_e8m0, "F8_E8M0", 8},
+    {DType::f8_e4m3fnuz, "F8_E4M3FNUZ", 8},
+    {DType::f8_e5m2fnuz, "F8_E5M2FNUZ", 8},
+    {DType::f6_e2m3, "F6_E2M3", 6},
+    {DType::f6_e3m2, "F6_E3M2", 6},
+    {DType::f4, "F4", 4},
 };
 
 /// The description of an element type.

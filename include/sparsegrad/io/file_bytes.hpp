@@ -49,6 +49,32 @@ class Descriptor {
   int fd_;
 };
 
+/// A file that stays open.
+struct OpenFile {
+  // O_NONBLOCK: a pipe without a writer is refused later and not waited for.
+  explicit OpenFile(const std::string& name)
+      : path(name), fd(::open(name.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {}
+  std::string path;
+  Descriptor fd;
+};
+
+/// Reads from a file that had `size` bytes when it was opened.
+inline void read_all(const OpenFile& file, std::size_t size, std::size_t offset, std::span<std::byte> to) {
+  while (!to.empty()) {
+    constexpr std::size_t at_once = std::size_t{1} << 30;
+    const std::size_t wanted = to.size() < at_once ? to.size() : at_once;
+    const ssize_t got = ::pread(file.fd.get(), to.data(), wanted, static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) throw system_error(file.path, "cannot be read", errno);
+    if (got == 0) {
+      throw IoError(file.path + ": ends at byte " + std::to_string(offset) + " or before, but had " +
+                    std::to_string(size) + " bytes when it was opened: it was shortened while it was read");
+    }
+    offset += static_cast<std::size_t>(got);
+    to = to.subspan(static_cast<std::size_t>(got));
+  }
+}
+
 /// The file that `path` names, by way of symbolic links, whether it exists or not. Throws IoError
 /// when they are too many to be no loop.
 inline std::string resolved(const std::string& path) {
@@ -82,8 +108,9 @@ inline int write_all(int fd, std::span<const std::byte> bytes) {
 }  // namespace detail
 
 /// The bytes of a file, mapped into memory where the system can, read otherwise. Copies share them.
-/// The file must not be shortened while it is mapped; replacing it, as `write_file` does, is
-/// harmless.
+/// Replacing the file, as `write_file` does, is harmless. Where another process shortens it, `copy`
+/// throws; a look at `bytes` beyond its new end is a SIGBUS, which no program can turn into a
+/// message of its own without a handler for the whole process.
 class FileBytes {
  public:
   FileBytes() = default;
@@ -92,20 +119,21 @@ class FileBytes {
   static FileBytes open(const std::string& path) {
     FileBytes file;
 #if defined(SPARSEGRAD_IO_POSIX)
-    // O_NONBLOCK: a pipe without a writer is refused below and not waited for.
-    const detail::Descriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-    if (fd.get() < 0) throw detail::system_error(path, "cannot be opened", errno);
+    const auto source = std::make_shared<detail::OpenFile>(path);
+    const int fd = source->fd.get();
+    if (fd < 0) throw detail::system_error(path, "cannot be opened", errno);
     struct stat status {};
-    if (::fstat(fd.get(), &status) != 0) throw detail::system_error(path, "cannot be read", errno);
+    if (::fstat(fd, &status) != 0) throw detail::system_error(path, "cannot be read", errno);
     if (!S_ISREG(status.st_mode)) throw IoError(path + ": is not a regular file");
     file.size_ = static_cast<std::size_t>(status.st_size);
     if (file.size_ == 0) return file;
-    void* p = ::mmap(nullptr, file.size_, PROT_READ, MAP_PRIVATE, fd.get(), 0);
+    void* p = ::mmap(nullptr, file.size_, PROT_READ, MAP_PRIVATE, fd, 0);
     if (p == MAP_FAILED) throw detail::system_error(path, "cannot be mapped", errno);
     const std::size_t size = file.size_;
     file.data_ = std::shared_ptr<const std::byte>(
         static_cast<const std::byte*>(p),
         [size](const std::byte* q) { ::munmap(const_cast<std::byte*>(q), size); });
+    file.source_ = source;
 #else
     std::ifstream in(path, std::ios::binary | std::ios::ate);
     if (!in) throw IoError(path + ": cannot be opened");
@@ -132,9 +160,22 @@ class FileBytes {
     return {data_.get(), size_};
   }
 
+  /// Copies the bytes from `offset` on, as many as `to` has; they must be within `bytes()`. Throws
+  /// IoError when the file has become too short for that, or cannot be read.
+  void copy(std::size_t offset, std::span<std::byte> to) const {
+    if (to.empty()) return;
+#if defined(SPARSEGRAD_IO_POSIX)
+    if (source_ != nullptr) return detail::read_all(*source_, size_, offset, to);
+#endif
+    std::memcpy(to.data(), data_.get() + offset, to.size());
+  }
+
  private:
   std::shared_ptr<const std::byte> data_;
   std::size_t size_ = 0;
+#if defined(SPARSEGRAD_IO_POSIX)
+  std::shared_ptr<const detail::OpenFile> source_;  ///< null for bytes in memory
+#endif
 };
 
 /// Writes the parts one after the other to `path`. They go to a file "<path>.tmp-<process>-<n>"

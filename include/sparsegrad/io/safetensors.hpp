@@ -10,10 +10,9 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
-#include <limits>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -44,24 +43,29 @@ struct Tensor {
   std::span<const std::byte> bytes;  ///< elements, row-major, in the file's memory; no alignment is assured
 
   /// Number of elements.
-  index_t count() const { return static_cast<index_t>(bytes.size()) / info(dtype).bytes; }
+  index_t count() const { return static_cast<index_t>(bytes.size()) * 8 / info(dtype).bits; }
 };
 
-/// A file opened for reading. Opening checks the whole header, strictly: its length against 100 MB
-/// and the file's size; no other JSON than the structure above, no key twice, no unknown dtype;
-/// extents and offsets are integers in range, products do not overflow, begin <= end, the size is
-/// that of shape and dtype, and the arrays cover the data without overlap or hole. Every failure is
-/// an IoError that names the file and, where there is one, the tensor, and says what was expected
-/// and what was found.
+/// A file opened for reading. Opening checks the whole header: its length against 100 MB and the
+/// file's size; the structure above, in which metadata may be null and tensors may have further
+/// keys; no unknown dtype; extents and offsets are integers in range, products do not overflow,
+/// begin <= end, the size is that of shape and dtype, and the arrays cover the data without overlap
+/// or hole. Every failure is an IoError that names the file and, where there is one, the tensor,
+/// and says what was expected and what was found.
+///
+/// What the safetensors library takes is taken, but for what the format forbids and that library
+/// lets pass (a key twice, blanks before the '{'), more than 64 extents, an extent of 2^63 or more,
+/// and a tensor's entry or dtype in the other forms that serde reads.
+///
+/// `read` and `read_as` copy from the file: one that was shortened since it was opened is an
+/// IoError. `find` gives its memory as it is mapped, which ends the process then (see FileBytes).
 class SafetensorsFile {
  public:
   /// Opens a file. Throws IoError.
   explicit SafetensorsFile(const std::string& path) : SafetensorsFile(FileBytes::open(path), path) {}
   /// Reads a file that is in memory; `name` stands for the path in messages.
   SafetensorsFile(FileBytes bytes, std::string name)
-      : file_(std::move(bytes)),
-        path_(std::move(name)),
-        header_(detail::parse_header(file_.bytes(), path_)) {}
+      : file_(std::move(bytes)), path_(std::move(name)), header_(detail::parse_header(file_, path_)) {}
 
   /// The path, or the name given for it.
   const std::string& path() const { return path_; }
@@ -112,7 +116,7 @@ class SafetensorsFile {
                             std::string(info(dtype_of<X>()).name));
     }
     std::vector<X> values(static_cast<std::size_t>(tensor.count()));
-    if (!values.empty()) std::memcpy(values.data(), tensor.bytes.data(), tensor.bytes.size());
+    file_.copy(offset_of(tensor), std::as_writable_bytes(std::span(values)));
     return values;
   }
 
@@ -155,12 +159,19 @@ class SafetensorsFile {
   }
 
  private:
+  std::size_t offset_of(const Tensor& tensor) const {
+    return static_cast<std::size_t>(tensor.bytes.data() - file_.bytes().data());
+  }
+
   template <class X, class T, class F>
-  static void convert(const Tensor& tensor, std::vector<T>& values, F f) {
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      X x;
-      std::memcpy(&x, tensor.bytes.data() + i * sizeof(X), sizeof(X));
-      values[i] = static_cast<T>(f(x));
+  void convert(const Tensor& tensor, std::vector<T>& values, F f) const {
+    constexpr std::size_t block = std::size_t{1} << 16;
+    std::vector<X> part(std::min(values.size(), block));
+    for (std::size_t first = 0; first < values.size(); first += block) {
+      part.resize(std::min(block, values.size() - first));
+      file_.copy(offset_of(tensor) + first * sizeof(X), std::as_writable_bytes(std::span(part)));
+      for (std::size_t i = 0; i < part.size(); ++i)
+        values[first + i] = static_cast<T>(f(part[i]));
     }
   }
 
@@ -236,18 +247,17 @@ class SafetensorsWriter {
   void add(std::string name, DType dtype, std::vector<index_t> shape, std::span<const std::byte> bytes,
            std::shared_ptr<const void> owner) {
     if (name == "__metadata__") throw ValueError("a tensor cannot be named '__metadata__'");
-    index_t expected = info(dtype).bytes;
-    for (const index_t extent : shape) {
-      if (extent < 0 || (extent > 0 && expected > std::numeric_limits<index_t>::max() / extent)) {
-        throw ShapeError("tensor '" + name + "' has shape " + shape_list_text(shape) +
-                         ", expected extents >= 0 whose product is below 2^63");
-      }
-      expected *= extent;
+    const bool negative = std::any_of(shape.begin(), shape.end(), [](index_t extent) { return extent < 0; });
+    const std::optional<index_t> expected = negative ? std::nullopt : detail::bytes_of(shape, dtype);
+    if (!expected) {
+      throw ShapeError("tensor '" + name + "' has shape " + shape_list_text(shape) +
+                       ", expected extents >= 0 whose product is below 2^63");
     }
-    if (static_cast<index_t>(bytes.size()) != expected) {
-      throw ShapeError("tensor '" + name + "' has " + std::to_string(bytes.size()) + " bytes, expected " +
-                       std::to_string(expected) + " for shape " + shape_list_text(shape) + " of " +
-                       std::string(info(dtype).name));
+    if (static_cast<index_t>(bytes.size()) != *expected) {
+      const std::string found = std::to_string(bytes.size()) + " bytes, expected ";
+      throw ShapeError("tensor '" + name + "' has " + found +
+                       (*expected < 0 ? "whole bytes" : std::to_string(*expected)) + " for shape " +
+                       shape_list_text(shape) + " of " + std::string(info(dtype).name));
     }
     if (!names_.emplace(name, 0).second) throw ValueError("tensor '" + name + "' is added twice");
     arrays_.push_back({std::move(name), dtype, std::move(shape), bytes, std::move(owner)});
@@ -258,7 +268,7 @@ class SafetensorsWriter {
     for (std::size_t i = 0; i < arrays_.size(); ++i)
       layout.order.push_back(i);
     std::stable_sort(layout.order.begin(), layout.order.end(), [&](std::size_t a, std::size_t b) {
-      return info(arrays_[a].dtype).bytes > info(arrays_[b].dtype).bytes;
+      return info(arrays_[a].dtype).bits > info(arrays_[b].dtype).bits;
     });
     std::vector<detail::HeaderEntry> entries;
     index_t begin = 0;

@@ -17,6 +17,7 @@
 
 #include "../core/error.hpp"
 #include "dtype.hpp"
+#include "file_bytes.hpp"
 
 namespace sparsegrad::io::detail {
 
@@ -38,21 +39,29 @@ struct Header {
   std::size_t data_begin = 0;  ///< in the file
 };
 
-/// Takes the parser's events and allows only the structure of a header. Nothing nests deeper than
-/// that, so that the depth of hostile input is of no consequence.
+/// Takes the parser's events and allows only the structure of a header. Values of keys that are
+/// unknown in a tensor's entry are passed over, down to the depth at which serde_json gives up; the
+/// parser keeps no more than a bit for a level.
 class HeaderHandler {
  public:
   explicit HeaderHandler(Header& header) : header_(header) {}
   const std::string& message() const { return message_; }
 
-  bool null() { return unexpected("null"); }
-  bool boolean(bool) { return unexpected("a truth value"); }
+  bool null() {
+    if (passed_over()) return true;
+    if (state_ != State::metadata_start) return unexpected("null");
+    state_ = State::top;  // as if there were none
+    return true;
+  }
+  bool boolean(bool) { return passed_over() || unexpected("a truth value"); }
   bool number_integer(std::int64_t value) {
+    if (passed_over()) return true;
     return in_numbers()
                ? reject(which() + " has " + std::to_string(value) + ", expected integers in [0, 2^63)")
                : unexpected("a number");
   }
   bool number_unsigned(std::uint64_t value) {
+    if (passed_over()) return true;
     if (!in_numbers()) return unexpected("a number");
     if (value > static_cast<std::uint64_t>(std::numeric_limits<index_t>::max())) {
       return reject(which() + " has " + std::to_string(value) + ", expected integers in [0, 2^63)");
@@ -65,10 +74,12 @@ class HeaderHandler {
     return true;
   }
   bool number_float(double, const std::string& text) {
+    if (passed_over()) return true;
     return in_numbers() ? reject(which() + " has " + text + ", expected integers in [0, 2^63)")
                         : unexpected("a number");
   }
   bool string(std::string& value) {
+    if (passed_over()) return true;
     if (state_ == State::metadata_value) {
       header_.metadata[key_] = value;
       state_ = State::metadata;
@@ -86,6 +97,7 @@ class HeaderHandler {
   bool binary(nlohmann::json::binary_t&) { return unexpected("binary data"); }
 
   bool start_object(std::size_t) {
+    if (state_ == State::other) return deeper();
     if (state_ == State::start) {
       state_ = State::top;
     } else if (state_ == State::metadata_start) {
@@ -98,6 +110,7 @@ class HeaderHandler {
     return true;
   }
   bool key(std::string& value) {
+    if (state_ == State::other) return true;
     if (state_ == State::top) {
       key_ = value;
       if (value == "__metadata__") {
@@ -132,10 +145,11 @@ class HeaderHandler {
     if (value == "dtype") return once(seen_dtype_, State::dtype);
     if (value == "shape") return once(seen_shape_, State::shape_start);
     if (value == "data_offsets") return once(seen_offsets_, State::offsets_start);
-    return reject(tensor() + " has the key '" + shortened(value) +
-                  "', expected dtype, shape and data_offsets only");
+    state_ = State::other;  // whatever else a writer has to say of the tensor
+    return true;
   }
   bool end_object() {
+    if (state_ == State::other) return shallower();
     if (state_ == State::top) {
       state_ = State::end;
       return true;
@@ -160,6 +174,7 @@ class HeaderHandler {
     return true;
   }
   bool start_array(std::size_t) {
+    if (state_ == State::other) return deeper();
     if (state_ == State::shape_start) {
       state_ = State::shape;
     } else if (state_ == State::offsets_start) {
@@ -170,6 +185,7 @@ class HeaderHandler {
     return true;
   }
   bool end_array() {
+    if (state_ == State::other) return shallower();
     state_ = State::entry;
     return true;
   }
@@ -195,14 +211,31 @@ class HeaderHandler {
     shape,
     offsets_start,
     offsets,
+    other,  ///< in the value of an unknown key of an entry
     end,
   };
   static constexpr std::size_t max_extents = 64;
+  static constexpr int max_depth = 125;
 
   static std::string shortened(const std::string& text) {
     return text.size() <= 200 ? text : text.substr(0, 200) + "...";
   }
   std::string tensor() const { return "tensor '" + shortened(entry_.name) + "'"; }
+  /// Whether a value belongs to an unknown key.
+  bool passed_over() {
+    if (state_ != State::other) return false;
+    if (depth_ == 0) state_ = State::entry;
+    return true;
+  }
+  bool deeper() {
+    if (++depth_ <= max_depth) return true;
+    return reject(tensor() + " has an unknown key whose value nests deeper than " +
+                  std::to_string(max_depth) + " levels");
+  }
+  bool shallower() {
+    if (--depth_ == 0) state_ = State::entry;
+    return true;
+  }
   bool in_numbers() const { return state_ == State::shape || state_ == State::offsets; }
   std::string which() const { return tensor() + (state_ == State::shape ? ": shape" : ": data_offsets"); }
   bool reject(std::string message) {
@@ -238,6 +271,7 @@ class HeaderHandler {
   std::string key_;
   HeaderEntry entry_;
   std::vector<index_t> offsets_;
+  int depth_ = 0;  ///< of an unknown key's value
   bool has_metadata_ = false;
   bool seen_dtype_ = false;
   bool seen_shape_ = false;
@@ -245,36 +279,56 @@ class HeaderHandler {
   std::string message_;
 };
 
+/// Bytes of an array of this shape and type. Null where the product of the extents, 0 among them or
+/// not, or the number of bits is 2^63 or more; -1 where the bits are no whole bytes.
+inline std::optional<index_t> bytes_of(std::span<const index_t> shape, DType dtype) {
+  const auto times = [](index_t a, index_t b) -> std::optional<index_t> {
+    if (b > 0 && a > std::numeric_limits<index_t>::max() / b) return std::nullopt;
+    return a * b;
+  };
+  std::optional<index_t> count = 1;
+  for (const index_t extent : shape)
+    if (!(count = times(*count, extent))) return std::nullopt;
+  const std::optional<index_t> bits = times(*count, info(dtype).bits);
+  if (bits && *bits % 8 != 0) return -1;
+  return bits ? std::optional(*bits / 8) : std::nullopt;
+}
+
 /// Reads and checks a header (see SafetensorsFile).
-inline Header parse_header(std::span<const std::byte> file, const std::string& path) {
+inline Header parse_header(const FileBytes& file, const std::string& path) {
   const auto fail = [&](const std::string& what) { throw IoError(path + ": " + what); };
   constexpr std::size_t prefix = 8;
-  if (file.size() < prefix) {
-    fail("has " + std::to_string(file.size()) + " bytes, expected at least 8 (the header's length)");
+  const std::size_t file_size = file.bytes().size();
+  if (file_size < prefix) {
+    fail("has " + std::to_string(file_size) + " bytes, expected at least 8 (the header's length)");
   }
   std::uint64_t length = 0;
-  std::memcpy(&length, file.data(), prefix);
+  file.copy(0, std::as_writable_bytes(std::span(&length, 1)));
   if (length > header_limit) {
     fail("the header's length is " + std::to_string(length) + ", expected at most " +
          std::to_string(header_limit));
   }
-  if (length > file.size() - prefix) {
+  if (length > file_size - prefix) {
     fail("the header's length is " + std::to_string(length) + ", but only " +
-         std::to_string(file.size() - prefix) + " bytes follow (file truncated?)");
+         std::to_string(file_size - prefix) + " bytes follow (file truncated?)");
   }
-  const char* text = reinterpret_cast<const char*>(file.data()) + prefix;
-  if (length == 0 || *text != '{') fail("the header does not begin with '{'");
+  std::string text(static_cast<std::size_t>(length), '\0');
+  file.copy(prefix, std::as_writable_bytes(std::span(text)));
+  if (text.empty() || text.front() != '{') fail("the header does not begin with '{'");
+  if (const std::size_t nul = text.find('\0'); nul != std::string::npos) {  // the parser would end there
+    fail("the header is not valid JSON at its byte " + std::to_string(nul + 1) + ": it is a NUL byte");
+  }
 
   Header header;
   header.data_begin = prefix + static_cast<std::size_t>(length);
   HeaderHandler handler(header);
-  if (!nlohmann::json::sax_parse(text, text + length, &handler)) {
+  if (!nlohmann::json::sax_parse(text, &handler)) {
     const std::string& message = handler.message();
     const bool about_header = message.rfind("tensor ", 0) != 0 && message.rfind("the ", 0) != 0;
     fail((about_header ? "the header " : "") + message);
   }
 
-  const auto size = static_cast<index_t>(file.size() - header.data_begin);
+  const auto size = static_cast<index_t>(file_size - header.data_begin);
   for (const HeaderEntry& entry : header.entries) {
     const std::string tensor = "tensor '" + entry.name + "'";
     const std::string offsets =
@@ -284,16 +338,16 @@ inline Header parse_header(std::span<const std::byte> file, const std::string& p
       fail(tensor + " has " + offsets + ", but the file has " + std::to_string(size) +
            " bytes of data (file truncated?)");
     }
-    index_t bytes = info(entry.dtype).bytes;
-    for (const index_t extent : entry.shape) {
-      if (extent > 0 && bytes > std::numeric_limits<index_t>::max() / extent) {
-        fail(tensor + " has a shape whose size in bytes exceeds 2^63");
-      }
-      bytes *= extent;
+    const std::optional<index_t> bytes = bytes_of(entry.shape, entry.dtype);
+    const std::string dtype(info(entry.dtype).name);
+    if (!bytes) fail(tensor + " has a shape whose size in bytes exceeds 2^63");
+    if (*bytes < 0) {
+      fail(tensor + " has a shape whose elements of " + dtype + " (" +
+           std::to_string(info(entry.dtype).bits) + " bits each) do not end at a whole byte");
     }
-    if (bytes != entry.end - entry.begin) {
+    if (*bytes != entry.end - entry.begin) {
       fail(tensor + " has " + std::to_string(entry.end - entry.begin) + " bytes of data, expected " +
-           std::to_string(bytes) + " for its shape and dtype " + std::string(info(entry.dtype).name));
+           std::to_string(*bytes) + " for its shape and dtype " + dtype);
     }
   }
 
