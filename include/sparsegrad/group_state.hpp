@@ -54,7 +54,7 @@ void require_member_state(typename B::Context& ctx, const Members& members, cons
         "the saved state has one of a selector, and the layer has none that keeps a state; call use_selector "
         "first");
   }
-  m.selector.check_state(rows, cols, saved.selector);
+  m.selector.check_state(rows, cols, members.wanted(m, *saved.basis), saved.selector);
 }
 
 template <class C, Backend B, class Members>

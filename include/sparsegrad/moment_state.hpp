@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -10,14 +11,20 @@
 
 namespace sparsegrad {
 
+/// Most steps that a saved state may have taken: exact as a double, and far from the end of the type.
+inline constexpr std::int64_t most_saved_steps = std::int64_t{1} << 53;
+/// Most steps that a saved state may have counted of one entry: half of what the type can count.
+inline constexpr std::int32_t most_saved_count = std::int32_t{1} << 30;
+
 /// Throws ValueError, saying what is wrong, unless the state is a valid one for a MomentStore of
-/// these extents and this layout: steps >= 0, rising positions in range, numbers as many as
-/// positions, v >= 0 or NaN, counts >= 0, a form (compact or dense) that the capacity and the
+/// these extents and this layout: steps and counts in [0, most_saved_...], rising positions in range,
+/// numbers as many as positions, v >= 0 or NaN, a form (compact or dense) that the capacity and the
 /// overflow policy allow.
 template <class T>
 void require_moments(const OptimizerState<T>& s, index_t rows, index_t cols, const MomentLayout& layout) {
-  if (s.steps < 0)
-    throw ValueError("the saved state has step " + std::to_string(s.steps) + ", expected >= 0");
+  if (s.steps < 0 || s.steps > most_saved_steps)
+    throw ValueError("the saved state has step " + std::to_string(s.steps) + ", expected >= 0" +
+                     (s.steps < 0 ? "" : " and at most 2^53"));
   const std::size_t entries = s.compact ? s.index.size() : static_cast<std::size_t>(rows * cols);
   const auto require_count = [&](const char* what, std::size_t found, std::size_t expected) {
     if (found != expected) {
@@ -51,9 +58,9 @@ void require_moments(const OptimizerState<T>& s, index_t rows, index_t cols, con
       throw ValueError("the saved state has v = " + std::to_string((*v)[e]) + " at entry " +
                        std::to_string(e) + ", expected >= 0");
     }
-    if (layout.counts && s.count[e] < 0) {
+    if (layout.counts && (s.count[e] < 0 || s.count[e] > most_saved_count)) {
       throw ValueError("the saved state has count " + std::to_string(s.count[e]) + " at entry " +
-                       std::to_string(e) + ", expected >= 0");
+                       std::to_string(e) + ", expected >= 0" + (s.count[e] < 0 ? "" : " and at most 2^30"));
     }
   }
   if (s.compact && !may_be_compact) {

@@ -48,7 +48,8 @@ struct SelectorState {
 ///     committed(ctx, core, s)         the step with s was taken
 ///     basis_changed(ctx, rows, cols)  the core has another basis, and these extents
 ///     state(ctx), restore(ctx, state) SelectorState<T>, to a file and back
-///     check_state(rows, cols, state)  throws ValueError where `restore` would, for a core of these extents
+///     check_state(rows, cols, state)  throws ValueError where `restore` would, for a core of these extents;
+///                                     with `room` before `state`: also where more entries would be kept
 ///     bytes()                         memory held
 ///
 /// A selection alone must change no state: the step may be skipped, or refused.
@@ -166,9 +167,10 @@ class AnySelector {
   State state(Context& ctx) const { return model_ == nullptr ? State() : model_->state(ctx); }
   /// Restores the selector's state.
   void restore(Context& ctx, const State& state) const { model_->restore(ctx, state); }
-  /// Throws ValueError where `restore` would, for a core of these extents.
-  void check_state(index_t rows, index_t cols, const State& state) const {
-    model_->check_state(rows, cols, state);
+  /// Throws ValueError where `restore` would, for a core of these extents and a sparse gradient with
+  /// room for so many entries.
+  void check_state(index_t rows, index_t cols, index_t room, const State& state) const {
+    model_->check_state(rows, cols, room, state);
   }
   /// Bytes of backend memory held.
   index_t bytes() const { return model_ == nullptr ? 0 : model_->bytes(); }
@@ -183,7 +185,7 @@ class AnySelector {
     virtual void basis_changed(Context&, index_t, index_t) = 0;
     virtual State state(Context&) = 0;
     virtual void restore(Context&, const State&) = 0;
-    virtual void check_state(index_t, index_t, const State&) = 0;
+    virtual void check_state(index_t, index_t, index_t, const State&) = 0;
     virtual index_t bytes() const = 0;
   };
 
@@ -222,9 +224,12 @@ class AnySelector {
     void restore(Context& ctx, const State& saved) override {
       if constexpr (has_state) selector->restore(ctx, saved);
     }
-    void check_state(index_t rows, index_t cols, const State& saved) override {
-      if constexpr (requires { selector->check_state(rows, cols, saved); })
+    void check_state(index_t rows, index_t cols, index_t room, const State& saved) override {
+      if constexpr (requires { selector->check_state(rows, cols, room, saved); }) {
+        selector->check_state(rows, cols, room, saved);
+      } else if constexpr (requires { selector->check_state(rows, cols, saved); }) {
         selector->check_state(rows, cols, saved);
+      }
     }
     index_t bytes() const override {
       if constexpr (requires { selector->bytes(); }) {

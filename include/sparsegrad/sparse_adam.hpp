@@ -134,10 +134,11 @@ class SparseAdam : public MomentOptimizer<T, B, SparseAdamOptions> {
     return {s.values(), s.indices(), s.count(), store_.m(), store_.v(), store_.count(), d, steps_, nullptr};
   }
 
-  /// Sets the count of steps, for a caller that counted them elsewhere. Throws ValueError when it
-  /// is negative.
+  /// Sets the count of steps, for a caller that counted them elsewhere. Throws ValueError unless it
+  /// is in [0, most_saved_steps].
   void set_steps(std::int64_t steps) {
-    if (steps < 0) throw ValueError("steps is " + std::to_string(steps) + ", expected >= 0");
+    if (steps < 0 || steps > most_saved_steps)
+      throw ValueError("steps is " + std::to_string(steps) + ", expected 0 <= steps <= 2^53");
     steps_ = steps;
   }
 

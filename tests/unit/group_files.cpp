@@ -184,6 +184,10 @@ TEST_CASE("group files: what does not fit is refused, and the group stays as it 
   CHECK(contains(message_of([&] { second.group.restore(second.model.ctx, bad); }), "strictly rising"));
   bad.layers[2].selector.positions = {4, 24};
   CHECK(contains(message_of([&] { second.group.restore(second.model.ctx, bad); }), "in [0, 24)"));
+  bad.layers[2].selector.positions = {0, 1, 2, 3, 4, 5, 6, 7};
+  CHECK(message_of([&] { second.group.restore(second.model.ctx, bad); }) ==
+        "layer 2: the saved support has 8 positions, expected at most 7, the entries that are kept of this "
+        "core");
   bad.layers[2].selector.positions = {4, 7};
   bad.layers[2].selector.values = {1};
   CHECK(contains(message_of([&] { second.group.restore(second.model.ctx, bad); }), "positions alone"));
@@ -210,7 +214,9 @@ TEST_CASE("group files: what does not fit is refused, and the group stays as it 
   io::save(first.model.ctx, path, first.group);
   io::load(second.model.ctx, path, second.group);
   CHECK(second.group.optimizer(0).steps() == 4);
-  const auto changed = [&](const std::function<void(std::string&)>& change, bool with_delta = false) {
+  const std::vector<double> zeros(1000);
+  const auto changed = [&](const std::function<void(std::string&)>& change, bool with_delta = false,
+                           const std::string& zeroed = {}, double tolerance = 1e-9) {
     io::SafetensorsWriter writer;
     for (auto [key, value] : file.metadata()) {
       if (key == "group.layer.1.plan") change(value);
@@ -219,16 +225,22 @@ TEST_CASE("group files: what does not fit is refused, and the group stays as it 
     if (with_delta) writer.metadata("group.layer.1.delta.type", "sparse_delta 1");
     for (const std::string& name : file.names()) {
       const io::Tensor tensor = file.find(name);
-      writer.add(name, tensor.dtype, {tensor.shape.begin(), tensor.shape.end()}, tensor.bytes);
+      writer.add(name, tensor.dtype, {tensor.shape.begin(), tensor.shape.end()},
+                 name == zeroed ? std::as_bytes(std::span(zeros)).first(tensor.bytes.size()) : tensor.bytes);
     }
     return message_of([&] {
       io::get(second.model.ctx, io::SafetensorsFile(io::FileBytes::from(writer.bytes()), "f"), "group.",
-              second.group);
+              second.group, tolerance);
     });
   };
   CHECK(changed([](std::string&) {}) == "nothing was thrown");
   CHECK(contains(changed([](std::string& plan) { plan = "both"; }),
                  "f: metadata 'group.layer.1.plan' is 'both', expected a plan as"));
+  const auto nothing = [](std::string&) {};
+  CHECK(changed(nothing, false, "group.basis.1.in.factor") ==
+        "f: tensor 'group.basis.1.in.factor' has rows that are not orthonormal: the largest defect is 1, "
+        "expected at most 1e-09");
+  CHECK(changed(nothing, false, "group.basis.1.in.factor", 2) == "nothing was thrown");
   // A group of adapters of version 0.1: their deltas belong to CoreAdapter now.
   CHECK(contains(changed([](std::string&) {}, true), "a layer kept a delta, as adapters of version 0.1 did"));
 }

@@ -263,6 +263,22 @@ TEST_CASE("state files: what the readers refuse in a basis") {
           f[5] = NAN;
           p.set("p.out.factor", {4, 6}, f);
         }) == "f: tensor 'p.out.factor' has NaN at element 5, expected finite numbers");
+  CHECK(
+      text([](Parts& p) {
+        p.set<float>("p.out.factor", {4, 6}, std::vector<float>(24));
+      }) ==
+      "f: tensor 'p.out.factor' has rows that are not orthonormal: the largest defect is 1, expected at most "
+      "0.0001");
+  const auto bent = [&](float by, double tolerance) {
+    Parts parts = good;
+    auto factor = good.file().read<float>("p.out.factor");
+    factor[7] += by;
+    parts.set("p.out.factor", {4, 6}, factor);
+    return message([&] { (void)get_basis<float>(ctx, parts.file(), "p.", tolerance); });
+  };
+  CHECK(bent(0.001F, 1e-4).find("not orthonormal") != std::string::npos);
+  CHECK(bent(0.001F, NAN).find("not orthonormal") != std::string::npos);
+  CHECK(bent(0.001F, 0.01) == "nothing was thrown");
   CHECK(text([](Parts& p) {
           p.set<float>("p.in.signs", {8}, {1, 1, 1, 2, 1, 1, 1, 1});
         }) == "f: 'p.in.': sign 3 of a Hadamard side is 2.000000, expected 1 or -1");
@@ -275,6 +291,22 @@ TEST_CASE("state files: what the readers refuse in a basis") {
         }) == "f: tensor 'p.in.spectrum' has shape [1, 1], expected one extent");
   CHECK(text([](Parts& p) { p.set<std::int64_t>("p.gradients", {1}, {-2}); }) ==
         "f: tensor 'p.gradients' is -2, expected >= 0");
+  CHECK(text([](Parts& p) { p.set<double>("p.total_energy", {1}, {NAN}); }) ==
+        "f: tensor 'p.total_energy' is nan, expected a finite number >= 0");
+  CHECK(text([](Parts& p) { p.set<double>("p.total_energy", {1}, {-1}); }) ==
+        "f: tensor 'p.total_energy' is -1, expected a finite number >= 0");
+  CHECK(text([](Parts& p) {
+          p.set<double>("p.in.spectrum", {2}, {1, -0.5});
+        }) == "f: tensor 'p.in.spectrum' has -0.5, expected >= 0");
+  const auto energy = [&](double kept, double tail) {
+    return text([&](Parts& p) { p.set<double>("p.out.energy", {2}, {kept, tail}); });
+  };
+  CHECK(energy(NAN, NAN) == "nothing was thrown");
+  CHECK(energy(1, 0) == "nothing was thrown");
+  for (const auto& [kept, tail] :
+       {std::pair{1.5, 0.0}, {-0.5, 0.0}, {HUGE_VAL, 0.0}, {0.5, -1.0}, {0.5, HUGE_VAL}})
+    CHECK(energy(kept, tail).find("expected a fraction in [0, 1] and a finite energy >= 0") !=
+          std::string::npos);
 }
 
 TEST_CASE("state files: what the readers refuse in an optimizer's state") {
@@ -325,6 +357,16 @@ TEST_CASE("state files: what the readers refuse in an optimizer's state") {
         std::string::npos);
   CHECK(text([](Parts& p) { p.set<std::int64_t>("p.step", {1}, {-1}); }) ==
         "f: 'p.': the saved state has step -1, expected >= 0");
+  // The next step would leave the range of the type.
+  CHECK(text([](Parts& p) {
+          p.set<std::int64_t>("p.step", {1}, {std::numeric_limits<std::int64_t>::max()});
+        }) == "f: 'p.': the saved state has step 9223372036854775807, expected >= 0 and at most 2^53");
+  CHECK(made([](Parts& p) {
+          p.set<std::int64_t>("p.step", {1}, {(std::int64_t{1} << 53) + 1});
+        }).find("at most 2^53") != std::string::npos);
+  CHECK(made([](Parts& p) { p.set<std::int64_t>("p.step", {1}, {std::int64_t{1} << 53}); }) ==
+        "nothing was thrown");
+  CHECK_THROWS_AS(adam.set_steps((std::int64_t{1} << 53) + 1), ValueError);
   CHECK(text([&](Parts& p) {
           auto bad = index;
           std::swap(bad[1], bad[2]);
@@ -346,6 +388,12 @@ TEST_CASE("state files: what the readers refuse in an optimizer's state") {
         "f: tensor 'p.v' has shape [7], expected [8]");
   CHECK(text([](Parts& p) { p.set<float>("p.m", {8}, std::vector<float>(8, NAN)); }) ==
         "f: tensor 'p.m' has NaN at element 0, expected finite numbers");
+  CHECK(text([](Parts& p) {
+          p.set<float>("p.v", {8}, {0, 1, 1, 1, 1, 1, 1, NAN});
+        }) == "f: tensor 'p.v' has NaN at element 7, expected finite numbers");
+  CHECK(text([](Parts& p) {
+          p.set<float>("p.v", {8}, {0, INFINITY, 1, 1, 1, 1, 1, 1});
+        }) == "f: tensor 'p.v' has Inf at element 1, expected finite numbers");
   CHECK(text([](Parts& p) { p.set<float>("p.v", {8}, std::vector<float>(8, -1)); }) ==
         "f: 'p.': the saved state has v = -1.000000 at entry 0, expected >= 0");
   CHECK(text([](Parts& p) { p.set<double>("p.m", {8}, std::vector<double>(8)); }) ==
@@ -353,6 +401,16 @@ TEST_CASE("state files: what the readers refuse in an optimizer's state") {
   CHECK(text([](Parts& p) {
           p.set<std::int32_t>("p.count", {8}, {1, 1, 1, 1, -1, 1, 1, 1});
         }) == "f: 'p.': the saved state has count -1 at entry 4, expected >= 0");
+  CHECK(
+      text([](Parts& p) {
+        p.set<std::int32_t>("p.count", {8}, {1, 1, std::numeric_limits<std::int32_t>::max(), 1, 1, 1, 1, 1});
+      }) == "f: 'p.': the saved state has count 2147483647 at entry 2, expected >= 0 and at most 2^30");
+  CHECK(made([](Parts& p) {
+          p.set<std::int32_t>("p.count", {8}, {1, 1, (1 << 30) + 1, 1, 1, 1, 1, 1});
+        }).find("at most 2^30") != std::string::npos);
+  CHECK(made([](Parts& p) {
+          p.set<std::int32_t>("p.count", {8}, {1, 1, 1 << 30, 1, 1, 1, 1, 1});
+        }) == "nothing was thrown");
   CHECK(text([](Parts& p) { p.arrays.erase("p.count"); }).find("tensor 'p.count' is missing") !=
         std::string::npos);
 
@@ -383,6 +441,18 @@ TEST_CASE("state files: what the readers refuse in an optimizer's state") {
   CHECK(made([](Parts& p) {
           p.set<std::int64_t>("p.extents", {3}, {6, 8, 7});
         }) == "f: 'p.': the saved state has 8 entries, expected at most its capacity 7");
+  // A file of 8 entries that asks for 21 GB.
+  CHECK(made([](Parts& p) {
+          p.set<std::int64_t>("p.extents", {3}, {46340, 46340, 1'300'000'000});
+        }) ==
+        "f: tensor 'p.extents' says capacity 1300000000 for a state of 8 entries, expected at most 4194304; "
+        "io::get into an optimizer of that capacity reads it");
+  CHECK(made([](Parts& p) {
+          p.set<std::int64_t>("p.extents", {3}, {1 << 12, 1 << 12, (1 << 22) + 1});
+        }).find("expected at most 4194304") != std::string::npos);
+  CHECK(made([](Parts& p) {
+          p.set<std::int64_t>("p.extents", {3}, {1 << 12, 1 << 12, 1 << 22});
+        }) == "nothing was thrown");
 }
 
 TEST_CASE("state files: what the readers refuse in a delta") {

@@ -68,6 +68,15 @@ class FixedSupport {
       throw ValueError("the saved state is not that of a fixed support: expected positions alone");
     require_shape("the support", support_.rows(), support_.cols(), rows, cols, "rows x cols of the core");
   }
+  /// The same, and ValueError when the support has more positions than there is room for.
+  void check_state(index_t rows, index_t cols, index_t room, const SelectorState<T>& state) const {
+    check_state(rows, cols, state);
+    if (static_cast<index_t>(state.positions.size()) > room) {
+      throw ValueError("the saved support has " + std::to_string(state.positions.size()) +
+                       " positions, expected at most " + std::to_string(room) +
+                       ", the entries that are kept of this core");
+    }
+  }
   /// Takes a support over, for the present basis. Throws as check_state.
   void restore(Context& ctx, const SelectorState<T>& state) {
     check_state(support_.rows(), support_.cols(), state);

@@ -70,10 +70,11 @@ void put(typename B::Context& ctx, SafetensorsWriter& writer, const std::string&
 }
 
 /// Reads a group's state, checked as far as files go: what depends on the group
-/// SparseGradGroup::restore checks.
+/// SparseGradGroup::restore checks. The bases' factors must be orthonormal to the tolerance.
 template <class C, Backend B>
 GroupState<C, B> get_group_state(typename B::Context& ctx, const SafetensorsFile& file,
-                                 const std::string& prefix) {
+                                 const std::string& prefix,
+                                 double tolerance = TuckerBasis<C, B>::default_tolerance) {
   detail::require_type(file, prefix, detail::group_type);
   GroupState<C, B> state;
   std::vector<std::shared_ptr<const TuckerBasis<C, B>>> bases;
@@ -86,7 +87,7 @@ GroupState<C, B> get_group_state(typename B::Context& ctx, const SafetensorsFile
                                                 std::to_string(known) + "]");
     }
     if (basis_of[i] == known) {
-      bases.push_back(get_basis<C, B>(ctx, file, prefix + "basis." + std::to_string(known) + "."));
+      bases.push_back(get_basis<C, B>(ctx, file, prefix + "basis." + std::to_string(known) + ".", tolerance));
     }
     const std::string name = detail::layer_prefix(prefix, i);
     typename GroupState<C, B>::Layer layer;
@@ -119,8 +120,9 @@ GroupState<C, B> get_group_state(typename B::Context& ctx, const SafetensorsFile
 /// was.
 template <class T, Backend B, class O>
 void get(typename B::Context& ctx, const SafetensorsFile& file, const std::string& prefix,
-         SparseGradGroup<T, B, O>& group) {
-  const auto state = get_group_state<compute_t<T>, B>(ctx, file, prefix);
+         SparseGradGroup<T, B, O>& group,
+         double tolerance = TuckerBasis<compute_t<T>, B>::default_tolerance) {
+  const auto state = get_group_state<compute_t<T>, B>(ctx, file, prefix, tolerance);
   try {
     group.restore(ctx, state);
   } catch (const ValueError& error) {
@@ -129,8 +131,9 @@ void get(typename B::Context& ctx, const SafetensorsFile& file, const std::strin
 }
 
 template <class T, Backend B, class O>
-void load(typename B::Context& ctx, const std::string& path, SparseGradGroup<T, B, O>& group) {
-  get<T, B, O>(ctx, SafetensorsFile(path), "", group);
+void load(typename B::Context& ctx, const std::string& path, SparseGradGroup<T, B, O>& group,
+          double tolerance = TuckerBasis<compute_t<T>, B>::default_tolerance) {
+  get<T, B, O>(ctx, SafetensorsFile(path), "", group, tolerance);
 }
 
 }  // namespace sparsegrad::io

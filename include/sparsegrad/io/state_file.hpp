@@ -20,195 +20,20 @@
 #include <utility>
 #include <vector>
 
-#include "../core/float_bits.hpp"
 #include "../core_optimizer.hpp"
 #include "../default_backend.hpp"
 #include "../sparse_adam.hpp"
 #include "../sparse_gradient.hpp"
-#include "../tucker_basis.hpp"
+#include "basis_file.hpp"
+#include "checked_read.hpp"
 #include "safetensors.hpp"
 
 namespace sparsegrad::io {
 
 namespace detail {
 
-inline constexpr const char* basis_type = "tucker_basis 1";
 inline constexpr const char* adam_type = "sparse_adam 1";
 inline constexpr const char* delta_type = "sparse_gradient 1";
-
-inline void require_type(const SafetensorsFile& file, const std::string& prefix, const char* expected) {
-  const auto at = file.metadata().find(prefix + "type");
-  if (at == file.metadata().end()) {
-    throw IoError(file.path() + ": holds nothing under '" + prefix + "', expected a " + expected);
-  }
-  if (at->second != expected) {
-    throw IoError(file.path() + ": '" + prefix + "' is a '" + at->second + "', expected a '" + expected +
-                  "'");
-  }
-}
-
-/// A one-dimensional tensor of `count` elements of type X.
-template <class X>
-std::vector<X> read_list(const SafetensorsFile& file, const std::string& name, index_t count) {
-  const std::vector<index_t> shape{count};
-  (void)file.find(name, shape);
-  return file.read<X>(name);
-}
-/// A one-dimensional tensor of any length.
-template <class X>
-std::vector<X> read_list(const SafetensorsFile& file, const std::string& name) {
-  const Tensor tensor = file.find(name);
-  if (tensor.shape.size() != 1) {
-    throw file.error(name, "has shape " + shape_list_text(tensor.shape) + ", expected one extent");
-  }
-  return file.read<X>(name);
-}
-
-template <class X>
-void require_finite(const SafetensorsFile& file, const std::string& name, const std::vector<X>& values) {
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    if (!is_finite(values[i])) {
-      throw file.error(name, "has " + std::string(is_nan(values[i]) ? "NaN" : "Inf") + " at element " +
-                                 std::to_string(i) + ", expected finite numbers");
-    }
-  }
-}
-
-/// [rows, cols] of a core with 32-bit positions.
-inline void require_core(const SafetensorsFile& file, const std::string& name, index_t rows, index_t cols) {
-  const index_t limit = std::numeric_limits<stored_index_t>::max();
-  if (rows < 0 || cols < 0 || rows > limit || cols > limit || (rows > 0 && cols > limit / rows)) {
-    throw file.error(
-        name, "says " + shape_text(rows, cols) + ", expected extents >= 0 whose product is below 2^31");
-  }
-}
-
-inline void require_positions(const SafetensorsFile& file, const std::string& name,
-                              const std::vector<stored_index_t>& index, index_t size) {
-  for (std::size_t e = 0; e < index.size(); ++e) {
-    if (index[e] < 0 || index[e] >= size || (e > 0 && index[e] <= index[e - 1])) {
-      throw file.error(name, "has position " + std::to_string(index[e]) + " at element " + std::to_string(e) +
-                                 ", expected strictly rising positions in [0, " + std::to_string(size) + ")");
-    }
-  }
-}
-
-/// Runs f; what it refuses becomes an IoError of this file.
-template <class F>
-auto as_io_error(const SafetensorsFile& file, const std::string& prefix, F&& f) {
-  try {
-    return f();
-  } catch (const IoError&) {
-    throw;
-  } catch (const Error& error) {
-    throw IoError(file.path() + ": '" + prefix + "': " + error.what());
-  } catch (const std::bad_alloc&) {
-    throw IoError(file.path() + ": '" + prefix + "' needs more memory than there is");
-  }
-}
-
-/// The value named `text` of an enumeration whose values are 0 .. last.
-template <class Enum>
-Enum enum_from_text(const SafetensorsFile& file, const std::string& key, Enum last) {
-  const std::string& text = file.metadata(key);
-  std::string all;
-  for (int i = 0; i <= static_cast<int>(last); ++i) {
-    if (text == to_string(static_cast<Enum>(i))) return static_cast<Enum>(i);
-    all += (i > 0 ? ", " : "") + std::string(to_string(static_cast<Enum>(i)));
-  }
-  throw IoError(file.path() + ": metadata '" + key + "' is '" + text + "', expected one of " + all);
-}
-
-template <class T, Backend B>
-void put_side(typename B::Context& ctx, SafetensorsWriter& writer, const std::string& prefix,
-              const BasisSide<T, B>& side, const SideReport& report) {
-  writer.metadata(prefix + "kind", to_string(side.kind()));
-  writer.add(prefix + "extents", {2}, std::vector<std::int64_t>{side.extent(), side.rank()});
-  if (side.kind() == SideKind::hadamard) {
-    writer.add(prefix + "signs", {side.extent()}, side.host_signs(ctx));
-  } else if (side.kind() != SideKind::identity) {
-    writer.add(prefix + "factor", {side.rank(), side.extent()}, side.host_factor(ctx));
-  }
-  writer.add(prefix + "spectrum", {static_cast<index_t>(report.spectrum.size())}, report.spectrum);
-  writer.add(prefix + "energy", {2}, std::vector<double>{report.kept_energy, report.tail_energy});
-}
-
-template <class T, Backend B>
-std::pair<BasisSide<T, B>, SideReport> get_side(typename B::Context& ctx, const SafetensorsFile& file,
-                                                const std::string& prefix) {
-  using Side = BasisSide<T, B>;
-  // Files of version 0.1 call the Hadamard transform by another name.
-  const bool old_name = file.metadata(prefix + "kind") == "fast_transform";
-  const SideKind kind =
-      old_name ? SideKind::hadamard : enum_from_text(file, prefix + "kind", SideKind::random);
-  const std::vector<std::int64_t> extents = read_list<std::int64_t>(file, prefix + "extents", 2);
-  const index_t n = extents[0];
-  const index_t r = extents[1];
-  if (n < 0 || n > std::numeric_limits<stored_index_t>::max() || r < 0 || r > n) {
-    throw file.error(prefix + "extents", "says extent " + std::to_string(n) + " and rank " +
-                                             std::to_string(r) + ", expected 0 <= rank <= extent < 2^31");
-  }
-  const bool full = kind == SideKind::identity || kind == SideKind::hadamard;
-  if (full && r != n) {
-    throw file.error(prefix + "extents", "says extent " + std::to_string(n) + " and rank " +
-                                             std::to_string(r) + ", expected equal ones for a side of kind " +
-                                             to_string(kind));
-  }
-  SideReport report;
-  report.spectrum = read_list<double>(file, prefix + "spectrum");
-  require_finite(file, prefix + "spectrum", report.spectrum);
-  const std::vector<double> energy = read_list<double>(file, prefix + "energy", 2);
-  report.kept_energy = energy[0];
-  report.tail_energy = energy[1];
-
-  if (kind == SideKind::identity) return {Side::identity(n), std::move(report)};
-  if (kind == SideKind::hadamard) {
-    const std::vector<T> signs = read_list<T>(file, prefix + "signs", n);
-    return {as_io_error(file, prefix, [&] { return Side::hadamard_from_signs(ctx, signs); }),
-            std::move(report)};
-  }
-  const std::vector<index_t> shape{r, n};
-  (void)file.find(prefix + "factor", shape);
-  const std::vector<T> factor = file.read<T>(prefix + "factor");
-  require_finite(file, prefix + "factor", factor);
-  return {as_io_error(file, prefix, [&] { return Side::from_host_rows(ctx, r, n, factor, kind); }),
-          std::move(report)};
-}
-
-}  // namespace detail
-
-/// Adds a basis: kinds, extents, factors or signs, and its report (spectra, energies).
-template <class T, Backend B>
-void put(typename B::Context& ctx, SafetensorsWriter& writer, const std::string& prefix,
-         const TuckerBasis<T, B>& basis) {
-  const BasisReport& report = basis.report();
-  writer.metadata(prefix + "type", detail::basis_type);
-  detail::put_side<T, B>(ctx, writer, prefix + "out.", basis.out(), report.out);
-  detail::put_side<T, B>(ctx, writer, prefix + "in.", basis.in(), report.in);
-  writer.add(prefix + "gradients", {1}, std::vector<std::int64_t>{report.gradients});
-  writer.add(prefix + "total_energy", {1}, std::vector<double>{report.total_energy});
-}
-
-/// Reads a basis; the factors' shapes and finiteness are checked, their orthonormality is not (see
-/// TuckerBasis::orthogonality_defect).
-template <class T, Backend B = DefaultBackend>
-std::shared_ptr<const TuckerBasis<T, B>> get_basis(typename B::Context& ctx, const SafetensorsFile& file,
-                                                   const std::string& prefix) {
-  detail::require_type(file, prefix, detail::basis_type);
-  auto [out, out_report] = detail::get_side<T, B>(ctx, file, prefix + "out.");
-  auto [in, in_report] = detail::get_side<T, B>(ctx, file, prefix + "in.");
-  BasisReport report;
-  report.out = std::move(out_report);
-  report.in = std::move(in_report);
-  report.gradients = detail::read_list<std::int64_t>(file, prefix + "gradients", 1)[0];
-  report.total_energy = detail::read_list<double>(file, prefix + "total_energy", 1)[0];
-  if (report.gradients < 0) {
-    throw file.error(prefix + "gradients", "is " + std::to_string(report.gradients) + ", expected >= 0");
-  }
-  return TuckerBasis<T, B>::from_sides(std::move(out), std::move(in), std::move(report));
-}
-
-namespace detail {
 
 /// "m,v" <-> {"m", "v"}
 template <class Named>
@@ -355,11 +180,21 @@ void get(typename detail::MachineOf<O>::Context& ctx, const SafetensorsFile& fil
   detail::as_io_error(file, prefix, [&] { optimizer.restore(ctx, state); });
 }
 
-/// Makes a SparseAdam as the file has it, options included.
+/// Makes a SparseAdam as the file has it, options included. Throws IoError for a capacity of which
+/// the file holds so little that its memory is nobody's wish: above 2^22 and 64 times the entries.
+/// `get` into an optimizer of that capacity reads such a file.
 template <class T, Backend B = DefaultBackend>
 SparseAdam<T, B> get_adam(typename B::Context& ctx, const SafetensorsFile& file, const std::string& prefix) {
   detail::require_type(file, prefix, detail::adam_type);
   const OptimizerState<T> state = get_state<T>(file, prefix);
+  const auto held = static_cast<index_t>(state.index.size());
+  const index_t most = std::max(index_t{1} << 22, 64 * held);
+  if (state.compact && state.capacity > most) {
+    throw file.error(prefix + "extents", "says capacity " + std::to_string(state.capacity) +
+                                             " for a state of " + std::to_string(held) +
+                                             " entries, expected at most " + std::to_string(most) +
+                                             "; io::get into an optimizer of that capacity reads it");
+  }
   return detail::as_io_error(file, prefix, [&] {
     SparseAdamOptions options{.beta1 = state.number("beta1"),
                               .beta2 = state.number("beta2"),
@@ -433,8 +268,9 @@ void save(typename Object::Context& ctx, const std::string& path, const Object& 
   writer.write(path);
 }
 template <class T, Backend B = DefaultBackend>
-std::shared_ptr<const TuckerBasis<T, B>> load_basis(typename B::Context& ctx, const std::string& path) {
-  return get_basis<T, B>(ctx, SafetensorsFile(path), "");
+std::shared_ptr<const TuckerBasis<T, B>> load_basis(typename B::Context& ctx, const std::string& path,
+                                                    double tolerance = TuckerBasis<T, B>::default_tolerance) {
+  return get_basis<T, B>(ctx, SafetensorsFile(path), "", tolerance);
 }
 template <detail::FiledOptimizer O>
 void load(typename detail::MachineOf<O>::Context& ctx, const std::string& path, O& optimizer) {
