@@ -1,16 +1,17 @@
 #include "checkpoints/hf_directory_impl.hpp"
 
 #include <algorithm>
+#include <set>
 #include <span>
 
 #include <sparsegrad/backend/cpu_blas.hpp>
+
+#include "checkpoints/model_folder.hpp"
 
 namespace sparsegrad::glue {
 
 namespace {
 
-constexpr const char* weights_file = "model.safetensors";
-constexpr const char* config_file = "config.json";
 constexpr const char* saved_files[] = {weights_file, config_file,
                                        // the tokenizer's
                                        "vocab.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json",
@@ -62,15 +63,14 @@ std::span<const char* const> saved_file_names() {
 }
 
 ModelDirectory open_model_directory(const std::filesystem::path& path) {
-  if (!std::filesystem::is_directory(path)) throw ModelError(path.string() + ": is no directory");
+  require_model_folder(path);
+  for (const char* name : saved_files)
+    if (std::filesystem::exists(path / name)) require_content(path / name, name == saved_files[0]);
   ModelDirectory directory;
   directory.path = path;
   const std::filesystem::path config = path / config_file;
   directory.config_json = read_json(config);
   directory.config = parse_model_config(directory.config_json, config.string());
-  if (!std::filesystem::exists(path / weights_file)) {
-    throw ModelError(path.string() + ": has no " + weights_file);
-  }
   return directory;
 }
 
@@ -90,13 +90,24 @@ std::string weights_path(const std::filesystem::path& directory) {
   return (directory / weights_file).string();
 }
 
-std::string tensor_of(const io::SafetensorsFile& file, const ModelConfig& config, const std::string& name) {
+std::string tensor_of(const ModelWeights& weights, const ModelConfig& config, const std::string& name) {
   const std::vector<std::string> names = spellings(name, config.prefix());
-  const auto at =
-      std::find_if(names.begin(), names.end(), [&](const std::string& n) { return file.contains(n); });
-  if (at != names.end()) return *at;
+  std::set<std::string> found;
+  for (const std::string& spelling : names) {
+    const std::span<const std::string> in_files = weights.spelled(spelling);
+    found.insert(in_files.begin(), in_files.end());
+  }
+  if (found.size() > 1) {
+    throw ModelError(weights.path() + ": several tensors could be \"" + name +
+                     "\": " + join({found.begin(), found.end()}) + "; expected one");
+  }
+  if (!found.empty()) return *found.begin();
   if (may_be_missing(config, name)) return "";
-  throw ModelError(file.path() + ": the tensor \"" + name + "\" is missing (looked for " + join(names) + ")");
+  std::string elsewhere;
+  for (const std::string& spelling : names)
+    if (elsewhere.empty()) elsewhere = weights.unlisted(spelling);
+  throw ModelError(weights.path() + ": the tensor \"" + name + "\" is missing (looked for " + join(names) +
+                   ")" + elsewhere);
 }
 
 void write_companions(const std::filesystem::path& path, const ModelDirectory& source,
@@ -107,7 +118,11 @@ void write_companions(const std::filesystem::path& path, const ModelDirectory& s
   if (!std::filesystem::equivalent(path, source.path, code)) {
     for (const char* name : tokenizer_files) {
       const std::filesystem::path file = source.path / name;
-      if (std::filesystem::exists(file)) write_bytes(path / name, io::FileBytes::open(file.string()).bytes());
+      if (!std::filesystem::exists(file)) continue;
+      const io::FileBytes source_bytes = io::FileBytes::open(file.string());
+      std::vector<std::byte> bytes(source_bytes.bytes().size());
+      source_bytes.copy(0, bytes);
+      write_bytes(path / name, bytes);
     }
   }
   const std::string config = to_json(model_config, source.config_json).dump(2) + "\n";

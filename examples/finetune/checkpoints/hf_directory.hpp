@@ -14,7 +14,8 @@
 
 namespace sparsegrad::glue {
 
-/// A Hugging Face model directory: config.json, model.safetensors and the tokenizer's files.
+/// A Hugging Face model directory: config.json, model.safetensors (or its shards) and the tokenizer's
+/// files.
 struct ModelDirectory {
   std::filesystem::path path;
   nlohmann::json config_json;
@@ -22,7 +23,8 @@ struct ModelDirectory {
   ModelConfig config;
 };
 
-/// Reads config.json. Throws ModelError when it is missing or malformed, or when model.safetensors is missing.
+/// Reads config.json. Throws ModelError when it is malformed, and as require_model_folder where the folder is none that
+/// load_weights reads.
 ModelDirectory open_model_directory(const std::filesystem::path& path);
 
 struct LoadReport {
@@ -32,10 +34,11 @@ struct LoadReport {
   std::string text() const;
 };
 
-/// Fills the model's weights from model.safetensors. Names may lack the prefix "bert." or "roberta." and LayerNorm may be called
-/// gamma and beta; F64, F32, F16 and BF16 are converted. A missing pooler or classifier is initialised with `seed`.
-/// Throws ModelError or IoError naming the file and tensor: one that is missing, has another shape than config.json
-/// says, or is not of a floating-point type. The weights are unspecified then.
+/// Fills the model's weights from model.safetensors, or from the shards of model.safetensors.index.json. Names may lack the
+/// prefix "bert." or "roberta.", may have those of wrappers (ModelWeights::spelled), and LayerNorm may be called gamma and
+/// beta; F64, F32, F16 and BF16 are converted. A missing pooler or classifier is initialised with `seed`.
+/// Throws ModelError or IoError naming the file and tensor: one that is missing or there twice, has another shape than
+/// config.json says, is not of a floating-point type, or holds NaN or Inf. The weights are unspecified then.
 template <class T, class Backend>
 LoadReport load_weights(const ModelDirectory& directory, EncoderModel<T, Backend>& model, std::uint64_t seed);
 

@@ -7,14 +7,16 @@
 #include <sparsegrad/io/safetensors.hpp>
 
 #include "checkpoints/hf_directory.hpp"
+#include "checkpoints/model_weights.hpp"
 
 namespace sparsegrad::glue {
 
 namespace detail {
 
 std::string weights_path(const std::filesystem::path& directory);
-/// The file's name for a parameter; empty where it has none and may do without. Throws ModelError otherwise.
-std::string tensor_of(const io::SafetensorsFile& file, const ModelConfig& config, const std::string& name);
+/// The files' name for a parameter; empty where it has none and may do without. Throws ModelError otherwise, and where
+/// several tensors could be it.
+std::string tensor_of(const ModelWeights& weights, const ModelConfig& config, const std::string& name);
 /// config.json and the tokenizer's files.
 void write_companions(const std::filesystem::path& path, const ModelDirectory& source,
                       const ModelConfig& model_config);
@@ -30,7 +32,7 @@ std::vector<index_t> shape_of(const Parameter<T>& p) {
 template <class T, class Backend>
 LoadReport load_weights(const ModelDirectory& directory, EncoderModel<T, Backend>& model,
                         std::uint64_t seed) {
-  const io::SafetensorsFile file(detail::weights_path(directory.path));
+  const ModelWeights file(directory.path);
   LoadReport report;
   std::set<std::string> used;
   std::set<std::string> made;
@@ -45,8 +47,9 @@ LoadReport load_weights(const ModelDirectory& directory, EncoderModel<T, Backend
       made.insert(p.name);
       continue;
     }
+    const auto values = file.template read_as<compute_t<T>>(at);
     (void)file.find(at, detail::shape_of(p));
-    model.set_values(p.weight, file.template read_as<compute_t<T>>(at));
+    model.set_values(p.weight, values);
     used.insert(at);
   }
   model.initialize(seed, [&](std::string_view name) { return made.contains(std::string(name)); });

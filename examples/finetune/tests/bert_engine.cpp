@@ -446,6 +446,37 @@ TEST_CASE(
   CHECK(load(old, again).text() == "");
   CHECK(std::memcmp(a.data, b.data, static_cast<std::size_t>(a.size()) * sizeof(float)) == 0);
 
+  const auto wrapped = make("wrapped", [](Change& c) { c.name.insert(0, "_orig_mod.module."); });
+  again.initialize(5);
+  CHECK(load(wrapped, again).text() == "");
+  CHECK(std::memcmp(a.data, b.data, static_cast<std::size_t>(a.size()) * sizeof(float)) == 0);
+  const auto twice = make("twice", [](Change& c) {
+    if (c.name == "classifier.bias") return;
+    if (c.name == "bert.pooler.dense.bias") c.name = "module.bert.embeddings.LayerNorm.bias";
+  });
+  CHECK(has(load_error(twice), "several tensors could be \"bert.embeddings.LayerNorm.bias\""));
+
+  // Two shards of every other tensor.
+  std::filesystem::create_directories(root / "shards");
+  std::filesystem::copy_file(root / "saved" / "config.json", root / "shards" / "config.json");
+  nlohmann::json index;
+  io::SafetensorsWriter shards[2];
+  std::size_t number = 0;
+  for (const std::string& name : original.names()) {
+    const io::Tensor tensor = original.find(name);
+    index["weight_map"][name] = number % 2 == 0 ? "a.safetensors" : "b.safetensors";
+    shards[number++ % 2].add(name, tensor.dtype, tensor.shape, tensor.bytes);
+  }
+  shards[0].write((root / "shards" / "a.safetensors").string());
+  shards[1].write((root / "shards" / "b.safetensors").string());
+  std::ofstream(root / "shards" / "model.safetensors.index.json") << index.dump();
+  again.initialize(5);
+  CHECK(load(root / "shards", again).text() == "");
+  CHECK(std::memcmp(a.data, b.data, static_cast<std::size_t>(a.size()) * sizeof(float)) == 0);
+  index["weight_map"].erase("bert.encoder.layer.1.output.dense.bias");
+  std::ofstream(root / "shards" / "model.safetensors.index.json") << index.dump();
+  CHECK(has(load_error(root / "shards"), "holds it, but the index does not list it"));
+
   const auto narrow = make("narrow", [](Change& c) { c.dtype = io::DType::bf16; });
   load(narrow, again);
   for (index_t i = 0; i < a.size(); ++i)
