@@ -13,7 +13,7 @@
 
 namespace sparsegrad::glue {
 
-/// A vocabulary that fits its data leaves less of it unknown: bert-base-uncased's 0.1 % at most of GLUE's files.
+/// A vocabulary that fits leaves next to nothing unknown: bert-base-uncased's nothing of CoLA, SST-2, MRPC and STS-B.
 inline constexpr double high_unknown_share = 0.05;
 
 /// All sequences of a split in one piece of memory each for ids and types.

@@ -62,7 +62,7 @@ int run_evaluate_on(const EvaluateCommand& command) {
   if (!command.predictions.empty())
     write_file(command.predictions, predictions_text(session.task(), result, data));
   if (!command.submission.empty()) write_file(command.submission, submission_text(session.task(), result));
-  fmt::print("data: {}, {} examples of {}, {:.2g} % unknown tokens\n", session.source().text, data.size(),
+  fmt::print("data: {}, {} examples of {}, {:.2f} % unknown tokens\n", session.source().text, data.size(),
              command.split, 100 * data.unknown_share());
   if (!labelled) return 0;
   fmt::print("loss {:.6f}\n", result.loss);

@@ -10,12 +10,12 @@
 
 namespace sparsegrad::glue {
 
-/// The share of each data set, as " train 0.1 %, dev 0 %".
+/// The share of each data set, as " train 0.10 %, dev 0.00 %".
 template <class Session>
 std::string unknown_text(const Session& session) {
   std::string text;
   for (const auto& [name, data] : session.data_sets())
-    text += fmt::format("{} {} {:.2g} %", text.empty() ? "" : ",", name, 100 * data->unknown_share());
+    text += fmt::format("{} {} {:.2f} %", text.empty() ? "" : ",", name, 100 * data->unknown_share());
   return text;
 }
 

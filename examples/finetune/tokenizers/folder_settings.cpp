@@ -220,8 +220,8 @@ class Settings {
     }
   }
 
-  /// Adds the special tokens with what the files say of their flags. Those of `special` that have no flags, or
-  /// no id, are left to the tokenizer, which knows its own.
+  /// Adds the special tokens that the files name, with what these say of their flags. Those of `special` that have
+  /// no id are left to the tokenizer, which refuses them.
   void add_special(SpecialTokens special, Tokens& tokens) const {
     const auto add = [&](AddedToken token, bool may_number) {
       if (token.content.empty() || tokens.find_added(token.content) != nullptr) return;
@@ -241,7 +241,8 @@ class Settings {
       if (found == named_.end()) continue;
       const bool own =
           std::any_of(special.begin(), special.end(), [&](const auto& entry) { return role == entry.first; });
-      if (!own || found->second.flags) add(found->second.token, !own);
+      // A mask token without flags has those that its tokenizer knows.
+      if (role != "mask_token" || found->second.flags) add(found->second.token, !own);
     }
     for (const auto& [key, named] : named_)
       if (!is_role(key)) add(named.token, false);
@@ -337,6 +338,10 @@ Json read_folder_settings(const Path& directory, const TokenizerKind& kind, Spec
   if (const auto length = settings.config().find("model_max_length");
       length != settings.config().end() && length->is_number()) {
     report.model_max_length = length->get<double>();
+  }
+  if (get_optional<bool>(settings.config(), "split_special_tokens", settings.config_file()).value_or(false)) {
+    report.notes.emplace_back(
+        "tokenizer_config.json's split_special_tokens is not followed: special tokens in a text stay whole");
   }
   return settings.config();
 }

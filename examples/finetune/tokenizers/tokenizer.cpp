@@ -45,8 +45,9 @@ bool says_roberta(const fs::path& directory) {
     return json.is_object() && json.contains(key) && json[key].is_string() ? json[key].get<std::string>()
                                                                            : std::string();
   };
-  const std::string name = text_at("tokenizer_config.json", "tokenizer_class");
-  if (!name.empty()) return name.starts_with("Roberta");
+  for (const char* file : {"tokenizer_config.json", "config.json"})
+    if (const std::string name = text_at(file, "tokenizer_class"); !name.empty())
+      return name.starts_with("Roberta");
   return text_at("config.json", "model_type") == "roberta";
 }
 

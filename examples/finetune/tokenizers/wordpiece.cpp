@@ -146,6 +146,27 @@ void compare_vocab_txt(const std::filesystem::path& file, const Vocabulary& voca
   }
 }
 
+/// Tokens with capital letters are lost where text is put into lower case; the vocabulary of an uncased model has
+/// none.
+void note_capitals(const Description& description, TokenizerReport& report) {
+  if (!description.options.do_lower_case) return;
+  const auto has_capitals = [](const std::pair<std::string, std::int32_t>& entry) {
+    if (entry.first.starts_with('[')) return false;  // [CLS], [unused0]
+    const std::u32string text = decode_utf8(entry.first);
+    std::u32string lower;
+    for (const char32_t c : text)
+      unicode::append_lower_case(c, lower);
+    return lower != text;
+  };
+  const Vocabulary& vocabulary = description.vocabulary;
+  const auto lost =
+      static_cast<std::size_t>(std::count_if(vocabulary.begin(), vocabulary.end(), has_capitals));
+  if (8 * lost <= vocabulary.size()) return;
+  report.notes.push_back(std::to_string(lost) + " of the vocabulary's " + std::to_string(vocabulary.size()) +
+                         " tokens have capital letters, but texts are put into lower case: for a cased "
+                         "vocabulary write \"do_lower_case\": false into tokenizer_config.json");
+}
+
 /// tokenizer_config.json and the other files beside the vocabulary.
 void read_settings(const std::filesystem::path& directory, Description& description,
                    TokenizerReport& report) {
@@ -188,6 +209,7 @@ void read_settings(const std::filesystem::path& directory, Description& descript
         "tokenizer: name such words in added_tokens_decoder");
   }
   description.pair_types = gives_pair_types(config, report);
+  note_capitals(description, report);
 }
 
 }  // namespace
