@@ -7,6 +7,7 @@
 
 #include "programs/commands.hpp"
 #include "programs/interrupt.hpp"
+#include "programs/unknown_tokens.hpp"
 #include "training/output/output_file.hpp"
 #include "training/output/progress_bar.hpp"
 #include "training/session.hpp"
@@ -38,6 +39,10 @@ int run_evaluate_on(const EvaluateCommand& command) {
     }
   }
   const EncodedDataset& data = on_train ? session.train() : session.dev();
+  if (!options.quiet)
+    for (const std::string& note : session.tokenizer_report().notes)
+      fmt::print(stderr, "note: {}\n", note);
+  warn_of_unknown(session);
 
   ProgressBar bar(!options.quiet);
   EvaluateOptions evaluate_options;
@@ -57,7 +62,8 @@ int run_evaluate_on(const EvaluateCommand& command) {
   if (!command.predictions.empty())
     write_file(command.predictions, predictions_text(session.task(), result, data));
   if (!command.submission.empty()) write_file(command.submission, submission_text(session.task(), result));
-  fmt::print("data: {}, {} examples of {}\n", session.source().text, data.size(), command.split);
+  fmt::print("data: {}, {} examples of {}, {:.2f} % unknown tokens\n", session.source().text, data.size(),
+             command.split, 100 * data.unknown_share());
   if (!labelled) return 0;
   fmt::print("loss {:.6f}\n", result.loss);
   for (const Metric& metric : result.metrics)

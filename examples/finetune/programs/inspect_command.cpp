@@ -5,6 +5,7 @@
 #include "programs/commands.hpp"
 #include "programs/energy_survey.hpp"
 #include "programs/interrupt.hpp"
+#include "programs/unknown_tokens.hpp"
 #include "training/output/output_file.hpp"
 #include "training/output/progress_bar.hpp"
 #include "training/output/run_log.hpp"
@@ -56,6 +57,7 @@ int run_inspect(const InspectCommand& command) {
   const InterruptGuard guard;
   make_folder(options.output);
   Session session(options, true);
+  warn_of_unknown(session);
   session.load_model(options, trained_parts(options));
   const index_t layers = session.model().config().layers;
   if (command.layer >= layers) {

@@ -7,7 +7,9 @@
 
 #include "programs/commands.hpp"
 #include "programs/interrupt.hpp"
+#include "programs/unknown_tokens.hpp"
 #include "training/memory/memory_estimate.hpp"
+#include "training/model_tokenizer.hpp"
 #include "training/output/output_file.hpp"
 #include "training/output/output_folder.hpp"
 #include "training/output/progress_bar.hpp"
@@ -68,6 +70,7 @@ int run_train_on(const TrainOptions& options) {
                      {"options", to_json(options)},
                      {"versions", versions},
                      {"data", session.data_json()},
+                     {"tokenizer", to_json(session.tokenizer_report())},
                      {"model", session.model_json()},
                      {"memory_estimate", to_json(estimate)},
                      {"trained",
@@ -83,6 +86,7 @@ int run_train_on(const TrainOptions& options) {
   };
   write_log(false);
 
+  warn_of_unknown(session);
   const bool talk = !options.quiet;
   if (talk) {
     fmt::print("data: {}\n", session.source().text);
@@ -93,6 +97,8 @@ int run_train_on(const TrainOptions& options) {
     const index_t skipped = session.train().skipped() + session.dev().skipped();
     if (skipped > 0) fmt::print("; {} malformed rows left out", skipped);
     fmt::print("\n");
+    fmt::print("      unknown tokens:{}\n", unknown_text(session));
+    fmt::print("{}", describe(session.tokenizer_report()));
     fmt::print("model: {} layers of width {}, {} parameters\n", session.model().config().layers,
                session.model().config().hidden, session.model().parameters().count());
     if (const std::string text = session.load_report().text(); !text.empty()) fmt::print("       {}\n", text);

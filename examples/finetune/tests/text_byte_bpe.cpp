@@ -457,8 +457,8 @@ TEST_CASE("malformed merges.txt") {
   check_says(error("#version: 0.2\nl o\nlow\n"),
              "merges.txt:3: expected two tokens with a space between them, found \"low\"");
   check_says(error("l o\nlo w er\n"), "merges.txt:2: expected two tokens");
-  check_says(error("l o\n\nlo w\n"),
-             "merges.txt:2: expected two tokens with a space between them, found \"\"");
+  check_says(error("l o\n\nlow\n"),
+             "merges.txt:3: expected two tokens with a space between them, found \"low\"");
   check_says(error(" o\n"), "merges.txt:1: expected two tokens");
   check_says(error("l \n"), "merges.txt:1: expected two tokens");
   check_says(error("l o\n\xFF o\n"), "merges.txt:2: expected UTF-8");

@@ -96,6 +96,32 @@ TEST_CASE("train, then evaluate with predictions") {
             .status == 0);
 }
 
+TEST_CASE("a vocabulary that does not fit is warned of; files and unknown tokens are in the log") {
+  const fs::path model = fresh_folder("misfit_model");
+  fs::copy(tiny(), model, fs::copy_options::recursive);
+  std::string vocab = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n";
+  for (std::size_t i = 4; i < lines_of(content(model / "vocab.txt")); ++i)
+    vocab += "qqq" + std::to_string(i) + "\n";
+  std::ofstream(model / "vocab.txt", std::ios::binary) << vocab;
+  std::ofstream(model / "special_tokens_map.json") << R"({"pad_token": "[PAD]"})";
+  const fs::path output = fresh_folder("misfit");
+  const std::string words = " --model '" + model.string() + "' --task cola --threads 1 --max-length 32 ";
+  const Finished train =
+      run("train --run-type ft --max-steps 1 --train-limit 16 --dev-limit 16 --no-save --output '" +
+          output.string() + "'" + words);
+  CHECK_MESSAGE(train.status == 0, train.err);
+  check_says(train.err, "train: 100.0 % of the text is the unknown token");
+  check_says(train.err, "dev: 100.0 % of the text is the unknown token");
+  check_says(train.out, "unknown tokens: train 100.00 %, dev 100.00 %");
+  check_says(train.out, "tokenizer: WordPiece of vocab.txt, special_tokens_map.json");
+  const nlohmann::json log = json_of(output / "run.json");
+  CHECK(log["data"]["train"]["unknown_share"] == 1.0);
+  CHECK(log["data"]["dev"]["unknown_tokens"].get<int>() > 16);
+  CHECK(log["tokenizer"]["files"] == nlohmann::json{"vocab.txt", "special_tokens_map.json"});
+  CHECK(log["tokenizer"]["notes"].empty());
+  check_says(run("evaluate --dev-limit 16" + words).err, "100.0 % of the text is the unknown token");
+}
+
 TEST_CASE("a preset yields to explicit options") {
   const fs::path output = fresh_folder("preset");
   const Finished train =

@@ -1,11 +1,13 @@
 #include "tokenizers/byte_bpe.hpp"
 
+#include <algorithm>
 #include <array>
 #include <functional>
 #include <queue>
 #include <unordered_map>
 
 #include "tokenizers/encoding.hpp"
+#include "tokenizers/folder_settings.hpp"
 #include "tokenizers/token_table.hpp"
 #include "tokenizers/tokenizer_files.hpp"
 #include "tokenizers/unicode.hpp"
@@ -187,14 +189,15 @@ struct Description {
   Merges merges{};
   ByteBpeOptions options{};
   std::vector<AddedToken> added{};
+  Json tokenizer_json{};  ///< without its vocabulary; null where there is no such file
 };
 
-Merges read_merges_txt(const Path& file) {
+Merges read_merges_txt(const Path& file, TokenizerReport& report) {
   Merges merges;
-  const std::vector<std::string> lines = read_lines(file);
+  const std::vector<std::string> lines = read_lines(file, &report);
   for (std::size_t i = 0; i < lines.size(); ++i) {
     const std::string& line = lines[i];
-    if (i == 0 && line.starts_with("#version")) continue;
+    if (line.empty() || line.starts_with("#version")) continue;
     const std::size_t space = line.find(' ');
     if (space == std::string::npos || space == 0 || space + 1 == line.size() ||
         line.find(' ', space + 1) != std::string::npos) {
@@ -229,21 +232,27 @@ Merges read_merges_json(const Json& array, const Path& file) {
   return merges;
 }
 
-Description read_vocab_json(const Path& vocab_json, const Path& merges_txt) {
+Vocabulary read_vocab_json(const Path& file) {
+  const Json vocabulary = read_json(file);
+  if (vocabulary.is_object()) return read_vocabulary(vocabulary, file);
+  throw TokenizerError(file.string() + ": expected a JSON object of tokens and ids, found " +
+                       vocabulary.type_name());
+}
+
+Description read_two_files(const Path& vocab_json, const Path& merges_txt, TokenizerReport& report) {
   Description description{.vocabulary_file = vocab_json, .merges_file = merges_txt};
-  const Json vocabulary = read_json(vocab_json);
-  if (!vocabulary.is_object()) {
-    throw TokenizerError(vocab_json.string() + ": expected a JSON object of tokens and ids, found " +
-                         vocabulary.type_name());
+  description.vocabulary = read_vocab_json(vocab_json);
+  description.merges = read_merges_txt(merges_txt, report);
+  report.files.insert(report.files.end(), {"vocab.json", "merges.txt"});
+  if (description.merges.empty()) {
+    report.notes.emplace_back("merges.txt has no merges: every byte of a text is a token of its own");
   }
-  description.vocabulary = read_vocabulary(vocabulary, vocab_json);
-  description.merges = read_merges_txt(merges_txt);
   return description;
 }
 
 Description read_tokenizer_json(const Path& file) {
-  const Json root = read_json(file);
   Description description{.vocabulary_file = file, .merges_file = file};
+  Json& root = description.tokenizer_json = read_json(file);
   const Json& model = object_at(root, "model", file);
   if (const std::string type = model_type(root, file); type != "BPE")
     throw TokenizerError(file.string() + ": expected a BPE model, found " + type);
@@ -271,23 +280,60 @@ Description read_tokenizer_json(const Path& file) {
   description.vocabulary = read_vocabulary(object_at(model, "vocab", file), file);
   description.merges = read_merges_json(model.value("merges", Json()), file);
   description.added = read_added_tokens(root, file);
+  root.erase("model");
   return description;
 }
 
-/// What tokenizer_config.json says goes before what tokenizer.json says.
-void read_tokenizer_config(const Path& file, Description& description) {
-  const Json config = read_json(file);
-  constexpr std::array<std::string_view, 4> classes{"RobertaTokenizer", "RobertaTokenizerFast",
-                                                    "PreTrainedTokenizerFast", "TokenizersBackend"};
+/// Reads vocab.json and merges.txt beside tokenizer.json, which goes before them, and notes where they differ.
+void compare_two_files(const Path& directory, const Description& description, TokenizerReport& report) {
+  const auto compare = [&](const char* name, auto read) {
+    std::error_code no_error;
+    if (!std::filesystem::exists(directory / name, no_error)) return;
+    try {
+      read(directory / name);
+      report.files.emplace_back(name);
+    } catch (const TokenizerError& error) {
+      report.notes.emplace_back(error.what());
+    }
+  };
+  compare("vocab.json", [&](const Path& file) {
+    note_differences("vocab.json", read_vocab_json(file), description.vocabulary, description.added, report);
+  });
+  compare("merges.txt", [&](const Path& file) {
+    const Merges other = read_merges_txt(file, report);
+    if (other == description.merges) return;
+    const std::size_t both = std::min(other.size(), description.merges.size());
+    const auto first = std::mismatch(other.begin(), other.begin() + static_cast<std::ptrdiff_t>(both),
+                                     description.merges.begin())
+                           .first;
+    report.notes.push_back("merges.txt contradicts tokenizer.json, first in merge " +
+                           std::to_string(first - other.begin() + 1) +
+                           ": tokenizer.json goes first, as in transformers");
+  });
+}
+
+/// tokenizer_config.json and the other files beside the vocabulary.
+void read_settings(const Path& directory, Description& description, TokenizerReport& report) {
+  static constexpr std::array<std::string_view, 4> classes{"RobertaTokenizer", "RobertaTokenizerFast",
+                                                           "PreTrainedTokenizerFast", "TokenizersBackend"};
   ByteBpeOptions& options = description.options;
-  read_config(config, classes, "byte-level BPE",
-              {{"unk_token", &options.unk_token},
-               {"cls_token", &options.cls_token},
-               {"sep_token", &options.sep_token},
-               {"pad_token", &options.pad_token},
-               {"mask_token", &options.mask_token}},
-              description.added, file);
-  set_from(options.add_prefix_space, config, "add_prefix_space", file);
+  const FrameTokens of_json{options.cls_token, options.sep_token};
+  const Json config = read_folder_settings(directory, {"byte-level BPE", classes},
+                                           {{"unk_token", &options.unk_token},
+                                            {"cls_token", &options.cls_token},
+                                            {"sep_token", &options.sep_token},
+                                            {"pad_token", &options.pad_token},
+                                            {"mask_token", &options.mask_token}},
+                                           description.vocabulary, description.added, report);
+  const Path file = directory / "tokenizer_config.json";
+  if (description.tokenizer_json.is_null()) {
+    set_from(options.add_prefix_space, config, "add_prefix_space", file);
+  } else {
+    settle_frame_tokens(description.tokenizer_json, config, of_json, options.cls_token, options.sep_token,
+                        report);
+    settle(options.add_prefix_space, config, "add_prefix_space", "add_prefix_space", false, file, report);
+  }
+  check_sides(description.tokenizer_json, config, directory, report);
 }
 
 }  // namespace
@@ -393,7 +439,8 @@ ByteBpeTokenizer::ByteBpeTokenizer(Vocabulary vocabulary, const Merges& merges, 
 
 ByteBpeTokenizer ByteBpeTokenizer::from_vocab(const Path& vocab_json, const Path& merges_txt,
                                               const ByteBpeOptions& options) {
-  Description description = read_vocab_json(vocab_json, merges_txt);
+  TokenizerReport unread;
+  Description description = read_two_files(vocab_json, merges_txt, unread);
   description.options = options;
   return ByteBpeTokenizer(Impl::from(std::move(description)));
 }
@@ -402,16 +449,22 @@ ByteBpeTokenizer ByteBpeTokenizer::from_tokenizer_json(const Path& file) {
   return ByteBpeTokenizer(Impl::from(read_tokenizer_json(file)));
 }
 
-ByteBpeTokenizer ByteBpeTokenizer::from_directory(const Path& directory) {
-  namespace fs = std::filesystem;
+ByteBpeTokenizer ByteBpeTokenizer::from_directory(const Path& directory, TokenizerReport* report) {
   std::error_code no_error;
   require_directory(directory);
+  TokenizerReport own;
+  TokenizerReport& out = report != nullptr ? *report : own;
+  out.kind = "byte-level BPE";
   const Path tokenizer_json = directory / "tokenizer.json";
-  Description description = fs::exists(tokenizer_json, no_error)
-                                ? read_tokenizer_json(tokenizer_json)
-                                : read_vocab_json(directory / "vocab.json", directory / "merges.txt");
-  const Path config = directory / "tokenizer_config.json";
-  if (fs::exists(config, no_error)) read_tokenizer_config(config, description);
+  Description description;
+  if (std::filesystem::exists(tokenizer_json, no_error)) {
+    description = read_tokenizer_json(tokenizer_json);
+    out.files.emplace_back("tokenizer.json");
+    compare_two_files(directory, description, out);
+  } else {
+    description = read_two_files(directory / "vocab.json", directory / "merges.txt", out);
+  }
+  read_settings(directory, description, out);
   return ByteBpeTokenizer(Impl::from(std::move(description)));
 }
 

@@ -34,11 +34,13 @@ class ByteBpeTokenizer final : public Tokenizer {
  public:
   using Merges = std::vector<std::pair<std::string, std::string>>;
 
-  /// Reads tokenizer.json or else vocab.json and merges.txt, and tokenizer_config.json where there is one.
+  /// Reads tokenizer.json or else vocab.json and merges.txt, and what there is of tokenizer_config.json,
+  /// special_tokens_map.json and added_tokens.json.
   /// Throws TokenizerError: no such file, not JSON, another kind of tokenizer, and as the constructor does.
-  static ByteBpeTokenizer from_directory(const std::filesystem::path& directory);
+  static ByteBpeTokenizer from_directory(const std::filesystem::path& directory,
+                                         TokenizerReport* report = nullptr);
 
-  /// Reads a JSON object of tokens and ids, and a text of one merge a line.
+  /// Reads a JSON object of tokens and ids, and a text of one merge a line. Blank lines are left out.
   static ByteBpeTokenizer from_vocab(const std::filesystem::path& vocab_json,
                                      const std::filesystem::path& merges_txt,
                                      const ByteBpeOptions& options = {});
@@ -62,7 +64,7 @@ class ByteBpeTokenizer final : public Tokenizer {
   std::size_t vocab_size() const override;
   std::int32_t cls_id() const;
   std::int32_t sep_id() const;
-  std::int32_t unk_id() const;
+  std::int32_t unk_id() const override;
   std::optional<std::int32_t> mask_id() const;  ///< nothing where the vocabulary has no such token
   const ByteBpeOptions& options() const;
 
@@ -70,7 +72,7 @@ class ByteBpeTokenizer final : public Tokenizer {
   /// neither.
   std::optional<std::int32_t> id_of(std::string_view token) const;
   /// The token of `id`. Throws TokenizerError when no token has it.
-  const std::string& token_of(std::int32_t id) const;
+  const std::string& token_of(std::int32_t id) const override;
 
  private:
   struct Impl;

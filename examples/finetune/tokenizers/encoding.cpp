@@ -23,6 +23,7 @@ Encoding encode_in_frame(const Tokenizer& tokenizer, const Frame& frame, std::st
   const PairLengths kept = b ? truncate_longest_first(ids_a.size(), ids_b.size(), room)
                              : PairLengths{std::min(ids_a.size(), room), 0};
   Encoding out;
+  out.special = special_tokens;
   out.ids.reserve(kept.a + kept.b + special_tokens);
   out.ids.push_back(frame.first);
   out.ids.insert(out.ids.end(), ids_a.begin(), ids_a.begin() + static_cast<std::ptrdiff_t>(kept.a));

@@ -11,29 +11,6 @@
 namespace sparsegrad::glue::tokenizer_files {
 namespace {
 
-std::int32_t to_id(const Json& value, std::string_view token, const Path& file) {
-  if (value.is_number_integer()) {
-    const auto id = value.get<std::int64_t>();
-    if (id >= 0 && id < std::numeric_limits<std::int32_t>::max()) return static_cast<std::int32_t>(id);
-  }
-  throw TokenizerError(file.string() + ": the id of " + in_quotes(token) + " is " + value.dump() +
-                       ", expected a whole number from 0 to 2147483646");
-}
-
-AddedToken read_added_token(const Json& entry, std::int32_t id, const Path& file) {
-  AddedToken token;
-  token.id = id;
-  set_from(token.content, entry, "content", file);
-  if (token.content.empty())
-    throw TokenizerError(file.string() + ": the added token " + std::to_string(id) + " is empty");
-  set_from(token.single_word, entry, "single_word", file);
-  set_from(token.lstrip, entry, "lstrip", file);
-  set_from(token.rstrip, entry, "rstrip", file);
-  token.normalized = !get_optional<bool>(entry, "special", file).value_or(false);
-  set_from(token.normalized, entry, "normalized", file);
-  return token;
-}
-
 std::string type_of(const Json& component) {
   if (component.is_null()) return "none";
   if (!component.is_object()) return "no object";
@@ -51,17 +28,6 @@ std::string template_text(const Json& items) {
     }
   }
   return out;
-}
-
-/// A special token stands in tokenizer_config.json as a string or as an object with a "content".
-void read_special_token(std::string& out, const Json& config, const char* key, const Path& file) {
-  const auto found = config.find(key);
-  if (found == config.end() || found->is_null()) return;
-  if (found->is_object()) {
-    set_from(out, *found, "content", file);
-  } else {
-    set_from(out, config, key, file);
-  }
 }
 
 }  // namespace
@@ -83,20 +49,31 @@ std::string read_file(const Path& file) {
   return text;
 }
 
-std::vector<std::string> read_lines(const Path& file) {
-  const std::string text = read_file(file);
-  if (const auto at = find_invalid_utf8(text)) {
-    const auto line = 1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(*at), '\n');
+std::vector<std::string> read_lines(const Path& file, TokenizerReport* report) {
+  const std::string bytes = read_file(file);
+  if (bytes.starts_with("\xFF\xFE") || bytes.starts_with("\xFE\xFF"))
+    throw TokenizerError(file.string() + ": expected UTF-8, found UTF-16: save it as UTF-8");
+  if (const auto at = find_invalid_utf8(bytes)) {
+    const auto line = 1 + std::count(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(*at), '\n');
     throw TokenizerError(file.string() + ":" + std::to_string(line) +
                          ": expected UTF-8, found an invalid byte");
   }
+  std::string_view rest = bytes;
+  constexpr std::string_view byte_order_mark = "\xEF\xBB\xBF";
+  if (rest.starts_with(byte_order_mark)) {
+    rest.remove_prefix(byte_order_mark.size());
+    if (report != nullptr) {
+      report->notes.push_back(file.filename().string() +
+                              " begins with a byte order mark, which is left out; transformers would take it "
+                              "for a part of the first line: save the file without");
+    }
+  }
   std::vector<std::string> lines;
-  for (std::string_view rest = text; !rest.empty();) {
+  while (!rest.empty()) {
     const std::size_t end = std::min(rest.find('\n'), rest.size());
-    std::string_view line = rest.substr(0, end);
+    const std::string_view line = rest.substr(0, end);
     rest.remove_prefix(std::min(end + 1, rest.size()));
-    if (line.ends_with('\r')) line.remove_suffix(1);
-    lines.emplace_back(line);
+    lines.emplace_back(line.substr(0, line.find_last_not_of(" \t\r\f\v") + 1));
   }
   return lines;
 }
@@ -143,6 +120,29 @@ std::string model_type(const Json& root, const Path& file) {
   // Files of old versions do not name the model's type.
   return get_optional<std::string>(model, "type", file)
       .value_or(model.contains("merges") ? "BPE" : "WordPiece");
+}
+
+std::int32_t to_id(const Json& value, std::string_view token, const Path& file) {
+  if (value.is_number_integer()) {
+    const auto id = value.get<std::int64_t>();
+    if (id >= 0 && id < std::numeric_limits<std::int32_t>::max()) return static_cast<std::int32_t>(id);
+  }
+  throw TokenizerError(file.string() + ": the id of " + in_quotes(token) + " is " + value.dump() +
+                       ", expected a whole number from 0 to 2147483646");
+}
+
+AddedToken read_added_token(const Json& entry, std::int32_t id, const Path& file) {
+  AddedToken token;
+  token.id = id;
+  set_from(token.content, entry, "content", file);
+  if (token.content.empty())
+    throw TokenizerError(file.string() + ": the added token " + std::to_string(id) + " is empty");
+  set_from(token.single_word, entry, "single_word", file);
+  set_from(token.lstrip, entry, "lstrip", file);
+  set_from(token.rstrip, entry, "rstrip", file);
+  token.normalized = !get_optional<bool>(entry, "special", file).value_or(false);
+  set_from(token.normalized, entry, "normalized", file);
+  return token;
 }
 
 Vocabulary read_vocabulary(const Json& object, const Path& file) {
@@ -197,40 +197,6 @@ void read_post_processor(const Json& root, const Templates& templates, std::stri
     }
   } catch (const Json::exception& error) {
     throw TokenizerError(file.string() + ": malformed post_processor: " + error.what());
-  }
-}
-
-void read_config(const Json& config, std::span<const std::string_view> classes, std::string_view kind,
-                 std::initializer_list<std::pair<const char*, std::string*>> special,
-                 std::vector<AddedToken>& added, const Path& file) {
-  if (!config.is_object())
-    throw TokenizerError(file.string() + ": expected a JSON object, found " + config.type_name());
-  const auto tokenizer_class = get_optional<std::string>(config, "tokenizer_class", file);
-  if (tokenizer_class && std::find(classes.begin(), classes.end(), *tokenizer_class) == classes.end()) {
-    throw TokenizerError(file.string() + ": expected a " + std::string(kind) + " tokenizer such as " +
-                         std::string(classes.front()) + ", found the class " + *tokenizer_class);
-  }
-  if (const auto side = get_optional<std::string>(config, "truncation_side", file);
-      side && *side != "right") {
-    throw TokenizerError(file.string() + ": expected the \"truncation_side\" right, found " + *side);
-  }
-  for (const auto& [key, token] : special)
-    read_special_token(*token, config, key, file);
-  const auto decoder = config.find("added_tokens_decoder");
-  if (decoder == config.end() || decoder->is_null()) return;
-  for (const auto& [key, entry] : decoder->items()) {
-    if (key.empty() || key.size() > 9 || key.find_first_not_of("0123456789") != std::string::npos) {
-      throw TokenizerError(file.string() + ": expected ids as keys of \"added_tokens_decoder\", found " +
-                           in_quotes(key));
-    }
-    AddedToken token = read_added_token(entry, static_cast<std::int32_t>(std::stol(key)), file);
-    const auto same = std::find_if(added.begin(), added.end(),
-                                   [&](const AddedToken& other) { return other.content == token.content; });
-    if (same == added.end()) {
-      added.push_back(std::move(token));
-    } else {
-      *same = std::move(token);
-    }
   }
 }
 

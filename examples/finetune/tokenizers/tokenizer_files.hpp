@@ -5,7 +5,6 @@
 #include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -29,8 +28,9 @@ void require_directory(const Path& directory);
 /// All of a file, which is not empty.
 std::string read_file(const Path& file);
 
-/// A file's lines, without their ends ("\n" or "\r\n"). Throws naming the line that is not UTF-8.
-std::vector<std::string> read_lines(const Path& file);
+/// A file's lines, without their ends ("\n" or "\r\n"), the white space of ASCII before these, and a byte order
+/// mark, which is told in the report. Throws naming the line that is not UTF-8.
+std::vector<std::string> read_lines(const Path& file, TokenizerReport* report = nullptr);
 
 /// Parses JSON; a key that stands twice in an object (a token in a vocabulary) is an error, not an
 /// overwriting.
@@ -65,6 +65,12 @@ void expect_type(const Json& root, const char* key, std::initializer_list<std::s
 /// The type of a tokenizer.json's model.
 std::string model_type(const Json& root, const Path& file);
 
+/// An id of `token`: a whole number from 0 that leaves room for its successor.
+std::int32_t to_id(const Json& value, std::string_view token, const Path& file);
+
+/// An added token as tokenizer.json and tokenizer_config.json write it, with its id.
+AddedToken read_added_token(const Json& entry, std::int32_t id, const Path& file);
+
 /// A vocabulary written as an object of tokens and ids.
 Vocabulary read_vocabulary(const Json& object, const Path& file);
 
@@ -81,12 +87,6 @@ struct Templates {
 /// Takes the names of the special tokens from the post_processor, which has to make the model's templates.
 void read_post_processor(const Json& root, const Templates& templates, std::string& cls_token,
                          std::string& sep_token, const Path& file);
-
-/// Checks what tokenizer_config.json says of class and truncation, and takes from it the added tokens and
-/// those of the `special` tokens that it names.
-void read_config(const Json& config, std::span<const std::string_view> classes, std::string_view kind,
-                 std::initializer_list<std::pair<const char*, std::string*>> special,
-                 std::vector<AddedToken>& added, const Path& file);
 
 /// Runs `make`; what it finds wrong gets the file's name before it.
 template <class Make>

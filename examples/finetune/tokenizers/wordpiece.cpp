@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "tokenizers/encoding.hpp"
+#include "tokenizers/folder_settings.hpp"
 #include "tokenizers/token_table.hpp"
 #include "tokenizers/tokenizer_files.hpp"
 #include "tokenizers/unicode.hpp"
@@ -58,11 +59,13 @@ struct Description {
   Vocabulary vocabulary;
   WordPieceOptions options;
   std::vector<AddedToken> added;
+  Json tokenizer_json{};   ///< without its vocabulary; null where there is no such file
+  bool pair_types = true;  ///< a pair's second sentence is of type 1
 };
 
 Description read_tokenizer_json(const std::filesystem::path& file) {
-  const Json root = read_json(file);
   Description description;
+  Json& root = description.tokenizer_json = read_json(file);
   const Json& model = object_at(root, "model", file);
   if (const std::string type = model_type(root, file); type != "WordPiece")
     throw TokenizerError(file.string() + ": expected a WordPiece model, found " + type);
@@ -82,47 +85,131 @@ Description read_tokenizer_json(const std::filesystem::path& file) {
                       file);
   description.vocabulary = read_vocabulary(object_at(model, "vocab", file), file);
   description.added = read_added_tokens(root, file);
+  root.erase("model");
   return description;
 }
 
-Vocabulary read_vocab_txt(const std::filesystem::path& file) {
-  Vocabulary vocabulary;
-  std::unordered_map<std::string, std::size_t> lines;
-  for (std::string& token : read_lines(file)) {
-    const std::size_t line = vocabulary.size() + 1;
-    const std::string place = file.string() + ":" + std::to_string(line) + ": ";
-    if (token.empty()) throw TokenizerError(place + "expected a token, found an empty line");
-    const auto [earlier, is_new] = lines.emplace(token, line);
-    if (!is_new) {
-      throw TokenizerError(place + in_quotes(token) + " stands already in line " +
-                           std::to_string(earlier->second));
+/// The number of a line is its token's id: a blank line is an id without a token, and of a repeated token the last
+/// line counts, as in transformers.
+Vocabulary read_vocab_txt(const std::filesystem::path& file, TokenizerReport& report) {
+  std::vector<std::string> lines = read_lines(file, &report);
+  const std::string name = file.filename().string();
+  std::unordered_map<std::string_view, std::size_t> last_line;
+  std::size_t blank = 0;
+  std::size_t first_blank = 0;
+  std::size_t repeated = 0;
+  std::string first_repeated;
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    if (lines[i].empty()) {
+      if (blank++ == 0) first_blank = i + 1;
+      continue;
     }
-    vocabulary.emplace_back(std::move(token), static_cast<std::int32_t>(line - 1));
+    const auto [earlier, is_new] = last_line.emplace(lines[i], i);
+    if (is_new) continue;
+    if (repeated++ == 0) {
+      first_repeated = "line " + std::to_string(i + 1) + ", " + in_quotes(lines[i]) +
+                       ", which stands already in line " + std::to_string(earlier->second + 1);
+    }
+    earlier->second = i;
   }
+  // Blank lines at the end take no id from anything.
+  while (blank > 0 && lines.back().empty()) {
+    lines.pop_back();
+    --blank;
+  }
+  if (blank > 0) {
+    report.notes.push_back(name + " has blank lines within, the first of " + std::to_string(blank) +
+                           " is line " + std::to_string(first_blank) +
+                           ": each takes an id, that of its line, which no text gets");
+  }
+  if (repeated > 0) {
+    report.notes.push_back(name + " has " + std::to_string(repeated) + " repeated lines, the first is " +
+                           first_repeated + ": the last line of a token gives its id, as in transformers");
+  }
+  Vocabulary vocabulary;
+  vocabulary.reserve(last_line.size());
+  for (std::size_t i = 0; i < lines.size(); ++i)
+    if (!lines[i].empty() && last_line.at(lines[i]) == i)
+      vocabulary.emplace_back(lines[i], static_cast<std::int32_t>(i));
   return vocabulary;
 }
 
-/// What tokenizer_config.json says goes before what tokenizer.json says.
-void read_tokenizer_config(const std::filesystem::path& file, Description& description) {
-  const Json config = read_json(file);
-  constexpr std::array<std::string_view, 10> classes{
+/// Reads a vocab.txt beside tokenizer.json, which goes before it, and notes where they differ.
+void compare_vocab_txt(const std::filesystem::path& file, const Vocabulary& vocabulary,
+                       const std::vector<AddedToken>& added, TokenizerReport& report) {
+  try {
+    const Vocabulary other = read_vocab_txt(file, report);
+    note_differences("vocab.txt", other, vocabulary, added, report);
+    report.files.emplace_back("vocab.txt");
+  } catch (const TokenizerError& error) {
+    report.notes.emplace_back(error.what());
+  }
+}
+
+/// Tokens with capital letters are lost where text is put into lower case; the vocabulary of an uncased model has
+/// none.
+void note_capitals(const Description& description, TokenizerReport& report) {
+  if (!description.options.do_lower_case) return;
+  const auto has_capitals = [](const std::pair<std::string, std::int32_t>& entry) {
+    if (entry.first.starts_with('[')) return false;  // [CLS], [unused0]
+    const std::u32string text = decode_utf8(entry.first);
+    std::u32string lower;
+    for (const char32_t c : text)
+      unicode::append_lower_case(c, lower);
+    return lower != text;
+  };
+  const Vocabulary& vocabulary = description.vocabulary;
+  const auto lost =
+      static_cast<std::size_t>(std::count_if(vocabulary.begin(), vocabulary.end(), has_capitals));
+  if (8 * lost <= vocabulary.size()) return;
+  report.notes.push_back(std::to_string(lost) + " of the vocabulary's " + std::to_string(vocabulary.size()) +
+                         " tokens have capital letters, but texts are put into lower case: for a cased "
+                         "vocabulary write \"do_lower_case\": false into tokenizer_config.json");
+}
+
+/// tokenizer_config.json and the other files beside the vocabulary.
+void read_settings(const std::filesystem::path& directory, Description& description,
+                   TokenizerReport& report) {
+  static constexpr std::array<std::string_view, 10> classes{
       "BertTokenizer",           "BertTokenizerFast",    "DistilBertTokenizer", "DistilBertTokenizerFast",
       "ElectraTokenizer",        "ElectraTokenizerFast", "MobileBertTokenizer", "MobileBertTokenizerFast",
       "PreTrainedTokenizerFast", "TokenizersBackend"};
   WordPieceOptions& options = description.options;
-  read_config(config, classes, "WordPiece",
-              {{"unk_token", &options.unk_token},
-               {"cls_token", &options.cls_token},
-               {"sep_token", &options.sep_token},
-               {"pad_token", &options.pad_token},
-               {"mask_token", &options.mask_token}},
-              description.added, file);
+  const FrameTokens of_json{options.cls_token, options.sep_token};
+  const Json config = read_folder_settings(directory, {"WordPiece", classes},
+                                           {{"unk_token", &options.unk_token},
+                                            {"cls_token", &options.cls_token},
+                                            {"sep_token", &options.sep_token},
+                                            {"pad_token", &options.pad_token},
+                                            {"mask_token", &options.mask_token}},
+                                           description.vocabulary, description.added, report);
+  const std::filesystem::path file = directory / "tokenizer_config.json";
   if (!get_optional<bool>(config, "do_basic_tokenize", file).value_or(true)) {
     throw TokenizerError(file.string() + ": \"do_basic_tokenize\" is false, expected true");
   }
-  set_from(options.do_lower_case, config, "do_lower_case", file);
-  set_from(options.strip_accents, config, "strip_accents", file);
-  set_from(options.tokenize_chinese_chars, config, "tokenize_chinese_chars", file);
+  if (description.tokenizer_json.is_null()) {
+    set_from(options.do_lower_case, config, "do_lower_case", file);
+    set_from(options.strip_accents, config, "strip_accents", file);
+    set_from(options.tokenize_chinese_chars, config, "tokenize_chinese_chars", file);
+  } else {
+    settle_frame_tokens(description.tokenizer_json, config, of_json, options.cls_token, options.sep_token,
+                        report);
+    const bool json_lowers = options.do_lower_case;
+    settle(options.do_lower_case, config, "do_lower_case", "lowercase", true, file, report);
+    if (options.strip_accents == json_lowers) options.strip_accents.reset();  // the same as unset
+    settle(options.strip_accents, config, "strip_accents", "strip_accents", {}, file, report);
+    settle(options.tokenize_chinese_chars, config, "tokenize_chinese_chars", "handle_chinese_chars", true,
+           file, report);
+  }
+  check_sides(description.tokenizer_json, config, directory, report);
+  if (const auto words = config.find("never_split");
+      words != config.end() && words->is_array() && !words->empty()) {
+    report.notes.push_back(
+        "tokenizer_config.json's never_split is not followed, as in transformers' fast "
+        "tokenizer: name such words in added_tokens_decoder");
+  }
+  description.pair_types = gives_pair_types(config, report);
+  note_capitals(description, report);
 }
 
 }  // namespace
@@ -137,6 +224,7 @@ struct WordPieceTokenizer::Impl {
   std::int32_t sep_id = 0;
   std::int32_t pad_id = 0;
   std::optional<std::int32_t> mask_id;
+  std::int32_t second_type = 1;
   std::size_t longest_piece = 0;  // in bytes, the prefix of continuing pieces included
 
   void append_word(std::u32string_view word, std::vector<std::int32_t>& ids) const {
@@ -187,8 +275,13 @@ struct WordPieceTokenizer::Impl {
 };
 
 WordPieceTokenizer::WordPieceTokenizer(Vocabulary vocabulary, const WordPieceOptions& options,
-                                       std::vector<AddedToken> added) {
+                                       std::vector<AddedToken> added)
+    : WordPieceTokenizer(std::move(vocabulary), options, std::move(added), true) {}
+
+WordPieceTokenizer::WordPieceTokenizer(Vocabulary vocabulary, const WordPieceOptions& options,
+                                       std::vector<AddedToken> added, bool pair_types) {
   auto impl = std::make_shared<Impl>();
+  impl->second_type = pair_types ? 1 : 0;
   impl->options = options;
   for (const auto& [token, id] : vocabulary)
     impl->longest_piece = std::max(impl->longest_piece, token.size());
@@ -218,7 +311,8 @@ WordPieceTokenizer::WordPieceTokenizer(Vocabulary vocabulary, const WordPieceOpt
 
 WordPieceTokenizer WordPieceTokenizer::from_vocab(const std::filesystem::path& file,
                                                   const WordPieceOptions& options) {
-  Vocabulary vocabulary = read_vocab_txt(file);
+  TokenizerReport unread;
+  Vocabulary vocabulary = read_vocab_txt(file, unread);
   return naming_file(file, [&] { return WordPieceTokenizer(std::move(vocabulary), options); });
 }
 
@@ -230,27 +324,34 @@ WordPieceTokenizer WordPieceTokenizer::from_tokenizer_json(const std::filesystem
   });
 }
 
-WordPieceTokenizer WordPieceTokenizer::from_directory(const std::filesystem::path& directory) {
+WordPieceTokenizer WordPieceTokenizer::from_directory(const std::filesystem::path& directory,
+                                                      TokenizerReport* report) {
   namespace fs = std::filesystem;
   std::error_code no_error;
   require_directory(directory);
   const fs::path tokenizer_json = directory / "tokenizer.json";
   const fs::path vocab_txt = directory / "vocab.txt";
   const bool has_json = fs::exists(tokenizer_json, no_error);
-  if (!has_json && !fs::exists(vocab_txt, no_error)) {
+  const bool has_vocab = fs::exists(vocab_txt, no_error);
+  if (!has_json && !has_vocab) {
     throw TokenizerError(directory.string() + ": expected tokenizer.json or vocab.txt, found neither");
   }
+  TokenizerReport own;
+  TokenizerReport& out = report != nullptr ? *report : own;
+  out.kind = "WordPiece";
   Description description;
   if (has_json) {
     description = read_tokenizer_json(tokenizer_json);
+    out.files.emplace_back("tokenizer.json");
+    if (has_vocab) compare_vocab_txt(vocab_txt, description.vocabulary, description.added, out);
   } else {
-    description.vocabulary = read_vocab_txt(vocab_txt);
+    description.vocabulary = read_vocab_txt(vocab_txt, out);
+    out.files.emplace_back("vocab.txt");
   }
-  const fs::path config = directory / "tokenizer_config.json";
-  if (fs::exists(config, no_error)) read_tokenizer_config(config, description);
+  read_settings(directory, description, out);
   return naming_file(has_json ? tokenizer_json : vocab_txt, [&] {
     return WordPieceTokenizer(std::move(description.vocabulary), description.options,
-                              std::move(description.added));
+                              std::move(description.added), description.pair_types);
   });
 }
 
@@ -276,7 +377,8 @@ std::vector<std::int32_t> WordPieceTokenizer::tokenize_ids(std::string_view text
 
 Encoding WordPieceTokenizer::encode(std::string_view a, std::optional<std::string_view> b,
                                     std::size_t max_length) const {
-  return encode_in_frame(*this, {.first = impl_->cls_id, .last = impl_->sep_id}, a, b, max_length);
+  const Frame frame{.first = impl_->cls_id, .last = impl_->sep_id, .second_type = impl_->second_type};
+  return encode_in_frame(*this, frame, a, b, max_length);
 }
 
 std::int32_t WordPieceTokenizer::pad_id() const {

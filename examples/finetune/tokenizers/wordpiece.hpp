@@ -34,14 +34,16 @@ struct WordPieceOptions {
 /// default there).
 class WordPieceTokenizer final : public Tokenizer {
  public:
-  /// Reads tokenizer.json or else vocab.txt, and tokenizer_config.json where there is one.
+  /// Reads tokenizer.json or else vocab.txt, and what there is of tokenizer_config.json,
+  /// special_tokens_map.json and added_tokens.json.
   /// Throws TokenizerError: no such file, not JSON, another kind of tokenizer, special tokens missing, ids
   /// used twice.
-  static WordPieceTokenizer from_directory(const std::filesystem::path& directory);
+  static WordPieceTokenizer from_directory(const std::filesystem::path& directory,
+                                           TokenizerReport* report = nullptr);
 
-  /// Reads a vocabulary of one token a line; the line's number, from 0, is the token's id.
-  /// Throws TokenizerError: no such file, empty file or line, a token twice, special tokens missing, not
-  /// UTF-8.
+  /// Reads a vocabulary of one token a line; the line's number, from 0, is the token's id. A blank line is an id
+  /// without a token; of a repeated token the last line counts.
+  /// Throws TokenizerError: no such file, empty file, special tokens missing, not UTF-8.
   static WordPieceTokenizer from_vocab(const std::filesystem::path& file,
                                        const WordPieceOptions& options = {});
 
@@ -61,7 +63,7 @@ class WordPieceTokenizer final : public Tokenizer {
   std::size_t vocab_size() const override;
   std::int32_t cls_id() const;
   std::int32_t sep_id() const;
-  std::int32_t unk_id() const;
+  std::int32_t unk_id() const override;
   std::optional<std::int32_t> mask_id() const;  ///< nothing where the vocabulary has no such token
   const WordPieceOptions& options() const;
 
@@ -69,7 +71,7 @@ class WordPieceTokenizer final : public Tokenizer {
   /// neither.
   std::optional<std::int32_t> id_of(std::string_view token) const;
   /// The token of `id`. Throws TokenizerError when no token has it.
-  const std::string& token_of(std::int32_t id) const;
+  const std::string& token_of(std::int32_t id) const override;
 
   /// `text` after normalisation (cleaning, spaces around Chinese characters, accents, case), before
   /// splitting.
@@ -77,6 +79,10 @@ class WordPieceTokenizer final : public Tokenizer {
 
  private:
   struct Impl;
+  /// `pair_types`: a pair's second sentence is of type 1, else of type 0.
+  WordPieceTokenizer(std::vector<std::pair<std::string, std::int32_t>> vocabulary,
+                     const WordPieceOptions& options, std::vector<AddedToken> added, bool pair_types);
+
   std::shared_ptr<const Impl> impl_;
 };
 

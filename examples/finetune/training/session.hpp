@@ -3,9 +3,12 @@
 
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "checkpoints/hf_directory.hpp"
 #include "data/data_source.hpp"
+#include "tokenizers/tokenizer.hpp"
 #include "training/trainer.hpp"
 
 namespace sparsegrad::glue {
@@ -30,6 +33,9 @@ class BasicSession {
   /// The task's second dev set (MNLI's mismatched one): null when it has none, its file is not there, or a held-out part
   /// takes dev's place.
   const EncodedDataset* second_dev() const { return second_dev_.get(); }
+  /// The data sets that were read, by their names in the log: train, dev, second_dev.
+  std::vector<std::pair<const char*, const EncodedDataset*>> data_sets() const;
+  const TokenizerReport& tokenizer_report() const { return tokenizer_report_; }
   index_t program_bytes() const { return program_bytes_; }
 
   /// Makes the model with what `trained` says, loads its weights and sets the dropout that the options ask for. The head,
@@ -47,6 +53,7 @@ class BasicSession {
   const Task& task_;
   DataSource source_;
   ModelDirectory directory_;
+  TokenizerReport tokenizer_report_;
   std::unique_ptr<EncodedDataset> train_;
   std::unique_ptr<EncodedDataset> dev_;
   std::unique_ptr<EncodedDataset> second_dev_;

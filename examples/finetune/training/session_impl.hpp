@@ -1,10 +1,12 @@
 // Definitions of BasicSession, for the files that instantiate it.
 #pragma once
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "checkpoints/hf_directory_impl.hpp"
-#include "tokenizers/tokenizer.hpp"
+#include "training/model_tokenizer.hpp"
 #include "training/run_device.hpp"
 #include "training/session.hpp"
 
@@ -44,32 +46,34 @@ BasicSession<T, Backend>::BasicSession(const TrainOptions& options, bool with_tr
                                  options.max_length, directory_.config.longest_sequence()));
   }
   {
-    const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options.model);
-    if (static_cast<index_t>(tokenizer->vocab_size()) > directory_.config.vocab_size) {
-      throw ModelError(
-          fmt::format("{}: the tokenizer has ids up to {}, the model's word embeddings only {} rows",
-                      options.model.string(), tokenizer->vocab_size() - 1, directory_.config.vocab_size));
-    }
+    const std::unique_ptr<Tokenizer> tokenizer =
+        load_model_tokenizer(directory_.path, directory_.config, options.max_length, tokenizer_report_);
+    const index_t types = directory_.config.type_vocab_size;
     Dataset train;
     if (with_train) train = load_data(task_, source_, Split::train);
     if (with_train && options.held_out > 0) {
       const Dataset held = detail::hold_out(train, options.held_out, options.train_limit);
-      dev_ = std::make_unique<EncodedDataset>(held, *tokenizer, options.max_length, options.dev_limit);
+      dev_ = std::make_unique<EncodedDataset>(held, *tokenizer, options.max_length, options.dev_limit, types);
     }
     if (with_train) {
       train_ = std::make_unique<EncodedDataset>(train, *tokenizer, options.max_length,
-                                                options.held_out > 0 ? 0 : options.train_limit);
+                                                options.held_out > 0 ? 0 : options.train_limit, types);
     }
     if (with_train && dev_ == nullptr && !task_.second_dev.empty()) {
       const Task& second = find_task(task_.second_dev);
       if (find_task_folder(second, source_.folder, Split::dev)) {
         second_dev_ = std::make_unique<EncodedDataset>(load_data(second, source_, Split::dev), *tokenizer,
-                                                       options.max_length, options.dev_limit);
+                                                       options.max_length, options.dev_limit, types);
       }
     }
     if (dev_ == nullptr)
       dev_ = std::make_unique<EncodedDataset>(load_data(task_, source_, held_out), *tokenizer,
-                                              options.max_length, options.dev_limit);
+                                              options.max_length, options.dev_limit, types);
+  }
+  if (const auto sets = data_sets();
+      std::any_of(sets.begin(), sets.end(), [](const auto& set) { return set.second->untyped() > 0; })) {
+    tokenizer_report_.notes.emplace_back(
+        "the model knows one token type: the second sentence of a pair has it too");
   }
   detail::warm_up<Backend>(ctx_);
   RunDevice<Backend>::return_freed_memory();
@@ -85,19 +89,26 @@ void BasicSession<T, Backend>::load_model(const TrainOptions& options, const Tra
 }
 
 template <class T, class Backend>
+std::vector<std::pair<const char*, const EncodedDataset*>> BasicSession<T, Backend>::data_sets() const {
+  std::vector<std::pair<const char*, const EncodedDataset*>> sets;
+  const auto add = [&](const char* name, const std::unique_ptr<EncodedDataset>& data) {
+    if (data != nullptr) sets.emplace_back(name, data.get());
+  };
+  add("train", train_);
+  add("dev", dev_);
+  add("second_dev", second_dev_);
+  return sets;
+}
+
+template <class T, class Backend>
 nlohmann::json BasicSession<T, Backend>::data_json() const {
   nlohmann::json json{{"task", task_.name}, {"source", source_.kind}, {"text", source_.text}};
-  const auto add = [&](const char* name, const EncodedDataset* data) {
-    if (data == nullptr) return;
-    json[name] = {{"examples", data->size()},
-                  {"tokens", data->tokens()},
-                  {"longest", data->longest()},
-                  {"at_max_length", data->at_limit()},
+  for (const auto& [name, data] : data_sets()) {
+    json[name] = {{"examples", data->size()},          {"tokens", data->tokens()},
+                  {"longest", data->longest()},        {"at_max_length", data->at_limit()},
+                  {"unknown_tokens", data->unknown()}, {"unknown_share", data->unknown_share()},
                   {"skipped_rows", data->skipped()}};
-  };
-  add("train", train_.get());
-  add("dev", dev_.get());
-  add("second_dev", second_dev_.get());
+  }
   return json;
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Writes the goldens of tests/bert_golden.cpp with torch and transformers.
+"""Writes the goldens of examples/finetune/tests/bert_golden.cpp with torch and transformers.
 
-    make_bert_goldens.py OUTPUT_DIR             the tiny models (tests/golden/bert_tiny)
+    make_bert_goldens.py OUTPUT_DIR             the tiny models (bert_tiny, beside this script)
     make_bert_goldens.py OUTPUT_DIR --real DIR  also real.json, for the model in DIR (a Hugging Face directory)
 
 tiny: a BERT of 2 layers with random weights, a batch of ragged length, in two variants (classification, regression),
