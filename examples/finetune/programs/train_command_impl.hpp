@@ -92,6 +92,8 @@ int run_train_on(const TrainOptions& options) {
       fmt::print(" and {} of the second dev set", session.second_dev()->size());
     const index_t skipped = session.train().skipped() + session.dev().skipped();
     if (skipped > 0) fmt::print("; {} malformed rows left out", skipped);
+    const index_t unlabelled = session.train().unlabelled() + session.dev().unlabelled();
+    if (unlabelled > 0) fmt::print("; {} rows without a label left out", unlabelled);
     fmt::print("\n");
     fmt::print("model: {} layers of width {}, {} parameters\n", session.model().config().layers,
                session.model().config().hidden, session.model().parameters().count());

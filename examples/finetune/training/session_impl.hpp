@@ -89,11 +89,9 @@ nlohmann::json BasicSession<T, Backend>::data_json() const {
   nlohmann::json json{{"task", task_.name}, {"source", source_.kind}, {"text", source_.text}};
   const auto add = [&](const char* name, const EncodedDataset* data) {
     if (data == nullptr) return;
-    json[name] = {{"examples", data->size()},
-                  {"tokens", data->tokens()},
-                  {"longest", data->longest()},
-                  {"at_max_length", data->at_limit()},
-                  {"skipped_rows", data->skipped()}};
+    json[name] = {{"examples", data->size()},        {"tokens", data->tokens()},
+                  {"longest", data->longest()},      {"at_max_length", data->at_limit()},
+                  {"skipped_rows", data->skipped()}, {"unlabelled_rows", data->unlabelled()}};
   };
   add("train", train_.get());
   add("dev", dev_.get());
