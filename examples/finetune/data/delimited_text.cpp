@@ -18,13 +18,21 @@ std::size_t closing_quote(std::string_view text, bool& doubled) {
   return none;
 }
 
-/// Whether all lines have as many separators as the first.
+/// Whether a CR stands there that no LF follows.
+bool has_lone_cr(std::string_view text) {
+  for (std::size_t at = text.find('\r'); at != none; at = text.find('\r', at + 1)) {
+    if (!text.substr(at + 1).starts_with('\n')) return true;
+  }
+  return false;
+}
+
+/// Whether all lines have as many separators as the first, at least one.
 bool is_even(std::string_view text, char separator) {
   std::ptrdiff_t expected = -1;
   while (!text.empty()) {
     const std::string_view line = text.substr(0, text.find('\n'));
     const std::ptrdiff_t count = std::count(line.begin(), line.end(), separator);
-    if (expected >= 0 && count != expected) return false;
+    if (count == 0 || (expected >= 0 && count != expected)) return false;
     expected = count;
     text.remove_prefix(std::min(line.size() + 1, text.size()));
   }
@@ -41,6 +49,7 @@ bool looks_quoted(std::string_view text, char separator) {
   const std::string_view all = text;
   bool any = false;
   bool doubled = false;
+  bool lone_cr = false;
   bool breaks = false;  // a quoted field holds a separator or a line end
   bool first_row = true;
   bool first_row_quoted = true;
@@ -52,6 +61,7 @@ bool looks_quoted(std::string_view text, char separator) {
       any = true;
       const char both[] = {separator, '\n'};
       breaks = breaks || text.substr(0, close).find_first_of(std::string_view(both, 2)) != none;
+      lone_cr = lone_cr || has_lone_cr(text.substr(0, close));
       end = close + 1;
       if (text.substr(end).starts_with("\r\n")) ++end;
       if (end < text.size() && text[end] != separator && text[end] != '\n') return false;
@@ -64,7 +74,9 @@ bool looks_quoted(std::string_view text, char separator) {
     if (end < text.size() && text[end] == '\n') first_row = false;
     text.remove_prefix(std::min(end + 1, text.size()));
   }
-  return any && (doubled || first_row_quoted || (breaks && !is_even(all, separator)));
+  if (!any || first_row_quoted) return any;
+  // Rows that are equally long without quoting would not be so by chance if quotes held their separators.
+  return breaks ? !is_even(all, separator) : doubled || lone_cr;
 }
 
 DelimitedText::DelimitedText(std::string_view text, Delimiting form, std::filesystem::path file)

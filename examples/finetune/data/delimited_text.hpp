@@ -22,8 +22,9 @@ struct Delimiting {
 std::string_view name_of_separator(char separator);
 
 /// Whether text separated by `separator` was written with quoting, as far as can be told. It must hold as CSV to the
-/// end, and have what text without quoting would not have: `""` in a quoted field, quotes around all names of the
-/// first row, or a field that has to be quoted for rows to be equally long.
+/// end, and have what text without quoting would not have: quotes around all names of the first row; or quoted fields
+/// with separators or line ends, without which rows would not be equally long; or, with neither, a `""` or a CR in a
+/// quoted field.
 bool looks_quoted(std::string_view text, char separator);
 
 /// The rows of a text, one after another.

@@ -372,6 +372,12 @@ const Task& find_task(std::string_view name) {
   throw DataError("expected a task, one of " + known + ", found \"" + std::string(name) + "\"");
 }
 
+std::optional<fs::path> find_task_file(const Task& task, const fs::path& data_dir, Split split) {
+  const std::optional<Place> place = find_place(task, data_dir, split);
+  return place ? std::optional<fs::path>(place->folder / files_of(*place->layout, split).front())
+               : std::nullopt;
+}
+
 std::optional<fs::path> find_task_folder(const Task& task, const fs::path& data_dir, Split split) {
   const std::optional<Place> place = find_place(task, data_dir, split);
   return place ? std::optional<fs::path>(place->folder) : std::nullopt;

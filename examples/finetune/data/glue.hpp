@@ -71,6 +71,10 @@ const Task& find_task(std::string_view name);
 /// that is not UTF-8, and files all of whose rows are left out.
 Dataset load_split(const Task& task, const std::filesystem::path& data_dir, Split split);
 
+/// The file, or the first of the files, that load_split would read for `split`; nothing when it is not there.
+std::optional<std::filesystem::path> find_task_file(const Task& task, const std::filesystem::path& data_dir,
+                                                    Split split);
+
 /// The folder from which load_split would read `split`; nothing when the files are not there.
 std::optional<std::filesystem::path> find_task_folder(const Task& task, const std::filesystem::path& data_dir,
                                                       Split split);

@@ -273,6 +273,7 @@ TEST_CASE("folders by many names") {
     const fs::path file = write_file(folder / name, two_rows);
     CHECK(load_split(task, folder, Split::train).examples.size() == 2);
     CHECK(find_task_folder(task, folder, Split::train).has_value());
+    CHECK(find_task_file(task, folder, Split::train).value() == file);
     CHECK_FALSE(find_task_folder(task, folder, Split::dev).has_value());
   }
 }

@@ -200,10 +200,14 @@ TEST_CASE("quotes: text in GLUE's files, quoting where CSV was written") {
   CHECK(sst("\"Yes.\"\t1\n") == "\"Yes.\"=1.00|");
   CHECK(sst("\"a\" b\t1\n\"\"c\"\"\t0\n") == "\"a\" b=1.00|\"\"c\"\"=0.00|");
   CHECK(sst("\"one\t1\ntwo\"\t0\n") == "\"one=1.00|two\"=0.00|");
+  CHECK(sst("\"one\t1\r\ntwo\"\t0\r\n") == "\"one=1.00|two\"=0.00|");
+  CHECK(sst("\"one\"\"\t1\ntwo\"\t0\n") == "\"one\"\"=1.00|two\"=0.00|");
   CHECK(sst("\"say \"\"a\"\"\"\t1\n") == "say \"a\"=1.00|");
   CHECK(sst("\"one\ttwo\"\t1\nb\t0\n") == "one\ttwo=1.00|b=0.00|");
   CHECK(sst("\"one\ntwo\"\t1\nb\t0\n") == "one\ntwo=1.00|b=0.00|");
   CHECK(text_of(read("sst2", "train.tsv", "\"sentence\"\t\"label\"\n\"a\"\t\"1\"\n")) == "a=1.00|");
+  CHECK(sst("\"one\rtwo\"\t1\n") == "one\rtwo=1.00|");
+  CHECK(read("sst2", "test.tsv", "sentence\n\"one\ntwo\"\n", Split::test).examples.at(0).a == "one\ntwo");
   check_says(error("sst2", "train.tsv", "\"sentence\"\t\"label\"\n\"a \"b\"\t\"1\"\n"),
              "train.tsv:1: expected quotes as CSV has them");
   const auto csv = [&](const std::string& rows) {
