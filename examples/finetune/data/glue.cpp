@@ -299,6 +299,14 @@ void check_scale(const Task& task, const fs::path& file, std::span<const Example
                   file.string(), task.label_min, task.label_max, largest, examples.size(), task.label_max));
 }
 
+/// A submission has one prediction of each.
+void check_indices(const fs::path& file, std::vector<std::string> indices) {
+  std::sort(indices.begin(), indices.end());
+  const auto twice = std::adjacent_find(indices.begin(), indices.end());
+  if (twice != indices.end())
+    throw DataError(fmt::format("{}: expected each index once, found {} twice", file.string(), *twice));
+}
+
 void read_file(const Task& task, const FileLayout& layout, Split split, const fs::path& file, Dataset& data) {
   const bool labelled = split != Split::test;
   const auto is_label = [&](std::string_view text) { return parse_label(task, text).has_value(); };
@@ -319,7 +327,11 @@ void read_file(const Task& task, const FileLayout& layout, Split split, const fs
       label = *value;
     }
     data.examples.push_back({std::move(record.a), std::move(record.b), label});
-    if (record.index) data.indices.push_back(std::move(*record.index));
+    if (record.index) {
+      if (record.index->empty() || record.index->find_first_not_of("0123456789") != std::string::npos)
+        records->fail("expected a whole number as index, found " + in_quotes({*record.index}));
+      data.indices.push_back(std::move(*record.index));
+    }
   }
   if (data.examples.size() == before) {
     if (records->skipped() + unlabelled == 0)
@@ -331,6 +343,7 @@ void read_file(const Task& task, const FileLayout& layout, Split split, const fs
                          unlabelled, layout.no_label);
     throw DataError(fmt::format("{}: expected rows, found none that can be used: {}", file.string(), why));
   }
+  if (!labelled) check_indices(file, data.indices);
   if (labelled) check_scale(task, file, std::span(data.examples).subspan(before));
   data.skipped += records->skipped();
   data.unlabelled += unlabelled;

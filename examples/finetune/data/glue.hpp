@@ -25,8 +25,8 @@ struct Example {
 struct Dataset {
   std::string name;  ///< e.g. "cola/train"
   std::vector<Example> examples;
-  std::size_t skipped =
-      0;  ///< malformed rows of its files that were left out (see FileLayout::skip_short_rows)
+  /// Malformed rows of its files that were left out (see FileLayout::skip_short_rows).
+  std::size_t skipped = 0;
   std::size_t unlabelled = 0;  ///< rows without a label that were left out (see FileLayout::no_label)
   /// The numbers by which a submission names the examples of a test split; empty: from 0 in their order.
   std::vector<std::string> indices;
@@ -52,8 +52,8 @@ struct Task {
   std::vector<FileLayout> layouts;   ///< tried in this order; none: the task is made, not read
   std::string_view origin;           ///< where its files are to be had
   std::string_view second_dev = {};  ///< the task whose dev set training evaluates as well
-  std::string_view trained_on =
-      {};  ///< the task whose models take this one, which has no train split; none: itself
+  /// The task whose models take this one, which has no train split; none: itself.
+  std::string_view trained_on = {};
   std::string_view submission = {};  ///< the file's name in a submission to GLUE; none: it takes no part
 
   MetricKind main_metric() const { return metrics.front(); }

@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "data/records.hpp"
 #include "data/text_file.hpp"
 
 namespace sparsegrad::glue {
@@ -35,7 +36,7 @@ std::string label_error(const Task& task, std::string_view text) {
     expected = fmt::format("a {} from {} to {}", task.regression ? "number" : "whole number", task.label_min,
                            task.label_max);
   }
-  std::string out = fmt::format("expected a label, {}, found \"{}\"", expected, text);
+  std::string out = fmt::format("expected a label, {}, found {}", expected, in_quotes({std::string(text)}));
   if (!task.label_names.empty())
     out += fmt::format(" (numbers from 0 to {} stand for them in this order)", task.label_max);
   if (text == "-1") out += ". -1 stands for a label that is not public: is this a test split?";

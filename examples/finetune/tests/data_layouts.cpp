@@ -256,6 +256,18 @@ TEST_CASE("labels: names in any case, or numbers") {
   CHECK(mnli.unlabelled == 1);
 }
 
+TEST_CASE("indices of a test split") {
+  CHECK(read("sst2", "test.tsv", "sentence\tidx\na\t12\nb\t3\n", Split::test).indices ==
+        std::vector<std::string>{"12", "3"});
+  CHECK(read("qqp", "test.tsv", "id\tquestion1\tquestion2\n4\ta\tb\n", Split::test).indices.at(0) == "4");
+  CHECK(read("sst2", "test.tsv", "sentence\na\n", Split::test).indices.empty());
+  check_says(error("sst2", "test.tsv", "index\tsentence\n0\ta\n1.0\tb\n", Split::test),
+             "test.tsv:3: expected a whole number as index, found \"1.0\"");
+  check_says(error("sst2", "test.jsonl", R"({"sentence": "a", "idx": null})", Split::test), "found \"null\"");
+  check_says(error("sst2", "test.csv", "idx,sentence\n5,a\n6,b\n5,c\n", Split::test),
+             "test.csv: expected each index once, found 5 twice");
+}
+
 TEST_CASE("scores that were brought to 0..1 are not those of STS-B") {
   std::string rows = "sentence1\tsentence2\tscore\n";
   for (int i = 0; i < 25; ++i)
