@@ -11,9 +11,11 @@ namespace sparsegrad::glue {
 DataSource find_data(const Task& task, const std::filesystem::path& option, Split needed) {
   if (task.layouts.empty()) return {fmt::format("the built-in set '{}'", task.name), "builtin", {}};
   const auto folder = [&](const std::filesystem::path& path, const char* kind, const char* named_by) {
-    // Reports what is missing; the data itself is read later.
-    if (!find_task_folder(task, path, needed)) load_split(task, path, needed);
-    return DataSource{fmt::format("{} in {} ({})", task.folder, path.string(), named_by), kind, path};
+    const std::optional<std::filesystem::path> file = find_task_file(task, path, needed);
+    if (!file) load_split(task, path, needed);  // reports what is missing; the data itself is read later
+    return DataSource{fmt::format("{} in {} ({}), {}", task.folder, path.string(), named_by,
+                                  file ? file->filename().string() : ""),
+                      kind, path};
   };
   if (!option.empty()) return folder(option, "option", "--data");
   const char* variable = std::getenv(data_variable);

@@ -12,7 +12,7 @@ namespace sparsegrad::glue {
 inline constexpr const char* data_variable = "SPARSEGRAD_GLUE_DIR";
 
 struct DataSource {
-  std::string text;  ///< for people: "CoLA in /data/glue (--data)"
+  std::string text;  ///< for people: "CoLA in /data/glue (--data), train.tsv"
   std::string kind;  ///< "option", "environment", "builtin"
   std::filesystem::path folder;
 };

@@ -15,9 +15,12 @@ EncodedDataset::EncodedDataset(const Dataset& data, const Tokenizer& tokenizer, 
     : name_(data.name),
       pad_id_(tokenizer.pad_id()),
       max_length_(max_length),
-      skipped_(static_cast<index_t>(data.skipped)) {
+      skipped_(static_cast<index_t>(data.skipped)),
+      unlabelled_(static_cast<index_t>(data.unlabelled)),
+      indices_(data.indices) {
   const auto available = static_cast<index_t>(data.examples.size());
   const index_t count = limit > 0 ? std::min(limit, available) : available;
+  if (!indices_.empty()) indices_.resize(at(count));
   labels_.reserve(at(count));
   offsets_.reserve(at(count) + 1);
   for (index_t i = 0; i < count; ++i) {

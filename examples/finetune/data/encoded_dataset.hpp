@@ -42,6 +42,10 @@ class EncodedDataset {
   index_t untyped() const { return untyped_; }
   /// Malformed rows of the data's files, which are not among its sequences.
   index_t skipped() const { return skipped_; }
+  /// Rows without a label, which are not among its sequences either.
+  index_t unlabelled() const { return unlabelled_; }
+  /// Dataset::indices of its sequences.
+  std::span<const std::string> indices() const { return indices_; }
   index_t length(index_t i) const { return offsets_[at(i) + 1] - offsets_[at(i)]; }
   float label(index_t i) const { return labels_[at(i)]; }
   std::span<const float> labels() const { return labels_; }
@@ -65,6 +69,8 @@ class EncodedDataset {
   index_t unknown_ = 0;
   index_t text_tokens_ = 0;
   index_t untyped_ = 0;
+  index_t unlabelled_ = 0;
+  std::vector<std::string> indices_;
   std::vector<std::int32_t> ids_;
   std::vector<std::int32_t> type_ids_;
   std::vector<index_t> offsets_{0};

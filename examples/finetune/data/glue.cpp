@@ -1,114 +1,177 @@
 #include "data/glue.hpp"
 
-#include <sparsegrad/core/float_bits.hpp>
-
 #include <algorithm>
-#include <charconv>
-#include <cmath>
 #include <cstddef>
-#include <fstream>
 #include <iterator>
+#include <memory>
 #include <system_error>
 
+#include <fmt/format.h>
+
 #include "data/builtin_acceptability.hpp"
-#include "tokenizers/utf8.hpp"
+#include "data/label.hpp"
+#include "data/records.hpp"
+#include "data/text_file.hpp"
 
 namespace sparsegrad::glue {
 namespace {
 
 namespace fs = std::filesystem;
 
+/// GLUE's files of most tasks.
+const FileLayout glue_files{
+    .train_files = {"train.tsv"}, .dev_files = {"dev.tsv"}, .test_files = {"test.tsv"}};
+
+/// The premise and hypothesis of language inference.
+const ColumnNames nli_columns{.a = {"sentence1", "premise", "text1"},
+                              .b = {"sentence2", "hypothesis", "text2"},
+                              .label = {"label", "gold_label"}};
+
+std::vector<FileLayout> with_common(std::vector<FileLayout> own) {
+  for (FileLayout& layout : common_layouts())
+    own.push_back(std::move(layout));
+  return own;
+}
+
+/// GLUE's files, those of MultiNLI's own archive (which GLUE's has in `original`), and the common ones.
+std::vector<FileLayout> mnli_layouts(const std::string& suffix) {
+  std::vector<FileLayout> out{{.train_files = {"train.tsv"},
+                               .dev_files = {"dev" + suffix + ".tsv"},
+                               .test_files = {"test" + suffix + ".tsv"}}};
+  for (const char* folder : {"", "original/"}) {
+    for (const char* ending : {".txt", ".jsonl"}) {
+      out.push_back({.train_files = {std::string(folder) + "multinli_1.0_train" + ending},
+                     .dev_files = {folder + ("multinli_1.0_dev" + suffix) + ending},
+                     .short_tails = true,
+                     .no_label = "-"});
+    }
+  }
+  for (FileLayout& layout : common_layouts(suffix, "-1"))
+    out.push_back(std::move(layout));
+  return out;
+}
+
+std::vector<FileLayout> diagnostic_layouts() {
+  std::vector<FileLayout> out;
+  for (const char* folder : {"", "MNLI/"}) {
+    const bool common = *folder != '\0';
+    for (const char* file : {"diagnostic.tsv", "AX.tsv"})
+      out.push_back({.test_files = {std::string(folder) + file}, .in_any_folder = true, .common = common});
+    const std::string labelled = std::string(folder) + "diagnostic-full.tsv";
+    out.push_back(
+        {.dev_files = {labelled}, .test_files = {labelled}, .in_any_folder = true, .common = common});
+  }
+  for (FileLayout& layout : common_layouts()) {
+    layout.train_files.clear();
+    layout.dev_files.clear();
+    out.push_back(std::move(layout));
+  }
+  return out;
+}
+
 // clang-format off
 const std::vector<Task>& task_table() {
   static const std::vector<Task> tasks{
       {.name = "cola", .folder = "CoLA", .aliases = {"cola_public", "cola_public_1.1"},
+       .class_names = {"unacceptable", "acceptable"},
        .metrics = {MetricKind::matthews, MetricKind::accuracy},
-       .layouts = {{.train_files = {"train.tsv"}, .dev_files = {"dev.tsv"},
-                    .columns = {.count = 4, .a = 3, .label = 1},
-                    .test_files = {"test.tsv"}, .test_columns = {.header = true, .count = 2, .a = 1}},
-                   // The corpus's own archive; GLUE's dev.tsv is its two dev files in this order.
-                   {.train_files = {"raw/in_domain_train.tsv"},
-                    .dev_files = {"raw/in_domain_dev.tsv", "raw/out_of_domain_dev.tsv"},
-                    .columns = {.count = 4, .a = 3, .label = 1}}},
+       .columns = {.a = {"sentence", "text"}},
+       .layouts = with_common({
+           {.train_files = {"train.tsv"}, .dev_files = {"dev.tsv"}, .test_files = {"test.tsv"},
+            .headerless = {.count = 4, .a = 3, .label = 1}},
+           // The corpus's own archive; GLUE's dev.tsv is its two dev files in this order.
+           {.train_files = {"raw/in_domain_train.tsv"},
+            .dev_files = {"raw/in_domain_dev.tsv", "raw/out_of_domain_dev.tsv"},
+            .headerless = {.count = 4, .a = 3, .label = 1}}}),
        .origin = "https://nyu-mll.github.io/CoLA/cola_public_1.1.zip or https://dl.fbaipublicfiles.com/glue/data/CoLA.zip",
        .submission = "CoLA.tsv"},
       {.name = "sst2", .folder = "SST-2", .aliases = {"sst"},
+       .class_names = {"negative", "positive"},
        .metrics = {MetricKind::accuracy},
-       .layouts = {{.train_files = {"train.tsv"}, .dev_files = {"dev.tsv"},
-                    .columns = {.header = true, .count = 2, .a = 0, .label = 1},
-                    .test_files = {"test.tsv"}, .test_columns = {.header = true, .count = 2, .a = 1}}},
+       .columns = {.a = {"sentence", "text"}},
+       .layouts = with_common({glue_files}),
        .origin = "https://dl.fbaipublicfiles.com/glue/data/SST-2.zip", .submission = "SST-2.tsv"},
       {.name = "mrpc", .folder = "MRPC", .aliases = {},
+       .class_names = {"not_equivalent", "equivalent"},
        .metrics = {MetricKind::accuracy, MetricKind::f1},
-       .layouts = {{.train_files = {"train.tsv"}, .dev_files = {"dev.tsv"},
-                    .columns = {.header = true, .count = 5, .a = 3, .b = 4, .label = 0},
-                    .test_files = {"test.tsv"}, .test_columns = {.header = true, .count = 5, .a = 3, .b = 4}}},
+       .columns = {.a = {"#1 String", "sentence1", "text1"}, .b = {"#2 String", "sentence2", "text2"},
+                   .label = {"Quality", "label"}},
+       // The corpus's own files have no dev split.
+       .layouts = with_common({glue_files, {.train_files = {"msr_paraphrase_train.txt"},
+                                            .test_files = {"msr_paraphrase_test.txt"}}}),
        .origin = "GLUE's download script (https://gluebenchmark.com/tasks)", .submission = "MRPC.tsv"},
-      {.name = "stsb", .folder = "STS-B", .aliases = {"sts"},
+      {.name = "stsb", .folder = "STS-B", .aliases = {"sts", "stsbenchmark"},
        .num_labels = 1, .regression = true, .label_max = 5.0F,
        .metrics = {MetricKind::pearson, MetricKind::spearman},
-       .layouts = {{.train_files = {"train.tsv"}, .dev_files = {"dev.tsv"},
-                    .columns = {.header = true, .count = 10, .a = 7, .b = 8, .label = 9},
-                    .test_files = {"test.tsv"}, .test_columns = {.header = true, .count = 9, .a = 7, .b = 8}}},
+       .columns = {.a = {"sentence1", "text1"}, .b = {"sentence2", "text2"},
+                   .label = {"score", "label", "similarity_score"}},
+       // The benchmark's own files: genre, file, year, number, score, two sentences, perhaps two sources. No header.
+       .layouts = with_common({glue_files, {.train_files = {"sts-train.csv"}, .dev_files = {"sts-dev.csv"},
+                                            .test_files = {"sts-test.csv"},
+                                            .headerless = {.count = 7, .most = 9, .a = 5, .b = 6, .label = 4, .in_test = true}}}),
        .origin = "https://dl.fbaipublicfiles.com/glue/data/STS-B.zip", .submission = "STS-B.tsv"},
       {.name = "qqp", .folder = "QQP", .aliases = {},
+       .class_names = {"not_duplicate", "duplicate"},
        .metrics = {MetricKind::accuracy, MetricKind::f1},
-       .layouts = {{.train_files = {"train.tsv"}, .dev_files = {"dev.tsv"},
-                    .columns = {.header = true, .count = 6, .a = 3, .b = 4, .label = 5, .skip_short_rows = true},
-                    .test_files = {"test.tsv"}, .test_columns = {.header = true, .count = 3, .a = 1, .b = 2}}},
+       .columns = {.a = {"question1", "text1"}, .b = {"question2", "text2"}, .label = {"is_duplicate", "label"},
+                   .index = {"id", "test_id", "index", "idx"}},
+       .layouts = with_common({{.train_files = {"train.tsv"}, .dev_files = {"dev.tsv"}, .test_files = {"test.tsv"},
+                                .skip_short_rows = true},
+                               {.train_files = {"quora_duplicate_questions.tsv"}}}),
        .origin = "https://dl.fbaipublicfiles.com/glue/data/QQP-clean.zip", .submission = "QQP.tsv"},
-      {.name = "mnli", .folder = "MNLI", .aliases = {"mnli-m", "mnli_matched"},
+      {.name = "mnli", .folder = "MNLI", .aliases = {"mnli-m", "mnli_matched", "multinli", "multinli_1.0"},
        .num_labels = 3, .label_max = 2.0F, .label_names = {"entailment", "neutral", "contradiction"},
+       .class_names = {"entailment", "neutral", "contradiction"},
        .metrics = {MetricKind::accuracy},
-       .layouts = {{.train_files = {"train.tsv"}, .dev_files = {"dev_matched.tsv"},
-                    .columns = {.header = true, .a = 8, .b = 9},
-                    .test_files = {"test_matched.tsv"}, .test_columns = {.header = true, .count = 10, .a = 8, .b = 9}}},
+       .columns = nli_columns,
+       .layouts = mnli_layouts("_matched"),
        .origin = "https://dl.fbaipublicfiles.com/glue/data/MNLI.zip", .second_dev = "mnli-mm",
        .submission = "MNLI-m.tsv"},
-      {.name = "mnli-mm", .folder = "MNLI", .aliases = {"mnli_mismatched"},
+      {.name = "mnli-mm", .folder = "MNLI", .aliases = {"mnli_mismatched", "multinli", "multinli_1.0"},
        .num_labels = 3, .label_max = 2.0F, .label_names = {"entailment", "neutral", "contradiction"},
+       .class_names = {"entailment", "neutral", "contradiction"},
        .metrics = {MetricKind::accuracy},
-       .layouts = {{.train_files = {"train.tsv"}, .dev_files = {"dev_mismatched.tsv"},
-                    .columns = {.header = true, .a = 8, .b = 9},
-                    .test_files = {"test_mismatched.tsv"}, .test_columns = {.header = true, .count = 10, .a = 8, .b = 9}}},
+       .columns = nli_columns,
+       .layouts = mnli_layouts("_mismatched"),
        .origin = "https://dl.fbaipublicfiles.com/glue/data/MNLI.zip", .submission = "MNLI-mm.tsv"},
       {.name = "qnli", .folder = "QNLI", .aliases = {},
        .label_names = {"entailment", "not_entailment"},
+       .class_names = {"entailment", "not_entailment"},
        .metrics = {MetricKind::accuracy},
-       .layouts = {{.train_files = {"train.tsv"}, .dev_files = {"dev.tsv"},
-                    .columns = {.header = true, .count = 4, .a = 1, .b = 2, .label = 3},
-                    .test_files = {"test.tsv"}, .test_columns = {.header = true, .count = 3, .a = 1, .b = 2}}},
+       .columns = {.a = {"question", "text1"}, .b = {"sentence", "text2"}},
+       .layouts = with_common({glue_files}),
        .origin = "https://dl.fbaipublicfiles.com/glue/data/QNLIv2.zip", .submission = "QNLI.tsv"},
       {.name = "rte", .folder = "RTE", .aliases = {},
        .label_names = {"entailment", "not_entailment"},
+       .class_names = {"entailment", "not_entailment"},
        .metrics = {MetricKind::accuracy},
-       .layouts = {{.train_files = {"train.tsv"}, .dev_files = {"dev.tsv"},
-                    .columns = {.header = true, .count = 4, .a = 1, .b = 2, .label = 3},
-                    .test_files = {"test.tsv"}, .test_columns = {.header = true, .count = 3, .a = 1, .b = 2}}},
+       .columns = nli_columns,  // SuperGLUE's files say premise and hypothesis
+       .layouts = with_common({glue_files}),
        .origin = "https://dl.fbaipublicfiles.com/glue/data/RTE.zip", .submission = "RTE.tsv"},
       {.name = "wnli", .folder = "WNLI", .aliases = {},
+       .class_names = {"not_entailment", "entailment"},
        .metrics = {MetricKind::accuracy},
-       .layouts = {{.train_files = {"train.tsv"}, .dev_files = {"dev.tsv"},
-                    .columns = {.header = true, .count = 4, .a = 1, .b = 2, .label = 3},
-                    .test_files = {"test.tsv"}, .test_columns = {.header = true, .count = 3, .a = 1, .b = 2}}},
+       .columns = nli_columns,
+       .layouts = with_common({glue_files}),
        .origin = "https://dl.fbaipublicfiles.com/glue/data/WNLI.zip", .submission = "WNLI.tsv"},
       {.name = "acceptability", .folder = "", .aliases = {"builtin", "builtin_acceptability"},
+       .class_names = {"unacceptable", "acceptable"},
        .metrics = {MetricKind::matthews, MetricKind::accuracy},
        .layouts = {}, .origin = "built in"},
+      // GLUE's diagnostic set, for models of MNLI: a test split, whose labels came out later in diagnostic-full.tsv.
+      {.name = "ax", .folder = "AX", .aliases = {"diagnostic", "diagnostics", "glue_diagnostics"},
+       .num_labels = 3, .label_max = 2.0F, .label_names = {"entailment", "neutral", "contradiction"},
+       .class_names = {"entailment", "neutral", "contradiction"},
+       .metrics = {MetricKind::matthews, MetricKind::accuracy},
+       .columns = nli_columns,
+       .layouts = diagnostic_layouts(),
+       .origin = "https://dl.fbaipublicfiles.com/glue/data/AX.tsv, with labels diagnostic-full.tsv "
+                 "(https://gluebenchmark.com/diagnostics)",
+       .trained_on = "mnli", .submission = "AX.tsv"},
   };
   return tasks;
 }
 // clang-format on
-
-/// Lower case without the signs that people put or leave out.
-std::string plain_name(std::string_view name) {
-  std::string out;
-  for (const char c : name) {
-    if (c == '-' || c == '_' || c == '.' || c == ' ') continue;
-    out.push_back(c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c);
-  }
-  return out;
-}
 
 bool is_called(const Task& task, std::string_view name) {
   const std::string plain = plain_name(name);
@@ -118,7 +181,7 @@ bool is_called(const Task& task, std::string_view name) {
                      [&](std::string_view alias) { return plain == plain_name(alias); });
 }
 
-const std::vector<std::string_view>& files_of(const FileLayout& layout, Split split) {
+const std::vector<std::string>& files_of(const FileLayout& layout, Split split) {
   if (split == Split::test) return layout.test_files;
   return split == Split::train ? layout.train_files : layout.dev_files;
 }
@@ -146,8 +209,7 @@ const Task* owner(const Task& task, const fs::path& folder) {
   return nullptr;
 }
 
-/// The task's folders in `data_dir`, in the order of their names, then `data_dir` itself unless it is another task's:
-/// files of several tasks have the same names and columns.
+/// The task's folders in `data_dir`, in the order of their names, then `data_dir` itself.
 std::vector<fs::path> candidate_folders(const Task& task, const fs::path& data_dir) {
   std::vector<fs::path> folders;
   std::error_code no_error;
@@ -156,15 +218,18 @@ std::vector<fs::path> candidate_folders(const Task& task, const fs::path& data_d
       folders.push_back(entry.path());
   }
   std::sort(folders.begin(), folders.end());
-  if (owner(task, data_dir) == nullptr) folders.push_back(data_dir);
+  folders.push_back(data_dir);
   return folders;
 }
 
 std::optional<Place> find_place(const Task& task, const fs::path& data_dir, Split split) {
   std::error_code no_error;
   for (const fs::path& folder : candidate_folders(task, data_dir)) {
+    const bool others = owner(task, folder) != nullptr;
     for (const FileLayout& layout : task.layouts) {
-      const std::vector<std::string_view>& files = files_of(layout, split);
+      if (others && !layout.in_any_folder)
+        continue;  // files of several tasks have the same names and columns
+      const std::vector<std::string>& files = files_of(layout, split);
       if (!files.empty() && fs::is_regular_file(folder / files.front(), no_error))
         return Place{folder, &layout};
     }
@@ -172,11 +237,29 @@ std::optional<Place> find_place(const Task& task, const fs::path& data_dir, Spli
   return std::nullopt;
 }
 
+/// The first files of a folder, for people who look for others.
+std::string files_in(const fs::path& folder) {
+  constexpr std::size_t most = 8;
+  std::vector<std::string> names;
+  std::error_code no_error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, no_error)) {
+    if (entry.is_regular_file(no_error)) names.push_back(entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  std::string out;
+  for (std::size_t i = 0; i < std::min(names.size(), most); ++i)
+    out += (i == 0 ? "" : ", ") + names[i];
+  return names.size() > most ? fmt::format("{} and {} more", out, names.size() - most) : out;
+}
+
 [[noreturn]] void throw_missing(const Task& task, const fs::path& data_dir, Split split) {
   std::string files;
+  std::string others;  // CSV stands for all the common ones
   for (const FileLayout& layout : task.layouts) {
-    const std::vector<std::string_view>& names = files_of(layout, split);
-    if (!names.empty()) files += (files.empty() ? "" : " or ") + std::string(names.front());
+    const std::vector<std::string>& names = files_of(layout, split);
+    if (names.empty() || (layout.common && !names.front().ends_with(".csv"))) continue;
+    std::string& list = layout.common ? others : files;
+    list += (list.empty() ? "" : " or ") + names.front();
   }
   std::error_code no_error;
   std::string found = "none there";
@@ -186,138 +269,84 @@ std::optional<Place> find_place(const Task& task, const fs::path& data_dir, Spli
     found = data_dir.string() + " to be a file";
   } else if (const Task* other = owner(task, data_dir)) {
     found = data_dir.string() + " to be the folder of task " + std::string(other->name);
+  } else {
+    for (const fs::path& folder : candidate_folders(task, data_dir)) {
+      if (const std::string names = files_in(folder); !names.empty()) {
+        found += fmt::format(" ({} has {})", folder.string(), names);
+        break;
+      }
+    }
   }
-  throw DataError("task " + std::string(task.name) + ": expected " + files + " in " +
-                  (data_dir / task.folder).string() + " or in " + data_dir.string() + ", found " + found +
-                  ". To get the files: " + std::string(task.origin) + ", unpacked into " +
-                  (data_dir / task.folder).string());
+  throw DataError(
+      fmt::format("task {}: expected {} in {} or in {}, found {}. Read as well: {}, or the same with .tsv, "
+                  ".jsonl or .json. To get the files: {}, unpacked into {}",
+                  task.name, files, (data_dir / task.folder).string(), data_dir.string(), found, others,
+                  task.origin, (data_dir / task.folder).string()));
 }
 
-/// One file being read: its rows as columns, with errors that name file and line.
-class TableReader {
- public:
-  TableReader(fs::path file, const Columns& layout) : file_(std::move(file)), layout_(layout) {
-    std::ifstream stream(file_, std::ios::binary);
-    if (!stream) throw DataError(file_.string() + ": cannot be opened");
-    text_.assign(std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>());
-    rest_ = text_;
-    if (rest_.starts_with("\xEF\xBB\xBF")) rest_.remove_prefix(3);
-    while (rest_.ends_with('\n') || rest_.ends_with('\r'))
-      rest_.remove_suffix(1);  // blank lines at the end are no rows
-    if (rest_.empty()) throw DataError(file_.string() + ": expected rows, found an empty file");
-  }
-
-  /// The columns of the next row; false at the end.
-  bool next(std::vector<std::string_view>& columns) {
-    if (rest_.empty()) return false;
-    ++line_;
-    const std::size_t end = std::min(rest_.find('\n'), rest_.size());
-    std::string_view row = rest_.substr(0, end);
-    rest_.remove_prefix(std::min(end + 1, rest_.size()));
-    if (row.ends_with('\r')) row.remove_suffix(1);
-    if (const std::size_t at = row.find('\0'); at != std::string_view::npos) {
-      fail("expected text, found a NUL byte at byte " + std::to_string(at) + " of the line");
-    }
-    if (const auto at = find_invalid_utf8(row)) {
-      fail("expected UTF-8, found an invalid byte at byte " + std::to_string(*at) + " of the line");
-    }
-    columns.clear();
-    for (std::size_t start = 0;;) {
-      const std::size_t tab = std::min(row.find('\t', start), row.size());
-      columns.push_back(row.substr(start, tab - start));
-      if (tab == row.size()) break;
-      start = tab + 1;
-    }
-    if (expected_ == 0)
-      expected_ = layout_.count > 0 ? static_cast<std::size_t>(layout_.count) : columns.size();
-    if (columns.size() < expected_ && layout_.skip_short_rows) {
-      ++skipped_;
-      return next(columns);
-    }
-    if (columns.size() != expected_) {
-      fail("expected " + std::to_string(expected_) + " tab-separated columns, found " +
-           std::to_string(columns.size()));
-    }
-    return true;
-  }
-
-  [[noreturn]] void fail(const std::string& what) const {
-    throw DataError(file_.string() + ":" + std::to_string(line_) + ": " + what);
-  }
-
-  const fs::path& file() const { return file_; }
-  /// Rows left out so far.
-  std::size_t skipped() const { return skipped_; }
-
- private:
-  fs::path file_;
-  const Columns& layout_;
-  std::size_t expected_ = 0;  ///< columns of a row; 0 until the first one
-  std::string text_;
-  std::string_view rest_;
-  std::size_t line_ = 0;
-  std::size_t skipped_ = 0;
-};
-
-std::optional<float> to_number(std::string_view text) {
-  float value = 0.0F;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || !sparsegrad::is_finite(value))
-    return std::nullopt;
-  return value;
+/// Scores that were brought to 0..1 look like small ones of 0..5. No part of the task's files is so by chance.
+void check_scale(const Task& task, const fs::path& file, std::span<const Example> examples) {
+  constexpr std::size_t enough = 20;
+  if (!task.regression || examples.size() < enough) return;
+  const float largest =
+      std::max_element(examples.begin(), examples.end(), [](const Example& x, const Example& y) {
+        return x.label < y.label;
+      })->label;
+  if (largest > 1.0F) return;
+  throw DataError(
+      fmt::format("{}: expected scores from {} to {}, found none above {} in {} rows. If they were divided "
+                  "by {}, multiply them again",
+                  file.string(), task.label_min, task.label_max, largest, examples.size(), task.label_max));
 }
 
-std::string short_number(float value) {
-  std::string text = std::to_string(value);
-  text.erase(text.find_last_not_of('0') + 1);
-  if (text.ends_with('.')) text.pop_back();
-  return text;
+/// A submission has one prediction of each.
+void check_indices(const fs::path& file, std::vector<std::string> indices) {
+  std::sort(indices.begin(), indices.end());
+  const auto twice = std::adjacent_find(indices.begin(), indices.end());
+  if (twice != indices.end())
+    throw DataError(fmt::format("{}: expected each index once, found {} twice", file.string(), *twice));
 }
 
-float read_label(const Task& task, std::string_view text, const TableReader& reader) {
-  if (!task.label_names.empty()) {
-    const auto at = std::find(task.label_names.begin(), task.label_names.end(), text);
-    if (at != task.label_names.end()) return static_cast<float>(at - task.label_names.begin());
-    std::string known;
-    for (const std::string_view name : task.label_names)
-      known += (known.empty() ? "" : ", ") + std::string(name);
-    reader.fail("expected a label, one of " + known + ", found \"" + std::string(text) + "\"");
-  }
-  const std::optional<float> value = to_number(text);
-  const bool whole = value && *value == std::floor(*value);
-  if (value && *value >= task.label_min && *value <= task.label_max && (task.regression || whole))
-    return *value;
-  reader.fail("expected a label, a " + std::string(task.regression ? "number" : "whole number") + " from " +
-              short_number(task.label_min) + " to " + short_number(task.label_max) + ", found \"" +
-              std::string(text) + "\"");
-}
-
-void read_table(const Task& task, const Columns& layout, bool labelled, const fs::path& file, Dataset& data) {
-  std::vector<Example>& out = data.examples;
-  TableReader reader(file, layout);
-  std::vector<std::string_view> columns;
-  const auto column = [&](int index) { return columns[static_cast<std::size_t>(index)]; };
-  const auto label = [&] { return layout.label >= 0 ? column(layout.label) : columns.back(); };
-  const std::size_t before = out.size();
-  if (layout.header && reader.next(columns)) {
-    const int last = std::max({layout.a, layout.b, layout.label});
-    if (columns.size() <= static_cast<std::size_t>(last)) {
-      reader.fail("expected a header of at least " + std::to_string(last + 1) +
-                  " tab-separated columns, found " + std::to_string(columns.size()));
+void read_file(const Task& task, const FileLayout& layout, Split split, const fs::path& file, Dataset& data) {
+  const bool labelled = split != Split::test;
+  const auto is_label = [&](std::string_view text) { return parse_label(task, text).has_value(); };
+  const std::unique_ptr<RecordReader> records = open_records(
+      file, {.names = task.columns, .layout = layout, .labelled = labelled, .is_label = is_label});
+  const std::size_t before = data.examples.size();
+  std::size_t unlabelled = 0;
+  Record record;
+  while (records->next(record)) {
+    if (labelled && !layout.no_label.empty() && record.label == layout.no_label) {
+      ++unlabelled;
+      continue;
     }
-    const bool named =
-        std::find(task.label_names.begin(), task.label_names.end(), label()) != task.label_names.end();
-    if (labelled && (named || to_number(label())))
-      reader.fail("expected a header, found a row with the label " + std::string(label()));
+    float label = 0.0F;
+    if (labelled) {
+      const std::optional<float> value = parse_label(task, record.label);
+      if (!value) records->fail(label_error(task, record.label));
+      label = *value;
+    }
+    data.examples.push_back({std::move(record.a), std::move(record.b), label});
+    if (record.index) {
+      if (record.index->empty() || record.index->find_first_not_of("0123456789") != std::string::npos)
+        records->fail("expected a whole number as index, found " + in_quotes({*record.index}));
+      data.indices.push_back(std::move(*record.index));
+    }
   }
-  while (reader.next(columns)) {
-    Example& example = out.emplace_back();
-    example.a = column(layout.a);
-    if (layout.b >= 0) example.b = column(layout.b);
-    if (labelled) example.label = read_label(task, label(), reader);
+  if (data.examples.size() == before) {
+    if (records->skipped() + unlabelled == 0)
+      throw DataError(file.string() + ": expected rows, found a header alone");
+    std::string why;
+    if (records->skipped() > 0) why = fmt::format("{} have too few columns", records->skipped());
+    if (unlabelled > 0)
+      why += fmt::format("{}{} have the label \"{}\", which stands for none", why.empty() ? "" : ", ",
+                         unlabelled, layout.no_label);
+    throw DataError(fmt::format("{}: expected rows, found none that can be used: {}", file.string(), why));
   }
-  if (out.size() == before) throw DataError(file.string() + ": expected rows, found a header alone");
-  data.skipped += reader.skipped();
+  if (!labelled) check_indices(file, data.indices);
+  if (labelled) check_scale(task, file, std::span(data.examples).subspan(before));
+  data.skipped += records->skipped();
+  data.unlabelled += unlabelled;
 }
 
 }  // namespace
@@ -356,6 +385,12 @@ const Task& find_task(std::string_view name) {
   throw DataError("expected a task, one of " + known + ", found \"" + std::string(name) + "\"");
 }
 
+std::optional<fs::path> find_task_file(const Task& task, const fs::path& data_dir, Split split) {
+  const std::optional<Place> place = find_place(task, data_dir, split);
+  return place ? std::optional<fs::path>(place->folder / files_of(*place->layout, split).front())
+               : std::nullopt;
+}
+
 std::optional<fs::path> find_task_folder(const Task& task, const fs::path& data_dir, Split split) {
   const std::optional<Place> place = find_place(task, data_dir, split);
   return place ? std::optional<fs::path>(place->folder) : std::nullopt;
@@ -366,19 +401,20 @@ Dataset load_split(const Task& task, const fs::path& data_dir, Split split) {
   const std::optional<Place> place = find_place(task, data_dir, split);
   const bool any = std::any_of(task.layouts.begin(), task.layouts.end(),
                                [&](const FileLayout& layout) { return !files_of(layout, split).empty(); });
-  if (!any)
-    throw DataError("task " + std::string(task.name) + ": has no " + std::string(to_string(split)) +
-                    " split");
+  if (!any) {
+    std::string text = fmt::format("task {}: has no {} split", task.name, to_string(split));
+    if (split == Split::train && !task.trained_on.empty())
+      text += fmt::format(": train on {}, and evaluate that model", task.trained_on);
+    throw DataError(text);
+  }
   if (!place) throw_missing(task, data_dir, split);
   Dataset out;
   out.name = std::string(task.name) + "/" + std::string(to_string(split));
-  for (const std::string_view file : files_of(*place->layout, split)) {
+  for (const std::string& file : files_of(*place->layout, split)) {
     // Only the first file is a must: the corpus's archive is also found with its in-domain part alone.
     std::error_code no_error;
     if (!out.examples.empty() && !fs::exists(place->folder / file, no_error)) continue;
-    const bool test = split == Split::test;
-    read_table(task, test ? place->layout->test_columns : place->layout->columns, !test, place->folder / file,
-               out);
+    read_file(task, *place->layout, split, place->folder / file, out);
   }
   return out;
 }

@@ -3,18 +3,14 @@
 #include <filesystem>
 #include <optional>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
 
-namespace sparsegrad::glue {
+#include "data/data_error.hpp"
+#include "data/file_layout.hpp"
 
-/// What the readers throw. The text starts with `file:line:` where a line is at fault.
-class DataError : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
+namespace sparsegrad::glue {
 
 enum class Split { train, dev, test };
 std::string_view to_string(Split split);
@@ -29,32 +25,16 @@ struct Example {
 struct Dataset {
   std::string name;  ///< e.g. "cola/train"
   std::vector<Example> examples;
-  std::size_t skipped = 0;  ///< malformed rows of its files that were left out (see Columns::skip_short_rows)
+  /// Malformed rows of its files that were left out (see FileLayout::skip_short_rows).
+  std::size_t skipped = 0;
+  std::size_t unlabelled = 0;  ///< rows without a label that were left out (see FileLayout::no_label)
+  /// The numbers by which a submission names the examples of a test split; empty: from 0 in their order.
+  std::vector<std::string> indices;
 };
 
 enum class MetricKind { matthews, accuracy, f1, pearson, spearman };
 /// "matthews_correlation", "accuracy", "f1", "pearson", "spearman".
 std::string_view to_string(MetricKind metric);
-
-/// The columns of a file, counted from 0.
-struct Columns {
-  bool header = false;
-  int count = 0;  ///< 0: as many as the header has
-  int a = 0;
-  int b = -1;      ///< -1: single sentences
-  int label = -1;  ///< -1: the last one
-  /// Rows of too few columns are left out, as every reader of that file does. Anywhere else they are errors.
-  bool skip_short_rows = false;
-};
-
-/// One way in which a task's files come: the files of a split, read one after the other, and their columns.
-struct FileLayout {
-  std::vector<std::string_view> train_files;  ///< relative to the task's folder; the first one must be there
-  std::vector<std::string_view> dev_files;
-  Columns columns;
-  std::vector<std::string_view> test_files = {};  ///< none: this form has no test split
-  Columns test_columns = {};                      ///< its label is not read
-};
 
 /// A task is a row of a table in glue.cpp; a new one needs nothing but a new row.
 struct Task {
@@ -65,11 +45,15 @@ struct Task {
   bool regression = false;
   float label_min = 0.0F;  ///< labels outside of [label_min, label_max] are errors
   float label_max = 1.0F;
-  std::vector<std::string_view> label_names = {};  ///< how files write the classes; none: as numbers
+  std::vector<std::string_view> label_names = {};  ///< how files write the classes, or else as numbers from 0
+  std::vector<std::string_view> class_names = {};  ///< their names in config.json, as on the Hugging Face Hub
   std::vector<MetricKind> metrics;                 ///< the first one chooses the best model
-  std::vector<FileLayout> layouts;                 ///< tried in this order; none: the task is made, not read
-  std::string_view origin;                         ///< where its files are to be had
-  std::string_view second_dev = {};                ///< the task whose dev set training evaluates as well
+  ColumnNames columns = {};
+  std::vector<FileLayout> layouts;   ///< tried in this order; none: the task is made, not read
+  std::string_view origin;           ///< where its files are to be had
+  std::string_view second_dev = {};  ///< the task whose dev set training evaluates as well
+  /// The task whose models take this one, which has no train split; none: itself.
+  std::string_view trained_on = {};
   std::string_view submission = {};  ///< the file's name in a submission to GLUE; none: it takes no part
 
   MetricKind main_metric() const { return metrics.front(); }
@@ -82,9 +66,14 @@ std::span<const Task> all_tasks();
 const Task& find_task(std::string_view name);
 
 /// Reads a split. `data_dir` holds the task's folder in any spelling (CoLA, cola, ...), or is that folder.
-/// A task without files ignores `data_dir`. Throws DataError: missing files (which, where, how to get them),
-/// an empty file, ragged rows, labels that are not numbers in range, NUL bytes, text that is not UTF-8.
+/// Columns are found by the names of the header. A task without files ignores `data_dir`. Throws DataError: missing files
+/// (which, where, how to get them), an empty file, missing columns, ragged rows, labels that are none, NUL bytes, text
+/// that is not UTF-8, and files all of whose rows are left out.
 Dataset load_split(const Task& task, const std::filesystem::path& data_dir, Split split);
+
+/// The file, or the first of the files, that load_split would read for `split`; nothing when it is not there.
+std::optional<std::filesystem::path> find_task_file(const Task& task, const std::filesystem::path& data_dir,
+                                                    Split split);
 
 /// The folder from which load_split would read `split`; nothing when the files are not there.
 std::optional<std::filesystem::path> find_task_folder(const Task& task, const std::filesystem::path& data_dir,

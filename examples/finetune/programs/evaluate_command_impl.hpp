@@ -61,9 +61,13 @@ int run_evaluate_on(const EvaluateCommand& command) {
   }
   if (!command.predictions.empty())
     write_file(command.predictions, predictions_text(session.task(), result, data));
-  if (!command.submission.empty()) write_file(command.submission, submission_text(session.task(), result));
-  fmt::print("data: {}, {} examples of {}, {:.2f} % unknown tokens\n", session.source().text, data.size(),
+  if (!command.submission.empty())
+    write_file(command.submission, submission_text(session.task(), result, data.indices()));
+  fmt::print("data: {}, {} examples of {}, {:.2f} % unknown tokens", session.source().text, data.size(),
              command.split, 100 * data.unknown_share());
+  if (data.skipped() > 0) fmt::print("; {} malformed rows left out", data.skipped());
+  if (data.unlabelled() > 0) fmt::print("; {} rows without a label left out", data.unlabelled());
+  fmt::print("\n");
   if (!labelled) return 0;
   fmt::print("loss {:.6f}\n", result.loss);
   for (const Metric& metric : result.metrics)

@@ -96,6 +96,8 @@ int run_train_on(const TrainOptions& options) {
       fmt::print(" and {} of the second dev set", session.second_dev()->size());
     const index_t skipped = session.train().skipped() + session.dev().skipped();
     if (skipped > 0) fmt::print("; {} malformed rows left out", skipped);
+    const index_t unlabelled = session.train().unlabelled() + session.dev().unlabelled();
+    if (unlabelled > 0) fmt::print("; {} rows without a label left out", unlabelled);
     fmt::print("\n");
     fmt::print("      unknown tokens:{}\n", unknown_text(session));
     fmt::print("{}", describe(session.tokenizer_report()));

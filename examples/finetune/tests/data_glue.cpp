@@ -50,14 +50,20 @@ TEST_CASE("tasks go by many spellings") {
     CHECK(&find_task(task.name) == &task);
     CHECK_FALSE(task.metrics.empty());
     for (const FileLayout& layout : task.layouts) {
-      for (const Columns& columns : {layout.columns, layout.test_columns}) {
-        if (columns.count == 0) continue;
+      const Headerless& columns = layout.headerless;
+      if (columns.count > 0) {
         CHECK(columns.a < columns.count);
         CHECK(columns.b < columns.count);
         CHECK(columns.label < columns.count);
       }
-      CHECK_FALSE(layout.train_files.empty());
-      CHECK_FALSE(layout.dev_files.empty());
+      CHECK_FALSE((layout.train_files.empty() && layout.dev_files.empty() && layout.test_files.empty()));
+    }
+    if (!task.layouts.empty()) {
+      CHECK_FALSE(task.columns.a.empty());
+      CHECK_FALSE(task.columns.label.empty());
+      const FileLayout& first = task.layouts.front();
+      CHECK(first.train_files.empty() == !task.trained_on.empty());
+      CHECK(first.dev_files.empty() == !task.trained_on.empty());
     }
     if (!task.submission.empty()) {
       CHECK(std::any_of(task.layouts.begin(), task.layouts.end(),
@@ -159,9 +165,9 @@ TEST_CASE("pairs and scores") {
 TEST_CASE("classes by name; train and dev of different width; two dev sets") {
   const fs::path folder = fresh_folder("mnli");
   const std::string eight = "0\tp\tq\tg\tb\tb\tp\tp\t";
-  write_file(folder / "MNLI/train.tsv", "1\t2\t3\t4\t5\t6\t7\t8\ts1\ts2\tlabel1\tgold_label\n" + eight +
-                                            "One .\tTwo .\tneutral\tneutral\n");
-  const std::string wide = "1\t2\t3\t4\t5\t6\t7\t8\ts1\ts2\tl1\tl2\tl3\tl4\tl5\tgold_label\n";
+  write_file(folder / "MNLI/train.tsv", "1\t2\t3\t4\t5\t6\t7\t8\tsentence1\tsentence2\tlabel1\tgold_label\n" +
+                                            eight + "One .\tTwo .\tneutral\tneutral\n");
+  const std::string wide = "1\t2\t3\t4\t5\t6\t7\t8\tsentence1\tsentence2\tl1\tl2\tl3\tl4\tl5\tgold_label\n";
   write_file(folder / "MNLI/dev_matched.tsv", wide + eight + "a\tb\tn\tn\tn\tn\tn\tcontradiction\n");
   write_file(folder / "MNLI/dev_mismatched.tsv", wide + eight + "c\td\tn\tn\tn\tn\tn\tentailment\n");
   const Task& task = find_task("MNLI");
@@ -182,8 +188,10 @@ TEST_CASE("classes by name; train and dev of different width; two dev sets") {
   check_says(error_of([&] { load_split(task, folder, Split::dev); }),
              "expected 16 tab-separated columns, found 11");
   write_file(folder / "MNLI/dev_matched.tsv", "a\tb\n");
-  check_says(error_of([&] { load_split(task, folder, Split::dev); }),
-             "expected a header of at least 10 tab-separated columns, found 2");
+  check_says(
+      error_of([&] { load_split(task, folder, Split::dev); }),
+      "dev_matched.tsv:1: expected a header with the columns sentence1 (or premise, text1), sentence2 (or "
+      "hypothesis, text2) and label (or gold_label), found 2 tab-separated: \"a\", \"b\"");
 
   write_file(folder / "RTE/dev.tsv", "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tnot_entailment\n");
   CHECK(load_split(find_task("rte"), folder, Split::dev).examples.at(0).label == 1.0F);
@@ -249,6 +257,9 @@ TEST_CASE("another task's folder is not taken for the task's own") {
   }
   fs::create_directories(folder / "QNLI/RTE");
   fs::copy(folder / "QNLI/dev.tsv", folder / "QNLI/RTE/dev.tsv");
+  check_says(error_of([&] { load_split(find_task("rte"), folder / "QNLI", Split::dev); }),
+             "found 4 tab-separated: \"index\", \"question\", \"sentence\", \"label\"");
+  write_file(folder / "QNLI/RTE/dev.tsv", "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n");
   CHECK(load_split(find_task("rte"), folder / "QNLI", Split::dev).examples.size() == 1);
 }
 
@@ -262,6 +273,7 @@ TEST_CASE("folders by many names") {
     const fs::path file = write_file(folder / name, two_rows);
     CHECK(load_split(task, folder, Split::train).examples.size() == 2);
     CHECK(find_task_folder(task, folder, Split::train).has_value());
+    CHECK(find_task_file(task, folder, Split::train).value() == file);
     CHECK_FALSE(find_task_folder(task, folder, Split::dev).has_value());
   }
 }

@@ -9,6 +9,7 @@
 
 using namespace sparsegrad;
 using namespace sparsegrad::glue::test;
+using namespace std::string_literals;
 
 namespace {
 
@@ -277,6 +278,93 @@ TEST_CASE("MNLI is evaluated on both dev sets where both are there") {
   const nlohmann::json alone = json_of(output / "run.json");
   CHECK_FALSE(alone["evaluations"][0]["metrics"].contains("accuracy_mm"));
   CHECK_FALSE(alone["data"].contains("second_dev"));
+}
+
+TEST_CASE("a model of MNLI takes GLUE's diagnostic set") {
+  const fs::path data = fresh_folder("diagnostic_data");
+  write_task(data, "mnli");
+  write_file(data / "diagnostic" / "diagnostic.tsv",
+             "index\tsentence1\tsentence2\n0\tthe cat slept\ta dog ran\n1\tshe reads\tshe never reads\n");
+  std::string full =
+      "Lexical Semantics\tPredicate-Argument "
+      "Structure\tLogic\tKnowledge\tDomain\tPremise\tHypothesis\tLabel\n";
+  for (const char* label : {"entailment", "neutral", "contradiction", "neutral"})
+    full += "\t\tNegation\t\tArtificial\tthe cat slept\ta dog ran\t"s + label + "\n";
+  write_file(data / "diagnostic" / "diagnostic-full.tsv", full);
+  const fs::path output = fresh_folder("diagnostic");
+  const Finished train =
+      run(train_task("mnli", data, output, "--run-type ft --max-steps 3 --learning-rate 1e-3"));
+  REQUIRE_MESSAGE(train.status == 0, train.err);
+
+  const std::string words = "evaluate --threads 1 --max-length 32 --task ax --data " + data.string() +
+                            " --model " + (output / "model").string();
+  const Finished test = run(words + " --split test --submission " + (output / "AX.tsv").string());
+  REQUIRE_MESSAGE(test.status == 0, test.err);
+  const auto submitted = read_rows(content(output / "AX.tsv"));
+  REQUIRE(submitted.size() == 3);
+  const std::vector<std::string> names{"entailment", "neutral", "contradiction"};
+  for (std::size_t i = 0; i < 2; ++i) {
+    CHECK(submitted[i + 1][0] == std::to_string(i));
+    CHECK(std::count(names.begin(), names.end(), submitted[i + 1][1]) == 1);
+  }
+  // One prediction for equal pairs: a correlation that is not defined, and the share of the predicted class.
+  const Finished dev = run(words);
+  REQUIRE_MESSAGE(dev.status == 0, dev.err);
+  check_says(dev.out, "4 examples of dev");
+  check_says(dev.out, "matthews_correlation 0.000000 (undefined)");
+  check_says(dev.out, submitted[1][1] == "neutral" ? "accuracy 0.500000" : "accuracy 0.250000");
+
+  const Finished refused = run(train_task("ax", data, output, "--max-steps 1"));
+  CHECK(refused.status == 1);
+  check_says(refused.err, "task ax: has no train split: train on mnli, and evaluate that model");
+}
+
+TEST_CASE(
+    "what datasets writes: CSV trains as TSV does, rows without a label are told, indices are submitted") {
+  const fs::path tsv = fresh_folder("as_tsv");
+  const fs::path csv = fresh_folder("as_csv");
+  write_task(tsv, "mnli");
+  const Layout& layout = layouts().at("mnli").second;
+  const auto number = [&](const std::string& label) {
+    return std::to_string(std::find(layout.labels.begin(), layout.labels.end(), label) -
+                          layout.labels.begin());
+  };
+  for (const auto& [from, to] :
+       {std::pair("train.tsv", "train.csv"), {"dev_matched.tsv", "validation_matched.csv"}}) {
+    std::string text = "premise,hypothesis,label,idx\n";
+    auto rows = read_rows(content(tsv / "MNLI" / from));
+    for (std::size_t i = 1; i < rows.size(); ++i)
+      text += "\"" + rows[i][8] + "\"," + rows[i][9] + "," + number(rows[i].back()) + "," +
+              std::to_string(i) + "\n";
+    if (to == "train.csv"s) text += "a pair,with no label,-1,99\n";
+    write_file(csv / "MNLI" / to, text);
+  }
+  write_file(csv / "MNLI" / "test_matched.csv", "premise,hypothesis,label,idx\na,\"b, c\",-1,5\nd,e,-1,2\n");
+
+  fs::remove(tsv / "MNLI" / "dev_mismatched.tsv");
+  nlohmann::json logs[2];
+  for (const fs::path& data : {tsv, csv}) {
+    const fs::path output = fresh_folder("written");
+    const Finished train =
+        run(train_task("mnli", data, output, "--run-type ft --max-steps 2 --learning-rate 1e-3"));
+    REQUIRE_MESSAGE(train.status == 0, train.err);
+    logs[data == csv] = json_of(output / "run.json");
+    if (data == csv) check_says(train.out, "1 rows without a label left out");
+  }
+  CHECK(logs[0]["evaluations"][0]["loss"] == logs[1]["evaluations"][0]["loss"]);
+  CHECK(logs[0]["data"]["train"]["unlabelled_rows"] == 0);
+  CHECK(logs[1]["data"]["train"]["unlabelled_rows"] == 1);
+  CHECK(logs[1]["data"]["train"]["examples"] == 16);
+
+  const fs::path output = SPARSEGRAD_TEST_OUTPUT_DIR "/written";
+  const Finished test =
+      run("evaluate --threads 1 --max-length 32 --task mnli --split test --data " + csv.string() +
+          " --model " + (output / "model").string() + " --submission " + (output / "MNLI-m.tsv").string());
+  REQUIRE_MESSAGE(test.status == 0, test.err);
+  const auto submitted = read_rows(content(output / "MNLI-m.tsv"));
+  REQUIRE(submitted.size() == 3);
+  CHECK(submitted[1][0] == "5");
+  CHECK(submitted[2][0] == "2");
 }
 
 TEST_CASE("rows that are left out are counted, and another task's folder is refused") {

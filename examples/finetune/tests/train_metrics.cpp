@@ -27,6 +27,27 @@ TEST_CASE("two classes") {
   CHECK(matthews_correlation(Values{0, 1}, Values{1, 0}).value == doctest::Approx(-1.0));
 }
 
+TEST_CASE("three classes: R_K of the confusion matrix, as scikit-learn has it") {
+  // matthews_corrcoef of scikit-learn gives 0.5454545454545454.
+  const Values labels{0, 0, 0, 1, 1, 1, 2, 2, 2, 2};
+  const Values predictions{0, 0, 1, 1, 1, 2, 2, 2, 2, 0};
+  const Metric metric = matthews_correlation(predictions, labels, 3);
+  CHECK(metric.name == "matthews_correlation");
+  CHECK(metric.value == doctest::Approx((7.0 * 10 - 34) / std::sqrt((100.0 - 34) * (100.0 - 34))));
+  CHECK(matthews_correlation(labels, labels, 3).value == doctest::Approx(1.0));
+  // Of two classes it is the correlation of two classes.
+  const Values two{1, 1, 1, 0, 0, 1, 0, 0};
+  const Values true_two{1, 1, 1, 0, 0, 0, 1, 1};
+  CHECK(matthews_correlation(two, true_two, 3).value ==
+        doctest::Approx(matthews_correlation(two, true_two).value));
+  CHECK_FALSE(matthews_correlation(Values(10, 1.0F), labels, 3).defined);
+  check_says(error_of([] { matthews_correlation(Values{3}, Values{1}, 3); }), "expected classes from 0 to 2");
+  const std::vector<Metric> ax = evaluate(find_task("ax"), predictions, labels);
+  REQUIRE(ax.size() == 2);
+  CHECK(ax[0].value == metric.value);
+  CHECK(ax[1].value == doctest::Approx(0.7));
+}
+
 TEST_CASE("what is not defined is 0 and says so") {
   const auto undefined = [](const Metric& metric) {
     CHECK(metric.value == 0.0);

@@ -680,6 +680,8 @@ TEST_CASE("submissions: numbers, names or scores") {
   CHECK(submission_text(find_task("cola"), evaluation) == "index\tprediction\n0\t0\n1\t1\n");
   CHECK(submission_text(find_task("rte"), evaluation) ==
         "index\tprediction\n0\tentailment\n1\tnot_entailment\n");
+  const std::vector<std::string> indices{"7", "3"};  // the file's own, where it has them
+  CHECK(submission_text(find_task("cola"), evaluation, indices) == "index\tprediction\n7\t0\n3\t1\n");
   evaluation.outputs = 1;
   evaluation.logits = {-0.25F, 2.5F, 7};
   CHECK(submission_text(find_task("stsb"), evaluation) ==

@@ -27,7 +27,7 @@ PAIRS = [
 LAYOUTS = {
     1: ("stsb", "STS-B/dev.tsv", "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore", "0\tg\tf\ty\t0\ts\ts\t{}\t{}\t1.0"),
     2: ("mrpc", "MRPC/dev.tsv", "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", "1\t1\t2\t{}\t{}"),
-    3: ("mnli", "MNLI/dev_matched.tsv", "\t".join("abcdefghijkl"), "0\t1\t2\tg\tx\tx\tx\tx\t{}\t{}\tneutral\tneutral"),
+    3: ("mnli", "MNLI/dev_matched.tsv", "sentence1\tsentence2\tgold_label", "{}\t{}\tneutral"),
 }
 
 

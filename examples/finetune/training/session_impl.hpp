@@ -107,7 +107,7 @@ nlohmann::json BasicSession<T, Backend>::data_json() const {
     json[name] = {{"examples", data->size()},          {"tokens", data->tokens()},
                   {"longest", data->longest()},        {"at_max_length", data->at_limit()},
                   {"unknown_tokens", data->unknown()}, {"unknown_share", data->unknown_share()},
-                  {"skipped_rows", data->skipped()}};
+                  {"skipped_rows", data->skipped()},   {"unlabelled_rows", data->unlabelled()}};
   }
   return json;
 }

@@ -28,11 +28,12 @@ std::string predictions_text(const Task& task, const Evaluation& evaluation, con
   return text;
 }
 
-std::string submission_text(const Task& task, const Evaluation& evaluation) {
+std::string submission_text(const Task& task, const Evaluation& evaluation,
+                            std::span<const std::string> indices) {
   std::string text = "index\tprediction\n";
   const std::vector<float> predictions = predictions_of(task, evaluation);
   for (std::size_t i = 0; i < predictions.size(); ++i) {
-    text += fmt::format("{}\t", i);
+    text += indices.empty() ? fmt::format("{}\t", i) : fmt::format("{}\t", indices[i]);
     if (task.regression) {
       text += fmt::format("{:.3f}\n", std::clamp(predictions[i], task.label_min, task.label_max));
     } else if (task.label_names.empty()) {

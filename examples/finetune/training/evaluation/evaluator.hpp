@@ -43,8 +43,9 @@ std::vector<float> predictions_of(const Task& task, const Evaluation& evaluation
 /// One line an example: logits with 9 significant digits separated by tabs, then the label of the data.
 std::string predictions_text(const Task& task, const Evaluation& evaluation, const EncodedDataset& data);
 
-/// A file of a submission to GLUE: a header, then a line an example with its number from 0 and the class as the task's
-/// files write it, or the score, within the task's range, with 3 decimals.
-std::string submission_text(const Task& task, const Evaluation& evaluation);
+/// A file of a submission to GLUE: a header, then a line an example with its index and the class as the task's files write
+/// it, or the score, within the task's range, with 3 decimals. Without `indices` examples are numbered from 0.
+std::string submission_text(const Task& task, const Evaluation& evaluation,
+                            std::span<const std::string> indices = {});
 
 }  // namespace sparsegrad::glue

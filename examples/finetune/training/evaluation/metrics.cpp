@@ -108,6 +108,32 @@ Metric matthews_correlation(std::span<const float> predictions, std::span<const 
   return make_metric(MetricKind::matthews, tp * tn - fp * fn, denominator);
 }
 
+Metric matthews_correlation(std::span<const float> predictions, std::span<const float> labels, int classes) {
+  check(predictions, labels);
+  std::vector<double> predicted(static_cast<std::size_t>(classes));
+  std::vector<double> expected(static_cast<std::size_t>(classes));
+  const auto count_of = [&](std::vector<double>& counts, float value) -> double& {
+    if (value < 0.0F || value >= static_cast<float>(classes) || value != std::floor(value)) {
+      throw std::invalid_argument("expected classes from 0 to " + std::to_string(classes - 1) + ", found " +
+                                  std::to_string(value));
+    }
+    return counts[static_cast<std::size_t>(value)];
+  };
+  double equal = 0;
+  for (std::size_t i = 0; i < labels.size(); ++i) {
+    ++count_of(predicted, predictions[i]);
+    ++count_of(expected, labels[i]);
+    equal += predictions[i] == labels[i] ? 1.0 : 0.0;
+  }
+  const auto product = [](const std::vector<double>& x, const std::vector<double>& y) {
+    return std::inner_product(x.begin(), x.end(), y.begin(), 0.0);
+  };
+  const auto size = static_cast<double>(labels.size());
+  const double denominator = std::sqrt(size * size - product(predicted, predicted)) *
+                             std::sqrt(size * size - product(expected, expected));
+  return make_metric(MetricKind::matthews, equal * size - product(predicted, expected), denominator);
+}
+
 Metric accuracy(std::span<const float> predictions, std::span<const float> labels) {
   check(predictions, labels);
   double equal = 0;
@@ -153,8 +179,11 @@ Metric compute_metric(MetricKind kind, std::span<const float> predictions, std::
 std::vector<Metric> evaluate(const Task& task, std::span<const float> predictions,
                              std::span<const float> labels) {
   std::vector<Metric> out;
-  for (const MetricKind kind : task.metrics)
-    out.push_back(compute_metric(kind, predictions, labels));
+  for (const MetricKind kind : task.metrics) {
+    const bool many = kind == MetricKind::matthews && task.num_labels > 2;
+    out.push_back(many ? matthews_correlation(predictions, labels, task.num_labels)
+                       : compute_metric(kind, predictions, labels));
+  }
   return out;
 }
 

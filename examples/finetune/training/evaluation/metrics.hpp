@@ -24,6 +24,10 @@ bool is_better(const Metric& a, const Metric& b);
 
 /// Matthews' correlation of two classes, numbered 0 and 1 (any other number throws).
 Metric matthews_correlation(std::span<const float> predictions, std::span<const float> labels);
+/// Its generalization to classes numbered from 0 to `classes` - 1 (R_K of Gorodkin, "Comparing two K-category assignments
+/// by a K-category correlation coefficient", 2004): with c the number of equal entries of s, p_k and t_k how often k is
+/// predicted and true, (c s - sum p_k t_k) / sqrt((s^2 - sum p_k^2) (s^2 - sum t_k^2)).
+Metric matthews_correlation(std::span<const float> predictions, std::span<const float> labels, int classes);
 /// Share of equal entries.
 Metric accuracy(std::span<const float> predictions, std::span<const float> labels);
 /// F1 of class 1.

@@ -1,0 +1,13 @@
+#pragma once
+
+#include <stdexcept>
+
+namespace sparsegrad::glue {
+
+/// What the readers of data throw. The text starts with `file:line:` where a line is at fault.
+class DataError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+}  // namespace sparsegrad::glue
