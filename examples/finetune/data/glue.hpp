@@ -66,6 +66,7 @@ struct Task {
   float label_min = 0.0F;  ///< labels outside of [label_min, label_max] are errors
   float label_max = 1.0F;
   std::vector<std::string_view> label_names = {};  ///< how files write the classes; none: as numbers
+  std::vector<std::string_view> class_names = {};  ///< their names in config.json, as on the Hugging Face Hub
   std::vector<MetricKind> metrics;                 ///< the first one chooses the best model
   std::vector<FileLayout> layouts;                 ///< tried in this order; none: the task is made, not read
   std::string_view origin;                         ///< where its files are to be had

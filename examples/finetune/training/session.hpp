@@ -32,8 +32,8 @@ class BasicSession {
   const EncodedDataset* second_dev() const { return second_dev_.get(); }
   index_t program_bytes() const { return program_bytes_; }
 
-  /// Makes the model with what `trained` says, loads its weights and sets the dropout that the options ask for. The head,
-  /// where the file has none, comes from the seed.
+  /// Makes the model with what `trained` says, loads its weights and sets the dropout that the options ask for. The head
+  /// answers with the task's classes in the task's order; where the file has none for them it comes from the seed.
   void load_model(const TrainOptions& options, const TrainedParts& trained);
   Model& model() { return *model_; }
   const LoadReport& load_report() const { return load_report_; }
