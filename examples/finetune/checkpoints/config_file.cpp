@@ -60,7 +60,7 @@ void require_text(const json& j, const char* key, const char* supported, std::st
   }
 }
 
-/// null, false, 0, {} and [].
+/// null, false, {} and [].
 bool says_nothing(const json& value) {
   return value.is_null() || value == false || (value.is_structured() && value.empty());
 }
