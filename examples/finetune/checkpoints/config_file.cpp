@@ -1,7 +1,10 @@
 #include "checkpoints/config_file.hpp"
 
+#include <algorithm>
 #include <fstream>
+#include <iterator>
 #include <string>
+#include <utility>
 
 namespace sparsegrad::glue {
 
@@ -57,9 +60,74 @@ void require_text(const json& j, const char* key, const char* supported, std::st
   }
 }
 
+/// null, false, {} and [].
+bool says_nothing(const json& value) {
+  return value.is_null() || value == false || (value.is_structured() && value.empty());
+}
+
+/// Fields that change what the tensors mean, or what the layers compute, in ways that the engine does not have.
+void require_plain_encoder(const json& j, std::string_view source) {
+  constexpr std::pair<const char*, const char*> foreign[] = {
+      {"is_decoder",
+       "the engine has encoders alone, whose tokens see all others: set it to false if the model is one"},
+      {"add_cross_attention", "the engine has encoders alone: set it to false if the model is one"},
+      {"pruned_heads", "the engine has layers of equal width alone: use the model as it was before pruning"},
+      {"per_layer_config", "the engine has equal layers alone"},
+      {"quantization_config", "the engine reads floating-point tensors: save the model dequantized"},
+      {"compression_config", "the engine reads floating-point tensors: save the model decompressed"},
+  };
+  for (const auto& [key, cure] : foreign) {
+    const json* value = find(j, key);
+    if (value != nullptr && !says_nothing(*value))
+      fail(source, std::string("the field \"") + key + "\" is " + value->dump() + "; " + cure);
+  }
+  const json* code = find(j, "auto_map");
+  if (code == nullptr || !code->is_object()) return;
+  for (const auto& [name, where] : code->items()) {
+    if (!name.starts_with("AutoModel")) continue;
+    fail(source, "the field \"auto_map\" has " + where.dump() + " for " + name +
+                     ": the model is computed by code of its own, which the engine does not have. If it is a "
+                     "plain BERT or RoBERTa, remove the field");
+  }
+}
+
+/// The fields of the file that the model came from which are true of every folder made from it.
+json inherited(const json& original) {
+  json kept = json::object();
+  if (!original.is_object()) return kept;
+  constexpr std::string_view not_kept[] = {
+      "num_labels",            // transformers counts id2label
+      "transformers_version",  // which wrote the other file
+      "finetuning_task",       // of the head that was there
+      "auto_map",              // names files of code, which are not copied
+      "configuration_files",   // names other files that transformers would read in place of this one
+      "attn_implementation"};  // of the machine where the other file was written
+  for (const auto& [name, value] : original.items()) {
+    const bool is_private = name.starts_with('_');  // where the file lay, how it was loaded
+    if (!is_private && std::find(std::begin(not_kept), std::end(not_kept), name) == std::end(not_kept))
+      kept[name] = value;
+  }
+  return kept;
+}
+
+/// What a cross-encoder of Sentence Transformers puts behind the outputs: nothing, after training on their own loss.
+void set_identity_activation(json& j) {
+  constexpr const char* identity = "torch.nn.modules.linear.Identity";
+  if (j.contains("sbert_ce_default_activation_function"))
+    j["sbert_ce_default_activation_function"] = identity;
+  if (const json* field = find(j, "sentence_transformers"); field != nullptr && field->is_object()) {
+    if (field->contains("activation_fn")) j["sentence_transformers"]["activation_fn"] = identity;
+  }
+}
+
+const char* dtype_name(io::DType dtype) {
+  if (dtype == io::DType::bf16) return "bfloat16";
+  return dtype == io::DType::f16 ? "float16" : "float32";
+}
+
 }  // namespace
 
-ModelConfig parse_model_config(const json& j, std::string_view source) {
+ModelConfig parse_encoder_config(const json& j, std::string_view source) {
   if (!j.is_object()) fail(source, "expected a JSON object");
   const std::string family = text_or(j, "model_type", "bert", source);
   if (family != "bert" && family != "roberta") {
@@ -67,6 +135,7 @@ ModelConfig parse_model_config(const json& j, std::string_view source) {
   }
   require_text(j, "hidden_act", "gelu", source);
   require_text(j, "position_embedding_type", "absolute", source);
+  require_plain_encoder(j, source);
   ModelConfig c;
   c.family = family == "roberta" ? ModelFamily::roberta : ModelFamily::bert;
   c.vocab_size = integer(j, "vocab_size", source);
@@ -83,32 +152,28 @@ ModelConfig parse_model_config(const json& j, std::string_view source) {
   c.initializer_range = number_or(j, "initializer_range", c.initializer_range, source);
   c.pad_token_id =
       static_cast<int>(integer_or(j, "pad_token_id", c.family == ModelFamily::roberta ? 1 : 0, source));
-  if (const json* names = find(j, "id2label")) {
-    if (!names->is_object() || names->empty()) {
-      fail(source, "the field \"id2label\" is " + names->dump() + ", expected an object");
-    }
-    c.num_labels = static_cast<index_t>(names->size());
-    for (index_t i = 0; i < c.num_labels; ++i) {
-      const json* name = find(*names, std::to_string(i).c_str());
-      if (name == nullptr || !name->is_string()) {
-        fail(source, "\"id2label\" has no name for label " + std::to_string(i));
-      }
-      c.label_names.push_back(name->get<std::string>());
-    }
-  } else {
-    c.num_labels = integer_or(j, "num_labels", c.num_labels, source);
-  }
-  const std::string problem = text_or(j, "problem_type", "", source);
-  if (problem == "regression") {
-    c.problem = ProblemType::regression;
-  } else if (problem.empty()) {
-    c.problem = c.num_labels == 1 ? ProblemType::regression : ProblemType::classification;
-  } else if (problem != "single_label_classification") {
-    fail(source, "the field \"problem_type\" is \"" + problem +
-                     "\", the engine knows \"single_label_classification\" and \"regression\"");
+  c.check(source);
+  return c;
+}
+
+ModelConfig parse_model_config(const json& j, std::string_view source) {
+  ModelConfig c = parse_encoder_config(j, source);
+  const HeadLabels labels = parse_head_labels(j, source);
+  set_head(c, labels);
+  if (const std::string kind = labels.unknown_kind(c.num_labels); !kind.empty()) {
+    fail(source,
+         "the head is for " + kind +
+             ", the engine knows \"problem_type\" \"single_label_classification\" and \"regression\"");
   }
   c.check(source);
   return c;
+}
+
+void set_head(ModelConfig& c, const HeadLabels& labels) {
+  if (labels.count > 0) c.num_labels = labels.count;
+  c.label_names = labels.names;
+  if (labels.problem == "regression" || (labels.problem.empty() && c.num_labels == 1))
+    c.problem = ProblemType::regression;
 }
 
 json read_json(const std::filesystem::path& path) {
@@ -121,14 +186,12 @@ json read_json(const std::filesystem::path& path) {
   }
 }
 
-ModelConfig read_model_config(const std::filesystem::path& config_json) {
-  return parse_model_config(read_json(config_json), config_json.string());
+ModelConfig read_encoder_config(const std::filesystem::path& config_json) {
+  return parse_encoder_config(read_json(config_json), config_json.string());
 }
 
-json to_json(const ModelConfig& c, const json& original) {
-  json j = original.is_object() ? original : json::object();
-  j.erase("_name_or_path");
-  j.erase("num_labels");  // transformers counts id2label
+json to_json(const ModelConfig& c, const json& original, io::DType dtype) {
+  json j = inherited(original);
   j["architectures"] = {c.family == ModelFamily::roberta ? "RobertaForSequenceClassification"
                                                          : "BertForSequenceClassification"};
   j["model_type"] = to_string(c.family);
@@ -144,7 +207,9 @@ json to_json(const ModelConfig& c, const json& original) {
   j["layer_norm_eps"] = c.layer_norm_eps;
   j["hidden_dropout_prob"] = c.hidden_dropout;
   j["attention_probs_dropout_prob"] = c.attention_dropout;
-  j["classifier_dropout"] = c.classifier_dropout;
+  // null, as transformers writes it, is hidden_dropout_prob.
+  if (find(j, "classifier_dropout") != nullptr || c.classifier_dropout != c.hidden_dropout)
+    j["classifier_dropout"] = c.classifier_dropout;
   j["initializer_range"] = c.initializer_range;
   j["pad_token_id"] = c.pad_token_id;
   j["problem_type"] = c.problem == ProblemType::regression ? "regression" : "single_label_classification";
@@ -158,7 +223,9 @@ json to_json(const ModelConfig& c, const json& original) {
   }
   j["id2label"] = names;
   j["label2id"] = ids;
-  j["torch_dtype"] = "float32";
+  set_identity_activation(j);
+  if (j.contains("dtype")) j["dtype"] = dtype_name(dtype);
+  if (j.contains("torch_dtype") || !j.contains("dtype")) j["torch_dtype"] = dtype_name(dtype);
   return j;
 }
 

@@ -70,17 +70,27 @@ ModelDirectory open_model_directory(const std::filesystem::path& path) {
   directory.path = path;
   const std::filesystem::path config = path / config_file;
   directory.config_json = read_json(config);
-  directory.config = parse_model_config(directory.config_json, config.string());
+  directory.config = parse_encoder_config(directory.config_json, config.string());
+  directory.labels = parse_head_labels(directory.config_json, config.string());
+  set_head(directory.config, directory.labels);
   return directory;
 }
 
+std::string LoadReport::head_text() const {
+  const std::string both = "the file's has " + head.found + ", the task asks for " + head.wanted;
+  if (!head.usable) return "new: " + both;
+  if (!head.rows.empty()) return "in the task's order: " + both;
+  return head.found.empty() ? "new: the file has none" : "the file's";
+}
+
 std::string LoadReport::text() const {
+  std::vector<std::string> parts;
+  if (!head.usable || !head.rows.empty()) parts.push_back("head " + head_text());
+  if (!initialized.empty()) parts.push_back("newly initialised: " + join(initialized));
+  if (!unused.empty()) parts.push_back("not used: " + join(unused));
   std::string text;
-  if (!initialized.empty()) text += "newly initialised: " + join(initialized);
-  if (!unused.empty()) {
-    if (!text.empty()) text += "; ";
-    text += "not used: " + join(unused);
-  }
+  for (const std::string& part : parts)
+    text += (text.empty() ? "" : "; ") + part;
   return text;
 }
 
@@ -110,8 +120,22 @@ std::string tensor_of(const ModelWeights& weights, const ModelConfig& config, co
                    ")" + elsewhere);
 }
 
+HeadMatch match_file_head(const ModelDirectory& directory, const std::string& tensor,
+                          const std::vector<index_t>& shape, const ModelConfig& model_config) {
+  const HeadLabels& labels = directory.labels;
+  const index_t outputs = shape.empty() ? 0 : shape.front();
+  // A head for another use has outputs that labels do not count.
+  if (labels.count > 0 && labels.count != outputs && labels.use.empty()) {
+    throw ModelError(directory.path.string() + ": the tensor \"" + tensor + "\" has " +
+                     std::to_string(outputs) + " rows, one an output, and " + config_file + " speaks of " +
+                     std::to_string(labels.count) +
+                     ": correct \"id2label\" there, or take the file of weights that belongs to it");
+  }
+  return match_head(labels, outputs, model_config);
+}
+
 void write_companions(const std::filesystem::path& path, const ModelDirectory& source,
-                      const ModelConfig& model_config) {
+                      const ModelConfig& model_config, io::DType dtype) {
   std::error_code code;
   std::filesystem::create_directories(path, code);
   if (code) throw ModelError(path.string() + ": cannot be created: " + code.message());
@@ -125,7 +149,7 @@ void write_companions(const std::filesystem::path& path, const ModelDirectory& s
       write_bytes(path / name, bytes);
     }
   }
-  const std::string config = to_json(model_config, source.config_json).dump(2) + "\n";
+  const std::string config = to_json(model_config, source.config_json, dtype).dump(2) + "\n";
   write_bytes(path / config_file, std::as_bytes(std::span<const char>(config)));
 }
 

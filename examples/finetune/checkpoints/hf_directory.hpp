@@ -19,7 +19,10 @@ namespace sparsegrad::glue {
 struct ModelDirectory {
   std::filesystem::path path;
   nlohmann::json config_json;
-  /// From config_json; the task's number of labels and kind of problem may be put in before a model is made.
+  /// What config_json says of the file's head.
+  HeadLabels labels;
+  /// From config_json. Before a model is made the number of labels, their names and the kind of problem may be replaced
+  /// by a task's: load_weights compares them with the file's.
   ModelConfig config;
 };
 
@@ -30,15 +33,20 @@ ModelDirectory open_model_directory(const std::filesystem::path& path);
 struct LoadReport {
   std::vector<std::string> initialized;  ///< parameters that the file lacks and that were made anew
   std::vector<std::string> unused;       ///< tensors of the file that the model has no place for
-  /// One line for people; empty when everything was there and used.
+  HeadMatch head;  ///< the file's head beside the model's; not usable: a new one was made
+  /// Where the head comes from: "the file's", "new: ...", or "in the task's order: ..." when its outputs changed places.
+  std::string head_text() const;
+  /// One line for people; empty when everything was there and used as it was.
   std::string text() const;
 };
 
 /// Fills the model's weights from model.safetensors, or from the shards of model.safetensors.index.json. Names may lack the
 /// prefix "bert." or "roberta.", may have those of wrappers (ModelWeights::spelled), and LayerNorm may be called gamma and
-/// beta; F64, F32, F16 and BF16 are converted. A missing pooler or classifier is initialised with `seed`.
+/// beta; F64, F32, F16 and BF16 are converted. A missing pooler or classifier is initialised with `seed`, as is the
+/// classifier where the file's outputs are others than the model's; outputs in another order are put in the model's.
 /// Throws ModelError or IoError naming the file and tensor: one that is missing or there twice, has another shape than
-/// config.json says, is not of a floating-point type, or holds NaN or Inf. The weights are unspecified then.
+/// config.json says, is not of a floating-point type, or holds NaN or Inf, and a head with another number of outputs than
+/// config.json says. The weights are unspecified then.
 template <class T, class Backend>
 LoadReport load_weights(const ModelDirectory& directory, EncoderModel<T, Backend>& model, std::uint64_t seed);
 

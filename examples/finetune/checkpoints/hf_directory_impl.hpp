@@ -17,9 +17,25 @@ std::string weights_path(const std::filesystem::path& directory);
 /// The files' name for a parameter; empty where it has none and may do without. Throws ModelError otherwise, and where
 /// several tensors could be it.
 std::string tensor_of(const ModelWeights& weights, const ModelConfig& config, const std::string& name);
+/// The file's head, `shape` its weight's, beside the model's. Throws ModelError when config.json gives it another number
+/// of outputs.
+HeadMatch match_file_head(const ModelDirectory& directory, const std::string& tensor,
+                          const std::vector<index_t>& shape, const ModelConfig& model_config);
 /// config.json and the tokenizer's files.
 void write_companions(const std::filesystem::path& path, const ModelDirectory& source,
-                      const ModelConfig& model_config);
+                      const ModelConfig& model_config, io::DType dtype);
+
+/// Row rows[i] of x, which has as many rows, becomes row i.
+template <class C>
+std::vector<C> permuted_rows(const std::vector<C>& x, const std::vector<index_t>& rows) {
+  const std::size_t width = x.size() / rows.size();
+  std::vector<C> y;
+  for (const index_t row : rows) {
+    const auto first = x.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(row) * width);
+    y.insert(y.end(), first, first + static_cast<std::ptrdiff_t>(width));
+  }
+  return y;
+}
 
 template <class T>
 std::vector<index_t> shape_of(const Parameter<T>& p) {
@@ -36,19 +52,25 @@ LoadReport load_weights(const ModelDirectory& directory, EncoderModel<T, Backend
   LoadReport report;
   std::set<std::string> used;
   std::set<std::string> made;
+  const std::string output = head_names(model.config()).output + ".";
+  if (const std::string at = detail::tensor_of(file, model.config(), output + "weight"); !at.empty())
+    report.head = detail::match_file_head(directory, at, file.find(at).shape, model.config());
   for (Parameter<T>& p : model.parameters().all()) {
+    const bool of_output = p.name.starts_with(output);
     if (p.kind == ParameterKind::adapter) {
       made.insert(p.name);
       continue;
     }
-    const std::string at = detail::tensor_of(file, model.config(), p.name);
+    const std::string at =
+        of_output && !report.head.usable ? "" : detail::tensor_of(file, model.config(), p.name);
     if (at.empty()) {
       report.initialized.push_back(p.name);
       made.insert(p.name);
       continue;
     }
-    const auto values = file.template read_as<compute_t<T>>(at);
+    std::vector<compute_t<T>> values = file.template read_as<compute_t<T>>(at);
     (void)file.find(at, detail::shape_of(p));
+    if (of_output && !report.head.rows.empty()) values = detail::permuted_rows(values, report.head.rows);
     model.set_values(p.weight, values);
     used.insert(at);
   }
@@ -63,7 +85,7 @@ template <class T, class Backend>
 void save_model(const std::filesystem::path& path, const ModelDirectory& source,
                 const EncoderModel<T, Backend>& model, io::DType dtype) {
   using C = compute_t<T>;
-  detail::write_companions(path, source, model.config());
+  detail::write_companions(path, source, model.config(), dtype);
   io::SafetensorsWriter writer;
   writer.metadata("format", "pt");
   const auto add = [&](const std::string& name, const std::vector<index_t>& shape, const std::vector<C>& x) {

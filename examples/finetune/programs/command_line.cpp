@@ -407,7 +407,7 @@ void apply_task_presets(CLI::App& app, TrainOptions& o) {
   o.task = task.name;
   const bool in_glue = !task.layouts.empty();
   if (o.preset == "paper") {
-    const ModelConfig config = read_model_config(o.model / "config.json");
+    const ModelConfig config = read_encoder_config(o.model / "config.json");
     set_unless_given(app, "--lora-rank", fmt::format("{}", paper_lora_rank(config)));
     if (in_glue) {
       const PaperRate rate = paper_rate(config, o.task, o.run_type);

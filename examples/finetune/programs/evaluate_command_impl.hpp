@@ -31,12 +31,21 @@ int run_evaluate_on(const EvaluateCommand& command) {
   nothing.mlp.matrices = false;
   nothing.dense = [](std::string_view) { return false; };
   session.load_model(options, nothing);
-  for (const std::string& name : session.load_report().initialized) {
-    if (name.starts_with("classifier.")) {
-      throw ModelError(options.model.string() + ": the model has no \"" + name +
-                       "\": it was never trained on a task. Train it first, and evaluate the folder 'model' "
-                       "of the output");
-    }
+  const LoadReport& loaded = session.load_report();
+  if (!loaded.head.usable) {
+    throw ModelError(fmt::format(
+        "{}: the model's head has {}, task {} asks for {}: it was trained on something else. Train it on the "
+        "task first, for which a new head is made{}",
+        options.model.string(), loaded.head.found, session.task().name, loaded.head.wanted,
+        loaded.head.only_names ? "; or, where the names mean the same, put the task's into \"id2label\" and "
+                                 "\"label2id\" of config.json"
+                               : ""));
+  }
+  if (!loaded.initialized.empty()) {
+    throw ModelError(
+        fmt::format("{}: the model has no \"{}\": it was never trained on a task. Train it first, and "
+                    "evaluate the folder 'model' of the output",
+                    options.model.string(), loaded.initialized.front()));
   }
   const EncodedDataset& data = on_train ? session.train() : session.dev();
   if (!options.quiet)

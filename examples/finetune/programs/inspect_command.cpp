@@ -97,6 +97,7 @@ int run_inspect(const InspectCommand& command) {
     write_file(options.output / (picture.name + ".npy"), npy_text(picture));
 
   fmt::print("data: {}\n", session.source().text);
+  if (const std::string text = session.load_report().text(); !text.empty()) fmt::print("model: {}\n", text);
   fmt::print(
       "share of the energy of dW at step {} in its {} largest entries ({:.2f} % of a matrix)\n\n",
       survey.at_step, survey.kept,

@@ -3,11 +3,13 @@
 
 check_saved_model.py --program build/finetune/sparsegrad-glue --model runs/x/model
 
-The sentences are the script's own; the model's number of outputs decides the task under which the program reads them.
+The sentences are the script's own; the model's number of outputs decides the task under which the program reads them,
+from a copy whose labels have no names: those of its own task would be refused, or put in another order.
 Exit status: 0 they agree, 1 they do not, 3 torch or transformers is missing.
 """
 
 import argparse
+import json
 import pathlib
 import subprocess
 import sys
@@ -31,6 +33,19 @@ LAYOUTS = {
 }
 
 
+def nameless_copy(model, outputs, folder):
+    """The model's folder with labels that are called by their numbers."""
+    folder.mkdir()
+    for file in pathlib.Path(model).iterdir():
+        if file.is_file() and file.name != "config.json":
+            (folder / file.name).symlink_to(file.resolve())
+    config = json.loads((pathlib.Path(model) / "config.json").read_text(encoding="utf-8"))
+    config["id2label"] = {str(i): f"LABEL_{i}" for i in range(outputs)}
+    config["label2id"] = {f"LABEL_{i}": i for i in range(outputs)}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
 def program_logits(program, model, outputs, length, folder):
     """What `evaluate --predictions` writes, [examples][outputs]."""
     task, name, header, row = LAYOUTS[outputs]
@@ -38,7 +53,7 @@ def program_logits(program, model, outputs, length, folder):
     file.parent.mkdir(parents=True)
     file.write_text("\n".join([header, *(row.format(a, b) for a, b in PAIRS)]) + "\n", encoding="utf-8")
     predictions = folder / "predictions.tsv"
-    words = [program, "evaluate", "--task", task, "--model", model, "--data", folder, "--max-length", length, "--quiet", "--predictions", predictions]
+    words = [program, "evaluate", "--task", task, "--model", nameless_copy(model, outputs, folder / "model"), "--data", folder, "--max-length", length, "--quiet", "--predictions", predictions]
     subprocess.run([str(word) for word in words], check=True, stdout=subprocess.DEVNULL)
     return [[float(x) for x in line.split("\t")[:-1]] for line in predictions.read_text().splitlines()]
 

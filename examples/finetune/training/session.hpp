@@ -38,8 +38,8 @@ class BasicSession {
   const TokenizerReport& tokenizer_report() const { return tokenizer_report_; }
   index_t program_bytes() const { return program_bytes_; }
 
-  /// Makes the model with what `trained` says, loads its weights and sets the dropout that the options ask for. The head,
-  /// where the file has none, comes from the seed.
+  /// Makes the model with what `trained` says, loads its weights and sets the dropout that the options ask for. The head
+  /// answers with the task's classes in the task's order; where the file has none for them it comes from the seed.
   void load_model(const TrainOptions& options, const TrainedParts& trained);
   Model& model() { return *model_; }
   const LoadReport& load_report() const { return load_report_; }

@@ -37,9 +37,7 @@ BasicSession<T, Backend>::BasicSession(const TrainOptions& options, bool with_tr
       source_(find_data(task_, options.data, with_train ? Split::train : held_out)),
       directory_(open_model_directory(options.model)) {
   directory_.config.num_labels = task_.num_labels;
-  // Names of another task's labels, of which there may be too few.
-  if (static_cast<int>(directory_.config.label_names.size()) != task_.num_labels)
-    directory_.config.label_names.clear();
+  directory_.config.label_names.assign(task_.class_names.begin(), task_.class_names.end());
   directory_.config.problem = task_.regression ? ProblemType::regression : ProblemType::classification;
   if (options.max_length > directory_.config.longest_sequence()) {
     throw ValueError(fmt::format("--max-length is {}, expected at most the model's {} positions",
@@ -121,6 +119,7 @@ nlohmann::json BasicSession<T, Backend>::model_json() const {
           {"intermediate", config.intermediate},
           {"heads", config.heads},
           {"parameters", model_->parameters().count()},
+          {"head", load_report_.head_text()},
           {"initialized", load_report_.initialized},
           {"unused", load_report_.unused}};
 }
