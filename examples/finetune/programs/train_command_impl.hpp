@@ -117,6 +117,8 @@ int run_train_on(const TrainOptions& options) {
     };
   }
   const auto save_state = [&] {
+    // A run that goes on from the state repeats none of the records before it.
+    events.update(trainer.report());
     make_folder(checkpoint_path);
     trainer.save_state(state_path);
   };
