@@ -63,7 +63,8 @@ constexpr std::string_view file_prefix = "events.out.tfevents.";
 
 /// The latest second in a name of an event file of `folder`; 0 where there is none.
 std::int64_t last_second(const std::filesystem::path& folder) {
-  constexpr std::int64_t year_9999 = 253402300799;  // what is beyond is no second, and would leave no number after it
+  constexpr std::int64_t year_9999 =
+      253402300799;  // what is beyond is no second, and would leave no number after it
   std::int64_t last = 0;
   std::error_code none;
   for (const auto& entry : std::filesystem::directory_iterator(folder, none)) {
@@ -103,8 +104,7 @@ std::uint32_t crc32c(std::string_view bytes) {
 EventFile::EventFile(const std::filesystem::path& folder, std::int64_t first_step) {
   make_folder(folder);
   // Readers go by the names' order: the clock may have been set back since the last file.
-  const auto second =
-      std::max(static_cast<std::int64_t>(seconds_now()), last_second(folder) + 1);
+  const auto second = std::max(static_cast<std::int64_t>(seconds_now()), last_second(folder) + 1);
   path_ = folder / fmt::format("{}{}.sparsegrad", file_prefix, second);
   std::string event = event_start();
   put_text(event, 3, "brain.Event:2");
