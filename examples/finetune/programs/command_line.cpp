@@ -22,7 +22,7 @@ namespace {
 constexpr const char* footer =
     "Exit status: 0 done; 1 an error, told on stderr; 2 a command line that is not understood; 130 "
     "interrupted (Ctrl-C,\n"
-    "SIGTERM): the step was finished, the log and a checkpoint were written.";
+    "SIGTERM, SIGHUP): the step was finished, the log and a checkpoint were written.";
 
 std::string task_names() {
   std::string names;
