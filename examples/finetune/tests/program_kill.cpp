@@ -73,7 +73,7 @@ TEST_CASE("a run that is killed at random times and resumed ends with the bits o
         fs::resize_file(state, fs::file_size(state) / 2);
     }
     CHECK(kills > 0);
-    MESSAGE(kills << " kills: " << options);
+    MESSAGE(kills << " kills: " << std::string(options));
     REQUIRE(wait_for(start(words)) == 0);
     check_same(result_of(killed), wanted);
     CHECK_FALSE(fs::exists(killed / "checkpoint"));

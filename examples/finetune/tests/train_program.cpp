@@ -498,6 +498,7 @@ TEST_CASE("paths may have any letters") {
   CHECK(std::distance(fs::directory_iterator(root), fs::directory_iterator()) == 11);
 
   // A relative name that begins with "-" is given with "=".
+  fs::remove_all("-x");
   const Finished dash =
       run_words({"train", "--model", tiny().string(), "--output=-x", "--max-steps", "1", "--max-length", "32",
                  "--run-type", "ft", "--no-save", "--train-limit", "8", "--dev-limit", "8"});
