@@ -42,6 +42,7 @@ inline int processors_of(std::int64_t quota, std::int64_t period) {
   return static_cast<int>(std::min<std::int64_t>(whole, none));
 }
 
+/// Whether a list with commas has the word.
 inline bool contains(const std::string& list, const std::string& word) {
   return ("," + list + ",").find("," + word + ",") != std::string::npos;
 }
