@@ -58,7 +58,7 @@ void add(const std::string& family, std::vector<bench::Case> cases,
 
 template <class Backend>
 struct Contexts {
-  typename Backend::Context all{static_cast<int>(std::max(1U, std::thread::hardware_concurrency()))};
+  typename Backend::Context all;
   typename Backend::Context one{1};
 };
 

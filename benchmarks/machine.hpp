@@ -8,7 +8,8 @@
 #include <fstream>
 #include <sstream>
 #include <string>
-#include <thread>
+
+#include <sparsegrad/backend/host/available_threads.hpp>
 
 // OpenBLAS alone has it; null with another BLAS.
 extern "C" __attribute__((weak)) char* openblas_get_config(void);
@@ -28,9 +29,9 @@ inline std::string proc_value(const char* file, const std::string& key) {
   return "unknown";
 }
 
+/// Those that a measurement can use.
 inline int core_count() {
-  const unsigned count = std::thread::hardware_concurrency();
-  return count > 0 ? static_cast<int>(count) : 1;
+  return backend::host::available_threads();
 }
 
 inline std::string cpu_name() {

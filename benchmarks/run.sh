@@ -9,7 +9,7 @@
 # Plots need matplotlib (scripts/setup.sh --python), the comparison with other programs torch, transformers, peft, tensorly
 # in .venv; what is missing is left out and said.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 # shellcheck source=../scripts/common.sh
 source scripts/common.sh
 

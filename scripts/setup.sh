@@ -7,7 +7,7 @@
 #   --python  also .venv with numpy, matplotlib and optuna
 set -euo pipefail
 # shellcheck source=common.sh
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 packages=(
   build-essential cmake ninja-build ccache clang git

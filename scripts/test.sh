@@ -7,7 +7,7 @@
 #   scripts/test.sh --preset asan -LE build
 set -euo pipefail
 # shellcheck source=common.sh
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 preset=release
 while (($# > 0)); do

@@ -28,6 +28,7 @@ class ModelWeights {
   /// (torch.compile) and the like anywhere, "model." and "base_model." in front.
   std::span<const std::string> spelled(std::string_view bare) const;
   /// A tensor by its name in the files. Throws IoError as SafetensorsFile::find.
+  io::Tensor find(std::string_view name) const { return file_of(name).find(name); }
   io::Tensor find(std::string_view name, std::span<const index_t> shape) const {
     return file_of(name).find(name, shape);
   }

@@ -13,6 +13,7 @@
 #include "programs/commands.hpp"
 #include "programs/interrupt.hpp"
 #include "replication/presets.hpp"
+#include "training/output/console.hpp"
 
 namespace sparsegrad::glue {
 
@@ -21,7 +22,7 @@ namespace {
 constexpr const char* footer =
     "Exit status: 0 done; 1 an error, told on stderr; 2 a command line that is not understood; 130 "
     "interrupted (Ctrl-C,\n"
-    "SIGTERM): the step was finished, the log and a checkpoint were written.";
+    "SIGTERM, SIGHUP): the step was finished, the log and a checkpoint were written.";
 
 std::string task_names() {
   std::string names;
@@ -108,7 +109,8 @@ void add_common(CLI::App& app, TrainOptions& o) {
          "on a GPU: products of the layers with 10 bits of mantissa, on tensor cores; sums of gradients "
          "for the bases stay in full precision")
       ->group("Machine");
-  app.add_option("--threads", o.threads, "threads (0: all of the machine)")
+  app.add_option("--threads", o.threads,
+                 "threads (0: as many as affinity and the quotas of control groups allow)")
       ->capture_default_str()
       ->group("Machine");
   app.add_flag("--deterministic", o.deterministic, "same bits for any number of threads, at some cost")
@@ -380,10 +382,10 @@ void apply_presets(CLI::App& app, TrainOptions& o) {
     if (o.run_type == RunType::meprop) {
       o.run_type = RunType::topk;
       if (!o.quiet) {
-        fmt::print(stderr,
-                   "note: what the reference's code calls meprop keeps the largest entries of dW, this "
-                   "program's topk: "
-                   "run type topk is taken. For meProp itself leave --protocol reference out\n");
+        print_error(
+            "note: what the reference's code calls meprop keeps the largest entries of dW, this "
+            "program's topk: "
+            "run type topk is taken. For meProp itself leave --protocol reference out\n");
       }
     }
     if (o.run_type == RunType::topk) set_unless_given(app, "--adam", "dense_core");
@@ -431,9 +433,7 @@ void add_search(CLI::App& app, bool& search) {
       ->group("Replication");
 }
 
-}  // namespace
-
-int run_program(int argc, char** argv) {
+int run(int argc, char** argv) {
   CLI::App app("Fine-tunes BERT on GLUE tasks, densely or with SparseGrad's sparse gradients.",
                "sparsegrad-glue");
   app.set_version_flag("--version", SPARSEGRAD_VERSION);
@@ -514,7 +514,7 @@ int run_program(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   } catch (const std::exception& error) {
-    fmt::print(stderr, "sparsegrad-glue: {}\n", error.what());
+    print_error("sparsegrad-glue: {}\n", error.what());
     return 2;
   }
   try {
@@ -526,13 +526,24 @@ int run_program(int argc, char** argv) {
     if (evaluate_app->parsed()) return run_evaluate(evaluate_command);
     return run_inspect(inspect);
   } catch (const std::bad_alloc&) {
-    fmt::print(stderr,
-               "sparsegrad-glue: not enough memory; a smaller --batch-size with --accumulation needs less\n");
+    print_error(
+        "sparsegrad-glue: not enough memory; a smaller --batch-size with --accumulation needs less\n");
     return 1;
   } catch (const std::exception& error) {
-    fmt::print(stderr, "sparsegrad-glue: {}\n", error.what());
+    print_error("sparsegrad-glue: {}\n", error.what());
     return 1;
   }
+}
+
+}  // namespace
+
+int run_program(int argc, char** argv) {
+  prepare_console();
+  const int status = run(argc, argv);
+  const std::string lost = lost_output();
+  if (lost.empty()) return status;
+  print_error("sparsegrad-glue: standard output: {}; files are whole, what was printed is not\n", lost);
+  return status == 0 ? 1 : status;
 }
 
 }  // namespace sparsegrad::glue

@@ -8,6 +8,7 @@
 #include "programs/commands.hpp"
 #include "programs/interrupt.hpp"
 #include "programs/unknown_tokens.hpp"
+#include "training/output/console.hpp"
 #include "training/output/output_file.hpp"
 #include "training/output/progress_bar.hpp"
 #include "training/session.hpp"
@@ -65,22 +66,22 @@ int run_evaluate_on(const EvaluateCommand& command) {
       evaluate_model<T, Backend>(session.ctx(), session.model(), session.task(), data, evaluate_options);
   bar.clear();
   if (result.cancelled) {
-    fmt::print(stderr, "interrupted\n");
+    print_error("interrupted\n");
     return interrupted_status;
   }
   if (!command.predictions.empty())
     write_file(command.predictions, predictions_text(session.task(), result, data));
   if (!command.submission.empty())
     write_file(command.submission, submission_text(session.task(), result, data.indices()));
-  fmt::print("data: {}, {} examples of {}, {:.2f} % unknown tokens", session.source().text, data.size(),
-             command.split, 100 * data.unknown_share());
-  if (data.skipped() > 0) fmt::print("; {} malformed rows left out", data.skipped());
-  if (data.unlabelled() > 0) fmt::print("; {} rows without a label left out", data.unlabelled());
-  fmt::print("\n");
+  print("data: {}, {} examples of {}, {:.2f} % unknown tokens", session.source().text, data.size(),
+        command.split, 100 * data.unknown_share());
+  if (data.skipped() > 0) print("; {} malformed rows left out", data.skipped());
+  if (data.unlabelled() > 0) print("; {} rows without a label left out", data.unlabelled());
+  print("\n");
   if (!labelled) return 0;
-  fmt::print("loss {:.6f}\n", result.loss);
+  print("loss {:.6f}\n", result.loss);
   for (const Metric& metric : result.metrics)
-    fmt::print("{} {:.6f}{}\n", metric.name, metric.value, metric.defined ? "" : " (undefined)");
+    print("{} {:.6f}{}\n", metric.name, metric.value, metric.defined ? "" : " (undefined)");
   return 0;
 }
 

@@ -6,6 +6,7 @@
 #include "programs/energy_survey.hpp"
 #include "programs/interrupt.hpp"
 #include "programs/unknown_tokens.hpp"
+#include "training/output/console.hpp"
 #include "training/output/output_file.hpp"
 #include "training/output/progress_bar.hpp"
 #include "training/output/run_log.hpp"
@@ -80,7 +81,7 @@ int run_inspect(const InspectCommand& command) {
   const Survey survey = survey_energy(session.ctx(), session.model(), trainer, survey_options);
   bar.clear();
   if (survey.interrupted) {
-    fmt::print(stderr, "interrupted\n");
+    print_error("interrupted\n");
     return interrupted_status;
   }
 
@@ -96,15 +97,14 @@ int run_inspect(const InspectCommand& command) {
   for (const Picture& picture : survey.pictures)
     write_file(options.output / (picture.name + ".npy"), npy_text(picture));
 
-  fmt::print("data: {}\n", session.source().text);
-  if (const std::string text = session.load_report().text(); !text.empty()) fmt::print("model: {}\n", text);
-  fmt::print(
-      "share of the energy of dW at step {} in its {} largest entries ({:.2f} % of a matrix)\n\n",
-      survey.at_step, survey.kept,
-      100.0 * static_cast<double>(survey.kept) /
-          static_cast<double>(session.model().config().hidden * session.model().config().intermediate));
-  fmt::print("{}\ndata of the plots: {}; tools/plot_inspect.py {} (examples/finetune) draws them\n",
-             table_text(survey), (options.output / "inspect.json").string(), options.output.string());
+  print("data: {}\n", session.source().text);
+  if (const std::string text = session.load_report().text(); !text.empty()) print("model: {}\n", text);
+  print("share of the energy of dW at step {} in its {} largest entries ({:.2f} % of a matrix)\n\n",
+        survey.at_step, survey.kept,
+        100.0 * static_cast<double>(survey.kept) /
+            static_cast<double>(session.model().config().hidden * session.model().config().intermediate));
+  print("{}\ndata of the plots: {}; tools/plot_inspect.py {} (examples/finetune) draws them\n",
+        table_text(survey), (options.output / "inspect.json").string(), options.output.string());
   return 0;
 }
 

@@ -20,11 +20,14 @@ InterruptGuard::InterruptGuard() {
   interrupt_requested = 0;
   std::signal(SIGINT, note_interrupt);
   std::signal(SIGTERM, note_interrupt);
+  hang_up_counts_ = std::signal(SIGHUP, note_interrupt) != SIG_IGN;
+  if (!hang_up_counts_) std::signal(SIGHUP, SIG_IGN);
 }
 
 InterruptGuard::~InterruptGuard() {
   std::signal(SIGINT, SIG_DFL);
   std::signal(SIGTERM, SIG_DFL);
+  if (hang_up_counts_) std::signal(SIGHUP, SIG_DFL);
 }
 
 bool InterruptGuard::requested() {

@@ -1,10 +1,10 @@
-// Ctrl-C, and being asked to end.
+// Ctrl-C, being asked to end, and a terminal that is closed.
 #pragma once
 
 namespace sparsegrad::glue {
 
-/// While one lives, the first SIGINT or SIGTERM only sets a flag, so that a run can finish its step and save; a second
-/// one ends the process as usual.
+/// While one lives, the first SIGINT, SIGTERM or SIGHUP only sets a flag, so that a run can finish its step and save; a
+/// second one ends the process as usual. A SIGHUP that is ignored (nohup) stays so.
 class InterruptGuard {
  public:
   InterruptGuard();
@@ -13,6 +13,9 @@ class InterruptGuard {
   InterruptGuard& operator=(const InterruptGuard&) = delete;
 
   static bool requested();
+
+ private:
+  bool hang_up_counts_ = true;
 };
 
 /// Exit status of a program that was interrupted.

@@ -1,8 +1,6 @@
 // Definition of run_train_on, for the files that instantiate it.
 #pragma once
 
-#include <cstdio>
-
 #include <fmt/format.h>
 
 #include "programs/commands.hpp"
@@ -10,6 +8,7 @@
 #include "programs/unknown_tokens.hpp"
 #include "training/memory/memory_estimate.hpp"
 #include "training/model_tokenizer.hpp"
+#include "training/output/console.hpp"
 #include "training/output/output_file.hpp"
 #include "training/output/output_folder.hpp"
 #include "training/output/progress_bar.hpp"
@@ -34,7 +33,7 @@ int run_train_on(const TrainOptions& options) {
   output.require_not_written(options.model);
   if (options.resume && is_finished(log_path, options)) {
     output.remove_states();  // of a run that was killed between its last log and this
-    fmt::print("finished already: {}\n", log_path.string());
+    print("finished already: {}\n", log_path.string());
     return 0;
   }
 
@@ -43,9 +42,9 @@ int run_train_on(const TrainOptions& options) {
                                             measure_batches(options, session.train()).max_tokens);
   if (!options.quiet) {
     const bool first = &estimate.largest() == &estimate.phase1;
-    fmt::print("memory: up to {:.0f} MiB beside the program's {:.0f}{}\n", mib(estimate.largest().sum()),
-               mib(session.program_bytes()), first ? ", in phase 1" : "");
-    std::fflush(stdout);
+    print("memory: up to {:.0f} MiB beside the program's {:.0f}{}\n", mib(estimate.largest().sum()),
+          mib(session.program_bytes()), first ? ", in phase 1" : "");
+    flush_output();
   }
   require_memory(estimate, RunDevice<Backend>::available_memory());
   for (MemoryParts* parts : {&estimate.phase1, &estimate.training})
@@ -57,9 +56,8 @@ int run_train_on(const TrainOptions& options) {
   if (session.second_dev() != nullptr) trainer.also_evaluate(*session.second_dev(), "_mm");
   if (options.resume && output.has_state()) {
     const std::string trouble = trainer.restore_state(state_path);
-    if (!trouble.empty()) fmt::print(stderr, "warning: {}; going on from the state before it\n", trouble);
-    if (!options.quiet)
-      fmt::print("resumed after step {} of {}\n", trainer.steps_done(), trainer.steps_planned());
+    if (!trouble.empty()) print_error("warning: {}; going on from the state before it\n", trouble);
+    if (!options.quiet) print("resumed after step {} of {}\n", trainer.steps_done(), trainer.steps_planned());
   } else {
     output.clear();
   }
@@ -89,29 +87,28 @@ int run_train_on(const TrainOptions& options) {
   warn_of_unknown(session);
   const bool talk = !options.quiet;
   if (talk) {
-    fmt::print("data: {}\n", session.source().text);
-    fmt::print("      {} training examples, {} {} examples", session.train().size(), session.dev().size(),
-               options.held_out > 0 ? "held-out" : "dev");
-    if (session.second_dev() != nullptr)
-      fmt::print(" and {} of the second dev set", session.second_dev()->size());
+    print("data: {}\n", session.source().text);
+    print("      {} training examples, {} {} examples", session.train().size(), session.dev().size(),
+          options.held_out > 0 ? "held-out" : "dev");
+    if (session.second_dev() != nullptr) print(" and {} of the second dev set", session.second_dev()->size());
     const index_t skipped = session.train().skipped() + session.dev().skipped();
-    if (skipped > 0) fmt::print("; {} malformed rows left out", skipped);
+    if (skipped > 0) print("; {} malformed rows left out", skipped);
     const index_t unlabelled = session.train().unlabelled() + session.dev().unlabelled();
-    if (unlabelled > 0) fmt::print("; {} rows without a label left out", unlabelled);
-    fmt::print("\n");
-    fmt::print("      unknown tokens:{}\n", unknown_text(session));
-    fmt::print("{}", describe(session.tokenizer_report()));
-    fmt::print("model: {} layers of width {}, {} parameters\n", session.model().config().layers,
-               session.model().config().hidden, session.model().parameters().count());
-    if (const std::string text = session.load_report().text(); !text.empty()) fmt::print("       {}\n", text);
-    fmt::print("run: {}, {} steps, {} parameters trained by AdamW", to_string(options.run_type),
-               trainer.steps_planned(), trainer.dense_parameters());
+    if (unlabelled > 0) print("; {} rows without a label left out", unlabelled);
+    print("\n");
+    print("      unknown tokens:{}\n", unknown_text(session));
+    print("{}", describe(session.tokenizer_report()));
+    print("model: {} layers of width {}, {} parameters\n", session.model().config().layers,
+          session.model().config().hidden, session.model().parameters().count());
+    if (const std::string text = session.load_report().text(); !text.empty()) print("       {}\n", text);
+    print("run: {}, {} steps, {} parameters trained by AdamW", to_string(options.run_type),
+          trainer.steps_planned(), trainer.dense_parameters());
     if (trainer.group() != nullptr) {
-      fmt::print(", {} of {} MLP entries a step by SparseAdam", trainer.entries_a_step(),
-                 trainer.sparse_parameters());
+      print(", {} of {} MLP entries a step by SparseAdam", trainer.entries_a_step(),
+            trainer.sparse_parameters());
     }
-    fmt::print("\n");
-    std::fflush(stdout);
+    print("\n");
+    flush_output();
   }
 
   ProgressBar bar(talk);
@@ -125,6 +122,8 @@ int run_train_on(const TrainOptions& options) {
     };
   }
   const auto save_state = [&] {
+    // A run that goes on from the state repeats none of the records before it.
+    events.update(trainer.report());
     make_folder(checkpoint_path);
     trainer.save_state(state_path);
   };
@@ -135,9 +134,9 @@ int run_train_on(const TrainOptions& options) {
   hooks.evaluated = [&](const EvaluationRecord& record) {
     bar.clear();
     if (talk) {
-      fmt::print("step {:>6}  epoch {:.2f}  dev loss {:.4f}  {}{}\n", record.step, record.epoch, record.loss,
-                 metrics_text(record.metrics), record.best ? "  *" : "");
-      std::fflush(stdout);
+      print("step {:>6}  epoch {:.2f}  dev loss {:.4f}  {}{}\n", record.step, record.epoch, record.loss,
+            metrics_text(record.metrics), record.best ? "  *" : "");
+      flush_output();
     }
     write_log(false);
   };
@@ -145,7 +144,11 @@ int run_train_on(const TrainOptions& options) {
     trainer.run(hooks);
   } catch (const std::exception& error) {
     log["error"] = error.what();
-    write_log(false);
+    try {
+      write_log(false);
+    } catch (const std::exception&) {
+      // What ended the run is told, and not what came of it: a full disk takes no log either.
+    }
     throw;
   }
   bar.clear();
@@ -156,29 +159,29 @@ int run_train_on(const TrainOptions& options) {
     const bool resumable = report.steps_done > 0 && (options.save || options.checkpoint_every > 0);
     if (resumable) save_state();
     write_log(false);
-    fmt::print(stderr, "interrupted after step {} of {}{}{}\n", report.steps_done, report.steps_planned,
-               options.save ? "; the model as it was is in " + checkpoint_path.string() : "",
-               resumable ? "; --resume goes on from there" : "");
+    print_error("interrupted after step {} of {}{}{}\n", report.steps_done, report.steps_planned,
+                options.save ? "; the model as it was is in " + checkpoint_path.string() : "",
+                resumable ? "; --resume goes on from there" : "");
     return interrupted_status;
   }
   write_log(true);
   output.remove_states();
   if (talk) {
     if (report.phase1.steps > 0) {
-      fmt::print("phase 1: {} steps, {:.1f} s with {:.1f} s for the bases\n", report.phase1.steps,
-                 report.phase1.seconds, report.phase1.fit_seconds);
+      print("phase 1: {} steps, {:.1f} s with {:.1f} s for the bases\n", report.phase1.steps,
+            report.phase1.seconds, report.phase1.fit_seconds);
       print_memory("memory of phase 1", report.phase1.memory);
     }
-    fmt::print("training: {} steps in {:.1f} s, {:.2f} steps/s; evaluation {:.1f} s{}\n", report.steps_done,
-               report.training_seconds, static_cast<double>(report.steps_done) / report.training_seconds,
-               report.evaluation_seconds, report.stopped_early ? "; stopped early" : "");
+    print("training: {} steps in {:.1f} s, {:.2f} steps/s; evaluation {:.1f} s{}\n", report.steps_done,
+          report.training_seconds, static_cast<double>(report.steps_done) / report.training_seconds,
+          report.evaluation_seconds, report.stopped_early ? "; stopped early" : "");
     print_memory("memory of training", report.memory);
     if (report.best) {
       const EvaluationRecord& best = report.evaluations[*report.best];
-      fmt::print("best: step {}, {}\n", best.step, metrics_text(best.metrics));
+      print("best: step {}, {}\n", best.step, metrics_text(best.metrics));
     }
-    fmt::print("log: {}\n", log_path.string());
-    if (options.save) fmt::print("model: {}\n", model_path.string());
+    print("log: {}\n", log_path.string());
+    if (options.save) print("model: {}\n", model_path.string());
   }
   return 0;
 }

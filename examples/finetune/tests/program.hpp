@@ -48,6 +48,22 @@ inline Finished run(const std::string& words, const std::string& before = "") {
   return run_command("'" + program().string() + "' " + words, before);
 }
 
+/// Runs the program with exactly these words. `variables` are put into its environment ("NAME=value").
+inline Finished run_words(const std::vector<std::string>& words,
+                          const std::vector<std::string>& variables = {}) {
+  std::string quoted;
+  for (const std::string& word : words) {
+    quoted += " '";
+    for (const char letter : word)
+      quoted += letter == '\'' ? std::string("'\\''") : std::string(1, letter);
+    quoted += "'";
+  }
+  std::string before;
+  for (const std::string& variable : variables)
+    before += "export '" + variable + "';";
+  return run(quoted, before);
+}
+
 /// Starts the program on words separated by spaces (no quotes), and does not wait for it.
 inline pid_t start(const std::string& words) {
   std::vector<std::string> list{program().string()};

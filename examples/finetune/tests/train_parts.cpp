@@ -11,6 +11,7 @@
 
 #include "files.hpp"
 #include "replication/presets.hpp"
+#include "support/event_files.hpp"
 #include "training/optimizer/learning_rate.hpp"
 #include "training/output/event_file.hpp"
 #include "training/output/output_file.hpp"
@@ -233,12 +234,30 @@ TEST_CASE("events are TFRecords with the checksums of RFC 3720") {
     records.push_back(bytes.substr(at + 12, length));
     at += 16 + length;
   }
-  REQUIRE(records.size() == 2);
+  REQUIRE(records.size() == 3);
   check_says(records[0], "brain.Event:2");
+  // Step 0, SessionLog START.
+  CHECK(records[1].substr(9) == std::string("\x10\x00\x3A\x02\x08\x01", 6));
   // Step 300 as a varint; then the summary: value "a" with its float.
-  CHECK(records[1].substr(9, 3) == std::string("\x10\xAC\x02"));
-  check_says(records[1], std::string("\x0A\x01") + "a" + std::string("\x15\x00\x00\x80\x3F", 5));
+  CHECK(records[2].substr(9, 3) == std::string("\x10\xAC\x02"));
+  check_says(records[2], std::string("\x0A\x01") + "a" + std::string("\x15\x00\x00\x80\x3F", 5));
   check_says(error_of([] { EventFile file("/dev/null/x"); }), "/dev/null/x");
+}
+
+TEST_CASE(
+    "a later event file takes the place of earlier ones from its first step on, whatever the clock says") {
+  const auto folder = fresh_folder("later_events");
+  glue::test::write_file(folder / "events.out.tfevents.4000000000.sparsegrad", "");  // of the year 2096
+  glue::test::write_file(folder / "events.out.tfevents.99999999999999999999.x", "");
+  EventFile first(folder);
+  CHECK(first.path().filename() == "events.out.tfevents.4000000001.sparsegrad");
+  for (const int step : {1, 2, 3, 4})
+    first.add(step, {{"loss", 1.0}});
+  std::filesystem::resize_file(first.path(), std::filesystem::file_size(first.path()) - 3);  // torn
+  EventFile second(folder, 3);
+  for (const int step : {3, 4, 5})
+    second.add(step, {{"loss", 2.0}});
+  CHECK(shown_steps(folder)["loss"] == std::vector<std::int64_t>{1, 2, 3, 4, 5});
 }
 
 TEST_CASE("files are whole or not there, and a full disk is told") {
@@ -249,9 +268,10 @@ TEST_CASE("files are whole or not there, and a full disk is told") {
   std::string text;
   in >> text;
   CHECK(text == "two");
-  CHECK_FALSE(std::filesystem::exists(folder / "a.txt.partial"));
+  CHECK(std::distance(std::filesystem::directory_iterator(folder), {}) == 1);  // nothing is left beside it
   check_says(error_of([] { sparsegrad::glue::write_file("/dev/full", "x"); }), "No space left on device");
-  check_says(error_of([&] { sparsegrad::glue::write_file(folder / "none" / "a", "x"); }), "cannot be opened");
+  check_says(error_of([&] { sparsegrad::glue::write_file(folder / "none" / "a", "x"); }),
+             "No such file or directory");
   check_says(error_of([&] { make_folder(folder / "a.txt" / "b"); }), "cannot make this folder");
 }
 

@@ -464,3 +464,83 @@ TEST_CASE("inspect writes a table and the data of its plots") {
   CHECK(refused.status == 1);
   check_says(refused.err, "--at-step is 5");
 }
+
+TEST_CASE("paths may have any letters") {
+  // Marks of URLs, shells, formats, JSON and of this program's own options; letters that are not ASCII, and a byte that is no
+  // letter at all.
+  const fs::path root = fresh_folder("paths");
+  const fs::path data = root / "data";
+  std::string rows;
+  for (int i = 0; i < 32; ++i)
+    rows += "s\t" + std::to_string(i % 2) + "\t\tThe cat sat " + std::to_string(i) + ".\n";
+  for (const std::string& name : {std::string("a b"), std::string("50%20x"), std::string("lr?a#b&c;d"),
+                                  std::string("\"q\" 'r' `s` $HOME \\n"), std::string("{}{0}[a,b]"),
+                                  std::string("new\nline"), std::string("-x"), std::string("--optimize"),
+                                  std::string("ünï 漢字"), std::string("\xff\xfe"), std::string(200, 'x')}) {
+    CAPTURE(name);
+    const fs::path folder = root / name;
+    fs::create_directories(folder);
+    fs::copy(tiny(), folder / "m", fs::copy_options::recursive);
+    for (const char* file : {"train.tsv", "dev.tsv"})
+      write_file(folder / "CoLA" / file, rows);
+    const std::string at = folder.string();
+    std::vector<std::string> words{"train",
+                                   "--task",
+                                   "cola",
+                                   "--threads",
+                                   "1",
+                                   "--max-length",
+                                   "32",
+                                   "--batch-size",
+                                   "8",
+                                   "--epochs",
+                                   "1",
+                                   "--run-type",
+                                   "ft",
+                                   "--model=" + at + "/m",
+                                   "--data",
+                                   at,
+                                   "--output",
+                                   at + "/out_1",
+                                   "--eval-every",
+                                   "2"};
+    const Finished train = run_words(words);
+    REQUIRE_MESSAGE(train.status == 0, train.err);
+    CHECK(json_of(folder / "out_1" / "run.json")["finished"] == true);
+    CHECK(fs::exists(folder / "out_1" / "model" / "model.safetensors"));
+    words.emplace_back("--resume");
+    const Finished again = run_words(words);
+    CHECK_MESSAGE(again.status == 0, again.err);
+    check_says(again.out, "finished already");
+    const Finished evaluated =
+        run_words({"evaluate", "--task", "cola", "--max-length", "32", "--model", at + "/out_1/model",
+                   "--data", at, "--predictions", at + "/p", "--quiet"});
+    CHECK_MESSAGE(evaluated.status == 0, evaluated.err);
+    CHECK(lines_of(content(folder / "p")) == 32);
+    // An error's message has the path as it is.
+    check_says(run_words({"train", "--model", at + "/none", "--output", at + "/o"}).err, at + "/none");
+  }
+  // Nothing went elsewhere.
+  CHECK(std::distance(fs::directory_iterator(root), fs::directory_iterator()) == 11);
+
+  // A relative name that begins with "-" is given with "=".
+  fs::remove_all("-x");
+  const Finished dash =
+      run_words({"train", "--model", tiny().string(), "--output=-x", "--max-steps", "1", "--max-length", "32",
+                 "--run-type", "ft", "--no-save", "--train-limit", "8", "--dev-limit", "8"});
+  CHECK_MESSAGE(dash.status == 0, dash.err);
+  CHECK(fs::exists("-x/run.json"));
+
+  // Names at and above the file system's limit.
+  const fs::path longest = root / std::string(255, 'y');
+  const Finished predictions =
+      run_words({"evaluate", "--task", "cola", "--max-length", "32", "--model",
+                 (root / "a b" / "out_1" / "model").string(), "--data", (root / "a b").string(),
+                 "--predictions", longest.string(), "--quiet"});
+  CHECK_MESSAGE(predictions.status == 0, predictions.err);
+  CHECK(lines_of(content(longest)) == 32);
+  const Finished beyond =
+      run_words({"train", "--model", tiny().string(), "--output", (root / std::string(256, 'z')).string()});
+  CHECK(beyond.status == 1);
+  check_says(beyond.err, "File name too long");
+}

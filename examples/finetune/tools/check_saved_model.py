@@ -10,6 +10,7 @@ Exit status: 0 they agree, 1 they do not, 3 torch or transformers is missing.
 
 import argparse
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def program_logits(program, model, outputs, length, folder):
     file.parent.mkdir(parents=True)
     file.write_text("\n".join([header, *(row.format(a, b) for a, b in PAIRS)]) + "\n", encoding="utf-8")
     predictions = folder / "predictions.tsv"
-    words = [program, "evaluate", "--task", task, "--model", nameless_copy(model, outputs, folder / "model"), "--data", folder, "--max-length", length, "--quiet", "--predictions", predictions]
+    words = [program, "evaluate", "--task", task, "--model", nameless_copy(os.path.abspath(model), outputs, folder / "model"), "--data", folder, "--max-length", length, "--quiet", "--predictions", predictions]
     subprocess.run([str(word) for word in words], check=True, stdout=subprocess.DEVNULL)
     return [[float(x) for x in line.split("\t")[:-1]] for line in predictions.read_text().splitlines()]
 

@@ -30,7 +30,7 @@ import statistics
 import sys
 
 from glue_plots import draw_costs, draw_curves, draw_sparsity
-from glue_runs import BATCH, KINDS, Failed, Runner, confidence, interval, kind_of, markdown, say, spread, write_aside
+from glue_runs import BATCH, KINDS, Failed, Runner, confidence, interval, kind_of, markdown, run_tool, say, spread, write_aside
 
 # What the metrics of run.json are called in the tables.
 METRIC_TITLES = {
@@ -82,7 +82,7 @@ def to_options_file(option, text, value):
     """The file's path, and the names of the options that it has."""
     path = os.path.abspath(value)
     try:
-        content = json.loads(pathlib.Path(path).read_text())
+        content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SystemExit(f"{option} is '{text}': {error}") from None
     if not isinstance(content, dict):
@@ -464,7 +464,7 @@ def mean_and_deviation(values):
 def words_of(path):
     """A file's words as those of a command line, and its further options of train."""
     try:
-        content = json.loads(pathlib.Path(path).read_text())
+        content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SystemExit(f"{path}: {error}") from None
     if not isinstance(content, dict):
@@ -593,7 +593,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(run_tool(main))

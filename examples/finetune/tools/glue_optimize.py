@@ -4,7 +4,7 @@
 glue_optimize.py --program P --output DIR [--trials 40] [--timeout 3600] [--objective held-out|dev] -- option of train...
 
 The study lives in DIR/study.db (SQLite): a search that was ended goes on when it is called again, and
-`optuna-dashboard sqlite:///DIR/study.db` shows it. Each trial's run is in DIR/trials/N. A trial whose metric falls behind
+`cd DIR && optuna-dashboard sqlite:///study.db` shows it. Each trial's run is in DIR/trials/N. A trial whose metric falls behind
 the median of the others after as many examples is ended early. Writes DIR/best.json for `train --options` after each
 trial that is the best so far.
 Exit status: 0 the trials are done, or their time is over; 1 an error, or no trial was finished; 3 optuna is missing.
@@ -12,7 +12,9 @@ Exit status: 0 the trials are done, or their time is over; 1 an error, or no tri
 
 import argparse
 import json
+import os
 import pathlib
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,7 +22,7 @@ import sys
 import tempfile
 import time
 
-from glue_runs import ends_with_this_process, locked, read_json, write_aside
+from glue_runs import ends_with_this_process, locked, read_json, run_tool, say, write_aside
 
 HELD_OUT = 0.1
 
@@ -89,7 +91,7 @@ def run_trial(trial, optuna, command, folder):
         # A loss that is no number is an answer: this rate is too large.
         if "expected a finite number" in text or "NaN" in text or "Inf" in text:
             raise optuna.TrialPruned()
-        raise TrialFailed(f"{' '.join(command)}\nended with status {process.returncode}: {text}")
+        raise TrialFailed(f"{shlex.join(command)}\nended with status {process.returncode}: {text}")
     return max((value for _, value in read_evaluations(log)), default=0.0)
 
 
@@ -124,6 +126,15 @@ def main():
         return search(a, optuna, output, rates, batches)
 
 
+def storage_of(file):
+    """SQLAlchemy's URL of a SQLite file. It cuts a plain path at a "?", and versions differ in what they make of a "%";
+    SQLite's own form of a path has every such letter as its number."""
+    import sqlalchemy
+
+    url = sqlalchemy.engine.URL.create("sqlite", database=file.absolute().as_uri(), query={"uri": "true"})
+    return url.render_as_string(hide_password=False)
+
+
 def search(a, optuna, output, rates, batches):
     searched = {"options": a.more, "objective": a.objective, "rates": rates, "batches": batches}
     stamp = output / "search.json"
@@ -133,7 +144,7 @@ def search(a, optuna, output, rates, batches):
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
-        storage=f"sqlite:///{output / 'study.db'}",
+        storage=storage_of(output / "study.db"),
         study_name="sparsegrad-glue",
         direction="maximize",
         load_if_exists=True,
@@ -152,7 +163,7 @@ def search(a, optuna, output, rates, batches):
         batch = trial.suggest_categorical("batch-size", batches)
         folder = output / "trials" / str(trial.number)
         command = [a.program, "train", *a.more, "--learning-rate", f"{rate:.6g}", "--batch-size", str(batch)]
-        command += ["--output", str(folder), "--no-save", "--quiet"]
+        command += ["--output", os.path.abspath(folder), "--no-save", "--quiet"]
         if a.objective == "held-out":
             command += ["--held-out", str(HELD_OUT)]
         try:
@@ -160,7 +171,7 @@ def search(a, optuna, output, rates, batches):
         except TrialFailed as error:
             trial.set_user_attr("error", str(error))
             raise
-        print(f"trial {trial.number}: learning rate {rate:.3g}, batch {batch}: {value:.4f}", flush=True)
+        say(f"trial {trial.number}: learning rate {rate:.3g}, batch {batch}: {value:.4f}")
         return value
 
     def done():
@@ -186,26 +197,20 @@ def search(a, optuna, output, rates, batches):
         last = study.get_trials(deepcopy=False)[-1]
         p = last.params
         if last.state == states.PRUNED:
-            print(
-                f"trial {last.number}: learning rate {p['learning-rate']:.3g}, batch {p['batch-size']}: ended early",
-                flush=True,
-            )
+            say(f"trial {last.number}: learning rate {p['learning-rate']:.3g}, batch {p['batch-size']}: ended early")
         if last.state == states.FAIL:
-            print(f"trial {last.number} failed: {last.user_attrs.get('error')}", file=sys.stderr, flush=True)
+            say(f"trial {last.number} failed: {last.user_attrs.get('error')}", sys.stderr)
             # Where no trial was ever well, it is the options, and the next one would fail, too.
             if not study.get_trials(deepcopy=False, states=[states.COMPLETE, states.PRUNED]):
                 return 1
         write_best()
     if not completed():
-        print("no trial was finished", file=sys.stderr)
+        say("no trial was finished", sys.stderr)
         return 1
-    print(f"best of {done()} trials: {best_options()}, {a.objective} metric {study.best_value:.4f}")
-    print(f"take it with: train --options {output / 'best.json'}; the search: {output / 'study.db'}")
+    say(f"best of {done()} trials: {best_options()}, {a.objective} metric {study.best_value:.4f}")
+    say(f"take it with: train --options {shlex.quote(str(output / 'best.json'))}; the search: {output / 'study.db'}")
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(run_tool(main))

@@ -74,14 +74,58 @@ def kind_of(name):
     return kind
 
 
-def say(text):
-    print(text, flush=True)
+# Streams that could not be written to.
+lost = set()
+
+
+def say(text, stream=None):
+    """Prints at once. A stream that takes nothing (a full disk, a reader that has gone) ends no run: `run_tool` tells."""
+    stream = stream or sys.stdout
+    try:
+        encoding = stream.encoding or "utf-8"
+        # A path may have letters that the terminal has not, and bytes that are none.
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except OSError as error:
+        lose(stream, error)
+
+
+def lose(stream, error):
+    """Sends the rest of the stream, and what child processes write there, nowhere."""
+    lost.add(f"{'standard output' if stream is sys.stdout else 'standard error'}: {error.strerror}")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def run_tool(main):
+    """The exit status of `main()`: its own; 130 at Ctrl-C; 1, with a line on stderr, where the system refuses a file, or
+    took not all that was printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # Closed by the caller: the next file that is opened would be taken for it.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            if name != "stdin":
+                setattr(sys, name, open(number, "w", closefd=False))
+            if name == "stdout":
+                lost.add("standard output: is closed")
+    try:
+        status = main()
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        say(f"{pathlib.Path(sys.argv[0]).name}: {error}", sys.stderr)
+        return 1
+    for text in sorted(lost):
+        say(f"{pathlib.Path(sys.argv[0]).name}: {text}; the files are whole", sys.stderr)
+    return status or (1 if lost else 0)
 
 
 def read_json(path):
     """None where the file is missing, torn, or no JSON."""
     try:
-        return json.loads(pathlib.Path(path).read_text())
+        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
@@ -89,8 +133,13 @@ def read_json(path):
 def write_aside(path, text):
     """Writes the whole file or leaves the one before it, whenever the writer is killed."""
     aside = path.with_name(path.name + ".partial")
-    aside.write_text(text)
-    aside.replace(path)
+    try:
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
+        aside.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise
 
 
 def is_alive(pid):
@@ -183,8 +232,11 @@ class Running:
         """False at the end of its stderr."""
         text = os.read(self.process.stderr.fileno(), 65536)
         self.tail = (self.tail + text)[-4096:]
-        sys.stderr.write(text.decode(errors="replace"))
-        sys.stderr.flush()
+        try:
+            sys.stderr.write(text.decode(errors="backslashreplace"))
+            sys.stderr.flush()
+        except OSError as error:
+            lose(sys.stderr, error)
         return bool(text)
 
     def end(self):
@@ -217,7 +269,7 @@ class Runner:
         names = [after for word, after in zip(words, words[1:]) if word == "--options"]
         names += [word.partition("=")[2] for word in words if word.startswith("--options=")]
         try:
-            files = {name: pathlib.Path(name).read_text() for name in names}
+            files = {name: pathlib.Path(name).read_text(encoding="utf-8") for name in names}
         except (OSError, UnicodeDecodeError) as error:
             raise SystemExit(f"--options: {error}") from None
         return {"options": words, "files": files, "program": self.identity}
@@ -302,7 +354,9 @@ class Runner:
                 return log
             resumes = self.prepare(options, folder)
             say(f"--- {title}")
-            words = ["train", *options, *self.more, "--output", str(folder), *(["--resume"] if resumes else [])]
+            # A relative name may begin with a "-".
+            output = os.path.abspath(folder)
+            words = ["train", *options, *self.more, "--output", output, *(["--resume"] if resumes else [])]
             process = subprocess.Popen(
                 [self.program, *words, *(["--quiet"] if self.jobs > 1 else [])],
                 stdout=subprocess.DEVNULL if self.jobs > 1 else None,

@@ -14,13 +14,15 @@ inspect` draws, and names them.
 
 import argparse
 import csv
+import io
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 
 from glue_plots import draw_curves
-from glue_runs import BATCH, KINDS, Failed, Runner, best_of, interval, markdown, mebibytes, say, spread
+from glue_runs import BATCH, KINDS, Failed, Runner, best_of, interval, markdown, mebibytes, run_tool, say, spread, write_aside
 
 COMPARED = ["ft", "sparse-paper", "sparse-best", "frozen-mlp"]
 CONTROL = "frozen-mlp"
@@ -81,12 +83,12 @@ class Job:
         words = [self.arguments.program, "inspect", "--task", "cola", "--model", self.arguments.model]
         if self.arguments.data:
             words += ["--data", self.arguments.data]
-        words += ["--output", str(folder)]
+        words += ["--output", os.path.abspath(folder)]
         say("--- energy of gradients in their largest entries")
         done = subprocess.run(words)
         if done.returncode != 0:
-            raise SystemExit(f"{' '.join(words)}\nended with status {done.returncode}")
-        drawn = subprocess.run([sys.executable, pathlib.Path(__file__).with_name("plot_inspect.py"), folder])
+            raise SystemExit(f"{shlex.join(words)}\nended with status {done.returncode}")
+        drawn = subprocess.run([sys.executable, pathlib.Path(__file__).with_name("plot_inspect.py"), os.path.abspath(folder)])
         if drawn.returncode not in (0, 3):
             raise SystemExit(f"plot_inspect.py {folder} ended with status {drawn.returncode}")
         return sorted(folder.glob("*.png"))
@@ -178,9 +180,10 @@ def main():
     if failed:
         text += f"\n{failed} of {len(finished)} runs failed and are left out.\n"
     files = [job.output / "table.md", job.output / "table.csv"]
-    files[0].write_text(text + ("\n" + job.search if job.search else ""))
-    with files[1].open("w", newline="") as sheet:
-        csv.writer(sheet).writerows([titles, *rows])
+    write_aside(files[0], text + ("\n" + job.search if job.search else ""))
+    sheet = io.StringIO()
+    csv.writer(sheet, lineterminator="\n").writerows([titles, *rows])
+    write_aside(files[1], sheet.getvalue())
     curves = {KINDS[kind]["title"]: list(by_seed.values()) for kind, by_seed in logs.items()}
     curves = draw_curves(curves, "Matthews correlation", job.output / "learning_curves.png")
     say("\n" + text)
@@ -189,7 +192,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(run_tool(main))

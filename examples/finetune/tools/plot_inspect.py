@@ -10,6 +10,8 @@ import json
 import pathlib
 import sys
 
+from glue_runs import run_tool, say
+
 try:
     import matplotlib
 
@@ -66,7 +68,7 @@ def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     folder = pathlib.Path(sys.argv[1])
-    data = json.loads((folder / "inspect.json").read_text())
+    data = json.loads((folder / "inspect.json").read_text(encoding="utf-8"))
     names = {space["key"]: space["name"] for space in data["spaces"]}
     written = [folder / "energy_shares.png"]
     draw_shares(data, written[0])
@@ -79,8 +81,8 @@ def main():
         draw_pictures(matrix, pictures, names, target)
         written.append(target)
     for path in written:
-        print(f"plot: {path}")
+        say(f"plot: {path}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_tool(main))

@@ -91,6 +91,15 @@ inline std::string resolved(const std::string& path) {
   return target.string();
 }
 
+/// What `call()` returns, called again as long as a signal interrupts it.
+template <class Call>
+int uninterrupted(Call call) {
+  int result = call();
+  while (result < 0 && errno == EINTR)
+    result = call();
+  return result;
+}
+
 /// 0, or the error's code.
 inline int write_all(int fd, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
@@ -179,10 +188,11 @@ class FileBytes {
 };
 
 /// Writes the parts one after the other to `path`. They go to a file "<path>.tmp-<process>-<n>"
-/// beside it, which is flushed to the disk and then takes the path's name, in one move: whatever
-/// fails, the old file stays as it was, and the file beside it is removed. A path that exists and
-/// is no regular file (a device, a pipe) is written to directly; a symbolic link is followed, also
-/// to a file that is not there yet. Throws IoError with the system's reason.
+/// beside it (".tmp-<process>-<n>" where that name is too long), which is flushed to the disk and
+/// then takes the path's name, in one move: whatever fails, the old file stays as it was, and the
+/// file beside it is removed. A path that exists and is no regular file (a device, a pipe) is
+/// written to directly; a symbolic link is followed, also to a file that is not there yet. Throws
+/// IoError with the system's reason.
 inline void write_file(const std::string& path, std::span<const std::span<const std::byte>> parts) {
 #if defined(SPARSEGRAD_IO_POSIX)
   const std::string target = detail::resolved(path);
@@ -190,7 +200,8 @@ inline void write_file(const std::string& path, std::span<const std::span<const 
   const bool exists = ::stat(target.c_str(), &status) == 0;
   if (exists && S_ISDIR(status.st_mode)) throw detail::system_error(path, "cannot be written", EISDIR);
   if (exists && !S_ISREG(status.st_mode)) {
-    const detail::Descriptor fd(::open(target.c_str(), O_WRONLY | O_CLOEXEC));
+    const detail::Descriptor fd(
+        detail::uninterrupted([&] { return ::open(target.c_str(), O_WRONLY | O_CLOEXEC); }));
     if (fd.get() < 0) throw detail::system_error(path, "cannot be opened for writing", errno);
     for (const std::span<const std::byte> part : parts) {
       const int code = detail::write_all(fd.get(), part);
@@ -199,11 +210,17 @@ inline void write_file(const std::string& path, std::span<const std::span<const 
     return;
   }
 
+  std::string start = target;
   std::string aside;
   int opened = -1;
   for (int attempt = 0; opened < 0; ++attempt) {
-    aside = target + ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(attempt);
-    opened = ::open(aside.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    aside = start + ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(attempt);
+    opened = detail::uninterrupted(
+        [&] { return ::open(aside.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666); });
+    if (opened < 0 && errno == ENAMETOOLONG && start == target) {
+      start.resize(target.rfind('/') + 1);  // the folder; npos + 1 is 0
+      continue;
+    }
     if (opened < 0 && (errno != EEXIST || attempt == 1000)) {
       throw detail::system_error(path, "cannot create " + aside, errno);
     }
@@ -218,7 +235,8 @@ inline void write_file(const std::string& path, std::span<const std::span<const 
     if (code != 0) fail("cannot be written", code);
   }
   if (exists) (void)::fchmod(fd.get(), status.st_mode & 07777);
-  if (::fsync(fd.get()) != 0) fail("cannot be flushed to the disk", errno);
+  if (detail::uninterrupted([&] { return ::fsync(fd.get()); }) != 0)
+    fail("cannot be flushed to the disk", errno);
   if (::close(fd.release()) != 0) fail("cannot be closed", errno);
   if (::rename(aside.c_str(), target.c_str()) != 0) fail("cannot be replaced", errno);
   // The new name itself is on the disk once its folder is. Not every file system can do it, and the

@@ -45,7 +45,7 @@ def write_json(path, content):
 
 def tell(*words):
     if "FAKE_CALLS" in os.environ:
-        with open(os.environ["FAKE_CALLS"], "a") as calls:
+        with open(os.environ["FAKE_CALLS"], "a", errors="backslashreplace") as calls:
             calls.write(" ".join(map(str, words)) + "\n")
 
 

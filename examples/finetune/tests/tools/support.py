@@ -37,19 +37,20 @@ class FolderCase(unittest.TestCase):
         own = {name: value for name, value in os.environ.items() if not name.startswith("FAKE_")}
         return {**own, "FAKE_CALLS": str(self.calls), "PYTHONDONTWRITEBYTECODE": "1", **fake}
 
-    def start(self, script, words, **fake):
+    def start(self, script, words, cwd=None, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **fake):
         """A script of tools/ as a process."""
         return subprocess.Popen(
             [sys.executable, str(TOOLS / script), *map(str, words)],
             env=self.environment(**fake),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            stdout=stdout,
+            stderr=stderr,
             text=True,
         )
 
-    def call(self, script, words, status=0, **fake):
+    def call(self, script, words, status=0, **options):
         """What a script prints, having ended with the status."""
-        process = self.start(script, words, **fake)
+        process = self.start(script, words, **options)
         try:
             text, _ = process.communicate(timeout=PATIENCE)
         finally:

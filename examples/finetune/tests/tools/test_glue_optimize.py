@@ -1,7 +1,9 @@
 """tools/glue_optimize.py over a program that imitates sparsegrad-glue."""
 
+import contextlib
 import json
 import os
+import sqlite3
 import types
 import unittest
 
@@ -105,6 +107,25 @@ class Search(FolderCase):
         self.assertEqual(len(self.lines("start")), 5)
         self.search(trials=6)
         self.assertEqual(len(self.lines("start")), 6)
+
+    @needs_optuna
+    def test_the_study_is_in_the_folder_whatever_its_name(self):
+        """SQLAlchemy takes a URL, which ends a path at a "?"; Optuna formats it, alembic expands a "%"."""
+        strange = " %20#{}'\"\N{LATIN SMALL LETTER U WITH DIAERESIS}\n\udcff?&=;x"
+        names = ["lr?a", "lr?b", "50%20x", strange, "x" * 200, "-x"]
+        for name in names:
+            output = self.folder / name
+            output.mkdir()
+            words = ["--program", FAKE, f"--output={output}", "--trials", 1, "--", "--task", "cola", "--run-type", "ft"]
+            text = self.call("glue_optimize.py", words, FAKE_CALLS=str(self.folder / "calls"))
+            self.assertIn("best of 1 trials", text)
+            with contextlib.closing(sqlite3.connect(output / "study.db")) as study:
+                self.assertEqual(study.execute("select count(*) from trials").fetchone(), (1,), name)
+            self.assertTrue((output / "trials" / "0" / "run.json").is_file())
+        self.assertEqual(sorted(path.name for path in self.folder.iterdir()), sorted([*names, "calls"]))
+        # It goes on from there, also where the name is a relative one that looks like an option.
+        words = ["--program", FAKE, "--output=-x", "--trials", 2, "--", "--task", "cola", "--run-type", "ft"]
+        self.assertIn("best of 2 trials", self.call("glue_optimize.py", words, cwd=self.folder))
 
     @needs_optuna
     def test_on_dev_nothing_is_held_out(self):

@@ -1,8 +1,10 @@
 #include "training/output/event_file.hpp"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cerrno>
+#include <charconv>
 #include <chrono>
 #include <cstring>
 #include <fstream>
@@ -51,6 +53,30 @@ std::string event_start() {
   return event;
 }
 
+/// Event.step = 2.
+void put_step(std::string& event, std::int64_t step) {
+  put_key(event, 2, varint);
+  put_varint(event, static_cast<std::uint64_t>(step));
+}
+
+constexpr std::string_view file_prefix = "events.out.tfevents.";
+
+/// The latest second in a name of an event file of `folder`; 0 where there is none.
+std::int64_t last_second(const std::filesystem::path& folder) {
+  constexpr std::int64_t year_9999 =
+      253402300799;  // what is beyond is no second, and would leave no number after it
+  std::int64_t last = 0;
+  std::error_code none;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, none)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(file_prefix)) continue;
+    std::int64_t second = 0;
+    std::from_chars(name.data() + file_prefix.size(), name.data() + name.size(), second);
+    if (second <= year_9999) last = std::max(last, second);
+  }
+  return last;
+}
+
 /// TFRecord's: checksums of checksums go bad, so they are rotated and shifted.
 std::uint32_t masked_crc(std::string_view bytes) {
   return std::rotr(crc32c(bytes), 15) + 0xA282EAD8U;
@@ -75,14 +101,18 @@ std::uint32_t crc32c(std::string_view bytes) {
   return ~crc;
 }
 
-EventFile::EventFile(const std::filesystem::path& folder) {
+EventFile::EventFile(const std::filesystem::path& folder, std::int64_t first_step) {
   make_folder(folder);
-  auto second = static_cast<std::int64_t>(seconds_now());
-  do
-    path_ = folder / fmt::format("events.out.tfevents.{}.sparsegrad", second++);
-  while (exists(path_));
+  // Readers go by the names' order: the clock may have been set back since the last file.
+  const auto second = std::max(static_cast<std::int64_t>(seconds_now()), last_second(folder) + 1);
+  path_ = folder / fmt::format("{}{}.sparsegrad", file_prefix, second);
   std::string event = event_start();
   put_text(event, 3, "brain.Event:2");
+  append(event);
+  // TensorBoard takes the first START of a run for its begin and every later one for a restart, so each file has one.
+  event = event_start();
+  put_step(event, first_step);
+  put_text(event, 7, std::string_view("\x08\x01", 2));  // SessionLog.status = 1, START
   append(event);
 }
 
@@ -96,8 +126,7 @@ void EventFile::add(std::int64_t step, const Scalars& scalars) {
     put_text(summary, 1, value);
   }
   std::string event = event_start();
-  put_key(event, 2, varint);
-  put_varint(event, static_cast<std::uint64_t>(step));
+  put_step(event, step);
   put_text(event, 5, summary);
   append(event);
 }

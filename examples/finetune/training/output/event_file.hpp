@@ -13,13 +13,14 @@ namespace sparsegrad::glue {
 /// CRC-32C (Castagnoli), as in RFC 3720.
 std::uint32_t crc32c(std::string_view bytes);
 
-/// Appends records to OUT/events.out.tfevents.<second of opening>.sparsegrad. Format: TensorFlow's TFRecord of
-/// tensorflow.Event messages (their public .proto files). A crash costs at most the record being written: readers pass
-/// over a torn one.
+/// Appends records to FOLDER/events.out.tfevents.<second of opening>.sparsegrad. Format: TensorFlow's TFRecord of
+/// tensorflow.Event messages (their public .proto files). A crash costs at most the record being written: readers end a
+/// file at a torn record and go on with the next file.
 class EventFile {
  public:
-  /// Throws IoError with the system's reason.
-  explicit EventFile(const std::filesystem::path& folder);
+  /// Opens a new file, which readers take after all files of `folder`. It begins with a SessionLog START at `first_step`:
+  /// readers forget what earlier files say of this step and later ones. Throws IoError with the system's reason.
+  explicit EventFile(const std::filesystem::path& folder, std::int64_t first_step = 0);
 
   using Scalars = std::vector<std::pair<std::string, double>>;
   /// One event: all scalars of a step. Throws IoError.

@@ -6,8 +6,8 @@
 
 namespace sparsegrad::glue {
 
-/// Writes `text` to a file beside `path` and renames it: whoever reads `path` sees the old file or the new one. What is
-/// no ordinary file (/dev/stdout) is written directly. Throws IoError with the system's reason.
+/// Writes `text` to `path` as io::write_file does: whoever reads it sees the old file or the new one. What is no ordinary
+/// file (/dev/stdout) is written directly. Throws IoError with the system's reason.
 void write_file(const std::filesystem::path& path, std::string_view text);
 
 /// Makes the folder with its parents. Throws IoError with the system's reason.

@@ -83,8 +83,9 @@ OutputFolder::OutputFolder(const fs::path& path) : path_(path) {
         "{}: another process is running in this folder; wait for its end, or choose another --output",
         path_.string()));
   }
-  std::error_code none;
-  fs::remove(path_ / "run.json.partial", none);
+  // A user's own files are beside the log.
+  remove_files(path_,
+               [](const std::string& name) { return name.starts_with("run.json.") && is_half_done(name); });
   remove_files(checkpoint(), is_half_done);
   remove_files(model(), is_half_done);
 }

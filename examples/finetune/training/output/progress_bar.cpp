@@ -6,6 +6,8 @@
 
 #include <fmt/format.h>
 
+#include "training/output/console.hpp"
+
 namespace sparsegrad::glue {
 
 ProgressBar::ProgressBar(bool wanted) : on_(wanted && isatty(STDERR_FILENO) == 1) {}
@@ -24,16 +26,14 @@ void ProgressBar::show(std::string_view what, index_t done, index_t total, std::
   const double left = done > 0 ? seconds * static_cast<double>(total - done) / static_cast<double>(done) : 0;
   constexpr index_t width = 30;
   const auto filled = static_cast<std::size_t>(width * std::min(done, total) / total);
-  fmt::print(stderr, "\r\033[K{} [{:#<{}}{:.<{}}] {}/{} {:.0f} s left {}", what, "", filled, "",
-             static_cast<std::size_t>(width) - filled, done, total, left, note);
-  std::fflush(stderr);
+  print_error("\r\033[K{} [{:#<{}}{:.<{}}] {}/{} {:.0f} s left {}", what, "", filled, "",
+              static_cast<std::size_t>(width) - filled, done, total, left, note);
   shown_ = true;
 }
 
 void ProgressBar::clear() {
   if (!shown_) return;
-  fmt::print(stderr, "\r\033[K");
-  std::fflush(stderr);
+  print_error("\r\033[K");
   shown_ = false;
 }
 

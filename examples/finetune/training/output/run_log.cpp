@@ -111,8 +111,8 @@ nlohmann::json to_json(const TrainReport& report) {
 }
 
 void write_json(const std::filesystem::path& path, const nlohmann::json& json) {
-  // Numbers that JSON cannot hold (NaN, Inf) become null.
-  write_file(path, json.dump(1) + "\n");
+  // Numbers that JSON cannot hold (NaN, Inf) become null, and bytes of a path that are no UTF-8 its sign for that.
+  write_file(path, json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 
 }  // namespace sparsegrad::glue

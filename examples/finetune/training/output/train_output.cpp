@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "checkpoints/config_file.hpp"
+#include "training/output/console.hpp"
 #include "training/output/output_file.hpp"
 
 namespace sparsegrad::glue {
@@ -17,7 +18,7 @@ std::string metrics_text(const std::vector<Metric>& metrics) {
 
 void print_memory(const char* name, const MemoryAccount& account) {
   const MemoryParts& p = account.parts;
-  fmt::print(
+  print(
       "{}: peak {:.0f} MiB = program {:.0f} + weights {:.0f} + gradients {:.0f} + optimizer {:.0f} + "
       "activations {:.0f} "
       "+ basis {:.1f} + collection {:.0f} (sum {:.0f})\n",
@@ -30,7 +31,9 @@ bool is_finished(const std::filesystem::path& log_path, const TrainOptions& opti
   const nlohmann::json log = read_json(log_path);
   if (!log.value("finished", false)) return false;
   nlohmann::json had = log.value("options", nlohmann::json::object());
-  nlohmann::json wanted = to_json(options);
+  // As it would be read back: a path need not be UTF-8.
+  constexpr auto replace = nlohmann::json::error_handler_t::replace;
+  nlohmann::json wanted = nlohmann::json::parse(to_json(options).dump(-1, ' ', false, replace));
   for (const char* name : {"output", "threads"}) {
     had.erase(name);
     wanted.erase(name);

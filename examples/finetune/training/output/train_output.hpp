@@ -1,6 +1,7 @@
 // What train prints and leaves behind beside the run's log.
 #pragma once
 
+#include <algorithm>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -21,8 +22,12 @@ void print_memory(const char* name, const MemoryAccount& account);
 /// Hands records that are new since the last call to TensorBoard.
 class EventLog {
  public:
+  /// `before` is what the run goes on from. Records of its last step are written again: its evaluation may be in the files
+  /// of a part that was killed, and is made anew.
   EventLog(const std::filesystem::path& folder, const TrainReport& before)
-      : file_(folder), steps_(before.steps.size()), evaluations_(before.evaluations.size()) {}
+      : file_(folder, before.steps_done),
+        steps_(first_at(before.steps, before.steps_done)),
+        evaluations_(first_at(before.evaluations, before.steps_done)) {}
 
   void update(const TrainReport& report) {
     for (; steps_ < report.steps.size(); ++steps_) {
@@ -44,6 +49,14 @@ class EventLog {
   }
 
  private:
+  /// Index of the first record of `step` or a later one; records stand in the order of their steps.
+  template <class Record>
+  static std::size_t first_at(const std::vector<Record>& records, index_t step) {
+    const auto earlier = [](const Record& record, index_t at) { return record.step < at; };
+    return static_cast<std::size_t>(std::lower_bound(records.begin(), records.end(), step, earlier) -
+                                    records.begin());
+  }
+
   EventFile file_;
   std::size_t steps_;
   std::size_t evaluations_;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "../../core/error.hpp"
+#include "available_threads.hpp"
 #include "blas_threads.hpp"
 #include "scratch.hpp"
 
@@ -118,11 +119,12 @@ class ThreadPool final : public Executor {
 /// owner of scratch memory. One caller at a time; several contexts may work side by side.
 class HostContext {
  public:
-  /// Runs on `threads` threads of its own, the caller's included; 0: as many as the hardware has.
+  /// Runs on `threads` threads of its own, the caller's included; 0: as many as this process may
+  /// keep busy (`available_threads`: affinity and the quotas of control groups).
   /// Throws ValueError when threads < 0.
   explicit HostContext(int threads = 0, bool deterministic = false) : deterministic_(deterministic) {
     if (threads < 0) throw ValueError("threads is " + std::to_string(threads) + ", expected >= 0 (0: all)");
-    threads_ = threads > 0 ? threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    threads_ = threads > 0 ? threads : available_threads();
     if (threads_ > 1) {
       pool_ = std::make_unique<ThreadPool>(threads_);
       executor_ = pool_.get();
