@@ -12,6 +12,7 @@
 #include "files.hpp"
 #include "replication/presets.hpp"
 #include "support/event_files.hpp"
+#include "training/optimizer/adamw.hpp"
 #include "training/optimizer/learning_rate.hpp"
 #include "training/output/event_file.hpp"
 #include "training/output/output_file.hpp"
@@ -79,6 +80,12 @@ TEST_CASE("learning rates as transformers' schedules") {
   const LearningRate share(Schedule::constant, 0.2, 10);
   CHECK(share.factor(1) == 0.5);
   CHECK(share.factor(2) == 1.0);
+}
+
+TEST_CASE("clipping brings large gradients down and leaves small ones") {
+  CHECK(clip_factor(4, 1) == doctest::Approx(0.25).epsilon(1e-5));  // torch adds 1e-6 to the norm
+  CHECK(clip_factor(0.25, 1) == 1);
+  CHECK(clip_factor(0, 1) == 1);
 }
 
 TEST_CASE("kept entries scale with the matrix") {

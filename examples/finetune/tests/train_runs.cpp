@@ -345,6 +345,37 @@ TEST_CASE("a run that is ended and resumed gives the bits of one that was not") 
   }
 }
 
+TEST_CASE("a resumed run knows its losses since the last record, and its patience") {
+  TrainOptions options = tiny_options(RunType::ft);
+  options.log_every = 4;
+  options.eval_every = 3;
+  options.patience = 3;
+  options.learning_rate = 0;  // the first evaluation stays the best
+  Run uninterrupted(options);
+  uninterrupted.trainer->run();
+  REQUIRE(uninterrupted.trainer->steps_done() == 10);  // evaluations after 3, 6, 9 and, an epoch, 10
+  const std::filesystem::path state = fresh_folder("resume_counters") / "state.safetensors";
+  {
+    Run first(options);
+    TrainHooks hooks;
+    hooks.interrupted = [&] { return first.trainer->steps_done() >= 7; };  // between records of steps 4 and 8
+    first.trainer->run(hooks);
+    first.trainer->save_state(state);
+  }
+  Run second(options);
+  second.trainer->restore_state(state);
+  second.trainer->run();
+  CHECK(second.trainer->steps_done() == uninterrupted.trainer->steps_done());
+  CHECK(second.trainer->report().stopped_early);
+  const auto& found = second.trainer->report().steps;
+  const auto& wanted = uninterrupted.trainer->report().steps;
+  REQUIRE(found.size() == wanted.size());
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    CHECK(found[i].step == wanted[i].step);
+    CHECK(found[i].mean_loss == wanted[i].mean_loss);
+  }
+}
+
 TEST_CASE("a torn or altered state gives way to the one before; another run's is refused") {
   TrainOptions options = tiny_options(RunType::sparse);
   options.checkpoint_every = 4;
