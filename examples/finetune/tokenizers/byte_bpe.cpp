@@ -318,13 +318,22 @@ void read_settings(const Path& directory, Description& description, TokenizerRep
                                                            "PreTrainedTokenizerFast", "TokenizersBackend"};
   ByteBpeOptions& options = description.options;
   const FrameTokens of_json{options.cls_token, options.sep_token};
+  // Of no use here, but special: transformers' class has them by these names where no file says otherwise.
+  std::string bos_token = "<s>";
+  std::string eos_token = "</s>";
   const Json config = read_folder_settings(directory, {"byte-level BPE", classes},
-                                           {{"unk_token", &options.unk_token},
+                                           {{"bos_token", &bos_token},
+                                            {"eos_token", &eos_token},
+                                            {"unk_token", &options.unk_token},
                                             {"cls_token", &options.cls_token},
                                             {"sep_token", &options.sep_token},
                                             {"pad_token", &options.pad_token},
                                             {"mask_token", &options.mask_token}},
                                            description.vocabulary, description.added, report);
+  if (!follows_tokenizer_json(config)) {
+    for (const std::string& token : {bos_token, eos_token})
+      add_if_known(token, description.vocabulary, description.added);
+  }
   const Path file = directory / "tokenizer_config.json";
   if (description.tokenizer_json.is_null()) {
     set_from(options.add_prefix_space, config, "add_prefix_space", file);

@@ -242,7 +242,8 @@ class Settings {
       const bool own =
           std::any_of(special.begin(), special.end(), [&](const auto& entry) { return role == entry.first; });
       // A mask token without flags has those that its tokenizer knows.
-      if (role != "mask_token" || found->second.flags) add(found->second.token, !own);
+      const bool may_number = !own || role == "bos_token" || role == "eos_token";
+      if (role != "mask_token" || found->second.flags) add(found->second.token, may_number);
     }
     for (const auto& [key, named] : named_)
       if (!is_role(key)) add(named.token, false);
@@ -344,6 +345,12 @@ Json read_folder_settings(const Path& directory, const TokenizerKind& kind, Spec
         "tokenizer_config.json's split_special_tokens is not followed: special tokens in a text stay whole");
   }
   return settings.config();
+}
+
+void add_if_known(const std::string& token, const Vocabulary& vocabulary, std::vector<AddedToken>& added) {
+  Tokens tokens(vocabulary, added);
+  const auto id = tokens.id_in_vocabulary(token);
+  if (id && tokens.find_added(token) == nullptr) tokens.put({.content = token, .id = *id});
 }
 
 bool follows_tokenizer_json(const Json& config) {

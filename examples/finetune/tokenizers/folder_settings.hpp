@@ -38,6 +38,9 @@ Json read_folder_settings(const Path& directory, const TokenizerKind& kind, Spec
                           const Vocabulary& vocabulary, std::vector<AddedToken>& added,
                           TokenizerReport& report);
 
+/// Makes a token of the vocabulary one that is found in text before it is split.
+void add_if_known(const std::string& token, const Vocabulary& vocabulary, std::vector<AddedToken>& added);
+
 /// True where tokenizer_config.json's class takes tokenizer.json as it is, whatever else tokenizer_config.json says.
 bool follows_tokenizer_json(const Json& config);
 
