@@ -118,8 +118,8 @@ class MergeTable {
   std::unordered_map<std::uint64_t, Merge> table_;
 };
 
-/// Merges the neighbours of lowest rank, the leftmost of several, until none can be merged. A queue makes that
-/// n log n for a word of n bytes: text from outside may be one long word.
+/// Merges the neighbours of lowest rank, the leftmost of several, until none can be merged. A queue makes
+/// that n log n for a word of n bytes: text from outside may be one long word.
 class Merger {
  public:
   explicit Merger(const MergeTable& merges) : merges_(merges) {}
@@ -284,7 +284,8 @@ Description read_tokenizer_json(const Path& file) {
   return description;
 }
 
-/// Reads vocab.json and merges.txt beside tokenizer.json, which goes before them, and notes where they differ.
+/// Reads vocab.json and merges.txt beside tokenizer.json, which goes before them, and notes where they
+/// differ.
 void compare_two_files(const Path& directory, const Description& description, TokenizerReport& report) {
   const auto compare = [&](const char* name, auto read) {
     std::error_code no_error;

@@ -220,8 +220,8 @@ class Settings {
     }
   }
 
-  /// Adds the special tokens that the files name, with what these say of their flags. Those of `special` that have
-  /// no id are left to the tokenizer, which refuses them.
+  /// Adds the special tokens that the files name, with what these say of their flags. Those of `special` that
+  /// have no id are left to the tokenizer, which refuses them.
   void add_special(SpecialTokens special, Tokens& tokens) const {
     const auto add = [&](AddedToken token, bool may_number) {
       if (token.content.empty() || tokens.find_added(token.content) != nullptr) return;
@@ -297,7 +297,8 @@ class Settings {
     if (own != special.end()) *own->second = token.token.content;
   }
 
-  /// transformers' fast tokenizers number added tokens without gaps, its slow ones take the ids as they stand.
+  /// transformers' fast tokenizers number added tokens without gaps, its slow ones take the ids as they
+  /// stand.
   void note_gaps(const Tokens& tokens) const {
     const std::int32_t first = tokens.vocabulary_end();
     std::vector<std::int32_t> ids;
