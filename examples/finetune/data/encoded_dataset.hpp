@@ -13,14 +13,15 @@
 
 namespace sparsegrad::glue {
 
-/// A vocabulary that fits leaves next to nothing unknown: bert-base-uncased's nothing of CoLA, SST-2, MRPC and STS-B.
+/// A vocabulary that fits leaves next to nothing unknown: bert-base-uncased's nothing of CoLA, SST-2, MRPC
+/// and STS-B.
 inline constexpr double high_unknown_share = 0.05;
 
 /// All sequences of a split in one piece of memory each for ids and types.
 class EncodedDataset {
  public:
-  /// Encodes the first `limit` examples (0: all), each cut to `max_length` tokens. A model that knows one token type
-  /// alone (`types`) gets type 0 for the second sentence of a pair too. Throws TokenizerError.
+  /// Encodes the first `limit` examples (0: all), each cut to `max_length` tokens. A model that knows one
+  /// token type alone (`types`) gets type 0 for the second sentence of a pair too. Throws TokenizerError.
   EncodedDataset(const Dataset& data, const Tokenizer& tokenizer, index_t max_length, index_t limit = 0,
                  index_t types = 2);
 
@@ -30,8 +31,8 @@ class EncodedDataset {
   index_t longest() const { return longest_; }
   /// Sequences that reached max_length, and may have been cut.
   index_t at_limit() const { return at_limit_; }
-  /// Tokens that are the unknown token, and their share of the tokens of text (those that are not the model's own
-  /// around it).
+  /// Tokens that are the unknown token, and their share of the tokens of text (those that are not the model's
+  /// own around it).
   index_t unknown() const { return unknown_; }
   double unknown_share() const {
     return text_tokens_ > 0 ? static_cast<double>(unknown_) / static_cast<double>(text_tokens_) : 0;

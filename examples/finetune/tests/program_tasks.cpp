@@ -367,6 +367,40 @@ TEST_CASE(
   CHECK(submitted[2][0] == "2");
 }
 
+TEST_CASE("a BERT of one token type takes pairs, whose types are all 0") {
+  const fs::path model = fresh_folder("one_type");
+  fs::copy(headless(), model, fs::copy_options::recursive);
+  const io::SafetensorsFile file((headless() / "model.safetensors").string());
+  io::SafetensorsWriter writer;
+  for (const std::string& name : file.names()) {
+    auto shape = file.find(name).shape;
+    auto values = file.read<float>(name);
+    if (name.ends_with("token_type_embeddings.weight")) {
+      shape.at(0) = 1;
+      values.resize(static_cast<std::size_t>(shape.at(1)));
+    }
+    writer.add(name, shape, values);
+  }
+  writer.write((model / "model.safetensors").string());
+  nlohmann::json config = json_of(model / "config.json");
+  config["type_vocab_size"] = 1;
+  write_file(model / "config.json", config.dump());
+  const fs::path data = fresh_folder("one_type_data");
+  write_task(data, "mrpc");
+  write_task(data, "cola");
+  const fs::path output = fresh_folder("one_type_output");
+  const auto notes_of = [&](const std::string& task) {
+    const Finished train =
+        run("train --task " + task + " --data " + data.string() + " --model " + model.string() +
+            " --output " + output.string() +
+            " --max-length 32 --batch-size 8 --threads 1 --run-type ft --max-steps 1 --no-save");
+    REQUIRE_MESSAGE(train.status == 0, train.err);
+    return json_of(output / "run.json")["tokenizer"]["notes"].dump();
+  };
+  check_says(notes_of("mrpc"), "the model knows one token type: the second sentence of a pair has it too");
+  CHECK(notes_of("cola").find("token type") == std::string::npos);
+}
+
 TEST_CASE("rows that are left out are counted, and another task's folder is refused") {
   const fs::path data = fresh_folder("skipped");
   write_task(data, "qqp");

@@ -118,8 +118,8 @@ class MergeTable {
   std::unordered_map<std::uint64_t, Merge> table_;
 };
 
-/// Merges the neighbours of lowest rank, the leftmost of several, until none can be merged. A queue makes that
-/// n log n for a word of n bytes: text from outside may be one long word.
+/// Merges the neighbours of lowest rank, the leftmost of several, until none can be merged. A queue makes
+/// that n log n for a word of n bytes: text from outside may be one long word.
 class Merger {
  public:
   explicit Merger(const MergeTable& merges) : merges_(merges) {}
@@ -284,7 +284,8 @@ Description read_tokenizer_json(const Path& file) {
   return description;
 }
 
-/// Reads vocab.json and merges.txt beside tokenizer.json, which goes before them, and notes where they differ.
+/// Reads vocab.json and merges.txt beside tokenizer.json, which goes before them, and notes where they
+/// differ.
 void compare_two_files(const Path& directory, const Description& description, TokenizerReport& report) {
   const auto compare = [&](const char* name, auto read) {
     std::error_code no_error;
@@ -318,13 +319,22 @@ void read_settings(const Path& directory, Description& description, TokenizerRep
                                                            "PreTrainedTokenizerFast", "TokenizersBackend"};
   ByteBpeOptions& options = description.options;
   const FrameTokens of_json{options.cls_token, options.sep_token};
+  // Of no use here, but special: transformers' class has them by these names where no file says otherwise.
+  std::string bos_token = "<s>";
+  std::string eos_token = "</s>";
   const Json config = read_folder_settings(directory, {"byte-level BPE", classes},
-                                           {{"unk_token", &options.unk_token},
+                                           {{"bos_token", &bos_token},
+                                            {"eos_token", &eos_token},
+                                            {"unk_token", &options.unk_token},
                                             {"cls_token", &options.cls_token},
                                             {"sep_token", &options.sep_token},
                                             {"pad_token", &options.pad_token},
                                             {"mask_token", &options.mask_token}},
                                            description.vocabulary, description.added, report);
+  if (!follows_tokenizer_json(config)) {
+    for (const std::string& token : {bos_token, eos_token})
+      add_if_known(token, description.vocabulary, description.added);
+  }
   const Path file = directory / "tokenizer_config.json";
   if (description.tokenizer_json.is_null()) {
     set_from(options.add_prefix_space, config, "add_prefix_space", file);

@@ -49,9 +49,9 @@ class ByteBpeTokenizer final : public Tokenizer {
   static ByteBpeTokenizer from_tokenizer_json(const std::filesystem::path& file);
 
   /// Tokens with their ids as given, in the characters that stand for bytes; the merges, the first one done
-  /// first. `added` are matched before; the special tokens are added to it where it lacks them.
-  /// Throws TokenizerError: special tokens missing, ids used twice or left out, a byte without a token, a merge
-  /// that stands twice or whose parts or result are no tokens.
+  /// first. `added` are matched before; the special tokens are added to it where it lacks them. Throws
+  /// TokenizerError: special tokens missing, ids used twice or left out, a byte without a token, a merge that
+  /// stands twice or whose parts or result are no tokens.
   ByteBpeTokenizer(std::vector<std::pair<std::string, std::int32_t>> vocabulary, const Merges& merges,
                    const ByteBpeOptions& options, std::vector<AddedToken> added = {});
 

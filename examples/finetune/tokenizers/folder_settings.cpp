@@ -220,8 +220,8 @@ class Settings {
     }
   }
 
-  /// Adds the special tokens that the files name, with what these say of their flags. Those of `special` that have
-  /// no id are left to the tokenizer, which refuses them.
+  /// Adds the special tokens that the files name, with what these say of their flags. Those of `special` that
+  /// have no id are left to the tokenizer, which refuses them.
   void add_special(SpecialTokens special, Tokens& tokens) const {
     const auto add = [&](AddedToken token, bool may_number) {
       if (token.content.empty() || tokens.find_added(token.content) != nullptr) return;
@@ -242,7 +242,8 @@ class Settings {
       const bool own =
           std::any_of(special.begin(), special.end(), [&](const auto& entry) { return role == entry.first; });
       // A mask token without flags has those that its tokenizer knows.
-      if (role != "mask_token" || found->second.flags) add(found->second.token, !own);
+      const bool may_number = !own || role == "bos_token" || role == "eos_token";
+      if (role != "mask_token" || found->second.flags) add(found->second.token, may_number);
     }
     for (const auto& [key, named] : named_)
       if (!is_role(key)) add(named.token, false);
@@ -296,7 +297,8 @@ class Settings {
     if (own != special.end()) *own->second = token.token.content;
   }
 
-  /// transformers' fast tokenizers number added tokens without gaps, its slow ones take the ids as they stand.
+  /// transformers' fast tokenizers number added tokens without gaps, its slow ones take the ids as they
+  /// stand.
   void note_gaps(const Tokens& tokens) const {
     const std::int32_t first = tokens.vocabulary_end();
     std::vector<std::int32_t> ids;
@@ -344,6 +346,12 @@ Json read_folder_settings(const Path& directory, const TokenizerKind& kind, Spec
         "tokenizer_config.json's split_special_tokens is not followed: special tokens in a text stay whole");
   }
   return settings.config();
+}
+
+void add_if_known(const std::string& token, const Vocabulary& vocabulary, std::vector<AddedToken>& added) {
+  Tokens tokens(vocabulary, added);
+  const auto id = tokens.id_in_vocabulary(token);
+  if (id && tokens.find_added(token) == nullptr) tokens.put({.content = token, .id = *id});
 }
 
 bool follows_tokenizer_json(const Json& config) {

@@ -26,19 +26,23 @@ struct TokenizerKind {
 /// The keys of the special tokens that a kind has roles for, with the places of their names.
 using SpecialTokens = std::initializer_list<std::pair<const char*, std::string*>>;
 
-/// Reads tokenizer_config.json, special_tokens_map.json and added_tokens.json, of which any may be missing: the
-/// names of the `special` tokens, and into `added` (which has tokenizer.json's) the tokens found in text before it
-/// is split. Returns tokenizer_config.json's object, which is empty without the file.
+/// Reads tokenizer_config.json, special_tokens_map.json and added_tokens.json, of which any may be missing:
+/// the names of the `special` tokens, and into `added` (which has tokenizer.json's) the tokens found in text
+/// before it is split. Returns tokenizer_config.json's object, which is empty without the file.
 ///
-/// Which file goes first is as in transformers: where tokenizer_config.json has an "added_tokens_decoder", it alone
-/// counts; else special_tokens_map.json before tokenizer_config.json, and tokenizer.json's added tokens before
-/// added_tokens.json's. Contradictions are told in the report's notes. An additional special token to which no file
-/// gives an id gets the next free one, as in transformers.
+/// Which file goes first is as in transformers: where tokenizer_config.json has an "added_tokens_decoder", it
+/// alone counts; else special_tokens_map.json before tokenizer_config.json, and tokenizer.json's added tokens
+/// before added_tokens.json's. Contradictions are told in the report's notes. An additional special token to
+/// which no file gives an id gets the next free one, as in transformers.
 Json read_folder_settings(const Path& directory, const TokenizerKind& kind, SpecialTokens special,
                           const Vocabulary& vocabulary, std::vector<AddedToken>& added,
                           TokenizerReport& report);
 
-/// True where tokenizer_config.json's class takes tokenizer.json as it is, whatever else tokenizer_config.json says.
+/// Makes a token of the vocabulary one that is found in text before it is split.
+void add_if_known(const std::string& token, const Vocabulary& vocabulary, std::vector<AddedToken>& added);
+
+/// True where tokenizer_config.json's class takes tokenizer.json as it is, whatever else
+/// tokenizer_config.json says.
 bool follows_tokenizer_json(const Json& config);
 
 /// The tokens that a tokenizer.json's post_processor puts around text.
@@ -47,8 +51,8 @@ struct FrameTokens {
   std::string last;
 };
 
-/// Settles `cls_token` and `sep_token`, which are as the folder's settings name them, with those of tokenizer.json,
-/// where its post_processor has them.
+/// Settles `cls_token` and `sep_token`, which are as the folder's settings name them, with those of
+/// tokenizer.json, where its post_processor has them.
 void settle_frame_tokens(const Json& tokenizer_json, const Json& config, const FrameTokens& of_json,
                          std::string& cls_token, std::string& sep_token, TokenizerReport& report);
 
@@ -60,8 +64,8 @@ bool gives_pair_types(const Json& config, TokenizerReport& report);
 void note_differences(const char* file, const Vocabulary& other, const Vocabulary& vocabulary,
                       const std::vector<AddedToken>& added, TokenizerReport& report);
 
-/// Refuses cutting from the left, and notes what tokenizer.json ("truncation", "padding") and tokenizer_config.json
-/// say of lengths and sides. Each may be empty.
+/// Refuses cutting from the left, and notes what tokenizer.json ("truncation", "padding") and
+/// tokenizer_config.json say of lengths and sides. Each may be empty.
 void check_sides(const Json& tokenizer_json, const Json& config, const Path& directory,
                  TokenizerReport& report);
 
@@ -72,9 +76,9 @@ inline Json value_or_null(const std::optional<bool>& value) {
   return value ? Json(*value) : Json();
 }
 
-/// Settles a setting that both tokenizer.json (as `json_key`, its value in `value`) and tokenizer_config.json (as
-/// `key`) may have: the latter goes first, but where follows_tokenizer_json. `usual` is what transformers' class takes
-/// where tokenizer_config.json says nothing.
+/// Settles a setting that both tokenizer.json (as `json_key`, its value in `value`) and tokenizer_config.json
+/// (as `key`) may have: the latter goes first, but where follows_tokenizer_json. `usual` is what
+/// transformers' class takes where tokenizer_config.json says nothing.
 template <class T>
 void settle(T& value, const Json& config, const char* key, const char* json_key, const T& usual,
             const Path& config_file, TokenizerReport& report) {

@@ -74,11 +74,11 @@ struct TokenizerReport {
 /// Names of the files that a tokenizer's folder may have. A saved model gets copies of them.
 std::span<const char* const> tokenizer_file_names();
 
-/// The tokenizer of a Hugging Face model directory: WordPiece or byte-level BPE, as tokenizer.json says or else
-/// as there are vocab.txt, or vocab.json and merges.txt. Where both are there, tokenizer_config.json's class and
-/// config.json's family say which. Every file of `tokenizer_file_names` is read, or the report's notes say that it
-/// is not.
-/// Throws TokenizerError naming the files looked for when the directory has none that is known.
+/// The tokenizer of a Hugging Face model directory: WordPiece or byte-level BPE, as tokenizer.json says or
+/// else as there are vocab.txt, or vocab.json and merges.txt. Where both are there, tokenizer_config.json's
+/// class and config.json's family say which. Every file of `tokenizer_file_names` is read, or the report's
+/// notes say that it is not. Throws TokenizerError naming the files looked for when the directory has none
+/// that is known.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& directory,
                                           TokenizerReport* report = nullptr);
 

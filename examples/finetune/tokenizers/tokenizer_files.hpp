@@ -28,8 +28,8 @@ void require_directory(const Path& directory);
 /// All of a file, which is not empty.
 std::string read_file(const Path& file);
 
-/// A file's lines, without their ends ("\n" or "\r\n"), the white space of ASCII before these, and a byte order
-/// mark, which is told in the report. Throws naming the line that is not UTF-8.
+/// A file's lines, without their ends ("\n" or "\r\n"), the white space of ASCII before these, and a byte
+/// order mark, which is told in the report. Throws naming the line that is not UTF-8.
 std::vector<std::string> read_lines(const Path& file, TokenizerReport* report = nullptr);
 
 /// Parses JSON; a key that stands twice in an object (a token in a vocabulary) is an error, not an

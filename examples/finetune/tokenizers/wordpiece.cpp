@@ -89,8 +89,8 @@ Description read_tokenizer_json(const std::filesystem::path& file) {
   return description;
 }
 
-/// The number of a line is its token's id: a blank line is an id without a token, and of a repeated token the last
-/// line counts, as in transformers.
+/// The number of a line is its token's id: a blank line is an id without a token, and of a repeated token the
+/// last line counts, as in transformers.
 Vocabulary read_vocab_txt(const std::filesystem::path& file, TokenizerReport& report) {
   std::vector<std::string> lines = read_lines(file, &report);
   const std::string name = file.filename().string();
@@ -146,8 +146,8 @@ void compare_vocab_txt(const std::filesystem::path& file, const Vocabulary& voca
   }
 }
 
-/// Tokens with capital letters are lost where text is put into lower case; the vocabulary of an uncased model has
-/// none.
+/// Tokens with capital letters are lost where text is put into lower case; the vocabulary of an uncased model
+/// has none.
 void note_capitals(const Description& description, TokenizerReport& report) {
   if (!description.options.do_lower_case) return;
   const auto has_capitals = [](const std::pair<std::string, std::int32_t>& entry) {

@@ -41,9 +41,9 @@ class WordPieceTokenizer final : public Tokenizer {
   static WordPieceTokenizer from_directory(const std::filesystem::path& directory,
                                            TokenizerReport* report = nullptr);
 
-  /// Reads a vocabulary of one token a line; the line's number, from 0, is the token's id. A blank line is an id
-  /// without a token; of a repeated token the last line counts.
-  /// Throws TokenizerError: no such file, empty file, special tokens missing, not UTF-8.
+  /// Reads a vocabulary of one token a line; the line's number, from 0, is the token's id. A blank line is an
+  /// id without a token; of a repeated token the last line counts. Throws TokenizerError: no such file, empty
+  /// file, special tokens missing, not UTF-8.
   static WordPieceTokenizer from_vocab(const std::filesystem::path& file,
                                        const WordPieceOptions& options = {});
 

@@ -12,9 +12,9 @@
 
 namespace sparsegrad::glue {
 
-/// Loads the tokenizer of `directory` for the model of `config` and texts of at most `max_length` tokens. What does not
-/// fit, and yet does no harm, is told in the report's notes. Throws TokenizerError, and ModelError where the tokenizer
-/// has ids for which the model has no word embeddings.
+/// Loads the tokenizer of `directory` for the model of `config` and texts of at most `max_length` tokens.
+/// What does not fit, and yet does no harm, is told in the report's notes. Throws TokenizerError, and
+/// ModelError where the tokenizer has ids for which the model has no word embeddings.
 std::unique_ptr<Tokenizer> load_model_tokenizer(const std::filesystem::path& directory,
                                                 const ModelConfig& config, index_t max_length,
                                                 TokenizerReport& report);

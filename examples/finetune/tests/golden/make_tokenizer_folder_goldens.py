@@ -132,6 +132,7 @@ def roberta_cases():
     yield "added_tokens_decoder", {"tokenizer_config.json": {"tokenizer_class": "RobertaTokenizer", "added_tokens_decoder": {
         "4": entry("<mask>", True, lstrip=True), str(BPE_SIZE): entry("<new>"), str(BPE_SIZE + 1): entry("[ENT]", True, rstrip=True)}}}, MASK_STRINGS
     yield "names in the map", {"special_tokens_map.json": {"cls_token": "</s>", "sep_token": "<s>"}}, BPE_STRINGS
+    yield "bos_token and eos_token stay special", {"special_tokens_map.json": {"cls_token": "<unk>", "sep_token": "<pad>"}}, BPE_STRINGS
 
 
 def load(family, files):
