@@ -497,9 +497,9 @@ TEST_CASE("a raised flag stops a captured or unchecked step until the host has t
   const Buffer<double, DeviceBackend> good = to_device<DeviceBackend>(m.ctx, Host<double>{1, 2});
   const MatrixView<const double> array = good.matrix(1, 2);
   const std::span<const MatrixView<const double>> arrays(&array, 1);
-  DeviceBackend::guard_step<double>(m.ctx, arrays, true, guard);
+  DeviceBackend::guard_step<double>(m.ctx, arrays, 2.0, true, guard);
   CHECK(to_host<DeviceBackend>(m.ctx, words.data(), 3) == Host<std::uint32_t>{0, 1, 2});
-  DeviceBackend::guard_step<double>(m.ctx, arrays, false, guard);  // skip: step by step
+  DeviceBackend::guard_step<double>(m.ctx, arrays, 2.0, false, guard);  // skip: step by step
   CHECK(to_host<DeviceBackend>(m.ctx, words.data(), 3) == Host<std::uint32_t>{0, 0, 2});
   CHECK_THROWS_AS(m.ctx.check(), NonFiniteError);
   CHECK_NOTHROW(m.ctx.check());

@@ -472,7 +472,7 @@ TEST_CASE_TEMPLATE("SparseAdam: when it throws, nothing has changed", On, ON_ALL
     };
     const double nan = std::nan("");
     refuses(first, {.learning_rate = nan}, d, "learning_rate is nan, expected a finite number >= 0");
-    refuses(first, {.learning_rate = -1}, d, "learning_rate is -1.000000, expected a finite number >= 0");
+    refuses(first, {.learning_rate = -1}, d, "learning_rate is -1, expected 0 <= learning_rate <= " + number_text(std::numeric_limits<T>::max()));
     refuses(first, {.grad_scale = INFINITY}, d, "grad_scale is inf, expected a finite number");
     SparseGradient<T, B> short_d(ctx, 6, 10, 4);
     refuses(first, {}, short_d, "D has room for 4 entries, expected at least 5");
@@ -480,7 +480,8 @@ TEST_CASE_TEMPLATE("SparseAdam: when it throws, nothing has changed", On, ON_ALL
     refuses(first, {}, other_d, "D is 10x6, expected 6x10 (rows x cols of the optimizer's core)");
     SparseGradient<T, B> whole_d(ctx, 6, 10, 60);
     refuses(first, {}, whole_d,
-            "D was made for all entries of the core, expected room for the positions of 5");
+            "D was made for all entries of the core, expected room for the positions of 5; call its "
+            "reserve_positions first");
     refuses(gradient<T, B>(ctx, 10, 6, {{1}, {1}}), {}, d,
             "S is 10x6, expected 6x10 (rows x cols of the optimizer's core)");
     const auto many = gradient<T, B>(ctx, 6, 10, random.entries(60, 9));
@@ -521,10 +522,11 @@ TEST_CASE("SparseAdam: options and extents are checked") {
   const auto text = [&](const SparseAdamOptions& options, index_t rows = 2, index_t cols = 3) {
     return message([&] { SparseAdam<float>(ctx, rows, cols, options); });
   };
-  CHECK(text({.beta1 = 1}) == "beta1 is 1.000000, expected 0 <= beta1 < 1");
-  CHECK(text({.beta2 = -0.5}) == "beta2 is -0.500000, expected 0 <= beta2 < 1");
+  CHECK(text({.beta1 = 1}) == "beta1 is 1, expected 0 <= beta1 < 1");
+  CHECK(text({.beta2 = -0.5}) == "beta2 is -0.5, expected 0 <= beta2 < 1");
   CHECK(text({.eps = std::nan("")}) ==
-        "eps is nan, expected a finite number >= 1.18e-38, the smallest normal one");
+        "eps is nan, expected a finite number >= 1.1754944e-38, the smallest normal one, and <= "
+        "1.0760672864473734e+37");
   // An entry without any gradient would get 0 / 0; 1e-50 is 0 in float.
   CHECK_THROWS_AS(SparseAdam<float>(ctx, 2, 3, {.eps = 0}), ValueError);
   CHECK_THROWS_AS(SparseAdam<float>(ctx, 2, 3, {.eps = 1e-50}), ValueError);
@@ -590,7 +592,7 @@ TEST_CASE("SparseAdam: restore says what does not fit") {
   };
   CHECK(text([](auto& s) { s.rows = 5; }) == "the saved state is for a core of 5x5, expected 4x5");
   CHECK(text([](auto& s) { s.number("beta1") = 0.8; }) ==
-        "the saved state was made with beta1 0.80000000000000004, expected 0.90000000000000002");
+        "the saved state was made with beta1 0.8, expected 0.9");
   CHECK(text([](auto& s) { s.text("semantics") = "torch"; }) ==
         "the saved state was made with semantics torch, expected per_entry_step");
   CHECK(text([](auto& s) { s.capacity = 6; }) == "the saved state was made with capacity 6, expected 5");
@@ -604,7 +606,7 @@ TEST_CASE("SparseAdam: restore says what does not fit") {
   CHECK(text([](auto& s) { s.index[2] = 20; }) ==
         "the saved state has position 20 at entry 2, expected strictly rising positions in [0, 20)");
   CHECK(text([](auto& s) { s.array("v")[0] = -1; }) ==
-        "the saved state has v = -1.000000 at entry 0, expected >= 0");
+        "the saved state has v = -1 at entry 0, expected >= 0");
   CHECK(text([](auto& s) { s.count[2] = -4; }) == "the saved state has count -4 at entry 2, expected >= 0");
   CHECK(text([](auto& s) { s.compact = false; }) == "the saved state has 3 numbers in m, expected 20");
 
