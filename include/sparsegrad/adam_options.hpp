@@ -81,7 +81,7 @@ struct SparseAdamOptions {
     if (eps <= 0 || eps > most || !normal_in<T>(eps)) {
       throw ValueError("eps is " + number_text(eps) +
                        ", expected a finite number >= " + number_text(std::numeric_limits<T>::min()) +
-                       ", the smallest normal one, and <= " + number_text(most));
+                       ", the smallest normal one, and <= " + number_text(static_cast<T>(most)));
     }
   }
 
