@@ -288,6 +288,7 @@ class GroupMembers {
   void reserve(Context& ctx, index_t max_tokens) {
     for (Member& m : list_) {
       m.source->reserve(ctx, max_tokens);
+      if (!m.is_selected() && (m.selector || rules_.selector || m.source->selects())) m.make_positions(ctx);
       const index_t core = m.basis().rows() * m.basis().cols();
       const index_t update = m.update == nullptr ? wanted(m, m.basis()) : m.update->capacity();
       ctx.scratch().reserve(add_expanded_scratch<C, B>(ctx, m.basis(), update) +
