@@ -1,12 +1,12 @@
 // SparseAdamOptions: what Adam means for entries that are not in every gradient, and its numbers.
 #pragma once
 
-#include <cstdio>
+#include <cmath>
 #include <limits>
 #include <string>
 #include <utility>
 
-#include "core/float_bits.hpp"
+#include "core/number.hpp"
 #include "core_optimizer.hpp"
 #include "moment_layout.hpp"
 
@@ -48,12 +48,12 @@ inline const char* to_string(AdamSemantics semantics) {
 
 /// Options of SparseAdam.
 struct SparseAdamOptions {
-  /// Decay of the first moments m.
+  /// Decay of the first moments m, 0 <= beta1 < 1.
   double beta1 = 0.9;
-  /// Decay of the second moments v.
+  /// Decay of the second moments v, 0 <= beta2 < 1.
   double beta2 = 0.999;
   /// At least the smallest normal number of the moments' type, so that an entry without any
-  /// gradient gets d = 0, not 0 / 0.
+  /// gradient gets d = 0, not 0 / 0; at most the largest times sqrt(1 - beta2).
   double eps = 1e-8;
   /// What happens to entries that are not in a gradient.
   AdamSemantics semantics = AdamSemantics::torch;
@@ -68,23 +68,20 @@ struct SparseAdamOptions {
     return {.capacity = capacity, .overflow = overflow, .counts = semantics == AdamSemantics::per_entry_step};
   }
 
-  /// Throws ValueError unless 0 <= beta < 1 and eps is a finite number, at least T's smallest
-  /// normal one.
+  /// Throws ValueError unless 0 <= beta < 1, eps is at least T's smallest normal number, and
+  /// eps / sqrt(1 - beta2), the largest that bias correction makes of it, is finite in T.
   template <class T>
   void require_valid() const {
     for (const auto& [name, beta] : {std::pair("beta1", beta1), std::pair("beta2", beta2)}) {
       if (!is_finite(beta) || beta < 0 || beta >= 1) {
-        throw ValueError(std::string(name) + " is " + std::to_string(beta) + ", expected 0 <= " + name +
-                         " < 1");
+        throw ValueError(std::string(name) + " is " + number_text(beta) + ", expected 0 <= " + name + " < 1");
       }
     }
-    constexpr auto least = static_cast<double>(std::numeric_limits<T>::min());
-    constexpr auto most = static_cast<double>(std::numeric_limits<T>::max());
-    if (!is_finite(eps) || eps < least || eps > most) {
-      char text[96];
-      std::snprintf(text, sizeof text,
-                    "eps is %.3g, expected a finite number >= %.3g, the smallest normal one", eps, least);
-      throw ValueError(text);
+    const double most = static_cast<double>(std::numeric_limits<T>::max()) * std::sqrt(1 - beta2);
+    if (eps <= 0 || eps > most || !normal_in<T>(eps)) {
+      throw ValueError("eps is " + number_text(eps) +
+                       ", expected a finite number >= " + number_text(std::numeric_limits<T>::min()) +
+                       ", the smallest normal one, and <= " + number_text(static_cast<T>(most)));
     }
   }
 

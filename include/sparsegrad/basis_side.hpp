@@ -10,6 +10,7 @@
 
 #include "core/backend.hpp"
 #include "core/buffer.hpp"
+#include "core/number.hpp"
 #include "core/orthonormalize.hpp"
 #include "core/random.hpp"
 #include "core/wait.hpp"
@@ -151,7 +152,7 @@ class BasisSide {
   static BasisSide hadamard_from_signs(Context& ctx, std::span<const T> signs) {
     for (std::size_t i = 0; i < signs.size(); ++i) {
       if (signs[i] != T(1) && signs[i] != T(-1)) {
-        throw ValueError("sign " + std::to_string(i) + " of a Hadamard side is " + std::to_string(signs[i]) +
+        throw ValueError("sign " + std::to_string(i) + " of a Hadamard side is " + number_text(signs[i]) +
                          ", expected 1 or -1");
       }
     }

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -53,18 +55,21 @@ class BatchedStep {
   }
 
   /// Selects the members that are not yet selected, have a gradient and an optimizer, and select by
-  /// TopK. Throws NonFiniteError under NonFinite::raise where the host waits to learn of it.
-  void select_together(Context& ctx, Members members, const Rules& rules, bool need_norms) {
+  /// TopK. Returns whether the host need not look for NaN and Inf in the entries times `grad_scale`:
+  /// the device does. Throws NonFiniteError under NonFinite::raise where the host waits to learn of
+  /// it.
+  bool select_together(Context& ctx, Members members, const Rules& rules, double grad_scale,
+                       bool need_norms) {
     if (ctx.step_flag().raised()) check(ctx, members);
     guarded_ = false;
-    if (rules.selector || rules.clears_selected) return;
+    if (rules.selector || rules.clears_selected) return false;
     begin(ctx, members, rules);
-    if (chosen_.empty()) return;
+    if (chosen_.empty()) return false;
     B::template top_k_batched<C>(ctx, std::span<const TopKTask<C>>(selections_));
     guarded_ = rules.non_finite != NonFinite::propagate && chosen_.size() == members.size() &&
                std::all_of(chosen_.begin(), chosen_.end(), [](const Member* m) { return fits(*m); });
     if (guarded_) {
-      B::template guard_step<C>(ctx, std::span<const MatrixView<const C>>(kept_),
+      B::template guard_step<C>(ctx, std::span<const MatrixView<const C>>(kept_), largest(grad_scale),
                                 rules.non_finite == NonFinite::raise, StepGuard{guard_.data()});
     }
     const bool look = rules.non_finite != NonFinite::propagate && !guarded_;
@@ -79,6 +84,7 @@ class BatchedStep {
       m->progress = Member::Progress::selected;
     }
     if (report.skipped) chosen_[static_cast<std::size_t>(bad)]->progress = Member::Progress::skipped;
+    return guarded_;
   }
 
   /// As SequentialStep::update. D is formed in the memory of the core, which is lost. Throws
@@ -141,6 +147,15 @@ class BatchedStep {
   }
 
  private:
+  /// The largest entry that stays finite when it is multiplied by `scale` in C.
+  static C largest(double scale) {
+    constexpr C most = std::numeric_limits<C>::max();
+    const double factor = std::abs(scale);
+    if (factor <= 1) return most;
+    // Below the quotient by more than its rounding and that of the product.
+    return static_cast<C>(static_cast<double>(most) / factor *
+                          (1 - 2 * static_cast<double>(std::numeric_limits<C>::epsilon())));
+  }
   /// Whether the member's step can be one of many: W is updated through a basis, and the state is
   /// dense.
   static bool fits(const Member& m) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,14 +16,16 @@
 namespace sparsegrad {
 
 /// What `add_tokens` needs of the tokens that `save` saw: x itself, or x U in the memory that the
-/// caller gave. One from before a set_basis is of no use afterwards: add_tokens throws where the
-/// extents show it, and else computes with the wrong U.
+/// caller gave. x U from before a set_basis is of no use afterwards: add_tokens throws. Layers that
+/// share a basis may share it.
 template <class T>
 struct SavedInput {
   /// The tokens X [tokens, in], or their projection X U.
   MatrixView<const T> input;
   /// Whether `input` is X U.
   bool projected = false;
+  /// TuckerBasis::serial of U's basis; 0 for x itself.
+  std::uint64_t basis = 0;
 };
 
 /// Options of a CoreGradient.
@@ -65,11 +68,14 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   /// What a basis is fitted from.
   using Accumulator = HosvdAccumulator<C, B>;
 
-  /// Throws ShapeError unless out > 0 and in > 0.
+  /// Throws ShapeError unless out > 0 and in > 0; ValueError for a workload or cost model out of
+  /// range.
   CoreGradient(Context& ctx, index_t out, index_t in, CoreGradientOptions options = {})
       : out_(out), in_(in), options_(std::move(options)) {
     if (out <= 0 || in <= 0)
       throw ShapeError("layer is " + shape_text(out, in) + ", expected positive extents");
+    options_.workload.require_valid();
+    options_.cost_model.require_valid();
     set_basis(ctx, nullptr);
   }
   CoreGradient(const CoreGradient&) = delete;
@@ -111,9 +117,10 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   }
 
   /// Chooses the plan anew for another workload, or takes the given one. Throws StateError while a
-  /// gradient is held.
+  /// gradient is held, ValueError for a workload out of range.
   void set_plan(Context& ctx, std::optional<Plan> plan, Workload workload = {}) {
     this->require_idle("set_plan");
+    workload.require_valid();
     const Order order = order_of(*basis_, plan, workload, forms_weight_gradient_);
     require_room(order);
     options_.plan = plan;
@@ -170,10 +177,10 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   /// until then. Throws ShapeError.
   SavedInput<T> save(Context& ctx, ConstMatrixView<T> x, MatrixView<T> keep = {}) const {
     require_shape("X", x.rows, x.cols, x.rows, in_, "tokens x in");
-    if (kept_cols() == 0 || keep.cols == 0) return {x, false};
+    if (kept_cols() == 0 || keep.cols == 0) return {x};
     require_shape("keep", keep.rows, keep.cols, x.rows, kept_cols(), "tokens x kept_cols()");
     token_basis().in().project_columns(ctx, x, keep);
-    return {keep, true};
+    return {keep, true, basis_->serial()};
   }
 
   /// Throws what add_tokens would throw for these arguments: ShapeError; StateError after the core
@@ -187,6 +194,11 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
     if (saved.projected && plan_.in != SideOrder::project_first) {
       throw StateError(
           "backward: the saved input is x U, but the layer needs x; it was made before collect or set_plan");
+    }
+    if (saved.projected && saved.basis != basis_->serial()) {
+      throw StateError(
+          "backward: the saved input is x U in another basis than the layer's; it was made before set_basis "
+          "(or refresh): call forward again");
     }
   }
 
@@ -240,7 +252,7 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   /// Throws StateError unless form_weight_gradient is on and the core was not yet asked for, or in
   /// another's turn.
   MatrixView<C> weight_gradient(Context& ctx) override {
-    if (!forms_weight_gradient_ || finished()) {
+    if (!forms_weight_gradient_ || finished() || state_ == State::broken) {
       throw StateError(
           "weight_gradient: dW is there while form_weight_gradient is on, and before the core is asked for");
     }
@@ -260,8 +272,14 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   MatrixView<C> own_core(Context& ctx) override {
     const MatrixView<C> core(memory(), basis_->rows(), basis_->cols());
     if (finished()) return core;
+    if (state_ == State::broken) {
+      throw StateError(
+          "core: an earlier call failed while it projected the gradient in place; call clear and begin the "
+          "step again");
+    }
     fill_empty(ctx);
     const MatrixView<C> finished_core(memory(), basis_->rows(), basis_->cols());
+    state_ = State::broken;  // while it is neither the sum nor the core
     detail::project_in_place<C, B>(ctx, *basis_, plan_, options_.cost_model, sum(), finished_core);
     state_ = State::finished;
     return finished_core;
@@ -277,6 +295,7 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
     empty,
     open,
     closed,    ///< dW was handed out: no more is added
+    broken,    ///< projected in part
     finished,  ///< the core is there
   };
 

@@ -1,9 +1,10 @@
 // CoreOptimizer: what an optimizer of a core is, and what all of them share.
 #pragma once
 
+#include <cmath>
 #include <concepts>
 #include <cstdint>
-#include <cstdio>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -11,6 +12,7 @@
 
 #include "core/backend.hpp"
 #include "core/float_bits.hpp"
+#include "core/number.hpp"
 #include "sparse_gradient.hpp"
 
 namespace sparsegrad {
@@ -18,11 +20,14 @@ namespace sparsegrad {
 template <class T, Backend B>
 class TuckerBasis;
 
-/// Numbers of one step of an optimizer.
+/// Numbers of one step of an optimizer. They are used in the type T of its moments, and their ranges
+/// are T's: float's for layers of 16 bits.
 struct StepOptions {
-  /// Learning rate, finite and >= 0.
+  /// Learning rate, 0 or positive, and finite in T; Adam: so that learning_rate / (1 - beta1) is.
   double learning_rate = 1e-3;
-  double grad_scale = 1;  ///< the gradient is multiplied by it first
+  /// The gradient is multiplied by it first. Finite in T, and so are its products with the
+  /// gradient's entries; 0, or at least T's smallest normal number in magnitude.
+  double grad_scale = 1;
 };
 
 /// What a step did.
@@ -143,6 +148,7 @@ struct OptimizerState {
 /// | member | absent |
 /// |---|---|
 /// | `update_capacity(k)`: entries that D is made for when S has at most k | k |
+/// | `require_numbers(StepOptions)`: throws ValueError for numbers that `step` would refuse | their ranges in T |
 /// | `reserve(ctx, k)`: scratch memory, so that no later step allocates | nothing |
 /// | `check(ctx, S)`: throws what `step` would throw for this S | S must have the core's extents |
 /// | `make_room(ctx, S)`: takes the memory that `step` would take for this S; true when the state became dense | nothing |
@@ -200,6 +206,58 @@ index_t update_capacity(const O& o, index_t k) {
   }
 }
 
+/// Throws ValueError unless the numbers of a step are in range in T (StepOptions).
+template <class T>
+void require_numbers(const StepOptions& step) {
+  constexpr T most = std::numeric_limits<T>::max();
+  if (!finite_in<T>(step.learning_rate) || step.learning_rate < 0) {
+    throw ValueError("learning_rate is " + number_text(step.learning_rate) +
+                     ", expected 0 <= learning_rate <= " + number_text(most));
+  }
+  if (!normal_in<T>(step.grad_scale)) {
+    throw ValueError("grad_scale is " + number_text(step.grad_scale) + ", expected 0, or a magnitude from " +
+                     number_text(std::numeric_limits<T>::min()) + " to " + number_text(most));
+  }
+}
+/// Throws ValueError for numbers that a step of this optimizer would refuse.
+template <class T, class O>
+void require_numbers(const O& o, const StepOptions& step) {
+  if constexpr (requires { o.require_numbers(step); }) {
+    o.require_numbers(step);
+  } else {
+    require_numbers<T>(step);
+  }
+}
+
+/// Number of the first entry of S that is not finite any more when it is multiplied by `scale` in T,
+/// or -1; also -1 where S holds NaN or Inf itself. Looks at the entries where |scale| > 1 alone.
+template <class T, Backend B>
+index_t first_overflow(typename B::Context& ctx, const SparseGradient<T, B>& s, double scale) {
+  const double factor = std::abs(scale);
+  if (factor <= 1 || s.count() == 0) return -1;
+  const MatrixView<const T> values(s.values(), 1, s.count());
+  const double norm = std::sqrt(B::template squared_norm<T>(ctx, values));
+  if (norm <= static_cast<double>(std::numeric_limits<T>::max()) / factor) return -1;
+  if (B::template first_nonfinite<T>(ctx, values) >= 0) return -1;
+  auto frame = ctx.frame();
+  const MatrixView<T> scaled = frame.template matrix<T>(1, s.count());
+  B::template copy<T>(ctx, values, scaled);
+  B::template scale<T>(ctx, static_cast<T>(scale), scaled);
+  return B::template first_nonfinite<T>(ctx, scaled);
+}
+/// Throws NonFiniteError where first_overflow finds an entry. For the `step` of an optimizer.
+template <class T, Backend B>
+void require_scaled(typename B::Context& ctx, const SparseGradient<T, B>& s, const StepOptions& step) {
+  const index_t at = first_overflow<T, B>(ctx, s, step.grad_scale);
+  if (at < 0) return;
+  T value{};
+  B::template download<T>(ctx, s.values() + at, &value, 1);
+  throw NonFiniteError("entry " + std::to_string(at) + " of the gradient is " + number_text(value) +
+                       ", times grad_scale " + number_text(step.grad_scale) +
+                       " beyond the largest number of its type, " +
+                       number_text(std::numeric_limits<T>::max()));
+}
+
 /// Reserves scratch memory, so that no later step with at most k entries allocates.
 template <class O, class Context>
 void reserve(Context& ctx, O& o, index_t k) {
@@ -230,7 +288,7 @@ bool make_room(typename B::Context& ctx, O& o, const SparseGradient<T, B>& s) {
 }
 
 /// Throws ShapeError or ValueError unless D has the extents [rows, cols] and room for `entries`,
-/// and the numbers of the step are finite, the learning rate >= 0. For the `step` of an optimizer.
+/// and the numbers of the step are in range. For the `step` of an optimizer.
 template <class T, Backend B>
 void require_step(const SparseGradient<T, B>& d, index_t rows, index_t cols, index_t entries,
                   const StepOptions& step) {
@@ -239,22 +297,16 @@ void require_step(const SparseGradient<T, B>& d, index_t rows, index_t cols, ind
     throw ValueError("D has room for " + std::to_string(d.capacity()) + " entries, expected at least " +
                      std::to_string(entries));
   }
-  if (!is_finite(step.learning_rate) || step.learning_rate < 0) {
-    throw ValueError("learning_rate is " + std::to_string(step.learning_rate) +
-                     ", expected a finite number >= 0");
-  }
-  if (!is_finite(step.grad_scale)) {
-    throw ValueError("grad_scale is " + std::to_string(step.grad_scale) + ", expected a finite number");
-  }
+  require_numbers<T>(step);
 }
 
 /// Throws ValueError when D cannot take the support of S: it was made for all entries and S has
 /// fewer.
 template <class T, Backend B>
 void require_support(const SparseGradient<T, B>& d, const SparseGradient<T, B>& s) {
-  if (d.capacity() == d.size() && s.count() > 0 && s.count() < s.size()) {
+  if (!d.has_positions() && s.count() > 0 && s.count() < s.size()) {
     throw ValueError("D was made for all entries of the core, expected room for the positions of " +
-                     std::to_string(s.count()));
+                     std::to_string(s.count()) + "; call its reserve_positions first");
   }
 }
 
@@ -280,12 +332,7 @@ inline void require_option(const std::string& name, index_t found, index_t expec
 }
 /// The same check of a number.
 inline void require_option(const std::string& name, double found, double expected) {
-  const auto digits = [](double x) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%.17g", x);
-    return std::string(text);
-  };
-  require_option(name, digits(found), digits(expected));
+  require_option(name, number_text(found), number_text(expected));
 }
 
 /// Throws ValueError unless the state is of this type and for a core of these extents.

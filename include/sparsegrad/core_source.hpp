@@ -82,7 +82,7 @@ class CoreSource {
   virtual MatrixView<C> own_core(Context& ctx) = 0;
 
   /// Whether the source computes chosen entries alone, and no core: `select` then writes them to
-  /// `s`.
+  /// `s`, empty at first, with strictly rising positions. They are `element_count()`.
   virtual bool selects() const { return false; }
   /// Writes the entries that the source computes to `s`.
   virtual void select(Context&, SparseGradient<C, B>&) {}

@@ -60,11 +60,12 @@ class GivenGradient final : public CoreSource<C, B> {
   /// A weight gradient in the engine's memory.
   using View = WeightGradientView<C>;
 
-  /// Throws ShapeError unless out > 0 and in > 0.
+  /// Throws ShapeError unless out > 0 and in > 0; ValueError for a cost model out of range.
   GivenGradient(Context& ctx, index_t out, index_t in, CostModel cost_model = {})
       : out_(out), in_(in), cost_model_(cost_model) {
     if (out <= 0 || in <= 0)
       throw ShapeError("layer is " + shape_text(out, in) + ", expected positive extents");
+    cost_model_.require_valid();
     set_basis(ctx, nullptr);
   }
   GivenGradient(const GivenGradient&) = delete;
@@ -74,6 +75,7 @@ class GivenGradient final : public CoreSource<C, B> {
   /// then. Throws ShapeError; StateError when the core of one given before was already asked for.
   void set(View dw) {
     require_fits(dw);
+    require_whole("set_gradient");
     if (finished())
       throw StateError("set_gradient: the core of this step is finished; call step or clear first");
     given_ = dw;
@@ -115,6 +117,7 @@ class GivenGradient final : public CoreSource<C, B> {
 
   void add_to(Context& ctx, Accumulator& sums, NonFinite policy) override {
     require_given("add_to");
+    require_whole("add_to");
     const auto add = [&](MatrixView<const C> dw, WeightLayout layout) {
       if (policy == NonFinite::raise) return sums.add(ctx, dw, 1, layout);
       (void)sums.add_if_finite(ctx, dw, 1, layout);
@@ -128,6 +131,7 @@ class GivenGradient final : public CoreSource<C, B> {
 
   MatrixView<C> weight_gradient(Context& ctx) override {
     if (finished()) throw StateError("weight_gradient: the core of this step is finished");
+    require_whole("weight_gradient");
     if (!owns_gradient_) {
       if (own_.size() < out_ * in_) own_.resize(ctx, out_ * in_);
       copy_gradient(ctx, own_matrix());
@@ -151,10 +155,12 @@ class GivenGradient final : public CoreSource<C, B> {
   MatrixView<C> own_core(Context& ctx) override {
     const index_t rows = basis_->rows();
     const index_t cols = basis_->cols();
+    require_whole("core");
     if (finished() && borrowed_core_.data == nullptr) return own_.matrix(rows, cols);
     if (own_.size() < rows * cols) own_.resize(ctx, rows * cols);
     const MatrixView<C> core = own_.matrix(rows, cols);
     if (owns_gradient_) {
+      state_ = State::broken;  // while it is neither dW nor the core
       detail::project_in_place<C, B>(ctx, *basis_, Plan(), cost_model_, own_matrix(), core);
     } else if (!has_gradient()) {
       B::template zero<C>(ctx, core.data, core.size());
@@ -188,7 +194,12 @@ class GivenGradient final : public CoreSource<C, B> {
   }
 
  private:
-  enum class State { empty, given, finished };
+  enum class State {
+    empty,
+    given,
+    broken,    ///< own_ held dW, projected in part
+    finished,  ///< the core was asked for
+  };
 
   bool rotates() const { return basis_->out().rotates() || basis_->in().rotates(); }
   MatrixView<C> own_matrix() { return own_.matrix(out_, in_); }
@@ -214,6 +225,13 @@ class GivenGradient final : public CoreSource<C, B> {
                   out_in ? "out x in" : "in x out");
     if (!std::is_same_v<C, float> && dw.matrix.index() != 0)
       throw ValueError("a gradient of 16 bits goes with float sums, expected one of the weight's own type");
+  }
+  void require_whole(const char* call) const {
+    if (state_ == State::broken) {
+      throw StateError(std::string(call) +
+                       ": an earlier call failed while it projected the gradient in place; call clear and "
+                       "begin the step again");
+    }
   }
   void require_given(const char* call) const {
     if (finished() || !has_gradient())

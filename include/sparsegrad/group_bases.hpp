@@ -134,12 +134,17 @@ class GroupBases {
   }
 
   /// Finishes a step of which only the gradients are wanted: hands them to the accumulators, then
-  /// forgets them. NaN and Inf: NonFiniteError under NonFinite::raise, else that layer's gradient is
+  /// forgets them. Layers that have ended their step before it take part again where they had
+  /// another backward since: that is one gradient more. NaN and Inf: NonFiniteError under NonFinite::raise, else that layer's gradient is
   /// not added. Returns how many were not.
   index_t end_collecting_step(Context& ctx) {
     begin_warm_up(ctx);
+    for (const Member& m : members_.all())
+      members_.require_one_selection(m);
     for (Member& m : members_.all()) {
-      if (m.progress != Progress::gathering && m.progress != Progress::finished) continue;
+      // A layer that ended its step may have had another backward since: one more gradient.
+      const bool ended = m.is_selected() || (m.progress == Progress::collected && !m.source->accumulating());
+      if (ended) continue;
       // Gradients that take turns in one memory make room for each other; others stand until all
       // are taken.
       if (members_.rules().clears_selected) {
@@ -223,6 +228,8 @@ class GroupBases {
   explicit GroupBases(Options options) : warmup_left_(options.warmup_steps), members_(std::move(options)) {
     if (warmup_left_ < 0)
       throw ValueError("warmup_steps is " + std::to_string(warmup_left_) + ", expected >= 0");
+    if (const index_t limit = members_.options().recipe.gram_limit_bytes; limit < 0)
+      throw ValueError("gram_limit_bytes is " + std::to_string(limit) + ", expected >= 0");
   }
   ~GroupBases() = default;
 

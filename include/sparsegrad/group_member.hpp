@@ -105,6 +105,7 @@ struct GroupMember {
     selected,   ///< the sparse gradient is there for `step` to take
     skipped,    ///< NaN or Inf under NonFinite::skip
     collected,  ///< only the accumulator has the gradient
+    broken,     ///< use_reduce's function threw: nobody knows what is summed
   };
 
   /// Its place in the group.
@@ -157,13 +158,13 @@ struct GroupMember {
   ///   1. while bases are collected, the gradient is handed over (see `hand_over`);
   ///   2. the core is made, and, unless dW was, reduced.
   /// Without a gradient it is 0, which is reduced as well, but collected only where other processes
-  /// may have one.
+  /// may have one. Throws what the reduce function throws, and StateError from then on until clear.
   MatrixView<const C> finish(Context& ctx, const Rules& rules) {
     if (hand_over(ctx, rules)) return source->core(ctx);
     MatrixView<const C> core;
     if (rules.reduce) {
       const MatrixView<C> own = source->own_core(ctx);
-      rules.reduce(ctx, own);
+      reduce(ctx, rules, own);
       core = own;
     } else {
       core = source->core(ctx);
@@ -177,6 +178,7 @@ struct GroupMember {
   /// enter the sums. Returns whether the gradient of this step is complete: only its core may be
   /// missing.
   bool hand_over(Context& ctx, const Rules& rules) {
+    require_whole();
     const bool first = progress == Progress::gathering || progress == Progress::collected;
     if (!first) return true;
     if ((rules.reduce || sums != nullptr) && source->finished()) {
@@ -184,7 +186,7 @@ struct GroupMember {
                        (rules.reduce ? "reduced" : "collected") + "; call the group's finish");
     }
     if (sums == nullptr || !(has_gradient() || rules.reduce)) return false;
-    if (rules.reduce && !reduced) rules.reduce(ctx, source->weight_gradient(ctx));
+    if (rules.reduce && !reduced) reduce(ctx, rules, source->weight_gradient(ctx));
     reduced = true;
     const index_t before = sums->count();
     source->add_to(ctx, *sums, rules.non_finite);
@@ -199,9 +201,13 @@ struct GroupMember {
     SelectReport report;
     squared_norm.reset();
     if (source->selects()) {
+      require_whole();
+      make_positions(ctx);
+      detail::erase<C, B>(ctx, gradient);
       source->select(ctx, gradient);
+      detail::require_positions<C, B>(ctx, gradient, "the source of the gradient");
       const MatrixView<C> values(gradient.values(), 1, gradient.count());
-      if (rules.reduce) rules.reduce(ctx, values);
+      if (rules.reduce) reduce(ctx, rules, values);
       report = {gradient.count(), gradient.count(), false, false};
       if (need_norm) squared_norm = B::template squared_norm<C>(ctx, values);
       detail::check_finite<C, B>(ctx, gradient, rules.non_finite, report);
@@ -209,6 +215,7 @@ struct GroupMember {
       const MatrixView<const C> core = finish(ctx, rules);
       if (need_norm) squared_norm = B::template squared_norm<C>(ctx, core);
       const AnySelector<C, B>& chosen = selector ? selector : rules.selector;
+      if (chosen) make_positions(ctx);
       report = chosen
                    ? chosen.select(ctx, core, gradient, rules.non_finite)
                    : select_entries<C, B>(ctx, TopK{gradient.capacity()}, core, gradient, rules.non_finite);
@@ -216,6 +223,12 @@ struct GroupMember {
     progress = report.skipped ? Progress::skipped : Progress::selected;
     if (rules.clears_selected) source->clear();
     return report;
+  }
+
+  /// Room for the positions of a selection that does not keep all of the core.
+  void make_positions(Context& ctx) {
+    gradient.reserve_positions(ctx);
+    if (update != nullptr) update->reserve_positions(ctx);
   }
 
   /// Throws StateError unless dW still stands: a weight of add_weight whose gradient is [out, in]
@@ -254,6 +267,23 @@ struct GroupMember {
     source->clear();
     reduced = false;
     progress = Progress::collected;
+  }
+
+  /// Sums a gradient of this step over the processes. What it leaves when it throws is no gradient.
+  void reduce(Context& ctx, const Rules& rules, MatrixView<C> g) {
+    try {
+      rules.reduce(ctx, g);
+    } catch (...) {
+      progress = Progress::broken;
+      throw;
+    }
+  }
+  /// Throws StateError after a reduce that threw.
+  void require_whole() const {
+    if (progress == Progress::broken)
+      throw StateError("layer " + text() +
+                       ": use_reduce's function threw in this step, and may have summed a part of the "
+                       "gradient; call clear and begin the step again");
   }
 
   /// Forgets the gradient of this step.

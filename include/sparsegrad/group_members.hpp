@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "basis_collection.hpp"
-#include "core/float_bits.hpp"
+#include "core/number.hpp"
 #include "gradient_memory.hpp"
 #include "group_member.hpp"
 #include "group_options.hpp"
@@ -41,7 +41,7 @@ class GroupMembers {
   explicit GroupMembers(Options options) : options_(std::move(options)) {
     if (options_.entries <= 0) (void)TopK::fraction(options_.density, 1);
     if (const auto& factor = options_.capacity_factor; factor && !(is_finite(*factor) && *factor >= 0)) {
-      throw ValueError("capacity_factor is " + std::to_string(*factor) + ", expected >= 0");
+      throw ValueError("capacity_factor is " + number_text(*factor) + ", expected >= 0");
     }
     rules_.non_finite = options_.non_finite;
     rules_.clears_selected = options_.share_gradient_memory;
@@ -104,16 +104,22 @@ class GroupMembers {
         throw ValueError("use_selector: layer " + other.text() +
                          " uses this selector, whose state is one layer's own");
     }
+    if (const index_t most = wanted(m, m.basis()); selector.entries() > most) {
+      throw ValueError("use_selector: layer " + m.text() + " keeps " + std::to_string(most) +
+                       " entries, the selector " + std::to_string(selector.entries()) +
+                       "; raise the group's entries (or density)");
+    }
     selector.basis_changed(ctx, m.basis().rows(), m.basis().cols());
     m.selector = std::move(selector);
   }
 
-  /// Entries to keep of a core in this basis.
+  /// Entries to keep of a core in this basis; of a source that selects by itself at least as many as
+  /// it computes.
   index_t wanted(const Member& m, const Basis& basis) const {
-    const index_t asked =
-        options_.entries > 0
-            ? options_.entries
-            : TopK::fraction(options_.density, m.source->out_extent() * m.source->in_extent()).k;
+    index_t asked = options_.entries > 0
+                        ? options_.entries
+                        : TopK::fraction(options_.density, m.source->out_extent() * m.source->in_extent()).k;
+    if (m.source->selects()) asked = std::max(asked, m.source->element_count());
     return std::min(asked, basis.rows() * basis.cols());
   }
   /// The optimizer's options for a core in this basis.
@@ -121,7 +127,8 @@ class GroupMembers {
     typename O::Options options = options_.optimizer;
     if constexpr (requires { options.capacity = index_t{0}; }) {
       const double factor = options_.capacity_factor.value_or(BatchedBackend<B> ? 0 : 4);
-      const double room = factor * static_cast<double>(wanted(m, basis));
+      // A positive factor asks for a compact state, however small.
+      const double room = factor > 0 ? std::max(1.0, factor * static_cast<double>(wanted(m, basis))) : 0.0;
       options.capacity =
           room < static_cast<double>(basis.rows() * basis.cols()) ? static_cast<index_t>(room) : 0;
     }
@@ -190,11 +197,28 @@ class GroupMembers {
     if (report.skipped) report.kept = 0;
     return !report.skipped;
   }
+  /// Whether the selected entries are finite when they are multiplied by grad_scale in C. Where not,
+  /// throws NonFiniteError, or leaves the step out under NonFinite::skip.
+  bool stays_finite(Context& ctx, const StepOptions& step, GroupReport& report) const {
+    for (const Member& m : list_) {
+      if (!m.is_selected()) continue;
+      try {
+        core_optimizer::require_scaled<C, B>(ctx, m.gradient, step);
+      } catch (const NonFiniteError& error) {
+        if (rules_.non_finite != NonFinite::skip)
+          throw NonFiniteError("layer " + m.text() + ": " + error.what());
+        report.skipped = true;
+        report.kept = 0;
+        return false;
+      }
+    }
+    return true;
+  }
   /// Throws, before anything has changed, what an optimizer's step would throw for the entries that
-  /// were selected.
-  void require_step(Context& ctx) const {
+  /// were selected and these numbers.
+  void require_step(Context& ctx, const StepOptions& step) const {
     for (const Member& m : list_)
-      if (m.is_selected()) require_step(ctx, m);
+      if (m.is_selected()) require_step(ctx, m, step);
   }
   /// Takes the memory that the optimizers' steps will want, then tells the selectors that the step
   /// is taken.
@@ -264,6 +288,7 @@ class GroupMembers {
   void reserve(Context& ctx, index_t max_tokens) {
     for (Member& m : list_) {
       m.source->reserve(ctx, max_tokens);
+      if (!m.is_selected() && (m.selector || rules_.selector || m.source->selects())) m.make_positions(ctx);
       const index_t core = m.basis().rows() * m.basis().cols();
       const index_t update = m.update == nullptr ? wanted(m, m.basis()) : m.update->capacity();
       ctx.scratch().reserve(add_expanded_scratch<C, B>(ctx, m.basis(), update) +
@@ -307,7 +332,8 @@ class GroupMembers {
   }
 
  private:
-  void require_step(Context& ctx, const Member& m) const {
+  void require_step(Context& ctx, const Member& m, const StepOptions& step) const {
+    core_optimizer::require_numbers<C>(*m.optimizer, step);
     core_optimizer::check(ctx, *m.optimizer, m.gradient);
     if constexpr (RemainderOptimizer<O, C, B>) m.require_remainder(rules_);
     const index_t entries = core_optimizer::update_capacity(*m.optimizer, m.gradient.count());

@@ -6,7 +6,8 @@
 #include <string>
 
 #include "core/backend.hpp"
-#include "core/float_bits.hpp"
+#include "core/number.hpp"
+#include "core_optimizer.hpp"
 #include "side_recipe.hpp"
 
 namespace sparsegrad {
@@ -68,25 +69,29 @@ struct BasicGroupOptions {
 
 /// One optimizer step.
 struct GroupStep {
-  /// Learning rate, finite and >= 0.
+  /// Learning rate, as StepOptions.
   double learning_rate = 1e-4;
-  double weight_decay = 0;  ///< decoupled: W shrinks by learning_rate * weight_decay
-  double grad_scale = 1;    ///< the gradients are multiplied by it first: loss scale, clipping
+  /// Decoupled: W shrinks by learning_rate * weight_decay. Finite and >= 0, the product <= 1.
+  double weight_decay = 0;
+  /// The gradients are multiplied by it first: loss scale, clipping. As StepOptions; where it takes
+  /// kept entries beyond the type of the sums, they are treated as NaN and Inf are.
+  double grad_scale = 1;
+
+  /// What the optimizers are given of it.
+  StepOptions for_optimizer() const { return {.learning_rate = learning_rate, .grad_scale = grad_scale}; }
 };
 
-/// learning_rate * weight_decay. Throws ValueError unless the numbers are finite, the learning rate
-/// is >= 0 and the product in [0, 1].
-inline double require_decay(const GroupStep& step) {
-  if (!is_finite(step.learning_rate) || step.learning_rate < 0) {
-    throw ValueError("learning_rate is " + std::to_string(step.learning_rate) +
-                     ", expected a finite number >= 0");
+/// learning_rate * weight_decay. Throws ValueError unless the step's numbers are in range in C, the
+/// type of the sums.
+template <class C>
+double require_decay(const GroupStep& step) {
+  core_optimizer::require_numbers<C>(step.for_optimizer());
+  if (!is_finite(step.weight_decay) || step.weight_decay < 0) {
+    throw ValueError("weight_decay is " + number_text(step.weight_decay) + ", expected a finite number >= 0");
   }
   const double decay = step.learning_rate * step.weight_decay;
-  if (!is_finite(decay) || decay < 0 || decay > 1) {
-    throw ValueError("learning_rate * weight_decay is " + std::to_string(decay) + ", expected it in [0, 1]");
-  }
-  if (!is_finite(step.grad_scale)) {
-    throw ValueError("grad_scale is " + std::to_string(step.grad_scale) + ", expected a finite number");
+  if (!is_finite(decay) || decay > 1) {
+    throw ValueError("learning_rate * weight_decay is " + number_text(decay) + ", expected it in [0, 1]");
   }
   return decay;
 }

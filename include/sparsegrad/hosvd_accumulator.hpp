@@ -10,7 +10,7 @@
 
 #include "core/backend.hpp"
 #include "core/buffer.hpp"
-#include "core/float_bits.hpp"
+#include "core/number.hpp"
 #include "core/full_precision.hpp"
 #include "core/random.hpp"
 #include "core/weight_layout.hpp"
@@ -104,7 +104,8 @@ class HosvdAccumulator {
   /// Adds one gradient with its weight, O(out in (out + in)).
   ///
   /// `dw` is [out, in], or [in, out] with `WeightLayout::in_out`; neither is copied.
-  /// Throws ShapeError; ValueError unless the weight is finite and >= 0; NonFiniteError, naming the
+  /// Throws ShapeError; ValueError unless the weight is finite and >= 0 and the total energy stays
+  /// finite with it; NonFiniteError, naming the
   /// gradient's number (from 0) and the first position in `dw`, when it holds NaN or Inf or its
   /// squared norm is beyond double. The sums are then as before.
   void add(Context& ctx, ConstMatrixView<T> dw, double weight = 1,
@@ -121,11 +122,17 @@ class HosvdAccumulator {
       require_shape("gradient", dw.rows, dw.cols, in_, out_, "in x out of the accumulator");
     }
     if (!is_finite(weight) || weight < 0) {
-      throw ValueError("weight of gradient " + std::to_string(count_) + " is " + std::to_string(weight) +
+      throw ValueError("weight of gradient " + std::to_string(count_) + " is " + number_text(weight) +
                        ", expected finite and >= 0");
     }
     const double energy = dw.empty() ? 0.0 : B::template squared_norm<T>(ctx, dw);
     if (!is_finite(energy)) return false;
+    const double added = options_.normalize && energy > 0 ? weight : weight * energy;
+    if (!is_finite(total_energy_ + added)) {
+      throw ValueError("weight of gradient " + std::to_string(count_) + " is " + number_text(weight) +
+                       ", expected one whose product with the gradient's squared norm " +
+                       number_text(energy) + " stays, with the sum of all, in the range of double");
+    }
     if (energy > 0 && weight > 0) {
       auto frame = ctx.frame();
       // Squares of very small or large entries leave the range of T: a power of two brings them
@@ -142,7 +149,7 @@ class HosvdAccumulator {
       accumulate(ctx, out_sums_, out_in ? Op::none : Op::transpose, dw, product_weight);
       accumulate(ctx, in_sums_, out_in ? Op::transpose : Op::none, dw, product_weight);
     }
-    total_energy_ += options_.normalize && energy > 0 ? weight : weight * energy;
+    total_energy_ += added;
     ++count_;
     return true;
   }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/number.hpp"
 #include "core_optimizer.hpp"
 #include "moment_layout.hpp"
 
@@ -55,8 +56,8 @@ void require_moments(const OptimizerState<T>& s, index_t rows, index_t cols, con
   }
   for (std::size_t e = 0; e < entries; ++e) {
     if (v != nullptr && (*v)[e] < T(0)) {
-      throw ValueError("the saved state has v = " + std::to_string((*v)[e]) + " at entry " +
-                       std::to_string(e) + ", expected >= 0");
+      throw ValueError("the saved state has v = " + number_text((*v)[e]) + " at entry " + std::to_string(e) +
+                       ", expected >= 0");
     }
     if (layout.counts && (s.count[e] < 0 || s.count[e] > most_saved_count)) {
       throw ValueError("the saved state has count " + std::to_string(s.count[e]) + " at entry " +

@@ -9,6 +9,8 @@
 
 #include "basis_side.hpp"
 #include "core/config.hpp"
+#include "core/error.hpp"
+#include "core/number.hpp"
 
 namespace sparsegrad {
 
@@ -53,17 +55,34 @@ SideShape shape_of(const BasisSide<T, B>& side) {
 /// Results are right for any number of tokens; an engine whose batches are far from the default
 /// should say so, or the plan may be a slow one.
 struct Workload {
-  index_t tokens = 2048;      ///< of one micro-batch
-  index_t micro_batches = 1;  ///< before one optimizer step
+  index_t tokens = 2048;      ///< of one micro-batch, >= 1
+  index_t micro_batches = 1;  ///< before one optimizer step, >= 1
+
+  /// Throws ValueError unless both numbers are at least 1.
+  void require_valid() const {
+    if (tokens >= 1 && micro_batches >= 1) return;
+    throw ValueError("the workload is " + std::to_string(micro_batches) + " micro-batches of " +
+                     std::to_string(tokens) + " tokens, expected both numbers >= 1");
+  }
 };
 
 /// Model of what products cost, in multiply-adds of a dense product.
 /// The two parameters say how many such multiply-adds take as long as another operation. Their
 /// defaults were measured on two cores of an AMD Zen 3 with OpenBLAS; `sparsegrad-bench calibrate`
-/// measures those of another machine.
+/// measures those of another machine. Both are finite and >= 0.
 struct CostModel {
   double transform_entry = 80;  ///< Hadamard transform, for each entry of the matrix
   double sparse_entry = 8;      ///< multiply-add of a sparse row expansion, with what it moves
+
+  /// Throws ValueError unless both parameters are finite and >= 0.
+  void require_valid() const {
+    for (const double cost : {transform_entry, sparse_entry}) {
+      if (is_finite(cost) && cost >= 0) continue;
+      throw ValueError("the cost model has transform_entry " + number_text(transform_entry) +
+                       " and sparse_entry " + number_text(sparse_entry) +
+                       ", expected finite numbers >= 0");
+    }
+  }
 
   /// Cost of projecting `vectors` vectors of a side's extent.
   double projection(const SideShape& side, index_t vectors) const {

@@ -2,6 +2,7 @@
 // behind one interface.
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <memory>
 #include <string>
@@ -43,6 +44,11 @@ struct SelectorState {
 ///
 ///     [](auto& ctx, auto core, auto& s) { TopK{64}(ctx, core, s); }
 ///
+/// It finds `s` empty, with zeros in its memory: nothing of the step before is left. What it has
+/// written is looked at: positions must rise strictly and lie in the core, which costs a pass over
+/// them (and, on a device, copies them to the host). A selector whose positions are certain spares
+/// that by a member `static constexpr bool rising_positions = true`; `s` is then empty alone.
+///
 /// A selector with a state has members of these names, each optional:
 ///
 ///     committed(ctx, core, s)         the step with s was taken
@@ -51,6 +57,7 @@ struct SelectorState {
 ///     check_state(rows, cols, state)  throws ValueError where `restore` would, for a core of these extents;
 ///                                     with `room` before `state`: also where more entries would be kept
 ///     bytes()                         memory held
+///     entries()                       how many it keeps in every step: a layer that keeps fewer refuses it
 ///
 /// A selection alone must change no state: the step may be skipped, or refused.
 template <class S, class T, class B>
@@ -60,6 +67,38 @@ concept Selector = Backend<B> &&
 };
 
 namespace detail {
+
+/// Throws ValueError, leaving `s` empty, unless its positions rise strictly and lie in the matrix.
+template <class T, Backend B>
+void require_positions(typename B::Context& ctx, SparseGradient<T, B>& s, const char* who) {
+  if (s.dense()) return;
+  constexpr index_t most = 4096;
+  stored_index_t part[most];
+  index_t previous = -1;
+  for (index_t first = 0; first < s.count(); first += most) {
+    const index_t n = std::min(most, s.count() - first);
+    B::template download<stored_index_t>(ctx, s.indices() + first, part, n);
+    for (index_t e = 0; e < n; ++e) {
+      if (part[e] > previous && part[e] < s.size()) {
+        previous = part[e];
+        continue;
+      }
+      s.clear();
+      throw ValueError(std::string(who) + " wrote position " + std::to_string(part[e]) + " at entry " +
+                       std::to_string(first + e) + ", expected strictly rising positions in [0, " +
+                       std::to_string(s.size()) + ")");
+    }
+  }
+}
+
+/// Nothing of the step before is left in `s`.
+template <class T, Backend B>
+void erase(typename B::Context& ctx, SparseGradient<T, B>& s) {
+  s.clear();
+  if (s.capacity() == 0) return;
+  B::template zero<T>(ctx, s.values(), s.capacity());
+  if (s.indices() != nullptr) B::template zero<stored_index_t>(ctx, s.indices(), s.capacity());
+}
 
 /// Applies the policy for NaN and Inf to the kept values. Under TopK they rank above every finite
 /// number, so that a core that holds one shows it among its k largest, and need not be read again.
@@ -100,19 +139,31 @@ void require_core(ConstMatrixView<T> core, const SparseGradient<T, B>& s) {
 
 }  // namespace detail
 
-/// Fills `s` by the selector and applies the policy for NaN and Inf to what it kept. Throws what
-/// the selector throws; NonFiniteError under NonFinite::raise, `s` then being empty.
+/// Fills `s`, empty at first, by the selector and applies the policy for NaN and Inf to what it
+/// kept. Throws what the selector throws; ValueError for positions that are none (see Selector);
+/// NonFiniteError under NonFinite::raise; `s` is then empty.
 template <class T, Backend B, class S>
 requires Selector<std::remove_reference_t<S>, T, B> SelectReport
 select_entries(typename B::Context& ctx, S&& selector, ConstMatrixView<T> core, SparseGradient<T, B>& s,
                NonFinite policy = NonFinite::raise) {
+  constexpr bool certain = requires {
+    requires std::remove_reference_t<S>::rising_positions;
+  };
   SelectReport report;
-  if constexpr (std::is_convertible_v<decltype(selector(ctx, core, s)), SelectReport>) {
-    report = selector(ctx, core, s);
-  } else {
-    selector(ctx, core, s);
-    report = {s.count(), s.count(), false, false};
+  certain ? s.clear() : detail::erase<T, B>(ctx, s);
+  try {
+    if constexpr (std::is_convertible_v<decltype(selector(ctx, core, s)), SelectReport>) {
+      report = selector(ctx, core, s);
+    } else {
+      selector(ctx, core, s);
+      report.requested = s.count();
+    }
+  } catch (...) {
+    s.clear();
+    throw;
   }
+  report.kept = s.count();
+  if constexpr (!certain) detail::require_positions<T, B>(ctx, s, "the selector");
   detail::check_finite<T, B>(ctx, s, policy, report);
   return report;
 }
@@ -174,6 +225,8 @@ class AnySelector {
   }
   /// Bytes of backend memory held.
   index_t bytes() const { return model_ == nullptr ? 0 : model_->bytes(); }
+  /// Entries that the selector keeps in every step, where it says so; else 0.
+  index_t entries() const { return model_ == nullptr ? 0 : model_->entries(); }
 
  private:
   struct Interface {
@@ -187,6 +240,7 @@ class AnySelector {
     virtual void restore(Context&, const State&) = 0;
     virtual void check_state(index_t, index_t, index_t, const State&) = 0;
     virtual index_t bytes() const = 0;
+    virtual index_t entries() const = 0;
   };
 
   template <class S>
@@ -234,6 +288,14 @@ class AnySelector {
     index_t bytes() const override {
       if constexpr (requires { selector->bytes(); }) {
         return selector->bytes();
+      } else {
+        return 0;
+      }
+    }
+
+    index_t entries() const override {
+      if constexpr (requires { selector->entries(); }) {
+        return selector->entries();
       } else {
         return 0;
       }

@@ -28,9 +28,9 @@ class SequentialStep {
 
   /// What a new member needs.
   void attach(Context&) {}
-  /// Selects members that it can select together. This step leaves every member to be selected
-  /// alone.
-  void select_together(Context&, Members, const Rules&, bool) {}
+  /// Selects members that it can select together, and says whether the device looks for NaN and Inf
+  /// in their scaled entries. This step leaves every member to be selected alone.
+  bool select_together(Context&, Members, const Rules&, double, bool) { return false; }
   /// Scratch memory of a step.
   void reserve(Context&, Members) {}
 

@@ -9,6 +9,7 @@
 
 #include "core/config.hpp"
 #include "core/error.hpp"
+#include "core/number.hpp"
 #include "truncation.hpp"
 
 namespace sparsegrad {
@@ -92,7 +93,7 @@ inline std::string describe(const Truncation& truncation) {
     return "rank " + std::to_string(rank->rank);
   }
   if (const auto* energy = std::get_if<Truncation::Energy>(&truncation.choice())) {
-    return "energy " + shortest_text(energy->fraction);
+    return "energy " + number_text(energy->fraction);
   }
   return std::holds_alternative<Truncation::Custom>(truncation.choice()) ? "custom" : "full";
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <span>
 #include <string>
@@ -82,12 +83,14 @@ class SparseAdam : public MomentOptimizer<T, B, SparseAdamOptions> {
   /// One step. D, another object than S, gets the update on S's support and carries -lr; under
   /// dense_core on all entries of the state, or on all of the core, the rest being 0, when D was
   /// made for that. When it throws, nothing has changed but D. Throws what `check` throws;
-  /// ValueError for a learning rate or scale that is not finite or when D.capacity() <
-  /// update_capacity(S.count()).
+  /// ValueError for numbers out of range (require_numbers) or when D.capacity() <
+  /// update_capacity(S.count()); NonFiniteError when grad_scale takes finite entries of S beyond T.
   StepReport step(Context& ctx, const Gradient& s, const StepOptions& step_options, Gradient& d) {
     auto frame = ctx.frame();
     auto places = store_.require_room(ctx, frame, s);
     core_optimizer::require_step(d, rows(), cols(), update_capacity(s.count()), step_options);
+    require_numbers(step_options);
+    core_optimizer::require_scaled<T, B>(ctx, s, step_options);
     if (!moves_all()) core_optimizer::require_support(d, s);
     StepReport report;
     store_.admit(ctx, frame, s, places, report);
@@ -104,6 +107,17 @@ class SparseAdam : public MomentOptimizer<T, B, SparseAdamOptions> {
     report.updated = d.count();
     report.state = size();
     return report;
+  }
+
+  /// Throws ValueError unless the numbers of a step are in range in T (StepOptions), with
+  /// learning_rate / (1 - beta1), the largest rate that bias correction makes of it.
+  void require_numbers(const StepOptions& step_options) const {
+    core_optimizer::require_numbers<T>(step_options);
+    if (finite_in<T>(step_options.learning_rate / (1 - options_.beta1))) return;
+    throw ValueError(
+        "learning_rate is " + number_text(step_options.learning_rate) +
+        ", expected learning_rate / (1 - beta1) <= " + number_text(std::numeric_limits<T>::max()) +
+        " with beta1 = " + number_text(options_.beta1));
   }
 
   /// The numbers of the next step.

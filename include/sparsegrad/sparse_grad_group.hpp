@@ -103,7 +103,8 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   void use_selector(Context&, index_t i, std::nullptr_t) { members_.at(i).selector = {}; }
 
   /// For data-parallel training: `reduce(ctx, G)` makes G the sum over all processes, in place
-  /// (MPI_Allreduce, NCCL), once for each layer and step, when it is selected or its collecting
+  /// (MPI_Allreduce, NCCL), once for each layer and step (a call that threw is not repeated: until
+  /// `clear` the layer's gradient is then refused), when it is selected or its collecting
   /// step ends: the core [r, c], the values of a source that selects by itself [1, k], or, while
   /// collecting, dW [out, in] before the accumulator sees it. So all processes fit the same bases
   /// and take the same steps. All must finish the same layers in the same order; one without a
@@ -159,20 +160,22 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   /// throws, no weight and no optimizer state has changed; the gradients are kept, so that the
   /// caller can look at them. During the warm-up it only collects, and its last step fits the
   /// bases. On a BatchedBackend the layers' steps are taken together, and NaN or Inf may show in a
-  /// later call: see BatchedStep. Throws NonFiniteError under NonFinite::raise, CapacityError under
+  /// later call: see BatchedStep. Throws NonFiniteError under NonFinite::raise, and where grad_scale takes
+  /// kept entries beyond the type of the sums (NonFinite::skip: the step is left out), CapacityError under
   /// Overflow::error, ValueError for bad options, StateError for a backward after select in shared
   /// gradient memory.
   GroupReport step(Context& ctx, const GroupStep& options) {
-    const StepOptions step_options{.learning_rate = options.learning_rate, .grad_scale = options.grad_scale};
-    const double decay = require_decay(options);
+    const StepOptions step_options = options.for_optimizer();
+    const double decay = require_decay<C>(options);
     for (const Member& m : members_.all())
       members_.require_one_selection(m);
     if (warming_up()) return warm_up(ctx);
     members_.prepare_missing(ctx);
-    step_.select_together(ctx, members_.all(), members_.rules(), false);
+    const bool guarded =
+        step_.select_together(ctx, members_.all(), members_.rules(), options.grad_scale, false);
     GroupReport report;
-    if (members_.select(ctx, report)) {
-      members_.require_step(ctx);
+    if (members_.select(ctx, report) && (guarded || members_.stays_finite(ctx, step_options, report))) {
+      members_.require_step(ctx, step_options);
       members_.commit(ctx, report);
       step_.update(ctx, members_.all(), step_options, decay, report);
     }

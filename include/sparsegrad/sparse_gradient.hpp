@@ -19,7 +19,8 @@ namespace sparsegrad {
 ///     rows 2, cols 3, entries (0,1) = 5 and (1,2) = 7:  indices {1, 5}, values {5, 7}
 ///
 /// A gradient with all entries of the matrix is `dense()`: its positions 0, 1, 2, ... are not
-/// stored.
+/// stored. Whoever writes positions himself must write such: only `assign` looks at them, and
+/// whoever takes the gradient from a selector of the caller's.
 template <class T, Backend B = DefaultBackend>
 class SparseGradient {
  public:
@@ -30,7 +31,7 @@ class SparseGradient {
   SparseGradient() = default;
 
   /// An empty gradient with room for `capacity` entries. With capacity == rows * cols it holds all
-  /// entries or none, without positions.
+  /// entries or none, without positions (but see `reserve_positions`).
   /// Throws ValueError unless 0 <= capacity <= rows * cols < 2^31.
   SparseGradient(Context& ctx, index_t rows, index_t cols, index_t capacity)
       : rows_(rows), cols_(cols), capacity_(capacity) {
@@ -57,6 +58,15 @@ class SparseGradient {
   index_t capacity() const { return capacity_; }
   /// Number of entries held.
   index_t count() const { return count_; }
+  /// Whether it can hold a part of the matrix's entries.
+  bool has_positions() const { return capacity_ < size() || indices_.size() == capacity_; }
+  /// Takes memory for the positions of a gradient made for all entries, so that it can hold a part
+  /// of them as well. Drops the entries where that is new.
+  void reserve_positions(Context& ctx) {
+    if (has_positions()) return;
+    clear();
+    indices_.resize(ctx, capacity_);
+  }
   /// Whether all elements of the matrix are held, without positions.
   bool dense() const { return dense_; }
   /// Bytes of backend memory held.
@@ -90,9 +100,10 @@ class SparseGradient {
       throw ValueError("count is " + std::to_string(count) +
                        ", expected 0 <= count <= capacity = " + std::to_string(capacity_));
     }
-    if (count > 0 && count < size() && capacity_ == size()) {
+    if (count > 0 && count < size() && !has_positions()) {
       throw ValueError("count is " + std::to_string(count) + ", expected 0 or all " + std::to_string(size()) +
-                       " entries, for which this gradient was made: it has no room for positions");
+                       " entries, for which this gradient was made: it has no room for positions; call "
+                       "reserve_positions first");
     }
     count_ = count;
     dense_ = count == size() && size() > 0;

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/backend.hpp"
+#include "core/number.hpp"
 #include "selector.hpp"
 #include "sparse_gradient.hpp"
 
@@ -18,6 +19,8 @@ namespace sparsegrad {
 /// The same numbers give the same support on every backend and with any number of threads. With k
 /// >= rows * cols the whole core is kept, dense.
 struct TopK {
+  /// It writes rising positions (see Selector).
+  static constexpr bool rising_positions = true;
   /// How many entries to select.
   index_t k = 0;
 
@@ -25,7 +28,7 @@ struct TopK {
   /// whole (0.07 of 100 is 7). Throws ValueError unless 0 < density <= 1.
   static TopK fraction(double density, index_t size) {
     if (!is_finite(density) || density <= 0 || density > 1) {
-      throw ValueError("density is " + std::to_string(density) + ", expected 0 < density <= 1");
+      throw ValueError("density is " + number_text(density) + ", expected 0 < density <= 1");
     }
     const double entries = density * static_cast<double>(size);
     constexpr double rounding = 4 * std::numeric_limits<double>::epsilon();

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <charconv>
 #include <functional>
 #include <span>
 #include <string>
@@ -11,18 +10,9 @@
 
 #include "core/config.hpp"
 #include "core/error.hpp"
-#include "core/float_bits.hpp"
+#include "core/number.hpp"
 
 namespace sparsegrad {
-
-namespace detail {
-/// The shortest text that reads back as `value`: "0.95".
-inline std::string shortest_text(double value) {
-  char text[32];
-  const auto [end, error] = std::to_chars(text, text + sizeof text, value);
-  return error == std::errc() ? std::string(text, end) : std::string("?");
-}
-}  // namespace detail
 
 /// Rule that says how many singular vectors a truncated HOSVD keeps on one side.
 ///
@@ -71,8 +61,7 @@ class Truncation {
   /// 0 < fraction <= 1.
   static Truncation energy(double fraction) {
     if (!is_finite(fraction) || fraction <= 0 || fraction > 1) {
-      throw ValueError("energy fraction is " + detail::shortest_text(fraction) +
-                       ", expected 0 < fraction <= 1");
+      throw ValueError("energy fraction is " + number_text(fraction) + ", expected 0 < fraction <= 1");
     }
     return Truncation(Energy{fraction});
   }
@@ -121,9 +110,9 @@ class Truncation {
       if (sum >= fraction * total) return i + 1;
     }
     if (known >= extent) return extent;  // the sum's rounding
-    throw ValueError("energy fraction " + detail::shortest_text(fraction) + " is out of reach: the " +
+    throw ValueError("energy fraction " + number_text(fraction) + " is out of reach: the " +
                      std::to_string(known) + " leading vectors of " + std::to_string(extent) +
-                     " that the sketch knows hold " + detail::shortest_text(total > 0 ? sum / total : 0.0));
+                     " that the sketch knows hold " + number_text(total > 0 ? sum / total : 0.0));
   }
 
   Choice choice_;

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <limits>
 #include <memory>
@@ -32,6 +34,12 @@ inline std::string short_number(double value) {
   char text[32];
   std::snprintf(text, sizeof text, "%.3g", value);
   return text;
+}
+
+/// 1, 2, 3, ...: no two bases of a process have the same.
+inline std::uint64_t next_basis_serial() {
+  static std::atomic<std::uint64_t> last{0};
+  return ++last;
 }
 }  // namespace detail
 
@@ -174,6 +182,8 @@ class TuckerBasis {
   const Side& in() const { return in_; }
   /// What the fit found out about the truncation.
   const BasisReport& report() const { return report_; }
+  /// Tells this basis from all others of the process; never 0.
+  std::uint64_t serial() const { return serial_; }
   /// Rows r of a core.
   index_t rows() const { return out_.rank(); }
   /// Columns c of a core.
@@ -387,6 +397,7 @@ class TuckerBasis {
   Side out_;
   Side in_;
   BasisReport report_;
+  std::uint64_t serial_ = detail::next_basis_serial();
   mutable std::mutex low_precision_mutex_;
   mutable std::unique_ptr<LowPrecisionBasis<bfloat16, B>> bfloat16_;
   mutable std::unique_ptr<LowPrecisionBasis<float16, B>> float16_;

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/float_bits.hpp"
+#include "core/number.hpp"
 #include "plan.hpp"
 #include "sparse_gradient.hpp"
 #include "trained_weight.hpp"
@@ -145,7 +145,8 @@ void expand_dense(typename B::Context& ctx, const TuckerBasis<T, B>& basis, Matr
 }  // namespace detail
 
 /// W += V D U^T in place, for W stored [out, in] or [in, out] (then W += U D^T V^T), V [out, r], U
-/// [in, c] and D [r, c] sparse or dense. Throws ShapeError, before anything has changed. Of a
+/// [in, c] and D [r, c] sparse or dense. Throws ShapeError, or ValueError for a cost model out of
+/// range, before anything has changed. Of a
 /// sparse D only the rows and columns that it uses take part in products, or D is written out as a
 /// dense matrix: what `model` finds cheapest. Source: Table 2 of the paper, seen from the original
 /// space.
@@ -158,6 +159,7 @@ void add_expanded(typename B::Context& ctx, const TuckerBasis<T, B>& basis, cons
   const BasisSide<T, B>& cols = swapped ? basis.out() : basis.in();
   require_shape("weight", w.rows, w.cols, rows.extent(), cols.extent(),
                 swapped ? "in x out of the basis" : "out x in of the basis");
+  model.require_valid();
   const bool rotated = rows.rotates() || cols.rotates();
   const bool densify =
       rotated && !d.dense() &&
@@ -191,7 +193,7 @@ index_t add_expanded_scratch(const typename B::Context& ctx, const TuckerBasis<T
 /// Throws ValueError unless 0 <= decay <= 1, decay being learning rate times weight decay.
 inline void require_decay(double decay) {
   if (is_finite(decay) && decay >= 0 && decay <= 1) return;
-  throw ValueError("decay is " + std::to_string(decay) + ", expected 0 <= learning rate * weight decay <= 1");
+  throw ValueError("decay is " + number_text(decay) + ", expected 0 <= learning rate * weight decay <= 1");
 }
 
 /// W <- (1 - decay) W + V D U^T in place, D [r, c] carrying -lr. A W of 16 bits is rounded anew
@@ -205,6 +207,7 @@ void update_weight(typename B::Context& ctx, const TrainedWeight<T>& w,
   using C = compute_t<T>;
   require_shape("update D", d.rows(), d.cols(), basis.rows(), basis.cols(), "rows x cols of the core");
   require_decay(decay);
+  model.require_valid();
   if (decay != 0) B::template scale<C>(ctx, static_cast<C>(1 - decay), w.master);
   add_expanded<C, B>(ctx, basis, d, w.layout, w.master, model);
   w.template round<B>(ctx);

@@ -497,10 +497,13 @@ TEST_CASE("a raised flag stops a captured or unchecked step until the host has t
   const Buffer<double, DeviceBackend> good = to_device<DeviceBackend>(m.ctx, Host<double>{1, 2});
   const MatrixView<const double> array = good.matrix(1, 2);
   const std::span<const MatrixView<const double>> arrays(&array, 1);
-  DeviceBackend::guard_step<double>(m.ctx, arrays, true, guard);
+  DeviceBackend::guard_step<double>(m.ctx, arrays, 2.0, true, guard);
   CHECK(to_host<DeviceBackend>(m.ctx, words.data(), 3) == Host<std::uint32_t>{0, 1, 2});
-  DeviceBackend::guard_step<double>(m.ctx, arrays, false, guard);  // skip: step by step
+  DeviceBackend::guard_step<double>(m.ctx, arrays, 2.0, false, guard);  // skip: step by step
   CHECK(to_host<DeviceBackend>(m.ctx, words.data(), 3) == Host<std::uint32_t>{0, 0, 2});
+  DeviceBackend::guard_step<double>(m.ctx, arrays, 1.999, false, guard);  // 2 is too large
+  CHECK(to_host<DeviceBackend>(m.ctx, words.data(), 3) == Host<std::uint32_t>{0, 1, 3});
+  DeviceBackend::guard_step<double>(m.ctx, arrays, 2.0, false, guard);
   CHECK_THROWS_AS(m.ctx.check(), NonFiniteError);
   CHECK_NOTHROW(m.ctx.check());
   CHECK(m.group->check(m.ctx) == 1);
@@ -536,6 +539,49 @@ TEST_CASE("NaN in one of many layers, that step alone is skipped and not counted
     CHECK(m.group->check(m.ctx) == 0);
     if (on_device) m.group->count_on_host(m.ctx);
     CHECK(m.group->optimizer(3).steps() == 4);
+  }
+}
+
+TEST_CASE("entries that grad_scale takes beyond the type: that step changes nothing") {
+  for (const NonFinite policy : {NonFinite::skip, NonFinite::raise}) {
+    ManyLayers m(0, policy);
+    const Host<double> before = m.all_weights();
+    m.gradients();
+    const auto step = [&] {
+      m.group->step(m.ctx, {.learning_rate = 1e-2, .grad_scale = 1e308});  // of entries of about 1
+      return m.group->check(m.ctx);
+    };
+    if (policy == NonFinite::skip) {
+      CHECK(step() == 1);
+    } else {
+      CHECK_THROWS_AS(step(), NonFiniteError);
+    }
+    CHECK(m.all_weights() == before);
+    m.gradients();
+    m.group->step(m.ctx, {.learning_rate = 1e-2, .grad_scale = 100});
+    CHECK(m.group->check(m.ctx) == 0);
+    CHECK(m.all_weights() != before);
+  }
+}
+
+TEST_CASE("small betas: a small gradient after a large one counts") {
+  using B = DeviceBackend;
+  B::Context ctx;
+  for (const auto& [beta1, beta2] : {std::pair(0.0, 0.0), std::pair(0.9, 0.0), std::pair(0.0, 0.999)}) {
+    SparseAdam<float, B> adam(ctx, 1, 4, {.beta1 = beta1, .beta2 = beta2});
+    SparseGradient<float, B> s(ctx, 1, 4, 1), d(ctx, 1, 4, 1);
+    double m = 0;
+    double v = 0;
+    int t = 0;
+    for (const double g : {1e4, 0.5}) {
+      s.assign(ctx, std::vector<stored_index_t>{2}, std::vector<float>{static_cast<float>(g)});
+      adam.step(ctx, s, {.learning_rate = 1e-2}, d);
+      m = beta1 * m + (1 - beta1) * g;
+      v = beta2 * v + (1 - beta2) * g * g;
+      ++t;
+      const double rate = 1e-2 * std::sqrt(1 - std::pow(beta2, t)) / (1 - std::pow(beta1, t));
+      CHECK(to_host<B>(ctx, d.values(), 1)[0] == doctest::Approx(-rate * m / (std::sqrt(v) + 1e-8)));
+    }
   }
 }
 

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <limits>
+#include <string>
 #include <vector>
 
 #include "support/stacks.hpp"
@@ -231,10 +232,25 @@ TEST_CASE("basis side: refusals") {
   CHECK(message_of<ValueError>([&] { Side::identity(-1); }) == "extent of a basis side is -1, expected >= 0");
   CHECK(message_of<ValueError>([&] {
           Side::hadamard_from_signs(ctx, std::vector<float>{1, 0.5F});
-        }) == "sign 1 of a Hadamard side is 0.500000, expected 1 or -1");
+        }) == "sign 1 of a Hadamard side is 0.5, expected 1 or -1");
   CHECK(message_of<ShapeError>([&] { Side::from_host_rows(ctx, 2, 3, std::vector<float>(5)); }) ==
         "factor has 5 elements, expected rank * extent = 2 * 3");
   CHECK(message_of<ValueError>([&] {
           Side::from_rows(ctx, Matrix<float>(1, 3).view(), SideKind::identity);
         }) == "a side of kind identity has no factor");
+}
+
+TEST_CASE(
+    "BasisSide: the signs of a fast transform are those of its seed, on every machine and in every version") {
+  // Saved recipes name the seed alone.
+  backend::Reference::Context ctx;
+  const auto text = [&](std::uint64_t seed) {
+    std::string signs;
+    for (const float s : BasisSide<float, backend::Reference>::hadamard(ctx, 32, seed).host_signs(ctx))
+      signs += s > 0 ? '+' : '-';
+    return signs;
+  };
+  CHECK(text(1) == "-++-+-+++----++-+--+++--+--+-+-+");
+  CHECK(text(7) == "-+---++--+-+--+---++------++++++");
+  CHECK(text(0xffffffffffffffff) == "--++-++---+++-++++--+-+-+---++-+");
 }

@@ -5,7 +5,9 @@
 #include <barrier>
 #include <cmath>
 #include <memory>
+#include <stdexcept>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <sparsegrad/extras/fixed_support.hpp>
@@ -193,4 +195,76 @@ TEST_CASE("data parallel: a gradient that was finished before it could be reduce
   CHECK_THROWS_AS(group.finish(model.ctx, 0), NonFiniteError);
   CHECK(calls == 1);
   CHECK_THROWS_AS(model.add(0, g), StateError);
+}
+
+TEST_CASE("data parallel: a reduce that throws leaves a gradient that no step takes") {
+  struct Broken : std::runtime_error {
+    using std::runtime_error::runtime_error;
+  };
+  for (const bool collecting : {false, true}) {
+    for (const bool steps : {false, true}) {
+      for (const bool own_basis : {false, true}) {
+        if (!collecting && !steps) continue;
+        CAPTURE(collecting);
+        CAPTURE(steps);
+        CAPTURE(own_basis);
+        Model model;
+        Model other;
+        Group group(keeping(5));
+        Group usual(keeping(5));
+        model.add_to(group);
+        other.add_to(usual);
+        if (own_basis) {
+          for (const auto& [g, m] : {std::pair(&group, &model), std::pair(&usual, &other)})
+            g->set_basis(m->ctx, 1,
+                         TuckerBasis<double, B>::from_recipes(m->ctx, 8, 6, SideRecipe::random(5),
+                                                              SideRecipe::hadamard()));
+        }
+        if (collecting) {
+          group.collect(model.ctx, {});
+          usual.collect(other.ctx, {});
+        }
+        int calls = 0;
+        bool fails = true;
+        const auto twice = [](MatrixView<double> g) {
+          for (index_t e = 0; e < g.size(); ++e)
+            g.data[e] *= 2;
+        };
+        usual.use_reduce([&](B::Context&, MatrixView<double> g) { twice(g); });
+        group.use_reduce([&](B::Context&, MatrixView<double> g) {
+          twice(g);  // in part, or all: the library cannot know
+          if (++calls == 2 && fails) throw Broken("the network is gone");
+        });
+        const auto end = [&](Group& g, Model& m) {
+          if (steps) {
+            g.step(m.ctx, {.learning_rate = 0.1});
+          } else {
+            g.end_collecting_step(m.ctx);
+          }
+        };
+        const Weights before = model.weights;
+        const oracle::Random random = model.random;
+        model.add_gradients();
+        CHECK_THROWS_AS(end(group, model), Broken);
+        for (int again = 0; again < 2; ++again)
+          CHECK(contains(message_of([&] { end(group, model); }), "layer 1: use_reduce's function threw"));
+        CHECK_THROWS_AS(group.squared_norm(model.ctx), StateError);
+        CHECK_THROWS_AS(group.finish(model.ctx, 1), StateError);
+        CHECK(calls == 2);
+        CHECK(model.weights == before);
+        group.clear(model.ctx);
+        fails = false;
+        model.random = random;
+        model.add_gradients();
+        other.add_gradients();
+        end(group, model);
+        end(usual, other);
+        CHECK(model.weights == other.weights);
+        if (!collecting) continue;
+        // Layer 0 had been collected before the reduce of layer 1 failed.
+        group.refresh(model.ctx);
+        CHECK(model.layers[2]->basis()->report().gradients == 1);
+      }
+    }
+  }
 }

@@ -4,9 +4,11 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <new>
 #include <optional>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "support/group_model.hpp"
@@ -402,4 +404,199 @@ TEST_CASE("group safety: refresh reports what its rebase lost") {
   const RebaseReport single = group.set_basis(model.ctx, 1, nullptr, MomentsPolicy::transport);
   CHECK(single.energy_before > 0);
   CHECK(single.lost_to_basis == doctest::Approx(0));
+}
+
+TEST_CASE("group safety: the last layer's state is full: no layer has moved") {
+  Model model;
+  GroupOptions options = keeping(4);
+  options.optimizer.overflow = Overflow::error;
+  options.capacity_factor = 1.5;
+  Group group(options);
+  model.add_to(group);
+  const auto add = [&](std::size_t i, index_t first) {
+    oracle::Matrix g = model.gradient(i);
+    for (std::size_t e = 0; e < 4; ++e)
+      g.data[static_cast<std::size_t>(first) + e] = 10 + static_cast<double>(e);
+    model.add(i, g);
+  };
+  for (std::size_t i = 0; i < 3; ++i)
+    add(i, 0);
+  group.step(model.ctx, {});
+  const Weights before = model.weights;
+  std::vector<OptimizerState<double>> states;
+  for (index_t i = 0; i < 3; ++i)
+    states.push_back(group.optimizer(i).state(model.ctx));
+  add(0, 0);
+  add(1, 0);
+  add(2, 20);  // four new entries where two have room
+  CHECK_THROWS_AS(group.step(model.ctx, {}), CapacityError);
+  CHECK(model.weights == before);
+  for (index_t i = 0; i < 3; ++i)
+    CHECK(group.optimizer(i).state(model.ctx) == states[static_cast<std::size_t>(i)]);
+}
+
+TEST_CASE("group safety: layers without a gradient are counted") {
+  GroupOptions options = keeping(5);
+  options.warmup_steps = 2;
+  Model model;
+  Group group(options);
+  model.add_to(group);
+  for (int step = 0; step < 3; ++step) {
+    CAPTURE(step);
+    model.add_gradients();
+    CHECK(group.step(model.ctx, {}).without_gradient == 0);
+    if (step == 0) continue;
+    model.add_gradient(1);
+    CHECK(group.step(model.ctx, {}).without_gradient == 2);
+  }
+  CHECK(group.step(model.ctx, {}).without_gradient == 3);
+}
+
+TEST_CASE("group safety: a warm-up step counts the layers without a gradient") {
+  GroupOptions options = keeping(5);
+  options.warmup_steps = 3;
+  Model model;
+  Group group(options);
+  model.add_to(group);
+  model.add_gradient(2);
+  const GroupReport report = group.step(model.ctx, {});
+  CHECK(report.warming_up);
+  CHECK(report.without_gradient == 2);
+}
+
+TEST_CASE("group safety: a backward after a layer's own end of the collecting step is one gradient more") {
+  Model model;
+  Group group(keeping(5));
+  model.add_to(group);
+  group.collect(model.ctx, {});
+  HosvdAccumulator<double, B> sums(model.ctx, 8, 6);
+  const auto take = [&](std::size_t i) {
+    const oracle::Matrix g = model.add_gradient(i);
+    if (i < 2) sums.add(model.ctx, MatrixView<const double>(g.data.data(), 8, 6));
+  };
+  take(0);
+  group.end_collecting_step(model.ctx, 0);
+  take(0);
+  take(1);
+  take(2);
+  CHECK(group.end_collecting_step(model.ctx) == 0);
+  group.refresh(model.ctx);
+  CHECK(model.layers[0]->basis()->report().gradients == 3);
+  CHECK(model.layers[0]->basis()->report().total_energy == doctest::Approx(sums.total_energy()));
+
+  // In shared memory a backward after the selection has overwritten the selected core: refused, as by step.
+  GroupOptions options = keeping(5);
+  options.share_gradient_memory = true;
+  Model other;
+  Group sharing(options);
+  other.add_to(sharing);
+  sharing.collect(other.ctx, {});
+  other.add_gradient(0);
+  sharing.select(other.ctx, 0);
+  other.add_gradient(0);
+  CHECK_THROWS_AS(sharing.end_collecting_step(other.ctx), StateError);
+}
+
+TEST_CASE("group safety: tokens that were saved in another basis of the same rank are refused") {
+  LinearOptions linear;
+  linear.plan = Plan{SideOrder::project_first, SideOrder::project_first};
+  Model model(linear);
+  const auto basis = [&](std::uint64_t seed) {
+    return TuckerBasis<double, B>::from_recipes(model.ctx, 8, 6, SideRecipe::random(3, seed),
+                                                SideRecipe::random(2, seed));
+  };
+  Layer& layer = *model.layers[0];
+  layer.set_basis(model.ctx, basis(1));
+  const oracle::Matrix x = model.random.matrix(5, 6);
+  const oracle::Matrix dy = model.random.matrix(5, 8);
+  std::vector<double> y(5 * 8), keep(5 * 2);
+  const MatrixView<const double> dy_view(dy.data.data(), 5, 8);
+  const auto forward = [&](bool keeps) {
+    REQUIRE(layer.kept_cols() == 2);
+    return layer.forward(model.ctx, {x.data.data(), 5, 6}, {y.data(), 5, 8},
+                         keeps ? MatrixView<double>(keep.data(), 5, 2) : MatrixView<double>());
+  };
+  const SavedInput<double> projected = forward(true);
+  const SavedInput<double> whole = forward(false);
+  layer.set_basis(model.ctx, basis(2));
+  CHECK(
+      message_of([&] { layer.backward(model.ctx, dy_view, projected, {}, nullptr); }) ==
+      "backward: the saved input is x U in another basis than the layer's; it was made before set_basis (or "
+      "refresh): call forward again");
+  CHECK_FALSE(layer.accumulating());
+  layer.backward(model.ctx, dy_view, whole, {}, nullptr);  // x itself serves any basis
+  layer.clear();
+
+  // Layers that share the basis may share what was saved.
+  const SavedInput<double> again = forward(true);
+  model.layers[1]->set_basis(model.ctx, layer.basis());
+  model.layers[1]->backward(model.ctx, dy_view, again, {}, nullptr);
+  layer.backward(model.ctx, dy_view, again, {}, nullptr);
+  CHECK(model.layers[1]->core(model.ctx).data[3] == layer.core(model.ctx).data[3]);
+}
+
+namespace {
+
+/// Whose products fail when told to.
+struct FailingProducts : B {
+  static inline bool fails = false;
+  template <class T, class... A>
+  static void gemm(Context& ctx, A&&... a) {
+    if (fails) throw std::bad_alloc();
+    B::gemm<T>(ctx, std::forward<A>(a)...);
+  }
+};
+
+/// A core that fails between its two projections, which the first did in place; `source` holds dW.
+template <class Source, class Give>
+void check_half_projected(FailingProducts::Context& ctx, Source& source, Give&& give) {
+  source.set_basis(ctx, TuckerBasis<double, FailingProducts>::from_recipes(ctx, 8, 6, SideRecipe::random(8),
+                                                                           SideRecipe::hadamard()));
+  give();
+  const MatrixView<const double> core = source.own_core(ctx);
+  const std::vector<double> expected(core.data, core.data + core.size());
+  source.clear();
+  give();
+  FailingProducts::fails = true;
+  CHECK_THROWS_AS(source.own_core(ctx), std::bad_alloc);
+  FailingProducts::fails = false;
+  for (int again = 0; again < 2; ++again)
+    CHECK(contains(message_of([&] { source.own_core(ctx); }), "call clear and begin the step again"));
+  CHECK_THROWS_AS(source.weight_gradient(ctx), StateError);
+  CHECK_THROWS_AS(give(), StateError);
+  CHECK(source.accumulating());
+  source.clear();
+  give();
+  const MatrixView<const double> found = source.own_core(ctx);
+  CHECK(std::vector<double>(found.data, found.data + found.size()) == expected);
+}
+
+}  // namespace
+
+TEST_CASE("group safety: a gradient that was projected in part is not projected again") {
+  FailingProducts::Context ctx;
+  oracle::Random random(5);
+  const oracle::Matrix g = random.matrix(8, 6);
+  const MatrixView<const double> dw(g.data.data(), 8, 6);
+  SUBCASE("of tokens") {
+    CoreGradient<double, FailingProducts> source(ctx, 8, 6, {.plan = Plan{}});
+    check_half_projected(ctx, source, [&] { source.add(ctx, dw); });
+  }
+  SUBCASE("a dW of the engine's that was copied") {
+    GivenGradient<double, FailingProducts> source(ctx, 8, 6);
+    check_half_projected(ctx, source, [&] {
+      source.set({dw});
+      source.weight_gradient(ctx);
+    });
+  }
+  SUBCASE("a dW of the engine's is read alone: that can be done again") {
+    GivenGradient<double, FailingProducts> source(ctx, 8, 6);
+    source.set_basis(ctx, TuckerBasis<double, FailingProducts>::from_recipes(ctx, 8, 6, SideRecipe::random(8),
+                                                                             SideRecipe::hadamard()));
+    source.set({dw});
+    FailingProducts::fails = true;
+    CHECK_THROWS_AS(source.own_core(ctx), std::bad_alloc);
+    FailingProducts::fails = false;
+    CHECK_NOTHROW(source.own_core(ctx));
+  }
 }

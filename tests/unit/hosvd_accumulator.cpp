@@ -311,7 +311,7 @@ TEST_CASE("hosvd accumulator: refusals") {
   CHECK(message_of<ShapeError>([&] { sums.add(ctx, Matrix<float>(6, 4).view()); }) ==
         "gradient is 6x4, expected 4x6 (out x in of the accumulator)");
   CHECK(message_of<ValueError>([&] { sums.add(ctx, Matrix<float>(4, 6).view(), -1); }) ==
-        "weight of gradient 0 is -1.000000, expected finite and >= 0");
+        "weight of gradient 0 is -1, expected finite and >= 0");
   CHECK_THROWS_AS(sums.add(ctx, Matrix<float>(4, 6).view(), NAN), ValueError);
   CHECK_THROWS_AS(sums.add(ctx, Matrix<float>(4, 6).view(), INFINITY), ValueError);
   CHECK(message_of<ValueError>([&] { Sums(ctx, -1, 6); }) ==
@@ -349,4 +349,17 @@ TEST_CASE("hosvd accumulator: refusals") {
   options.gram_limit_bytes = -1;
   CHECK(message_of<ValueError>([&] { Sums(ctx, 4, 6, options); }) ==
         "gram_limit_bytes is -1 and sketch_columns 0, expected >= 0");
+}
+
+TEST_CASE("HosvdAccumulator: a sketch has at most 512 columns unless more are asked for") {
+  using Sums = HosvdAccumulator<float, backend::Reference>;
+  HosvdOptions options;
+  options.in_side = false;
+  options.gram_limit_bytes = 31000000;  // below 2000 * 2000 doubles, and 1291 columns of a sketch
+  CHECK(Sums::bytes_for(2000, 1, options) == 2000 * 512 * 12);
+  options.sketch_columns = 1000;
+  CHECK(Sums::bytes_for(2000, 1, options) == 2000 * 1000 * 12);
+  options.sketch_columns = 0;
+  options.gram_limit_bytes = 2000 * 12 * 300;
+  CHECK(Sums::bytes_for(2000, 1, options) == 2000 * 300 * 12);
 }

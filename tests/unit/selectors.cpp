@@ -3,13 +3,19 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <bit>
+#include <cstdint>
 #include <limits>
 #include <memory>
 #include <new>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include <sparsegrad/backend/cpu.hpp>
+#include <sparsegrad/extras/fixed_support.hpp>
+#include <sparsegrad/extras/sampled_gradient.hpp>
 #include <sparsegrad/io/group_file.hpp>
 
 #include "support/group_model.hpp"
@@ -350,4 +356,191 @@ TEST_CASE("selectors: no memory for a later layer's state: no selector has heard
   CHECK(counted->commits == 1);
   CHECK(group.step(ctx, {}).became_dense == 1);
   CHECK(counted->commits == 2);
+}
+
+namespace {
+
+/// Writes what it is told to, whatever the core.
+struct Writes {
+  std::vector<stored_index_t> positions;
+  std::vector<double> values;
+
+  void operator()(B::Context&, MatrixView<const double>, Gradient& s) const {
+    s.set_count(static_cast<index_t>(std::max(positions.size(), values.size())));
+    std::copy(positions.begin(), positions.end(), s.indices());
+    std::copy(values.begin(), values.end(), s.values());
+  }
+};
+
+}  // namespace
+
+TEST_CASE("selectors: what a selector of the caller's writes is looked at") {
+  Model model;
+  Gradient s(model.ctx, 8, 6, 3);
+  const oracle::Matrix g = model.gradient(0);
+  const MatrixView<const double> core(g.data.data(), 8, 6);
+  const auto message = [&](const std::vector<stored_index_t>& positions) {
+    s.assign(model.ctx, std::vector<stored_index_t>{4, 5}, std::vector<double>{1, 2});
+    const std::string text = message_of([&] {
+      select_entries<double, B>(model.ctx, Writes{positions, {1, 2, 3}}, core, s);
+    });
+    CHECK(s.count() == 0);
+    return text;
+  };
+  const std::string expected = ", expected strictly rising positions in [0, 48)";
+  CHECK(message({7, 5, 7}) == "the selector wrote position 5 at entry 1" + expected);
+  CHECK(message({5, 7, 7}) == "the selector wrote position 7 at entry 2" + expected);
+  CHECK(message({-1, 7, 9}) == "the selector wrote position -1 at entry 0" + expected);
+  CHECK(message({5, 7, 48}) == "the selector wrote position 48 at entry 2" + expected);
+  CHECK(select_entries<double, B>(model.ctx, Writes{{0, 5, 47}, {1, 2, 3}}, core, s).kept == 3);
+
+  const double inf = std::numeric_limits<double>::infinity();
+  CHECK(contains(message_of([&] {
+                   select_entries<double, B>(model.ctx, Writes{{0, 5, 47}, {1, -inf, 3}}, core, s);
+                 }),
+                 "holds Inf at row 0, column 5"));
+  // Positions beyond the first few thousand are looked at as well.
+  std::vector<double> large(10000, 1.0);
+  Gradient many(model.ctx, 100, 100, 9000);
+  Writes writes;
+  for (stored_index_t e = 0; e < 9000; ++e)
+    writes.positions.push_back(e);
+  const MatrixView<const double> whole(large.data(), 100, 100);
+  CHECK(select_entries<double, B>(model.ctx, writes, whole, many).kept == 9000);
+  writes.positions[8192] = 8191;
+  CHECK(contains(message_of([&] { select_entries<double, B>(model.ctx, writes, whole, many); }),
+                 "position 8191 at entry 8192"));
+}
+
+TEST_CASE("selectors: nothing of the step before is left to a selector that writes nothing") {
+  Model model;
+  Group group(keeping(3));
+  model.add_to(group);
+  const auto writes = std::make_shared<Writes>(Writes{{1, 2, 3}, {1, 1, 1}});
+  group.use_selector(model.ctx, 0, writes);
+  model.add_gradients();
+  CHECK(group.step(model.ctx, {.learning_rate = 0.1}).kept == 9);
+  const std::vector<double> before = model.weights[0];
+  SUBCASE("not even their number") {
+    group.use_selector(model.ctx, 0,
+                       [](B::Context&, MatrixView<const double>, Gradient& s) { CHECK(s.count() == 0); });
+    model.add_gradients();
+    CHECK(group.step(model.ctx, {.learning_rate = 0.1}).kept == 6);
+    CHECK(model.weights[0] == before);
+  }
+  SUBCASE("values, but no positions") {
+    writes->positions.clear();
+    model.add_gradients();
+    CHECK_THROWS_AS(group.step(model.ctx, {.learning_rate = 0.1}), ValueError);
+    CHECK(model.weights[0] == before);
+  }
+  SUBCASE("positions, but no values: gradients of 0") {
+    writes->values.clear();
+    model.add_gradients();
+    group.step(model.ctx, {.learning_rate = 0.1});
+    for (index_t e = 0; e < 3; ++e)
+      CHECK(group.gradient(0).values()[e] == 0);
+  }
+  SUBCASE("it throws halfway") {
+    group.use_selector(model.ctx, 0, [](B::Context&, MatrixView<const double>, Gradient& s) {
+      s.set_count(2);
+      throw std::runtime_error("lost");
+    });
+    model.add_gradients();
+    CHECK_THROWS_AS(group.step(model.ctx, {.learning_rate = 0.1}), std::runtime_error);
+    CHECK(group.gradient(0).count() == 0);
+    CHECK(model.weights[0] == before);
+    group.use_selector(model.ctx, 0, nullptr);
+    CHECK(group.step(model.ctx, {.learning_rate = 0.1}).kept == 9);
+  }
+}
+
+TEST_CASE("selectors: a part of the core is kept where the density allows for all of it") {
+  for (const double capacity_factor : {0.0, 4.0}) {
+    Model model;
+    Model other;
+    GroupOptions options{.density = 1};
+    options.capacity_factor = capacity_factor;
+    Group group(options);
+    Group usual(keeping(2));
+    model.add_to(group);
+    other.add_to(usual);
+    group.use_selector(TopK{2});
+    for (int step = 0; step < 3; ++step) {
+      model.add_gradients();
+      other.add_gradients();
+      CHECK(group.step(model.ctx, {.learning_rate = 0.1}).kept == 6);
+      usual.step(other.ctx, {.learning_rate = 0.1});
+    }
+    CHECK(model.weights == other.weights);
+    group.use_selector(nullptr);
+    model.add_gradients();
+    CHECK(group.step(model.ctx, {.learning_rate = 0.1}).kept == 3 * 48);
+    CHECK(group.gradient(0).dense());
+  }
+  B::Context ctx;
+  Gradient s(ctx, 2, 2, 4);
+  CHECK_FALSE(s.has_positions());
+  CHECK(contains(message_of([&] { s.set_count(2); }), "call reserve_positions first"));
+  s.reserve_positions(ctx);
+  CHECK(s.has_positions());
+  s.assign(ctx, std::vector<stored_index_t>{1, 3}, std::vector<double>{5, 6});
+  CHECK(s.positions(ctx) == std::vector<stored_index_t>{1, 3});
+}
+
+TEST_CASE("selectors: a fixed support that is larger than what the layer keeps is refused at once") {
+  B::Context ctx;
+  std::vector<double> w(4);
+  const std::vector<double> dw{1, 2, 3, 4};
+  Gradient support(ctx, 2, 2, 2);
+  support.assign(ctx, std::vector<stored_index_t>{0, 2}, std::vector<double>(2));
+  Group group;
+  group.add_weight(ctx, {w.data(), 2, 2}, "w");
+  CHECK(message_of([&] { group.use_selector(ctx, 0, FixedSupport<double, B>(ctx, support)); }) ==
+        "use_selector: layer 0 keeps 1 entries, the selector 2; raise the group's entries (or density)");
+  group.set_gradient(0, {dw.data(), 2, 2});
+  CHECK(group.step(ctx, {}).kept == 1);
+  Group all(keeping(4));
+  all.add_weight(ctx, {w.data(), 2, 2}, "w");
+  all.use_selector(ctx, 0, FixedSupport<double, B>(ctx, support));
+  all.set_gradient(0, {dw.data(), 2, 2});
+  CHECK(all.step(ctx, {}).kept == 2);
+
+  // A layer that computes a support alone keeps it, whatever the density.
+  FixedSupportLinear<double, B> layer(ctx, TrainedWeight<double>({w.data(), 2, 2}, WeightLayout::out_in),
+                                      nullptr, TuckerBasis<double, B>::identity(2, 2), support);
+  for (const double density : {0.012, 1.0}) {
+    Group sampled({.density = density});
+    sampled.add(ctx, layer, "w");
+    layer.gradient().add(ctx, MatrixView<const double>(dw.data(), 2, 2));
+    CHECK(sampled.step(ctx, {}).kept == 2);
+  }
+
+  // Positions that were written by hand.
+  support.indices()[1] = 0;
+  CHECK(contains(message_of([&] { FixedSupport<double, B>(ctx, support); }), "position 0 at entry 1"));
+  CHECK(contains(
+      message_of([&] { SampledGradient<double, B>(ctx, TuckerBasis<double, B>::identity(2, 2), support); }),
+      "position 0 at entry 1"));
+}
+
+TEST_CASE_TEMPLATE("selectors: all NaN are equal, also in the last elements of a core", Backend,
+                   backend::Reference, backend::Cpu) {
+  typename Backend::Context ctx(1);
+  for (const index_t n : {13, 5003}) {
+    CAPTURE(n);
+    std::vector<float> core(static_cast<std::size_t>(n), 1.0F);
+    // From the first to the last, and the last have the largest payloads.
+    std::vector<stored_index_t> at;
+    for (const index_t position : {index_t{2}, index_t{5}, n - 5, n - 3, n - 2, n - 1}) {
+      const auto bits = 0x7fc00001U + static_cast<std::uint32_t>(at.size());
+      core[static_cast<std::size_t>(position)] = std::bit_cast<float>(bits);
+      at.push_back(static_cast<stored_index_t>(position));
+    }
+    SparseGradient<float, Backend> s(ctx, 1, n, 4);
+    select_entries<float, Backend>(ctx, TopK{4}, MatrixView<const float>(core.data(), 1, n), s,
+                                   NonFinite::propagate);
+    at.resize(4);
+    CHECK(s.positions(ctx) == at);
+  }
 }

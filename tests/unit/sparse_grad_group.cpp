@@ -173,9 +173,9 @@ TEST_CASE("a step that cannot be taken by one layer is taken by none") {
 
   group.clear(model.ctx);
   CHECK(message_of([&] { group.step(model.ctx, {.learning_rate = -1}); }) ==
-        "learning_rate is -1.000000, expected a finite number >= 0");
+        "learning_rate is -1, expected 0 <= learning_rate <= 1.7976931348623157e+308");
   CHECK(message_of([&] { group.step(model.ctx, {.learning_rate = 1, .weight_decay = 2}); }) ==
-        "learning_rate * weight_decay is 2.000000, expected it in [0, 1]");
+        "learning_rate * weight_decay is 2, expected it in [0, 1]");
 }
 
 TEST_CASE("NaN under skip leaves the step out") {
@@ -276,7 +276,7 @@ TEST_CASE("collection and refresh: by kind all layers of a kind share a basis, b
         "extents");
   CHECK(!group.collecting());
   CHECK(message_of([] { SparseGradGroup<double, B>(GroupOptions{.density = 0}); }) ==
-        "density is 0.000000, expected 0 < density <= 1");
+        "density is 0, expected 0 < density <= 1");
 }
 
 TEST_CASE("a basis by kind is that of all its layers' gradients") {

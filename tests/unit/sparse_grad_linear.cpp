@@ -561,7 +561,7 @@ TEST_CASE("wrong calls are refused with what was expected and found, and change 
         "count is 5, expected 0 <= count <= capacity = 2");
   CHECK(message_of([&] { layer.select(ctx, TopK{-1}, s); }) == "k is -1, expected k >= 0");
   CHECK(message_of([&] { layer.apply(ctx, s, 2); }) ==
-        "decay is 2.000000, expected 0 <= learning rate * weight decay <= 1");
+        "decay is 2, expected 0 <= learning rate * weight decay <= 1");
   const std::vector<float> y_before = y.data;
   SparseGradLinear<float> truncated(ctx, weight.view(), nullptr,
                                     {.plan = Plan{SideOrder::multiply_first, SideOrder::project_first}});
@@ -570,7 +570,7 @@ TEST_CASE("wrong calls are refused with what was expected and found, and change 
   CHECK(message_of([&] { truncated.forward(ctx, x.view(), y.view(), x.view()); }) ==
         "keep is 2x4, expected 2x2 (tokens x kept_cols())");
   CHECK(y.data == y_before);
-  CHECK(message_of([] { (void)TopK::fraction(0, 10); }) == "density is 0.000000, expected 0 < density <= 1");
+  CHECK(message_of([] { (void)TopK::fraction(0, 10); }) == "density is 0, expected 0 < density <= 1");
   layer.clear(ctx);
   CHECK(message_of([&] { layer.set_basis(ctx, TuckerBasis<float>::identity(4, 3)); }) ==
         "basis is 4x3, expected 3x4 (out x in of the layer)");

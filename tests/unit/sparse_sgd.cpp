@@ -398,9 +398,9 @@ TEST_CASE_TEMPLATE("SparseSgd: a state from a file goes on bit by bit, one of an
     CHECK(second.state(ctx) == before);
   }
   CHECK(message([&] { SparseSgd<T, B>(ctx, rows, cols, {.momentum = 1}); }) ==
-        "momentum is 1.000000, expected 0 <= momentum < 1");
+        "momentum is 1, expected 0 <= momentum <= 0.9999999999999999");
   CHECK(message([&] { SparseSgd<T, B>(ctx, rows, cols, {.momentum = std::nan("")}); }) ==
-        "momentum is nan, expected 0 <= momentum < 1");
+        "momentum is nan, expected 0 <= momentum <= 0.9999999999999999");
 }
 
 TEST_CASE("an optimizer with nothing optional: what the absence means, and its state in a file") {

@@ -281,7 +281,7 @@ TEST_CASE("state files: what the readers refuse in a basis") {
   CHECK(bent(0.001F, 0.01) == "nothing was thrown");
   CHECK(text([](Parts& p) {
           p.set<float>("p.in.signs", {8}, {1, 1, 1, 2, 1, 1, 1, 1});
-        }) == "f: 'p.in.': sign 3 of a Hadamard side is 2.000000, expected 1 or -1");
+        }) == "f: 'p.in.': sign 3 of a Hadamard side is 2, expected 1 or -1");
   CHECK(text([](Parts& p) { p.set<float>("p.in.signs", {7}, std::vector<float>(7, 1)); }) ==
         "f: tensor 'p.in.signs' has shape [7], expected [8]");
   CHECK(text([](Parts& p) { p.set<double>("p.in.spectrum", {1}, {INFINITY}); }) ==
@@ -353,7 +353,7 @@ TEST_CASE("state files: what the readers refuse in an optimizer's state") {
         }) == "f: 'p.': the saved state was made with capacity 19, expected 20");
   CHECK(text([](Parts& p) {
           p.set<double>("p.coefficients", {3}, {0.9, 0.99, 1e-8});
-        }).find("the saved state was made with beta2 0.98999999999999999, expected 0.999") !=
+        }).find("the saved state was made with beta2 0.99, expected 0.999") !=
         std::string::npos);
   CHECK(text([](Parts& p) { p.set<std::int64_t>("p.step", {1}, {-1}); }) ==
         "f: 'p.': the saved state has step -1, expected >= 0");
@@ -395,7 +395,7 @@ TEST_CASE("state files: what the readers refuse in an optimizer's state") {
           p.set<float>("p.v", {8}, {0, INFINITY, 1, 1, 1, 1, 1, 1});
         }) == "f: tensor 'p.v' has Inf at element 1, expected finite numbers");
   CHECK(text([](Parts& p) { p.set<float>("p.v", {8}, std::vector<float>(8, -1)); }) ==
-        "f: 'p.': the saved state has v = -1.000000 at entry 0, expected >= 0");
+        "f: 'p.': the saved state has v = -1 at entry 0, expected >= 0");
   CHECK(text([](Parts& p) { p.set<double>("p.m", {8}, std::vector<double>(8)); }) ==
         "f: tensor 'p.m' has dtype F64, expected F32");
   CHECK(text([](Parts& p) {

@@ -350,8 +350,8 @@ struct Reference {
       const double correction1 = 1 - std::pow(c.beta1, t);
       const double correction2 = 1 - std::pow(c.beta2, t);
       const double x = static_cast<double>(g[e]) * c.grad_scale;
-      m[s] = static_cast<T>(static_cast<double>(m[s]) + (1 - c.beta1) * (x - static_cast<double>(m[s])));
-      v[s] = static_cast<T>(static_cast<double>(v[s]) + (1 - c.beta2) * (x * x - static_cast<double>(v[s])));
+      m[s] = static_cast<T>(c.beta1 * static_cast<double>(m[s]) + (1 - c.beta1) * x);
+      v[s] = static_cast<T>(c.beta2 * static_cast<double>(v[s]) + (1 - c.beta2) * x * x);
       const double root = std::sqrt(static_cast<double>(v[s]));
       const double correction = std::sqrt(correction2);
       const double denominator = c.eps_uncorrected ? (root + c.eps) / correction : root / correction + c.eps;

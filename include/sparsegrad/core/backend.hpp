@@ -80,12 +80,12 @@ concept HasAdamBatched = requires(typename B::Context& ctx, AdamCoefficients c,
   B::template adam_batched<T>(ctx, c, tasks, guard);
 };
 
-/// The guard stops where a contiguous matrix holds NaN or Inf; `raise`: also as long as the
-/// context's StepFlag is raised, which that does.
+/// The guard stops where a contiguous matrix holds NaN or a number beyond +-largest, which is
+/// finite; `raise`: also as long as the context's StepFlag is raised, which that does.
 template <class B, class T>
-concept HasGuardStep = requires(typename B::Context& ctx, std::span<const MatrixView<const T>> as, bool raise,
-                                StepGuard guard) {
-  B::template guard_step<T>(ctx, as, raise, guard);
+concept HasGuardStep = requires(typename B::Context& ctx, std::span<const MatrixView<const T>> as, T largest,
+                                bool raise, StepGuard guard) {
+  B::template guard_step<T>(ctx, as, largest, raise, guard);
   { ctx.step_flag() } -> std::same_as<StepFlag&>;
 };
 

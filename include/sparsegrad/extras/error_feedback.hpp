@@ -40,6 +40,8 @@ class ErrorFeedback {
   using Context = typename B::Context;
   /// The sparse gradients that it takes.
   using Gradient = SparseGradient<T, B>;
+  /// It writes rising positions (see Selector).
+  static constexpr bool rising_positions = true;
 
   /// S from the core [r, c], contiguous. Throws ShapeError when the residual has other extents, and
   /// as TopK.

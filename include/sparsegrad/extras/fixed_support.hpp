@@ -23,17 +23,23 @@ class FixedSupport {
  public:
   /// The backend's context.
   using Context = typename B::Context;
+  /// It writes rising positions (see Selector).
+  static constexpr bool rising_positions = true;
 
-  /// A copy of the support of `support` [r, c]; its values have no meaning.
+  /// A copy of the support of `support` [r, c]; its values have no meaning. Throws ValueError unless
+  /// its positions rise strictly and lie in the core.
   FixedSupport(Context& ctx, const SparseGradient<T, B>& support)
       : support_(ctx, support.rows(), support.cols(), support.count()) {
     support_.copy_support(ctx, support);
+    detail::require_positions<T, B>(ctx, support_, "the caller of FixedSupport");
   }
 
   /// The support.
   const SparseGradient<T, B>& support() const { return support_; }
   /// Bytes of backend memory held.
   index_t bytes() const { return support_.bytes(); }
+  /// Entries that it keeps in every step.
+  index_t entries() const { return support_.count(); }
 
   /// Throws StateError when the basis has changed since the support was given; ValueError when `s`
   /// has no room for it; ShapeError.

@@ -11,6 +11,7 @@
 #include "../core_gradient.hpp"
 #include "../core_source.hpp"
 #include "../default_backend.hpp"
+#include "../selector.hpp"
 #include "../sparse_gradient.hpp"
 #include "../trained_weight.hpp"
 
@@ -41,12 +42,14 @@ class SampledGradient final : public CoreSource<compute_t<T>, B> {
   /// What a basis is fitted from.
   using Accumulator = HosvdAccumulator<C, B>;
 
-  /// `support` [r, c] of the basis's core, copied; its values have no meaning. Throws ShapeError.
+  /// `support` [r, c] of the basis's core, copied; its values have no meaning. Throws ShapeError;
+  /// ValueError unless its positions rise strictly and lie in the core.
   SampledGradient(Context& ctx, BasisPointer basis, const SparseGradient<C, B>& support)
       : basis_(std::move(basis)), sum_(ctx, support.rows(), support.cols(), support.count()) {
     require_shape("support", support.rows(), support.cols(), basis_->rows(), basis_->cols(),
                   "rows x cols of the core");
     sum_.copy_support(ctx, support);
+    detail::require_positions<C, B>(ctx, sum_, "the caller of SampledGradient");
     if constexpr (is_low_precision<T>) low_precision_ = &basis_->template low_precision<T>(ctx);
   }
   SampledGradient(const SampledGradient&) = delete;

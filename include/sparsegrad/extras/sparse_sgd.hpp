@@ -1,13 +1,15 @@
 // SparseSgd: stochastic gradient descent with momentum on the entries of a sparse gradient.
 #pragma once
 
+#include <limits>
+
 #include "../moment_optimizer.hpp"
 
 namespace sparsegrad {
 
 /// Options of SparseSgd.
 struct SparseSgdOptions {
-  double momentum = 0.9;  ///< mu, 0 <= mu < 1
+  double momentum = 0.9;  ///< mu, 0 <= mu < 1, also once it is rounded to T
   /// Whether the update looks ahead (Nesterov).
   bool nesterov = false;
   index_t capacity = 0;  ///< entries of a compact state; 0: dense
@@ -19,8 +21,9 @@ struct SparseSgdOptions {
   /// Throws ValueError unless the numbers are in range.
   template <class T>
   void require_valid() const {
-    if (!is_finite(momentum) || momentum < 0 || momentum >= 1)
-      throw ValueError("momentum is " + std::to_string(momentum) + ", expected 0 <= momentum < 1");
+    if (is_finite(momentum) && momentum >= 0 && momentum < 1 && static_cast<T>(momentum) < T(1)) return;
+    throw ValueError("momentum is " + number_text(momentum) +
+                     ", expected 0 <= momentum <= " + number_text(1 - std::numeric_limits<T>::epsilon() / 2));
   }
   /// Writes the options to a saved state, for `restore` to compare.
   template <class T>
@@ -47,6 +50,15 @@ class SparseSgd : public MomentOptimizer<T, B, SparseSgdOptions> {
   /// The sparse gradients that it takes.
   using Gradient = SparseGradient<T, B>;
 
+  /// Throws ValueError unless the numbers of a step are in range in T (StepOptions), and, with
+  /// `nesterov`, learning_rate * grad_scale is finite in T.
+  void require_numbers(const StepOptions& step) const {
+    core_optimizer::require_numbers<T>(step);
+    if (!this->options_.nesterov || finite_in<T>(step.learning_rate * step.grad_scale)) return;
+    throw ValueError("learning_rate * grad_scale is " + number_text(step.learning_rate * step.grad_scale) +
+                     ", expected a magnitude <= " + number_text(std::numeric_limits<T>::max()));
+  }
+
   /// One step; O(k) with a dense state. Throws as SparseAdam::step, with nothing changed but D.
   StepReport step(typename B::Context& ctx, const Gradient& s, const StepOptions& options, Gradient& d) {
     auto& store = this->store_;
@@ -54,6 +66,8 @@ class SparseSgd : public MomentOptimizer<T, B, SparseSgdOptions> {
     auto places = store.require_room(ctx, frame, s);
     core_optimizer::require_step(d, this->rows(), this->cols(), s.count(), options);
     core_optimizer::require_support(d, s);
+    require_numbers(options);
+    core_optimizer::require_scaled<T, B>(ctx, s, options);
     StepReport report;
     store.admit(ctx, frame, s, places, report);
     const index_t k = s.count();

@@ -90,7 +90,7 @@ inline std::string to_string(const SideRecipe& recipe) {
   const Truncation::Choice& truncation = hosvd->truncation.choice();
   if (const auto* rank = std::get_if<Truncation::Rank>(&truncation)) return std::to_string(rank->rank);
   if (const auto* energy = std::get_if<Truncation::Energy>(&truncation)) {
-    std::string text = detail::shortest_text(energy->fraction);
+    std::string text = number_text(energy->fraction);
     // All of the energy must not read as rank 1.
     if (text.find_first_not_of("0123456789") == std::string::npos) text += ".0";
     return text;

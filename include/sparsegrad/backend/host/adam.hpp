@@ -47,8 +47,22 @@ class Adam {
       : c_(c),
         first_(static_cast<T>(1 - c.beta1)),
         second_(static_cast<T>(1 - c.beta2)),
+        keep1_(kept(c.beta1)),
+        keep2_(kept(c.beta2)),
         scale_(static_cast<T>(c.grad_scale)),
         global_(step_at(static_cast<double>(c.step))) {}
+
+  /// A small beta, by which m or v is multiplied then: v += (1 - beta) (g^2 - v) would lose a small g
+  /// in a large v. Else -1: of a large beta the difference from 1 is what must not be rounded.
+  static T kept(double beta) { return beta < 0.5 ? static_cast<T>(beta) : T(-1); }
+  /// old <- beta old + (1 - beta) x
+  static void average(T& old, T x, T keep, T gain) {
+    if (keep >= T(0)) {
+      old = keep * old + gain * x;
+    } else {
+      old += gain * (x - old);
+    }
+  }
 
   Step step_at(double t) const {
     const double correction1 = 1 - std::pow(c_.beta1, t);
@@ -92,11 +106,20 @@ class Adam {
 
   void update(const T* g, index_t size, T* m, T* v, std::int32_t* count, T* d) const {
     T root[block];
-    for (index_t e = 0; e < size; ++e) {
-      const T x = g[e] * scale_;
-      m[e] += first_ * (x - m[e]);
-      v[e] += second_ * (x * x - v[e]);
-      root[e] = v[e];
+    if (keep1_ < T(0) && keep2_ < T(0)) {
+      for (index_t e = 0; e < size; ++e) {
+        const T x = g[e] * scale_;
+        m[e] += first_ * (x - m[e]);
+        v[e] += second_ * (x * x - v[e]);
+        root[e] = v[e];
+      }
+    } else {
+      for (index_t e = 0; e < size; ++e) {
+        const T x = g[e] * scale_;
+        average(m[e], x, keep1_, first_);
+        average(v[e], x * x, keep2_, second_);
+        root[e] = v[e];
+      }
     }
     square_roots(root, size);
     if (count == nullptr) {
@@ -111,7 +134,9 @@ class Adam {
   }
 
   const AdamCoefficients& c_;
-  T first_, second_, scale_;
+  T first_, second_;
+  T keep1_, keep2_;  ///< see `kept`
+  T scale_;
   Step global_;
   Step* table_ = nullptr;
   std::int32_t tabulated_ = 0;

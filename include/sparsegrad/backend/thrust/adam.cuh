@@ -27,7 +27,9 @@ template <class T>
 struct AdamFactors {
   AdamCoefficients c;
   AdamStep<T> global;  ///< of c.step
-  T first, second, scale;
+  T first, second;
+  T keep1, keep2;  ///< see `kept`
+  T scale;
 
   AdamFactors() = default;
   explicit AdamFactors(const AdamCoefficients& all)
@@ -35,14 +37,24 @@ struct AdamFactors {
         global(AdamStep<T>::at(all, all.step)),
         first(static_cast<T>(1 - all.beta1)),
         second(static_cast<T>(1 - all.beta2)),
+        keep1(kept(all.beta1)),
+        keep2(kept(all.beta2)),
         scale(static_cast<T>(all.grad_scale)) {}
+
+  /// A small beta, by which m or v is multiplied then: v += (1 - beta) (g^2 - v) would lose a small g
+  /// in a large v. Else -1: of a large beta the difference from 1 is what must not be rounded.
+  static T kept(double beta) { return beta < 0.5 ? static_cast<T>(beta) : T(-1); }
+  /// beta old + (1 - beta) x
+  SPARSEGRAD_HOST_DEVICE static T average(T old, T x, T keep, T gain) {
+    return keep >= T(0) ? keep * old + gain * x : old + gain * (x - old);
+  }
 
   /// Moves m and v by the gradient g; returns the update. `count` may be null: then the step is
   /// `now`.
   SPARSEGRAD_HOST_DEVICE T update(T g, T& m, T& v, std::int32_t* count, const AdamStep<T>& now) const {
     const T x = g * scale;
-    m += first * (x - m);
-    v += second * (x * x - v);
+    m = average(m, x, keep1, first);
+    v = average(v, x * x, keep2, second);
     const AdamStep<T> step = count == nullptr ? now : AdamStep<T>::at(c, ++*count);
     return step.rate * m / (static_cast<T>(sqrt(v)) * step.root + step.offset);
   }

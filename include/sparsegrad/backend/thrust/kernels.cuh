@@ -169,9 +169,9 @@ struct Kernels {
     Adam<System>::template run_batch<T>(ctx, c, tasks, guard);
   }
   template <class T>
-  static void guard_step(Context& ctx, std::span<const MatrixView<const T>> arrays, bool raise,
-                         StepGuard guard) {
-    Reductions<System>::template guard_step<T>(ctx, arrays, raise, guard);
+  static void guard_step(Context& ctx, std::span<const MatrixView<const T>> arrays,
+                         std::type_identity_t<T> largest, bool raise, StepGuard guard) {
+    Reductions<System>::template guard_step<T>(ctx, arrays, largest, raise, guard);
   }
   template <class T>
   static void scale_batched(Context& ctx, std::type_identity_t<T> alpha,

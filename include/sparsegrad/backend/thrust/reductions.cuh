@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 
 #include <thrust/functional.h>
 #include <thrust/transform_reduce.h>
@@ -143,7 +144,8 @@ struct RoundRow {
   }
 };
 
-/// *mark becomes at least StepGuard::mark(number) where an array x [n] holds NaN or Inf.
+/// *mark becomes at least StepGuard::mark(number) where an array x [n] holds NaN or a number beyond
+/// +-largest.
 template <class T>
 struct FindNonFinite {
   static constexpr int threads = 256;
@@ -153,6 +155,7 @@ struct FindNonFinite {
 
   const T* x;
   index_t n;
+  typename FloatBits<T>::Unsigned largest;  ///< its bits
   std::uint32_t number;
   std::uint32_t* mark;
 
@@ -163,7 +166,7 @@ struct FindNonFinite {
     const index_t end = (block + 1) * tile < n ? (block + 1) * tile : n;
     bool found = false;
     for (index_t e = block * tile + thread; e < end; e += threads)
-      found = found || magnitude_key(x[e]) >= FloatBits<T>::infinity;
+      found = found || FloatBits<T>::magnitude(x[e]) > largest;
     if (found) atomic_max(mark, StepGuard::mark(number));
   }
 };
@@ -227,22 +230,24 @@ struct Reductions {
     auto frame = ctx.frame();
     auto* mark = frame.template take<std::uint32_t>(1);
     for_each_index<System>(ctx, 1, SetElement<std::uint32_t>{0, mark});
-    find_nonfinite<T>(ctx, arrays, mark);
+    find_nonfinite<T>(ctx, arrays, std::numeric_limits<T>::max(), mark);
     const std::uint32_t found = System::fetch(ctx, mark);
     return found == 0 ? -1 : static_cast<index_t>(StepGuard::mark(found));
   }
   template <class T>
-  static void guard_step(Context& ctx, std::span<const MatrixView<const T>> arrays, bool raise,
+  static void guard_step(Context& ctx, std::span<const MatrixView<const T>> arrays, T largest, bool raise,
                          StepGuard guard) {
-    find_nonfinite<T>(ctx, arrays, guard.word);
+    find_nonfinite<T>(ctx, arrays, largest, guard.word);
     System::launch(ctx, 1, JudgeStep{guard, raise, ctx.step_flag_of_device()});
   }
 
  private:
   template <class T>
-  static void find_nonfinite(Context& ctx, std::span<const MatrixView<const T>> arrays, std::uint32_t* mark) {
+  static void find_nonfinite(Context& ctx, std::span<const MatrixView<const T>> arrays, T largest,
+                             std::uint32_t* mark) {
     launch_batch<System>(ctx, arrays, [&](const MatrixView<const T>& a, std::size_t t) {
-      return FindNonFinite<T>{a.data, a.size(), static_cast<std::uint32_t>(t), mark};
+      return FindNonFinite<T>{a.data, a.size(), FloatBits<T>::magnitude(largest),
+                              static_cast<std::uint32_t>(t), mark};
     });
   }
 };
