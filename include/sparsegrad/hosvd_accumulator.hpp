@@ -64,6 +64,8 @@ struct HosvdOptions {
 /// approximation of a positive-semidefinite matrix from streaming data", NIPS 2017.
 template <class T, Backend B = DefaultBackend>
 class HosvdAccumulator {
+  static_assert(is_compute_type<T>, "T, the type of the gradients that are summed, must be float or double");
+
  public:
   /// The backend's context.
   using Context = typename B::Context;

@@ -41,7 +41,7 @@ struct SelectorState {
 /// c], whose capacity is how many entries there may be. It returns nothing, or a SelectReport.
 /// TopK, FixedSupport and ErrorFeedback are such.
 ///
-///     [](auto& ctx, auto core, auto& s) { TopK{64}(ctx, core, s); }
+///     group.use_selector([](auto& ctx, auto core, auto& s) { TopK{64}(ctx, core, s); });
 ///
 /// A selector with a state has members of these names, each optional:
 ///
