@@ -71,11 +71,10 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   /// What a basis is fitted from.
   using Accumulator = HosvdAccumulator<C, B>;
 
-  /// Throws ShapeError unless out > 0 and in > 0.
+  /// Throws ShapeError unless out > 0 and in > 0, and dW has less than 2^63 bytes.
   CoreGradient(Context& ctx, index_t out, index_t in, CoreGradientOptions options = {})
       : out_(out), in_(in), options_(std::move(options)) {
-    if (out <= 0 || in <= 0)
-      throw ShapeError("layer is " + shape_text(out, in) + ", expected positive extents");
+    detail::require_extents(out, in);
     set_basis(ctx, nullptr);
   }
   CoreGradient(const CoreGradient&) = delete;

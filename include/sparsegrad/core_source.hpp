@@ -26,6 +26,14 @@ inline void require_tokens(index_t max_tokens, index_t width) {
                    ", expected 0 <= max_tokens <= " + std::to_string(most));
 }
 
+/// Throws ShapeError unless a matrix of these extents has elements, and of less than 2^63 bytes.
+inline void require_extents(index_t out, index_t in) {
+  if (out <= 0 || in <= 0)
+    throw ShapeError("layer is " + shape_text(out, in) + ", expected positive extents");
+  if (in > (std::numeric_limits<index_t>::max() >> 4) / out)
+    throw ShapeError("layer is " + shape_text(out, in) + ", expected a matrix of less than 2^63 bytes");
+}
+
 }  // namespace detail
 
 /// Makes the core gradient G~ = V^T dW U [r, c] of one weight matrix, in one optimizer step after

@@ -63,11 +63,10 @@ class GivenGradient final : public CoreSource<C, B> {
   /// A weight gradient in the engine's memory.
   using View = WeightGradientView<C>;
 
-  /// Throws ShapeError unless out > 0 and in > 0.
+  /// Throws ShapeError unless out > 0 and in > 0, and dW has less than 2^63 bytes.
   GivenGradient(Context& ctx, index_t out, index_t in, CostModel cost_model = {})
       : out_(out), in_(in), cost_model_(cost_model) {
-    if (out <= 0 || in <= 0)
-      throw ShapeError("layer is " + shape_text(out, in) + ", expected positive extents");
+    detail::require_extents(out, in);
     set_basis(ctx, nullptr);
   }
   GivenGradient(const GivenGradient&) = delete;

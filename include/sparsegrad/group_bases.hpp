@@ -6,6 +6,7 @@
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "basis_collection.hpp"
@@ -96,8 +97,9 @@ class GroupBases {
 
   /// The gradient of weight i in this step: dW of the weight's shape, or its transpose by `layout`,
   /// in C, bfloat16 or half. Borrowed until the step (or clear); nothing is copied. Throws
-  /// ShapeError; StateError for a layer of `add`, which makes its own, or when the core of one
-  /// given before was already asked for.
+  /// ShapeError; ValueError when dW overlaps the weight, which a step changes; StateError for a
+  /// layer of `add`, which makes its own, or when the core of one given before was already asked
+  /// for.
   void set_gradient(index_t i, ConstMatrixView<C> dw, std::optional<WeightLayout> layout = {}) {
     set_gradient(i, {dw, layout.value_or(members_.at(i).weight->layout)});
   }
@@ -216,6 +218,7 @@ class GroupBases {
     collection_.reset();
     warmup_left_ = 0;
     members_.shrink_gradient_memory(ctx);
+    reserve_again(ctx);
     return reports;
   }
 
@@ -226,7 +229,9 @@ class GroupBases {
                          MomentsPolicy moments = MomentsPolicy::reset) {
     require_host_counts("set_basis");
     check(ctx);
-    return members_.set_basis(ctx, members_.at(i), std::move(basis), moments);
+    const RebaseReport report = members_.set_basis(ctx, members_.at(i), std::move(basis), moments);
+    reserve_again(ctx);
+    return report;
   }
 
   /// Waits for the steps that did not wait (BatchedStep): returns how many of them changed nothing,
@@ -265,6 +270,17 @@ class GroupBases {
   void begin_warm_up(Context& ctx) {
     if (warming_up() && !collecting()) collection_ = members_.start_collection(ctx, options().recipe);
   }
+  /// Takes the memory that later steps with up to `max_tokens` tokens need, in the present bases.
+  void reserve_steps(Context& ctx, index_t max_tokens) {
+    members_.reserve(ctx, max_tokens);
+    step_.reserve(ctx, members_.all());
+    reserved_tokens_ = max_tokens;
+  }
+  /// The same after a change of bases, where it was asked for before.
+  void reserve_again(Context& ctx) {
+    if (reserved_tokens_ && !collecting() && members_.all_have_optimizers())
+      reserve_steps(ctx, *reserved_tokens_);
+  }
   /// Throws StateError, naming the caller, for a group without layers.
   void require_layers(const char* call) const {
     if (size() == 0)
@@ -283,6 +299,7 @@ class GroupBases {
   }
 
   index_t warmup_left_ = 0;                          ///< steps of the warm-up still to come
+  std::optional<index_t> reserved_tokens_;           ///< of the last `reserve`
   GroupMembers<T, B, O> members_;                    ///< the weight matrices
   std::optional<BasisCollection<C, B>> collection_;  ///< sums of the gradients while they are collected
   Step step_;                                        ///< takes the steps
@@ -318,7 +335,11 @@ class GroupBases {
       throw StateError("set_gradient: layer " + m.text() +
                        " makes its own gradient (add); only a weight of add_weight is given one");
     }
-    m.named([&] { m.given->set(dw); });
+    m.named([&] {
+      std::visit([&](const auto& matrix) { require_apart("the weight", m.weight->master, "dW", matrix); },
+                 dw.matrix);
+      m.given->set(dw);
+    });
   }
   void rebind(index_t i, const TrainedWeight<T>& moved, ConstMatrixView<C> gradient) {
     Member& m = members_.at(i);

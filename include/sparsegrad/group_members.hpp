@@ -314,13 +314,20 @@ class GroupMembers {
   /// Takes the memory that steps with up to `max_tokens` tokens need.
   void reserve(Context& ctx, index_t max_tokens) {
     for (Member& m : list_) {
-      if (m.optimizer == nullptr && m.sums == nullptr) require_positions(m);
+      const bool waits = m.optimizer == nullptr;  // for its basis
+      if (waits && !m.source->forms_weight_gradient()) require_positions(m);
       m.source->reserve(ctx, max_tokens);
+      if (waits) continue;
       const index_t core = m.basis().rows() * m.basis().cols();
       const index_t update = m.update == nullptr ? wanted(m, m.basis()) : m.update->capacity();
       ctx.scratch().reserve(add_expanded_scratch<C, B>(ctx, m.basis(), update) +
                             B::template scratch_bound<C>(ctx, core) + (index_t{1} << 20));
     }
+  }
+
+  /// Whether no member waits for its basis.
+  bool all_have_optimizers() const {
+    return std::all_of(list_.begin(), list_.end(), [](const Member& m) { return m.optimizer != nullptr; });
   }
 
   /// All but the collection's and the scratch's part.

@@ -88,6 +88,7 @@ class SparseAdam : public MomentOptimizer<T, B, SparseAdamOptions> {
     auto frame = ctx.frame();
     auto places = store_.require_room(ctx, frame, s);
     core_optimizer::require_step(d, rows(), cols(), update_capacity(s.count()), step_options);
+    core_optimizer::require_other(d, s);
     if (!moves_all()) core_optimizer::require_support(d, s);
     StepReport report;
     store_.admit(ctx, frame, s, places, report);

@@ -118,12 +118,10 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   }
 
   /// After this no call of a step with up to `max_tokens` tokens allocates, but for a state that
-  /// goes dense (Overflow::go_dense), and for a first dW that must be copied (GivenGradient). To be
-  /// called when the bases are there. Throws ValueError unless max_tokens >= 0 and can be counted.
-  void reserve(Context& ctx, index_t max_tokens = 0) {
-    members_.reserve(ctx, max_tokens);
-    step_.reserve(ctx, members_.all());
-  }
+  /// goes dense (Overflow::go_dense), and for a first dW that must be copied (GivenGradient). Steps
+  /// that collect allocate; what comes after them, or another change of bases, is reserved anew by
+  /// that change. Throws ValueError unless max_tokens >= 0 and can be counted.
+  void reserve(Context& ctx, index_t max_tokens = 0) { this->reserve_steps(ctx, max_tokens); }
 
   /// Selects layer i's entries now; `step` then does not select it again. Without a gradient it
   /// keeps nothing and the layer takes no part in the step. `need_norm`: also computes the norm that
@@ -228,6 +226,7 @@ class SparseGradGroup : public GroupBases<T, B, O> {
     detail::restore_group_state<C, B>(ctx, members_, state);
     collection_.reset();
     warmup_left_ = 0;
+    this->reserve_again(ctx);
   }
 
   /// Bytes that the group, its layers' gradients and `ctx`'s scratch hold.

@@ -314,8 +314,9 @@ TEST_CASE("engine: what is refused") {
   group.add(model.ctx, *model.layers[0], "up");
   std::vector<double> w(48), g(48);
   const MatrixView<const double> dw(g.data(), 8, 6);
-  CHECK(message_of([&] { group.set_gradient(0, dw); }) ==
-        "set_gradient: layer 0 ('up') makes its own gradient (add); only a weight of add_weight is given one");
+  CHECK(
+      message_of([&] { group.set_gradient(0, dw); }) ==
+      "set_gradient: layer 0 ('up') makes its own gradient (add); only a weight of add_weight is given one");
   CHECK(message_of([&] { group.set_gradient(1, dw); }) == "layer 1, expected 0 <= layer < 1");
   CHECK(message_of([&] { group.add_weight(model.ctx, MatrixView<double>(), "up"); }) ==
         "weight is 0x0, expected positive extents");

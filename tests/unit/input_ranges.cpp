@@ -15,6 +15,7 @@
 #include <sparsegrad/extras/error_feedback.hpp>
 #include <sparsegrad/extras/fixed_support.hpp>
 #include <sparsegrad/extras/sampled_gradient.hpp>
+#include <sparsegrad/extras/sparse_sgd.hpp>
 #include <sparsegrad/extras/tensor.hpp>
 
 #include "support/group_model.hpp"
@@ -130,6 +131,33 @@ TEST_CASE("a basis: memory that is written while it is read is refused") {
   CHECK(contains(message_of([&] { basis->project(ctx, g, g); }), "the core overlaps the gradient"));
   CHECK(contains(message_of([&] { basis->expand(ctx, g, 0.0, g); }), "the gradient overlaps the core"));
   CHECK(memory == std::vector<double>(36, 1.0));
+}
+
+TEST_CASE("an optimizer's update is another object than the gradient, and dW other memory than W") {
+  B::Context ctx;
+  SparseAdam<double, B> adam(ctx, 4, 5, {});
+  SparseSgd<double, B> sgd(ctx, 4, 5, {});
+  Gradient s = first_entries(ctx, 4, 5, 3);
+  CHECK(message_of([&] { adam.step(ctx, s, {}, s); }) == "D is S itself, expected another object");
+  CHECK(message_of([&] { sgd.step(ctx, s, {}, s); }) == "D is S itself, expected another object");
+  CHECK(adam.steps() == 0);
+  std::vector<double> memory(50, 1.0);
+  Group group(keeping(5));
+  const index_t i = group.add_weight(ctx, MatrixView<double>(memory.data(), 4, 5), "up");
+  CHECK(
+      contains(message_of([&] { group.set_gradient(i, MatrixView<const double>(memory.data() + 7, 4, 5)); }),
+               "layer 0 ('up'): the weight overlaps dW in memory"));
+  group.set_gradient(i, MatrixView<const double>(memory.data() + 20, 4, 5));
+  CHECK(group.step(ctx, {}).kept == 5);
+}
+
+TEST_CASE("extents of a layer whose size cannot be counted are refused") {
+  B::Context ctx;
+  constexpr index_t large = index_t{1} << 33;
+  const std::string expected = "layer is 8589934592x8589934592, expected a matrix of less than 2^63 bytes";
+  CHECK(message_of([&] { CoreGradient<double, B>(ctx, large, large); }) == expected);
+  CHECK(message_of([&] { GivenGradient<double, B>(ctx, large, large); }) == expected);
+  CHECK(message_of([&] { CoreAdapter<double, B>(ctx, Basis::identity(large, large)); }) == expected);
 }
 
 TEST_CASE("a function that is empty is refused where it is given") {

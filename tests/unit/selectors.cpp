@@ -226,9 +226,9 @@ TEST_CASE("selectors: a state goes to a file and back, and a group that was rest
   }
   const std::string path = std::string(SPARSEGRAD_TEST_OUTPUT_DIR) + "/selectors.safetensors";
   io::save(model.ctx, path, group);
-  CHECK(
-      contains(message_of([&] { io::load(other.ctx, path, restored); }),
-               "layer 2 ('down'): the saved state has one of a selector, and the layer has none that keeps a state"));
+  CHECK(contains(
+      message_of([&] { io::load(other.ctx, path, restored); }),
+      "layer 2 ('down'): the saved state has one of a selector, and the layer has none that keeps a state"));
   CHECK(rotating->at == 0);
   CHECK(restored.optimizer(0).steps() == 0);
   restored.use_selector(other.ctx, 2, Rotating{.width = 4});

@@ -53,6 +53,7 @@ class SparseSgd : public MomentOptimizer<T, B, SparseSgdOptions> {
     auto frame = ctx.frame();
     auto places = store.require_room(ctx, frame, s);
     core_optimizer::require_step(d, this->rows(), this->cols(), s.count(), options);
+    core_optimizer::require_other(d, s);
     core_optimizer::require_support(d, s);
     StepReport report;
     store.admit(ctx, frame, s, places, report);
