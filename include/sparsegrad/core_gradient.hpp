@@ -311,7 +311,7 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   bool begin(Context& ctx) {
     if (state_ != State::empty) return false;
     auto turn = std::move(turn_);
-    if (shared_ != nullptr && turn == nullptr) turn = GradientMemory<C, B>::begin(shared_);
+    if (shared_ != nullptr && turn == nullptr) turn = GradientMemory<C, B>::begin(shared_, this->name());
     take_memory(ctx);
     turn_ = std::move(turn);
     return true;

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "gradient_memory.hpp"
 #include "hosvd_accumulator.hpp"
@@ -55,6 +56,11 @@ class CoreSource {
   using Accumulator = HosvdAccumulator<C, B>;
 
   virtual ~CoreSource() = default;
+
+  /// What messages call the matrix, "layer 3 ('up')" in a group; empty: nothing.
+  const std::string& name() const { return name_; }
+  /// Sets that name.
+  void set_name(std::string name) { name_ = std::move(name); }
 
   /// Extents of dW.
   virtual index_t out_extent() const = 0;
@@ -138,6 +144,9 @@ class CoreSource {
   virtual index_t bytes() const = 0;
   /// Elements of gradient memory that the present plan needs.
   virtual index_t element_count() const = 0;
+
+ private:
+  std::string name_;
 };
 
 }  // namespace sparsegrad

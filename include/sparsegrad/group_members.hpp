@@ -77,6 +77,7 @@ class GroupMembers {
     member.number = size();
     member.kind = kind;
     if (!later && has_positions(member)) prepare(ctx, member);
+    member.source->set_name("layer " + member.text());
     list_.push_back(std::move(member));
     return size() - 1;
   }
@@ -86,9 +87,12 @@ class GroupMembers {
     CoreSource<C, B>& source = *list_[at].source;
     if (source.forms_weight_gradient()) source.form_weight_gradient(ctx, false);
     if (shared_ != nullptr) source.share_memory(ctx, nullptr);
-    list_.erase(list_.begin() + i);
-    for (std::size_t e = at; e < list_.size(); ++e)
+    source.set_name({});
+    list_.erase(list_.begin() + i);  // and with it the source, of a weight
+    for (std::size_t e = at; e < list_.size(); ++e) {
       list_[e].number = static_cast<index_t>(e);
+      list_[e].source->set_name("layer " + list_[e].text());
+    }
     shrink_gradient_memory(ctx);
   }
   /// Throws ValueError, naming the member, when one but `except` has this source, or a weight in the

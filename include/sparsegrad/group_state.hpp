@@ -48,14 +48,14 @@ void require_member_state(typename B::Context& ctx, const Members& members, cons
   require_shape("the saved basis", saved.basis->out_extent(), saved.basis->in_extent(),
                 m.source->out_extent(), m.source->in_extent(), "out x in of the layer");
   m.source->require_basis(*saved.basis);
+  using Optimizer = typename decltype(m.optimizer)::element_type;
+  Optimizer(ctx, rows, cols, members.optimizer_options(m, *saved.basis)).restore(ctx, saved.optimizer);
   const index_t kept = members.wanted(m, *saved.basis);
   if (saved.kept != 0 && saved.kept != kept) {
     throw ValueError("the saved state was made with " + std::to_string(saved.kept) +
                      " kept entries a step, expected " + std::to_string(kept) +
                      ": the density is another, or `entries`");
   }
-  using Optimizer = typename decltype(m.optimizer)::element_type;
-  Optimizer(ctx, rows, cols, members.optimizer_options(m, *saved.basis)).restore(ctx, saved.optimizer);
   if (saved.selector.empty()) return;
   if (!m.selector.saves()) {
     throw ValueError(

@@ -260,6 +260,16 @@ TEST_CASE("a refusal names the layer") {
   model.add_gradient(0);
   model.layers[2]->add_gradient(model.ctx, MatrixView<const double>(g.data(), 6, 8));
   CHECK(contains(message([&] { group.end_collecting_step(model.ctx); }), "layer 2 ('down'): "));
+  // Gradient memory in another's turn.
+  GroupOptions turns = keeping(6);
+  turns.share_gradient_memory = true;
+  Model fourth;
+  Group sharing(turns);
+  fourth.add_to(sharing);
+  fourth.add_gradient(1);
+  CHECK(message_of([&] { fourth.add_gradient(2); }) ==
+        "the shared gradient memory holds the gradient of layer 1 ('up'): select that layer's entries (or "
+        "clear it) before the next layer's backward");
   // Without a name: the number alone.
   Model third;
   Group nameless(keeping(6));
