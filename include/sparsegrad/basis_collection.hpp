@@ -22,7 +22,7 @@ namespace sparsegrad {
 /// own.
 ///
 ///     BasisCollection<float, B> collection(ctx, layers, recipe);
-///     collection.sums(i)->add(ctx, dW);                           // any number of gradients
+///     collection.sums(i)->add(ctx, {dW, out, in});                // any number of gradients
 ///     collection.fit(ctx);
 ///     collection.basis(i);
 template <class C, Backend B>
@@ -48,6 +48,7 @@ class BasisCollection {
   /// Throws ShapeError when layers of one kind differ in extents under BasisScope::kind; what
   /// recipe.sides throws.
   BasisCollection(Context& ctx, std::span<const Layer> layers, const BasisRecipe& recipe) {
+    require_recipe(recipe);
     std::map<std::string, Entry*> of_kind;
     for (std::size_t i = 0; i < layers.size(); ++i) {
       const Layer& layer = layers[i];

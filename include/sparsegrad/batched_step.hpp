@@ -76,9 +76,10 @@ class BatchedStep {
     const index_t bad =
         look ? B::template first_nonfinite_batched<C>(ctx, std::span<const MatrixView<const C>>(kept_)) : -1;
     SelectReport report;
-    if (bad >= 0)
-      detail::check_finite<C, B>(ctx, chosen_[static_cast<std::size_t>(bad)]->gradient, rules.non_finite,
-                                 report);
+    if (bad >= 0) {
+      Member& m = *chosen_[static_cast<std::size_t>(bad)];
+      m.named([&] { detail::check_finite<C, B>(ctx, m.gradient, rules.non_finite, report); });
+    }
     for (Member* m : chosen_) {
       if (need_norms) m->squared_norm = B::template squared_norm<C>(ctx, m->source->core(ctx));
       m->progress = Member::Progress::selected;
@@ -173,7 +174,7 @@ class BatchedStep {
       if (m.is_selected() || m.selector || m.optimizer == nullptr || m.source->selects() ||
           !m.takes_part(rules))
         continue;
-      const MatrixView<const C> core = m.finish(ctx, rules);
+      const MatrixView<const C> core = m.named([&] { return m.finish(ctx, rules); });
       SparseGradient<C, B>& s = m.gradient;
       s.set_count(s.capacity());
       selections_.push_back({core.data, core.size(), s.count(), s.indices(), s.values()});
@@ -193,7 +194,7 @@ class BatchedStep {
       if (!m->gradient.dense()) sparse_.push_back(d);
       states_.push_back(m->optimizer->take_step(ctx, m->gradient, d.data));
       if (counts_on_device()) states_.back().counter = counters_.data() + m->number;
-      weights_.add({&m->weight, &m->basis(), &m->cost_model, d, m->gradient.count()});
+      weights_.add({m->weight, &m->basis(), &m->cost_model, d, m->gradient.count()});
     }
     B::template zero_batched<C>(ctx, std::span<const MatrixView<C>>(sparse_));
     B::template adam_batched<C>(ctx, c, std::span<const AdamTask<C>>(states_), guard);

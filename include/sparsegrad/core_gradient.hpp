@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "core/overlap.hpp"
 #include "core_projection.hpp"
 #include "core_source.hpp"
 #include "gradient_memory.hpp"
@@ -41,7 +42,8 @@ struct CoreGradientOptions {
 ///
 /// Each side is projected token by token, or once at the end: what the plan says, which a cost
 /// model picks. Owns the sum in the form that the plan needs, or takes turns in a shared
-/// GradientMemory. Starts with the identity basis, whose core is dW itself.
+/// GradientMemory. Starts with the identity basis, whose core is dW itself; the memory of that is
+/// taken by the first gradient, or by `reserve`.
 ///
 ///     CoreGradient<float> gradient(ctx, out, in);
 ///     gradient.set_basis(ctx, basis);
@@ -54,6 +56,10 @@ struct CoreGradientOptions {
 /// and Table 2; plans: docs/math.md.
 template <class T, Backend B = DefaultBackend>
 class CoreGradient final : public CoreSource<compute_t<T>, B> {
+  static_assert(
+      is_parameter_type<T>,
+      "T, the type of weight and tokens, must be float, double, sparsegrad::bfloat16 or sparsegrad::float16");
+
  public:
   /// The type of sums, bases and updates.
   using C = compute_t<T>;
@@ -68,12 +74,11 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   /// What a basis is fitted from.
   using Accumulator = HosvdAccumulator<C, B>;
 
-  /// Throws ShapeError unless out > 0 and in > 0; ValueError for a workload or cost model out of
-  /// range.
+  /// Throws ShapeError unless out > 0 and in > 0, and dW has less than 2^63 bytes; ValueError for a
+  /// workload or cost model out of range.
   CoreGradient(Context& ctx, index_t out, index_t in, CoreGradientOptions options = {})
       : out_(out), in_(in), options_(std::move(options)) {
-    if (out <= 0 || in <= 0)
-      throw ShapeError("layer is " + shape_text(out, in) + ", expected positive extents");
+    detail::require_extents(out, in);
     options_.workload.require_valid();
     options_.cost_model.require_valid();
     set_basis(ctx, nullptr);
@@ -106,7 +111,7 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
 
   void set_basis(Context& ctx, BasisPointer basis, std::optional<Plan> plan = {}) override {
     if (basis == nullptr) basis = Basis::identity(out_, in_);
-    require_shape("basis", basis->out_extent(), basis->in_extent(), out_, in_, "out x in of the layer");
+    this->require_basis(*basis);
     this->require_idle("set_basis");
     if (!plan) plan = options_.plan;
     const Order order = order_of(*basis, plan, options_.workload, forms_weight_gradient_);
@@ -140,7 +145,7 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   /// Uses `memory`, which grows to what the present and later plans need, in place of memory of its
   /// own; null: own memory again. Throws StateError while a gradient is held, or when the memory
   /// must grow in another's turn.
-  void share_memory(Context& ctx, std::shared_ptr<GradientMemory<C, B>> memory) {
+  void share_memory(Context& ctx, std::shared_ptr<GradientMemory<C, B>> memory) override {
     this->require_idle("share_memory");
     const index_t count = element_count();
     if (memory != nullptr) memory->require_room(count);
@@ -151,13 +156,22 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
 
   void reserve(Context& ctx, index_t max_tokens) override {
     ctx.scratch().reserve(scratch_bytes(ctx, max_tokens));
+    if (shared_ != nullptr) shared_->require_room(element_count());
+    take_memory(ctx);
   }
-  /// Scratch memory that the calls of a step with up to `max_tokens` tokens take.
+  /// Scratch memory that the calls of a step with up to `max_tokens` tokens take. Throws as
+  /// reserve.
   index_t scratch_bytes(const Context& ctx, index_t max_tokens) const {
     const index_t element = static_cast<index_t>(sizeof(C));
-    const index_t wide = std::max({out_, in_, basis_->rows(), basis_->cols()});
-    index_t bytes = 3 * max_tokens * wide * static_cast<index_t>(sizeof(T)) + 2 * out_ * in_ * element +
-                    B::template scratch_bound<C>(ctx, std::max(max_tokens * wide, out_ * in_));
+    const index_t wide = std::max(out_, in_);
+    detail::require_tokens(max_tokens, wide);
+    const index_t rows = plan_.out == SideOrder::project_first ? basis_->rows() : 0;
+    const index_t cols = plan_.in == SideOrder::project_first ? basis_->cols() : 0;
+    const index_t sums = element_count();
+    // Tokens in the basis; halves of a dW that `add` is given; the sum while it is projected.
+    index_t bytes = max_tokens * (rows + cols) * static_cast<index_t>(sizeof(T)) +
+                    (rows * in_ + sum_rows() * cols + sums) * element +
+                    B::template scratch_bound<C>(ctx, std::max(max_tokens * wide, sums)) + 4096;
     if constexpr (is_low_precision<T>) {
       bytes += element * std::max(low_precision_->out().scratch_elements(max_tokens),
                                   low_precision_->in().scratch_elements(max_tokens));
@@ -174,11 +188,12 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
 
   /// Tokens X [tokens, in] of which `add_tokens` will want to know. `keep` [tokens, kept_cols()]
   /// receives x U where kept_cols() > 0; without it x is kept. What the result refers to must live
-  /// until then. Throws ShapeError.
+  /// until then. Throws ShapeError; ValueError when `keep` overlaps x.
   SavedInput<T> save(Context& ctx, ConstMatrixView<T> x, MatrixView<T> keep = {}) const {
     require_shape("X", x.rows, x.cols, x.rows, in_, "tokens x in");
     if (kept_cols() == 0 || keep.cols == 0) return {x};
     require_shape("keep", keep.rows, keep.cols, x.rows, kept_cols(), "tokens x kept_cols()");
+    require_apart("the memory for x U", keep, "X", x);
     token_basis().in().project_columns(ctx, x, keep);
     return {keep, true, basis_->serial()};
   }
@@ -206,7 +221,7 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   /// in another layer's turn of a shared gradient memory. Nothing has changed then.
   void add_tokens(Context& ctx, ConstMatrixView<T> dy, const SavedInput<T>& saved) {
     check_tokens(dy, saved);
-    const bool first = begin();
+    const bool first = begin(ctx);
     auto frame = ctx.frame();
     MatrixView<const T> left = dy;
     if (plan_.out == SideOrder::project_first)
@@ -228,7 +243,7 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   void add(Context& ctx, ConstMatrixView<C> dw) {
     require_shape("dW", dw.rows, dw.cols, out_, in_, "out x in");
     require_open("add_gradient");
-    const bool first = begin();
+    const bool first = begin(ctx);
     auto frame = ctx.frame();
     MatrixView<const C> g = dw;
     if (plan_.out == SideOrder::project_first) {
@@ -312,18 +327,26 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
 
   /// Begins the gradient unless there is one; whether it did. Throws StateError before anything has
   /// changed.
-  bool begin() {
+  bool begin(Context& ctx) {
     if (state_ != State::empty) return false;
-    if (shared_ != nullptr && turn_ == nullptr) turn_ = GradientMemory<C, B>::begin(shared_);
-    if (memory() == nullptr) {
-      throw StateError(
-          "the layer has no gradient memory: its allocation failed before; call set_plan or set_basis again");
-    }
+    auto turn = std::move(turn_);
+    if (shared_ != nullptr && turn == nullptr) turn = GradientMemory<C, B>::begin(shared_, this->name());
+    take_memory(ctx);
+    turn_ = std::move(turn);
     return true;
+  }
+  /// The memory of the present plan, where it is not yet there.
+  void take_memory(Context& ctx) {
+    const index_t count = element_count();
+    if (shared_ != nullptr) {
+      shared_->grow(ctx, count);
+    } else if (memory_.size() != count) {
+      memory_.resize(ctx, count);
+    }
   }
   /// A gradient of 0 where there is none.
   void fill_empty(Context& ctx) {
-    if (!begin()) return;
+    if (!begin(ctx)) return;
     B::template zero<C>(ctx, memory(), sum().size());
     state_ = State::open;
   }
@@ -349,14 +372,13 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   void require_room(const Order& order) const {
     if (shared_ != nullptr) shared_->require_room(order.count);
   }
+  /// Takes the memory at once, but for the whole dW of a layer without a basis, which may be given
+  /// one of far less memory before its first gradient comes.
   void take_order(Context& ctx, const Order& order) {
     plan_ = order.plan;
-    if (shared_ != nullptr) {
-      memory_.release();
-      shared_->grow(ctx, order.count);
-    } else {
-      memory_.resize(ctx, order.count);
-    }
+    if (shared_ != nullptr || memory_.size() != order.count) memory_.release();
+    const bool rotates = basis_->out().rotates() || basis_->in().rotates();
+    if (rotates || forms_weight_gradient_) take_memory(ctx);
   }
   void require_open(const char* call) const {
     if (state_ == State::empty || state_ == State::open) return;

@@ -300,6 +300,12 @@ void require_step(const SparseGradient<T, B>& d, index_t rows, index_t cols, ind
   require_numbers<T>(step);
 }
 
+/// Throws ValueError when D is S itself.
+template <class T, Backend B>
+void require_other(const SparseGradient<T, B>& d, const SparseGradient<T, B>& s) {
+  if (&d == &s) throw ValueError("D is S itself, expected another object");
+}
+
 /// Throws ValueError when D cannot take the support of S: it was made for all entries and S has
 /// fewer.
 template <class T, Backend B>

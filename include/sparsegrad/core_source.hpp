@@ -1,16 +1,41 @@
 // CoreSource: what a group asks of whatever makes a matrix's core gradient.
 #pragma once
 
+#include <algorithm>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
+#include "gradient_memory.hpp"
 #include "hosvd_accumulator.hpp"
 #include "plan.hpp"
 #include "sparse_gradient.hpp"
 #include "tucker_basis.hpp"
 
 namespace sparsegrad {
+
+namespace detail {
+
+/// Throws ValueError unless max_tokens >= 0 tokens of `width` elements, some arrays of them, have
+/// sizes that can be counted.
+inline void require_tokens(index_t max_tokens, index_t width) {
+  const index_t most = (std::numeric_limits<index_t>::max() >> 8) / std::max<index_t>(width, 1);
+  if (max_tokens >= 0 && max_tokens <= most) return;
+  throw ValueError("max_tokens is " + std::to_string(max_tokens) +
+                   ", expected 0 <= max_tokens <= " + std::to_string(most));
+}
+
+/// Throws ShapeError unless a matrix of these extents has elements, and of less than 2^63 bytes.
+inline void require_extents(index_t out, index_t in) {
+  if (out <= 0 || in <= 0)
+    throw ShapeError("layer is " + shape_text(out, in) + ", expected positive extents");
+  if (in > (std::numeric_limits<index_t>::max() >> 4) / out)
+    throw ShapeError("layer is " + shape_text(out, in) + ", expected a matrix of less than 2^63 bytes");
+}
+
+}  // namespace detail
 
 /// Makes the core gradient G~ = V^T dW U [r, c] of one weight matrix, in one optimizer step after
 /// another.
@@ -32,6 +57,11 @@ class CoreSource {
 
   virtual ~CoreSource() = default;
 
+  /// What messages call the matrix, "layer 3 ('up')" in a group; empty: nothing.
+  const std::string& name() const { return name_; }
+  /// Sets that name.
+  void set_name(std::string name) { name_ = std::move(name); }
+
   /// Extents of dW.
   virtual index_t out_extent() const = 0;
   /// Columns of dW.
@@ -42,8 +72,8 @@ class CoreSource {
   virtual Plan plan() const = 0;
 
   /// Sets the basis, null for none, and chooses the plan anew, or takes the given one (a
-  /// checkpoint's). Throws ShapeError when the basis's extents are not the matrix's, StateError
-  /// while a gradient is held. Nothing has changed then.
+  /// checkpoint's). Throws ShapeError when the basis's extents are not the matrix's, ValueError when
+  /// its rank is 0 on a side, StateError while a gradient is held. Nothing has changed then.
   virtual void set_basis(Context& ctx, BasisPointer basis, std::optional<Plan> plan = {}) = 0;
 
   /// Throws StateError when the source belongs to its present basis and takes no other.
@@ -53,6 +83,15 @@ class CoreSource {
   virtual bool accumulating() const = 0;
   /// Whether that gradient is complete: the core was asked for.
   virtual bool finished() const = 0;
+  /// Throws ShapeError or ValueError, as set_basis does, for a basis that the matrix cannot have.
+  void require_basis(const Basis& basis) const {
+    require_shape("basis", basis.out_extent(), basis.in_extent(), out_extent(), in_extent(),
+                  "out x in of the layer");
+    if (basis.rows() > 0 && basis.cols() > 0) return;
+    throw ValueError("the basis has rank " + std::to_string(basis.rows()) + " on the out side and " +
+                     std::to_string(basis.cols()) +
+                     " on the in side, expected at least 1: its core is empty");
+  }
   /// Throws StateError, naming the caller, while a gradient is held.
   void require_idle(const char* call) const {
     if (accumulating()) {
@@ -93,12 +132,21 @@ class CoreSource {
   /// Forgets the gradient.
   virtual void clear() = 0;
 
-  /// After this no call of a step with up to `max_tokens` tokens allocates.
+  /// Uses `memory` for its gradient, where it can take turns in one, in place of memory of its own;
+  /// null: its own again. Throws StateError while a gradient is held, or when the memory must grow
+  /// in another's turn.
+  virtual void share_memory(Context&, std::shared_ptr<GradientMemory<C, B>>) {}
+
+  /// After this no call of a step with up to `max_tokens` tokens allocates. Throws ValueError when
+  /// max_tokens < 0, or so many tokens have more than 2^63 bytes.
   virtual void reserve(Context& ctx, index_t max_tokens) = 0;
   /// Bytes owned. The basis is shared and not counted.
   virtual index_t bytes() const = 0;
   /// Elements of gradient memory that the present plan needs.
   virtual index_t element_count() const = 0;
+
+ private:
+  std::string name_;
 };
 
 }  // namespace sparsegrad

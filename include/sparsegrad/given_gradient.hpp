@@ -1,6 +1,7 @@
 // GivenGradient: the core of a weight gradient that the engine has computed and keeps.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -44,10 +45,12 @@ struct WeightGradientView {
 /// are to be changed.
 ///
 ///     GivenGradient<float> gradient(ctx, out, in);
-///     gradient.set(ctx, {MatrixView<const float>(dw, out, in)});    // until clear
+///     gradient.set({MatrixView<const float>(dw, out, in)});    // until clear
 ///     gradient.core(ctx);
 template <class C, Backend B = DefaultBackend>
 class GivenGradient final : public CoreSource<C, B> {
+  static_assert(is_compute_type<C>, "C, the type of sums, bases and cores, must be float or double");
+
  public:
   /// The backend's context.
   using Context = typename B::Context;
@@ -60,11 +63,11 @@ class GivenGradient final : public CoreSource<C, B> {
   /// A weight gradient in the engine's memory.
   using View = WeightGradientView<C>;
 
-  /// Throws ShapeError unless out > 0 and in > 0; ValueError for a cost model out of range.
+  /// Throws ShapeError unless out > 0 and in > 0, and dW has less than 2^63 bytes; ValueError for a
+  /// cost model out of range.
   GivenGradient(Context& ctx, index_t out, index_t in, CostModel cost_model = {})
       : out_(out), in_(in), cost_model_(cost_model) {
-    if (out <= 0 || in <= 0)
-      throw ShapeError("layer is " + shape_text(out, in) + ", expected positive extents");
+    detail::require_extents(out, in);
     cost_model_.require_valid();
     set_basis(ctx, nullptr);
   }
@@ -82,9 +85,11 @@ class GivenGradient final : public CoreSource<C, B> {
     state_ = State::given;
   }
   /// A gradient that is there in every step, from now on: memory that the engine writes anew.
-  /// Throws ShapeError. `set` gives another for one step.
+  /// Throws ShapeError, StateError when the core of this step is finished. `set` gives another for
+  /// one step.
   void keep(View dw) {
     require_fits(dw);
+    this->require_idle("keep");
     kept_ = dw;
     given_ = dw;
     standing_ = true;
@@ -97,6 +102,8 @@ class GivenGradient final : public CoreSource<C, B> {
   /// The order of the products.
   Plan plan() const override { return {}; }
   bool accumulating() const override { return state_ != State::empty; }
+  /// Whether a gradient stands in every step.
+  bool keeps() const { return standing_; }
   /// Whether a step finds a gradient: one that was set, or one that stands.
   bool has_gradient() const { return standing_ || accumulating(); }
   bool finished() const override { return state_ == State::finished; }
@@ -107,7 +114,7 @@ class GivenGradient final : public CoreSource<C, B> {
 
   void set_basis(Context& ctx, BasisPointer basis, std::optional<Plan> = {}) override {
     if (basis == nullptr) basis = Basis::identity(out_, in_);
-    require_shape("basis", basis->out_extent(), basis->in_extent(), out_, in_, "out x in of the layer");
+    this->require_basis(*basis);
     this->require_idle("set_basis");
     const bool rotates = basis->out().rotates() || basis->in().rotates();
     own_.resize(ctx, rotates ? basis->rows() * basis->cols() : 0);
@@ -188,9 +195,16 @@ class GivenGradient final : public CoreSource<C, B> {
     given_ = kept_;
   }
 
-  void reserve(Context& ctx, index_t) override {
+  /// (A dW that is copied because it is strided, transposed or of 16 bits and there is no basis
+  /// takes its memory when it first comes.)
+  void reserve(Context& ctx, index_t max_tokens) override {
+    detail::require_tokens(max_tokens, std::max(out_, in_));
     const index_t element = static_cast<index_t>(sizeof(C));
-    ctx.scratch().reserve(2 * out_ * in_ * element + B::template scratch_bound<C>(ctx, out_ * in_));
+    const index_t half = rotates() ? std::max(basis_->rows(), basis_->cols()) * std::max(out_, in_) : 0;
+    const index_t widened = std::max(in_ + out_, (index_t{1} << 20) / element);
+    const index_t core = basis_->rows() * basis_->cols();
+    ctx.scratch().reserve((half + widened) * element +
+                          B::template scratch_bound<C>(ctx, std::max({half, core, widened})) + 4096);
   }
 
  private:

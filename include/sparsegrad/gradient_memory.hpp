@@ -45,22 +45,25 @@ class GradientMemory {
   };
   using Turn = std::unique_ptr<GradientMemory, End>;
 
-  static Turn begin(const std::shared_ptr<GradientMemory>& memory) {
+  /// `name` of the layer whose turn it is lives as long as the turn.
+  static Turn begin(const std::shared_ptr<GradientMemory>& memory, const std::string& name) {
     if (memory->in_use_) {
-      throw StateError(
-          "the shared gradient memory holds another layer's gradient: select that layer's entries (or clear "
-          "it) before "
-          "the next layer's backward");
+      throw StateError("the shared gradient memory holds " + memory->held() +
+                       ": select that layer's entries (or clear it) before the next layer's backward");
     }
     memory->in_use_ = true;
+    memory->holder_ = &name;
     return Turn(memory.get(), End{memory});
   }
   void require_room(index_t count) const {
     if (count > memory_.size() && in_use_) {
       throw StateError("the shared gradient memory of " + std::to_string(memory_.size()) +
-                       " elements must grow to " + std::to_string(count) +
-                       ", but holds a layer's gradient; select that layer's entries (or clear it) first");
+                       " elements must grow to " + std::to_string(count) + ", but holds " + held() +
+                       "; select that layer's entries (or clear it) first");
     }
+  }
+  std::string held() const {
+    return holder_->empty() ? "another layer's gradient" : "the gradient of " + *holder_;
   }
   void grow(typename B::Context& ctx, index_t count) {
     if (count > memory_.size()) memory_.resize(ctx, count);
@@ -68,6 +71,7 @@ class GradientMemory {
 
   Buffer<C, B> memory_;
   bool in_use_ = false;
+  const std::string* holder_ = nullptr;  ///< name of the layer whose turn it is, while in use
 };
 
 }  // namespace sparsegrad

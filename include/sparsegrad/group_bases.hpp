@@ -6,6 +6,7 @@
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "basis_collection.hpp"
@@ -37,14 +38,16 @@ class GroupBases {
 
   /// Adds a layer; returns its number. `kind` names the layers that share a basis under
   /// BasisScope::kind; they must have the same extents (checked when the collection begins). Throws
-  /// StateError while collecting, or, where gradient memory is shared or a warm-up comes, when the
-  /// layer holds a gradient or the memory must grow in another's turn.
+  /// ValueError when the layer, or memory of its weight, is in the group already; StateError while
+  /// collecting, or, where gradient memory is shared or a warm-up comes, when the layer holds a
+  /// gradient or the memory must grow in another's turn.
   template <class L>
   requires GroupLayer<L, T, B> index_t add(Context& ctx, L& layer, const std::string& kind) {
     require_open(ctx, "add");
     Member member;
     member.source = &layer.gradient();
-    member.weight = layer.trained_weight();
+    member.weight = &layer.trained_weight();
+    members_.require_apart("add", member.source, *member.weight);
     if constexpr (requires { layer.options().cost_model; }) member.cost_model = layer.options().cost_model;
     members_.join(ctx, layer.gradient(), warming_up());
     return append(ctx, std::move(member), kind);
@@ -52,7 +55,8 @@ class GroupBases {
 
   /// Adds a weight W [out, in] (or [in, out], by option) whose gradient dW the engine makes itself;
   /// returns its number. Both stay the engine's. `kind` as in `add`. Throws ShapeError when W is
-  /// empty, or dW's shape another; StateError as `add`.
+  /// empty, or dW's shape another; ValueError when W has memory in common with another weight of the
+  /// group; StateError as `add`.
   index_t add_weight(Context& ctx, MatrixView<T> weight, const std::string& kind,
                      WeightOptions<C> options = {}) {
     return add_weight(ctx, TrainedWeight<T>(weight, options.layout), kind, options);
@@ -66,20 +70,46 @@ class GroupBases {
     return i;
   }
 
+  /// From now on weight i, of add_weight, lies at another address: an engine has moved its
+  /// parameters. Nothing is copied: W must be there. A dW that stands in memory (WeightOptions) is
+  /// given anew, or from now on. (A layer has a `rebind` of its own, which the group follows. A step
+  /// that was captured in a CUDA graph goes on with the old address.) Throws ShapeError when the
+  /// extents are others; ValueError as add_weight, or when such a dW is not given; StateError for a
+  /// layer of `add`, or for a new dW while a gradient is held.
+  void rebind(index_t i, MatrixView<T> weight,
+              ConstMatrixView<C> gradient = {}) requires(!is_low_precision<T>) {
+    rebind(i, TrainedWeight<T>(weight, members_.at(i).weight->layout), gradient);
+  }
+  /// The same for a W of 16 bits and its master.
+  void rebind(index_t i, MatrixView<T> weight, MatrixView<C> master,
+              ConstMatrixView<C> gradient = {}) requires(is_low_precision<T>) {
+    rebind(i, TrainedWeight<T>(weight, master, members_.at(i).weight->layout), gradient);
+  }
+
+  /// Takes layer i out of the group; the layers behind it move up by one number. It keeps its basis
+  /// and goes on as if it had never been in a group; what the optimizer and a selector knew of it is
+  /// gone. Throws StateError while it holds a gradient or gradients are collected.
+  void remove(Context& ctx, index_t i) {
+    require_open(ctx, "remove");
+    members_.at(i).require_idle("remove");
+    members_.remove(ctx, i);
+  }
+
   /// The gradient of weight i in this step: dW of the weight's shape, or its transpose by `layout`,
   /// in C, bfloat16 or half. Borrowed until the step (or clear); nothing is copied. Throws
-  /// ShapeError; StateError for a layer of `add`, which makes its own, or when the core of one
-  /// given before was already asked for.
+  /// ShapeError; ValueError when dW overlaps the weight, which a step changes; StateError for a
+  /// layer of `add`, which makes its own, or when the core of one given before was already asked
+  /// for.
   void set_gradient(index_t i, ConstMatrixView<C> dw, std::optional<WeightLayout> layout = {}) {
-    set_gradient(i, {dw, layout.value_or(members_.at(i).weight.layout)});
+    set_gradient(i, {dw, layout.value_or(members_.at(i).weight->layout)});
   }
   /// The same with a dW in bfloat16.
   void set_gradient(index_t i, MatrixView<const bfloat16> dw, std::optional<WeightLayout> layout = {}) {
-    set_gradient(i, {dw, layout.value_or(members_.at(i).weight.layout)});
+    set_gradient(i, {dw, layout.value_or(members_.at(i).weight->layout)});
   }
   /// The same with a dW in float16.
   void set_gradient(index_t i, MatrixView<const float16> dw, std::optional<WeightLayout> layout = {}) {
-    set_gradient(i, {dw, layout.value_or(members_.at(i).weight.layout)});
+    set_gradient(i, {dw, layout.value_or(members_.at(i).weight->layout)});
   }
 
   /// Number of layers and weights.
@@ -92,11 +122,13 @@ class GroupBases {
   const std::shared_ptr<const Basis>& basis(index_t i) const { return members_.at(i).source->basis(); }
   /// The kind of layer i. Throws ValueError when there is none.
   const std::string& kind(index_t i) const { return members_.at(i).kind; }
-  /// Throws StateError during a collection before the first step, when there is none yet.
+  /// Throws StateError when there is none yet: during a collection before the first step, or for a
+  /// core of more than 2^31 - 1 entries.
   O& optimizer(index_t i) {
-    if (members_.at(i).optimizer == nullptr)
-      throw StateError("optimizer: layer " + std::to_string(i) + " gets it at refresh");
-    return *members_.at(i).optimizer;
+    Member& m = members_.at(i);
+    if (m.optimizer == nullptr)
+      throw StateError("optimizer: layer " + m.text() + " gets it at refresh, or by set_basis");
+    return *m.optimizer;
   }
   /// The sparse gradient of the last selection.
   const SparseGradient<C, B>& gradient(index_t i) const { return members_.at(i).gradient; }
@@ -110,6 +142,7 @@ class GroupBases {
   /// recipe.sides throws.
   void collect(Context& ctx, const BasisRecipe& recipe) {
     require_host_counts("collect");
+    require_layers("collect");
     check(ctx);
     members_.require_idle("collect");
     collection_ = members_.start_collection(ctx, recipe);
@@ -127,7 +160,7 @@ class GroupBases {
     members_.require_idle("stop_collecting");
     for (Member& m : members_.all()) {
       members_.end_collection(ctx, m);
-      if (m.optimizer == nullptr) members_.prepare(ctx, m);
+      if (m.optimizer == nullptr && members_.has_positions(m)) members_.prepare(ctx, m);
     }
     collection_.reset();
     warmup_left_ = 0;
@@ -147,11 +180,13 @@ class GroupBases {
       if (ended) continue;
       // Gradients that take turns in one memory make room for each other; others stand until all
       // are taken.
-      if (members_.rules().clears_selected) {
-        m.collect(ctx, members_.rules());
-      } else {
-        m.finish_collecting(ctx, members_.rules());
-      }
+      m.named([&] {
+        if (members_.rules().clears_selected) {
+          m.collect(ctx, members_.rules());
+        } else {
+          m.finish_collecting(ctx, members_.rules());
+        }
+      });
     }
     index_t refused = 0;
     for (const Member& m : members_.all())
@@ -164,7 +199,7 @@ class GroupBases {
   void end_collecting_step(Context& ctx, index_t i) {
     Member& m = members_.at(i);
     begin_warm_up(ctx);
-    m.collect(ctx, members_.rules());
+    m.named([&] { m.collect(ctx, members_.rules()); });
   }
 
   /// Fits the bases from what was collected, sets them and rebases the optimizers; ends the
@@ -188,6 +223,7 @@ class GroupBases {
     collection_.reset();
     warmup_left_ = 0;
     members_.shrink_gradient_memory(ctx);
+    reserve_again(ctx);
     return reports;
   }
 
@@ -198,7 +234,9 @@ class GroupBases {
                          MomentsPolicy moments = MomentsPolicy::reset) {
     require_host_counts("set_basis");
     check(ctx);
-    return members_.set_basis(ctx, members_.at(i), std::move(basis), moments);
+    const RebaseReport report = members_.set_basis(ctx, members_.at(i), std::move(basis), moments);
+    reserve_again(ctx);
+    return report;
   }
 
   /// Waits for the steps that did not wait (BatchedStep): returns how many of them changed nothing,
@@ -228,6 +266,7 @@ class GroupBases {
   explicit GroupBases(Options options) : warmup_left_(options.warmup_steps), members_(std::move(options)) {
     if (warmup_left_ < 0)
       throw ValueError("warmup_steps is " + std::to_string(warmup_left_) + ", expected >= 0");
+    if (warmup_left_ > 0) require_recipe(this->options().recipe);
     if (const index_t limit = members_.options().recipe.gram_limit_bytes; limit < 0)
       throw ValueError("gram_limit_bytes is " + std::to_string(limit) + ", expected >= 0");
   }
@@ -237,6 +276,22 @@ class GroupBases {
   /// formed whole gradients since they were added.
   void begin_warm_up(Context& ctx) {
     if (warming_up() && !collecting()) collection_ = members_.start_collection(ctx, options().recipe);
+  }
+  /// Takes the memory that later steps with up to `max_tokens` tokens need, in the present bases.
+  void reserve_steps(Context& ctx, index_t max_tokens) {
+    members_.reserve(ctx, max_tokens);
+    step_.reserve(ctx, members_.all());
+    reserved_tokens_ = max_tokens;
+  }
+  /// The same after a change of bases, where it was asked for before.
+  void reserve_again(Context& ctx) {
+    if (reserved_tokens_ && !collecting() && members_.all_have_optimizers())
+      reserve_steps(ctx, *reserved_tokens_);
+  }
+  /// Throws StateError, naming the caller, for a group without layers.
+  void require_layers(const char* call) const {
+    if (size() == 0)
+      throw StateError(std::string(call) + ": the group has no layers; call add or add_weight first");
   }
   /// Throws StateError, naming the caller, where `collects`.
   void require_not_collecting(const char* call, bool collects) const {
@@ -251,6 +306,7 @@ class GroupBases {
   }
 
   index_t warmup_left_ = 0;                          ///< steps of the warm-up still to come
+  std::optional<index_t> reserved_tokens_;           ///< of the last `reserve`
   GroupMembers<T, B, O> members_;                    ///< the weight matrices
   std::optional<BasisCollection<C, B>> collection_;  ///< sums of the gradients while they are collected
   Step step_;                                        ///< takes the steps
@@ -268,8 +324,10 @@ class GroupBases {
   index_t add_weight(Context& ctx, const TrainedWeight<T>& weight, const std::string& kind,
                      const WeightOptions<C>& options) {
     require_open(ctx, "add_weight");
+    members_.require_apart("add_weight", nullptr, weight);
     Member member;
-    member.weight = weight;
+    member.own_weight = std::make_unique<TrainedWeight<T>>(weight);
+    member.weight = member.own_weight.get();
     member.cost_model = options.cost_model;
     member.given = std::make_unique<GivenGradient<C, B>>(ctx, weight.out_extent(), weight.in_extent(),
                                                          options.cost_model);
@@ -284,7 +342,27 @@ class GroupBases {
       throw StateError("set_gradient: layer " + m.text() +
                        " makes its own gradient (add); only a weight of add_weight is given one");
     }
-    m.given->set(dw);
+    m.named([&] {
+      std::visit([&](const auto& matrix) { require_apart("the weight", m.weight->master, "dW", matrix); },
+                 dw.matrix);
+      m.given->set(dw);
+    });
+  }
+  void rebind(index_t i, const TrainedWeight<T>& moved, ConstMatrixView<C> gradient) {
+    Member& m = members_.at(i);
+    if (m.given == nullptr)
+      throw StateError("rebind: layer " + m.text() + " was added by `add`; call the layer's own rebind");
+    m.named([&] {
+      require_shape("weight", moved.weight.rows, moved.weight.cols, m.weight->weight.rows,
+                    m.weight->weight.cols, "extents of the weight before");
+      members_.require_apart("rebind", nullptr, moved, i);
+      if (gradient.empty() && m.given->keeps()) {
+        throw ValueError(
+            "rebind: the gradient stands in memory that add_weight was given; give its place as well");
+      }
+      if (!gradient.empty()) m.given->keep({gradient, moved.layout});
+      m.own_weight->rebind(moved);
+    });
   }
 };
 

@@ -19,11 +19,12 @@
 
 namespace sparsegrad {
 
-/// A layer that joins a group: SparseGradLinear, or a type with the same two members.
+/// A layer that joins a group: SparseGradLinear, or a type with the same two members. What they
+/// return must live where it is as long as the layer is in the group.
 template <class L, class T, class B>
 concept GroupLayer = Backend<B> && requires(L& layer) {
   { layer.gradient() } -> std::convertible_to<CoreSource<compute_t<T>, B>&>;
-  { layer.trained_weight() } -> std::convertible_to<const TrainedWeight<T>&>;
+  { layer.trained_weight() } -> std::same_as<const TrainedWeight<T>&>;
 };
 
 /// How a weight of add_weight and its gradient are stored.
@@ -114,9 +115,9 @@ struct GroupMember {
   std::string kind;
   /// What makes its core gradient.
   CoreSource<C, B>* source = nullptr;
-  std::unique_ptr<GivenGradient<C, B>> given;  ///< the source, of a weight whose engine makes dW itself
-  /// The weight that is trained.
-  TrainedWeight<T> weight;
+  std::unique_ptr<GivenGradient<C, B>> given;    ///< the source, of a weight whose engine makes dW itself
+  std::unique_ptr<TrainedWeight<T>> own_weight;  ///< the weight, where there is no layer that has it
+  const TrainedWeight<T>* weight = nullptr;      ///< the weight that is trained
   /// Chooses the order of the products of the weight's update.
   CostModel cost_model;
   HosvdAccumulator<C, B>* sums = nullptr;  ///< null unless gradients are collected
@@ -134,8 +135,15 @@ struct GroupMember {
 
   /// Its basis.
   const Basis& basis() const { return *source->basis(); }
-  /// Its number as text, for error messages.
-  std::string text() const { return std::to_string(number); }
+  /// Its number and kind as text, for error messages: "3 ('up')".
+  std::string text() const {
+    return std::to_string(number) + (kind.empty() ? std::string() : " ('" + kind + "')");
+  }
+  /// Returns f(), whose Errors then name this member.
+  template <class F>
+  decltype(auto) named(F&& f) const {
+    return with_name([this] { return "layer " + text(); }, std::forward<F>(f));
+  }
   /// Whether there is a gradient in this step.
   bool has_gradient() const { return given != nullptr ? given->has_gradient() : source->accumulating(); }
   /// Whether the selection has been made, or skipped.
@@ -251,8 +259,8 @@ struct GroupMember {
             source->core(ctx),
             &basis(),
             update.get(),
-            weight.master,
-            weight.layout,
+            weight->master,
+            weight->layout,
             step};
   }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -37,9 +38,14 @@ class GroupMembers {
   /// The options' type.
   using Options = BasicGroupOptions<typename O::Options>;
 
-  /// Throws ValueError unless 0 < density <= 1 (or entries > 0), and capacity_factor >= 0.
+  /// Throws ValueError unless 0 < density <= 1 (or entries > 0), entries >= 0, and capacity_factor >=
+  /// 0.
   explicit GroupMembers(Options options) : options_(std::move(options)) {
-    if (options_.entries <= 0) (void)TopK::fraction(options_.density, 1);
+    if (options_.entries < 0) {
+      throw ValueError("entries is " + std::to_string(options_.entries) +
+                       ", expected >= 0 (0: by the density)");
+    }
+    if (options_.entries == 0) (void)TopK::fraction(options_.density, 1);
     if (const auto& factor = options_.capacity_factor; factor && !(is_finite(*factor) && *factor >= 0)) {
       throw ValueError("capacity_factor is " + number_text(*factor) + ", expected >= 0");
     }
@@ -65,28 +71,57 @@ class GroupMembers {
   /// Member i. Throws ValueError when there is none.
   const Member& at(index_t i) const { return list_[place(i)]; }
 
-  /// Appends a member, with optimizer and gradients unless `later`; returns its number.
+  /// Appends a member, with optimizer and gradients unless `later`, or it needs a basis first;
+  /// returns its number.
   index_t add(Context& ctx, Member member, const std::string& kind, bool later) {
     member.number = size();
     member.kind = kind;
-    if (!later) prepare(ctx, member);
+    if (!later && has_positions(member)) prepare(ctx, member);
+    member.source->set_name("layer " + member.text());
     list_.push_back(std::move(member));
     return size() - 1;
   }
+  /// Takes member i out; those behind it move up by one number. Its source has its own memory then.
+  void remove(Context& ctx, index_t i) {
+    const std::size_t at = place(i);
+    CoreSource<C, B>& source = *list_[at].source;
+    if (source.forms_weight_gradient()) source.form_weight_gradient(ctx, false);
+    if (shared_ != nullptr) source.share_memory(ctx, nullptr);
+    source.set_name({});
+    list_.erase(list_.begin() + i);  // and with it the source, of a weight
+    for (std::size_t e = at; e < list_.size(); ++e) {
+      list_[e].number = static_cast<index_t>(e);
+      list_[e].source->set_name("layer " + list_[e].text());
+    }
+    shrink_gradient_memory(ctx);
+  }
+  /// Throws ValueError, naming the member, when one but `except` has this source, or a weight in the
+  /// same memory: each step would change it twice.
+  void require_apart(const char* call, const CoreSource<C, B>* source, const TrainedWeight<T>& weight,
+                     index_t except = -1) const {
+    for (const Member& m : list_) {
+      if (m.number == except) continue;
+      if (m.source == source)
+        throw ValueError(std::string(call) + ": it is layer " + m.text() + " of this group already");
+      if (m.weight->overlaps(weight)) {
+        throw ValueError(std::string(call) + ": the weight has memory in common with that of layer " +
+                         m.text() +
+                         ", which a step would change twice; give a tied weight to the group once, "
+                         "with the sum of its gradients");
+      }
+    }
+  }
   /// Readies a new member's source: it forms dW where a warm-up comes, and uses the shared gradient
   /// memory where there is one and it can take turns. When it refuses, it is as it was.
-  template <class Source>
-  void join(Context& ctx, Source& source, bool warming_up) {
+  void join(Context& ctx, CoreSource<C, B>& source, bool warming_up) {
     const bool formed = source.forms_weight_gradient();
     if (warming_up) source.form_weight_gradient(ctx, true);
-    if constexpr (requires { source.share_memory(ctx, shared_); }) {
-      if (shared_ == nullptr) return;
-      try {
-        source.share_memory(ctx, shared_);
-      } catch (...) {
-        if (warming_up) source.form_weight_gradient(ctx, formed);
-        throw;
-      }
+    if (shared_ == nullptr) return;
+    try {
+      source.share_memory(ctx, shared_);
+    } catch (...) {
+      if (warming_up) source.form_weight_gradient(ctx, formed);
+      throw;
     }
   }
 
@@ -109,10 +144,15 @@ class GroupMembers {
                        " entries, the selector " + std::to_string(selector.entries()) +
                        "; raise the group's entries (or density)");
     }
-    selector.basis_changed(ctx, m.basis().rows(), m.basis().cols());
+    if (has_positions(m)) selector.basis_changed(ctx, m.basis().rows(), m.basis().cols());
     m.selector = std::move(selector);
   }
 
+  /// Whether 32-bit positions reach all of the member's core. Where they do not, it has no optimizer
+  /// before it has another basis.
+  static bool has_positions(const Member& m) {
+    return m.basis().rows() <= std::numeric_limits<stored_index_t>::max() / m.basis().cols();
+  }
   /// Entries to keep of a core in this basis; of a source that selects by itself at least as many as
   /// it computes.
   index_t wanted(const Member& m, const Basis& basis) const {
@@ -136,7 +176,9 @@ class GroupMembers {
   }
 
   /// Sparse gradient, update and optimizer for the member's present core.
+  /// Throws ValueError when the core has more than 2^31 - 1 entries.
   void prepare(Context& ctx, Member& m) {
+    require_positions(m);
     m.forget_state();  // before the new state takes its memory
     m.optimizer =
         std::make_unique<O>(ctx, m.basis().rows(), m.basis().cols(), optimizer_options(m, m.basis()));
@@ -163,21 +205,32 @@ class GroupMembers {
   RebaseReport set_basis(Context& ctx, Member& m, std::shared_ptr<const Basis> basis, MomentsPolicy moments) {
     m.require_idle("set_basis");
     m.source->require_new_basis("set_basis");
-    const index_t out = m.source->out_extent();
-    const index_t in = m.source->in_extent();
-    if (basis == nullptr) basis = Basis::identity(out, in);
-    require_shape("basis", basis->out_extent(), basis->in_extent(), out, in, "out x in of the layer");
+    if (basis == nullptr) basis = Basis::identity(m.source->out_extent(), m.source->in_extent());
+    m.named([&] { m.source->require_basis(*basis); });
     const bool moved = moments == MomentsPolicy::transport && m.optimizer != nullptr;
     RebaseReport report;
     if (moved) report = m.optimizer->rebase(ctx, m.basis(), *basis, moments, optimizer_options(m, *basis));
     m.source->set_basis(ctx, std::move(basis));
-    moved ? make_gradients(ctx, m) : prepare(ctx, m);
+    if (moved) {
+      make_gradients(ctx, m);
+    } else if (has_positions(m)) {
+      prepare(ctx, m);
+    } else {
+      m.forget_state();
+    }
+    if (!has_positions(m)) return report;
     m.selector.basis_changed(ctx, m.basis().rows(), m.basis().cols());
     return report;
   }
 
+  /// Throws ValueError, naming the member, when positions in its core would not fit 32 bits.
+  void require_positions(const Member& m) const {
+    if (has_positions(m)) return;
+    throw ValueError("layer " + m.text() + ": its core of " + shape_text(m.basis().rows(), m.basis().cols()) +
+                     " has more than 2^31 - 1 entries; give it a basis of lower rank first");
+  }
   /// An optimizer for members with a gradient that have none: a step before the refresh that a
-  /// collection is for.
+  /// collection is for, or a core that was too large for one.
   void prepare_missing(Context& ctx) {
     for (Member& m : list_)
       if (m.optimizer == nullptr && m.takes_part(rules_)) prepare(ctx, m);
@@ -190,7 +243,7 @@ class GroupMembers {
         ++report.without_gradient;
         continue;
       }
-      if (!m.is_selected()) m.select(ctx, rules_, false);
+      if (!m.is_selected()) m.named([&] { m.select(ctx, rules_, false); });
       report.skipped = report.skipped || m.progress == Member::Progress::skipped;
       report.kept += m.gradient.count();
     }
@@ -218,7 +271,7 @@ class GroupMembers {
   /// were selected and these numbers.
   void require_step(Context& ctx, const StepOptions& step) const {
     for (const Member& m : list_)
-      if (m.is_selected()) require_step(ctx, m, step);
+      if (m.is_selected()) m.named([&] { require_step(ctx, m, step); });
   }
   /// Takes the memory that the optimizers' steps will want, then tells the selectors that the step
   /// is taken.
@@ -270,13 +323,15 @@ class GroupMembers {
       if (!m.takes_part(rules_)) continue;
       if (!m.squared_norm && m.progress == Member::Progress::selected) {
         throw StateError("squared_norm: layer " + m.text() +
-                         " was selected without its norm; call select(ctx, " + m.text() + ", true)");
+                         " was selected without its norm; call select(ctx, " + std::to_string(m.number) +
+                         ", true)");
       }
       if (!m.squared_norm && !m.is_selected()) {
         if (m.source->selects()) {
-          m.select(ctx, rules_, true);
+          m.named([&] { m.select(ctx, rules_, true); });
         } else {
-          m.squared_norm = B::template squared_norm<C>(ctx, m.finish(ctx, rules_));
+          const MatrixView<const C> core = m.named([&] { return m.finish(ctx, rules_); });
+          m.squared_norm = B::template squared_norm<C>(ctx, core);
         }
       }
       sum += m.squared_norm.value_or(0);
@@ -287,13 +342,21 @@ class GroupMembers {
   /// Takes the memory that steps with up to `max_tokens` tokens need.
   void reserve(Context& ctx, index_t max_tokens) {
     for (Member& m : list_) {
+      const bool waits = m.optimizer == nullptr;  // for its basis
+      if (waits && !m.source->forms_weight_gradient()) require_positions(m);
       m.source->reserve(ctx, max_tokens);
+      if (waits) continue;
       if (!m.is_selected() && (m.selector || rules_.selector || m.source->selects())) m.make_positions(ctx);
       const index_t core = m.basis().rows() * m.basis().cols();
       const index_t update = m.update == nullptr ? wanted(m, m.basis()) : m.update->capacity();
       ctx.scratch().reserve(add_expanded_scratch<C, B>(ctx, m.basis(), update) +
                             B::template scratch_bound<C>(ctx, core) + (index_t{1} << 20));
     }
+  }
+
+  /// Whether no member waits for its basis.
+  bool all_have_optimizers() const {
+    return std::all_of(list_.begin(), list_.end(), [](const Member& m) { return m.optimizer != nullptr; });
   }
 
   /// All but the collection's and the scratch's part.

@@ -6,6 +6,8 @@
 #include <string>
 
 #include "core/backend.hpp"
+#include "core/error.hpp"
+#include "core/float_bits.hpp"
 #include "core/number.hpp"
 #include "core_optimizer.hpp"
 #include "side_recipe.hpp"
@@ -39,12 +41,18 @@ struct BasisRecipe {
   index_t gram_limit_bytes = index_t{512} << 20;  ///< a side
 };
 
+/// Throws ValueError when the recipe has no function `sides`.
+inline void require_recipe(const BasisRecipe& recipe) {
+  if (!recipe.sides)
+    throw ValueError("the recipe's `sides` is empty, expected a function from a kind to SideRecipes");
+}
+
 /// Options of a group whose optimizer has options of this type.
 template <class OptimizerOptions>
 struct BasicGroupOptions {
   /// Part of a layer's out * in entries to keep; the paper's 28 000 of 768 * 3072 is 1.2 %.
   double density = 0.012;
-  /// When positive: kept entries of each layer, in place of the density.
+  /// When positive: kept entries of each layer, in place of the density. 0: the density.
   index_t entries = 0;
   /// Steps at the beginning that change no weight: they collect the gradients to which `recipe`
   /// fits the bases. One step where the recipe needs no gradients. 0: none, the group starts without

@@ -28,6 +28,7 @@ struct GroupState {
     /// The optimizer's state.
     OptimizerState<C> optimizer;
     SelectorState<C> selector;  ///< of a selector that keeps one
+    index_t kept = 0;           ///< entries kept in a step; 0: not known, as in older files
   };
   /// One for each member, in the group's order.
   std::vector<Layer> layers;
@@ -46,8 +47,15 @@ void require_member_state(typename B::Context& ctx, const Members& members, cons
   const index_t cols = saved.basis->cols();
   require_shape("the saved basis", saved.basis->out_extent(), saved.basis->in_extent(),
                 m.source->out_extent(), m.source->in_extent(), "out x in of the layer");
+  m.source->require_basis(*saved.basis);
   using Optimizer = typename decltype(m.optimizer)::element_type;
   Optimizer(ctx, rows, cols, members.optimizer_options(m, *saved.basis)).restore(ctx, saved.optimizer);
+  const index_t kept = members.wanted(m, *saved.basis);
+  if (saved.kept != 0 && saved.kept != kept) {
+    throw ValueError("the saved state was made with " + std::to_string(saved.kept) +
+                     " kept entries a step, expected " + std::to_string(kept) +
+                     ": the density is another, or `entries`");
+  }
   if (saved.selector.empty()) return;
   if (!m.selector.saves()) {
     throw ValueError(
@@ -61,8 +69,8 @@ template <class C, Backend B, class Members>
 GroupState<C, B> group_state(typename B::Context& ctx, const Members& members) {
   GroupState<C, B> state;
   for (const auto& m : members.all())
-    state.layers.push_back(
-        {m.kind, m.source->basis(), m.source->plan(), m.optimizer->state(ctx), m.selector.state(ctx)});
+    state.layers.push_back({m.kind, m.source->basis(), m.source->plan(), m.optimizer->state(ctx),
+                            m.selector.state(ctx), members.wanted(m, m.basis())});
   return state;
 }
 

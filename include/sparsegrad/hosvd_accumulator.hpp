@@ -10,8 +10,8 @@
 
 #include "core/backend.hpp"
 #include "core/buffer.hpp"
-#include "core/number.hpp"
 #include "core/full_precision.hpp"
+#include "core/number.hpp"
 #include "core/random.hpp"
 #include "core/weight_layout.hpp"
 #include "default_backend.hpp"
@@ -64,6 +64,8 @@ struct HosvdOptions {
 /// approximation of a positive-semidefinite matrix from streaming data", NIPS 2017.
 template <class T, Backend B = DefaultBackend>
 class HosvdAccumulator {
+  static_assert(is_compute_type<T>, "T, the type of the gradients that are summed, must be float or double");
+
  public:
   /// The backend's context.
   using Context = typename B::Context;

@@ -24,6 +24,10 @@ namespace sparsegrad {
 /// | `describe(OptimizerState<T>&)` | sets `type` (name and version), `numbers` and `texts`: what tells states apart |
 template <class T, Backend B, class Options_>
 class MomentOptimizer {
+  static_assert(is_compute_type<T>,
+                "an optimizer's moments are float or double: expected a group or layer of float, double, "
+                "sparsegrad::bfloat16 or sparsegrad::float16");
+
  public:
   /// The backend's context.
   using Context = typename B::Context;

@@ -79,8 +79,7 @@ struct CostModel {
     for (const double cost : {transform_entry, sparse_entry}) {
       if (is_finite(cost) && cost >= 0) continue;
       throw ValueError("the cost model has transform_entry " + number_text(transform_entry) +
-                       " and sparse_entry " + number_text(sparse_entry) +
-                       ", expected finite numbers >= 0");
+                       " and sparse_entry " + number_text(sparse_entry) + ", expected finite numbers >= 0");
     }
   }
 

@@ -42,7 +42,7 @@ struct SelectorState {
 /// c], whose capacity is how many entries there may be. It returns nothing, or a SelectReport.
 /// TopK, FixedSupport and ErrorFeedback are such.
 ///
-///     [](auto& ctx, auto core, auto& s) { TopK{64}(ctx, core, s); }
+///     group.use_selector([](auto& ctx, auto core, auto& s) { TopK{64}(ctx, core, s); });
 ///
 /// It finds `s` empty, with zeros in its memory: nothing of the step before is left. What it has
 /// written is looked at: positions must rise strictly and lie in the core, which costs a pass over

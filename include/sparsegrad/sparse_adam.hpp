@@ -91,6 +91,7 @@ class SparseAdam : public MomentOptimizer<T, B, SparseAdamOptions> {
     core_optimizer::require_step(d, rows(), cols(), update_capacity(s.count()), step_options);
     require_numbers(step_options);
     core_optimizer::require_scaled<T, B>(ctx, s, step_options);
+    core_optimizer::require_other(d, s);
     if (!moves_all()) core_optimizer::require_support(d, s);
     StepReport report;
     store_.admit(ctx, frame, s, places, report);

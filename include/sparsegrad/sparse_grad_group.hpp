@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "group_bases.hpp"
@@ -33,9 +34,9 @@ using GroupOptions = BasicGroupOptions<SparseAdamOptions>;
 /// own:
 ///
 ///     group.collect(ctx, recipe);            // every step's gradients feed the accumulators
-///     ... forward, backward, group.end_collecting_step(ctx) ...
+///     group.end_collecting_step(ctx);        // after forward and backward, as often as wanted
 ///     group.refresh(ctx);                    // bases fitted, optimizer states made for them
-///     ... forward, backward, group.step(ctx, {.learning_rate = 1e-4}) ...
+///     group.step(ctx, {.learning_rate = 1e-4});
 ///
 /// Weights and layers are borrowed and must live while the group is used. When the group ends
 /// first, layers go on as they are. Strong exception guarantee: a call that throws has changed
@@ -60,8 +61,8 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   /// The state in host memory.
   using State = GroupState<C, B>;
 
-  /// Throws ValueError unless 0 < density <= 1 (or entries > 0), capacity_factor >= 0 and
-  /// warmup_steps >= 0.
+  /// Throws ValueError unless 0 < density <= 1 (or entries > 0), entries, capacity_factor and
+  /// warmup_steps >= 0, and, where there is a warm-up, its recipe has a function `sides`.
   explicit SparseGradGroup(Options options = {}) : Bases(std::move(options)) {}
 
   using Bases::check;
@@ -75,6 +76,7 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   template <class S>
   requires Selector<S, C, B>
   void use_selector(S selector) {
+    require_callable(selector);
     AnySelector<C, B> any(std::move(selector));
     if (any.keeps_state())
       throw ValueError(
@@ -86,10 +88,11 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   /// The same for one layer: by value, or a shared pointer to an object that the caller keeps in
   /// view. Throws StateError for a selector that wants the core when the step is taken
   /// (`committed`) with share_gradient_memory, where it is gone then; ValueError when another layer
-  /// has this object.
+  /// has this object, or for an empty function.
   template <class S>
   requires Selector<S, C, B>
   void use_selector(Context& ctx, index_t i, S selector) {
+    require_callable(selector);
     members_.use_selector(ctx, i, AnySelector<C, B>(std::move(selector)));
   }
   /// Gives layer i a selector that it shares with the caller.
@@ -115,12 +118,11 @@ class SparseGradGroup : public GroupBases<T, B, O> {
     members_.rules().reduce = std::move(reduce);
   }
 
-  /// After this no call of a step with up to `max_tokens` tokens allocates (but for
-  /// Overflow::go_dense, once).
-  void reserve(Context& ctx, index_t max_tokens = 0) {
-    members_.reserve(ctx, max_tokens);
-    step_.reserve(ctx, members_.all());
-  }
+  /// After this no call of a step with up to `max_tokens` tokens allocates, but for a state that
+  /// goes dense (Overflow::go_dense), and for a first dW that must be copied (GivenGradient). Steps
+  /// that collect allocate; what comes after them, or another change of bases, is reserved anew by
+  /// that change. Throws ValueError unless max_tokens >= 0 and can be counted.
+  void reserve(Context& ctx, index_t max_tokens = 0) { this->reserve_steps(ctx, max_tokens); }
 
   /// Selects layer i's entries now; `step` then does not select it again. Without a gradient it
   /// keeps nothing and the layer takes no part in the step. `need_norm`: also computes the norm that
@@ -133,14 +135,14 @@ class SparseGradGroup : public GroupBases<T, B, O> {
     if (!m.takes_part(members_.rules())) return {};
     if (m.optimizer == nullptr)
       members_.prepare(ctx, m);  // a step before the refresh that the collection is for
-    return m.select(ctx, members_.rules(), need_norm);
+    return m.named([&] { return m.select(ctx, members_.rules(), need_norm); });
   }
 
   /// The finished core of layer i, after `use_reduce`'s function.
   MatrixView<const C> finish(Context& ctx, index_t i) {
     Member& m = members_.at(i);
     begin_warm_up(ctx);
-    return m.finish(ctx, members_.rules());
+    return m.named([&] { return m.finish(ctx, members_.rules()); });
   }
 
   /// Sum of squares of all cores (of the values of sources that select by themselves) before
@@ -162,11 +164,12 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   /// bases. On a BatchedBackend the layers' steps are taken together, and NaN or Inf may show in a
   /// later call: see BatchedStep. Throws NonFiniteError under NonFinite::raise, and where grad_scale takes
   /// kept entries beyond the type of the sums (NonFinite::skip: the step is left out), CapacityError under
-  /// Overflow::error, ValueError for bad options, StateError for a backward after select in shared
-  /// gradient memory.
+  /// Overflow::error, ValueError for bad options, StateError without layers, or for a backward after
+  /// select in shared gradient memory.
   GroupReport step(Context& ctx, const GroupStep& options) {
     const StepOptions step_options = options.for_optimizer();
     const double decay = require_decay<C>(options);
+    require_layers("step");
     for (const Member& m : members_.all())
       members_.require_one_selection(m);
     if (warming_up()) return warm_up(ctx);
@@ -206,6 +209,8 @@ class SparseGradGroup : public GroupBases<T, B, O> {
           "state: the group warms up, and what it has collected is in no file; save after the warm-up");
     require_not_collecting("state", collecting());
     members_.require_idle("state");
+    for (const Member& m : members_.all())
+      if (m.optimizer == nullptr) members_.require_positions(m);
     return detail::group_state<C, B>(ctx, members_);
   }
 
@@ -224,6 +229,7 @@ class SparseGradGroup : public GroupBases<T, B, O> {
     detail::restore_group_state<C, B>(ctx, members_, state);
     collection_.reset();
     warmup_left_ = 0;
+    this->reserve_again(ctx);
   }
 
   /// Bytes that the group, its layers' gradients and `ctx`'s scratch hold.
@@ -239,10 +245,22 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   using Bases::collection_;
   using Bases::members_;
   using Bases::require_host_counts;
+  using Bases::require_layers;
   using Bases::require_not_collecting;
   using Bases::step_;
   using Bases::warmup_left_;
 
+  /// Throws ValueError for a function pointer or std::function that is empty.
+  template <class S>
+  static void require_callable(const S& selector) {
+    bool empty = false;
+    if constexpr (std::is_pointer_v<S>) {
+      empty = selector == nullptr;
+    } else if constexpr (requires { selector.operator bool(); }) {
+      empty = !selector;
+    }
+    if (empty) throw ValueError("use_selector: the function is empty; nullptr stands for TopK");
+  }
   GroupReport warm_up(Context& ctx) {
     GroupReport report;
     report.warming_up = true;

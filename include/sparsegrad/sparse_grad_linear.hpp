@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "core_gradient.hpp"
@@ -63,6 +64,9 @@ inline constexpr bool stores_parameters<float16, B> = LowPrecisionBackend<B, flo
 template <class T, Backend B = DefaultBackend>
 class SparseGradLinear {
   static_assert(
+      is_parameter_type<T>,
+      "T, the type of weight and tokens, must be float, double, sparsegrad::bfloat16 or sparsegrad::float16");
+  static_assert(
       detail::stores_parameters<T, B>,
       "layers of bfloat16 or float16 need a backend with the primitives of LowPrecisionBackend: "
       "backend::Cuda, backend::Reference or backend::ThrustHost; backend::Cpu and backend::CpuBlas have "
@@ -109,6 +113,17 @@ class SparseGradLinear {
   MatrixView<C> master() const { return weight_.master; }
   /// The weight, for a group.
   const TrainedWeight<T>& trained_weight() const { return weight_; }
+  /// From now on weight and bias lie at another address, with the same extents: an engine has moved
+  /// its parameters. Groups follow. Nothing is copied: the numbers must be there. Throws ShapeError.
+  void rebind(MatrixView<T> weight, const T* bias) {
+    weight_.rebind(TrainedWeight<T>(weight, options_.layout));
+    bias_ = bias;
+  }
+  /// The same for a weight of 16 bits, with its master.
+  void rebind(MatrixView<T> weight, MatrixView<C> master, const T* bias) requires(is_low_precision<T>) {
+    weight_.rebind(TrainedWeight<T>(weight, master, options_.layout));
+    bias_ = bias;
+  }
   /// W = round(master): after the caller has written to the master himself. Nothing where there is
   /// none.
   void round_master(Context& ctx) { weight_.template round<B>(ctx); }
@@ -136,12 +151,18 @@ class SparseGradLinear {
   }
 
   /// After this no call of a step with up to `max_tokens` tokens allocates. `update_capacity`: the
-  /// most entries of an update (0: the whole core).
+  /// most entries of an update (0: the whole core). Throws ValueError when one of them is negative,
+  /// or more than can be counted.
   void reserve(Context& ctx, index_t max_tokens, index_t update_capacity = 0) {
     const index_t core = basis()->rows() * basis()->cols();
+    if (update_capacity < 0 || update_capacity > core) {
+      throw ValueError("update_capacity is " + std::to_string(update_capacity) +
+                       ", expected 0 <= update_capacity <= " + std::to_string(core));
+    }
     const index_t update =
         add_expanded_scratch<C, B>(ctx, *basis(), update_capacity > 0 ? update_capacity : core);
     ctx.scratch().reserve(std::max(gradient_.scratch_bytes(ctx, max_tokens), update) + (index_t{1} << 20));
+    gradient_.reserve(ctx, max_tokens);
   }
 
   /// Columns of the memory that `forward` wants for x U: CoreGradient::kept_cols.
@@ -149,22 +170,26 @@ class SparseGradLinear {
 
   /// y = x W^T + b, X [tokens, in], Y [tokens, out]. `keep` [tokens, kept_cols()] receives x U
   /// where kept_cols() > 0; without it x is kept. What the result refers to must live until its
-  /// backward. Throws ShapeError, before anything is written.
+  /// backward. Throws ShapeError, and ValueError when y or keep overlaps what is read, before
+  /// anything is written.
   SavedInput<T> forward(Context& ctx, ConstMatrixView<T> x, MatrixView<T> y, MatrixView<T> keep = {}) const {
     require_shape("X", x.rows, x.cols, x.rows, in_extent(), "tokens x in");
     require_shape("Y", y.rows, y.cols, x.rows, out_extent(), "tokens x out");
+    require_forward_apart<T>(weight_.weight, x, y, keep);
     const SavedInput<T> saved = gradient_.save(ctx, x, keep);
     linear_forward<B, T>(ctx, weight_.weight, weight_.layout, bias_, x, y);
     return saved;
   }
 
   /// dX = dY W (written, or added to by `mode`; skipped when empty), db += column sums of dY
-  /// (skipped when null), and the layer's gradient += that of these tokens. Throws ShapeError;
-  /// StateError after core() or select() until clear(), or in another layer's turn of a shared
-  /// gradient memory. Nothing has changed then.
+  /// (skipped when null), and the layer's gradient += that of these tokens. dX may lie where X was.
+  /// Throws ShapeError; ValueError when dX overlaps dY or W; StateError after core() or select()
+  /// until clear(), or in another layer's turn of a shared gradient memory. Nothing has changed
+  /// then.
   void backward(Context& ctx, ConstMatrixView<T> dy, const SavedInput<T>& saved, MatrixView<T> dx, C* db,
                 InputGradient mode = InputGradient::overwrite) {
     if (!dx.empty()) require_shape("dX", dx.rows, dx.cols, dy.rows, in_extent(), "tokens x in");
+    require_backward_apart<T>(weight_.weight, dy, dx);
     gradient_.add_tokens(ctx, dy, saved);
     if (db != nullptr && dy.rows > 0) B::template column_sums<T>(ctx, dy, db);
     if (!dx.empty()) linear_input_gradient<B, T>(ctx, weight_.weight, weight_.layout, dy, mode, dx);

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "core/backend.hpp"
+#include "core/overlap.hpp"
 #include "core/weight_layout.hpp"
 
 namespace sparsegrad {
@@ -37,12 +38,14 @@ struct TrainedWeight {
       master = w;
     }
   }
-  /// The same with the master of a W of 16 bits, of its shape and layout. Throws ShapeError.
+  /// The same with the master of a W of 16 bits, of its shape and layout. Throws ShapeError;
+  /// ValueError when the two overlap.
   TrainedWeight(MatrixView<T> w, MatrixView<C> float_master,
                 WeightLayout weight_layout) requires(is_low_precision<T>)
       : weight(w), master(float_master), layout(weight_layout) {
     require_extents();
     require_shape("master", master.rows, master.cols, weight.rows, weight.cols, "extents of the weight");
+    require_apart("the weight", weight, "its master", master);
   }
 
   /// Extent of the out side.
@@ -51,6 +54,19 @@ struct TrainedWeight {
   index_t in_extent() const { return layout == WeightLayout::out_in ? weight.cols : weight.rows; }
   /// Whether there is no weight.
   bool empty() const { return weight.data == nullptr; }
+  /// Whether an update of one would change the other.
+  bool overlaps(const TrainedWeight& other) const {
+    if (overlap(weight, other.weight) || overlap(master, other.master)) return true;
+    return is_low_precision<T> && (overlap(weight, other.master) || overlap(master, other.weight));
+  }
+  /// Refers to `moved` from now on: the same weight, which the engine has moved in memory. Throws
+  /// ShapeError when its extents or its layout are others. Nothing is copied or rounded.
+  void rebind(const TrainedWeight& moved) {
+    require_shape("weight", moved.weight.rows, moved.weight.cols, weight.rows, weight.cols,
+                  "extents of the weight before");
+    if (moved.layout != layout) throw ShapeError("weight: its layout is another than before");
+    *this = moved;
+  }
 
   /// W = round(master); nothing where the weight is its own master.
   template <Backend B>
@@ -72,7 +88,25 @@ enum class InputGradient {
   add,        ///< dX += dY W: residual branches, several heads on one input
 };
 
-/// Y = X W^T + b, X [tokens, in], Y [tokens, out], b [out] or null.
+/// Throws ValueError when Y, or the memory for x U, overlaps what a layer's forward reads.
+template <class T>
+void require_forward_apart(MatrixView<const T> w, MatrixView<const T> x, MatrixView<T> y,
+                           MatrixView<T> keep) {
+  require_apart("Y", y, "X", x);
+  require_apart("Y", y, "the weight", w);
+  require_apart("the memory for x U", keep, "Y", y);
+  require_apart("the memory for x U", keep, "the weight", w);
+}
+
+/// Throws ValueError when what a layer's backward writes, dX, overlaps what it reads then. X may
+/// be among it: it was read before.
+template <class T>
+void require_backward_apart(MatrixView<const T> w, MatrixView<const T> dy, MatrixView<T> dx) {
+  require_apart("dX", dx, "dY", dy);
+  require_apart("dX", dx, "the weight", w);
+}
+
+/// Y = X W^T + b, X [tokens, in], Y [tokens, out], b [out] or null. Y overlaps neither X nor W.
 template <Backend B, class T>
 void linear_forward(typename B::Context& ctx, MatrixView<const T> w, WeightLayout layout, const T* bias,
                     MatrixView<const T> x, MatrixView<T> y) {
@@ -82,7 +116,7 @@ void linear_forward(typename B::Context& ctx, MatrixView<const T> w, WeightLayou
   if (bias != nullptr) B::template add_to_rows<T>(ctx, bias, y);
 }
 
-/// dX = dY W, or dX += dY W, dY [tokens, out], dX [tokens, in].
+/// dX = dY W, or dX += dY W, dY [tokens, out], dX [tokens, in]. dX overlaps neither dY nor W.
 template <Backend B, class T>
 void linear_input_gradient(typename B::Context& ctx, MatrixView<const T> w, WeightLayout layout,
                            MatrixView<const T> dy, InputGradient mode, MatrixView<T> dx) {

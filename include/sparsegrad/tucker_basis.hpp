@@ -18,6 +18,7 @@
 #include "core/backend.hpp"
 #include "core/float_bits.hpp"
 #include "core/full_precision.hpp"
+#include "core/overlap.hpp"
 #include "core/wait.hpp"
 #include "default_backend.hpp"
 #include "hosvd.hpp"
@@ -101,6 +102,9 @@ struct OrthogonalityDefect {
 /// Chekalina et al. 2024.
 template <class T, Backend B = DefaultBackend>
 class TuckerBasis {
+  static_assert(is_compute_type<T>,
+                "T, the type of a basis (compute_t of the weight's type), must be float or double");
+
  public:
   /// The backend's context.
   using Context = typename B::Context;
@@ -219,10 +223,12 @@ class TuckerBasis {
   }
 
   /// Projects a gradient onto the basis: C = V^T G U, G [out, in], C [r, c].
-  /// The product that the cost model finds cheaper comes first. Throws ShapeError.
+  /// The product that the cost model finds cheaper comes first. Throws ShapeError; ValueError when
+  /// the two overlap.
   void project(Context& ctx, ConstMatrixView<T> g, MatrixView<T> core) const {
     require_shape("gradient", g.rows, g.cols, out_extent(), in_extent(), "out x in of the basis");
     require_shape("core", core.rows, core.cols, rows(), cols(), "rows x cols of the core");
+    require_apart("the core", core, "the gradient", g);
     if (!out_.rotates()) return in_.project_columns(ctx, g, core);
     if (!in_.rotates()) return out_.project_rows(ctx, g, core);
     auto frame = ctx.frame();
@@ -239,10 +245,11 @@ class TuckerBasis {
 
   /// Expands a core to a gradient: G = V C U^T + beta G, C [r, c], G [out, in].
   /// beta = 0 overwrites G, NaN included. The product that the cost model finds cheaper comes
-  /// first. Throws ShapeError.
+  /// first. Throws ShapeError; ValueError when the two overlap.
   void expand(Context& ctx, ConstMatrixView<T> core, T beta, MatrixView<T> g) const {
     require_shape("gradient", g.rows, g.cols, out_extent(), in_extent(), "out x in of the basis");
     require_shape("core", core.rows, core.cols, rows(), cols(), "rows x cols of the core");
+    require_apart("the gradient", g, "the core", core);
     if (!out_.rotates()) return in_.expand_columns(ctx, core, beta, g);
     if (!in_.rotates()) return out_.expand_rows(ctx, core, beta, g);
     auto frame = ctx.frame();

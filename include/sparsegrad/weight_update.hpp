@@ -183,11 +183,21 @@ template <class T, Backend B>
 index_t add_expanded_scratch(const typename B::Context& ctx, const TuckerBasis<T, B>& basis,
                              index_t capacity) {
   const index_t wide = std::max(basis.out_extent(), basis.in_extent());
-  const index_t weight = basis.out_extent() * basis.in_extent();
+  const index_t rank = std::max(basis.rows(), basis.cols());
+  const index_t core = basis.rows() * basis.cols();
   const index_t element = static_cast<index_t>(sizeof(T));
-  return 3 * weight * element + wide * wide * element +
-         capacity * (element + 4 * static_cast<index_t>(sizeof(stored_index_t))) +
-         B::template scratch_bound<T>(ctx, std::max(weight, wide * wide));
+  const bool rotates = basis.out().rotates() || basis.in().rotates();
+  const bool transforms = rotates && !basis.out().has_factor() && !basis.in().has_factor();
+  // Sparse: a panel and the factor's rows beside it, or the whole matrix where nothing is dense.
+  const index_t panel = !rotates     ? 0
+                        : transforms ? basis.out_extent() * basis.in_extent()
+                                     : 2 * std::min(capacity, rank) * wide;
+  // Dense: D written out and turned, half of its expansion, and what a Hadamard side takes at a time.
+  const index_t half = !rotates ? core : 2 * core + std::max(basis.rows(), basis.cols()) * wide;
+  const index_t chunk = rotates ? std::max(wide, index_t{1} << 20) : 0;
+  return (panel + half + chunk) * element +
+         capacity * (element + 5 * static_cast<index_t>(sizeof(stored_index_t))) +
+         B::template scratch_bound<T>(ctx, std::max({panel, half, capacity, wide * rank}));
 }
 
 /// Throws ValueError unless 0 <= decay <= 1, decay being learning rate times weight decay.

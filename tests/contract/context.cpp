@@ -6,8 +6,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <limits>
 #include <new>
 #include <numeric>
 #include <stdexcept>
@@ -18,6 +20,7 @@
 
 #include <sparsegrad/backend/host/context.hpp>
 #include <sparsegrad/core/error.hpp>
+#include <sparsegrad/core/overlap.hpp>
 #include <sparsegrad/core/view.hpp>
 
 namespace sparsegrad {
@@ -60,6 +63,50 @@ TEST_CASE("MatrixView: layout, blocks, refusals with their text") {
   CHECK_THROWS_AS(MatrixView<float>(nullptr, 1, 1), ShapeError);
 }
 
+TEST_CASE("MatrixView: an extent in bytes that cannot be counted is refused") {
+  std::vector<float> memory(1);
+  constexpr index_t large = index_t{1} << 33;
+  CHECK(message_of([&] { MatrixView<float>(memory.data(), large, large); }) ==
+        "matrix view of 8589934592x8589934592 with row stride 8589934592: expected one of less than 2^63 "
+        "bytes");
+  CHECK_THROWS_AS(MatrixView<float>(memory.data(), index_t{1} << 30, large), ShapeError);
+  CHECK_THROWS_AS(MatrixView<float>(memory.data(), index_t{1} << 61, 1), ShapeError);
+  CHECK_THROWS_AS(MatrixView<float>(memory.data(), index_t{1} << 31, 1, index_t{1} << 30), ShapeError);
+  CHECK_NOTHROW(MatrixView<float>(memory.data(), index_t{1} << 30, index_t{1} << 30));
+  CHECK_NOTHROW(MatrixView<float>(memory.data(), 0, std::numeric_limits<index_t>::max()));
+  CHECK_NOTHROW(MatrixView<float>(memory.data(), 1, 1, index_t{1} << 60));
+}
+
+TEST_CASE("overlap: found where an element is in both, not where views interleave") {
+  std::vector<float> memory(60);
+  const auto at = [&](index_t first, index_t rows, index_t cols, index_t stride) {
+    return MatrixView<float>(memory.data() + first, rows, cols, stride);
+  };
+  std::vector<int> used(60);
+  int overlapping = 0;
+  const std::vector<MatrixView<float>> views{
+      at(0, 4, 3, 12), at(3, 4, 3, 12),  at(2, 4, 2, 12), at(9, 4, 6, 12), at(48, 1, 9, 9),  at(0, 2, 3, 3),
+      at(6, 5, 1, 7),  at(0, 5, 12, 12), at(59, 1, 1, 1), at(24, 0, 3, 3), at(12, 3, 12, 12)};
+  for (const auto& a : views) {
+    for (const auto& b : views) {
+      std::fill(used.begin(), used.end(), 0);
+      bool expected = false;
+      for (index_t i = 0; i < a.rows; ++i)
+        for (index_t j = 0; j < a.cols; ++j)
+          used[static_cast<std::size_t>(&a(i, j) - memory.data())] = 1;
+      for (index_t i = 0; i < b.rows; ++i)
+        for (index_t j = 0; j < b.cols; ++j)
+          expected = expected || used[static_cast<std::size_t>(&b(i, j) - memory.data())] != 0;
+      CHECK(overlap(a, b) == expected);
+      overlapping += expected ? 1 : 0;
+    }
+  }
+  CHECK(overlapping > 30);
+  CHECK(overlapping < 90);
+  CHECK(message_of([&] { require_apart("Y", views[0], "X", views[2]); }) ==
+        "Y overlaps X in memory, expected memory of its own: it is written while X is still to be read");
+}
+
 TEST_CASE("require_shape names the argument and both shapes") {
   CHECK(message_of([] { require_shape("dY", 3, 5, 3, 4, "tokens x out"); }) ==
         "dY is 3x5, expected 3x4 (tokens x out)");
@@ -75,6 +122,46 @@ TEST_CASE("HostContext: number of threads") {
   CHECK(ctx.deterministic());
   ctx.deterministic(false);
   CHECK_FALSE(ctx.deterministic());
+}
+
+/// Says that it runs `concurrency` tasks at once; runs all as worker `worker`.
+class OddExecutor final : public Executor {
+ public:
+  int threads = 2;
+  int worker = 0;
+  int concurrency() const override { return threads; }
+  void run(index_t count, Task task, void* argument) override {
+    for (index_t i = 0; i < count; ++i)
+      task(argument, i, worker);
+  }
+};
+
+TEST_CASE("HostContext: an executor without threads, or with other workers than it said, is refused") {
+  OddExecutor executor;
+  for (const int none : {0, -1, -2147483647}) {
+    executor.threads = none;
+    CHECK(message_of([&] { HostContext ctx(executor); }) ==
+          "the executor's concurrency is " + std::to_string(none) + ", expected 1 <= concurrency <= 65536");
+  }
+  executor.threads = 70000;
+  CHECK_THROWS_AS(HostContext ctx(executor), ValueError);
+  CHECK_THROWS_AS(HostContext(70000), ValueError);
+  executor.threads = 2;
+  HostContext ctx(executor);
+  executor.threads = 5;  // has grown
+  for (const int worker : {2, 4, -1}) {
+    executor.worker = worker;
+    int calls = 0;
+    CHECK(message_of([&] { ctx.parallel_for(3, [&](index_t) { ++calls; }); }) ==
+          "the executor ran a task as worker " + std::to_string(worker) +
+              ", expected one in [0, 2), its concurrency when the context was made");
+    CHECK(calls == 0);
+  }
+  executor.worker = 1;
+  executor.threads = 0;  // has shrunk: what it runs is taken as it comes
+  int calls = 0;
+  ctx.parallel_for(3, [&](index_t) { ++calls; });
+  CHECK(calls == 3);
 }
 
 TEST_CASE("parallel_for: every task once, workers within range, none twice at once") {

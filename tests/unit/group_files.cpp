@@ -169,12 +169,12 @@ TEST_CASE("group files: what does not fit is refused, and the group stays as it 
   auto bad = io::get_group_state<double, B>(second.model.ctx, file, "group.");
   bad.layers[2].optimizer.number("beta1") = 0.5;
   CHECK(contains(message_of([&] { second.group.restore(second.model.ctx, bad); }),
-                 "layer 2: the saved state was made with beta1 0.5"));
+                 "layer 2 ('down'): the saved state was made with beta1 0.5"));
   unchanged();
   bad = io::get_group_state<double, B>(second.model.ctx, file, "group.");
   bad.layers[2].kind = "up";
   CHECK(message_of([&] { second.group.restore(second.model.ctx, bad); }) ==
-        "layer 2: the saved kind is 'up', expected 'down'");
+        "layer 2 ('down'): the saved kind is 'up', expected 'down'");
   bad.layers[2].kind = "down";
   bad.layers[2].selector.values.resize(3);
   CHECK(contains(message_of([&] { second.group.restore(second.model.ctx, bad); }), "use_selector"));

@@ -232,9 +232,9 @@ TEST_CASE("selectors: a state goes to a file and back, and a group that was rest
   }
   const std::string path = std::string(SPARSEGRAD_TEST_OUTPUT_DIR) + "/selectors.safetensors";
   io::save(model.ctx, path, group);
-  CHECK(
-      contains(message_of([&] { io::load(other.ctx, path, restored); }),
-               "layer 2: the saved state has one of a selector, and the layer has none that keeps a state"));
+  CHECK(contains(
+      message_of([&] { io::load(other.ctx, path, restored); }),
+      "layer 2 ('down'): the saved state has one of a selector, and the layer has none that keeps a state"));
   CHECK(rotating->at == 0);
   CHECK(restored.optimizer(0).steps() == 0);
   restored.use_selector(other.ctx, 2, Rotating{.width = 4});
@@ -255,7 +255,7 @@ TEST_CASE("selectors: a state goes to a file and back, and a group that was rest
   auto bad = group.state(model.ctx);
   bad.layers[2].selector.values.pop_back();
   CHECK(message_of([&] { restored.restore(other.ctx, bad); }) ==
-        "layer 2: the saved place is not two numbers");
+        "layer 2 ('down'): the saved place is not two numbers");
   CHECK(rotating->commits == 8);
 }
 
@@ -278,7 +278,7 @@ TEST_CASE("selectors: one without a state serves all layers, one with a state a 
   const auto rotating = std::make_shared<Rotating>();
   group.use_selector(model.ctx, 0, rotating);
   CHECK(message_of([&] { group.use_selector(model.ctx, 2, rotating); }) ==
-        "use_selector: layer 0 uses this selector, whose state is one layer's own");
+        "use_selector: layer 0 ('up') uses this selector, whose state is one layer's own");
   group.use_selector(model.ctx, 0, rotating);  // the same again
   group.use_selector(nullptr);
   group.use_selector(model.ctx, 1, nullptr);

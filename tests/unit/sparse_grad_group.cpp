@@ -148,7 +148,7 @@ TEST_CASE("a step that cannot be taken by one layer is taken by none") {
   bad[7] = std::numeric_limits<double>::infinity();
   model.layers[2]->add_gradient(model.ctx, MatrixView<const double>(bad.data(), 6, 8));
   CHECK(message_of([&] { group.step(model.ctx, {}); }) ==
-        "the core gradient of 6x8 holds Inf at row 0, column 7; expected finite numbers");
+        "layer 2 ('down'): the core gradient of 6x8 holds Inf at row 0, column 7; expected finite numbers");
   CHECK(model.weights == before);
   for (index_t i = 0; i < 3; ++i)
     CHECK(group.optimizer(i).steps() == 1);

@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <string>
 #include <vector>
 
 #include "../core/config.hpp"
+#include "../core/error.hpp"
 #include "../core/view.hpp"
 
 namespace sparsegrad::backend {
@@ -25,8 +27,10 @@ class BasicScratch {
   BasicScratch(const BasicScratch&) = delete;
   BasicScratch& operator=(const BasicScratch&) = delete;
 
-  /// Makes at least `bytes` available without a further allocation.
+  /// Makes at least `bytes` available without a further allocation. Throws ValueError when
+  /// bytes < 0.
   void reserve(index_t bytes) {
+    if (bytes < 0) throw ValueError("scratch memory of " + std::to_string(bytes) + " bytes, expected >= 0");
     const auto wanted = static_cast<std::size_t>(bytes);
     if (depth_ == 0 && wanted > capacity_of(0)) reset_to(wanted);
     peak_ = std::max(peak_, wanted);

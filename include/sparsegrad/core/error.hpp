@@ -50,6 +50,30 @@ class IoError : public Error {
   using Error::Error;
 };
 
+/// Returns f(). An Error that it throws is thrown anew, of its class among the above, with `who()`
+/// and ": " before its text, unless the text has that name already.
+template <class Who, class F>
+decltype(auto) with_name(const Who& who, F&& f) {
+  const auto named = [&](const Error& error) {
+    const std::string name = who();
+    const std::string text = error.what();
+    return text.find(name) == std::string::npos ? name + ": " + text : text;
+  };
+  try {
+    return f();
+  } catch (const ShapeError& error) {
+    throw ShapeError(named(error));
+  } catch (const ValueError& error) {
+    throw ValueError(named(error));
+  } catch (const NonFiniteError& error) {
+    throw NonFiniteError(named(error));
+  } catch (const StateError& error) {
+    throw StateError(named(error));
+  } catch (const CapacityError& error) {
+    throw CapacityError(named(error));
+  }
+}
+
 /// "64x128": how every message writes a shape.
 inline std::string shape_text(index_t rows, index_t cols) {
   return std::to_string(rows) + "x" + std::to_string(cols);

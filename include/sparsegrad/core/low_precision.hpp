@@ -124,6 +124,15 @@ struct ComputeType<float16> {
 template <class T>
 inline constexpr bool is_low_precision = !std::is_same_v<T, compute_t<T>>;
 
+/// Whether weights, activations and gradients can be stored in T.
+template <class T>
+inline constexpr bool is_parameter_type = std::is_same_v<T, float> || std::is_same_v<T, double> ||
+                                          std::is_same_v<T, bfloat16> || std::is_same_v<T, float16>;
+
+/// Whether sums, bases, cores and moments can be of T: compute_t of such a type.
+template <class T>
+inline constexpr bool is_compute_type = std::is_same_v<T, float> || std::is_same_v<T, double>;
+
 /// Machine epsilon of a low-precision type T: rounding changes a normal number by at most half of
 /// it, relatively.
 template <class T>

@@ -1,6 +1,7 @@
 // MatrixView: the non-owning view by which matrices cross the API.
 #pragma once
 
+#include <limits>
 #include <string>
 #include <type_traits>
 
@@ -29,14 +30,19 @@ struct MatrixView {
   constexpr MatrixView() = default;
 
   /// A view of rows that are `stride_` elements apart.
-  /// Throws ShapeError when an extent is negative, stride < cols, or data is null though there are
-  /// elements.
+  /// Throws ShapeError when an extent is negative, stride < cols, data is null though there are
+  /// elements, or the rows take more than 2^63 - 1 bytes.
   constexpr MatrixView(T* data_, index_t rows_, index_t cols_, index_t stride_)
       : data(data_), rows(rows_), cols(cols_), stride(stride_) {
     if (rows < 0 || cols < 0 || stride < cols || (data == nullptr && rows > 0 && cols > 0)) {
       throw ShapeError("matrix view of " + shape_text(rows, cols) + " with row stride " +
                        std::to_string(stride) +
                        ": expected extents >= 0, stride >= cols, and data that is not null");
+    }
+    // Below 2^29 each, no product of the two overflows.
+    if (((rows | stride) >> 29) != 0 && rows > 0 && stride > most_bytes / element / rows) {
+      throw ShapeError("matrix view of " + shape_text(rows, cols) + " with row stride " +
+                       std::to_string(stride) + ": expected one of less than 2^63 bytes");
     }
   }
   /// A view of rows that follow each other without gaps. Throws ShapeError as above.
@@ -70,6 +76,10 @@ struct MatrixView {
     part.stride = stride;
     return part;
   }
+
+ private:
+  static constexpr index_t most_bytes = std::numeric_limits<index_t>::max();
+  static constexpr index_t element = static_cast<index_t>(sizeof(T));
 };
 
 /// Read-only view as the type of a parameter that takes no part in template argument deduction, so

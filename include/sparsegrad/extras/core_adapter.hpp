@@ -38,6 +38,10 @@ namespace sparsegrad {
 /// Related: LoRA-XS (Balazy et al., 2024), a core between fixed factors.
 template <class T, Backend B = DefaultBackend>
 class CoreAdapter {
+  static_assert(
+      is_parameter_type<T>,
+      "T, the type of weight and tokens, must be float, double, sparsegrad::bfloat16 or sparsegrad::float16");
+
  public:
   /// The type of sums, bases and updates.
   using C = compute_t<T>;
@@ -49,7 +53,8 @@ class CoreAdapter {
   using BasisPointer = std::shared_ptr<const Basis>;
 
   /// Over W [out, in] (or [in, out] by layout) and b [out] or null, both borrowed and read alone.
-  /// Throws ShapeError when the basis's extents are not W's.
+  /// Throws ShapeError when the basis's extents are not W's, ValueError when its rank is 0 on a
+  /// side or it is null.
   CoreAdapter(Context& ctx, MatrixView<const T> weight, const T* bias, BasisPointer basis,
               WeightLayout layout = WeightLayout::out_in, CoreGradientOptions options = {})
       : CoreAdapter(ctx, std::move(basis), options) {
@@ -63,7 +68,7 @@ class CoreAdapter {
   /// Over a weight that lives elsewhere: forward adds the adapter's term to y alone, backward adds
   /// its term to dX.
   CoreAdapter(Context& ctx, BasisPointer basis, CoreGradientOptions options = {})
-      : gradient_(ctx, basis->out_extent(), basis->in_extent(), options),
+      : gradient_(ctx, required(basis).out_extent(), required(basis).in_extent(), options),
         cost_model_(options.cost_model),
         basis_(std::move(basis)) {
     gradient_.set_basis(ctx, basis_);
@@ -74,6 +79,13 @@ class CoreAdapter {
 
   /// The adapter's basis.
   const BasisPointer& basis() const { return basis_; }
+  /// SparseGradLinear::rebind, of a weight of the extents and layout of before.
+  void rebind(MatrixView<const T> weight, const T* bias) {
+    require_shape("weight", weight.rows, weight.cols, weight_.rows, weight_.cols,
+                  "extents of the weight before");
+    weight_ = weight;
+    bias_ = bias;
+  }
   /// Where the gradient is summed. Another basis than Delta's makes forward, backward and core throw
   /// StateError.
   CoreGradient<T, B>& gradient() { return gradient_; }
@@ -93,8 +105,13 @@ class CoreAdapter {
 
   /// After this no call of a step with up to `max_tokens` tokens allocates.
   void reserve(Context& ctx, index_t max_tokens) {
-    const index_t rounded = is_low_precision<T> ? rows() * cols() * static_cast<index_t>(sizeof(T)) : 0;
-    ctx.scratch().reserve(gradient_.scratch_bytes(ctx, max_tokens) + rounded + (index_t{1} << 20));
+    const index_t gradient = gradient_.scratch_bytes(ctx, max_tokens);
+    const index_t wide = std::max(gradient_.out_extent(), gradient_.in_extent());
+    const index_t rounded = is_low_precision<T> ? rows() * cols() : 0;
+    // Tokens in both bases, and what a Hadamard side expands at a time.
+    const index_t term = max_tokens * (rows() + cols() + wide) + rounded;
+    ctx.scratch().reserve(gradient + term * static_cast<index_t>(sizeof(T)) + (index_t{1} << 20));
+    gradient_.reserve(ctx, max_tokens);
   }
 
   /// y = x W^T + b + ((x U) Delta^T) V^T, as SparseGradLinear::forward; while merged without the
@@ -103,6 +120,7 @@ class CoreAdapter {
     require_own_basis("forward");
     require_shape("X", x.rows, x.cols, x.rows, gradient_.in_extent(), "tokens x in");
     require_shape("Y", y.rows, y.cols, x.rows, gradient_.out_extent(), "tokens x out");
+    require_forward_apart<T>(weight_, x, y, keep);
     const SavedInput<T> saved = gradient_.save(ctx, x, keep);
     if (weight_.data != nullptr) {
       linear_forward<B, T>(ctx, weight_, layout_, bias_, x, y);
@@ -131,6 +149,7 @@ class CoreAdapter {
                 InputGradient mode = InputGradient::overwrite) {
     require_own_basis("backward");
     if (!dx.empty()) require_shape("dX", dx.rows, dx.cols, dy.rows, gradient_.in_extent(), "tokens x in");
+    require_backward_apart<T>(weight_, dy, dx);
     gradient_.add_tokens(ctx, dy, saved);
     if (db != nullptr && dy.rows > 0) B::template column_sums<T>(ctx, dy, db);
     if (dx.empty()) return;
@@ -203,6 +222,10 @@ class CoreAdapter {
   }
 
  private:
+  static const Basis& required(const BasisPointer& basis) {
+    if (basis == nullptr) throw ValueError("the adapter's basis is null, expected one");
+    return *basis;
+  }
   index_t rows() const { return basis()->rows(); }
   index_t cols() const { return basis()->cols(); }
   const auto& tokens() const { return gradient_.token_basis(); }

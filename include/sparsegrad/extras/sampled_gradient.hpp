@@ -146,7 +146,8 @@ class SampledGradient final : public CoreSource<compute_t<T>, B> {
   MatrixView<C> own_core(Context&) override { refuse("core", "it forms none; use select"); }
   void clear() override { open_ = false; }
   void reserve(Context& ctx, index_t max_tokens) override {
-    const index_t wide = std::max({out_extent(), in_extent(), basis_->rows(), basis_->cols()});
+    const index_t wide = std::max(out_extent(), in_extent());
+    detail::require_tokens(max_tokens, wide);
     ctx.scratch().reserve(
         3 * max_tokens * wide * static_cast<index_t>(sizeof(T)) +
         B::template scratch_bound<C>(ctx, std::max(max_tokens * wide, out_extent() * in_extent())));
@@ -174,6 +175,10 @@ class SampledGradient final : public CoreSource<compute_t<T>, B> {
 /// SparseGradLinear otherwise; joins a group by `add`.
 template <class T, Backend B = DefaultBackend>
 class FixedSupportLinear {
+  static_assert(
+      is_parameter_type<T>,
+      "T, the type of weight and tokens, must be float, double, sparsegrad::bfloat16 or sparsegrad::float16");
+
  public:
   /// The type of sums, bases and updates.
   using C = compute_t<T>;
@@ -193,17 +198,25 @@ class FixedSupportLinear {
   /// The weight, for a group.
   const TrainedWeight<T>& trained_weight() const { return weight_; }
 
-  /// y = x W^T + b. Throws ShapeError.
+  /// SparseGradLinear::rebind.
+  void rebind(const TrainedWeight<T>& weight, const T* bias) {
+    weight_.rebind(weight);
+    bias_ = bias;
+  }
+
+  /// y = x W^T + b. Throws ShapeError; ValueError when y overlaps x or W.
   void forward(Context& ctx, ConstMatrixView<T> x, MatrixView<T> y) const {
     require_shape("X", x.rows, x.cols, x.rows, weight_.in_extent(), "tokens x in");
     require_shape("Y", y.rows, y.cols, x.rows, weight_.out_extent(), "tokens x out");
+    require_forward_apart<T>(weight_.weight, x, y, {});
     linear_forward<B, T>(ctx, weight_.weight, weight_.layout, bias_, x, y);
   }
   /// dX = dY W (or added to, by `mode`; skipped when empty), db += column sums of dY (skipped when
-  /// null), gradient += that of these tokens. Throws ShapeError.
+  /// null), gradient += that of these tokens. Throws ShapeError; ValueError when dX overlaps dY or W.
   void backward(Context& ctx, ConstMatrixView<T> dy, ConstMatrixView<T> x, MatrixView<T> dx, C* db,
                 InputGradient mode = InputGradient::overwrite) {
     if (!dx.empty()) require_shape("dX", dx.rows, dx.cols, dy.rows, weight_.in_extent(), "tokens x in");
+    require_backward_apart<T>(weight_.weight, dy, dx);
     gradient_.add_tokens(ctx, dy, x);
     if (db != nullptr && dy.rows > 0) B::template column_sums<T>(ctx, dy, db);
     if (!dx.empty()) linear_input_gradient<B, T>(ctx, weight_.weight, weight_.layout, dy, mode, dx);

@@ -65,6 +65,7 @@ class SparseSgd : public MomentOptimizer<T, B, SparseSgdOptions> {
     auto frame = ctx.frame();
     auto places = store.require_room(ctx, frame, s);
     core_optimizer::require_step(d, this->rows(), this->cols(), s.count(), options);
+    core_optimizer::require_other(d, s);
     core_optimizer::require_support(d, s);
     require_numbers(options);
     core_optimizer::require_scaled<T, B>(ctx, s, options);

@@ -44,6 +44,7 @@ void put(typename B::Context& ctx, SafetensorsWriter& writer, const std::string&
   GroupState<C, B> state = group.state(ctx);
   std::vector<const TuckerBasis<C, B>*> bases;
   std::vector<std::int64_t> basis_of;
+  std::vector<std::int64_t> kept;
   writer.metadata(prefix + "type", detail::group_type);
   for (std::size_t i = 0; i < state.layers.size(); ++i) {
     auto& layer = state.layers[i];
@@ -54,6 +55,7 @@ void put(typename B::Context& ctx, SafetensorsWriter& writer, const std::string&
       at = bases.insert(bases.end(), layer.basis.get());
     }
     basis_of.push_back(at - bases.begin());
+    kept.push_back(layer.kept);
     writer.metadata(name + "kind", layer.kind);
     writer.metadata(name + "plan", to_string(layer.plan));
     put_state(writer, name + "adam.", std::move(layer.optimizer));
@@ -67,6 +69,7 @@ void put(typename B::Context& ctx, SafetensorsWriter& writer, const std::string&
   }
   const auto layers = static_cast<index_t>(basis_of.size());
   writer.add(prefix + "basis_of", {layers}, std::move(basis_of));
+  writer.add(prefix + "kept", {layers}, std::move(kept));
 }
 
 /// Reads a group's state, checked as far as files go: what depends on the group
@@ -79,6 +82,12 @@ GroupState<C, B> get_group_state(typename B::Context& ctx, const SafetensorsFile
   GroupState<C, B> state;
   std::vector<std::shared_ptr<const TuckerBasis<C, B>>> bases;
   const std::vector<std::int64_t> basis_of = detail::read_list<std::int64_t>(file, prefix + "basis_of");
+  std::vector<std::int64_t> kept(basis_of.size());  // files of before 0.3 say nothing of it
+  if (file.contains(prefix + "kept")) kept = detail::read_list<std::int64_t>(file, prefix + "kept");
+  if (kept.size() != basis_of.size()) {
+    throw file.error(prefix + "kept", "has " + std::to_string(kept.size()) + " numbers, expected " +
+                                          std::to_string(basis_of.size()) + ", one for each layer");
+  }
   for (std::size_t i = 0; i < basis_of.size(); ++i) {
     const auto known = static_cast<std::int64_t>(bases.size());
     if (basis_of[i] < 0 || basis_of[i] > known) {
@@ -95,6 +104,7 @@ GroupState<C, B> get_group_state(typename B::Context& ctx, const SafetensorsFile
     layer.kind = file.metadata(name + "kind");
     layer.plan = detail::plan_from_text(file, name + "plan");
     layer.optimizer = get_state<C>(file, name + "adam.");
+    layer.kept = kept[i];
     if (file.metadata().contains(name + "delta.type")) {
       throw file.error(
           name + "delta.type",

@@ -26,7 +26,8 @@ class Executor {
   /// A function that `run` calls, with its argument, the task's number and the worker's.
   using Task = void (*)(void* argument, index_t task, int worker);
   virtual ~Executor() = default;
-  /// Largest number of tasks that run at the same time, the caller's thread included.
+  /// Largest number of tasks that run at the same time, the caller's thread included: at least 1.
+  /// A context asks once, when it is made.
   virtual int concurrency() const = 0;
   /// Calls task(argument, i, worker) once for each i in [0, count), 0 <= worker < concurrency(), no
   /// worker number used by two threads at once; returns when all calls have ended. `task` does not
@@ -38,7 +39,9 @@ class Executor {
 /// process-wide state.
 class ThreadPool final : public Executor {
  public:
-  /// Throws std::system_error when a thread cannot be started; those that were have ended then.
+  /// Returns when all threads have started, so that what a thread allocates at its start is no part
+  /// of later work. Throws std::system_error when a thread cannot be started; those that were have
+  /// ended then.
   explicit ThreadPool(int threads) {
     workers_.reserve(static_cast<std::size_t>(threads - 1));
     try {
@@ -48,6 +51,8 @@ class ThreadPool final : public Executor {
       end();
       throw;
     }
+    for (int ready = started_.load(); ready != threads - 1; ready = started_.load())
+      started_.wait(ready);
   }
   ~ThreadPool() override { end(); }
   ThreadPool(const ThreadPool&) = delete;
@@ -93,6 +98,8 @@ class ThreadPool final : public Executor {
     // These threads are the pool's own: a BLAS called from them stays on them. Said once, at their
     // start, because an OpenMP runtime takes memory when a thread says it for the first time.
     const BlasThreads serial(1);
+    started_.fetch_add(1);
+    started_.notify_one();
     std::uint32_t seen = 0;
     for (;;) {
       for (int spin = 0; spin < spin_limit && generation_.load() == seen; ++spin) {
@@ -109,6 +116,7 @@ class ThreadPool final : public Executor {
   void* argument_ = nullptr;
   index_t count_ = 0;
   std::atomic<index_t> next_{0};
+  std::atomic<int> started_{0};
   std::atomic<int> working_{0};
   std::atomic<std::uint32_t> generation_{0};
   std::atomic<bool> stop_{false};
@@ -119,11 +127,18 @@ class ThreadPool final : public Executor {
 /// owner of scratch memory. One caller at a time; several contexts may work side by side.
 class HostContext {
  public:
+  /// Most threads that a context takes.
+  static constexpr int most_threads = 65536;
+
   /// Runs on `threads` threads of its own, the caller's included; 0: as many as this process may
   /// keep busy (`available_threads`: affinity and the quotas of control groups).
-  /// Throws ValueError when threads < 0.
+  /// Throws ValueError unless 0 <= threads <= 65536, std::system_error when the system has no more.
   explicit HostContext(int threads = 0, bool deterministic = false) : deterministic_(deterministic) {
     if (threads < 0) throw ValueError("threads is " + std::to_string(threads) + ", expected >= 0 (0: all)");
+    if (threads > most_threads) {
+      throw ValueError("threads is " + std::to_string(threads) + ", expected at most " +
+                       std::to_string(most_threads));
+    }
     threads_ = threads > 0 ? threads : available_threads();
     if (threads_ > 1) {
       pool_ = std::make_unique<ThreadPool>(threads_);
@@ -131,9 +146,15 @@ class HostContext {
     }
   }
 
-  /// Runs on a borrowed executor, which must outlive the context.
+  /// Runs on a borrowed executor, which must outlive the context. Throws ValueError unless its
+  /// concurrency is in [1, 65536].
   explicit HostContext(Executor& executor, bool deterministic = false)
-      : threads_(executor.concurrency()), deterministic_(deterministic), executor_(&executor) {}
+      : threads_(executor.concurrency()), deterministic_(deterministic), executor_(&executor) {
+    if (threads_ < 1 || threads_ > most_threads) {
+      throw ValueError("the executor's concurrency is " + std::to_string(threads_) +
+                       ", expected 1 <= concurrency <= " + std::to_string(most_threads));
+    }
+  }
 
   /// Number of threads that it computes on.
   int threads() const { return threads_; }
@@ -151,7 +172,8 @@ class HostContext {
   /// Calls f(i) or f(i, worker) for every i in [0, count), side by side; rethrows the first
   /// exception, also one of a borrowed executor. A call from inside a task runs on that task's
   /// thread, whose number is not known there: f(i) alone is allowed then (StateError). A task must
-  /// not use the context's scratch memory.
+  /// not use the context's scratch memory. Throws StateError when an executor's worker has a number
+  /// outside [0, threads()): each has memory of its own.
   template <class F>
   void parallel_for(index_t count, F&& f) {
     if (count <= 0) return;
@@ -166,15 +188,17 @@ class HostContext {
     }
     struct Shared {
       std::remove_reference_t<F>* f;
+      int threads;
       std::exception_ptr error;
       std::mutex mutex;
-    } shared{&f, nullptr, {}};
+    } shared{&f, threads_, nullptr, {}};
     const Inside inside(inside_);
     executor_->run(
         count,
         [](void* argument, index_t i, int worker) {
           auto& s = *static_cast<Shared*>(argument);
           try {
+            require_worker(worker, s.threads);
             call(*s.f, i, worker);
           } catch (...) {
             const std::lock_guard lock(s.mutex);
@@ -206,6 +230,12 @@ class HostContext {
     bool& flag_;
   };
 
+  static void require_worker(int worker, int threads) {
+    if (worker >= 0 && worker < threads) return;
+    throw StateError("the executor ran a task as worker " + std::to_string(worker) +
+                     ", expected one in [0, " + std::to_string(threads) +
+                     "), its concurrency when the context was made");
+  }
   template <class F>
   static void call(F& f, index_t i, int worker) {
     if constexpr (std::is_invocable_v<F&, index_t, int>) {

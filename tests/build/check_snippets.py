@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""check_snippets.py ROOT CXX [FLAG...]: the C++ that the documentation shows compiles.
+
+Snippets are the ```cpp blocks of README.md, docs/ and examples/README.md, and in comments of headers the indented
+paragraphs (five spaces) of which a line ends in a semicolon or an opening brace. Each is a function of its own, with the names
+of snippet_context.hpp. Those that call CUDA itself are left out and counted. FLAGs are the compiler's, as -isystem DIR.
+"""
+
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+root = pathlib.Path(sys.argv[1])
+compiler = sys.argv[2:]
+context = pathlib.Path(__file__).parent / "snippet_context.hpp"
+
+
+def of_page(path):
+    """(line, text) of each ```cpp block."""
+    text = path.read_text()
+    for block in re.finditer(r"^```cpp\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        yield text.count("\n", 0, block.start(1)) + 1, block.group(1)
+
+
+def of_header(path):
+    """(line, text) of each paragraph of code in a comment."""
+    paragraph = []
+    for number, line in enumerate([*path.read_text().splitlines(), ""], 1):
+        code = re.match(r"\s*///?     (\s*\S.*)$", line)
+        if code:
+            paragraph.append((number, code.group(1)))
+            continue
+        text = "\n".join(code for _, code in paragraph)
+        if re.search(r"[;{]\s*(//.*)?$", text, re.MULTILINE):
+            yield paragraph[0][0], text + "\n"
+        paragraph = []
+
+
+def snippets():
+    pages = [root / "README.md", *sorted((root / "docs").rglob("*.md")), root / "examples/README.md"]
+    for page in pages:
+        if page.exists():
+            yield from ((page, line, text) for line, text in of_page(page))
+    for header in sorted((root / "include").rglob("*.*")):
+        yield from ((header, line, text) for line, text in of_header(header))
+
+
+def program(all_snippets):
+    """One source of all snippets; #line leads a message back to the page."""
+    includes = [f'#include "{context}"']
+    functions = []
+    for number, (path, line, text) in enumerate(all_snippets):
+        includes += re.findall(r"^#include .*$", text, re.MULTILINE)
+        body = re.sub(r"^#include .*$", "", text, flags=re.MULTILINE)
+        place = f'#line {line} "{path.relative_to(root)}"\n'
+        if re.search(r"^int main\(", body, re.MULTILINE):
+            functions.append(f"namespace snippet_{number} {{\n{place}{body}}}\n")
+        else:
+            functions.append(f"namespace snippets {{\nvoid snippet_{number}() {{\n{place}{body}}}\n}}\n")
+    return "\n".join([*includes, *functions])
+
+
+found = list(snippets())
+cuda = [s for s in found if re.search(r"\bcuda[A-Z]\w*\(|_cuda\.cuh", s[2])]
+compiled = [s for s in found if s not in cuda]
+if len(sys.argv) > 2 and compiled:
+    with tempfile.TemporaryDirectory() as folder:
+        source = pathlib.Path(folder) / "snippets.cpp"
+        source.write_text(program(compiled))
+        command = [*compiler, "-std=c++20", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-Wno-unused",
+                   "-Wno-unused-parameter", "-Wno-return-type", "-I", str(root / "include"), str(source)]
+        result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode != 0:
+        print("\n".join(result.stderr.splitlines()[:60]))
+        print("code that the documentation shows does not compile (names that it may take for given: snippet_context.hpp)")
+        sys.exit(1)
+print(f"{len(compiled)} snippets compile; {len(cuda)} call CUDA and were left out")
+sys.exit(0 if compiled else 1)
