@@ -14,6 +14,10 @@ using namespace sparsegrad::glue;
 
 namespace {
 
+/// As in corpora: new ones go to the end.
+const std::vector<const char*> task_names{"cola",    "sst2", "mrpc", "stsb", "qqp", "mnli",
+                                          "mnli-mm", "qnli", "rte",  "wnli", "ax"};
+
 /// Names that files of some layout have. A name stands where it is in corpora: new ones go to the end.
 const std::vector<std::string> file_names{"train.tsv",
                                           "dev.tsv",
@@ -80,21 +84,23 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   static Data files;
   if (size < 2) return 0;
   const auto letter = [](std::uint8_t c, std::size_t count) {
-    return static_cast<std::size_t>(c - 'A' + 256) % count;
+    return static_cast<std::size_t>(c < 'A' ? c + 191 : c - 'A') % count;
   };
-  const Task& task = all_tasks()[letter(data[0], all_tasks().size())];
-  if (task.layouts.empty()) return 0;  // made, not read
+  const Task* task = nullptr;
+  for (const Task& known : all_tasks())
+    if (known.name == task_names[letter(data[0], task_names.size())]) task = &known;
+  if (task == nullptr) return 0;
   const auto folder = files.with(letter(data[1], file_names.size()), fuzz::text_of(data + 2, size - 2));
   const fuzz::MemoryBound bound(size, 1000);
   for (const Split split : {Split::train, Split::dev, Split::test}) {
     try {
-      const Dataset read = load_split(task, folder, split);
+      const Dataset read = load_split(*task, folder, split);
       fuzz::require(!read.examples.empty(), "a file without examples is taken");
       for (const Example& example : read.examples) {
         fuzz::require(!find_invalid_utf8(example.a) && (!example.b || !find_invalid_utf8(*example.b)),
                       "a sentence is not UTF-8");
         fuzz::require(
-            split == Split::test || (example.label >= task.label_min && example.label <= task.label_max),
+            split == Split::test || (example.label >= task->label_min && example.label <= task->label_max),
             "a label is out of range");
       }
     } catch (const DataError& error) {  // refused: as it should be

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include <nlohmann/json.hpp>
+
 #include "programs/commands.hpp"
 #include "support/fuzz.hpp"
 
