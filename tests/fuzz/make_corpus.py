@@ -73,7 +73,8 @@ def basis(prefix, out, inner):
     return arrays, metadata
 
 
-def optimizer(prefix, rows, cols, index, kind="sparse_adam 1", semantics="torch", capacity=0, counted=False):
+def optimizer(prefix, rows, cols, index, kind="sparse_adam 1", semantics="torch", capacity=0, counted=False,
+              overflow="go_dense"):
     n = rows * cols if index is None else len(index)
     adam = kind == "sparse_adam 1"
     arrays = {prefix + "extents": ("I64", [3], [rows, cols, capacity]),
@@ -82,7 +83,7 @@ def optimizer(prefix, rows, cols, index, kind="sparse_adam 1", semantics="torch"
               prefix + "m": ("F", [n], [0.25] * n)}
     metadata = {prefix + "type": kind, prefix + "form": "dense" if index is None else "compact",
                 prefix + "arrays": "m,v" if adam else "m", prefix + "numbers": "beta1,beta2,eps" if adam else "momentum,nesterov",
-                prefix + "texts": "semantics,overflow" if adam else "overflow", prefix + "overflow": "go_dense"}
+                prefix + "texts": "semantics,overflow" if adam else "overflow", prefix + "overflow": overflow}
     if adam:
         metadata[prefix + "semantics"] = semantics
         arrays[prefix + "v"] = ("F", [n], [0.125] * n)
@@ -130,7 +131,8 @@ def group(bases, compact):
     parts += [basis(f"basis.{i}.", *sides) for i, sides in enumerate(bases)]
     for i, kind in enumerate(kinds):
         rows, cols = bases[basis_of[i]][0][2], bases[basis_of[i]][1][2]
-        parts.append(optimizer(f"layer.{i}.adam.", rows, cols, [0, 3] if compact else None, capacity=6 if compact else 0))
+        parts.append(optimizer(f"layer.{i}.adam.", rows, cols, [0, 3] if compact else None, capacity=6 if compact else 0,
+                               overflow="evict_smallest"))
         parts.append(({}, {f"layer.{i}.kind": kind, f"layer.{i}.plan": "out: project_first, in: multiply_first"}))
     parts.append(({"layer.1.residual": ("F", [bases[0][0][2] * bases[0][1][2]], [0.0] * (bases[0][0][2] * bases[0][1][2])),
                    "layer.2.support": ("I32", [2], [0, 3])}, {}))
@@ -138,7 +140,7 @@ def group(bases, compact):
 
 
 identity = [(("identity", 8, 8), ("identity", 6, 6)), (("identity", 6, 6), ("identity", 8, 8))]
-factors = [(("factor", 8, 2), ("factor", 6, 2)), (("random", 6, 2), ("hadamard", 8, 8))]
+factors = [(("factor", 8, 4), ("factor", 6, 4)), (("random", 6, 6), ("hadamard", 8, 8))]
 for name, bases in (("identity", identity), ("factors", factors)):
     for compact in (False, True):
         seed("group", f"{name}_{'compact' if compact else 'dense'}", group(bases, compact))
