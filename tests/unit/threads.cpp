@@ -40,8 +40,8 @@ std::vector<float> train(Context& ctx, const Basis::Pointer& basis, std::uint32_
   GroupOptions options;
   options.entries = 100;
   SparseGradGroup<float> group(options);
-  group.add(ctx, layer, "up");
   layer.set_basis(ctx, basis);
+  group.add(ctx, layer, "up");
   for (int step = 0; step < 3; ++step) {
     const auto saved = layer.forward(ctx, {x.data(), tokens, in}, {y.data(), tokens, out});
     layer.backward(ctx, {y.data(), tokens, out}, saved, {}, nullptr);

@@ -68,6 +68,14 @@ json records_json(const TrainReport& report) {
           {"evaluation_seconds", report.evaluation_seconds}};
 }
 
+json parse_state(const std::string& text) {
+  constexpr int most_nested = 256;
+  return json::parse(text, [](int depth, json::parse_event_t, const json&) {
+    if (depth > most_nested) throw IoError("the metadata are malformed: they nest more than 256 deep");
+    return true;
+  });
+}
+
 void read_records(const json& j, TrainReport& report) {
   report.steps.clear();
   for (const json& r : j.at("steps")) {

@@ -21,6 +21,9 @@ namespace detail {
 inline constexpr const char* state_file_type = "sparsegrad-glue state 2";
 nlohmann::json records_json(const TrainReport& report);
 void read_records(const nlohmann::json& j, TrainReport& report);
+/// The JSON in the metadata. Throws nlohmann's exception, or IoError where it nests deep, which copying and
+/// printing it would pay for with the stack.
+nlohmann::json parse_state(const std::string& text);
 
 /// A whole number of the metadata from `low` to `high`; the library's own conversions cut what does not fit. Throws IoError.
 inline index_t state_integer(const nlohmann::json& j, index_t low = 0, index_t high = index_t{1} << 53) {
@@ -94,7 +97,7 @@ void BasicTrainer<T, Backend>::read_state(const std::filesystem::path& path) {
     throw IoError(path.string() + ": is no state of a run, expected type '" + detail::state_file_type + "'");
   nlohmann::json state;
   try {
-    state = nlohmann::json::parse(file.metadata("state"));
+    state = detail::parse_state(file.metadata("state"));
     const nlohmann::json expected = fingerprint();
     const nlohmann::json& found = state.at("fingerprint");
     if (found != expected) {

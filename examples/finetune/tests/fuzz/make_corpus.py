@@ -180,3 +180,11 @@ seed("run_records", "empty", text({
     "steps": [], "evaluations": [], "best": None, "phase1": [0, 0.0, 0.0, [], account], "memory": account, "steps_done": 0,
     "tokens": 0, "refreshes": 0, "skipped_steps": 0, "refresh_seconds": 0.0, "training_seconds": 0.0,
     "evaluation_seconds": 0.0}))
+
+# ---- values that nest deep, for every reader of JSON -----------------------------------------------------------------
+deep = "[" * 300 + "]" * 300
+seed("config_json", "deep", text(bert)[:-1] + ',"id2label":' + deep + "}")
+seed("tokenizer_json", "deep", '{"model":{"type":"WordPiece","vocab":{"a":' + deep + "}}}")
+seed("options_file", "deep", '{"epochs":' + deep + "}")
+seed("run_json", "deep", '{"finished":true,"options":' + deep + "}")
+seed("run_records", "deep", '{"steps":[[' + deep + "]]}")

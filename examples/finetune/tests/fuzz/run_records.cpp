@@ -13,6 +13,7 @@
 namespace sparsegrad::glue::detail {
 nlohmann::json records_json(const TrainReport& report);
 void read_records(const nlohmann::json& j, TrainReport& report);
+nlohmann::json parse_state(const std::string& text);
 }  // namespace sparsegrad::glue::detail
 
 namespace fuzz = sparsegrad::fuzz;
@@ -22,7 +23,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const fuzz::MemoryBound bound(size, 1000);
   try {
     TrainReport report;
-    const auto json = nlohmann::json::parse(fuzz::text_of(data, size));
+    const auto json = detail::parse_state(std::string(fuzz::text_of(data, size)));
     detail::read_records(json, report);
     const nlohmann::json written = detail::records_json(report);
     TrainReport again;
