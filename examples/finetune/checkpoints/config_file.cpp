@@ -179,8 +179,15 @@ void set_head(ModelConfig& c, const HeadLabels& labels) {
 json read_json(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) fail(path.string(), "cannot be opened");
+  // Copying and printing a value take a stack that grows with its depth.
+  constexpr int most_nested = 256;
+  const auto refuse_depth = [&](int depth, json::parse_event_t, const json&) {
+    if (depth > most_nested)
+      fail(path.string(), "expected values nested at most 256 deep, found deeper ones");
+    return true;
+  };
   try {
-    return json::parse(file);
+    return json::parse(file, refuse_depth);
   } catch (const json::exception& error) {
     fail(path.string(), error.what());
   }

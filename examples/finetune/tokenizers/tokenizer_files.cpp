@@ -81,7 +81,10 @@ std::vector<std::string> read_lines(const Path& file, TokenizerReport* report) {
 Json read_json(const Path& file) {
   const std::string text = read_file(file);
   std::vector<std::unordered_set<std::string>> keys;  // of the objects being read, the innermost last
-  const auto refuse_duplicates = [&](int, Json::parse_event_t event, Json& parsed) {
+  constexpr int most_nested = 256;  // copying and printing a value take a stack that grows with its depth
+  const auto refuse_duplicates = [&](int depth, Json::parse_event_t event, Json& parsed) {
+    if (depth > most_nested)
+      throw TokenizerError(file.string() + ": expected values nested at most 256 deep, found deeper ones");
     if (event == Json::parse_event_t::object_start) keys.emplace_back();
     if (event == Json::parse_event_t::object_end) keys.pop_back();
     if (event == Json::parse_event_t::key && !keys.back().insert(parsed.get<std::string>()).second) {

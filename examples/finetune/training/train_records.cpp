@@ -1,5 +1,6 @@
 // The report of a run in its state file.
 #include <algorithm>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -23,10 +24,18 @@ json account_json(const MemoryAccount& account) {
 
 MemoryAccount read_account(const json& j) {
   MemoryAccount account;
-  account.parts = {j.at(0), j.at(1), j.at(2), j.at(3), j.at(4), j.at(5), j.at(6)};
-  account.process_peak = j.at(7);
+  MemoryParts& p = account.parts;
+  int at = 0;
+  for (index_t* bytes : {&p.program, &p.weights, &p.gradients, &p.optimizer, &p.activations, &p.basis,
+                         &p.collection, &account.process_peak})
+    *bytes = state_integer(j.at(at++));
   account.peak_is_own = j.at(8);
   return account;
+}
+
+/// JSON has null in place of NaN and Inf.
+double number_or_nan(const json& j) {
+  return j.is_null() ? std::numeric_limits<double>::quiet_NaN() : j.get<double>();
 }
 
 }  // namespace
@@ -59,50 +68,60 @@ json records_json(const TrainReport& report) {
           {"evaluation_seconds", report.evaluation_seconds}};
 }
 
+json parse_state(const std::string& text) {
+  constexpr int most_nested = 256;
+  return json::parse(text, [](int depth, json::parse_event_t, const json&) {
+    if (depth > most_nested) throw IoError("the metadata are malformed: they nest more than 256 deep");
+    return true;
+  });
+}
+
 void read_records(const json& j, TrainReport& report) {
   report.steps.clear();
   for (const json& r : j.at("steps")) {
     StepRecord record;
-    record.step = r.at(0);
+    record.step = state_integer(r.at(0));
     record.epoch = r.at(1);
-    record.loss = r.at(2);
-    record.mean_loss = r.at(3);
+    record.loss = number_or_nan(r.at(2));
+    record.mean_loss = number_or_nan(r.at(3));
     record.learning_rate = r.at(4);
     record.sparse_learning_rate = r.at(5);
-    record.examples = r.at(6);
-    record.tokens = r.at(7);
+    record.examples = state_integer(r.at(6));
+    record.tokens = state_integer(r.at(7));
     record.seconds = r.at(8);
-    record.kept = r.at(9);
+    record.kept = state_integer(r.at(9));
     report.steps.push_back(record);
   }
   report.evaluations.clear();
   for (const json& r : j.at("evaluations")) {
     EvaluationRecord record;
-    record.step = r.at(0);
+    record.step = state_integer(r.at(0));
     record.epoch = r.at(1);
-    record.loss = r.at(2);
+    record.loss = number_or_nan(r.at(2));
     for (const json& m : r.at(3))
-      record.metrics.push_back({m.at(0), m.at(1), m.at(2)});
+      record.metrics.push_back({m.at(0), number_or_nan(m.at(1)), m.at(2)});
     record.seconds = r.at(4);
     record.best = r.at(5);
     report.evaluations.push_back(std::move(record));
   }
   report.best.reset();
-  if (!j.at("best").is_null()) report.best = j.at("best").get<std::size_t>();
-  if (report.best && *report.best >= report.evaluations.size())
-    throw IoError(
-        fmt::format("the best evaluation is number {} of {}", *report.best, report.evaluations.size()));
+  if (!j.at("best").is_null()) {
+    const auto count = static_cast<index_t>(report.evaluations.size());
+    report.best = static_cast<std::size_t>(state_integer(j.at("best"), 0, count - 1));
+  }
   const json& p = j.at("phase1");
-  report.phase1.steps = p.at(0);
+  report.phase1.steps = state_integer(p.at(0));
   report.phase1.seconds = p.at(1);
   report.phase1.fit_seconds = p.at(2);
-  report.phase1.losses = p.at(3).get<std::vector<double>>();
+  report.phase1.losses.clear();
+  for (const json& loss : p.at(3))
+    report.phase1.losses.push_back(number_or_nan(loss));
   report.phase1.memory = read_account(p.at(4));
   report.memory = read_account(j.at("memory"));
-  report.steps_done = j.at("steps_done");
-  report.tokens = j.at("tokens");
-  report.refreshes = j.at("refreshes");
-  report.skipped_steps = j.at("skipped_steps");
+  report.steps_done = state_integer(j.at("steps_done"));
+  report.tokens = state_integer(j.at("tokens"));
+  report.refreshes = state_integer(j.at("refreshes"));
+  report.skipped_steps = state_integer(j.at("skipped_steps"));
   report.refresh_seconds = j.at("refresh_seconds");
   report.training_seconds = j.at("training_seconds");
   report.evaluation_seconds = j.at("evaluation_seconds");

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -19,6 +21,19 @@ namespace detail {
 inline constexpr const char* state_file_type = "sparsegrad-glue state 2";
 nlohmann::json records_json(const TrainReport& report);
 void read_records(const nlohmann::json& j, TrainReport& report);
+/// The JSON in the metadata. Throws nlohmann's exception, or IoError where it nests deep, which copying and
+/// printing it would pay for with the stack.
+nlohmann::json parse_state(const std::string& text);
+
+/// A whole number of the metadata from `low` to `high`; the library's own conversions cut what does not fit. Throws IoError.
+inline index_t state_integer(const nlohmann::json& j, index_t low = 0, index_t high = index_t{1} << 53) {
+  if (j.is_number_integer() && (!j.is_number_unsigned() || std::in_range<index_t>(j.get<std::uint64_t>()))) {
+    const auto value = j.get<index_t>();
+    if (value >= low && value <= high) return value;
+  }
+  throw IoError(
+      fmt::format("the metadata have {}, expected a whole number from {} to {}", j.dump(), low, high));
+}
 
 }  // namespace detail
 
@@ -82,7 +97,7 @@ void BasicTrainer<T, Backend>::read_state(const std::filesystem::path& path) {
     throw IoError(path.string() + ": is no state of a run, expected type '" + detail::state_file_type + "'");
   nlohmann::json state;
   try {
-    state = nlohmann::json::parse(file.metadata("state"));
+    state = detail::parse_state(file.metadata("state"));
     const nlohmann::json expected = fingerprint();
     const nlohmann::json& found = state.at("fingerprint");
     if (found != expected) {
@@ -98,14 +113,16 @@ void BasicTrainer<T, Backend>::read_state(const std::filesystem::path& path) {
     }
     detail::get_array<Backend>(ctx_, file, "weights", model_.parameters().weights());
     model_.parameters().round(ctx_, model_.parameters().weights());
-    detail::get_adam<T, Backend>(ctx_, file, "dense.", *dense_, state.at("adam_steps").at(0));
+    detail::get_adam<T, Backend>(ctx_, file, "dense.", *dense_,
+                                 detail::state_integer(state.at("adam_steps").at(0)));
     mlp_->restore(ctx_, file, state);
-    sampler_.seek({state.at("sampler").at(0), state.at("sampler").at(1)});
+    sampler_.seek({detail::state_integer(state.at("sampler").at(0)),
+                   detail::state_integer(state.at("sampler").at(1), 0, sampler_.size())});
     pass_ = state.at("pass");
-    loss_scale_ = {state.at("loss_scale").at(0), state.at("loss_scale").at(1)};
+    loss_scale_ = {state.at("loss_scale").at(0), detail::state_integer(state.at("loss_scale").at(1))};
     loss_since_record_ = state.at("loss_since_record");
-    steps_since_record_ = state.at("steps_since_record");
-    since_best_ = state.at("since_best");
+    steps_since_record_ = detail::state_integer(state.at("steps_since_record"));
+    since_best_ = detail::state_integer(state.at("since_best"));
     detail::read_records(state.at("report"), report_);
     if (state.at("hash") != fmt::format("{:016x}", checkpoint_hash()))
       throw IoError("its contents do not have the hash that was written with them");

@@ -29,8 +29,14 @@ void print_memory(const char* name, const MemoryAccount& account) {
 bool is_finished(const std::filesystem::path& log_path, const TrainOptions& options) {
   if (!exists(log_path)) return false;
   const nlohmann::json log = read_json(log_path);
-  if (!log.value("finished", false)) return false;
+  if (!log.is_object())
+    throw ValueError(
+        fmt::format("{}: expected the log of a run, an object, found {}; choose another --output",
+                    log_path.string(), log.type_name()));
+  const auto finished = log.find("finished");
+  if (finished == log.end() || *finished != true) return false;
   nlohmann::json had = log.value("options", nlohmann::json::object());
+  if (!had.is_object()) had = nlohmann::json::object();
   // As it would be read back: a path need not be UTF-8.
   constexpr auto replace = nlohmann::json::error_handler_t::replace;
   nlohmann::json wanted = nlohmann::json::parse(to_json(options).dump(-1, ' ', false, replace));

@@ -1,0 +1,190 @@
+#!/usr/bin/env python3
+"""Writes the seeds of the program's fuzz targets into tests/fuzz/corpus/<target>/. They are committed; run it again after a
+change of a file format or of a target's input."""
+import json
+import pathlib
+
+here = pathlib.Path(__file__).resolve().parent
+golden = here.parent / "golden" / "glue"
+
+
+def seed(target, name, *sections):
+    folder = here / "corpus" / target
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [s if isinstance(s, bytes) else s.encode() for s in sections]
+    (folder / name).write_bytes(b"\x1e".join(parts))
+
+
+def text(value):
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+# ---- tokenizers ----------------------------------------------------------------------------------------------------
+pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "w", "##o", "##r", "##ld", "!", ",", "'", "s", "1", "##2",
+          "##3", "你"]
+special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+
+
+def added(token, number, **flags):
+    return {"id": number, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+            "special": True} | flags
+
+
+def word_piece(**changes):
+    return {
+        "version": "1.0", "truncation": None, "padding": None,
+        "added_tokens": [added(pieces[i], i) for i in range(5)],
+        "normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None,
+                       "lowercase": True},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {"type": "TemplateProcessing",
+                           "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                                      {"SpecialToken": {"id": "[SEP]", "type_id": 0}}],
+                           "pair": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                                    {"SpecialToken": {"id": "[SEP]", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}},
+                                    {"SpecialToken": {"id": "[SEP]", "type_id": 1}}],
+                           "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [2], "tokens": ["[CLS]"]},
+                                              "[SEP]": {"id": "[SEP]", "ids": [3], "tokens": ["[SEP]"]}}},
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+                  "max_input_chars_per_word": 100, "vocab": {p: i for i, p in enumerate(pieces)}}} | changes
+
+
+bert_processing = {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]}
+config = text({"tokenizer_class": "BertTokenizer", "do_lower_case": False, "strip_accents": None, "model_max_length": 512,
+               "tokenize_chinese_chars": True} | special)
+decoder = text({"tokenizer_class": "BertTokenizerFast",
+                "added_tokens_decoder": {"18": {k: v for k, v in added("<new>", 18, lstrip=True).items() if k != "id"}}})
+special_map = text(special | {"additional_special_tokens": ["<e1>", {"content": "<e2>", "rstrip": True}]})
+more_tokens = text({"<e1>": 18, "<e2>": 19})
+
+seed("tokenizer_json", "wordpiece", text(word_piece()), "", "", "", "Hello world")
+seed("tokenizer_json", "wordpiece_all", text(word_piece(post_processor=bert_processing)), config, special_map, more_tokens,
+     "hello <e1> w")
+seed("tokenizer_json", "wordpiece_decoder", text(word_piece(post_processor=None)), decoder, "", "", "w <new> 123")
+
+byte_tokens = [chr(b) if chr(b).isprintable() and b not in (0x20, 0xAD) and (33 <= b < 127 or b > 160) else chr(256 + n)
+               for b, n in ((b, sum(1 for c in range(b) if not (33 <= c < 127 or 161 <= c < 173 or c > 173)))
+                            for b in range(256))]
+roberta = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+merges = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("Ġ", "w"), ("o", "r"), ("Ġw", "or"), ("l", "d")]
+bpe_vocab = {t: i for i, t in enumerate(roberta + byte_tokens + [a + b for a, b in merges])}
+byte_bpe = {
+    "version": "1.0", "added_tokens": [added(t, i, lstrip=t == "<mask>") for i, t in enumerate(roberta)],
+    "normalizer": None, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True},
+    "post_processor": {"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0], "trim_offsets": True,
+                       "add_prefix_space": False},
+    "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "", "end_of_word_suffix": "",
+              "fuse_unk": False, "vocab": bpe_vocab, "merges": [f"{a} {b}" for a, b in merges]}}
+seed("tokenizer_json", "byte_bpe", text(byte_bpe), "", "", "", "hello world")
+
+lines = "\n".join(pieces) + "\n"
+seed("vocab_txt", "plain", lines)
+seed("vocab_txt", "crlf", lines.replace("\n", "\r\n"), config)
+seed("vocab_txt", "bom", "\ufeff" + lines, "", special_map, more_tokens, "hello <e1>")
+seed("vocab_txt", "blank", lines + "\n\nhello\n", decoder)
+
+roberta_config = text({"tokenizer_class": "RobertaTokenizer", "add_prefix_space": True, "bos_token": "<s>", "eos_token": "</s>",
+                       "cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>",
+                       "mask_token": {"content": "<mask>", "lstrip": True, "rstrip": False}})
+merge_lines = "#version: 0.2\n" + "\n".join(f"{a} {b}" for a, b in merges) + "\n"
+roberta_map = text({"cls_token": "<s>", "mask_token": {"content": "<mask>", "lstrip": True}})
+seed("vocab_json", "plain", text(bpe_vocab), merge_lines)
+seed("vocab_json", "config", text(bpe_vocab), merge_lines, roberta_config, roberta_map, text({"<e1>": len(bpe_vocab)}),
+     "hello <e1>world")
+golden_merges = "\n".join((golden / "small_bpe" / "merges.txt").read_text().split("\n")[:40]) + "\n"
+seed("merges_txt", "plain", golden_merges)
+seed("merges_txt", "config", golden_merges.replace("\n", "\r\n"), roberta_config, roberta_map, "", "hello world")
+
+hard = json.loads((golden / "hard_strings.json").read_text())
+strings = [c if isinstance(c, str) else c.get("text", c.get("a", "")) for c in
+           (hard if isinstance(hard, list) else hard.get("cases", hard.get("strings", [])))]
+for i, string in enumerate([s for s in strings if s and len(s) < 60][:20]):
+    seed("text", f"{i:02}", string, strings[-1 - i][:60])
+seed("text", "invalid", b"a\xff\xfe", "b")
+
+# ---- config.json ---------------------------------------------------------------------------------------------------
+bert = {"architectures": ["BertForSequenceClassification"], "model_type": "bert", "hidden_act": "gelu", "vocab_size": 30522,
+        "max_position_embeddings": 512, "type_vocab_size": 2, "num_hidden_layers": 12, "hidden_size": 768,
+        "num_attention_heads": 12, "intermediate_size": 3072, "layer_norm_eps": 1e-12, "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1, "classifier_dropout": None, "initializer_range": 0.02, "pad_token_id": 0,
+        "position_embedding_type": "absolute", "torch_dtype": "float32", "transformers_version": "4.40.0"}
+seed("config_json", "bert", text(bert))
+seed("config_json", "labels", text(bert | {"id2label": {"0": "no", "1": "yes"}, "label2id": {"no": 0, "yes": 1},
+                                           "problem_type": "single_label_classification"}))
+seed("config_json", "regression", text(bert | {"num_labels": 1, "problem_type": "regression"}))
+seed("config_json", "roberta", text(bert | {"model_type": "roberta", "pad_token_id": 1, "type_vocab_size": 1,
+                                            "max_position_embeddings": 514, "bos_token_id": 0}))
+
+# ---- GLUE: the letters of task and file, then the file ----------------------------------------------------------------
+tasks = "cola sst2 mrpc stsb qqp mnli mnli-mm qnli rte wnli".split()
+files = {name: i for i, name in enumerate(
+    "train.tsv dev.tsv test.tsv dev_matched.tsv dev_mismatched.tsv test_matched.tsv test_mismatched.tsv "
+    "raw/in_domain_train.tsv raw/in_domain_dev.tsv raw/out_of_domain_dev.tsv msr_paraphrase_train.txt "
+    "msr_paraphrase_test.txt quora_duplicate_questions.tsv sts-train.csv sts-dev.csv sts-test.csv diagnostic.tsv "
+    "diagnostic-full.tsv AX.tsv train.csv dev.csv validation.csv test.csv train.jsonl".split())}
+
+
+def glue(task, file, *rows, name=None):
+    letters = chr(ord("A") + tasks.index(task)) + chr(ord("A") + files[file])
+    joined = "\n".join("\t".join(str(c) for c in row) if not isinstance(row, str) else row for row in rows) + "\n"
+    seed("glue", name or f"{task}_{file.replace('/', '_')}", letters + joined)
+
+
+a, b = "A man is playing.", "He \"plays\", ä."
+glue("cola", "train.tsv", ("gj04", 1, "", a), ("bc01", 0, "*", b))
+glue("cola", "raw/in_domain_train.tsv", ("gj04", 1, "", a), ("bc01", 0, "*", b))
+glue("cola", "test.tsv", ("index", "sentence"), (0, a))
+glue("sst2", "train.tsv", ("sentence", "label"), (a, 0), (b, 1))
+glue("sst2", "test.tsv", ("index", "sentence"), (0, a))
+glue("mrpc", "train.tsv", ("\ufeffQuality", "#1 ID", "#2 ID", "#1 String", "#2 String"), (1, 70, 71, a, b))
+glue("mrpc", "msr_paraphrase_train.txt", ("\ufeffQuality", "#1 ID", "#2 ID", "#1 String", "#2 String"), (1, 70, 71, a, b))
+glue("stsb", "train.tsv", ("index", "genre", "filename", "year", "old_index", "source1", "source2", "sentence1", "sentence2",
+                           "score"), (0, "main-captions", "MSRvid", "2012test", "0001", "none", "none", a, b, "5.000"))
+glue("stsb", "sts-train.csv", ("main-captions", "MSRvid", "2012test", "0001", "3.250", a, b))
+glue("qqp", "train.tsv", ("id", "qid1", "qid2", "question1", "question2", "is_duplicate"), (1, 2, 3, a, b, 0), ("short", 1))
+glue("qqp", "quora_duplicate_questions.tsv", ("id", "qid1", "qid2", "question1", "question2", "is_duplicate"),
+     (1, 2, 3, a, b, 0))
+mnli = ("index", "promptID", "pairID", "genre", "sentence1_binary_parse", "sentence2_binary_parse", "sentence1_parse",
+        "sentence2_parse", "sentence1", "sentence2", "label1", "gold_label")
+glue("mnli", "train.tsv", mnli, (0, 1, "1n", "slate", "( x )", "( y )", "(R)", "(R)", a, b, "neutral", "neutral"))
+glue("mnli", "dev_matched.tsv", mnli, (0, 1, "1n", "slate", "( x )", "( y )", "(R)", "(R)", a, b, "neutral", "entailment"))
+glue("mnli-mm", "dev_mismatched.tsv", mnli, (0, 1, "1n", "s", "( x )", "( y )", "(R)", "(R)", a, b, "x", "contradiction"))
+for task in ("qnli", "rte"):
+    glue(task, "train.tsv", ("index", "question" if task == "qnli" else "sentence1", "sentence" if task == "qnli" else "sentence2",
+                             "label"), (0, a, b, "entailment"), (1, b, a, "not_entailment"))
+glue("wnli", "train.tsv", ("index", "sentence1", "sentence2", "label"), (0, a, b, 1))
+glue("rte", "test.tsv", ("index", "sentence1", "sentence2"), (0, a, b))
+glue("sst2", "train.csv", "sentence,label,idx", '"A ""b"", c",1,0', "d,0,1")
+glue("rte", "train.jsonl", text({"sentence1": a, "sentence2": b, "label": 0, "idx": 0}), text({"sentence1": b, "sentence2": a, "label": 1}))
+
+# ---- runs ----------------------------------------------------------------------------------------------------------
+options = {"task": "rte", "run_type": "sparse", "model": "m", "output": "o", "preset": "none", "epochs": 3, "max_steps": 0,
+           "batch_size": 16, "accumulation": 1, "learning_rate": 2e-5, "weight_decay": 0.01, "clip_norm": 1.0,
+           "schedule": "linear", "warmup": 0.1, "seed": 42, "dropout": None, "shuffle": True, "max_length": 128,
+           "threads": 1, "save": "best"}
+seed("options_file", "run", text({"run_type": "sparse", "epochs": 2, "learning_rate": 1e-3, "share": 0.01, "basis-scope": "layer",
+                                  "deterministic": True, "adam": "dense_core", "plan": "auto", "batch_size": "8"}))
+seed("options_file", "lora", text({"run_type": "lora", "lora_rank": 4, "lora_scale": 0.5, "preset": "none"}),
+     "--epochs=3\n--seed\n7\n--no-shuffle")
+seed("options_file", "words", "", "--protocol\nreference\n--run-type\nmeprop\n--up-out=0.95\n--down-in=random:8")
+seed("run_json", "finished", text({"format": "sparsegrad-glue run 1", "finished": True, "options": options}))
+seed("run_json", "unfinished", text({"format": "sparsegrad-glue run 1", "finished": False, "options": options, "steps": []}))
+account = [1, 2, 3, 4, 5, 6, 7, 28, True]
+seed("run_records", "records", text({
+    "steps": [[1, 0, 0.7, 0.7, 1e-5, 1e-3, 16, 300, 0.1, 1024]],
+    "evaluations": [[1, 0, 0.6, [["accuracy", 0.5, True], ["f1", 0.0, False]], 0.2, True]], "best": 0,
+    "phase1": [3, 0.5, 0.1, [0.7, 0.6], account], "memory": account, "steps_done": 1, "tokens": 300, "refreshes": 0,
+    "skipped_steps": 0, "refresh_seconds": 0.0, "training_seconds": 0.1, "evaluation_seconds": 0.2}))
+seed("run_records", "empty", text({
+    "steps": [], "evaluations": [], "best": None, "phase1": [0, 0.0, 0.0, [], account], "memory": account, "steps_done": 0,
+    "tokens": 0, "refreshes": 0, "skipped_steps": 0, "refresh_seconds": 0.0, "training_seconds": 0.0,
+    "evaluation_seconds": 0.0}))
+
+# ---- values that nest deep, for every reader of JSON -----------------------------------------------------------------
+deep = "[" * 300 + "]" * 300
+seed("config_json", "deep", text(bert)[:-1] + ',"id2label":' + deep + "}")
+seed("tokenizer_json", "deep", '{"model":{"type":"WordPiece","vocab":{"a":' + deep + "}}}")
+seed("options_file", "deep", '{"epochs":' + deep + "}")
+seed("run_json", "deep", '{"finished":true,"options":' + deep + "}")
+seed("run_records", "deep", '{"steps":[[' + deep + "]]}")

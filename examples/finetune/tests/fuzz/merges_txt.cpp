@@ -1,0 +1,38 @@
+// libFuzzer target: a merges.txt beside a sound vocab.json, with what may stand beside them, is a tokenizer or is
+// refused by a TokenizerError. The input: merges.txt, tokenizer_config.json, special_tokens_map.json, added_tokens.json
+// and a text.
+#include <cstddef>
+#include <cstdint>
+#include <fstream>
+#include <iterator>
+#include <string>
+
+#include "support/fuzz.hpp"
+#include "tokenizer_checks.hpp"
+
+namespace fuzz = sparsegrad::fuzz;
+using namespace sparsegrad::glue;
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  static const std::string vocabulary = [] {
+    std::ifstream file(SPARSEGRAD_TEST_DIR "/golden/glue/small_bpe/vocab.json");
+    return std::string{std::istreambuf_iterator<char>(file), {}};
+  }();
+  static fuzz::Folders folders(
+      {"vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"});
+  auto parts = fuzz::sections(fuzz::text_of(data, size), 5);
+  parts.insert(parts.begin(), vocabulary);
+  const auto folder = folders.with(parts);
+  const fuzz::MemoryBound bound(size + vocabulary.size(), 1000);
+  try {
+    test::check_encodings(*load_tokenizer(folder), parts.back());
+  } catch (const TokenizerError& error) {  // refused: as it should be
+    fuzz::refused(error);
+  }
+  return 0;
+}
+
+extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size, std::size_t max_size,
+                                               unsigned seed) {
+  return fuzz::mutate_section(data, size, max_size, seed, fuzz::mutated_json);
+}
