@@ -150,9 +150,8 @@ class Checkout:
         switch = WORK / "switch.hpp"
         if not switch.is_file() or switch.read_text() != SWITCH:
             switch.write_text(SWITCH)
-        # Compiling takes longer than running; the program trains, which is too slow without any optimisation.
-        self.library_flags = f"-DCMAKE_BUILD_TYPE=None '-DCMAKE_CXX_FLAGS=-O0 -DNDEBUG -include {switch}'"
-        self.program_flags = f"-DCMAKE_BUILD_TYPE=None '-DCMAKE_CXX_FLAGS=-O1 -DNDEBUG -include {switch}'"
+        # Compiling takes longer than running: no optimisation.
+        self.flags = f"-DCMAKE_BUILD_TYPE=None '-DCMAKE_CXX_FLAGS=-O0 -DNDEBUG -include {switch}'"
 
     def apply(self, batch):
         """Makes the copy that of the checkout with the batch's mutations. Equal files keep their times."""
@@ -175,9 +174,12 @@ class Checkout:
 
     def configure(self, tests):
         self.bash("configure release -DSPARSEGRAD_BUILD_BENCHMARKS=OFF -DSPARSEGRAD_BUILD_EXAMPLES=OFF " +
-                  self.library_flags)
+                  self.flags)
         if any(t.startswith(PROGRAM) for t in tests):
-            self.bash("configure_finetune release " + self.program_flags)
+            self.bash("configure_finetune release " + self.flags)
+
+    def make(self, tree, targets, log):
+        return call(["cmake", "--build", tree, "-j", self.jobs, "--target", *targets, "--", "-k", "0"], log)
 
     def build(self, tests, log):
         """Builds the tests' programs."""
@@ -185,10 +187,10 @@ class Checkout:
         program = ["test_" + t.removeprefix(PROGRAM) for t in tests if t.startswith(PROGRAM)]
         ok = True
         if library:
-            ok = call(["cmake", "--build", "build/release", "-j", self.jobs, "--target", *library, "--", "-k", "0"], log)
+            ok = self.make("build/release", library, log)
         if ok and program:
             self.bash("install_library release")
-            ok = call(["cmake", "--build", "build/finetune", "-j", self.jobs, "--target", *program, "--", "-k", "0"], log)
+            ok = self.make("build/finetune", program, log)
         return ok
 
     def passes(self, test, cases, log, mutation=0):
