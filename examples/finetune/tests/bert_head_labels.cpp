@@ -439,7 +439,7 @@ TEST_CASE("configurations that change what the encoder computes are refused by t
       j[key] = value;
       return j;
     };
-    for (const auto& [key, value] : std::vector<std::pair<const char*, json>>{
+    for (const auto& [name, setting] : std::vector<std::pair<const char*, json>>{
              {"is_decoder", true},
              {"add_cross_attention", true},
              {"pruned_heads", {{"0", {1}}}},
@@ -447,15 +447,19 @@ TEST_CASE("configurations that change what the encoder computes are refused by t
              {"quantization_config", {{"quant_method", "bitsandbytes"}}},
              {"compression_config", {{"format", "pack"}}},
              {"auto_map", {{"AutoModelForSequenceClassification", "modeling_own.Own"}}}}) {
+      const char* key = name;
+      const json& value = setting;
       CAPTURE(key);
       const std::string error = error_of([&] { parse_encoder_config(with(key, value), "config.json"); });
       check_says(error, std::string("config.json: the field \"") + key + "\"");
     }
-    for (const auto& [key, value] :
+    for (const auto& [name, setting] :
          std::vector<std::pair<const char*, json>>{{"is_decoder", nullptr},
                                                    {"pruned_heads", json::object()},
                                                    {"quantization_config", nullptr},
                                                    {"auto_map", {{"AutoConfig", "own.Own"}}}}) {
+      const char* key = name;
+      const json& value = setting;
       CAPTURE(key);
       CHECK(parse_encoder_config(with(key, value), "config.json").layers == 2);
     }
