@@ -67,6 +67,7 @@ int run_evaluate_on(const EvaluateCommand& command) {
     write_file(command.predictions, predictions_text(session.task(), result, data));
   if (!command.submission.empty()) write_file(command.submission, submission_text(session.task(), result));
   fmt::print("data: {}, {} examples of {}\n", session.source().text, data.size(), command.split);
+  if (loaded.head.by_number || !loaded.head.rows.empty()) fmt::print("head: {}\n", loaded.head_text());
   if (!labelled) return 0;
   fmt::print("loss {:.6f}\n", result.loss);
   for (const Metric& metric : result.metrics)

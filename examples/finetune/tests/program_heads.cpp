@@ -108,6 +108,13 @@ TEST_CASE("outputs in the file's order are evaluated, submitted and trained in t
   Finished done = run(words("evaluate", "mnli", mnli));
   REQUIRE_MESSAGE(done.status == 0, done.err);
   check_says(done.out, "accuracy 1.000000");
+  check_says(done.out, "head: in the task's order");
+  // Without names the order is the task's, which is said.
+  done = run(
+      words("evaluate", "mnli", answering("mnli_nameless", {"LABEL_0", "LABEL_1", "LABEL_2"}, {0, 0, 5})));
+  check_says(done.out,
+             "head: the file's, which has no names for its outputs: taken for 3 outputs (entailment,");
+  check_says(done.out, "accuracy 1.000000");
   const fs::path folder = fresh_folder("answers");
   done = run(words("evaluate", "mnli", mnli,
                    "--split test --predictions " + (folder / "logits.tsv").string() + " --submission " +
