@@ -232,7 +232,7 @@ json to_json(const ModelConfig& c, const json& original, io::DType dtype) {
   j["label2id"] = ids;
   set_identity_activation(j);
   if (j.contains("dtype")) j["dtype"] = dtype_name(dtype);
-  if (j.contains("torch_dtype") || !j.contains("dtype")) j["torch_dtype"] = dtype_name(dtype);
+  j["torch_dtype"] = dtype_name(dtype);  // which versions before "dtype" read
   return j;
 }
 
