@@ -109,7 +109,8 @@ void add_common(CLI::App& app, TrainOptions& o) {
          "on a GPU: products of the layers with 10 bits of mantissa, on tensor cores; sums of gradients "
          "for the bases stay in full precision")
       ->group("Machine");
-  app.add_option("--threads", o.threads, "threads (0: as many as affinity and the quotas of control groups allow)")
+  app.add_option("--threads", o.threads,
+                 "threads (0: as many as affinity and the quotas of control groups allow)")
       ->capture_default_str()
       ->group("Machine");
   app.add_flag("--deterministic", o.deterministic, "same bits for any number of threads, at some cost")
