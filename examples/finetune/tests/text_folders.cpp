@@ -207,6 +207,10 @@ TEST_CASE("every tokenizer file that is saved is read, or reported") {
     report = report_of(folder);
     check_note(report, "merges.txt contradicts tokenizer.json, first in merge 3");
     CHECK_FALSE(says(report, "vocab.json"));
+    write_file(folder / "vocab.json", "{\"\xFF");
+    report = report_of(folder);
+    check_note(report, "vocab.json is not read");
+    CHECK_NOTHROW(to_json(report).dump());  // bytes that are no UTF-8 would end the run
     write_file(folder / "merges.txt", "x x\na a\n");
     CHECK_FALSE(says(report_of(folder), "merges.txt"));
   }

@@ -294,7 +294,7 @@ void compare_two_files(const Path& directory, const Description& description, To
       read(directory / name);
       report.files.emplace_back(name);
     } catch (const TokenizerError& error) {
-      report.notes.emplace_back(error.what());
+      note_unreadable(error, report);
     }
   };
   compare("vocab.json", [&](const Path& file) {

@@ -142,7 +142,7 @@ void compare_vocab_txt(const std::filesystem::path& file, const Vocabulary& voca
     note_differences("vocab.txt", other, vocabulary, added, report);
     report.files.emplace_back("vocab.txt");
   } catch (const TokenizerError& error) {
-    report.notes.emplace_back(error.what());
+    note_unreadable(error, report);
   }
 }
 
