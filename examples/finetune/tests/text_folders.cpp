@@ -461,7 +461,8 @@ TEST_CASE("a tokenizer that does not fit its model") {
 
 TEST_CASE("the share of unknown tokens, and a word where it is high") {
   const auto tokenizer = load_tokenizer(tiny_folder("unknown"));
-  Dataset data{.name = "some/train", .examples = {}};
+  Dataset data;
+  data.name = "some/train";
   data.examples.push_back({"hello zzz world", std::nullopt, 0});
   data.examples.push_back({"hello", "world yyy [UNK]", 0});
   const EncodedDataset encoded(data, *tokenizer, 32);
@@ -491,7 +492,8 @@ TEST_CASE("the share of unknown tokens, and a word where it is high") {
 
 TEST_CASE("a model of one token type gets zeros for the second sentence") {
   const auto tokenizer = load_tokenizer(tiny_folder("types"));
-  Dataset data{.name = "pairs", .examples = {}};
+  Dataset data;
+  data.name = "pairs";
   data.examples.push_back({"hello", "world", 0});
   const auto types = [&](index_t known) {
     const EncodedDataset encoded(data, *tokenizer, 32, 0, known);
