@@ -241,7 +241,7 @@ TEST_CASE("a saved config.json says the type of its tensors") {
     REQUIRE_MESSAGE(done.status == 0, done.err);
     config = json_of(output / "model" / "config.json");
     CHECK(config["dtype"] == name);
-    CHECK_FALSE(config.contains("torch_dtype"));
+    CHECK(config["torch_dtype"] == name);
     CHECK(config["use_cache"] == true);
     const io::SafetensorsFile file((output / "model" / "model.safetensors").string());
     CHECK(io::info(file.find("classifier.bias").dtype).name == (name == "float32"   ? "F32"

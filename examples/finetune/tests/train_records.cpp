@@ -100,7 +100,7 @@ TEST_CASE("JSON that nests deep is refused where it is read: printing it would o
   constexpr std::size_t depth = 200000;
   const std::string deep = std::string(depth, '[') + std::string(depth, ']');
   write_file(folder / "config.json", R"({"vocab_size": )" + deep + "}");
-  CHECK_THROWS_AS(read_model_config(folder / "config.json"), ModelError);
+  CHECK_THROWS_AS(read_encoder_config(folder / "config.json"), ModelError);
   write_file(folder / "tokenizer.json", R"({"model": {"type": "WordPiece", "vocab": {"a": )" + deep + "}}}");
   CHECK_THROWS_AS(load_tokenizer(folder), TokenizerError);
   CHECK_THROWS_AS(glue::detail::parse_state(deep), IoError);
