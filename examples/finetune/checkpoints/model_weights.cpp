@@ -1,12 +1,12 @@
 #include "checkpoints/model_weights.hpp"
 
 #include <algorithm>
-#include <fstream>
 #include <iterator>
 
 #include <nlohmann/json.hpp>
 #include <sparsegrad/core/float_bits.hpp>
 
+#include "checkpoints/config_file.hpp"
 #include "checkpoints/model_folder.hpp"
 #include "models/model_error.hpp"
 
@@ -94,10 +94,7 @@ ModelWeights::ModelWeights(const fs::path& folder) {
 void ModelWeights::open_shards(const fs::path& folder) {
   const auto fail = [&](const std::string& text) { throw ModelError(path_ + ": " + text); };
   require_content(path_, false);
-  std::ifstream in(path_, std::ios::binary);
-  if (!in) fail("cannot be opened");
-  const json index = json::parse(in, nullptr, false);
-  if (index.is_discarded()) fail("is not valid JSON");
+  const json index = read_json(path_);
   const auto at = index.is_object() ? index.find("weight_map") : index.end();
   if (!index.is_object() || at == index.end() || !at->is_object() || at->empty())
     fail("has no \"weight_map\", expected an object of shards by tensor name");

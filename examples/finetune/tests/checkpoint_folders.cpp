@@ -307,6 +307,8 @@ TEST_CASE("weights: shards, and an index that does not fit them") {
   }
   write_file(index, "{\"weight_map\"");
   check_says(opened(folder), "is not valid JSON");
+  write_file(index, "{\"weight_map\": {\"y\": " + std::string(100000, '[') + std::string(100000, ']') + "}}");
+  check_says(opened(folder), "nested at most 256 deep, found deeper ones");
   write_file(index, pointer);
   check_says(opened(folder), "is a pointer of Git LFS");
   CHECK(said([](json&) {}) == "");
