@@ -29,10 +29,10 @@ index_t integer(const json& j, const char* key, std::string_view source) {
   if (!value->is_number_integer()) {
     fail(source, std::string("the field \"") + key + "\" is " + value->dump() + ", expected an integer");
   }
-  // Numbers of 2^63 and more are unsigned ones.
   constexpr index_t largest = std::numeric_limits<std::int32_t>::max();
-  if (value->is_number_unsigned() ? value->get<std::uint64_t>() > std::uint64_t{largest}
-                                  : value->get<index_t>() < -largest) {
+  const bool fits_index = !value->is_number_unsigned() ||
+                          value->get<std::uint64_t>() <= std::uint64_t{std::numeric_limits<index_t>::max()};
+  if (!fits_index || value->get<index_t>() > largest || value->get<index_t>() < -largest) {
     fail(source, std::string("the field \"") + key + "\" is " + value->dump() + ", expected at most " +
                      std::to_string(largest) + " in absolute value");
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <system_error>
 
 #include <nlohmann/json.hpp>
 #include <sparsegrad/core/float_bits.hpp>
@@ -109,13 +110,16 @@ void ModelWeights::open_shards(const fs::path& folder) {
   std::size_t missing_count = 0;
   for (const auto& [shard, names] : shards) {
     const fs::path file(shard);
-    if (shard.empty() || file.filename() != file || shard == "." || shard == "..") {
+    // A NUL would end the name that the system sees.
+    const bool has_nul = shard.find('\0') != std::string::npos;
+    if (shard.empty() || has_nul || file.filename() != file || shard == "." || shard == "..") {
       fail("weight_map: \"" + names[0] + "\" is in \"" + shard + "\", expected a file of this folder");
     }
     if (!shard.ends_with(".safetensors")) {
       fail("weight_map: \"" + names[0] + "\" is in \"" + shard + "\", expected safetensors files");
     }
-    if (fs::exists(folder / file)) continue;
+    std::error_code no_error;  // a name may be longer than a file's can be
+    if (fs::exists(folder / file, no_error)) continue;
     if (++missing_count <= 3) missing += (missing.empty() ? "" : ", ") + shard;
   }
   if (missing_count > 0) {

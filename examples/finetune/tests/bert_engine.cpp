@@ -368,6 +368,9 @@ TEST_CASE("configurations that the engine cannot run are refused by the field's 
   CHECK(has(refused("vocab_size", 1LL << 40), "vocab_size"));
   // A number that would be another one, a sound one, in the type in which it is used.
   CHECK(has(refused("pad_token_id", 1LL << 32), "\"pad_token_id\" is 4294967296, expected"));
+  good["model_type"] = "roberta";
+  CHECK(has(refused("pad_token_id", 2147483647), "\"pad_token_id\" is 2147483647, expected >= 0 and below"));
+  good["model_type"] = "bert";
   CHECK(has(refused("pad_token_id", -(1LL << 32) + 1), "\"pad_token_id\" is -4294967295, expected"));
   CHECK(has(refused("pad_token_id", std::uint64_t{18446744073709551615ULL}),
             "\"pad_token_id\" is 18446744073709551615, expected"));

@@ -117,6 +117,8 @@ seed("config_json", "regression", text(bert | {"num_labels": 1, "problem_type": 
 seed("config_json", "roberta", text(bert | {"model_type": "roberta", "pad_token_id": 1, "type_vocab_size": 1,
                                             "max_position_embeddings": 514, "bos_token_id": 0}))
 
+seed("config_json", "largest_pad", text(bert | {"model_type": "roberta", "pad_token_id": 2147483647}))
+
 # ---- shards --------------------------------------------------------------------------------------------------------
 def shard(**numbers):
     header, data = {}, b""
@@ -136,6 +138,7 @@ seed("shards", "one", text({"weight_map": {"unlisted": "a.safetensors"}}), shard
 seed("shards", "of_another", text({"weight_map": listed | {"y": "a.safetensors"}}), shard_a, shard_b)
 seed("shards", "missing", text({"weight_map": listed | {"z": "c.safetensors"}}), shard_a, shard_b)
 seed("shards", "outside", text({"weight_map": listed | {"z": "../a.safetensors"}}), shard_a, shard_b)
+seed("shards", "long_name", text({"weight_map": listed | {"z": "s" * 300 + ".safetensors"}}), shard_a, shard_b)
 seed("shards", "adapter", text({"weight_map": {"base_layer.w": "a.safetensors"}}), shard(base_layer__w=[1.0]))
 
 # ---- GLUE: the letters of task and file, then the file ----------------------------------------------------------------
