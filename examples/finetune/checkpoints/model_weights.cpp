@@ -113,7 +113,8 @@ void ModelWeights::open_shards(const fs::path& folder) {
     // A NUL would end the name that the system sees.
     const bool has_nul = shard.find('\0') != std::string::npos;
     if (shard.empty() || has_nul || file.filename() != file || shard == "." || shard == "..") {
-      fail("weight_map: \"" + names[0] + "\" is in \"" + shard + "\", expected a file of this folder");
+      fail("weight_map: " + json(names[0]).dump() + " is in " + json(shard).dump() +
+           ", expected a file of this folder");
     }
     if (!shard.ends_with(".safetensors")) {
       fail("weight_map: \"" + names[0] + "\" is in \"" + shard + "\", expected safetensors files");
