@@ -328,6 +328,11 @@ TEST_CASE("JSON lines: what is wrong is said with its line") {
   check_says(sst(R"({"sentence": "a\u0000", "label": 1})"), "found a NUL character");
   check_says(sst("{\"sentence\": {\"0\": \"a\"}, \"label\": {\"0\": 1}}"),
              "expected text as \"sentence\", found");
+  const std::string deep = std::string(100000, '[') + std::string(100000, ']');
+  for (const std::string& text : {"{\"sentence\": " + deep + ", \"label\": 1}", deep}) {
+    check_says(error("sst2", "train.jsonl", text), "train.jsonl:1: ");
+    check_says(error("sst2", "train.jsonl", text), "nested at most 256 deep, found deeper ones");
+  }
   check_says(error("sst2", "train.json", R"([{"sentence": "a", "label": 1}, {"sentence": "a", "label": 7}])"),
              "train.json:1: element 2: expected a label");
   CHECK(read("sst2", "train.jsonl", R"({"label": "1", "sentence": "a"})").examples.at(0).label == 1.0F);
