@@ -2,10 +2,14 @@
 
 #include <doctest/doctest.h>
 
+#include <cmath>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <sparsegrad/extras/error_feedback.hpp>
@@ -243,4 +247,41 @@ TEST_CASE("group files: what does not fit is refused, and the group stays as it 
   CHECK(changed(nothing, false, "group.basis.1.in.factor", 2) == "nothing was thrown");
   // A group of adapters of version 0.1: their deltas belong to CoreAdapter now.
   CHECK(contains(changed([](std::string&) {}, true), "a layer kept a delta, as adapters of version 0.1 did"));
+}
+
+TEST_CASE("group files: lists that do not fit are refused by the tensor's name") {
+  const Case c{"", keeping(7)};
+  Run first(c);
+  Run second(c);
+  const io::SafetensorsFile file = saved(first, second, c);
+  const auto text = [&](const std::string& replaced, io::DType dtype, index_t count,
+                        std::span<const std::byte> bytes) {
+    io::SafetensorsWriter writer;
+    for (const auto& [key, value] : file.metadata())
+      writer.metadata(key, value);
+    for (const std::string& name : file.names()) {
+      const io::Tensor tensor = file.find(name);
+      if (name != replaced) writer.add(name, tensor.dtype, tensor.shape, tensor.bytes);
+    }
+    writer.add(replaced, dtype, {count}, bytes);
+    const io::SafetensorsFile changed(io::FileBytes::from(writer.bytes()), "f");
+    return message_of([&] { (void)io::get_group_state<double, B>(second.model.ctx, changed, "group."); });
+  };
+  const auto of = [&](const std::string& name, const auto& values) {
+    using X = typename std::decay_t<decltype(values)>::value_type;
+    return text(name, io::dtype_of<X>(), static_cast<index_t>(values.size()),
+                std::as_bytes(std::span(values)));
+  };
+  CHECK(of("group.basis_of", std::vector<std::int64_t>{0, 2, 1}) ==
+        "f: tensor 'group.basis_of' has basis 2 at layer 1, expected one in [0, 1]");
+  CHECK(of("group.basis_of", std::vector<std::int64_t>{0, -1, 1}) ==
+        "f: tensor 'group.basis_of' has basis -1 at layer 1, expected one in [0, 1]");
+  for (const std::size_t count : {2, 4}) {
+    CHECK(of("group.kept", std::vector<std::int64_t>(count, 7)) ==
+          "f: tensor 'group.kept' has " + std::to_string(count) + " numbers, expected 3, one for each layer");
+  }
+  CHECK(contains(of("group.layer.1.support", std::vector<stored_index_t>{4, 4}),
+                 "f: tensor 'group.layer.1.support' has position 4 at element 1"));
+  CHECK(contains(of("group.layer.1.residual", std::vector<double>{0, std::nan("")}),
+                 "f: tensor 'group.layer.1.residual' has NaN at element 1"));
 }

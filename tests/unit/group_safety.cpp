@@ -518,6 +518,11 @@ TEST_CASE("group safety: tokens that were saved in another basis of the same ran
   };
   const SavedInput<double> projected = forward(true);
   const SavedInput<double> whole = forward(false);
+  layer.set_plan(model.ctx, Plan{SideOrder::project_first, SideOrder::multiply_first});
+  CHECK(message_of([&] { layer.backward(model.ctx, dy_view, projected, {}, nullptr); }) ==
+        "backward: the saved input is x U, but the layer needs x; it was made before collect or set_plan");
+  CHECK_FALSE(layer.accumulating());
+  layer.set_plan(model.ctx, linear.plan);
   layer.set_basis(model.ctx, basis(2));
   CHECK(
       message_of([&] { layer.backward(model.ctx, dy_view, projected, {}, nullptr); }) ==

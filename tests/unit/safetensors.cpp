@@ -172,6 +172,18 @@ TEST_CASE("safetensors: half and bfloat16") {
         std::vector<double>{1, -3.140625, static_cast<double>(0x1p-133F), -INFINITY});
 }
 
+TEST_CASE("safetensors: a long tensor is converted from block to block") {
+  const std::string path = fresh_folder("long") + "/long.safetensors";
+  std::vector<float> values(200000);
+  for (std::size_t i = 0; i < values.size(); ++i)
+    values[i] = static_cast<float>(i);
+  SafetensorsWriter writer;
+  writer.add("first", {3}, std::vector<double>{1, 2, 3});
+  writer.add("long", {200000}, values);
+  writer.write(path);
+  CHECK(SafetensorsFile(path).read_as<double>("long") == std::vector<double>(values.begin(), values.end()));
+}
+
 TEST_CASE("safetensors: every rule of the header, broken once") {
   CHECK(refusal("{" + x1 + "}", 4) == "nothing was thrown");
   CHECK(refusal("{}") == "nothing was thrown");
