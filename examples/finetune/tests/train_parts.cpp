@@ -5,6 +5,7 @@
 #include <array>
 #include <cstring>
 #include <fstream>
+#include <limits>
 #include <set>
 
 #include <sparsegrad/io/side_recipe_text.hpp>
@@ -132,6 +133,8 @@ TEST_CASE("options that make no sense are refused by name") {
     check_says(error_of([&] { changed.check(); }), name);
   };
   refused([](TrainOptions& o) { o.batch_size = 0; }, "--batch-size is 0");
+  refused([](TrainOptions& o) { o.accumulation = std::numeric_limits<index_t>::max(); },
+          "--accumulation is 9223372036854775807, expected fewer micro-batches");
   refused([](TrainOptions& o) { o.learning_rate = -1; }, "--learning-rate is -1");
   refused([](TrainOptions& o) { o.dropout = 1.0; }, "--dropout is 1");
   refused([](TrainOptions& o) { o.sparse.share = 2; }, "--share is 2");
@@ -142,7 +145,7 @@ TEST_CASE("options that make no sense are refused by name") {
 
 TEST_CASE("presets are found by name") {
   CHECK(find_preset("paper").options.front().second == "kind");
-  check_says(error_of([] { find_preset("nothing"); }), "expected one of: paper, best");
+  check_says(error_of([] { find_preset("nothing"); }), "expected one of: paper, best, none");
 }
 
 TEST_CASE("the paper's learning rates by model, task and run type") {
