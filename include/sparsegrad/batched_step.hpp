@@ -148,14 +148,14 @@ class BatchedStep {
   }
 
  private:
-  /// The largest entry that stays finite when it is multiplied by `scale` in C.
+  /// The largest entry that the optimizer takes when it is multiplied by `scale` in C.
   static C largest(double scale) {
-    constexpr C most = std::numeric_limits<C>::max();
-    const double factor = std::abs(scale);
-    if (factor <= 1) return most;
+    const auto most = static_cast<double>(core_optimizer::largest_gradient<C, O>());
     // Below the quotient by more than its rounding and that of the product.
-    return static_cast<C>(static_cast<double>(most) / factor *
-                          (1 - 2 * static_cast<double>(std::numeric_limits<C>::epsilon())));
+    const double largest =
+        most * (1 - 2 * static_cast<double>(std::numeric_limits<C>::epsilon())) / std::abs(scale);
+    constexpr C all = std::numeric_limits<C>::max();
+    return largest < static_cast<double>(all) ? static_cast<C>(largest) : all;
   }
   /// Whether the member's step can be one of many: W is updated through a basis, and the state is
   /// dense.

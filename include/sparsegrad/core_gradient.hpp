@@ -285,19 +285,18 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   MatrixView<const C> core(Context& ctx) override { return own_core(ctx); }
   /// Throws StateError in another layer's turn of a shared gradient memory.
   MatrixView<C> own_core(Context& ctx) override {
-    const MatrixView<C> core(memory(), basis_->rows(), basis_->cols());
-    if (finished()) return core;
+    if (finished()) return MatrixView<C>(memory(), basis_->rows(), basis_->cols());
     if (state_ == State::broken) {
       throw StateError(
           "core: an earlier call failed while it projected the gradient in place; call clear and begin the "
           "step again");
     }
     fill_empty(ctx);
-    const MatrixView<C> finished_core(memory(), basis_->rows(), basis_->cols());
+    const MatrixView<C> core(memory(), basis_->rows(), basis_->cols());
     state_ = State::broken;  // while it is neither the sum nor the core
-    detail::project_in_place<C, B>(ctx, *basis_, plan_, options_.cost_model, sum(), finished_core);
+    detail::project_in_place<C, B>(ctx, *basis_, plan_, options_.cost_model, sum(), core);
     state_ = State::finished;
-    return finished_core;
+    return core;
   }
 
   void clear() override {

@@ -149,6 +149,7 @@ struct OptimizerState {
 /// |---|---|
 /// | `update_capacity(k)`: entries that D is made for when S has at most k | k |
 /// | `require_numbers(StepOptions)`: throws ValueError for numbers that `step` would refuse | their ranges in T |
+/// | static `largest_gradient()`: the largest magnitude of a scaled entry that leaves T nowhere | T's largest number |
 /// | `reserve(ctx, k)`: scratch memory, so that no later step allocates | nothing |
 /// | `check(ctx, S)`: throws what `step` would throw for this S | S must have the core's extents |
 /// | `make_room(ctx, S)`: takes the memory that `step` would take for this S; true when the state became dense | nothing |
@@ -229,33 +230,45 @@ void require_numbers(const O& o, const StepOptions& step) {
   }
 }
 
-/// Number of the first entry of S that is not finite any more when it is multiplied by `scale` in T,
-/// or -1; also -1 where S holds NaN or Inf itself. Looks at the entries where |scale| > 1 alone.
+/// The largest |grad_scale * g| of which nothing that the optimizer makes of it leaves T.
+template <class T, class O>
+T largest_gradient() {
+  if constexpr (requires { O::largest_gradient(); }) {
+    return O::largest_gradient();
+  } else {
+    return std::numeric_limits<T>::max();
+  }
+}
+
+/// Number of the first entry of S that is beyond +-largest when it is multiplied by `scale` in T, or
+/// -1; also -1 where S holds NaN or Inf itself. Looks at the entries only where that may be.
 template <class T, Backend B>
-index_t first_overflow(typename B::Context& ctx, const SparseGradient<T, B>& s, double scale) {
+index_t first_beyond(typename B::Context& ctx, const SparseGradient<T, B>& s, double scale, T largest) {
+  constexpr T most = std::numeric_limits<T>::max();
   const double factor = std::abs(scale);
-  if (factor <= 1 || s.count() == 0) return -1;
+  if (s.count() == 0 || (largest == most && factor <= 1)) return -1;
   const MatrixView<const T> values(s.values(), 1, s.count());
   const double norm = std::sqrt(B::template squared_norm<T>(ctx, values));
-  if (norm <= static_cast<double>(std::numeric_limits<T>::max()) / factor) return -1;
+  if (norm * factor <= static_cast<double>(largest)) return -1;
   if (B::template first_nonfinite<T>(ctx, values) >= 0) return -1;
   auto frame = ctx.frame();
   const MatrixView<T> scaled = frame.template matrix<T>(1, s.count());
   B::template copy<T>(ctx, values, scaled);
   B::template scale<T>(ctx, static_cast<T>(scale), scaled);
+  if (largest < most) B::template scale<T>(ctx, most / largest, scaled);
   return B::template first_nonfinite<T>(ctx, scaled);
 }
-/// Throws NonFiniteError where first_overflow finds an entry. For the `step` of an optimizer.
+/// Throws NonFiniteError where first_beyond finds an entry.
 template <class T, Backend B>
-void require_scaled(typename B::Context& ctx, const SparseGradient<T, B>& s, const StepOptions& step) {
-  const index_t at = first_overflow<T, B>(ctx, s, step.grad_scale);
+void require_scaled(typename B::Context& ctx, const SparseGradient<T, B>& s, const StepOptions& step,
+                    T largest = std::numeric_limits<T>::max()) {
+  const index_t at = first_beyond<T, B>(ctx, s, step.grad_scale, largest);
   if (at < 0) return;
   T value{};
   B::template download<T>(ctx, s.values() + at, &value, 1);
   throw NonFiniteError("entry " + std::to_string(at) + " of the gradient is " + number_text(value) +
-                       ", times grad_scale " + number_text(step.grad_scale) +
-                       " beyond the largest number of its type, " +
-                       number_text(std::numeric_limits<T>::max()));
+                       ", times grad_scale " + number_text(step.grad_scale) + " beyond " +
+                       number_text(largest) + " in magnitude, the largest that the optimizer takes");
 }
 
 /// Reserves scratch memory, so that no later step with at most k entries allocates.

@@ -250,13 +250,16 @@ class GroupMembers {
     if (report.skipped) report.kept = 0;
     return !report.skipped;
   }
-  /// Whether the selected entries are finite when they are multiplied by grad_scale in C. Where not,
-  /// throws NonFiniteError, or leaves the step out under NonFinite::skip.
+  /// Whether the optimizer takes the selected entries when they are multiplied by grad_scale in C.
+  /// Where not, throws NonFiniteError, or leaves the step out under NonFinite::skip. Under
+  /// NonFinite::propagate it takes all that are finite then.
   bool stays_finite(Context& ctx, const StepOptions& step, GroupReport& report) const {
+    const C largest = rules_.non_finite == NonFinite::propagate ? std::numeric_limits<C>::max()
+                                                                : core_optimizer::largest_gradient<C, O>();
     for (const Member& m : list_) {
       if (!m.is_selected()) continue;
       try {
-        core_optimizer::require_scaled<C, B>(ctx, m.gradient, step);
+        core_optimizer::require_scaled<C, B>(ctx, m.gradient, step, largest);
       } catch (const NonFiniteError& error) {
         if (rules_.non_finite != NonFinite::skip)
           throw NonFiniteError("layer " + m.text() + ": " + error.what());

@@ -82,7 +82,8 @@ struct GroupStep {
   /// Decoupled: W shrinks by learning_rate * weight_decay. Finite and >= 0, the product <= 1.
   double weight_decay = 0;
   /// The gradients are multiplied by it first: loss scale, clipping. As StepOptions; where it takes
-  /// kept entries beyond the type of the sums, they are treated as NaN and Inf are.
+  /// kept entries beyond what the optimizer can compute with in the type of the sums (Adam: the root
+  /// of its largest number), they are treated as NaN and Inf are.
   double grad_scale = 1;
 
   /// What the optimizers are given of it.

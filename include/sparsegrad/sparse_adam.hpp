@@ -1,6 +1,7 @@
 // SparseAdam: Adam on the entries of a sparse gradient.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <optional>
@@ -108,6 +109,13 @@ class SparseAdam : public MomentOptimizer<T, B, SparseAdamOptions> {
     report.updated = d.count();
     report.state = size();
     return report;
+  }
+
+  /// The largest scaled entry whose square is finite in T: Inf in v would be NaN a step later. A group
+  /// refuses larger ones; `step` looks only at what grad_scale itself takes beyond T.
+  static T largest_gradient() {
+    return static_cast<T>(std::sqrt(static_cast<double>(std::numeric_limits<T>::max())) *
+                          (1 - 2 * static_cast<double>(std::numeric_limits<T>::epsilon())));
   }
 
   /// Throws ValueError unless the numbers of a step are in range in T (StepOptions), with

@@ -13,7 +13,8 @@ import sys
 import tempfile
 
 root = pathlib.Path(sys.argv[1])
-compiler = sys.argv[2:]
+# The system's own folder stays where it is in the order: <cmath> looks for the <math.h> behind it.
+compiler = [flag for flag in sys.argv[2:] if flag != "-isystem/usr/include"]
 context = pathlib.Path(__file__).parent / "snippet_context.hpp"
 
 

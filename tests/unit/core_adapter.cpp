@@ -403,5 +403,5 @@ TEST_CASE("a group of adapters that was restored goes on bit by bit") {
   // Of another shape: refused.
   Adapters other(5);
   CHECK(contains(message_of([&] { io::get(other.model.ctx, file, "group.", other.group); }),
-                 "layer 0: the saved basis is 4x6, expected 5x6"));
+                 "layer 0 ('up'): the saved basis is 4x6, expected 5x6"));
 }

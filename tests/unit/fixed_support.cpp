@@ -301,7 +301,7 @@ TEST_CASE("fixed supports in a group: both kinds train the same weights; NaN und
     bad.layers[1]->gradient().add(bad.model.ctx, MatrixView<const double>(g.data.data(), 8, 6));
     if (policy == NonFinite::raise) {
       CHECK(message_of([&] { refused.step(bad.model.ctx, {}); }) ==
-            "the core gradient of 8x6 holds Inf at row 2, column 5; expected finite numbers");
+            "layer 1 ('up'): the core gradient of 8x6 holds Inf at row 2, column 5; expected finite numbers");
     } else {
       CHECK(refused.step(bad.model.ctx, {}).skipped);
     }

@@ -903,7 +903,7 @@ TEST_CASE_TEMPLATE("SparseAdam: the smallest |m| is evicted, whatever its v", On
   step({{3}, {-49}});               // m of 3 is 1/2, its v the largest by far
   const auto state = adam.state(ctx);
   CHECK(state.array("m")[0] == T(0.5));
-  CHECK(state.array("v")[0] > 1000 * state.array("v")[2]);
+  CHECK(state.array("v")[0] > 100 * state.array("v")[2]);
   CHECK(step({{15}, {1}}).evicted == 1);
   CHECK(adam.state(ctx).index == Support{8, 11, 15});
 }

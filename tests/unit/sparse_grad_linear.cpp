@@ -502,6 +502,20 @@ TEST_CASE("k = all under dense_core is Adam in the core; identity sides are plai
   CHECK(largest_difference(matrix_of(top), oracle::keep_top(dw.matrix(), 4)) == 0);
 }
 
+TEST_CASE("the core of a layer that had no backward is 0, its memory taken then") {
+  using B = backend::Reference;
+  B::Context ctx;
+  Matrix w(4, 3);
+  Padded<double> weight(w);
+  SparseGradLinear<double, B> layer(ctx, weight.view(), nullptr);
+  const MatrixView<const double> core = layer.core(ctx);
+  REQUIRE(core.rows == 4);
+  REQUIRE(core.cols == 3);
+  for (index_t i = 0; i < core.size(); ++i)
+    CHECK(core.data[i] == 0);
+  CHECK(layer.core(ctx).data == core.data);
+}
+
 TEST_CASE("a callable selects") {
   using B = backend::Cpu;
   B::Context ctx(1);

@@ -353,8 +353,7 @@ TEST_CASE("state files: what the readers refuse in an optimizer's state") {
         }) == "f: 'p.': the saved state was made with capacity 19, expected 20");
   CHECK(text([](Parts& p) {
           p.set<double>("p.coefficients", {3}, {0.9, 0.99, 1e-8});
-        }).find("the saved state was made with beta2 0.99, expected 0.999") !=
-        std::string::npos);
+        }).find("the saved state was made with beta2 0.99, expected 0.999") != std::string::npos);
   CHECK(text([](Parts& p) { p.set<std::int64_t>("p.step", {1}, {-1}); }) ==
         "f: 'p.': the saved state has step -1, expected >= 0");
   // The next step would leave the range of the type.

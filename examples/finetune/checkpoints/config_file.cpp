@@ -1,8 +1,10 @@
 #include "checkpoints/config_file.hpp"
 
 #include <algorithm>
+#include <cstdint>
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -26,6 +28,13 @@ index_t integer(const json& j, const char* key, std::string_view source) {
   if (value == nullptr) fail(source, std::string("the field \"") + key + "\" is missing");
   if (!value->is_number_integer()) {
     fail(source, std::string("the field \"") + key + "\" is " + value->dump() + ", expected an integer");
+  }
+  constexpr index_t largest = std::numeric_limits<std::int32_t>::max();
+  const bool fits_index = !value->is_number_unsigned() ||
+                          value->get<std::uint64_t>() <= std::uint64_t{std::numeric_limits<index_t>::max()};
+  if (!fits_index || value->get<index_t>() > largest || value->get<index_t>() < -largest) {
+    fail(source, std::string("the field \"") + key + "\" is " + value->dump() + ", expected at most " +
+                     std::to_string(largest) + " in absolute value");
   }
   return value->get<index_t>();
 }
@@ -189,7 +198,7 @@ json read_json(const std::filesystem::path& path) {
   try {
     return json::parse(file, refuse_depth);
   } catch (const json::exception& error) {
-    fail(path.string(), error.what());
+    fail(path.string(), std::string("is not valid JSON: ") + error.what());
   }
 }
 
@@ -232,7 +241,7 @@ json to_json(const ModelConfig& c, const json& original, io::DType dtype) {
   j["label2id"] = ids;
   set_identity_activation(j);
   if (j.contains("dtype")) j["dtype"] = dtype_name(dtype);
-  if (j.contains("torch_dtype") || !j.contains("dtype")) j["torch_dtype"] = dtype_name(dtype);
+  j["torch_dtype"] = dtype_name(dtype);  // which versions before "dtype" read
   return j;
 }
 

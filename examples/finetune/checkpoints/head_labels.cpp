@@ -249,6 +249,7 @@ HeadMatch match_head(const HeadLabels& labels, index_t outputs, const ModelConfi
   match.found = outputs_text(outputs, kind.empty() ? names : names.empty() ? kind : kind + ": " + names);
   match.wanted = outputs_text(wanted.num_labels, score ? "a score" : listed(wanted.label_names));
   match.usable = kind.empty() && outputs == wanted.num_labels && (outputs == 1) == score;
+  match.by_number = match.usable && !score && labels.names.empty();
   if (!match.usable || score || labels.names.empty()) return match;
   std::optional<std::vector<index_t>> rows;
   if (!wanted.label_names.empty()) rows = rows_by_name(labels.names, wanted.label_names);

@@ -33,8 +33,10 @@ struct HeadMatch {
   bool usable = true;         ///< the outputs are those that are wanted, perhaps in another order
   bool only_names = false;    ///< not usable for its names alone
   std::vector<index_t> rows;  ///< the file's row for each output that is wanted; empty: the same order
-  std::string found;          ///< for people: "3 outputs (a, b, c)"; empty where there is no head to compare
-  std::string wanted;         ///< the same of what is wanted
+  bool by_number =
+      false;  ///< usable classes that the file has no names for: taken in the order of the wanted ones
+  std::string found;   ///< for people: "3 outputs (a, b, c)"; empty where there is no head to compare
+  std::string wanted;  ///< the same of what is wanted
 };
 
 /// Compares a head of `outputs` rows, which `labels` describes, with the one of `wanted`: number of outputs, score or

@@ -80,6 +80,7 @@ std::string LoadReport::head_text() const {
   const std::string both = "the file's has " + head.found + ", the task asks for " + head.wanted;
   if (!head.usable) return "new: " + both;
   if (!head.rows.empty()) return "in the task's order: " + both;
+  if (head.by_number) return "the file's, which has no names for its outputs: taken for " + head.wanted;
   return head.found.empty() ? "new: the file has none" : "the file's";
 }
 

@@ -1,12 +1,13 @@
 #include "checkpoints/model_weights.hpp"
 
 #include <algorithm>
-#include <fstream>
 #include <iterator>
+#include <system_error>
 
 #include <nlohmann/json.hpp>
 #include <sparsegrad/core/float_bits.hpp>
 
+#include "checkpoints/config_file.hpp"
 #include "checkpoints/model_folder.hpp"
 #include "models/model_error.hpp"
 
@@ -94,10 +95,7 @@ ModelWeights::ModelWeights(const fs::path& folder) {
 void ModelWeights::open_shards(const fs::path& folder) {
   const auto fail = [&](const std::string& text) { throw ModelError(path_ + ": " + text); };
   require_content(path_, false);
-  std::ifstream in(path_, std::ios::binary);
-  if (!in) fail("cannot be opened");
-  const json index = json::parse(in, nullptr, false);
-  if (index.is_discarded()) fail("is not valid JSON");
+  const json index = read_json(path_);
   const auto at = index.is_object() ? index.find("weight_map") : index.end();
   if (!index.is_object() || at == index.end() || !at->is_object() || at->empty())
     fail("has no \"weight_map\", expected an object of shards by tensor name");
@@ -112,13 +110,17 @@ void ModelWeights::open_shards(const fs::path& folder) {
   std::size_t missing_count = 0;
   for (const auto& [shard, names] : shards) {
     const fs::path file(shard);
-    if (shard.empty() || file.filename() != file || shard == "." || shard == "..") {
-      fail("weight_map: \"" + names[0] + "\" is in \"" + shard + "\", expected a file of this folder");
+    // A NUL would end the name that the system sees.
+    const bool has_nul = shard.find('\0') != std::string::npos;
+    if (shard.empty() || has_nul || file.filename() != file || shard == "." || shard == "..") {
+      fail("weight_map: " + json(names[0]).dump() + " is in " + json(shard).dump() +
+           ", expected a file of this folder");
     }
     if (!shard.ends_with(".safetensors")) {
       fail("weight_map: \"" + names[0] + "\" is in \"" + shard + "\", expected safetensors files");
     }
-    if (fs::exists(folder / file)) continue;
+    std::error_code no_error;  // a name may be longer than a file's can be
+    if (fs::exists(folder / file, no_error)) continue;
     if (++missing_count <= 3) missing += (missing.empty() ? "" : ", ") + shard;
   }
   if (missing_count > 0) {

@@ -261,6 +261,7 @@ std::string files_in(const fs::path& folder) {
     std::string& list = layout.common ? others : files;
     list += (list.empty() ? "" : " or ") + names.front();
   }
+  if (!others.empty()) others = " Read as well: " + others + ", or the same with .tsv, .jsonl or .json.";
   std::error_code no_error;
   std::string found = "none there";
   if (!fs::exists(data_dir, no_error)) {
@@ -278,8 +279,7 @@ std::string files_in(const fs::path& folder) {
     }
   }
   throw DataError(
-      fmt::format("task {}: expected {} in {} or in {}, found {}. Read as well: {}, or the same with .tsv, "
-                  ".jsonl or .json. To get the files: {}, unpacked into {}",
+      fmt::format("task {}: expected {} in {} or in {}, found {}.{} To get the files: {}, unpacked into {}",
                   task.name, files, (data_dir / task.folder).string(), data_dir.string(), found, others,
                   task.origin, (data_dir / task.folder).string()));
 }

@@ -43,12 +43,17 @@ class JsonRecords final : public RecordReader {
   }
 
  private:
-  /// Parses JSON; keys at `depth` (an object's in the rows is 1) must not be repeated.
+  static constexpr int most_nested = 256;
+
+  /// Parses JSON that does not nest deep; keys at `depth` (an object's in the rows is 1) must not be repeated.
   nlohmann::json parse(std::string_view text, int depth) {
     std::set<std::string> seen;
     std::string twice;
     const auto watch = [&](int at, nlohmann::json::parse_event_t event, nlohmann::json& value) {
       using event_t = nlohmann::json::parse_event_t;
+      // Printing a value takes a stack that grows with its depth.
+      if (at > most_nested)
+        fail(fmt::format("expected values nested at most {} deep, found deeper ones", most_nested));
       if (event == event_t::object_start && at == depth - 1) seen.clear();
       if (event == event_t::key && at == depth && !seen.insert(value.get<std::string>()).second)
         twice = value.get<std::string>();

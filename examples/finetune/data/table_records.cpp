@@ -64,6 +64,7 @@ class TableRecords final : public RecordReader {
     // The first line alone: the rest may be no text with this separator.
     std::string_view line(text_);
     line = line.substr(0, line.find('\n'));
+    if (line.ends_with('\r')) line.remove_suffix(1);
     DelimitedText first(line, {separator, line.find('"') != std::string_view::npos}, file);
     std::string ambiguous;
     try {

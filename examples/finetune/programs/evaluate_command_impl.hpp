@@ -78,6 +78,7 @@ int run_evaluate_on(const EvaluateCommand& command) {
   if (data.skipped() > 0) print("; {} malformed rows left out", data.skipped());
   if (data.unlabelled() > 0) print("; {} rows without a label left out", data.unlabelled());
   print("\n");
+  if (loaded.head.by_number || !loaded.head.rows.empty()) print("head: {}\n", loaded.head_text());
   if (!labelled) return 0;
   print("loss {:.6f}\n", result.loss);
   for (const Metric& metric : result.metrics)

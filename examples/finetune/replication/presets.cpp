@@ -200,7 +200,7 @@ const Preset& find_preset(std::string_view name) {
     if (preset.name == name) return preset;
     known += (known.empty() ? "" : ", ") + std::string(preset.name);
   }
-  throw ValueError(fmt::format("--preset is '{}', expected one of: {}", name, known));
+  throw ValueError(fmt::format("--preset is '{}', expected one of: {}, none", name, known));
 }
 
 }  // namespace sparsegrad::glue

@@ -366,6 +366,14 @@ TEST_CASE("configurations that the engine cannot run are refused by the field's 
   CHECK(has(refused("hidden_dropout_prob", 1.0), "hidden_dropout_prob"));
   CHECK(has(refused("layer_norm_eps", 0), "layer_norm_eps"));
   CHECK(has(refused("vocab_size", 1LL << 40), "vocab_size"));
+  // A number that would be another one, a sound one, in the type in which it is used.
+  CHECK(has(refused("pad_token_id", 1LL << 32), "\"pad_token_id\" is 4294967296, expected"));
+  good["model_type"] = "roberta";
+  CHECK(has(refused("pad_token_id", 2147483647), "\"pad_token_id\" is 2147483647, expected >= 0 and below"));
+  good["model_type"] = "bert";
+  CHECK(has(refused("pad_token_id", -(1LL << 32) + 1), "\"pad_token_id\" is -4294967295, expected"));
+  CHECK(has(refused("pad_token_id", std::uint64_t{18446744073709551615ULL}),
+            "\"pad_token_id\" is 18446744073709551615, expected"));
   CHECK(has(refused("problem_type", "multi_label_classification"), "problem_type"));
   CHECK(has(error_text([] { parse_model_config(json::array(), "config.json"); }), "expected a JSON object"));
   // RoBERTa's positions begin behind the padding index.

@@ -299,6 +299,11 @@ TEST_CASE("weights: shards, and an index that does not fit them") {
   CHECK(said([](json& map) { map["z"] = 5; }) == "weight_map: \"z\" is 5, expected a file's name");
   CHECK(said([](json& map) { map["z"] = "c.safetensors"; }) ==
         "1 of 3 shards are missing (c.safetensors); fetch them as well");
+  const std::string long_name = std::string(300, 's') + ".safetensors";  // no file can have it
+  CHECK(said([&](json& map) { map["z"] = long_name; }) ==
+        "1 of 3 shards are missing (" + long_name + "); fetch them as well");
+  check_says(said([](json& map) { map["z"] = std::string("a.safetensors\0.safetensors", 26); }),
+             "expected a file of this folder");
   CHECK(said([](json& map) { map = json::object(); }) ==
         "has no \"weight_map\", expected an object of shards by tensor name");
   for (const json& content : {json(), json::array(), json({{"a", 1}}), json({{"weight_map", "a"}})}) {
@@ -307,6 +312,8 @@ TEST_CASE("weights: shards, and an index that does not fit them") {
   }
   write_file(index, "{\"weight_map\"");
   check_says(opened(folder), "is not valid JSON");
+  write_file(index, "{\"weight_map\": {\"y\": " + std::string(100000, '[') + std::string(100000, ']') + "}}");
+  check_says(opened(folder), "nested at most 256 deep, found deeper ones");
   write_file(index, pointer);
   check_says(opened(folder), "is a pointer of Git LFS");
   CHECK(said([](json&) {}) == "");

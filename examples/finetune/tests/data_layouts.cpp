@@ -206,6 +206,8 @@ TEST_CASE("quotes: text in GLUE's files, quoting where CSV was written") {
   CHECK(sst("\"one\ttwo\"\t1\nb\t0\n") == "one\ttwo=1.00|b=0.00|");
   CHECK(sst("\"one\ntwo\"\t1\nb\t0\n") == "one\ntwo=1.00|b=0.00|");
   CHECK(text_of(read("sst2", "train.tsv", "\"sentence\"\t\"label\"\n\"a\"\t\"1\"\n")) == "a=1.00|");
+  CHECK(text_of(read("sst2", "train.tsv", "\"sentence\"\t\"label\"\r\n\"a\"\t\"1\"\r\n")) == "a=1.00|");
+  CHECK(text_of(read("sst2", "train.csv", "\"sentence\",\"label\"\r\n\"a\",\"1\"\r\n")) == "a=1.00|");
   CHECK(sst("\"one\rtwo\"\t1\n") == "one\rtwo=1.00|");
   CHECK(read("sst2", "test.tsv", "sentence\n\"one\ntwo\"\n", Split::test).examples.at(0).a == "one\ntwo");
   check_says(error("sst2", "train.tsv", "\"sentence\"\t\"label\"\n\"a \"b\"\t\"1\"\n"),
@@ -328,6 +330,11 @@ TEST_CASE("JSON lines: what is wrong is said with its line") {
   check_says(sst(R"({"sentence": "a\u0000", "label": 1})"), "found a NUL character");
   check_says(sst("{\"sentence\": {\"0\": \"a\"}, \"label\": {\"0\": 1}}"),
              "expected text as \"sentence\", found");
+  const std::string deep = std::string(100000, '[') + std::string(100000, ']');
+  for (const std::string& text : {"{\"sentence\": " + deep + ", \"label\": 1}", deep}) {
+    check_says(error("sst2", "train.jsonl", text), "train.jsonl:1: ");
+    check_says(error("sst2", "train.jsonl", text), "nested at most 256 deep, found deeper ones");
+  }
   check_says(error("sst2", "train.json", R"([{"sentence": "a", "label": 1}, {"sentence": "a", "label": 7}])"),
              "train.json:1: element 2: expected a label");
   CHECK(read("sst2", "train.jsonl", R"({"label": "1", "sentence": "a"})").examples.at(0).label == 1.0F);
@@ -374,4 +381,6 @@ TEST_CASE("what is missing is said with what is there") {
   check_says(error, "found none there (" + (folder / "RTE").string() + " has train-00000-of-00001.parquet)");
   check_says(error,
              "Read as well: dev.csv or validation.csv or val.csv, or the same with .tsv, .jsonl or .json");
+  check_says(error_of([&] { load_split(find_task("ax"), folder, Split::dev); }),
+             "found none there. To get the");
 }

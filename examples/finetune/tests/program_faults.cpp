@@ -169,15 +169,16 @@ TEST_CASE("standard output that takes nothing ends no run, and is told") {
         where == "|" ? "{ sleep 0.1; " + command + told + "; } | true" : command + " " + where + told;
     return run_command("bash -c \"" + line + "\"").err;
   };
-  for (const auto& [where, reason] :
-       {std::pair{">/dev/full", "No space left on device"}, std::pair{">&-", "Bad file descriptor"},
-        std::pair{"|", "Broken pipe"}}) {
+  for (const auto& taken : {std::pair{">/dev/full", "No space left on device"},
+                            std::pair{">&-", "Bad file descriptor"}, std::pair{"|", "Broken pipe"}}) {
+    const std::string where = taken.first;
+    const std::string reason = taken.second;
     CAPTURE(where);
     fs::remove_all(output);
     for (const std::string& command : {train, evaluate}) {
       const std::string said = ended(command, where);
       check_says(said, "status 1");
-      check_says(said, std::string("standard output: ") + reason);
+      check_says(said, "standard output: " + reason);
     }
     CHECK(json_of(output / "run.json")["finished"] == true);
   }

@@ -108,6 +108,13 @@ TEST_CASE("outputs in the file's order are evaluated, submitted and trained in t
   Finished done = run(words("evaluate", "mnli", mnli));
   REQUIRE_MESSAGE(done.status == 0, done.err);
   check_says(done.out, "accuracy 1.000000");
+  check_says(done.out, "head: in the task's order");
+  // Without names the order is the task's, which is said.
+  done = run(
+      words("evaluate", "mnli", answering("mnli_nameless", {"LABEL_0", "LABEL_1", "LABEL_2"}, {0, 0, 5})));
+  check_says(done.out,
+             "head: the file's, which has no names for its outputs: taken for 3 outputs (entailment,");
+  check_says(done.out, "accuracy 1.000000");
   const fs::path folder = fresh_folder("answers");
   done = run(words("evaluate", "mnli", mnli,
                    "--split test --predictions " + (folder / "logits.tsv").string() + " --submission " +
@@ -162,7 +169,8 @@ TEST_CASE("a head for something else: train makes a new one and says so, evaluat
       {answering("from_tags", {"t0", "t1"}, {0, 0}, {{"problem_type", "multi_label_classification"}}),
        "2 outputs (multi-label classification: t0, t1)"}};
   const std::string wanted = "2 outputs (entailment, not_entailment)";
-  for (const auto& [model, has] : models) {
+  for (const auto& [model, outputs] : models) {
+    const std::string& has = outputs;
     CAPTURE(has);
     const fs::path output = fresh_folder("new_head");
     Finished done = train("rte", model, output);
@@ -224,19 +232,20 @@ TEST_CASE("a saved config.json says the type of its tensors") {
   json config = json_of(model / "config.json");
   config.erase("torch_dtype");
   write_file(model / "config.json", config.dump());
-  for (const auto& [option, name] :
+  for (const auto& [option, dtype] :
        {std::pair{"", "float32"}, {"--save-dtype bf16", "bfloat16"}, {"--save-dtype fp16", "float16"}}) {
+    const std::string name = dtype;
     CAPTURE(name);
     const fs::path output = fresh_folder("save_dtype");
     const Finished done = train("rte", model, output, option);
     REQUIRE_MESSAGE(done.status == 0, done.err);
     config = json_of(output / "model" / "config.json");
     CHECK(config["dtype"] == name);
-    CHECK_FALSE(config.contains("torch_dtype"));
+    CHECK(config["torch_dtype"] == name);
     CHECK(config["use_cache"] == true);
     const io::SafetensorsFile file((output / "model" / "model.safetensors").string());
-    CHECK(io::info(file.find("classifier.bias").dtype).name == (name == std::string("float32")   ? "F32"
-                                                                : name == std::string("float16") ? "F16"
-                                                                                                 : "BF16"));
+    CHECK(io::info(file.find("classifier.bias").dtype).name == (name == "float32"   ? "F32"
+                                                                : name == "float16" ? "F16"
+                                                                                    : "BF16"));
   }
 }

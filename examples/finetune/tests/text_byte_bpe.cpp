@@ -558,6 +558,8 @@ TEST_CASE("malformed tokenizer.json") {
   check_says(changed([](Json& j) { j["post_processor"]["type"] = "ByteLevel"; }),
              "expected the post_processor TemplateProcessing, found ByteLevel");
   check_says(changed([](Json& j) { j["post_processor"].erase("cls"); }), "malformed post_processor");
+  check_says(changed([](Json& j) { j["post_processor"]["cls"][1] = 2; }),
+             "the post_processor has the id 2 for \"<s>\", whose id in the vocabulary is 0");
   check_says(changed([](Json& j) { j["added_tokens"][4]["id"] = 5; }), "the id 5 belongs to both");
   check_says(changed([](Json& j) { j["added_tokens"].push_back(added_token(270, "<new>")); }),
              "expected a token for every id below 271, found none for 268");

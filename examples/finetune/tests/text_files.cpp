@@ -139,6 +139,29 @@ TEST_CASE("malformed tokenizer.json") {
              "expected the pre_tokenizer BertPreTokenizer");
   check_says(changed([](Json& j) { j["post_processor"]["single"].erase(0); }), "expected BERT's templates");
   check_says(changed([](Json& j) { j["post_processor"].erase("pair"); }), "malformed post_processor");
+  // The package takes these ids, whatever the vocabulary says.
+  const auto special = [](const char* token, Json ids) {
+    return [token, ids](Json& j) { j["post_processor"]["special_tokens"][token] = {{"ids", ids}}; };
+  };
+  Json sound = tiny_json();
+  special("[CLS]", {2})(sound);
+  special("[MASK]", {7})(sound);  // in no template
+  CHECK(WordPieceTokenizer::from_tokenizer_json(write_file(file, sound.dump())).encode("hello").ids ==
+        std::vector<std::int32_t>{2, 4, 3});
+  check_says(changed(special("[CLS]", {1})),
+             "the post_processor has the id 1 for \"[CLS]\", whose id in the vocabulary is 2");
+  check_says(changed(special("[SEP]", {3, 3})), "the post_processor has the ids [3,3] for \"[SEP]\"");
+  check_says(changed(special("[SEP]", nullptr)), "the post_processor has the ids null for \"[SEP]\"");
+  const auto processing = [&](Json cls, Json sep) {
+    return changed([&](Json& j) {
+      j["post_processor"] = {{"type", "BertProcessing"}, {"sep", sep}, {"cls", cls}};
+    });
+  };
+  check_says(processing({"[CLS]", 1}, {"[SEP]", 3}),
+             "the post_processor has the id 1 for \"[CLS]\", whose id in the vocabulary is 2");
+  check_says(processing({"[CLS]", 2}, {"[SEP]", 2}), "the post_processor has the id 2 for \"[SEP]\"");
+  check_says(processing({"[CLS]", "2"}, {"[SEP]", 3}), "the id of \"[CLS]\" is \"2\"");
+  check_says(processing(Json::array({"[CLS]"}), {"[SEP]", 3}), "malformed post_processor");
   check_says(changed([](Json& j) { j["added_tokens"] = 3; }), "\"added_tokens\" to be an array");
   check_says(changed([](Json& j) { j["added_tokens"][0] = 3; }), "every added token to be an object");
   check_says(changed([](Json& j) { j["added_tokens"][0].erase("id"); }), "the id of \"[PAD]\" is null");

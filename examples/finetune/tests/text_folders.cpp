@@ -207,6 +207,10 @@ TEST_CASE("every tokenizer file that is saved is read, or reported") {
     report = report_of(folder);
     check_note(report, "merges.txt contradicts tokenizer.json, first in merge 3");
     CHECK_FALSE(says(report, "vocab.json"));
+    write_file(folder / "vocab.json", "{\"\xFF");
+    report = report_of(folder);
+    check_note(report, "vocab.json is not read");
+    CHECK_NOTHROW(to_json(report).dump());  // bytes that are no UTF-8 would end the run
     write_file(folder / "merges.txt", "x x\na a\n");
     CHECK_FALSE(says(report_of(folder), "merges.txt"));
   }
@@ -457,7 +461,8 @@ TEST_CASE("a tokenizer that does not fit its model") {
 
 TEST_CASE("the share of unknown tokens, and a word where it is high") {
   const auto tokenizer = load_tokenizer(tiny_folder("unknown"));
-  Dataset data{.name = "some/train", .examples = {}};
+  Dataset data;
+  data.name = "some/train";
   data.examples.push_back({"hello zzz world", std::nullopt, 0});
   data.examples.push_back({"hello", "world yyy [UNK]", 0});
   const EncodedDataset encoded(data, *tokenizer, 32);
@@ -487,7 +492,8 @@ TEST_CASE("the share of unknown tokens, and a word where it is high") {
 
 TEST_CASE("a model of one token type gets zeros for the second sentence") {
   const auto tokenizer = load_tokenizer(tiny_folder("types"));
-  Dataset data{.name = "pairs", .examples = {}};
+  Dataset data;
+  data.name = "pairs";
   data.examples.push_back({"hello", "world", 0});
   const auto types = [&](index_t known) {
     const EncodedDataset encoded(data, *tokenizer, 32, 0, known);

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstring>
 #include <fstream>
+#include <limits>
 #include <set>
 
 #include <sparsegrad/io/side_recipe_text.hpp>
@@ -17,6 +18,7 @@
 #include "training/output/event_file.hpp"
 #include "training/output/output_file.hpp"
 #include "training/output/output_folder.hpp"
+#include "training/output/train_output.hpp"
 #include "training/sampler.hpp"
 
 using namespace sparsegrad;
@@ -141,6 +143,8 @@ TEST_CASE("options that make no sense are refused by name") {
     check_says(error_of([&] { changed.check(); }), name);
   };
   refused([](TrainOptions& o) { o.batch_size = 0; }, "--batch-size is 0");
+  refused([](TrainOptions& o) { o.accumulation = std::numeric_limits<index_t>::max(); },
+          "--accumulation is 9223372036854775807, expected fewer micro-batches");
   refused([](TrainOptions& o) { o.learning_rate = -1; }, "--learning-rate is -1");
   refused([](TrainOptions& o) { o.dropout = 1.0; }, "--dropout is 1");
   refused([](TrainOptions& o) { o.sparse.share = 2; }, "--share is 2");
@@ -151,7 +155,7 @@ TEST_CASE("options that make no sense are refused by name") {
 
 TEST_CASE("presets are found by name") {
   CHECK(find_preset("paper").options.front().second == "kind");
-  check_says(error_of([] { find_preset("nothing"); }), "expected one of: paper, best");
+  check_says(error_of([] { find_preset("nothing"); }), "expected one of: paper, best, none");
 }
 
 TEST_CASE("the paper's learning rates by model, task and run type") {
@@ -282,6 +286,44 @@ TEST_CASE(
   for (const int step : {3, 4, 5})
     second.add(step, {{"loss", 2.0}});
   CHECK(shown_steps(folder)["loss"] == std::vector<std::int64_t>{1, 2, 3, 4, 5});
+}
+
+TEST_CASE("a run that goes on shows each step once, and the evaluation that it makes up") {
+  const auto folder = fresh_folder("events_of_parts");
+  TrainReport report;
+  const auto take_steps = [&](index_t last) {
+    while (report.steps_done < last) {
+      StepRecord record;
+      record.step = ++report.steps_done;
+      report.steps.push_back(record);
+    }
+  };
+  const auto evaluate = [&] {
+    EvaluationRecord record;
+    record.step = report.steps_done;
+    report.evaluations.push_back(record);
+  };
+  EventLog first(folder, report);
+  take_steps(2);
+  evaluate();
+  take_steps(4);
+  first.update(report);
+  const TrainReport state = report;
+  // Killed after the evaluation of step 4, of which the state knows nothing.
+  evaluate();
+  take_steps(6);
+  first.update(report);
+  for (int part = 0; part < 2; ++part) {
+    report = state;
+    EventLog log(folder, report);
+    evaluate();
+    log.update(report);
+  }
+  take_steps(5);
+  EventLog(folder, state).update(report);
+  auto shown = shown_steps(folder);
+  CHECK(shown["train/loss"] == std::vector<std::int64_t>{1, 2, 3, 4, 5});
+  CHECK(shown["dev/loss"] == std::vector<std::int64_t>{2, 4});
 }
 
 TEST_CASE("files are whole or not there, and a full disk is told") {

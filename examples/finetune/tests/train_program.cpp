@@ -36,7 +36,7 @@ TEST_CASE("help explains, and bad command lines end with status 2") {
   check_says(type.err, "expected one of: frozen-mlp, ft, lora, meprop, sparse, topk");
   const Finished preset = run("train --model x --output y --preset nothing");
   CHECK(preset.status == 2);
-  check_says(preset.err, "expected one of: paper, best");
+  check_says(preset.err, "expected one of: paper, best, none");
 }
 
 TEST_CASE("errors say what was expected and found, with status 1") {

@@ -275,11 +275,11 @@ Description read_tokenizer_json(const Path& file) {
   set_from(options.add_prefix_space, pre_tokenizer, "add_prefix_space", file);
   if (!get_optional<bool>(pre_tokenizer, "use_regex", file).value_or(true))
     throw TokenizerError(file.string() + ": the pre_tokenizer's \"use_regex\" is false, expected true");
-  read_post_processor(root, {"RoBERTa", "RobertaProcessing", " %:0 B:0 %:0"}, options.cls_token,
-                      options.sep_token, file);
   description.vocabulary = read_vocabulary(object_at(model, "vocab", file), file);
   description.merges = read_merges_json(model.value("merges", Json()), file);
   description.added = read_added_tokens(root, file);
+  read_post_processor(root, {"RoBERTa", "RobertaProcessing", " %:0 B:0 %:0"}, description.vocabulary,
+                      description.added, options.cls_token, options.sep_token, file);
   root.erase("model");
   return description;
 }
@@ -294,7 +294,7 @@ void compare_two_files(const Path& directory, const Description& description, To
       read(directory / name);
       report.files.emplace_back(name);
     } catch (const TokenizerError& error) {
-      report.notes.emplace_back(error.what());
+      note_unreadable(error, report);
     }
   };
   compare("vocab.json", [&](const Path& file) {

@@ -7,6 +7,8 @@
 #include <optional>
 #include <unordered_map>
 
+#include "tokenizers/utf8.hpp"
+
 namespace sparsegrad::glue::tokenizer_files {
 namespace {
 
@@ -427,6 +429,13 @@ void note_differences(const char* file, const Vocabulary& other, const Vocabular
   report.notes.push_back(std::string(file) + " contradicts tokenizer.json in " + std::to_string(different) +
                          " tokens, the first is " + first +
                          ": tokenizer.json goes first, as in transformers");
+}
+
+void note_unreadable(const TokenizerError& error, TokenizerReport& report) {
+  std::string text = error.what();
+  while (const auto at = find_invalid_utf8(text))
+    text[*at] = '?';
+  report.notes.push_back(std::move(text));
 }
 
 void check_sides(const Json& tokenizer_json, const Json& config, const Path& directory,

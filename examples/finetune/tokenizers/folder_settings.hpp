@@ -64,6 +64,10 @@ bool gives_pair_types(const Json& config, TokenizerReport& report);
 void note_differences(const char* file, const Vocabulary& other, const Vocabulary& vocabulary,
                       const std::vector<AddedToken>& added, TokenizerReport& report);
 
+/// Notes why a file beside tokenizer.json could not be read. Bytes that are not UTF-8 become "?": notes go
+/// into the log, which is JSON.
+void note_unreadable(const TokenizerError& error, TokenizerReport& report);
+
 /// Refuses cutting from the left, and notes what tokenizer.json ("truncation", "padding") and
 /// tokenizer_config.json say of lengths and sides. Each may be empty.
 void check_sides(const Json& tokenizer_json, const Json& config, const Path& directory,

@@ -30,6 +30,16 @@ std::string template_text(const Json& items) {
   return out;
 }
 
+/// The id of a token in a tokenizer.json, as the package `tokenizers` looks it up.
+std::optional<std::int32_t> find_id(std::string_view token, const Vocabulary& vocabulary,
+                                    const std::vector<AddedToken>& added) {
+  for (const auto& [content, id] : vocabulary)
+    if (content == token) return id;
+  for (const AddedToken& known : added)
+    if (known.content == token) return known.id;
+  return std::nullopt;
+}
+
 }  // namespace
 
 void require_directory(const Path& directory) {
@@ -170,15 +180,26 @@ std::vector<AddedToken> read_added_tokens(const Json& root, const Path& file) {
   return out;
 }
 
-void read_post_processor(const Json& root, const Templates& templates, std::string& cls_token,
-                         std::string& sep_token, const Path& file) {
+void read_post_processor(const Json& root, const Templates& templates, const Vocabulary& vocabulary,
+                         const std::vector<AddedToken>& added, std::string& cls_token, std::string& sep_token,
+                         const Path& file) {
   expect_type(root, "post_processor", {"TemplateProcessing", templates.processor, "none"}, file);
   const auto found = root.find("post_processor");
   if (found == root.end() || found->is_null()) return;
+  // The package `tokenizers` takes the ids that stand here, whatever the vocabulary says.
+  const auto check_id = [&](const std::string& token, const Json& id) {
+    const std::optional<std::int32_t> known = find_id(token, vocabulary, added);
+    if (!known || to_id(id, token, file) == *known) return;
+    throw TokenizerError(file.string() + ": the post_processor has the id " + id.dump() + " for " +
+                         in_quotes(token) + ", whose id in the vocabulary is " + std::to_string(*known) +
+                         "; correct the one that is wrong");
+  };
   try {
     if (found->at("type") == templates.processor) {
       cls_token = found->at("cls").at(0).get<std::string>();
       sep_token = found->at("sep").at(0).get<std::string>();
+      check_id(cls_token, found->at("cls").at(1));
+      check_id(sep_token, found->at("sep").at(1));
       return;
     }
     const Json& single = found->at("single");
@@ -197,6 +218,16 @@ void read_post_processor(const Json& root, const Templates& templates, std::stri
       throw TokenizerError(file.string() + ": expected " + std::string(templates.model) + "'s templates " +
                            in_quotes(expected_single) + " and " + in_quotes(expected_pair) + ", found " +
                            in_quotes(found_single) + " and " + in_quotes(found_pair));
+    }
+    for (const std::string& token : {cls_token, sep_token}) {
+      const auto special = found->find("special_tokens");
+      if (special == found->end() || !special->contains(token)) continue;
+      const Json& ids = special->at(token).at("ids");
+      if (!ids.is_array() || ids.size() != 1) {
+        throw TokenizerError(file.string() + ": the post_processor has the ids " + ids.dump() + " for " +
+                             in_quotes(token) + ", expected one");
+      }
+      check_id(token, ids[0]);
     }
   } catch (const Json::exception& error) {
     throw TokenizerError(file.string() + ": malformed post_processor: " + error.what());

@@ -84,9 +84,11 @@ struct Templates {
   std::string_view processor;
   std::string_view rest_of_pair;
 };
-/// Takes the names of the special tokens from the post_processor, which has to make the model's templates.
-void read_post_processor(const Json& root, const Templates& templates, std::string& cls_token,
-                         std::string& sep_token, const Path& file);
+/// Takes the names of the special tokens from the post_processor, which has to make the model's templates with the ids
+/// that `vocabulary` and `added` have for them.
+void read_post_processor(const Json& root, const Templates& templates, const Vocabulary& vocabulary,
+                         const std::vector<AddedToken>& added, std::string& cls_token, std::string& sep_token,
+                         const Path& file);
 
 /// Runs `make`; what it finds wrong gets the file's name before it.
 template <class Make>

@@ -81,10 +81,10 @@ Description read_tokenizer_json(const std::filesystem::path& file) {
   set_from(options.strip_accents, normalizer, "strip_accents", file);
   set_from(options.do_lower_case, normalizer, "lowercase", file);
   expect_type(root, "pre_tokenizer", {"BertPreTokenizer"}, file);
-  read_post_processor(root, {"BERT", "BertProcessing", " B:1 %:1"}, options.cls_token, options.sep_token,
-                      file);
   description.vocabulary = read_vocabulary(object_at(model, "vocab", file), file);
   description.added = read_added_tokens(root, file);
+  read_post_processor(root, {"BERT", "BertProcessing", " B:1 %:1"}, description.vocabulary, description.added,
+                      options.cls_token, options.sep_token, file);
   root.erase("model");
   return description;
 }
@@ -142,7 +142,7 @@ void compare_vocab_txt(const std::filesystem::path& file, const Vocabulary& voca
     note_differences("vocab.txt", other, vocabulary, added, report);
     report.files.emplace_back("vocab.txt");
   } catch (const TokenizerError& error) {
-    report.notes.emplace_back(error.what());
+    note_unreadable(error, report);
   }
 }
 

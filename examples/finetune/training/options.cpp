@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -99,6 +100,8 @@ void TrainOptions::check() const {
   require(max_steps >= 0, "--max-steps", max_steps, "a number of steps, 0 for no limit");
   require(batch_size >= 1, "--batch-size", batch_size, "at least 1 example");
   require(accumulation >= 1, "--accumulation", accumulation, "at least 1 micro-batch");
+  require(accumulation <= std::numeric_limits<index_t>::max() / 2 / batch_size, "--accumulation",
+          accumulation, "fewer micro-batches: a step has less than 2^62 examples");
   require(finite_from_zero(learning_rate), "--learning-rate", learning_rate, "a finite number from 0");
   require(finite_from_zero(rate_of_mlp()), "--sparse-learning-rate", rate_of_mlp(), "a finite number from 0");
   require(finite_from_zero(weight_decay), "--weight-decay", weight_decay, "a finite number from 0");

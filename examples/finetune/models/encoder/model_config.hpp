@@ -40,7 +40,7 @@ struct ModelConfig {
 
   index_t head_size() const { return hidden / heads; }
   /// Row of the position embeddings for a sequence's first token: RoBERTa counts from the padding index + 1.
-  index_t first_position() const { return family == ModelFamily::roberta ? pad_token_id + 1 : 0; }
+  index_t first_position() const { return family == ModelFamily::roberta ? index_t{pad_token_id} + 1 : 0; }
   /// Tokens of the longest sequence that has positions.
   index_t longest_sequence() const { return max_positions - first_position(); }
   /// What a file puts before the encoder's names: "bert." or "roberta.".

@@ -9,5 +9,6 @@ build=${1:-$here/../../../../build/finetune}
 for test in program_faults program_kill; do
   [[ -x $build/tests/test_$test ]] || { printf 'error: %s is not built\n' "$build/tests/test_$test" >&2; exit 1; }
 done
-SPARSEGRAD_FAULTS=all "$build/tests/test_program_faults" | grep -vE '^(=*|.*MESSAGE:)$'
-SPARSEGRAD_KILLS=${KILLS:-100} "$build/tests/test_program_kill" | grep -vE '^=*$'
+show() { grep --line-buffered -aE 'faults;|kills:|test cases|ERROR|values:|logged:|:='; }
+SPARSEGRAD_FAULTS=all "$build/tests/test_program_faults" | show
+SPARSEGRAD_KILLS=${KILLS:-100} "$build/tests/test_program_kill" | show

@@ -80,7 +80,13 @@ def compare_safetensors():
 
 
 def encoded(tokenizer, text):
-    return tokenizer.encode(text).ids
+    """The ids, or None where the package panics: a special token of a template that "special_tokens" does not have."""
+    try:
+        return tokenizer.encode(text).ids
+    except BaseException as error:  # a panic in the package's Rust is no Exception
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        return None
 
 
 def compare_files(target, parts_of):
@@ -112,8 +118,10 @@ def compare_files(target, parts_of):
             count["text that is not UTF-8"] += 1
         elif theirs.post_processor is None:
             count["without post_processor, where the program puts its model's special tokens"] += 1
-        elif found["ids"] != encoded(theirs, decoded):
-            differ(file, f"{decoded!r} is {found['ids']}, expected {encoded(theirs, decoded)}")
+        elif (expected := encoded(theirs, decoded)) is None:
+            count["the package panics when it encodes"] += 1
+        elif found["ids"] != expected:
+            differ(file, f"{decoded!r} is {found['ids']}, expected {expected}")
         else:
             count["equal"] += 1
     report(target, count)

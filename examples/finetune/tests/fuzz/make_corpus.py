@@ -3,6 +3,7 @@
 change of a file format or of a target's input."""
 import json
 import pathlib
+import struct
 
 here = pathlib.Path(__file__).resolve().parent
 golden = here.parent / "golden" / "glue"
@@ -116,13 +117,44 @@ seed("config_json", "regression", text(bert | {"num_labels": 1, "problem_type": 
 seed("config_json", "roberta", text(bert | {"model_type": "roberta", "pad_token_id": 1, "type_vocab_size": 1,
                                             "max_position_embeddings": 514, "bos_token_id": 0}))
 
+seed("config_json", "largest_pad", text(bert | {"model_type": "roberta", "pad_token_id": 2147483647}))
+
+# ---- shards --------------------------------------------------------------------------------------------------------
+def shard(**numbers):
+    header, data = {}, b""
+    for name, values in numbers.items():
+        packed = struct.pack(f"<{len(values)}f", *values)
+        header[name.replace("__", ".")] = {"dtype": "F32", "shape": [len(values)], "data_offsets": [len(data), len(data) + len(packed)]}
+        data += packed
+    packed = text(header).encode()
+    packed += b" " * (-len(packed) % 8)
+    return struct.pack("<Q", len(packed)) + packed + data
+
+
+shard_a, shard_b = shard(module__bert__x=[1.0, 2.0], unlisted=[3.0]), shard(y=[4.0], module__bert__x=[0.5])
+listed = {"module.bert.x": "a.safetensors", "y": "b.safetensors"}
+seed("shards", "two", text({"metadata": {"total_size": 12}, "weight_map": listed}), shard_a, shard_b)
+seed("shards", "one", text({"weight_map": {"unlisted": "a.safetensors"}}), shard_a)
+seed("shards", "of_another", text({"weight_map": listed | {"y": "a.safetensors"}}), shard_a, shard_b)
+seed("shards", "missing", text({"weight_map": listed | {"z": "c.safetensors"}}), shard_a, shard_b)
+seed("shards", "outside", text({"weight_map": listed | {"z": "../a.safetensors"}}), shard_a, shard_b)
+seed("shards", "long_name", text({"weight_map": listed | {"z": "s" * 300 + ".safetensors"}}), shard_a, shard_b)
+seed("shards", "adapter", text({"weight_map": {"base_layer.w": "a.safetensors"}}), shard(base_layer__w=[1.0]))
+
 # ---- GLUE: the letters of task and file, then the file ----------------------------------------------------------------
-tasks = "cola sst2 mrpc stsb qqp mnli mnli-mm qnli rte wnli".split()
+tasks = "cola sst2 mrpc stsb qqp mnli mnli-mm qnli rte wnli ax".split()
 files = {name: i for i, name in enumerate(
     "train.tsv dev.tsv test.tsv dev_matched.tsv dev_mismatched.tsv test_matched.tsv test_mismatched.tsv "
     "raw/in_domain_train.tsv raw/in_domain_dev.tsv raw/out_of_domain_dev.tsv msr_paraphrase_train.txt "
     "msr_paraphrase_test.txt quora_duplicate_questions.tsv sts-train.csv sts-dev.csv sts-test.csv diagnostic.tsv "
-    "diagnostic-full.tsv AX.tsv train.csv dev.csv validation.csv test.csv train.jsonl".split())}
+    "diagnostic-full.tsv AX.tsv train.csv dev.csv validation.csv test.csv train.jsonl dev.jsonl validation.jsonl test.jsonl "
+    "val.jsonl train.json dev.json validation.json test.json multinli_1.0_train.jsonl multinli_1.0_train.txt validation.tsv "
+    "validation_matched.tsv multinli_1.0_dev_matched.txt multinli_1.0_dev_matched.jsonl "
+    "multinli_1.0_dev_mismatched.txt multinli_1.0_dev_mismatched.jsonl original/multinli_1.0_train.txt "
+    "original/multinli_1.0_dev_matched.txt original/multinli_1.0_dev_mismatched.jsonl val.tsv val.csv val.json "
+    "dev_matched.csv validation_matched.csv validation_matched.jsonl validation_mismatched.tsv "
+    "validation_mismatched.jsonl val_matched.json test_matched.csv test_mismatched.jsonl MNLI/diagnostic.tsv "
+    "MNLI/AX.tsv MNLI/diagnostic-full.tsv".split())}
 
 
 def glue(task, file, *rows, name=None):
@@ -156,6 +188,15 @@ for task in ("qnli", "rte"):
 glue("wnli", "train.tsv", ("index", "sentence1", "sentence2", "label"), (0, a, b, 1))
 glue("rte", "test.tsv", ("index", "sentence1", "sentence2"), (0, a, b))
 glue("sst2", "train.csv", "sentence,label,idx", '"A ""b"", c",1,0', "d,0,1")
+glue("ax", "diagnostic.tsv", ("index", "sentence1", "sentence2"), (0, a, b))
+glue("ax", "diagnostic-full.tsv", ("Lexical Semantics", "Predicate-Argument Structure", "Logic", "Knowledge", "Domain", "Premise",
+                                   "Hypothesis", "Label"), ("", "", "Negation", "", "Artificial", a, b, "contradiction"))
+multi_nli = {"gold_label": "neutral", "genre": "slate", "sentence1": a, "sentence2": b, "annotator_labels": ["neutral"]}
+glue("mnli", "multinli_1.0_dev_matched.txt", ("gold_label", "genre", "sentence1", "sentence2", "label1"),
+     ("neutral", "slate", a, b, "neutral"), ("-", "slate", b, a))
+glue("mnli-mm", "original/multinli_1.0_dev_mismatched.jsonl", text(multi_nli), text(multi_nli | {"gold_label": "-"}))
+glue("mnli", "validation_matched.csv", "premise,hypothesis,label,idx", 'a,"b, c",2,0', "d,e,-1,1")
+glue("qqp", "val.json", text([{"question1": a, "question2": b, "label": 1, "idx": 0}, {"question1": b, "question2": a, "label": 0}]))
 glue("rte", "train.jsonl", text({"sentence1": a, "sentence2": b, "label": 0, "idx": 0}), text({"sentence1": b, "sentence2": a, "label": 1}))
 
 # ---- runs ----------------------------------------------------------------------------------------------------------
@@ -187,4 +228,6 @@ seed("config_json", "deep", text(bert)[:-1] + ',"id2label":' + deep + "}")
 seed("tokenizer_json", "deep", '{"model":{"type":"WordPiece","vocab":{"a":' + deep + "}}}")
 seed("options_file", "deep", '{"epochs":' + deep + "}")
 seed("run_json", "deep", '{"finished":true,"options":' + deep + "}")
+glue("rte", "val.jsonl", '{"premise":"a","hypothesis":"b","label":' + deep + "}", name="deep")
+seed("shards", "deep", '{"weight_map":{"y":' + deep + "}}", shard_a)
 seed("run_records", "deep", '{"steps":[[' + deep + "]]}")

@@ -72,7 +72,9 @@ bool is_log_of_a_run(const fs::path& log) {
 OutputFolder::OutputFolder(const fs::path& path) : path_(path) {
   make_folder(path_);
   const fs::path file = path_ / "run.lock";
-  lock_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  do
+    lock_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  while (lock_ < 0 && errno == EINTR);
   if (lock_ < 0)
     throw IoError(fmt::format("{}: cannot be opened for writing: {}", file.string(), std::strerror(errno)));
   // The lock goes with the process, however that ends; the file stays, for whoever removed it would remove another's lock.

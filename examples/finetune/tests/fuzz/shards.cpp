@@ -1,0 +1,65 @@
+// libFuzzer target: a folder with model.safetensors.index.json and two shards is a model's tensors, each of which is found,
+// or is refused by a ModelError or an IoError. The input: the index and the shards.
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "checkpoints/model_weights.hpp"
+#include "models/model_error.hpp"
+#include "support/fuzz.hpp"
+
+namespace fuzz = sparsegrad::fuzz;
+using namespace sparsegrad;
+using namespace sparsegrad::glue;
+
+namespace {
+
+/// Reads `run`'s files, or refuses them as it should.
+template <class Run>
+void may_refuse(Run run) {
+  try {
+    run();
+  } catch (const ModelError& error) {
+    fuzz::refused(error);
+  } catch (const IoError& error) {
+    fuzz::refused(error);
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  static fuzz::Folders folders({"model.safetensors.index.json", "a.safetensors", "b.safetensors"});
+  const auto folder = folders.with(fuzz::sections(fuzz::text_of(data, size), 3));
+  const fuzz::MemoryBound bound(size);
+  may_refuse([&] {
+    const ModelWeights weights(folder);
+    fuzz::require(!weights.names().empty(), "an index without tensors is taken");
+    for (const std::string& name : weights.names()) {
+      const io::Tensor tensor = weights.find(name);
+      may_refuse([&] {  // other types than floating point, NaN
+        fuzz::require(static_cast<index_t>(weights.read_as<float>(name).size()) == tensor.count(),
+                      "read_as gives another number of elements");
+      });
+    }
+    for (const std::string& name : weights.spelled("bert.x"))
+      weights.find(name);
+    weights.unlisted("bert.x");
+  });
+  return 0;
+}
+
+extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size, std::size_t max_size,
+                                               unsigned seed) {
+  // Most changes of a shard break its header, which the target "safetensors" has for itself.
+  const std::string_view input = fuzz::text_of(data, size);
+  const std::size_t index = std::min(input.find('\x1E'), size);
+  if (seed % 8 == 0 || index == size) return LLVMFuzzerMutate(data, size, max_size);
+  const std::string out =
+      fuzz::mutated_json(std::string(input.substr(0, index)), max_size - (size - index), seed / 8) +
+      std::string(input.substr(index));
+  if (out.size() > max_size) return LLVMFuzzerMutate(data, size, max_size);
+  std::memcpy(data, out.data(), out.size());
+  return out.size();
+}
