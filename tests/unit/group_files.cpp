@@ -190,7 +190,8 @@ TEST_CASE("group files: what does not fit is refused, and the group stays as it 
   CHECK(contains(message_of([&] { second.group.restore(second.model.ctx, bad); }), "in [0, 24)"));
   bad.layers[2].selector.positions = {0, 1, 2, 3, 4, 5, 6, 7};
   CHECK(message_of([&] { second.group.restore(second.model.ctx, bad); }) ==
-        "layer 2: the saved support has 8 positions, expected at most 7, the entries that are kept of this "
+        "layer 2 ('down'): the saved support has 8 positions, expected at most 7, the entries that are kept "
+        "of this "
         "core");
   bad.layers[2].selector.positions = {4, 7};
   bad.layers[2].selector.values = {1};
