@@ -12,6 +12,8 @@
 #include <random>
 #include <thread>
 #include <tuple>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <sparsegrad/core/backend.hpp>
