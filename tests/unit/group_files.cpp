@@ -286,3 +286,21 @@ TEST_CASE("group files: lists that do not fit are refused by the tensor's name")
   CHECK(contains(of("group.layer.1.residual", std::vector<double>{0, std::nan("")}),
                  "f: tensor 'group.layer.1.residual' has NaN at element 1"));
 }
+
+TEST_CASE("group files: a restored group warms up no longer") {
+  const Case c{"", keeping(7)};
+  Run first(c);
+  Run unused(c);
+  const io::SafetensorsFile file = saved(first, unused, c);
+  Case warming = c;
+  warming.options.warmup_steps = 3;
+  Run second(warming);
+  second.model.add_gradients();
+  CHECK(second.group.step(second.model.ctx, {}).warming_up);
+  io::get(second.model.ctx, file, "group.", second.group);
+  CHECK_FALSE(second.group.warming_up());
+  CHECK_FALSE(second.group.collecting());
+  second.model.add_gradients();
+  CHECK_FALSE(second.group.step(second.model.ctx, {}).warming_up);
+  CHECK(second.group.optimizer(0).steps() == 5);
+}
