@@ -159,3 +159,14 @@ TEST_CASE("V D U^T of a sparse D: entry by entry or dense") {
   CHECK(expands_dense(none, factor(768, 768), 280000, {.sparse_entry = 1000}));
   CHECK(!expands_dense(none, factor(768, 768), share(0.99, 3072, 768), {.sparse_entry = 0}));
 }
+
+TEST_CASE("the weight decays first: (1 - decay) W + V D U^T") {
+  using B = backend::Reference;
+  B::Context ctx;
+  std::vector<double> w{1, -2, 3, 4, -5, 6};
+  SparseGradient<double, B> d(ctx, 2, 3, 2);
+  d.assign(ctx, std::vector<stored_index_t>{1, 5}, std::vector<double>{10, 20});
+  const TrainedWeight<double> weight({w.data(), 2, 3}, WeightLayout::out_in);
+  update_weight<double, B>(ctx, weight, *TuckerBasis<double, B>::identity(2, 3), d, 0.25);
+  CHECK(w == std::vector<double>{0.75, 8.5, 2.25, 3, -3.75, 24.5});
+}
