@@ -73,6 +73,21 @@ TEST_CASE("reserve: a number of tokens that cannot be is refused") {
   CHECK(model.ctx.scratch().bytes() == before);
 }
 
+TEST_CASE("reserve: a core of that many tokens takes no more scratch memory") {
+  B::Context ctx;
+  const index_t tokens = 3000;
+  CoreGradient<double, B> gradient(ctx, 80, 60,
+                                   {.plan = Plan{SideOrder::project_first, SideOrder::project_first}});
+  gradient.set_basis(ctx, random_basis(ctx, 80, 60, 20));
+  gradient.reserve(ctx, tokens);
+  const index_t reserved = ctx.scratch().bytes();
+  const std::vector<double> x(60 * tokens, 1.0);
+  const std::vector<double> dy(80 * tokens, 1.0);
+  gradient.add_tokens(ctx, {dy.data(), tokens, 80}, {{x.data(), tokens, 60}});
+  CHECK(gradient.core(ctx).rows == 20);
+  CHECK(ctx.scratch().bytes() == reserved);
+}
+
 TEST_CASE("forward and backward: memory that is written while it is read is refused") {
   Model model;
   std::vector<double> square(36);
