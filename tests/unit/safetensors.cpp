@@ -153,6 +153,17 @@ TEST_CASE("safetensors: readers say what does not fit") {
   CHECK(message([&] { (void)file.metadata("missing"); }) == "dir/f: metadata has no 'missing'");
 }
 
+TEST_CASE("safetensors: a header may name the tensors in another order than their data's") {
+  std::vector<std::byte> bytes = file_of(R"({"b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]},)"
+                                         R"("a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})",
+                                         8);
+  const float values[] = {1, 2};
+  std::memcpy(bytes.data() + bytes.size() - 8, values, 8);
+  const SafetensorsFile file(FileBytes::from(std::move(bytes)), "f");
+  CHECK(file.read<float>("a") == std::vector<float>{1});
+  CHECK(file.read<float>("b") == std::vector<float>{2});
+}
+
 TEST_CASE("safetensors: half and bfloat16") {
   const std::vector<std::uint16_t> half{0x3C00, 0xC000, 0x7BFF, 0x0400, 0x0001,
                                         0x83FF, 0x8000, 0x7C00, 0xFC00, 0x7E00};
