@@ -907,3 +907,35 @@ TEST_CASE_TEMPLATE("SparseAdam: the smallest |m| is evicted, whatever its v", On
   CHECK(step({{15}, {1}}).evicted == 1);
   CHECK(adam.state(ctx).index == Support{8, 11, 15});
 }
+
+TEST_CASE("SparseAdam: after an eviction every entry has its own count") {
+  using B = backend::Reference;
+  B::Context ctx;
+  SparseAdam<double, B> adam(ctx, 1, 20, {.semantics = AdamSemantics::per_entry_step, .capacity = 3});
+  REQUIRE(adam.compact());
+  SparseGradient<double, B> s(ctx, 1, 20, 3);
+  SparseGradient<double, B> d(ctx, 1, 20, 3);
+  const auto step = [&](const Support& at, const std::vector<double>& g) {
+    s.assign(ctx, at, g);
+    return adam.step(ctx, s, {}, d);
+  };
+  step({3, 8, 11}, {1, 5, 9});
+  step({11}, {9});
+  CHECK(step({15}, {7}).evicted == 1);
+  const auto state = adam.state(ctx);
+  CHECK(state.index == std::vector<stored_index_t>{8, 11, 15});
+  CHECK(state.count == std::vector<std::int32_t>{1, 2, 1});
+}
+
+TEST_CASE("SparseAdam: reset leaves nothing of a dense state") {
+  using B = backend::Reference;
+  B::Context ctx;
+  SparseAdam<double, B> adam(ctx, 1, 4, {.capacity = 4});
+  REQUIRE(!adam.compact());
+  SparseGradient<double, B> s(ctx, 1, 4, 2);
+  SparseGradient<double, B> d(ctx, 1, 4, 2);
+  s.assign(ctx, std::vector<stored_index_t>{0, 2}, std::vector<double>{1, 5});
+  adam.step(ctx, s, {}, d);
+  adam.reset(ctx);
+  CHECK(adam.state(ctx).array("v") == std::vector<double>(4));
+}
