@@ -221,6 +221,7 @@ seed("run_records", "empty", text({
     "steps": [], "evaluations": [], "best": None, "phase1": [0, 0.0, 0.0, [], account], "memory": account, "steps_done": 0,
     "tokens": 0, "refreshes": 0, "skipped_steps": 0, "refresh_seconds": 0.0, "training_seconds": 0.0,
     "evaluation_seconds": 0.0}))
+seed("run_records", "no_list", text({"steps": None, "evaluations": {}, "best": None, "phase1": [0, 0.0, 0.0, None, account]}))
 
 # ---- values that nest deep, for every reader of JSON -----------------------------------------------------------------
 deep = "[" * 300 + "]" * 300
