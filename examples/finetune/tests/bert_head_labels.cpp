@@ -465,6 +465,11 @@ TEST_CASE("configurations that change what the encoder computes are refused by t
       CAPTURE(key);
       CHECK(parse_encoder_config(with(key, value), "config.json").layers == 2);
     }
+    json dropping = with("classifier_dropout", 0.25);
+    dropping["hidden_dropout_prob"] = 0.5;
+    CHECK(parse_encoder_config(dropping, "config.json").classifier_dropout == 0.25);
+    dropping["classifier_dropout"] = nullptr;  // as that of hidden layers
+    CHECK(parse_encoder_config(dropping, "config.json").classifier_dropout == 0.5);
     // Another head is no reason to refuse the encoder.
     json multi = with("problem_type", "multi_label_classification");
     CHECK(parse_encoder_config(multi, "config.json").layers == 2);

@@ -167,6 +167,8 @@ TEST_CASE("malformed tokenizer.json") {
   check_says(changed([](Json& j) { j["added_tokens"][0].erase("id"); }), "the id of \"[PAD]\" is null");
   check_says(changed([](Json& j) { j["added_tokens"][0]["content"] = 5; }), "unexpected type");
   check_says(changed([](Json& j) { j["added_tokens"][0]["id"] = 4; }), "the id 4 belongs to both");
+  check_says(changed([](Json& j) { j["added_tokens"][0]["id"] = 9; }),
+             "the added token \"[PAD]\" has the id 9 but in the vocabulary it has 0");
   check_says(changed([](Json& j) { j["added_tokens"].push_back(added_token(0, "[PAD]")); }), "added twice");
 }
 

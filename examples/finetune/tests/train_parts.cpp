@@ -67,6 +67,16 @@ TEST_CASE("a part never reaches over the end of an epoch; seek goes back") {
   CHECK(sampler.position().epoch == 1);
   sampler.seek(there);
   CHECK(sampler.take(1)[0] == 3);
+  // Back to an epoch's own order.
+  Sampler shuffled(8, 42, true);
+  shuffled.take(5);
+  const Sampler::Position before = shuffled.position();
+  for (int i = 0; i < 2; ++i)
+    shuffled.take(8);
+  CHECK(shuffled.position().epoch == 1);
+  shuffled.seek(before);
+  const auto last = shuffled.take(8);
+  CHECK(std::vector<index_t>(last.begin(), last.end()) == std::vector<index_t>{5, 6, 4});
 }
 
 TEST_CASE("learning rates as transformers' schedules") {
@@ -243,6 +253,13 @@ TEST_CASE("events are TFRecords with the checksums of RFC 3720") {
     std::memcpy(&length, bytes.data() + at, 8);
     REQUIRE(at + 16 + length <= bytes.size());
     records.push_back(bytes.substr(at + 12, length));
+    for (const auto& [begin, size] :
+         {std::pair(at, std::size_t{8}), std::pair(at + 12, records.back().size())}) {
+      std::uint32_t found = 0;
+      std::memcpy(&found, bytes.data() + begin + size, 4);
+      const std::uint32_t crc = crc32c(bytes.substr(begin, size));
+      CHECK(found == ((crc >> 15) | (crc << 17)) + 0xA282EAD8U);  // as TFRecord masks it
+    }
     at += 16 + length;
   }
   REQUIRE(records.size() == 3);
