@@ -12,6 +12,8 @@
 #include <random>
 #include <thread>
 #include <tuple>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <sparsegrad/core/backend.hpp>
@@ -723,12 +725,22 @@ TEST_CASE_TEMPLATE("top_k: short inputs, ties, zeros, NaN, Inf, denormals", T, f
 }
 
 TEST_CASE_TEMPLATE("top_k: NaNs of any payload are equal, ties by position", T, float, double) {
-  std::vector<T> x(9, T(1));
-  const std::array<const char*, 4> payloads = {"1", "77", "5", "123"};
-  for (std::size_t i = 0; i < payloads.size(); ++i)
-    x[2 * i + 1] = (i % 2 == 0 ? T(1) : T(-1)) * static_cast<T>(std::nan(payloads[i]));
-  std::vector<T> floats = x;
-  check_top_k<T>("payloads", floats, {2, 3, 4, 5, 6});
+  const auto nan = [](const char* payload) -> T {  // a conversion from double would lose it
+    if constexpr (std::is_same_v<T, float>) {
+      return std::nanf(payload);
+    } else {
+      return std::nan(payload);
+    }
+  };
+  // Also where no whole block of 8 is left.
+  std::vector<T> x(13, T(1));
+  x[1] = nan("1");
+  x[3] = -nan("5");
+  x[9] = nan("77");
+  x[12] = -nan("123");
+  check_top_k<T>("payloads", x, {1, 2, 3, 4, 5});
+  std::swap(x[1], x[12]);
+  check_top_k<T>("larger ones first", x, {1, 2, 3, 4, 5});
 }
 
 TEST_CASE_TEMPLATE("top_k: long inputs of every kind", T, float, double) {

@@ -247,7 +247,8 @@ TEST_CASE("data parallel: a reduce that throws leaves a gradient that no step ta
         model.add_gradients();
         CHECK_THROWS_AS(end(group, model), Broken);
         for (int again = 0; again < 2; ++again)
-          CHECK(contains(message_of([&] { end(group, model); }), "layer 1: use_reduce's function threw"));
+          CHECK(contains(message_of([&] { end(group, model); }),
+                         "layer 1 ('up'): use_reduce's function threw"));
         CHECK_THROWS_AS(group.squared_norm(model.ctx), StateError);
         CHECK_THROWS_AS(group.finish(model.ctx, 1), StateError);
         CHECK(calls == 2);

@@ -190,7 +190,8 @@ TEST_CASE("group files: what does not fit is refused, and the group stays as it 
   CHECK(contains(message_of([&] { second.group.restore(second.model.ctx, bad); }), "in [0, 24)"));
   bad.layers[2].selector.positions = {0, 1, 2, 3, 4, 5, 6, 7};
   CHECK(message_of([&] { second.group.restore(second.model.ctx, bad); }) ==
-        "layer 2: the saved support has 8 positions, expected at most 7, the entries that are kept of this "
+        "layer 2 ('down'): the saved support has 8 positions, expected at most 7, the entries that are kept "
+        "of this "
         "core");
   bad.layers[2].selector.positions = {4, 7};
   bad.layers[2].selector.values = {1};
@@ -284,4 +285,22 @@ TEST_CASE("group files: lists that do not fit are refused by the tensor's name")
                  "f: tensor 'group.layer.1.support' has position 4 at element 1"));
   CHECK(contains(of("group.layer.1.residual", std::vector<double>{0, std::nan("")}),
                  "f: tensor 'group.layer.1.residual' has NaN at element 1"));
+}
+
+TEST_CASE("group files: a restored group warms up no longer") {
+  const Case c{"", keeping(7)};
+  Run first(c);
+  Run unused(c);
+  const io::SafetensorsFile file = saved(first, unused, c);
+  Case warming = c;
+  warming.options.warmup_steps = 3;
+  Run second(warming);
+  second.model.add_gradients();
+  CHECK(second.group.step(second.model.ctx, {}).warming_up);
+  io::get(second.model.ctx, file, "group.", second.group);
+  CHECK_FALSE(second.group.warming_up());
+  CHECK_FALSE(second.group.collecting());
+  second.model.add_gradients();
+  CHECK_FALSE(second.group.step(second.model.ctx, {}).warming_up);
+  CHECK(second.group.optimizer(0).steps() == 5);
 }

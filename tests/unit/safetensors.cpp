@@ -144,6 +144,7 @@ TEST_CASE("safetensors: readers say what does not fit") {
   const SafetensorsFile file(FileBytes::from(bytes), "dir/f");
   CHECK(message([&] { (void)file.find("y"); }) == "dir/f: tensor 'y' is missing (the file has 6 others)");
   CHECK(message([&] { (void)file.read<double>("x"); }) == "dir/f: tensor 'x' has dtype F32, expected F64");
+  CHECK(message([&] { (void)file.read<float>("i"); }) == "dir/f: tensor 'i' has dtype I32, expected F32");
   CHECK(message([&] { (void)file.read_as<float>("i"); }) ==
         "dir/f: tensor 'i' has dtype I32, expected a floating-point type (F64, F32, F16, BF16)");
   const std::vector<index_t> shape{3, 2};

@@ -159,6 +159,7 @@ TEST_CASE("selectors: one of the caller's own at a layer; the policy for NaN is 
         "the core gradient of 8x6 holds Inf at row 0, column 4; expected finite numbers");
   CHECK(s.count() == 0);
   CHECK(layer.select(model.ctx, rotating, s, NonFinite::skip).skipped);
+  CHECK(s.count() == 0);
   CHECK(layer.select(model.ctx, rotating, s, NonFinite::propagate).kept == 3);
   CHECK(rotating.commits == 1);
 }
@@ -496,8 +497,9 @@ TEST_CASE("selectors: a fixed support that is larger than what the layer keeps i
   support.assign(ctx, std::vector<stored_index_t>{0, 2}, std::vector<double>(2));
   Group group;
   group.add_weight(ctx, {w.data(), 2, 2}, "w");
-  CHECK(message_of([&] { group.use_selector(ctx, 0, FixedSupport<double, B>(ctx, support)); }) ==
-        "use_selector: layer 0 keeps 1 entries, the selector 2; raise the group's entries (or density)");
+  CHECK(
+      message_of([&] { group.use_selector(ctx, 0, FixedSupport<double, B>(ctx, support)); }) ==
+      "use_selector: layer 0 ('w') keeps 1 entries, the selector 2; raise the group's entries (or density)");
   group.set_gradient(0, {dw.data(), 2, 2});
   CHECK(group.step(ctx, {}).kept == 1);
   Group all(keeping(4));

@@ -222,6 +222,12 @@ TEST_CASE("clipping scales by the norm of all cores") {
   scaled.add_gradients(10);
   other.step(scaled.ctx, {.grad_scale = 0.25 / norm});
   CHECK(difference(model.weights, scaled.weights) < 1e-14);
+  // The norm of a step that is given up is not the next one's.
+  model.add_gradients(10);
+  const double given_up = group.squared_norm(model.ctx);
+  group.clear(model.ctx);
+  model.add_gradients(2);
+  CHECK(group.squared_norm(model.ctx) < 0.5 * given_up);
 }
 
 TEST_CASE("collection and refresh: by kind all layers of a kind share a basis, by layer none do") {

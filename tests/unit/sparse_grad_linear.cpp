@@ -599,6 +599,7 @@ TEST_CASE("wrong calls are refused with what was expected and found, and change 
         "the core gradient of 3x4 holds NaN at row 1, column 2; expected finite numbers");
   CHECK(s.count() == 0);
   CHECK(layer.select(ctx, TopK{2}, s, NonFinite::skip).skipped);
+  CHECK(s.count() == 0);
   const SelectReport report = layer.select(ctx, TopK{2}, s, NonFinite::propagate);
   CHECK(report.kept == 2);
   CHECK(std::isnan(s.values()[0] + s.values()[1]));
