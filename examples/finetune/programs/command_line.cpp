@@ -468,7 +468,7 @@ int run(int argc, char** argv) {
       ->add_option(
           "--predictions", evaluate_command.predictions,
           "file to write: one line an example, logits with 9 significant digits separated by tabs, then the "
-          "label of the data")
+          "label of the data (nothing for --split test, whose labels are not read)")
       ->group("Output");
   evaluate_app
       ->add_option(

@@ -70,7 +70,7 @@ int run_evaluate_on(const EvaluateCommand& command) {
     return interrupted_status;
   }
   if (!command.predictions.empty())
-    write_file(command.predictions, predictions_text(session.task(), result, data));
+    write_file(command.predictions, predictions_text(session.task(), result, data, labelled));
   if (!command.submission.empty())
     write_file(command.submission, submission_text(session.task(), result, data.indices()));
   print("data: {}, {} examples of {}, {:.2f} % unknown tokens", session.source().text, data.size(),
