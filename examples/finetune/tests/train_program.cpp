@@ -39,6 +39,29 @@ TEST_CASE("help explains, and bad command lines end with status 2") {
   check_says(preset.err, "expected one of: paper, best, none");
 }
 
+TEST_CASE("values that are empty, or that their option's type does not have, are refused by name") {
+  const auto refused = [](const std::vector<std::string>& words, const char* message) {
+    std::vector<std::string> all{"train", "--model", "m", "--output", "o"};
+    all.insert(all.end(), words.begin(), words.end());
+    const Finished finished = run_words(all);
+    CHECK(finished.status == 2);
+    check_says(finished.err, message);
+  };
+  refused({"--batch-size=", "4"}, "--batch-size is empty");
+  refused({"--output=", "--quiet"}, "--output is empty");
+  refused({"--options", ""}, "--options is empty");
+  refused({"--model", ""}, "--model is empty");
+  refused({"--data", ""}, "--data is empty");
+  refused({"--seed", "-1"}, "--seed: is -1, expected a whole number from 0 to 18446744073709551615");
+  refused({"--seed", "18446744073709551616"}, "--seed: is 18446744073709551616, expected a whole number");
+  refused({"--refresh-window", "99999999999999999999"},
+          "--refresh-window: is 99999999999999999999, expected a whole number from -9223372036854775808");
+  refused({"--lr", "1e-400"}, "--learning-rate: is 1e-400, which is 0");
+  for (const char* share : {"0", "1e-400", "-0", "nan", "1.5"})
+    refused({"--share", share}, "expected a share above 0 and at most 1");
+  refused({"--share", "0.5", "--n-params", "3"}, "--share excludes --n-params");
+}
+
 TEST_CASE("errors say what was expected and found, with status 1") {
   const fs::path output = fresh_folder("errors");
   const auto fails = [&](const std::string& words, const char* message) {
@@ -172,6 +195,15 @@ TEST_CASE("options from a file yield to the command line; a bad file is refused"
   for (const auto& [text, message] :
        {std::pair<const char*, const char*>{R"({"learning": 1})", "'learning' is 1"},
         {R"({"lr": [1]})", "'lr' is [1]"},
+        {R"({"lr": 1, "lr": 2})", "'lr' and 'lr' are the same option"},
+        {R"({"lr": 1, "learning-rate": 2})", "'lr' and 'learning-rate' are the same option"},
+        {R"({"max_steps": 1, "max-steps": 2})", "'max_steps' and 'max-steps' are the same option"},
+        {R"({"share": 0.5, "n-params": 2})", "'share' and 'n-params' are the same option"},
+        {R"({"help": true})", "'help' is true"},
+        {R"({"options": "x"})", "'options' is \"x\""},
+        {R"({"data": ""})", "'data' is \"\""},
+        {R"({"optimize": true})", "tools/glue_optimize.py"},
+        {R"({"seed": -1})", "--seed: is -1"},
         {"[1]", "expected an object"},
         {"{", "options.json"}}) {
     write(text);
@@ -179,6 +211,13 @@ TEST_CASE("options from a file yield to the command line; a bad file is refused"
     CHECK(bad.status == 2);
     check_says(bad.err, message);
   }
+  // The command line's way to say it has precedence over the file's.
+  write(R"({"share": 0.5, "run-type": "topk"})");
+  const Finished entries = run(words + " --n-params 30000");
+  CHECK_MESSAGE(entries.status == 0, entries.err);
+  CHECK(json_of(output / "run" / "run.json")["options"]["sparse"]["n_params"] == 30000);
+  check_says(run(train_words(output / "run", "--options '" + output.string() + "'")).err,
+             output.string() + ": is a folder, expected a JSON file");
 }
 
 TEST_CASE("a part of the training set may take dev's place") {
