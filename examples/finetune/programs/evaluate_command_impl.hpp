@@ -79,6 +79,8 @@ int run_evaluate_on(const EvaluateCommand& command) {
   if (data.unlabelled() > 0) print("; {} rows without a label left out", data.unlabelled());
   print("\n");
   if (loaded.head.by_number || !loaded.head.rows.empty()) print("head: {}\n", loaded.head_text());
+  if (const std::string text = loaded.unused_text(); !text.empty() && !options.quiet)
+    print("model: {}\n", text);
   if (!labelled) return 0;
   print("loss {:.6f}\n", result.loss);
   for (const Metric& metric : result.metrics)
