@@ -75,6 +75,10 @@ TEST_CASE("errors say what was expected and found, with status 1") {
   fails("train --task sst2 --model '" + tiny().string() + "' --output '" + output.string() + "'",
         "SPARSEGRAD_GLUE_DIR");
   fails(train_words(output, "--batch-size 0"), "--batch-size is 0");
+  fails(train_words(output, "--batch-size 4611686018427387904"), "expected less than 2^62 examples");
+  fails("evaluate --batch-size 0 --model '" + tiny().string() + "'", "--batch-size is 0");
+  fails(train_words(output, "--run-type sparse --max-steps 2 --refresh-every 50 --refresh-window 50"),
+        "--refresh-window is 50, expected at most the run's 2 steps");
   fails(train_words(output, "--width-side 12x"), "side recipe \"12x\"");
   fails(train_words("/dev/full", ""), "/dev/full");
   fails(train_words(output, "--max-length 4096"), "at most the model's 128 positions");
@@ -117,6 +121,45 @@ TEST_CASE("train, then evaluate with predictions") {
   CHECK(run("evaluate --split train --train-limit 16 --task cola --model '" + (output / "model").string() +
             "' --max-length 32")
             .status == 0);
+}
+
+TEST_CASE("batches may be larger than the data") {
+  const std::string most = " --batch-size 2305843009213693952 ";
+  const fs::path output = fresh_folder("large_batch");
+  const Finished train = run(train_words(output, "--run-type ft --max-steps 1" + most));
+  REQUIRE_MESSAGE(train.status == 0, train.err);
+  const Finished evaluated = run("evaluate --dev-limit 16 --max-length 32 --threads 1 --model '" +
+                                 (output / "model").string() + "'" + most);
+  CHECK_MESSAGE(evaluated.status == 0, evaluated.err);
+}
+
+TEST_CASE("evaluate replaces no file that it reads") {
+  const fs::path output = fresh_folder("replaced");
+  const fs::path model = output / "model";
+  fs::copy(tiny(), model, fs::copy_options::recursive);
+  fs::create_directory(output / "CoLA");
+  const fs::path dev = output / "CoLA" / "dev.tsv";
+  std::ofstream(dev) << "x\t1\t\tthe dog ran\nx\t0\t*\tran dog the\n";
+  fs::create_symlink(dev, output / "link.tsv");
+  const std::string words = "evaluate --max-length 32 --threads 1 --model '" + model.string() + "' --data '" +
+                            output.string() + "' ";
+  const auto refused = [&](const std::string& more, const char* message) {
+    const Finished finished = run(words + more);
+    CHECK(finished.status == 1);
+    check_says(finished.err, message);
+  };
+  const std::string out = "'" + (output / "out.tsv").string() + "'";
+  refused("--predictions " + out + " --submission " + out, "--predictions and --submission are both");
+  for (const fs::path& file : {dev, output / "link.tsv", model / "vocab.txt", model / "model.safetensors",
+                               model / ".." / "model" / "config.json"}) {
+    const std::string before = content(file);
+    refused("--predictions '" + file.string() + "'", "--predictions is ");
+    refused("--submission '" + file.string() + "'", "a file of the model or the data");
+    CHECK(content(file) == before);
+  }
+  const Finished good = run(words + "--predictions " + out);
+  CHECK_MESSAGE(good.status == 0, good.err);
+  CHECK(run(words + "--predictions " + out).status == 0);  // once more
 }
 
 TEST_CASE("a vocabulary that does not fit is warned of; files and unknown tokens are in the log") {
