@@ -96,10 +96,10 @@ class GroupBases {
   }
 
   /// The gradient of weight i in this step: dW of the weight's shape, or its transpose by `layout`,
-  /// in C, bfloat16 or half. Borrowed until the step (or clear); nothing is copied. Throws
-  /// ShapeError; ValueError when dW overlaps the weight, which a step changes; StateError for a
-  /// layer of `add`, which makes its own, or when the core of one given before was already asked
-  /// for.
+  /// in C, bfloat16 or half. Borrowed until the step (or clear); nothing is copied. A second one in
+  /// a step replaces the first. Throws ShapeError; ValueError when dW overlaps the weight, which a
+  /// step changes; StateError for a layer of `add`, which makes its own, or when the core of one
+  /// given before was already asked for.
   void set_gradient(index_t i, ConstMatrixView<C> dw, std::optional<WeightLayout> layout = {}) {
     set_gradient(i, {dw, layout.value_or(members_.at(i).weight->layout)});
   }
@@ -168,10 +168,11 @@ class GroupBases {
 
   /// Finishes a step of which only the gradients are wanted: hands them to the accumulators, then
   /// forgets them. Layers that have ended their step before it take part again where they had
-  /// another backward since: that is one gradient more. NaN and Inf: NonFiniteError under NonFinite::raise, else that layer's gradient is
-  /// not added. Returns how many were not.
+  /// another backward since: that is one gradient more. NaN and Inf: NonFiniteError under
+  /// NonFinite::raise, else that layer's gradient is not added. Returns how many were not. Throws
+  /// StateError without `collect`, outside of a warm-up.
   index_t end_collecting_step(Context& ctx) {
-    begin_warm_up(ctx);
+    begin_collecting_step(ctx);
     for (const Member& m : members_.all())
       members_.require_one_selection(m);
     for (Member& m : members_.all()) {
@@ -198,7 +199,7 @@ class GroupBases {
   /// the step of all.
   void end_collecting_step(Context& ctx, index_t i) {
     Member& m = members_.at(i);
-    begin_warm_up(ctx);
+    begin_collecting_step(ctx);
     m.named([&] { m.collect(ctx, members_.rules()); });
   }
 
@@ -276,6 +277,12 @@ class GroupBases {
   /// formed whole gradients since they were added.
   void begin_warm_up(Context& ctx) {
     if (warming_up() && !collecting()) collection_ = members_.start_collection(ctx, options().recipe);
+  }
+  /// The same for end_collecting_step, which would drop the gradients outside of a collection.
+  void begin_collecting_step(Context& ctx) {
+    begin_warm_up(ctx);
+    if (!collecting())
+      throw StateError("end_collecting_step: no gradients are being collected; call collect first");
   }
   /// Takes the memory that later steps with up to `max_tokens` tokens need, in the present bases.
   void reserve_steps(Context& ctx, index_t max_tokens) {

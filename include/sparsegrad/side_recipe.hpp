@@ -40,7 +40,7 @@ class SideRecipe {
   };
   /// Random orthonormal vectors.
   struct Random {
-    index_t rank = 0;                   ///< how many of them; 0: the extent
+    index_t rank = 0;                   ///< how many of them, at most the extent; 0: the extent
     std::uint64_t seed = default_seed;  ///< of the random numbers
   };
   /// Randomised block Hadamard transform.
@@ -57,14 +57,14 @@ class SideRecipe {
   static SideRecipe identity() { return SideRecipe(Identity{}); }
   /// The leading singular vectors; all of them unless truncated.
   static SideRecipe hosvd(Truncation truncation = {}) { return SideRecipe(Hosvd{std::move(truncation)}); }
-  /// The leading `rank` singular vectors, as `hosvd(Truncation::rank(rank))`. Throws ValueError
-  /// unless rank >= 1.
+  /// The leading `rank` singular vectors, as `hosvd(Truncation::rank(rank))`: all where the side's
+  /// extent is less. Throws ValueError unless rank >= 1.
   template <std::integral Integer>
   static SideRecipe hosvd(Integer rank) {
     return hosvd(Truncation::rank(static_cast<index_t>(rank)));
   }
-  /// `rank` random orthonormal vectors; 0: as many as the side's extent. Throws ValueError when
-  /// rank < 0.
+  /// `rank` random orthonormal vectors; 0, or more than the side's extent: as many as that. Throws
+  /// ValueError when rank < 0.
   static SideRecipe random(index_t rank = 0, std::uint64_t seed = default_seed) {
     if (rank < 0) {
       throw ValueError("rank of a random side is " + std::to_string(rank) + ", expected >= 0 (0: full)");

@@ -83,7 +83,8 @@ class SparseAdam : public MomentOptimizer<T, B, SparseAdamOptions> {
 
   /// One step. D, another object than S, gets the update on S's support and carries -lr; under
   /// dense_core on all entries of the state, or on all of the core, the rest being 0, when D was
-  /// made for that. When it throws, nothing has changed but D. Throws what `check` throws;
+  /// made for that. S is not searched for NaN and Inf: whoever selects does that. When it throws,
+  /// nothing has changed but D. Throws what `check` throws;
   /// ValueError for numbers out of range (require_numbers) or when D.capacity() <
   /// update_capacity(S.count()); NonFiniteError when grad_scale takes finite entries of S beyond T.
   StepReport step(Context& ctx, const Gradient& s, const StepOptions& step_options, Gradient& d) {

@@ -175,7 +175,7 @@ class SparseGradLinear {
   SavedInput<T> forward(Context& ctx, ConstMatrixView<T> x, MatrixView<T> y, MatrixView<T> keep = {}) const {
     require_shape("X", x.rows, x.cols, x.rows, in_extent(), "tokens x in");
     require_shape("Y", y.rows, y.cols, x.rows, out_extent(), "tokens x out");
-    require_forward_apart<T>(weight_.weight, x, y, keep);
+    require_forward_apart<T>(weight_.weight, bias_, x, y, keep);
     const SavedInput<T> saved = gradient_.save(ctx, x, keep);
     linear_forward<B, T>(ctx, weight_.weight, weight_.layout, bias_, x, y);
     return saved;
@@ -183,13 +183,13 @@ class SparseGradLinear {
 
   /// dX = dY W (written, or added to by `mode`; skipped when empty), db += column sums of dY
   /// (skipped when null), and the layer's gradient += that of these tokens. dX may lie where X was.
-  /// Throws ShapeError; ValueError when dX overlaps dY or W; StateError after core() or select()
-  /// until clear(), or in another layer's turn of a shared gradient memory. Nothing has changed
-  /// then.
+  /// Throws ShapeError; ValueError when dX or db overlaps dY, W, b or the other; StateError after
+  /// core() or select() until clear(), or in another layer's turn of a shared gradient memory.
+  /// Nothing has changed then.
   void backward(Context& ctx, ConstMatrixView<T> dy, const SavedInput<T>& saved, MatrixView<T> dx, C* db,
                 InputGradient mode = InputGradient::overwrite) {
     if (!dx.empty()) require_shape("dX", dx.rows, dx.cols, dy.rows, in_extent(), "tokens x in");
-    require_backward_apart<T>(weight_.weight, dy, dx);
+    require_backward_apart<T>(weight_.weight, bias_, dy, dx, db);
     gradient_.add_tokens(ctx, dy, saved);
     if (db != nullptr && dy.rows > 0) B::template column_sums<T>(ctx, dy, db);
     if (!dx.empty()) linear_input_gradient<B, T>(ctx, weight_.weight, weight_.layout, dy, mode, dx);

@@ -109,9 +109,10 @@ class SparseGradient {
     dense_ = count == size() && size() > 0;
   }
 
-  /// Copies entries from host memory.
-  /// Throws ValueError, leaving the gradient empty, unless the positions rise
-  /// strictly, lie in [0, rows * cols) and are as many as the values.
+  /// Copies entries from host memory. Values are taken as they are, NaN and Inf too: a selection
+  /// (select_entries, a group) looks for them afterwards, by its policy.
+  /// Throws ValueError, leaving the gradient empty, unless the positions rise strictly, lie in [0,
+  /// rows * cols) and are as many as the values.
   void assign(Context& ctx, std::span<const stored_index_t> indices, std::span<const T> values) {
     clear();
     if (indices.size() != values.size()) {

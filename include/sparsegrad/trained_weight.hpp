@@ -88,22 +88,37 @@ enum class InputGradient {
   add,        ///< dX += dY W: residual branches, several heads on one input
 };
 
-/// Throws ValueError when Y, or the memory for x U, overlaps what a layer's forward reads.
+/// Throws ValueError when Y, or the memory for x U, overlaps what a layer's forward reads. The bias
+/// [out] may be null.
 template <class T>
-void require_forward_apart(MatrixView<const T> w, MatrixView<const T> x, MatrixView<T> y,
+void require_forward_apart(MatrixView<const T> w, const T* bias, MatrixView<const T> x, MatrixView<T> y,
                            MatrixView<T> keep) {
   require_apart("Y", y, "X", x);
   require_apart("Y", y, "the weight", w);
   require_apart("the memory for x U", keep, "Y", y);
   require_apart("the memory for x U", keep, "the weight", w);
+  if (bias == nullptr) return;
+  const MatrixView<const T> b(bias, 1, y.cols);
+  require_apart("Y", y, "the bias", b);
+  require_apart("the memory for x U", keep, "the bias", b);
 }
 
-/// Throws ValueError when what a layer's backward writes, dX, overlaps what it reads then. X may
-/// be among it: it was read before.
+/// Throws ValueError when what a layer's backward writes, dX and db [out] (may be null), overlaps
+/// what is read then or in later passes: dY, weight, bias, or each other. X may be in dX: it was
+/// read before.
 template <class T>
-void require_backward_apart(MatrixView<const T> w, MatrixView<const T> dy, MatrixView<T> dx) {
+void require_backward_apart(MatrixView<const T> w, const T* bias, MatrixView<const T> dy, MatrixView<T> dx,
+                            compute_t<T>* db) {
   require_apart("dX", dx, "dY", dy);
   require_apart("dX", dx, "the weight", w);
+  const MatrixView<const T> b(bias, bias == nullptr ? 0 : 1, dy.cols);
+  require_apart("dX", dx, "the bias", b);
+  if (db == nullptr) return;
+  const MatrixView<compute_t<T>> sums(db, 1, dy.cols);
+  require_apart("db", sums, "dY", dy);
+  require_apart("db", sums, "the weight", w);
+  require_apart("db", sums, "the bias", b);
+  require_apart("dX", dx, "db", sums);
 }
 
 /// Y = X W^T + b, X [tokens, in], Y [tokens, out], b [out] or null. Y overlaps neither X nor W.

@@ -16,6 +16,7 @@
 #include <string>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <sparsegrad/backend/host/context.hpp>
@@ -162,6 +163,57 @@ TEST_CASE("HostContext: an executor without threads, or with other workers than 
   int calls = 0;
   ctx.parallel_for(3, [&](index_t) { ++calls; });
   CHECK(calls == 3);
+}
+
+/// Runs the tasks of `order` as worker 1, whatever was asked for; `run_one` runs one more.
+class LyingExecutor final : public Executor {
+ public:
+  std::vector<index_t> order;
+  int concurrency() const override { return 2; }
+  void run(index_t, Task task, void* argument) override {
+    task_ = task;
+    argument_ = argument;
+    for (const index_t i : order)
+      run_one(i);
+  }
+  void run_one(index_t i) { task_(argument_, i, 1); }
+
+ private:
+  Task task_ = nullptr;
+  void* argument_ = nullptr;
+};
+
+TEST_CASE("HostContext: an executor that breaks its contract is refused, and used again afterwards") {
+  LyingExecutor executor;
+  HostContext ctx(executor);
+  std::vector<int> calls(6);  // two more than asked for, so that a failing test writes to its own memory
+  const auto message = [&](std::vector<index_t> order) {
+    executor.order = std::move(order);
+    return message_of([&] { ctx.parallel_for(4, [&](index_t i) { ++calls[static_cast<std::size_t>(i)]; }); });
+  };
+  const std::string once = ", expected each of [0, 4) once, and all ended when run returns";
+  CHECK(message({0, 1, 2, 3, 2}) == "the executor ran 5 tasks" + once);
+  CHECK(message({0, 1, 3}) == "the executor ran 3 tasks" + once);
+  CHECK(message({}) == "the executor ran 0 tasks" + once);
+  CHECK(message({0, 1, 1, 3}) == "the executor ran 4 tasks, one of them again in place of another" + once);
+  CHECK(message({0, 1, 2, 3, 4}) == "the executor ran task 4, expected each of [0, 4) once");
+  CHECK(message({0, 1, 2, 3, 5, -1}) == "the executor ran task 5, expected each of [0, 4) once");
+  CHECK(calls[4] + calls[5] == 0);
+  CHECK(message({3, 1, 2, 0}) == "nothing was thrown");
+
+  // Another task begins as the worker of one that has not ended, on another thread.
+  executor.order = {0};
+  int inside = 0;
+  CHECK(
+      message_of([&] {
+        ctx.parallel_for(2, [&](index_t) {
+          ++inside;
+          std::thread([&] { executor.run_one(1); }).join();
+        });
+      }) ==
+      "the executor ran two tasks at once as worker 1, expected a worker number of its own for each thread");
+  CHECK(inside == 1);
+  CHECK(message({0, 1, 2, 3}) == "nothing was thrown");
 }
 
 TEST_CASE("parallel_for: every task once, workers within range, none twice at once") {

@@ -7,7 +7,7 @@ reads in them. Needs safetensors 0.8 and numpy; the test needs neither.
 More than that, by hand (half a minute for 100 000 of each kind):
 
     python3 tests/golden/make_safetensors_goldens.py --random 100000 --output /tmp/verdicts.json
-    SPARSEGRAD_SAFETENSORS_VERDICTS=/tmp/verdicts.json ctest --test-dir build/release -R golden_safetensors
+    SPARSEGRAD_SAFETENSORS_VERDICTS=/tmp/verdicts.json ctest --test-dir build/release -R unit_safetensors_verdicts
 """
 
 import argparse

@@ -38,6 +38,26 @@ TEST_CASE("group safety: collecting again in the middle of a step is refused and
   CHECK(model.layers[0]->basis()->report().gradients == 6);
 }
 
+TEST_CASE("group safety: a collecting step outside of a collection is refused and keeps the gradients") {
+  const std::string expected = "end_collecting_step: no gradients are being collected; call collect first";
+  Model model;
+  Group group(keeping(5));
+  model.add_to(group);
+  const auto refused = [&] {
+    model.add_gradients();
+    CHECK(message_of([&] { group.end_collecting_step(model.ctx); }) == expected);
+    CHECK(message_of([&] { group.end_collecting_step(model.ctx, 0); }) == expected);
+    CHECK(model.layers[0]->accumulating());
+    CHECK(group.step(model.ctx, {}).without_gradient == 0);
+  };
+  refused();
+  group.collect(model.ctx, {});
+  model.add_gradients();
+  group.end_collecting_step(model.ctx);
+  group.refresh(model.ctx);
+  refused();
+}
+
 TEST_CASE("group safety: no layer joins while gradients are collected") {
   Model model;
   Group group(keeping(5));

@@ -126,6 +126,27 @@ TEST_CASE("forward and backward: memory that is written while it is read is refu
   refused("dX", "dY", [&] { fixed.backward(model.ctx, dy, x, dy, nullptr); });
   refused("dX", "the weight", [&] { layer.backward(model.ctx, dy, saved, weight_rows, nullptr); });
   CHECK_FALSE(layer.accumulating());
+  // The bias at 190, db at other places; a square weight, so that dX has the columns of dY.
+  double* const bias = memory.data() + 190;
+  layer.rebind(MatrixView<double>(square.data(), 6, 6), bias);
+  adapter.rebind(MatrixView<const double>(square.data(), 6, 6), bias);
+  fixed.rebind(layer.trained_weight(), bias);
+  refused("Y", "the bias", [&] { (void)layer.forward(model.ctx, x, at(170, 6), keep); });
+  refused("Y", "the bias", [&] { (void)adapter.forward(model.ctx, x, at(170, 6), keep); });
+  refused("Y", "the bias", [&] { fixed.forward(model.ctx, x, at(170, 6)); });
+  refused("the memory for x U", "the bias", [&] { (void)layer.forward(model.ctx, x, y, at(188, 2)); });
+  const auto refused_backward = [&](const std::string& written, const std::string& read,
+                                    MatrixView<double> dx, double* db) {
+    refused(written, read, [&] { layer.backward(model.ctx, dy, saved, dx, db); });
+    refused(written, read, [&] { adapter.backward(model.ctx, dy, saved, dx, db); });
+    refused(written, read, [&] { fixed.backward(model.ctx, dy, x, dx, db); });
+  };
+  refused_backward("db", "dY", {}, memory.data() + 40);
+  refused_backward("db", "the weight", {}, square.data() + 30);
+  refused_backward("db", "the bias", {}, bias + 5);
+  refused_backward("dX", "the bias", at(170, 6), nullptr);
+  refused_backward("dX", "db", at(60, 6), memory.data() + 83);
+  CHECK_FALSE(layer.accumulating());
   // dX where X was: X was read before.
   Layer plain(model.ctx, MatrixView<double>(square.data(), 6, 6), nullptr);
   const auto kept = plain.forward(model.ctx, x, y);

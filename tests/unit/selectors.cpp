@@ -546,3 +546,17 @@ TEST_CASE_TEMPLATE("selectors: all NaN are equal, also in the last elements of a
     CHECK(s.positions(ctx) == at);
   }
 }
+
+TEST_CASE("selectors: NaN that a selector assigns is found by select, not by assign") {
+  Model model;
+  Layer& layer = *model.layers[0];
+  SparseGradient<double, B> s(model.ctx, 8, 6, 2);
+  const std::vector<stored_index_t> positions{3, 6};
+  const std::vector<double> values{1, std::numeric_limits<double>::quiet_NaN()};
+  CHECK_NOTHROW(s.assign(model.ctx, positions, values));
+  const auto own = [&](auto& ctx, auto, auto& to) { to.assign(ctx, positions, values); };
+  CHECK(message_of([&] { layer.select(model.ctx, own, s); }) ==
+        "the core gradient of 8x6 holds NaN at row 1, column 0; expected finite numbers");
+  CHECK(s.count() == 0);
+  CHECK(layer.select(model.ctx, own, s, NonFinite::skip).skipped);
+}

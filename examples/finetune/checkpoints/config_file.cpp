@@ -185,14 +185,18 @@ void set_head(ModelConfig& c, const HeadLabels& labels) {
     c.problem = ProblemType::regression;
 }
 
-json read_json(const std::filesystem::path& path) {
+json read_json(const std::filesystem::path& path, std::vector<std::string>* keys) {
+  std::error_code no_error;
+  if (std::filesystem::is_directory(path, no_error)) fail(path.string(), "is a folder, expected a JSON file");
   std::ifstream file(path, std::ios::binary);
   if (!file) fail(path.string(), "cannot be opened");
   // Copying and printing a value take a stack that grows with its depth.
   constexpr int most_nested = 256;
-  const auto refuse_depth = [&](int depth, json::parse_event_t, const json&) {
+  const auto refuse_depth = [&](int depth, json::parse_event_t event, const json& value) {
     if (depth > most_nested)
       fail(path.string(), "expected values nested at most 256 deep, found deeper ones");
+    if (keys != nullptr && depth == 1 && event == json::parse_event_t::key)
+      keys->push_back(value.get<std::string>());
     return true;
   };
   try {

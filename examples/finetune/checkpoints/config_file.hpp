@@ -2,7 +2,9 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 #include <sparsegrad/io/dtype.hpp>
@@ -20,8 +22,9 @@ ModelConfig parse_encoder_config(const nlohmann::json& json, std::string_view so
 ModelConfig parse_model_config(const nlohmann::json& json, std::string_view source);
 /// Puts what the file says of its head into a configuration, as far as the engine has such heads.
 void set_head(ModelConfig& config, const HeadLabels& labels);
-/// A file's JSON. Throws ModelError naming the file.
-nlohmann::json read_json(const std::filesystem::path& path);
+/// A file's JSON. Throws ModelError naming the file. `keys`: those of the outermost object as the file has them, where one
+/// may be there twice.
+nlohmann::json read_json(const std::filesystem::path& path, std::vector<std::string>* keys = nullptr);
 /// parse_encoder_config of a file.
 ModelConfig read_encoder_config(const std::filesystem::path& config_json);
 

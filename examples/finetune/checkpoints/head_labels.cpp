@@ -120,7 +120,10 @@ bool agree(const Names& names, const std::map<std::string, index_t>& outputs) {
     plain[plain_name(name)] = number;
   for (std::size_t i = 0; i < names.size(); ++i) {
     const auto at = plain.find(plain_name(names[i]));
-    if (at == plain.end() || at->second != static_cast<index_t>(i)) return false;
+    if (at == plain.end()) return false;
+    // Of outputs that share a name, as transformers writes them too, one is there.
+    const auto number = static_cast<std::size_t>(at->second);
+    if (number != i && (number >= names.size() || plain_name(names[number]) != at->first)) return false;
   }
   return true;
 }

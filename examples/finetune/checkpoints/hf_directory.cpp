@@ -1,6 +1,8 @@
 #include "checkpoints/hf_directory_impl.hpp"
 
 #include <algorithm>
+#include <charconv>
+#include <limits>
 #include <set>
 #include <span>
 
@@ -51,6 +53,20 @@ std::string join(const std::vector<std::string>& names) {
   return text;
 }
 
+/// How many layers a model has that has this tensor; 0 where it is none of a layer's.
+index_t layers_up_to(std::string_view tensor, const ModelConfig& config) {
+  constexpr std::string_view layer = "encoder.layer.";
+  const std::string bare = bare_name(tensor);
+  std::string_view name = bare;
+  if (name.starts_with(config.prefix())) name.remove_prefix(config.prefix().size());
+  if (!name.starts_with(layer)) return 0;
+  name.remove_prefix(layer.size());
+  index_t number = 0;
+  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);
+  const bool is_number = error == std::errc() && number >= 0 && number < std::numeric_limits<index_t>::max();
+  return is_number && end != name.data() + name.size() && *end == '.' ? number + 1 : 0;
+}
+
 void write_bytes(const std::filesystem::path& path, std::span<const std::byte> bytes) {
   const std::span<const std::byte> parts[] = {bytes};
   io::write_file(path.string(), parts);
@@ -84,11 +100,15 @@ std::string LoadReport::head_text() const {
   return head.found.empty() ? "new: the file has none" : "the file's";
 }
 
+std::string LoadReport::unused_text() const {
+  return unused.empty() ? "" : "not used: " + join(unused);
+}
+
 std::string LoadReport::text() const {
   std::vector<std::string> parts;
   if (!head.usable || !head.rows.empty()) parts.push_back("head " + head_text());
   if (!initialized.empty()) parts.push_back("newly initialised: " + join(initialized));
-  if (!unused.empty()) parts.push_back("not used: " + join(unused));
+  if (!unused.empty()) parts.push_back(unused_text());
   std::string text;
   for (const std::string& part : parts)
     text += (text.empty() ? "" : "; ") + part;
@@ -119,6 +139,30 @@ std::string tensor_of(const ModelWeights& weights, const ModelConfig& config, co
     if (elsewhere.empty()) elsewhere = weights.unlisted(spelling);
   throw ModelError(weights.path() + ": the tensor \"" + name + "\" is missing (looked for " + join(names) +
                    ")" + elsewhere);
+}
+
+std::vector<std::string> unused_names(const ModelWeights& weights, const ModelConfig& config,
+                                      const std::set<std::string>& used) {
+  std::vector<std::string> unused;
+  index_t layers = 0;
+  std::string of_last;
+  for (const std::string& name : weights.names()) {
+    if (used.contains(name)) continue;
+    unused.push_back(name);
+    if (const index_t count = layers_up_to(name, config); count > layers) {
+      layers = count;
+      of_last = name;
+    }
+  }
+  if (layers > config.layers) {
+    throw ModelError(weights.path() + ": the tensor \"" + of_last + "\" makes " + std::to_string(layers) +
+                     " layers, and \"num_hidden_layers\" of " + config_file + " is " +
+                     std::to_string(config.layers) +
+                     ": correct it there, or take the file of weights that belongs to it");
+  }
+  if (weights.has_unread_index())
+    unused.push_back(std::string("the shards of ") + shards_file + " (" + weights_file + " goes first)");
+  return unused;
 }
 
 HeadMatch match_file_head(const ModelDirectory& directory, const std::string& tensor,

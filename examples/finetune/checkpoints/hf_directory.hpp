@@ -32,10 +32,13 @@ ModelDirectory open_model_directory(const std::filesystem::path& path);
 
 struct LoadReport {
   std::vector<std::string> initialized;  ///< parameters that the file lacks and that were made anew
-  std::vector<std::string> unused;       ///< tensors of the file that the model has no place for
+  /// Tensors of the file that the model has no place for, and shards beside a model.safetensors.
+  std::vector<std::string> unused;
   HeadMatch head;  ///< the file's head beside the model's; not usable: a new one was made
   /// Where the head comes from: "the file's", "new: ...", or "in the task's order: ..." when its outputs changed places.
   std::string head_text() const;
+  /// "not used: ..."; empty where everything was used.
+  std::string unused_text() const;
   /// One line for people; empty when everything was there and used as it was.
   std::string text() const;
 };
@@ -45,8 +48,8 @@ struct LoadReport {
 /// beta; F64, F32, F16 and BF16 are converted. A missing pooler or classifier is initialised with `seed`, as is the
 /// classifier where the file's outputs are others than the model's; outputs in another order are put in the model's.
 /// Throws ModelError or IoError naming the file and tensor: one that is missing or there twice, has another shape than
-/// config.json says, is not of a floating-point type, or holds NaN or Inf, and a head with another number of outputs than
-/// config.json says. The weights are unspecified then.
+/// config.json says, is not of a floating-point type, or holds NaN or Inf, and a head with another number of outputs or
+/// more layers than config.json says. The weights are unspecified then.
 template <class T, class Backend>
 LoadReport load_weights(const ModelDirectory& directory, EncoderModel<T, Backend>& model, std::uint64_t seed);
 

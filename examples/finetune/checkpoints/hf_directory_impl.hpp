@@ -17,6 +17,10 @@ std::string weights_path(const std::filesystem::path& directory);
 /// The files' name for a parameter; empty where it has none and may do without. Throws ModelError otherwise, and where
 /// several tensors could be it.
 std::string tensor_of(const ModelWeights& weights, const ModelConfig& config, const std::string& name);
+/// What LoadReport::unused is, of the names that are not `used`. Throws ModelError when one is of a layer beyond
+/// config.json's.
+std::vector<std::string> unused_names(const ModelWeights& weights, const ModelConfig& config,
+                                      const std::set<std::string>& used);
 /// The file's head, `shape` its weight's, beside the model's. Throws ModelError when config.json gives it another number
 /// of outputs.
 HeadMatch match_file_head(const ModelDirectory& directory, const std::string& tensor,
@@ -75,9 +79,7 @@ LoadReport load_weights(const ModelDirectory& directory, EncoderModel<T, Backend
     used.insert(at);
   }
   model.initialize(seed, [&](std::string_view name) { return made.contains(std::string(name)); });
-  for (const std::string& name : file.names()) {
-    if (!used.contains(name)) report.unused.push_back(name);
-  }
+  report.unused = detail::unused_names(file, model.config(), used);
   return report;
 }
 

@@ -33,22 +33,6 @@ bool is_one_of(std::string_view part, const std::string_view (&list)[n]) {
   return std::find(std::begin(list), std::end(list), part) != std::end(list);
 }
 
-/// A tensor's name without the wrappers of the module that saved it.
-std::string bare_name(std::string_view name) {
-  // DataParallel and DistributedDataParallel, torch.compile, FSDP, activation checkpoints, Lightning Fabric.
-  static constexpr std::string_view wrappers[] = {"module", "_orig_mod", "_fsdp_wrapped_module",
-                                                  "_checkpoint_wrapped_module", "_forward_module"};
-  // A model as a member of another: a Lightning module, peft after a merge, sentence-transformers.
-  static constexpr std::string_view holders[] = {"model", "base_model", "0", "auto_model"};
-  std::string bare;
-  for (const std::string_view part : parts_of(name)) {
-    if (is_one_of(part, wrappers) || (bare.empty() && is_one_of(part, holders))) continue;
-    if (!bare.empty()) bare += '.';
-    bare += part;
-  }
-  return bare;
-}
-
 /// Whether a tensor belongs to an adapter beside the weights, without which they are another model.
 bool is_of_an_adapter(std::string_view name) {
   static constexpr std::string_view marks[] = {"base_layer", "modules_to_save", "original_module",
@@ -71,9 +55,25 @@ void check_finite(const io::SafetensorsFile& file, std::string_view name, std::s
 
 }  // namespace
 
+std::string bare_name(std::string_view name) {
+  // DataParallel and DistributedDataParallel, torch.compile, FSDP, activation checkpoints, Lightning Fabric.
+  static constexpr std::string_view wrappers[] = {"module", "_orig_mod", "_fsdp_wrapped_module",
+                                                  "_checkpoint_wrapped_module", "_forward_module"};
+  // A model as a member of another: a Lightning module, peft after a merge, sentence-transformers.
+  static constexpr std::string_view holders[] = {"model", "base_model", "0", "auto_model"};
+  std::string bare;
+  for (const std::string_view part : parts_of(name)) {
+    if (is_one_of(part, wrappers) || (bare.empty() && is_one_of(part, holders))) continue;
+    if (!bare.empty()) bare += '.';
+    bare += part;
+  }
+  return bare;
+}
+
 ModelWeights::ModelWeights(const fs::path& folder) {
   if (const fs::path one = folder / weights_file; fs::exists(one)) {
     path_ = one.string();
+    has_unread_index_ = fs::exists(folder / shards_file);
     require_content(one, true);
     files_.emplace_back(path_);
     for (const std::string& name : files_[0].names())

@@ -12,6 +12,9 @@
 
 namespace sparsegrad::glue {
 
+/// A tensor's name without the wrappers of the module that saved it: ModelWeights::spelled.
+std::string bare_name(std::string_view name);
+
 /// The tensors of a model folder: those of model.safetensors or, where that is missing, of the shards that
 /// model.safetensors.index.json maps their names to.
 class ModelWeights {
@@ -22,6 +25,8 @@ class ModelWeights {
 
   /// The file that says which tensors there are, for messages.
   const std::string& path() const { return path_; }
+  /// Whether there is an index of shards too, which is not read.
+  bool has_unread_index() const { return has_unread_index_; }
   /// Names in the files.
   std::vector<std::string> names() const;
   /// The file's names for a parameter's name, without what wrappers put into it: "module." (DataParallel), "_orig_mod."
@@ -49,6 +54,7 @@ class ModelWeights {
   void require_finite(std::string_view name, std::span<const double> values) const;
 
   std::string path_;
+  bool has_unread_index_ = false;
   std::vector<io::SafetensorsFile> files_;
   std::map<std::string, std::size_t, std::less<>> file_;               ///< by name in the files
   std::map<std::string, std::vector<std::string>, std::less<>> bare_;  ///< their names by the bare one

@@ -50,6 +50,9 @@ class EncodedDataset {
   index_t length(index_t i) const { return offsets_[at(i) + 1] - offsets_[at(i)]; }
   float label(index_t i) const { return labels_[at(i)]; }
   std::span<const float> labels() const { return labels_; }
+  /// The token ids and the token types of all sequences, one behind the other.
+  std::span<const std::int32_t> ids() const { return ids_; }
+  std::span<const std::int32_t> type_ids() const { return type_ids_; }
 
   /// Rows that example i takes in a batch.
   index_t rows(index_t i, Padding padding) const {

@@ -391,6 +391,15 @@ std::optional<fs::path> find_task_file(const Task& task, const fs::path& data_di
                : std::nullopt;
 }
 
+std::vector<fs::path> find_task_files(const Task& task, const fs::path& data_dir, Split split) {
+  std::vector<fs::path> files;
+  if (const std::optional<Place> place = find_place(task, data_dir, split)) {
+    for (const std::string& file : files_of(*place->layout, split))
+      files.push_back(place->folder / file);
+  }
+  return files;
+}
+
 std::optional<fs::path> find_task_folder(const Task& task, const fs::path& data_dir, Split split) {
   const std::optional<Place> place = find_place(task, data_dir, split);
   return place ? std::optional<fs::path>(place->folder) : std::nullopt;

@@ -75,6 +75,10 @@ Dataset load_split(const Task& task, const std::filesystem::path& data_dir, Spli
 std::optional<std::filesystem::path> find_task_file(const Task& task, const std::filesystem::path& data_dir,
                                                     Split split);
 
+/// The files that load_split would read for `split`; none when the first is not there.
+std::vector<std::filesystem::path> find_task_files(const Task& task, const std::filesystem::path& data_dir,
+                                                   Split split);
+
 /// The folder from which load_split would read `split`; nothing when the files are not there.
 std::optional<std::filesystem::path> find_task_folder(const Task& task, const std::filesystem::path& data_dir,
                                                       Split split);

@@ -12,6 +12,7 @@
 #include "data/glue.hpp"
 #include "programs/commands.hpp"
 #include "programs/interrupt.hpp"
+#include "programs/option_checks.hpp"
 #include "replication/presets.hpp"
 #include "training/output/console.hpp"
 
@@ -151,15 +152,20 @@ void add_training(CLI::App& app, TrainOptions& o) {
       ->group("Training");
   SparseOptions& s = o.sparse;
   const char* group = "Sparse gradients";
-  app.add_option("--n-params", s.n_params,
-                 "entries that a step changes in a matrix of 768 x 3072, scaled to the size of the model's "
-                 "matrices: 28000 "
-                 "is 1.2 % of any size")
-      ->capture_default_str()
-      ->group(group);
-  app.add_option("--share", s.share,
-                 "the same as a share of a matrix's entries, in (0, 1], in place of --n-params")
-      ->group(group);
+  CLI::Option* n_params =
+      app.add_option(
+             "--n-params", s.n_params,
+             "entries that a step changes in a matrix of 768 x 3072, scaled to the size of the model's "
+             "matrices: 28000 "
+             "is 1.2 % of any size")
+          ->capture_default_str()
+          ->group(group);
+  CLI::Option* share =
+      app.add_option("--share", s.share,
+                     "the same as a share of a matrix's entries, in (0, 1], in place of --n-params")
+          ->group(group)
+          ->excludes(n_params);
+  check_share(*share);
   app.add_option("--phase1-steps", s.phase1_steps,
                  "dense steps whose gradients the bases are fitted to (paper: 30, its code: 11); left out "
                  "when no side "
@@ -361,17 +367,40 @@ void set_unless_given(CLI::App& app, const std::string& name, const std::string&
 
 void apply_options_file(CLI::App& app, const std::filesystem::path& path) {
   if (path.empty()) return;
-  const nlohmann::json file = read_json(path);
+  std::vector<std::string> keys;
+  const nlohmann::json file = read_json(path, &keys);
   if (!file.is_object())
     throw ValueError(fmt::format("{}: expected an object of options and their values", path.string()));
-  for (const auto& [key, value] : file.items()) {
-    std::string name = "--" + key;
-    std::replace(name.begin(), name.end(), '_', '-');
-    if (app.get_option_no_throw(name) == nullptr || value.is_structured() || value.is_null()) {
-      throw ValueError(fmt::format("{}: '{}' is {}, expected an option of this command with its value",
-                                   path.string(), key, value.dump()));
+  const auto option_of = [&](std::string key) {
+    std::replace(key.begin(), key.end(), '_', '-');
+    return app.get_option_no_throw("--" + key);
+  };
+  // --share and --n-params are two ways to say the same.
+  const CLI::Option* const entries = app.get_option("--n-params");
+  const CLI::Option* const share = app.get_option("--share");
+  const auto said_by = [&](const CLI::Option* option) { return option == share ? entries : option; };
+  const bool entries_given = entries->count() > 0 || share->count() > 0;
+  std::map<const CLI::Option*, std::string> first;
+  for (const std::string& key : keys) {
+    const CLI::Option* option = option_of(key);
+    if (option == nullptr) continue;
+    const auto [at, fresh] = first.emplace(said_by(option), key);
+    if (!fresh) {
+      throw ValueError(fmt::format("{}: '{}' and '{}' are the same option, expected it once", path.string(),
+                                   at->second, key));
     }
-    set_unless_given(app, name, value.is_string() ? value.get<std::string>() : value.dump());
+  }
+  for (const auto& [key, value] : file.items()) {
+    CLI::Option* option = option_of(key);
+    const bool is_of_command_line = option == app.get_help_ptr() || option == app.get_option("--options");
+    if (option == nullptr || is_of_command_line || value.is_structured() || value.is_null() || value == "") {
+      throw ValueError(fmt::format("{}: '{}' is {}, expected an option of this command with its value{}",
+                                   path.string(), key, value.dump(),
+                                   is_of_command_line ? " (not --help, not --options)" : ""));
+    }
+    if (said_by(option) == entries && entries_given) continue;
+    set_unless_given(app, "--" + option->get_lnames().front(),
+                     value.is_string() ? value.get<std::string>() : value.dump());
   }
 }
 
@@ -468,7 +497,7 @@ int run(int argc, char** argv) {
       ->add_option(
           "--predictions", evaluate_command.predictions,
           "file to write: one line an example, logits with 9 significant digits separated by tabs, then the "
-          "label of the data")
+          "label of the data (nothing for --split test, whose labels are not read)")
       ->group("Output");
   evaluate_app
       ->add_option(
@@ -493,7 +522,13 @@ int run(int argc, char** argv) {
   inspect_app->add_option("--layer", inspect.layer,
                           "layer whose gradient is kept as a picture (default: the middle one)");
   inspect_app->footer(footer);
+  for (CLI::App* command : {train_app, evaluate_app, inspect_app})
+    check_numbers(*command);
 
+  if (const std::string trouble = empty_value(argc, argv); !trouble.empty()) {
+    print_error("sparsegrad-glue: {}\n", trouble);
+    return 2;
+  }
   // Names may be spelt with underscores.
   std::vector<std::string> arguments;
   for (int i = argc - 1; i > 0; --i) {
@@ -509,8 +544,8 @@ int run(int argc, char** argv) {
   }
   try {
     app.parse(std::move(arguments));
-    if (search) throw ValueError(search_is_a_tool);
-    if (train_app->parsed()) apply_presets(*train_app, train);
+    if (train_app->parsed() && !search) apply_presets(*train_app, train);
+    if (search) throw ValueError(search_is_a_tool);  // an options file may ask for it too
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   } catch (const std::exception& error) {

@@ -15,10 +15,17 @@
 
 namespace sparsegrad::glue {
 
+namespace detail {
+
+/// Throws ValueError when the files to write are one file, or one of the model's or the task's data.
+void require_own_files(const EvaluateCommand& command, const Task& task, const DataSource& source);
+
+}  // namespace detail
+
 template <class T, class Backend>
 int run_evaluate_on(const EvaluateCommand& command) {
   const TrainOptions& options = command.common;
-  options.check_device();
+  options.check();
   if (command.split != "dev" && command.split != "train" && command.split != "test")
     throw ValueError(fmt::format("--split is '{}', expected dev, train or test", command.split));
   const bool on_train = command.split == "train";
@@ -28,6 +35,7 @@ int run_evaluate_on(const EvaluateCommand& command) {
         "--split test has no labels to compare with; expected --submission FILE or --predictions FILE");
   const InterruptGuard guard;
   BasicSession<T, Backend> session(options, on_train, labelled ? Split::dev : Split::test);
+  detail::require_own_files(command, session.task(), session.source());
   TrainedParts nothing;
   nothing.mlp.matrices = false;
   nothing.dense = [](std::string_view) { return false; };
@@ -57,7 +65,7 @@ int run_evaluate_on(const EvaluateCommand& command) {
   ProgressBar bar(!options.quiet);
   EvaluateOptions evaluate_options;
   evaluate_options.padding = options.padding;
-  evaluate_options.max_sequences = options.batch_size;
+  evaluate_options.max_sequences = std::min(options.batch_size, std::max<index_t>(data.size(), 1));
   evaluate_options.progress = [&](index_t done, index_t total) { bar.show("evaluation", done, total); };
   evaluate_options.cancelled = InterruptGuard::requested;
   session.model().reserve(session.ctx(), std::min<index_t>(evaluate_options.max_tokens, data.tokens()),
@@ -70,7 +78,7 @@ int run_evaluate_on(const EvaluateCommand& command) {
     return interrupted_status;
   }
   if (!command.predictions.empty())
-    write_file(command.predictions, predictions_text(session.task(), result, data));
+    write_file(command.predictions, predictions_text(session.task(), result, data, labelled));
   if (!command.submission.empty())
     write_file(command.submission, submission_text(session.task(), result, data.indices()));
   print("data: {}, {} examples of {}, {:.2f} % unknown tokens", session.source().text, data.size(),
@@ -79,6 +87,8 @@ int run_evaluate_on(const EvaluateCommand& command) {
   if (data.unlabelled() > 0) print("; {} rows without a label left out", data.unlabelled());
   print("\n");
   if (loaded.head.by_number || !loaded.head.rows.empty()) print("head: {}\n", loaded.head_text());
+  if (const std::string text = loaded.unused_text(); !text.empty() && !options.quiet)
+    print("model: {}\n", text);
   if (!labelled) return 0;
   print("loss {:.6f}\n", result.loss);
   for (const Metric& metric : result.metrics)

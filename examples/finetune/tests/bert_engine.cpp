@@ -365,6 +365,7 @@ TEST_CASE("configurations that the engine cannot run are refused by the field's 
   CHECK(has(refused("num_hidden_layers", 0), "num_hidden_layers"));
   CHECK(has(refused("hidden_dropout_prob", 1.0), "hidden_dropout_prob"));
   CHECK(has(refused("layer_norm_eps", 0), "layer_norm_eps"));
+  CHECK(has(refused("layer_norm_eps", -1e-12), "\"layer_norm_eps\" is -1e-12, expected > 0"));
   CHECK(has(refused("vocab_size", 1LL << 40), "vocab_size"));
   // A number that would be another one, a sound one, in the type in which it is used.
   CHECK(has(refused("pad_token_id", 1LL << 32), "\"pad_token_id\" is 4294967296, expected"));

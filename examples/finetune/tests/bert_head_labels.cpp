@@ -152,6 +152,15 @@ TEST_CASE("labels: id2label, label2id, a count, and what they contradict") {
         names);
   CHECK(labels_of({{"id2label", id2label({"LABEL_0", "LABEL_1"})}, {"num_labels", 3}}).count == 3);
 
+  // A name of several outputs: label2id, which transformers makes from id2label, has room for one of them.
+  const json twice = id2label({"no", "yes", "NO"});
+  for (const json& of_name : {json{{"no", 2}, {"yes", 1}}, json{{"no", 0}, {"yes", 1}}})
+    CHECK(labels_of({{"id2label", twice}, {"label2id", of_name}}).names == Names{"no", "yes", "NO"});
+  check_says(labels_error({{"id2label", twice}, {"label2id", {{"no", 1}, {"yes", 1}}}}),
+             "contradict each other");
+  check_says(labels_error({{"id2label", twice}, {"label2id", {{"no", 3}, {"yes", 1}}}}),
+             "contradict each other");
+
   const std::string both =
       labels_error({{"id2label", id2label(names)}, {"label2id", label2id({"a", "b", "c"})}});
   check_says(both, "config.json: \"id2label\" is {\"0\":\"b\"");

@@ -226,6 +226,38 @@ TEST_CASE("config.json and tensors that contradict each other, and a model witho
   check_says(done.err, "has no \"bert.pooler.dense.weight\"");
 }
 
+TEST_CASE("more layers than config.json says are refused; other tensors that are not used are told") {
+  const fs::path model = answering("more_tensors", {"entailment", "not_entailment"}, {0, 0});
+  const auto write_with = [&](const std::string& extra) {
+    const io::SafetensorsFile file((tiny() / "model.safetensors").string());
+    io::SafetensorsWriter writer;
+    for (const std::string& name : file.names())
+      writer.add(name, file.find(name).shape, file.read<float>(name));
+    writer.add(extra, {1}, std::vector<float>{1});
+    writer.write((model / "model.safetensors").string());
+  };
+  const std::string output = "--output " + fresh_folder("more_tensors_out").string();
+  for (const char* name : {"bert.encoder.layer.2.output.dense.bias", "module.encoder.layer.2.x"}) {
+    write_with(name);
+    for (const Finished& done :
+         {run(words("evaluate", "rte", model)), run(words("train", "rte", model, output))}) {
+      CHECK(done.status == 1);
+      check_says(done.err, "\"" + std::string(name) +
+                               "\" makes 3 layers, and \"num_hidden_layers\" of config.json is 2: correct");
+    }
+  }
+  write_with("cls.predictions.bias");
+  write_file(model / "model.safetensors.index.json", "{}");
+  const std::string note =
+      "not used: cls.predictions.bias, the shards of model.safetensors.index.json (model.safetensors goes "
+      "first)";
+  const Finished evaluated = run(words("evaluate", "rte", model));
+  CHECK_MESSAGE(evaluated.status == 0, evaluated.err);
+  check_says(evaluated.out, note);
+  CHECK(run(words("evaluate", "rte", model, "--quiet")).out.find("not used") == std::string::npos);
+  check_says(run(words("train", "rte", model, output + " --run-type ft --max-steps 1 --no-save")).out, note);
+}
+
 TEST_CASE("a saved config.json says the type of its tensors") {
   const fs::path model =
       answering("bf16_source", {"LABEL_0", "LABEL_1"}, {0, 0}, {{"dtype", "bfloat16"}, {"use_cache", true}});

@@ -133,3 +133,41 @@ TEST_CASE("a finished run is left alone; other options than the state's are refu
   check_says(refused.err, "options/learning_rate 0.001, this one has 0.002");
   CHECK(fs::exists(ended / "checkpoint" / "state.safetensors"));
 }
+
+TEST_CASE("a run does not go on with other data of the same size, nor with another model of it") {
+  const fs::path output = fresh_folder("other_data");
+  const fs::path data = fresh_folder("other_data_files");
+  const auto rows = [](int label) {
+    std::string text;
+    for (int i = 0; i < 32; ++i)
+      text += "x\t" + std::to_string((i + label) % 2) + "\t\tthe cat sat\n";
+    return text;
+  };
+  write_file(data / "CoLA" / "train.tsv", rows(0));
+  write_file(data / "CoLA" / "dev.tsv", rows(0));
+  const fs::path model = fresh_folder("other_data_model");
+  fs::copy(tiny(), model, fs::copy_options::overwrite_existing | fs::copy_options::recursive);
+  const std::string words = words_of(
+      output, "--model " + model.string() +
+                  " --threads 1 --run-type ft --max-steps 1000 --epochs 1000 --data " + data.string());
+  const pid_t child = start(words);
+  while (!fs::exists(output / "checkpoint" / "state.safetensors") && !has_ended(child))
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  kill(child, SIGTERM);
+  CHECK(wait_for(child) == 130);
+  for (const char* split : {"train", "dev"}) {
+    const fs::path file = data / "CoLA" / (std::string(split) + ".tsv");
+    write_file(file, rows(1));
+    const Finished refused = run(words + " --resume");
+    CHECK(refused.status == 1);
+    check_says(refused.err, std::string("examples_hash/") + split);
+    check_says(refused.err, "resume with the same options and data");
+    write_file(file, rows(0));
+  }
+  nlohmann::json config = json_of(model / "config.json");
+  config["layer_norm_eps"] = 1e-5;
+  write_file(model / "config.json", config.dump());
+  const Finished refused = run(words + " --resume");
+  CHECK(refused.status == 1);
+  check_says(refused.err, "model/layer_norm_eps");
+}

@@ -39,6 +39,29 @@ TEST_CASE("help explains, and bad command lines end with status 2") {
   check_says(preset.err, "expected one of: paper, best, none");
 }
 
+TEST_CASE("values that are empty, or that their option's type does not have, are refused by name") {
+  const auto refused = [](const std::vector<std::string>& words, const char* message) {
+    std::vector<std::string> all{"train", "--model", "m", "--output", "o"};
+    all.insert(all.end(), words.begin(), words.end());
+    const Finished finished = run_words(all);
+    CHECK(finished.status == 2);
+    check_says(finished.err, message);
+  };
+  refused({"--batch-size=", "4"}, "--batch-size is empty");
+  refused({"--output=", "--quiet"}, "--output is empty");
+  refused({"--options", ""}, "--options is empty");
+  refused({"--model", ""}, "--model is empty");
+  refused({"--data", ""}, "--data is empty");
+  refused({"--seed", "-1"}, "--seed: is -1, expected a whole number from 0 to 18446744073709551615");
+  refused({"--seed", "18446744073709551616"}, "--seed: is 18446744073709551616, expected a whole number");
+  refused({"--refresh-window", "99999999999999999999"},
+          "--refresh-window: is 99999999999999999999, expected a whole number from -9223372036854775808");
+  refused({"--lr", "1e-400"}, "--learning-rate: is 1e-400, which is 0");
+  for (const char* share : {"0", "1e-400", "-0", "nan", "1.5"})
+    refused({"--share", share}, "expected a share above 0 and at most 1");
+  refused({"--share", "0.5", "--n-params", "3"}, "--share excludes --n-params");
+}
+
 TEST_CASE("errors say what was expected and found, with status 1") {
   const fs::path output = fresh_folder("errors");
   const auto fails = [&](const std::string& words, const char* message) {
@@ -52,6 +75,10 @@ TEST_CASE("errors say what was expected and found, with status 1") {
   fails("train --task sst2 --model '" + tiny().string() + "' --output '" + output.string() + "'",
         "SPARSEGRAD_GLUE_DIR");
   fails(train_words(output, "--batch-size 0"), "--batch-size is 0");
+  fails(train_words(output, "--batch-size 4611686018427387904"), "expected less than 2^62 examples");
+  fails("evaluate --batch-size 0 --model '" + tiny().string() + "'", "--batch-size is 0");
+  fails(train_words(output, "--run-type sparse --max-steps 2 --refresh-every 50 --refresh-window 50"),
+        "--refresh-window is 50, expected at most the run's 2 steps");
   fails(train_words(output, "--width-side 12x"), "side recipe \"12x\"");
   fails(train_words("/dev/full", ""), "/dev/full");
   fails(train_words(output, "--max-length 4096"), "at most the model's 128 positions");
@@ -94,6 +121,45 @@ TEST_CASE("train, then evaluate with predictions") {
   CHECK(run("evaluate --split train --train-limit 16 --task cola --model '" + (output / "model").string() +
             "' --max-length 32")
             .status == 0);
+}
+
+TEST_CASE("batches may be larger than the data") {
+  const std::string most = " --batch-size 2305843009213693952 ";
+  const fs::path output = fresh_folder("large_batch");
+  const Finished train = run(train_words(output, "--run-type ft --max-steps 1" + most));
+  REQUIRE_MESSAGE(train.status == 0, train.err);
+  const Finished evaluated = run("evaluate --dev-limit 16 --max-length 32 --threads 1 --model '" +
+                                 (output / "model").string() + "'" + most);
+  CHECK_MESSAGE(evaluated.status == 0, evaluated.err);
+}
+
+TEST_CASE("evaluate replaces no file that it reads") {
+  const fs::path output = fresh_folder("replaced");
+  const fs::path model = output / "model";
+  fs::copy(tiny(), model, fs::copy_options::recursive);
+  fs::create_directory(output / "CoLA");
+  const fs::path dev = output / "CoLA" / "dev.tsv";
+  std::ofstream(dev) << "x\t1\t\tthe dog ran\nx\t0\t*\tran dog the\n";
+  fs::create_symlink(dev, output / "link.tsv");
+  const std::string words = "evaluate --max-length 32 --threads 1 --model '" + model.string() + "' --data '" +
+                            output.string() + "' ";
+  const auto refused = [&](const std::string& more, const char* message) {
+    const Finished finished = run(words + more);
+    CHECK(finished.status == 1);
+    check_says(finished.err, message);
+  };
+  const std::string out = "'" + (output / "out.tsv").string() + "'";
+  refused("--predictions " + out + " --submission " + out, "--predictions and --submission are both");
+  for (const fs::path& file : {dev, output / "link.tsv", model / "vocab.txt", model / "model.safetensors",
+                               model / ".." / "model" / "config.json"}) {
+    const std::string before = content(file);
+    refused("--predictions '" + file.string() + "'", "--predictions is ");
+    refused("--submission '" + file.string() + "'", "a file of the model or the data");
+    CHECK(content(file) == before);
+  }
+  const Finished good = run(words + "--predictions " + out);
+  CHECK_MESSAGE(good.status == 0, good.err);
+  CHECK(run(words + "--predictions " + out).status == 0);  // once more
 }
 
 TEST_CASE("a vocabulary that does not fit is warned of; files and unknown tokens are in the log") {
@@ -172,6 +238,15 @@ TEST_CASE("options from a file yield to the command line; a bad file is refused"
   for (const auto& [text, message] :
        {std::pair<const char*, const char*>{R"({"learning": 1})", "'learning' is 1"},
         {R"({"lr": [1]})", "'lr' is [1]"},
+        {R"({"lr": 1, "lr": 2})", "'lr' and 'lr' are the same option"},
+        {R"({"lr": 1, "learning-rate": 2})", "'lr' and 'learning-rate' are the same option"},
+        {R"({"max_steps": 1, "max-steps": 2})", "'max_steps' and 'max-steps' are the same option"},
+        {R"({"share": 0.5, "n-params": 2})", "'share' and 'n-params' are the same option"},
+        {R"({"help": true})", "'help' is true"},
+        {R"({"options": "x"})", "'options' is \"x\""},
+        {R"({"data": ""})", "'data' is \"\""},
+        {R"({"optimize": true})", "tools/glue_optimize.py"},
+        {R"({"seed": -1})", "--seed: is -1"},
         {"[1]", "expected an object"},
         {"{", "options.json"}}) {
     write(text);
@@ -179,6 +254,13 @@ TEST_CASE("options from a file yield to the command line; a bad file is refused"
     CHECK(bad.status == 2);
     check_says(bad.err, message);
   }
+  // The command line's way to say it has precedence over the file's.
+  write(R"({"share": 0.5, "run-type": "topk"})");
+  const Finished entries = run(words + " --n-params 30000");
+  CHECK_MESSAGE(entries.status == 0, entries.err);
+  CHECK(json_of(output / "run" / "run.json")["options"]["sparse"]["n_params"] == 30000);
+  check_says(run(train_words(output / "run", "--options '" + output.string() + "'")).err,
+             output.string() + ": is a folder, expected a JSON file");
 }
 
 TEST_CASE("a part of the training set may take dev's place") {

@@ -68,6 +68,17 @@ TEST_CASE("records of a state: numbers are whole and in range before they are co
   CHECK(refusal("/tokens", 7) == "taken");
 }
 
+TEST_CASE("records of a state: what is no list is not taken for an empty one") {
+  for (const char* at : {"/steps", "/evaluations", "/evaluations/0/3", "/phase1/3"}) {
+    CAPTURE(std::string(at));
+    for (const json& wrong : {json(), json::object(), json(5), json("a")})
+      CHECK(refusal(at, wrong) == "the metadata have " + wrong.dump() + ", expected a list");
+    CHECK(refusal(at, json::array()) == (std::string(at) == "/evaluations"
+                                             ? "the metadata have 0, expected a whole number from 0 to -1"
+                                             : "taken"));
+  }
+}
+
 TEST_CASE("records of a state: a loss that is not finite is null in the file and comes back as NaN") {
   TrainReport report;
   report.steps.emplace_back().loss = std::nan("");

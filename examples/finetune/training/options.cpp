@@ -99,6 +99,8 @@ void TrainOptions::check() const {
   require(sparsegrad::is_finite(epochs) && epochs > 0, "--epochs", epochs, "a number above 0");
   require(max_steps >= 0, "--max-steps", max_steps, "a number of steps, 0 for no limit");
   require(batch_size >= 1, "--batch-size", batch_size, "at least 1 example");
+  require(batch_size <= std::numeric_limits<index_t>::max() / 2, "--batch-size", batch_size,
+          "less than 2^62 examples");
   require(accumulation >= 1, "--accumulation", accumulation, "at least 1 micro-batch");
   require(accumulation <= std::numeric_limits<index_t>::max() / 2 / batch_size, "--accumulation",
           accumulation, "fewer micro-batches: a step has less than 2^62 examples");

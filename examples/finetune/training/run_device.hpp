@@ -1,6 +1,9 @@
 // What a run asks of the machine that a backend computes on.
 #pragma once
 
+#include <exception>
+
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <sparsegrad/core/config.hpp>
 
@@ -15,7 +18,12 @@ struct RunDevice {
   using Context = typename Backend::Context;
 
   static Context make_context(const TrainOptions& options) {
-    return Context(options.threads, options.deterministic);
+    try {
+      return Context(options.threads, options.deterministic);
+    } catch (const std::exception& error) {
+      throw ValueError(fmt::format("--threads is {}, which cannot be started ({}); expected fewer threads",
+                                   options.threads, error.what()));
+    }
   }
   static index_t available_memory() { return glue::available_memory(); }
   static index_t memory_in_use() { return process_memory().resident; }

@@ -38,6 +38,12 @@ double number_or_nan(const json& j) {
   return j.is_null() ? std::numeric_limits<double>::quiet_NaN() : j.get<double>();
 }
 
+/// nlohmann's loops take null for an empty list, and an object for its values.
+const json& list(const json& j) {
+  if (!j.is_array()) throw IoError("the metadata have " + j.dump() + ", expected a list");
+  return j;
+}
+
 }  // namespace
 
 json records_json(const TrainReport& report) {
@@ -78,7 +84,7 @@ json parse_state(const std::string& text) {
 
 void read_records(const json& j, TrainReport& report) {
   report.steps.clear();
-  for (const json& r : j.at("steps")) {
+  for (const json& r : list(j.at("steps"))) {
     StepRecord record;
     record.step = state_integer(r.at(0));
     record.epoch = r.at(1);
@@ -93,12 +99,12 @@ void read_records(const json& j, TrainReport& report) {
     report.steps.push_back(record);
   }
   report.evaluations.clear();
-  for (const json& r : j.at("evaluations")) {
+  for (const json& r : list(j.at("evaluations"))) {
     EvaluationRecord record;
     record.step = state_integer(r.at(0));
     record.epoch = r.at(1);
     record.loss = number_or_nan(r.at(2));
-    for (const json& m : r.at(3))
+    for (const json& m : list(r.at(3)))
       record.metrics.push_back({m.at(0), number_or_nan(m.at(1)), m.at(2)});
     record.seconds = r.at(4);
     record.best = r.at(5);
@@ -114,7 +120,7 @@ void read_records(const json& j, TrainReport& report) {
   report.phase1.seconds = p.at(1);
   report.phase1.fit_seconds = p.at(2);
   report.phase1.losses.clear();
-  for (const json& loss : p.at(3))
+  for (const json& loss : list(p.at(3)))
     report.phase1.losses.push_back(number_or_nan(loss));
   report.phase1.memory = read_account(p.at(4));
   report.memory = read_account(j.at("memory"));

@@ -63,6 +63,10 @@ BasicTrainer<T, Backend>::BasicTrainer(Context& ctx, Model& model, const Task& t
                                  model.trains_mlp() ? "with" : "without", to_string(options_.run_type)));
   }
   report_.steps_planned = planned_steps(options_, train.size());
+  if (options_.steps_sparsely() && options_.sparse.refresh_window > report_.steps_planned) {
+    throw ValueError(fmt::format("--refresh-window is {}, expected at most the run's {} steps",
+                                 options_.sparse.refresh_window, report_.steps_planned));
+  }
   rate_ = LearningRate(options_.schedule, options_.warmup, report_.steps_planned);
   extents_ = measure_batches(options_, train_);
 
@@ -98,8 +102,9 @@ double BasicTrainer<T, Backend>::epoch() const {
 
 template <class T, class Backend>
 void BasicTrainer<T, Backend>::reserve() {
-  batch_.reserve(extents_.max_tokens, options_.batch_size);
-  model_.reserve(ctx_, extents_.max_tokens, options_.batch_size, extents_.max_rows);
+  const index_t examples = std::min(options_.batch_size, train_.size());
+  batch_.reserve(extents_.max_tokens, examples);
+  model_.reserve(ctx_, extents_.max_tokens, examples, extents_.max_rows);
 }
 
 template <class T, class Backend>
@@ -366,7 +371,7 @@ Evaluation BasicTrainer<T, Backend>::evaluate_dev(const TrainHooks& hooks) {
   options.padding = options_.padding;
   // Within the room that training takes anyway.
   options.max_tokens = extents_.max_tokens;
-  options.max_sequences = options_.batch_size;
+  options.max_sequences = std::min(options_.batch_size, train_.size());
   options.cancelled = [&] { return may_stop() && hooks.interrupted && hooks.interrupted(); };
   if (hooks.progress)
     options.progress = [&](index_t done, index_t total) { hooks.progress("evaluation", done, total); };

@@ -35,6 +35,17 @@ inline index_t state_integer(const nlohmann::json& j, index_t low = 0, index_t h
       fmt::format("the metadata have {}, expected a whole number from {} to {}", j.dump(), low, high));
 }
 
+/// Of all that a run takes from a data set: other sentences, labels, rows or vocabularies give another.
+inline std::string content_hash(const EncodedDataset& data) {
+  Hash hash;
+  for (index_t i = 0; i < data.size(); ++i)
+    hash.add_value(data.length(i));
+  hash.add(data.ids().data(), data.ids().size_bytes());
+  hash.add(data.type_ids().data(), data.type_ids().size_bytes());
+  hash.add(data.labels().data(), data.labels().size_bytes());
+  return fmt::format("{:016x}", hash.value());
+}
+
 }  // namespace detail
 
 template <class T, class Backend>
@@ -44,8 +55,20 @@ nlohmann::json BasicTrainer<T, Backend>::fingerprint() const {
        {"output", "model", "data", "save", "save_dtype", "threads", "device", "checkpoint_every"})
     options.erase(name);
   const index_t second = second_dev_ == nullptr ? 0 : second_dev_->tokens();
+  const ModelConfig& model = model_.config();  // what the count of parameters does not tell
   return {{"options", options},
           {"examples", {train_.size(), train_.tokens(), dev_.size(), dev_.tokens(), second}},
+          {"examples_hash",
+           {{"train", detail::content_hash(train_)},
+            {"dev", detail::content_hash(dev_)},
+            {"second_dev", second_dev_ == nullptr ? "" : detail::content_hash(*second_dev_)}}},
+          {"model",
+           {{"num_attention_heads", model.heads},
+            {"layer_norm_eps", model.layer_norm_eps},
+            {"hidden_dropout_prob", model.hidden_dropout},
+            {"attention_probs_dropout_prob", model.attention_dropout},
+            {"classifier_dropout", model.classifier_dropout},
+            {"first_position", model.first_position()}}},
           {"parameters", model_.parameters().count()}};
 }
 

@@ -120,7 +120,7 @@ class CoreAdapter {
     require_own_basis("forward");
     require_shape("X", x.rows, x.cols, x.rows, gradient_.in_extent(), "tokens x in");
     require_shape("Y", y.rows, y.cols, x.rows, gradient_.out_extent(), "tokens x out");
-    require_forward_apart<T>(weight_, x, y, keep);
+    require_forward_apart<T>(weight_, bias_, x, y, keep);
     const SavedInput<T> saved = gradient_.save(ctx, x, keep);
     if (weight_.data != nullptr) {
       linear_forward<B, T>(ctx, weight_, layout_, bias_, x, y);
@@ -149,7 +149,7 @@ class CoreAdapter {
                 InputGradient mode = InputGradient::overwrite) {
     require_own_basis("backward");
     if (!dx.empty()) require_shape("dX", dx.rows, dx.cols, dy.rows, gradient_.in_extent(), "tokens x in");
-    require_backward_apart<T>(weight_, dy, dx);
+    require_backward_apart<T>(weight_, bias_, dy, dx, db);
     gradient_.add_tokens(ctx, dy, saved);
     if (db != nullptr && dy.rows > 0) B::template column_sums<T>(ctx, dy, db);
     if (dx.empty()) return;

@@ -204,19 +204,20 @@ class FixedSupportLinear {
     bias_ = bias;
   }
 
-  /// y = x W^T + b. Throws ShapeError; ValueError when y overlaps x or W.
+  /// y = x W^T + b. Throws ShapeError; ValueError when y overlaps x, W or b.
   void forward(Context& ctx, ConstMatrixView<T> x, MatrixView<T> y) const {
     require_shape("X", x.rows, x.cols, x.rows, weight_.in_extent(), "tokens x in");
     require_shape("Y", y.rows, y.cols, x.rows, weight_.out_extent(), "tokens x out");
-    require_forward_apart<T>(weight_.weight, x, y, {});
+    require_forward_apart<T>(weight_.weight, bias_, x, y, {});
     linear_forward<B, T>(ctx, weight_.weight, weight_.layout, bias_, x, y);
   }
   /// dX = dY W (or added to, by `mode`; skipped when empty), db += column sums of dY (skipped when
-  /// null), gradient += that of these tokens. Throws ShapeError; ValueError when dX overlaps dY or W.
+  /// null), gradient += that of these tokens. Throws ShapeError; ValueError when dX or db overlaps
+  /// dY, W, b or the other.
   void backward(Context& ctx, ConstMatrixView<T> dy, ConstMatrixView<T> x, MatrixView<T> dx, C* db,
                 InputGradient mode = InputGradient::overwrite) {
     if (!dx.empty()) require_shape("dX", dx.rows, dx.cols, dy.rows, weight_.in_extent(), "tokens x in");
-    require_backward_apart<T>(weight_.weight, dy, dx);
+    require_backward_apart<T>(weight_.weight, bias_, dy, dx, db);
     gradient_.add_tokens(ctx, dy, x);
     if (db != nullptr && dy.rows > 0) B::template column_sums<T>(ctx, dy, db);
     if (!dx.empty()) linear_input_gradient<B, T>(ctx, weight_.weight, weight_.layout, dy, mode, dx);

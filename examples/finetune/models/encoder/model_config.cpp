@@ -1,6 +1,7 @@
 #include "models/encoder/model_config.hpp"
 
 #include <sparsegrad/core/float_bits.hpp>
+#include <sparsegrad/core/number.hpp>
 
 #include <cmath>
 #include <cstdint>
@@ -51,19 +52,17 @@ void ModelConfig::check(std::string_view source) const {
   }
   const auto probability = [&](const char* key, double value) {
     if (!(value >= 0 && value < 1)) {
-      fail(source,
-           std::string("the field \"") + key + "\" is " + std::to_string(value) + ", expected [0, 1)");
+      fail(source, std::string("the field \"") + key + "\" is " + number_text(value) + ", expected [0, 1)");
     }
   };
   probability("hidden_dropout_prob", hidden_dropout);
   probability("attention_probs_dropout_prob", attention_dropout);
   probability("classifier_dropout", classifier_dropout);
   if (!(layer_norm_eps > 0) || !sparsegrad::is_finite(layer_norm_eps)) {
-    fail(source, "the field \"layer_norm_eps\" is " + std::to_string(layer_norm_eps) + ", expected > 0");
+    fail(source, "the field \"layer_norm_eps\" is " + number_text(layer_norm_eps) + ", expected > 0");
   }
   if (!(initializer_range >= 0) || !sparsegrad::is_finite(initializer_range)) {
-    fail(source,
-         "the field \"initializer_range\" is " + std::to_string(initializer_range) + ", expected >= 0");
+    fail(source, "the field \"initializer_range\" is " + number_text(initializer_range) + ", expected >= 0");
   }
   if (problem == ProblemType::regression && num_labels != 1) {
     fail(source, "regression has " + std::to_string(num_labels) + " outputs, expected 1");

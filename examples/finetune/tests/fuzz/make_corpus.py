@@ -116,7 +116,7 @@ seed("config_json", "labels", text(bert | {"id2label": {"0": "no", "1": "yes"}, 
 seed("config_json", "regression", text(bert | {"num_labels": 1, "problem_type": "regression"}))
 seed("config_json", "roberta", text(bert | {"model_type": "roberta", "pad_token_id": 1, "type_vocab_size": 1,
                                             "max_position_embeddings": 514, "bos_token_id": 0}))
-
+seed("config_json", "same_names", text(bert | {"id2label": {"0": "no", "1": "no"}, "label2id": {"no": 1}}))
 seed("config_json", "largest_pad", text(bert | {"model_type": "roberta", "pad_token_id": 2147483647}))
 
 # ---- shards --------------------------------------------------------------------------------------------------------
@@ -221,6 +221,7 @@ seed("run_records", "empty", text({
     "steps": [], "evaluations": [], "best": None, "phase1": [0, 0.0, 0.0, [], account], "memory": account, "steps_done": 0,
     "tokens": 0, "refreshes": 0, "skipped_steps": 0, "refresh_seconds": 0.0, "training_seconds": 0.0,
     "evaluation_seconds": 0.0}))
+seed("run_records", "no_list", text({"steps": None, "evaluations": {}, "best": None, "phase1": [0, 0.0, 0.0, None, account]}))
 
 # ---- values that nest deep, for every reader of JSON -----------------------------------------------------------------
 deep = "[" * 300 + "]" * 300

@@ -16,14 +16,18 @@ std::vector<float> predictions_of(const Task& task, const Evaluation& evaluation
   return classes;
 }
 
-std::string predictions_text(const Task& task, const Evaluation& evaluation, const EncodedDataset& data) {
+std::string predictions_text(const Task& task, const Evaluation& evaluation, const EncodedDataset& data,
+                             bool labelled) {
   std::string text;
   const auto width = static_cast<std::size_t>(evaluation.outputs);
   for (index_t i = 0; i < data.size(); ++i) {
     for (std::size_t c = 0; c < width; ++c)
       text += fmt::format("{:.9g}\t", evaluation.logits[static_cast<std::size_t>(i) * width + c]);
-    text += task.regression ? fmt::format("{:.9g}\n", data.label(i))
-                            : fmt::format("{}\n", static_cast<int>(data.label(i)));
+    if (labelled) {
+      text += task.regression ? fmt::format("{:.9g}", data.label(i))
+                              : fmt::format("{}", static_cast<int>(data.label(i)));
+    }
+    text += '\n';
   }
   return text;
 }

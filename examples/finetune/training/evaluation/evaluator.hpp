@@ -40,8 +40,10 @@ Evaluation evaluate_model(typename Backend::Context& ctx, EncoderModel<T, Backen
 /// Class numbers (first largest logit) or scores.
 std::vector<float> predictions_of(const Task& task, const Evaluation& evaluation);
 
-/// One line an example: logits with 9 significant digits separated by tabs, then the label of the data.
-std::string predictions_text(const Task& task, const Evaluation& evaluation, const EncodedDataset& data);
+/// One line an example: logits with 9 significant digits separated by tabs, then the label of the data; of a test split
+/// (not `labelled`) nothing behind the last tab.
+std::string predictions_text(const Task& task, const Evaluation& evaluation, const EncodedDataset& data,
+                             bool labelled = true);
 
 /// A file of a submission to GLUE: a header, then a line an example with its index and the class as the task's files write
 /// it, or the score, within the task's range, with 3 decimals. Without `indices` examples are numbered from 0.

@@ -65,9 +65,9 @@ class SparseMlp final : public MlpOptimizer<T, Backend> {
   }
   void before_step(Context& ctx, index_t done, index_t planned) override {
     // A refresh after step n is fitted to the gradients of the steps up to n.
-    for (index_t ahead = 1; ahead <= options_.refresh_window; ++ahead) {
-      if (!group_.collecting() && refresh_due(done + ahead, planned)) start_collecting(ctx);
-    }
+    if (options_.refresh_every == 0 || group_.collecting()) return;
+    const index_t ahead = options_.refresh_every - done % options_.refresh_every;  // to the next one
+    if (ahead <= options_.refresh_window && refresh_due(done + ahead, planned)) start_collecting(ctx);
   }
   index_t step(Context& ctx, double rate, double scale) override {
     const auto report =

@@ -31,7 +31,8 @@ class Executor {
   virtual int concurrency() const = 0;
   /// Calls task(argument, i, worker) once for each i in [0, count), 0 <= worker < concurrency(), no
   /// worker number used by two threads at once; returns when all calls have ended. `task` does not
-  /// throw.
+  /// throw. A call that is seen to be outside of this contract makes the library's call throw
+  /// StateError.
   virtual void run(index_t count, Task task, void* argument) = 0;
 };
 
@@ -154,6 +155,7 @@ class HostContext {
       throw ValueError("the executor's concurrency is " + std::to_string(threads_) +
                        ", expected 1 <= concurrency <= " + std::to_string(most_threads));
     }
+    busy_ = std::make_unique<std::atomic<bool>[]>(static_cast<std::size_t>(threads_));
   }
 
   /// Number of threads that it computes on.
@@ -172,8 +174,9 @@ class HostContext {
   /// Calls f(i) or f(i, worker) for every i in [0, count), side by side; rethrows the first
   /// exception, also one of a borrowed executor. A call from inside a task runs on that task's
   /// thread, whose number is not known there: f(i) alone is allowed then (StateError). A task must
-  /// not use the context's scratch memory. Throws StateError when an executor's worker has a number
-  /// outside [0, threads()): each has memory of its own.
+  /// not use the context's scratch memory. Throws StateError when a borrowed executor breaks its
+  /// contract: a task or worker out of range or a worker in two tasks at once, whose task is not
+  /// run; a task run twice or not at all, which shows at the end, when the results are already wrong.
   template <class F>
   void parallel_for(index_t count, F&& f) {
     if (count <= 0) return;
@@ -188,17 +191,17 @@ class HostContext {
     }
     struct Shared {
       std::remove_reference_t<F>* f;
-      int threads;
+      Claims claims;
       std::exception_ptr error;
       std::mutex mutex;
-    } shared{&f, threads_, nullptr, {}};
+    } shared{&f, {count, threads_, busy_.get()}, nullptr, {}};
     const Inside inside(inside_);
     executor_->run(
         count,
         [](void* argument, index_t i, int worker) {
           auto& s = *static_cast<Shared*>(argument);
           try {
-            require_worker(worker, s.threads);
+            const typename Claims::Task claim(s.claims, i, worker);
             call(*s.f, i, worker);
           } catch (...) {
             const std::lock_guard lock(s.mutex);
@@ -207,6 +210,7 @@ class HostContext {
         },
         &shared);
     if (shared.error) std::rethrow_exception(shared.error);
+    shared.claims.require_all();
   }
 
   /// Calls f(begin, end) on pieces of [0, count) of at least `grain` elements, one a thread at
@@ -230,12 +234,59 @@ class HostContext {
     bool& flag_;
   };
 
-  static void require_worker(int worker, int threads) {
-    if (worker >= 0 && worker < threads) return;
-    throw StateError("the executor ran a task as worker " + std::to_string(worker) +
-                     ", expected one in [0, " + std::to_string(threads) +
-                     "), its concurrency when the context was made");
-  }
+  /// What a borrowed executor ran in one call, against its contract; nothing is counted for the
+  /// context's own pool, whose `busy` is null.
+  struct Claims {
+    index_t count;
+    int threads;
+    std::atomic<bool>* busy;
+    std::atomic<index_t> ran{0};
+    std::atomic<std::uint64_t> sum{0};  // of the tasks' numbers: one twice in place of another
+
+    /// Task i while `worker` runs it. Throws StateError where it may not.
+    class Task {
+     public:
+      Task(Claims& claims, index_t i, int worker) {
+        if (claims.busy == nullptr) return;
+        if (i < 0 || i >= claims.count) {
+          throw StateError("the executor ran task " + std::to_string(i) + ", expected each of [0, " +
+                           std::to_string(claims.count) + ") once");
+        }
+        if (worker < 0 || worker >= claims.threads) {
+          throw StateError("the executor ran a task as worker " + std::to_string(worker) +
+                           ", expected one in [0, " + std::to_string(claims.threads) +
+                           "), its concurrency when the context was made");
+        }
+        if (claims.busy[worker].exchange(true, std::memory_order_acquire)) {
+          throw StateError("the executor ran two tasks at once as worker " + std::to_string(worker) +
+                           ", expected a worker number of its own for each thread");
+        }
+        busy_ = &claims.busy[worker];
+        claims.ran.fetch_add(1, std::memory_order_relaxed);
+        claims.sum.fetch_add(static_cast<std::uint64_t>(i), std::memory_order_relaxed);
+      }
+      ~Task() {
+        if (busy_ != nullptr) busy_->store(false, std::memory_order_release);
+      }
+      Task(const Task&) = delete;
+      Task& operator=(const Task&) = delete;
+
+     private:
+      std::atomic<bool>* busy_ = nullptr;
+    };
+
+    /// Throws StateError unless each task ran once.
+    void require_all() const {
+      if (busy == nullptr) return;
+      const auto n = static_cast<std::uint64_t>(count);
+      const std::uint64_t all = n % 2 == 0 ? n / 2 * (n - 1) : (n - 1) / 2 * n;
+      if (ran.load() == count && sum.load() == all) return;
+      throw StateError("the executor ran " + std::to_string(ran.load()) + " tasks" +
+                       (ran.load() == count ? ", one of them again in place of another" : "") +
+                       ", expected each of [0, " + std::to_string(count) +
+                       ") once, and all ended when run returns");
+    }
+  };
   template <class F>
   static void call(F& f, index_t i, int worker) {
     if constexpr (std::is_invocable_v<F&, index_t, int>) {
@@ -250,6 +301,7 @@ class HostContext {
   bool inside_ = false;
   Executor* executor_ = nullptr;
   std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<std::atomic<bool>[]> busy_;  // by worker of a borrowed executor
   Scratch scratch_;
 };
 

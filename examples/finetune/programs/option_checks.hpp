@@ -1,0 +1,21 @@
+// What the command line's parser lets pass: values that are empty, and numbers that their types do not have.
+#pragma once
+
+#include <string>
+
+#include <CLI/CLI.hpp>
+
+namespace sparsegrad::glue {
+
+/// What is wrong where an option's value is empty (`--data ''`; of `--data=` the parser would take the next word); ""
+/// where none is.
+std::string empty_value(int argc, const char* const* argv);
+
+/// Refuses, in all options of a command, whole numbers that their type would wrap around or cut (-1 as 2^64 - 1), and
+/// numbers so small that they would be 0.
+void check_numbers(CLI::App& command);
+
+/// Refuses what is not a share above 0 and at most 1.
+void check_share(CLI::Option& option);
+
+}  // namespace sparsegrad::glue
