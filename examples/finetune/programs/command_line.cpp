@@ -561,8 +561,10 @@ int run(int argc, char** argv) {
     if (evaluate_app->parsed()) return run_evaluate(evaluate_command);
     return run_inspect(inspect);
   } catch (const std::bad_alloc&) {
+    const int threads = std::max({train.threads, evaluate_command.common.threads, inspect.common.threads});
     print_error(
-        "sparsegrad-glue: not enough memory; a smaller --batch-size with --accumulation needs less\n");
+        "sparsegrad-glue: not enough memory; a smaller --batch-size with --accumulation needs less{}\n",
+        threads > 1 ? fmt::format(", and so do fewer than {} --threads", threads) : "");
     return 1;
   } catch (const std::exception& error) {
     print_error("sparsegrad-glue: {}\n", error.what());

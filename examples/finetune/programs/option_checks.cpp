@@ -50,8 +50,7 @@ std::string empty_value(int argc, const char* const* argv) {
     const bool empty_word =
         i + 1 < argc && argv[i + 1][0] == '\0' && word.find('=') == std::string_view::npos;
     if (empty_behind_name || empty_word) {
-      return fmt::format("{} is empty, expected a value; leave the option out for its default",
-                         word.substr(0, word.find('=')));
+      return fmt::format("{} is empty, expected a value (or no such option)", word.substr(0, word.find('=')));
     }
   }
   return "";

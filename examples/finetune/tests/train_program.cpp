@@ -59,7 +59,7 @@ TEST_CASE("values that are empty, or that their option's type does not have, are
   refused({"--lr", "1e-400"}, "--learning-rate: is 1e-400, which is 0");
   for (const char* share : {"0", "1e-400", "-0", "nan", "1.5"})
     refused({"--share", share}, "expected a share above 0 and at most 1");
-  refused({"--share", "0.5", "--n-params", "3"}, "--share excludes --n-params");
+  refused({"--share", "0.5", "--n-params", "3"}, "--n-params excludes --share");
 }
 
 TEST_CASE("errors say what was expected and found, with status 1") {

@@ -20,7 +20,9 @@ struct RunDevice {
   static Context make_context(const TrainOptions& options) {
     try {
       return Context(options.threads, options.deterministic);
-    } catch (const std::exception& error) {
+    } catch (const Error&) {
+      throw;
+    } catch (const std::exception& error) {  // of the system
       throw ValueError(fmt::format("--threads is {}, which cannot be started ({}); expected fewer threads",
                                    options.threads, error.what()));
     }
