@@ -17,6 +17,7 @@ namespace {
 
 std::atomic<std::int64_t> count{0};
 std::atomic<std::int64_t> bytes{0};
+std::atomic<std::int64_t> until_failure{-1};  // allocations before the one that fails; below 0: none fails
 
 }  // namespace
 
@@ -32,36 +33,40 @@ void* __libc_memalign(std::size_t alignment, std::size_t size);
 
 namespace {
 
-void note(std::size_t size) {
+/// Whether the allocation may be made.
+bool note(std::size_t size) {
   count.fetch_add(1, std::memory_order_relaxed);
   bytes.fetch_add(static_cast<std::int64_t>(size), std::memory_order_relaxed);
+  if (until_failure.load(std::memory_order_relaxed) < 0 || until_failure.fetch_sub(1) != 0) return true;
+  errno = ENOMEM;
+  return false;
 }
 
 }  // namespace
 
 extern "C" {
 void* malloc(std::size_t size) noexcept {
-  note(size);
+  if (!note(size)) return nullptr;
   return __libc_malloc(size);
 }
 void* calloc(std::size_t n, std::size_t size) noexcept {
-  note(n * size);
+  if (!note(n * size)) return nullptr;
   return __libc_calloc(n, size);
 }
 void* realloc(void* p, std::size_t size) noexcept {
-  note(size);
+  if (!note(size)) return nullptr;
   return __libc_realloc(p, size);
 }
 void* memalign(std::size_t alignment, std::size_t size) noexcept {
-  note(size);
+  if (!note(size)) return nullptr;
   return __libc_memalign(alignment, size);
 }
 void* aligned_alloc(std::size_t alignment, std::size_t size) noexcept {
-  note(size);
+  if (!note(size)) return nullptr;
   return __libc_memalign(alignment, size);
 }
 int posix_memalign(void** p, std::size_t alignment, std::size_t size) noexcept {
-  note(size);
+  if (!note(size)) return ENOMEM;
   *p = __libc_memalign(alignment, size);
   return *p == nullptr ? ENOMEM : 0;
 }
@@ -72,6 +77,16 @@ namespace sparsegrad::test {
 
 Allocations allocations() {
   return {count.load(), bytes.load()};
+}
+
+FailingAllocation::FailingAllocation(std::int64_t n) {
+  until_failure.store(n);
+}
+FailingAllocation::~FailingAllocation() {
+  until_failure.store(-1);
+}
+bool FailingAllocation::failed() const {
+  return until_failure.load() < 0;
 }
 
 }  // namespace sparsegrad::test

@@ -1,4 +1,4 @@
-// Counts the heap allocations of a program, on all its threads. Link allocation_counter.cpp into a program of its
+// Counts the heap allocations of a program, on all its threads, and makes one of them fail. Link allocation_counter.cpp into a program of its
 // own: it replaces the allocation functions of the whole program.
 #pragma once
 
@@ -37,6 +37,17 @@ class AllocationMark {
 
  private:
   Allocations start_;
+};
+
+/// From its construction to its end the allocation number `n` (0: the next one) fails, and no other.
+class FailingAllocation {
+ public:
+  explicit FailingAllocation(std::int64_t n);
+  ~FailingAllocation();
+  FailingAllocation(const FailingAllocation&) = delete;
+  FailingAllocation& operator=(const FailingAllocation&) = delete;
+  /// Whether that allocation was asked for.
+  bool failed() const;
 };
 
 }  // namespace sparsegrad::test
