@@ -433,7 +433,7 @@ TEST_CASE("state files: what the readers refuse in an optimizer's state") {
   CHECK(made([](Parts&) {}) == "nothing was thrown");
   CHECK(made([](Parts& p) {
           p.set<double>("p.coefficients", {3}, {1.5, 0.99, 1e-8});
-        }) == "f: 'p.': beta1 is 1.500000, expected 0 <= beta1 < 1");
+        }) == "f: 'p.': beta1 is 1.5, expected 0 <= beta1 < 1");
   CHECK(made([](Parts& p) {
           p.set<std::int64_t>("p.extents", {3}, {6, 8, 0});
         }) == "f: 'p.': the state is compact, expected dense for its extents and capacity");
