@@ -54,8 +54,8 @@ struct SelectorState {
 ///     committed(ctx, core, s)         the step with s was taken
 ///     basis_changed(ctx, rows, cols)  the core has another basis, and these extents
 ///     state(ctx), restore(ctx, state) SelectorState<T>, to a file and back
-///     check_state(rows, cols, state)  throws ValueError where `restore` would, for a core of these extents;
-///                                     with `room` before `state`: also where more entries would be kept
+///     check_state(rows, cols, state)  throws ValueError where restore would, for a core of these extents,
+///                                     with room before state: also where more entries would be kept
 ///     bytes()                         memory held
 ///     entries()                       how many it keeps in every step: a layer that keeps fewer refuses it
 ///
