@@ -5,10 +5,10 @@
 #include <cstdint>
 #include <fstream>
 #include <limits>
+#include <memory>
 #include <sstream>
 #include <string>
 #include <thread>
-#include <vector>
 
 #if defined(__linux__)
 #include <sched.h>
@@ -23,11 +23,12 @@ namespace detail {
 inline int allowed_processors() {
 #if defined(__linux__)
   // The kernel refuses a set that is smaller than its own.
-  for (std::size_t sets = 1; sets <= 64; sets *= 2) {
-    std::vector<cpu_set_t> allowed(sets);
-    const std::size_t bytes = sets * sizeof(cpu_set_t);
-    if (sched_getaffinity(0, bytes, allowed.data()) == 0)
-      return std::max(1, CPU_COUNT_S(bytes, allowed.data()));
+  for (int most = CPU_SETSIZE; most <= 64 * CPU_SETSIZE; most *= 2) {
+    const auto release = [](cpu_set_t* set) { CPU_FREE(set); };
+    const std::unique_ptr<cpu_set_t, decltype(release)> allowed(CPU_ALLOC(most), release);
+    const std::size_t bytes = CPU_ALLOC_SIZE(most);
+    if (allowed != nullptr && sched_getaffinity(0, bytes, allowed.get()) == 0)
+      return std::max(1, CPU_COUNT_S(bytes, allowed.get()));
   }
 #endif
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
