@@ -246,6 +246,7 @@ class HostContext {
     /// Task i while `worker` runs it. Throws StateError where it may not.
     class Task {
      public:
+      /// Claims task i for `worker`. Throws StateError.
       Task(Claims& claims, index_t i, int worker) {
         if (claims.busy == nullptr) return;
         if (i < 0 || i >= claims.count) {
