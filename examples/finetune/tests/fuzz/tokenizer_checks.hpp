@@ -1,7 +1,8 @@
-// What holds for every tokenizer that was read, whatever its files were.
+// What holds for every tokenizer that was read, whatever its files were; and the targets of its files.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -32,6 +33,19 @@ inline void check_encodings(const Tokenizer& tokenizer, std::string_view text) {
     }
     have_rows(tokenizer.tokenize_ids(text));
   } catch (const TokenizerError& error) {
+    fuzz::refused(error);
+  }
+}
+
+/// A folder of these files, the last of `parts` a text, is a tokenizer or is refused by a TokenizerError. `size`: bytes
+/// of the input.
+inline void check_folder(fuzz::Folders& folders, const std::vector<std::string_view>& parts,
+                         std::size_t size) {
+  const auto folder = folders.with(parts);
+  const fuzz::MemoryBound bound(size, 1000);
+  try {
+    check_encodings(*load_tokenizer(folder), parts.back());
+  } catch (const TokenizerError& error) {  // refused: as it should be
     fuzz::refused(error);
   }
 }
