@@ -259,10 +259,9 @@ class GroupMembers {
     for (const Member& m : list_) {
       if (!m.is_selected()) continue;
       try {
-        core_optimizer::require_scaled<C, B>(ctx, m.gradient, step, largest);
-      } catch (const NonFiniteError& error) {
-        if (rules_.non_finite != NonFinite::skip)
-          throw NonFiniteError("layer " + m.text() + ": " + error.what());
+        m.named([&] { core_optimizer::require_scaled<C, B>(ctx, m.gradient, step, largest); });
+      } catch (const NonFiniteError&) {
+        if (rules_.non_finite != NonFinite::skip) throw;
         report.skipped = true;
         report.kept = 0;
         return false;
