@@ -165,7 +165,7 @@ class BasicTrainer {
   bool may_stop() const { return !mlp_->collecting(); }
   void read_state(const std::filesystem::path& path);
   /// What must be the same for a run to go on: every option but where things lie, and the data's size.
-  nlohmann::json fingerprint() const;
+  const nlohmann::json& fingerprint() const;
   /// Of the state and the bases.
   std::uint64_t checkpoint_hash() const;
   double epoch() const;
@@ -195,6 +195,7 @@ class BasicTrainer {
   index_t since_best_ = 0;
   index_t kept_ = 0;
   bool resumed_ = false;
+  mutable std::shared_ptr<const nlohmann::json> fingerprint_;  ///< made once, as it hashes all examples
   TrainReport report_;
 };
 

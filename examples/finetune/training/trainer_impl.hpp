@@ -363,6 +363,7 @@ template <class T, class Backend>
 void BasicTrainer<T, Backend>::also_evaluate(const EncodedDataset& data, std::string suffix) {
   second_dev_ = &data;
   second_suffix_ = std::move(suffix);
+  fingerprint_ = nullptr;
 }
 
 template <class T, class Backend>

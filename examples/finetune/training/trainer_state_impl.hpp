@@ -49,27 +49,31 @@ inline std::string content_hash(const EncodedDataset& data) {
 }  // namespace detail
 
 template <class T, class Backend>
-nlohmann::json BasicTrainer<T, Backend>::fingerprint() const {
+const nlohmann::json& BasicTrainer<T, Backend>::fingerprint() const {
+  if (fingerprint_ != nullptr) return *fingerprint_;
   nlohmann::json options = to_json(options_);
   for (const char* name :
        {"output", "model", "data", "save", "save_dtype", "threads", "device", "checkpoint_every"})
     options.erase(name);
   const index_t second = second_dev_ == nullptr ? 0 : second_dev_->tokens();
   const ModelConfig& model = model_.config();  // what the count of parameters does not tell
-  return {{"options", options},
-          {"examples", {train_.size(), train_.tokens(), dev_.size(), dev_.tokens(), second}},
-          {"examples_hash",
-           {{"train", detail::content_hash(train_)},
-            {"dev", detail::content_hash(dev_)},
-            {"second_dev", second_dev_ == nullptr ? "" : detail::content_hash(*second_dev_)}}},
-          {"model",
-           {{"num_attention_heads", model.heads},
-            {"layer_norm_eps", model.layer_norm_eps},
-            {"hidden_dropout_prob", model.hidden_dropout},
-            {"attention_probs_dropout_prob", model.attention_dropout},
-            {"classifier_dropout", model.classifier_dropout},
-            {"first_position", model.first_position()}}},
-          {"parameters", model_.parameters().count()}};
+  const nlohmann::json made{
+      {"options", options},
+      {"examples", {train_.size(), train_.tokens(), dev_.size(), dev_.tokens(), second}},
+      {"examples_hash",
+       {{"train", detail::content_hash(train_)},
+        {"dev", detail::content_hash(dev_)},
+        {"second_dev", second_dev_ == nullptr ? "" : detail::content_hash(*second_dev_)}}},
+      {"model",
+       {{"num_attention_heads", model.heads},
+        {"layer_norm_eps", model.layer_norm_eps},
+        {"hidden_dropout_prob", model.hidden_dropout},
+        {"attention_probs_dropout_prob", model.attention_dropout},
+        {"classifier_dropout", model.classifier_dropout},
+        {"first_position", model.first_position()}}},
+      {"parameters", model_.parameters().count()}};
+  fingerprint_ = std::make_shared<const nlohmann::json>(made);
+  return *fingerprint_;
 }
 
 template <class T, class Backend>
@@ -121,7 +125,7 @@ void BasicTrainer<T, Backend>::read_state(const std::filesystem::path& path) {
   nlohmann::json state;
   try {
     state = detail::parse_state(file.metadata("state"));
-    const nlohmann::json expected = fingerprint();
+    const nlohmann::json& expected = fingerprint();
     const nlohmann::json& found = state.at("fingerprint");
     if (found != expected) {
       const nlohmann::json differences = nlohmann::json::diff(found, expected);
