@@ -2,8 +2,11 @@
 //     sparsegrad-bench calibrate [--backend cpu_blas|cpu] [--threads N] [--in 768] [--out 3072] [--tokens 2048]
 //                                [--seconds 5] [--output FILE]
 // measures what the weights of CostModel stand for and writes them as JSON (docs/performance.md).
+//     sparsegrad-bench report
+// says how fast this processor multiplies and how fast the linked libraries do (docs/backends.md).
 #include <sparsegrad/backend/cpu.hpp>
 #include <sparsegrad/backend/cpu_blas.hpp>
+#include <sparsegrad/backend/cpu_report.hpp>
 
 #include <algorithm>
 #include <cstdio>
@@ -22,7 +25,8 @@ using namespace sparsegrad;
 
 constexpr const char* usage =
     "usage: sparsegrad-bench calibrate [--backend cpu_blas|cpu] [--threads N] [--in 768] [--out 3072]\n"
-    "                                  [--tokens 2048] [--seconds 5] [--output FILE]\n";
+    "                                  [--tokens 2048] [--seconds 5] [--output FILE]\n"
+    "       sparsegrad-bench report\n";
 
 struct Options {
   std::string backend = "cpu_blas";
@@ -113,12 +117,17 @@ void calibrate(const Options& o) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 2 || std::string(argv[1]) != "calibrate") {
+  const std::string command = argc < 2 ? "" : argv[1];
+  if (command != "calibrate" && !(command == "report" && argc == 2)) {
     std::fputs(usage, stderr);
     return 2;
   }
   try {
-    calibrate(parse(argc, argv));
+    if (command == "report") {
+      std::puts(to_string(cpu_report<backend::CpuBlas, backend::Cpu>()).c_str());
+    } else {
+      calibrate(parse(argc, argv));
+    }
   } catch (const std::exception& e) {
     std::fprintf(stderr, "sparsegrad-bench: %s\n", e.what());
     return 1;

@@ -1,0 +1,113 @@
+// cpu_report: what this processor could multiply, and what the linked libraries do.
+#pragma once
+
+#include <cstdio>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "fastest_of.hpp"
+#include "host/peak_rate.hpp"
+
+namespace sparsegrad {
+
+/// What a processor can do and what its backends do, on one thread. Rates are in floating-point
+/// operations a second, a multiply-add being two.
+struct CpuReport {
+  std::string processor;                           ///< the system's name of it, or "unknown"
+  std::string instruction_set;                     ///< the widest that was tried: "AVX-512"
+  double peak = 0;                                 ///< multiply-adds of float in registers
+  std::vector<backend::host::ProductRates> rates;  ///< of each backend
+  backend::ProductChoice fastest;                  ///< the fastest backend of each type
+  std::string advice;                              ///< what to do about products far below `peak`, or ""
+};
+
+namespace detail {
+
+// OpenBLAS's own; null with another BLAS.
+static char* openblas_core_name() __attribute__((weakref("openblas_get_corename")));
+
+/// "model name" of the processor that the system counts first.
+inline std::string processor_name() {
+  std::ifstream in("/proc/cpuinfo");
+  for (std::string line; std::getline(in, line);) {
+    const std::size_t colon = line.find(':');
+    if (colon == std::string::npos || line.rfind("model name", 0) != 0) continue;
+    const std::size_t start = line.find_first_not_of(" \t", colon + 1);
+    if (start != std::string::npos) return line.substr(start);
+  }
+  return "unknown";
+}
+
+/// "123 GFLOP/s"
+inline std::string rate_text(double flops) {
+  char text[32];
+  std::snprintf(text, sizeof text, flops < 1e10 ? "%.1f GFLOP/s" : "%.0f GFLOP/s", flops * 1e-9);
+  return text;
+}
+
+/// What to do where `fastest` or the BLAS are slow: below 0.6 of the peak.
+inline std::string advice_on(const CpuReport& report) {
+  constexpr double enough = 0.6;
+  std::string advice;
+  for (const backend::host::ProductRates& r : report.rates) {
+    if (r.of_float >= enough * report.peak || r.backend != "cpu_blas") continue;
+    advice += "The BLAS multiplies floats at " + rate_text(r.of_float) + " a thread, where " +
+              report.instruction_set + " allows " + rate_text(report.peak) + ". ";
+    if (openblas_core_name != nullptr) {
+      advice += std::string("OpenBLAS took its kernels for ") + openblas_core_name() +
+                "; set the environment variable OPENBLAS_CORETYPE=" +
+                (report.instruction_set == "AVX-512" ? "SkylakeX" : "Haswell") +
+                " before the program starts, or install a newer OpenBLAS. ";
+    } else {
+      advice += "Link a BLAS that has kernels for this processor. ";
+    }
+  }
+  double best = 0;
+  for (const backend::host::ProductRates& r : report.rates)
+    best = r.of_float > best ? r.of_float : best;
+  if (best < enough * report.peak) {
+    advice += "The fastest products are those of " + report.fastest.of_float + " at " + rate_text(best) +
+              ": oneDNN (sparsegrad::onednn) chooses its kernels for the processor, Eigen's follow the "
+              "compiler's -march. ";
+  }
+  if (!advice.empty()) advice.pop_back();
+  return advice;
+}
+
+}  // namespace detail
+
+/// Measures this processor and the products of `Backends` on it, on the calling thread: some tens of
+/// milliseconds.
+///
+///     std::puts(to_string(cpu_report<backend::CpuBlas, backend::Cpu>()).c_str());
+template <Backend... Backends>
+CpuReport cpu_report() {
+  CpuReport report;
+  report.processor = detail::processor_name();
+  const backend::host::PeakRate peak = backend::host::peak_rate();
+  report.instruction_set = peak.instruction_set;
+  report.peak = peak.flops;
+  report.rates = backend::FastestOf<Backends...>::rates();
+  report.fastest = backend::FastestOf<Backends...>::fastest(report.rates);
+  report.advice = detail::advice_on(report);
+  return report;
+}
+
+/// The report as lines of text, the last one without a line feed.
+inline std::string to_string(const CpuReport& report) {
+  std::string text = report.processor + ", " + report.instruction_set + ": " +
+                     detail::rate_text(report.peak) + " a thread in registers\n";
+  for (const backend::host::ProductRates& r : report.rates) {
+    text +=
+        r.backend + ": float " + detail::rate_text(r.of_float) + ", double " + detail::rate_text(r.of_double);
+    if (r.of_bfloat16 > 0) text += ", bfloat16 " + detail::rate_text(r.of_bfloat16);
+    text += '\n';
+  }
+  text += "fastest: " + report.fastest.of_float + " (float), " + report.fastest.of_double + " (double), " +
+          report.fastest.of_low_precision + " (16 bits)";
+  if (!report.advice.empty()) text += '\n' + report.advice;
+  return text;
+}
+
+}  // namespace sparsegrad
