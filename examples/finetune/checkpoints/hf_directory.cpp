@@ -6,7 +6,7 @@
 #include <set>
 #include <span>
 
-#include <sparsegrad/backend/cpu_blas.hpp>
+#include "models/host_backend.hpp"
 
 #include "checkpoints/model_folder.hpp"
 
@@ -200,11 +200,10 @@ void write_companions(const std::filesystem::path& path, const ModelDirectory& s
 
 }  // namespace detail
 
-#define SPARSEGRAD_GLUE_INSTANTIATE(T)                                                        \
-  template LoadReport load_weights(const ModelDirectory&, EncoderModel<T, backend::CpuBlas>&, \
-                                   std::uint64_t);                                            \
-  template void save_model(const std::filesystem::path&, const ModelDirectory&,               \
-                           const EncoderModel<T, backend::CpuBlas>&, io::DType);
+#define SPARSEGRAD_GLUE_INSTANTIATE(T)                                                                   \
+  template LoadReport load_weights(const ModelDirectory&, EncoderModel<T, HostBackend>&, std::uint64_t); \
+  template void save_model(const std::filesystem::path&, const ModelDirectory&,                          \
+                           const EncoderModel<T, HostBackend>&, io::DType);
 SPARSEGRAD_GLUE_INSTANTIATE(float)
 SPARSEGRAD_GLUE_INSTANTIATE(double)
 #undef SPARSEGRAD_GLUE_INSTANTIATE

@@ -15,6 +15,7 @@
 #include "programs/option_checks.hpp"
 #include "replication/presets.hpp"
 #include "training/output/console.hpp"
+#include "training/products.hpp"
 
 namespace sparsegrad::glue {
 
@@ -109,6 +110,13 @@ void add_common(CLI::App& app, TrainOptions& o) {
          "--tf32", o.tf32,
          "on a GPU: products of the layers with 10 bits of mantissa, on tensor cores; sums of gradients "
          "for the bases stay in full precision")
+      ->group("Machine");
+  app.add_option(
+         "--products", o.products,
+         "on the CPU: the library that multiplies, " + fmt::format("{}", fmt::join(product_names(), ", ")) +
+             "; auto: the fastest here, which is measured at the start; with --resume that of the run, with "
+             "--deterministic the first")
+      ->capture_default_str()
       ->group("Machine");
   app.add_option("--threads", o.threads,
                  "threads (0: as many as affinity and the quotas of control groups allow)")

@@ -10,8 +10,9 @@ namespace sparsegrad::glue {
 
 /// Each returns the program's exit status; errors are exceptions.
 int run_train(const TrainOptions& options);
+/// `products`: what the log says of the products, lines of text or nothing.
 template <class T, class Backend>
-int run_train_on(const TrainOptions& options);
+int run_train_on(const TrainOptions& options, const std::string& products = "");
 /// In a program without CUDA it throws ValueError.
 int run_train_on_cuda(const TrainOptions& options);
 

@@ -10,7 +10,7 @@ namespace sparsegrad::glue {
 
 namespace {
 
-using Backend = backend::CpuBlas;
+using Backend = HostBackend;
 using Accumulator = HosvdAccumulator<float, Backend>;
 using Basis = TuckerBasis<float, Backend>;
 using Side = Basis::Side;

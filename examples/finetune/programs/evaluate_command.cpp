@@ -1,6 +1,7 @@
 #include "programs/evaluate_command_impl.hpp"
 
 #include "checkpoints/model_folder.hpp"
+#include "training/products.hpp"
 
 namespace sparsegrad::glue {
 
@@ -54,8 +55,10 @@ void detail::require_own_files(const EvaluateCommand& command, const Task& task,
 }
 
 int run_evaluate(const EvaluateCommand& command) {
-  return command.common.device == Device::cuda ? run_evaluate_on_cuda(command)
-                                               : run_evaluate_on<float, backend::CpuBlas>(command);
+  if (command.common.device == Device::cuda) return run_evaluate_on_cuda(command);
+  EvaluateCommand chosen = command;
+  chosen.common.product_choice = choose_products(command.common).choice;
+  return run_evaluate_on<float, HostBackend>(chosen);
 }
 
 }  // namespace sparsegrad::glue

@@ -10,6 +10,7 @@
 #include "training/output/output_file.hpp"
 #include "training/output/progress_bar.hpp"
 #include "training/output/run_log.hpp"
+#include "training/products.hpp"
 #include "training/run_device.hpp"
 #include "training/session.hpp"
 
@@ -56,6 +57,7 @@ int run_inspect(const InspectCommand& command) {
                     command.at_step, fit_steps));
   }
   const InterruptGuard guard;
+  options.product_choice = choose_products(options).choice;
   make_folder(options.output);
   Session session(options, true);
   warn_of_unknown(session);
@@ -86,7 +88,7 @@ int run_inspect(const InspectCommand& command) {
   }
 
   nlohmann::json versions = versions_json();
-  RunDevice<backend::CpuBlas>::describe(session.ctx(), versions);
+  RunDevice<HostBackend>::describe(session.ctx(), versions);
   nlohmann::json json{{"format", "sparsegrad-glue inspect 1"},
                       {"versions", versions},
                       {"data", session.data_json()},

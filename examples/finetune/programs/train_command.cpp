@@ -1,10 +1,17 @@
 #include "programs/train_command_impl.hpp"
+#include "training/output/output_folder.hpp"
+#include "training/products.hpp"
 
 namespace sparsegrad::glue {
 
 int run_train(const TrainOptions& options) {
-  return options.device == Device::cuda ? run_train_on_cuda(options)
-                                        : run_train_on<float, backend::CpuBlas>(options);
+  if (options.device == Device::cuda) return run_train_on_cuda(options);
+  options.check();
+  TrainOptions chosen = options;
+  const Products products =
+      choose_products(options, options.output.empty() ? "" : OutputFolder::log_in(options.output));
+  chosen.product_choice = products.choice;
+  return run_train_on<float, HostBackend>(chosen, products.text);
 }
 
 }  // namespace sparsegrad::glue

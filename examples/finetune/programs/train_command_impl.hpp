@@ -20,7 +20,7 @@
 namespace sparsegrad::glue {
 
 template <class T, class Backend>
-int run_train_on(const TrainOptions& options) {
+int run_train_on(const TrainOptions& options, const std::string& products) {
   options.check();
   if (options.output.empty()) throw ValueError("--output DIR is missing: where the run's log and model go");
   const InterruptGuard guard;
@@ -87,6 +87,7 @@ int run_train_on(const TrainOptions& options) {
   warn_of_unknown(session);
   const bool talk = !options.quiet;
   if (talk) {
+    print("{}", products);
     print("data: {}\n", session.source().text);
     print("      {} training examples, {} {} examples", session.train().size(), session.dev().size(),
           options.held_out > 0 ? "held-out" : "dev");

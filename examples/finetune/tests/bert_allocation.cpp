@@ -9,7 +9,7 @@
 TEST_CASE("training and evaluation steps allocate nothing after reserve") {
   using namespace sparsegrad;
   using namespace sparsegrad::glue;
-  using Blas = backend::CpuBlas;
+  using Blas = HostBackend;
   for (const bool mlp : {true, false}) {
     CAPTURE(mlp);
     Blas::Context ctx(2);

@@ -18,7 +18,7 @@ namespace {
 using namespace sparsegrad;
 using namespace sparsegrad::glue;
 using namespace sparsegrad::glue::test;
-using Blas = backend::CpuBlas;
+using Blas = HostBackend;
 using nlohmann::json;
 
 ModelConfig micro_config() {

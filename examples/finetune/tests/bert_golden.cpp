@@ -15,7 +15,7 @@ namespace {
 using namespace sparsegrad;
 using namespace sparsegrad::glue;
 using namespace sparsegrad::glue::test;
-using Blas = backend::CpuBlas;
+using Blas = HostBackend;
 using Model = EncoderModel<float, Blas>;
 using nlohmann::json;
 

@@ -15,7 +15,7 @@ using nlohmann::json;
 namespace {
 
 namespace fs = std::filesystem;
-using Blas = backend::CpuBlas;
+using Blas = HostBackend;
 using Names = std::vector<std::string>;
 using Rows = std::vector<index_t>;
 

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include <nlohmann/json.hpp>
-#include <sparsegrad/backend/cpu_blas.hpp>
+#include "models/host_backend.hpp"
 
 #include "checkpoints/hf_directory.hpp"
 #include "golden_batch.hpp"

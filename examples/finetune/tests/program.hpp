@@ -125,8 +125,8 @@ inline std::filesystem::path make_tiny_roberta(const std::filesystem::path& path
   config.heads = 4;
   config.intermediate = 64;
   directory.config_json = to_json(config);
-  backend::CpuBlas::Context ctx(1);
-  EncoderModel<float, backend::CpuBlas> model(ctx, config);
+  HostBackend::Context ctx(1);
+  EncoderModel<float, HostBackend> model(ctx, config);
   model.initialize(11);
   for (Parameter<float>& p : model.parameters().all()) {
     if (p.is_bias_or_norm()) continue;

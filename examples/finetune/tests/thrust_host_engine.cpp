@@ -6,7 +6,7 @@
 
 using DeviceBackend = sparsegrad::test::Fenced<sparsegrad::backend::ThrustHost>;
 
-#include <sparsegrad/backend/cpu_blas.hpp>
+#include "models/host_backend.hpp"
 
 #include "checkpoints/hf_directory_impl.hpp"
 #include "models/encoder/encoder_model_impl.hpp"
@@ -16,9 +16,9 @@ using DeviceBackend = sparsegrad::test::Fenced<sparsegrad::backend::ThrustHost>;
 
 namespace sparsegrad::glue {
 
-extern template class ParameterSet<double, backend::CpuBlas>;
-extern template class EncoderModel<double, backend::CpuBlas>;
-extern template class AdamW<double, backend::CpuBlas>;
+extern template class ParameterSet<double, HostBackend>;
+extern template class EncoderModel<double, HostBackend>;
+extern template class AdamW<double, HostBackend>;
 template class ParameterSet<float, DeviceBackend>;
 template class EncoderModel<float, DeviceBackend>;
 template class AdamW<float, DeviceBackend>;
@@ -29,7 +29,7 @@ template class AdamW<double, DeviceBackend>;
 namespace test {
 namespace {
 
-using Blas = backend::CpuBlas;
+using Blas = HostBackend;
 
 ModelConfig small_config() {
   ModelConfig config;

@@ -15,10 +15,10 @@ using DeviceBackend = sparsegrad::test::Fenced<sparsegrad::backend::ThrustHost>;
 
 namespace sparsegrad::glue {
 
-extern template class ParameterSet<float, backend::CpuBlas>;
-extern template class EncoderModel<float, backend::CpuBlas>;
-extern template class AdamW<float, backend::CpuBlas>;
-extern template class BasicTrainer<float, backend::CpuBlas>;
+extern template class ParameterSet<float, HostBackend>;
+extern template class EncoderModel<float, HostBackend>;
+extern template class AdamW<float, HostBackend>;
+extern template class BasicTrainer<float, HostBackend>;
 template class ParameterSet<float, DeviceBackend>;
 template class EncoderModel<float, DeviceBackend>;
 template class AdamW<float, DeviceBackend>;

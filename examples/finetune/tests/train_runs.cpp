@@ -781,16 +781,16 @@ TEST_CASE("LayerNorms may stay as they are in sparse runs, in others they train"
 TEST_CASE("the signed threshold keeps more than k, and its least when few are positive") {
   GlueContext ctx(1, true);
   std::vector<float> core{3, -3, 2, -5, 1, -1, 0.5F, 0};
-  SparseGradient<float, backend::CpuBlas> kept(ctx, 2, 4, 6);
+  SparseGradient<float, HostBackend> kept(ctx, 2, 4, 6);
   const MatrixView<float> view(core.data(), 2, 4);
   // The second largest signed entry is 2.
-  CHECK(SignedThreshold<backend::CpuBlas>{2}(ctx, view, kept).kept == 4);
+  CHECK(SignedThreshold<HostBackend>{2}(ctx, view, kept).kept == 4);
   CHECK(kept.indices()[0] == 0);
   CHECK(kept.values()[3] == -5);
   // Without enough positive ones every entry reaches the threshold: as many as there is room for.
   for (float& g : core)
     g = -std::abs(g);
-  CHECK(SignedThreshold<backend::CpuBlas>{2}(ctx, view, kept).kept == 6);
+  CHECK(SignedThreshold<HostBackend>{2}(ctx, view, kept).kept == 6);
 
   TrainOptions options = tiny_options(RunType::sparse);
   options.sparse.defects.signed_selection = true;

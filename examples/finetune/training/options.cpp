@@ -153,6 +153,8 @@ void TrainOptions::check() const {
 }
 
 void TrainOptions::check_device() const {
+  if (device == Device::cuda && products != "auto")
+    throw ValueError(fmt::format("--products is {}, expected auto with --device cuda", products));
   if (device == Device::cpu && dtype != NumberType::float32) {
     throw ValueError(
         fmt::format("--dtype is {}, expected float with --device cpu; --device cuda has bf16 and fp16 too",
@@ -194,6 +196,7 @@ nlohmann::json to_json(const TrainOptions& o) {
                       {"device", to_string(o.device)},
                       {"tf32", o.tf32},
                       {"dtype", to_string(o.dtype)},
+                      {"products", o.products},
                       {"threads", o.threads},
                       {"deterministic", o.deterministic},
                       {"train_limit", o.train_limit},

@@ -11,6 +11,8 @@
 #include <sparsegrad/io/dtype.hpp>
 #include <sparsegrad/sparse_grad_group.hpp>
 
+#include <sparsegrad/backend/fastest_of.hpp>
+
 #include "data/padding.hpp"
 #include "models/mlp/lora.hpp"
 #include "replication/defects.hpp"
@@ -128,6 +130,8 @@ struct TrainOptions {
   bool resume = false;
   Device device = Device::cpu;
   NumberType dtype = NumberType::float32;  ///< the others on a GPU alone
+  std::string products = "auto";           ///< on the CPU: whose products, see training/products.hpp
+  backend::ProductChoice product_choice;   ///< what that came to on this machine; empty: the first
   int threads = 0;
   bool tf32 = false;  ///< on a GPU: the layers' products on TF32 tensor cores
   bool deterministic = false;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <exception>
+#include <type_traits>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -9,6 +10,7 @@
 
 #include "training/memory/process_memory.hpp"
 #include "training/options.hpp"
+#include "training/products.hpp"
 
 namespace sparsegrad::glue {
 
@@ -19,6 +21,10 @@ struct RunDevice {
 
   static Context make_context(const TrainOptions& options) {
     try {
+      if constexpr (std::is_same_v<Backend, HostBackend>) {
+        if (!options.product_choice.of_float.empty())
+          return Context(options.threads, options.deterministic, options.product_choice);
+      }
       return Context(options.threads, options.deterministic);
     } catch (const Error&) {
       throw;
@@ -37,6 +43,7 @@ struct RunDevice {
     versions["device"] = "cpu";
     versions["threads"] = ctx.threads();
     versions["deterministic"] = ctx.deterministic();
+    if constexpr (std::is_same_v<Backend, HostBackend>) versions["products"] = to_json(ctx.products());
   }
 };
 

@@ -34,6 +34,6 @@ Dataset hold_out(Dataset& train, double share, index_t limit) {
 
 }  // namespace detail
 
-template class BasicSession<float, backend::CpuBlas>;
+template class BasicSession<float, HostBackend>;
 
 }  // namespace sparsegrad::glue

@@ -62,6 +62,6 @@ class BasicSession {
   LoadReport load_report_;
 };
 
-using Session = BasicSession<float, backend::CpuBlas>;
+using Session = BasicSession<float, HostBackend>;
 
 }  // namespace sparsegrad::glue

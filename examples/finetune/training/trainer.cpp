@@ -3,6 +3,6 @@
 
 namespace sparsegrad::glue {
 
-template class BasicTrainer<float, backend::CpuBlas>;
+template class BasicTrainer<float, HostBackend>;
 
 }  // namespace sparsegrad::glue

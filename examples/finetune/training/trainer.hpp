@@ -199,7 +199,7 @@ class BasicTrainer {
   TrainReport report_;
 };
 
-using Trainer = BasicTrainer<float, backend::CpuBlas>;
+using Trainer = BasicTrainer<float, HostBackend>;
 
 /// What of a model a run trains.
 TrainedParts trained_parts(const TrainOptions& options);

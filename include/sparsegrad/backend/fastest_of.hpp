@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <span>
 #include <string>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -17,7 +18,7 @@ namespace sparsegrad::backend {
 /// Which backend's products a context takes, by the backends' names.
 struct ProductChoice {
   std::string of_float;          ///< products and Gram sums of float
-  std::string of_double;         ///< those of double, and the eigenproblem
+  std::string of_double;         ///< those of double
   std::string of_low_precision;  ///< products of bfloat16 and float16
   /// Whether all names are equal.
   bool operator==(const ProductChoice&) const = default;
@@ -36,8 +37,8 @@ struct MostDerived<First, Second, Rest...>
 
 }  // namespace detail
 
-/// A host backend that takes its dense products and the eigenproblem from the fastest of
-/// `Candidates` and all else from the kernels that they share.
+/// A host backend that takes its dense products from the fastest of `Candidates`, the eigenproblem
+/// from the first one, and all else from the kernels that they share.
 ///
 ///     using Backend = backend::FastestOf<backend::CpuOneDnn, backend::CpuBlas, backend::Cpu>;
 ///     Backend::Context ctx;                              // measures, some tens of milliseconds
@@ -140,13 +141,15 @@ struct FastestOf : host::Kernels {
   static void gram(Context& ctx, Op op, ConstMatrixView<T> a, double weight, MatrixView<double> g) {
     with<T>(ctx, [&]<class B>() { B::template gram<T>(ctx, op, a, weight, g); });
   }
-  /// A template so that only a program that fits a basis compiles the candidates' solvers.
+  /// The first candidate's: rates of products say little of it.
   template <class = void>
   static void eigh(Context& ctx, MatrixView<double> a, double* w) {
-    with<double>(ctx, [&]<class B>() { B::eigh(ctx, a, w); });
+    First::eigh(ctx, a, w);
   }
 
  private:
+  using First = std::tuple_element_t<0, std::tuple<Candidates...>>;
+
   /// Place of the candidate of that name. Throws ValueError.
   static std::size_t number_of(const std::string& name) {
     const std::vector<std::string> all = names();

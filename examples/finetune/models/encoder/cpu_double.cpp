@@ -1,4 +1,4 @@
-#include <sparsegrad/backend/cpu_blas.hpp>
+#include "models/host_backend.hpp"
 
 #include "models/encoder/encoder_model_impl.hpp"
 #include "models/layers/host/layer_ops.hpp"
@@ -6,7 +6,7 @@
 
 namespace sparsegrad::glue {
 
-template class ParameterSet<double, backend::CpuBlas>;
-template class EncoderModel<double, backend::CpuBlas>;
+template class ParameterSet<double, HostBackend>;
+template class EncoderModel<double, HostBackend>;
 
 }  // namespace sparsegrad::glue

@@ -1,4 +1,4 @@
-#include <sparsegrad/backend/cpu_blas.hpp>
+#include "models/host_backend.hpp"
 
 #include "models/encoder/encoder_model_impl.hpp"
 #include "models/layers/host/layer_ops.hpp"
@@ -6,7 +6,7 @@
 
 namespace sparsegrad::glue {
 
-template class ParameterSet<float, backend::CpuBlas>;
-template class EncoderModel<float, backend::CpuBlas>;
+template class ParameterSet<float, HostBackend>;
+template class EncoderModel<float, HostBackend>;
 
 }  // namespace sparsegrad::glue

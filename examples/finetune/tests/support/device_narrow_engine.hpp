@@ -20,7 +20,7 @@
 
 namespace sparsegrad::glue::test {
 
-using Cpu = backend::CpuBlas;
+using Cpu = HostBackend;
 using nlohmann::json;
 
 template <class T>

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include <sparsegrad/backend/cpu_blas.hpp>
+#include "models/host_backend.hpp"
 
 #include "files.hpp"
 #include "support/tiny_bert.hpp"

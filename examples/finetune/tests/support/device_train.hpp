@@ -15,7 +15,7 @@
 namespace sparsegrad::glue::test {
 
 inline void check_same_run(const TrainOptions& options) {
-  DeviceRun<float, backend::CpuBlas> on_cpu(options);
+  DeviceRun<float, HostBackend> on_cpu(options);
   DeviceRun<float, DeviceBackend> on_device(options);
   on_cpu.trainer->run();
   on_device.trainer->run();
@@ -86,11 +86,11 @@ TEST_CASE("device trainer: phase 1 leaves no trace, a state that was saved goes 
   CHECK(resumed.trainer->state_hash() == whole.trainer->state_hash());
 
   // What the GPU wrote the CPU reads, and the model's files too.
-  DeviceRun<float, backend::CpuBlas> on_cpu(options);
+  DeviceRun<float, HostBackend> on_cpu(options);
   CHECK(on_cpu.trainer->restore_state(state) == "");
   const std::filesystem::path folder = fresh_folder("device_model");
   save_model(folder, device_test_model(), whole.model);
-  EncoderModel<float, backend::CpuBlas> loaded(on_cpu.ctx, device_test_model().config);
+  EncoderModel<float, HostBackend> loaded(on_cpu.ctx, device_test_model().config);
   CHECK(load_weights(open_model_directory(folder), loaded, 1).text() == "");
   CHECK(loaded.values(loaded.parameters().weights()) ==
         whole.model.values(whole.model.parameters().weights()));

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include <sparsegrad/backend/cpu_blas.hpp>
+#include "models/host_backend.hpp"
 
 #include "checkpoints/hf_directory.hpp"
 #include "data/builtin_acceptability.hpp"
@@ -64,8 +64,8 @@ inline std::filesystem::path make_tiny_bert(const std::filesystem::path& path, c
   directory.config.heads = extents.heads;
   directory.config.intermediate = extents.intermediate;
   directory.config_json = to_json(directory.config);
-  backend::CpuBlas::Context ctx(1);
-  EncoderModel<float, backend::CpuBlas> model(ctx, directory.config);
+  HostBackend::Context ctx(1);
+  EncoderModel<float, HostBackend> model(ctx, directory.config);
   model.initialize(seed);
   // Livelier than the usual start, so that something is learnt within a few steps.
   for (Parameter<float>& p : model.parameters().all()) {

@@ -4,7 +4,7 @@
 #include <functional>
 #include <vector>
 
-#include <sparsegrad/backend/cpu_blas.hpp>
+#include "models/host_backend.hpp"
 
 #include "data/encoded_dataset.hpp"
 #include "models/encoder/encoder_model.hpp"
@@ -13,7 +13,7 @@
 namespace sparsegrad::glue {
 
 /// The model on the CPU.
-using Model = EncoderModel<float, backend::CpuBlas>;
+using Model = EncoderModel<float, HostBackend>;
 using GlueContext = Model::Context;
 
 struct EvaluateOptions {

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include <fmt/format.h>
-#include <sparsegrad/backend/cpu_blas.hpp>
+#include "models/host_backend.hpp"
 
 namespace sparsegrad::glue {
 
@@ -56,7 +56,7 @@ index_t collection_of_side(const SideRecipe& rule, index_t extent) {
   if (!rule.needs_gradients()) return 0;
   HosvdOptions options;
   options.in_side = false;
-  return HosvdAccumulator<float, backend::CpuBlas>::bytes_for(extent, 0, options);
+  return HosvdAccumulator<float, HostBackend>::bytes_for(extent, 0, options);
 }
 
 /// What a sparsely stepped matrix takes besides its gradient.
@@ -89,7 +89,7 @@ MatrixCost cost_of(const SparseOptions& options, const std::string& kind, index_
     const double room = options.state_capacity * static_cast<double>(k);
     adam.capacity = room < static_cast<double>(core) ? static_cast<index_t>(room) : 0;
     const index_t counts = options.adam == AdamSemantics::per_entry_step ? place : 0;
-    const bool compact = SparseAdam<float, backend::CpuBlas>::starts_compact(core, 1, adam);
+    const bool compact = SparseAdam<float, HostBackend>::starts_compact(core, 1, adam);
     if (!compact || (most && options.overflow == Overflow::go_dense)) return core * (2 * number + counts);
     return adam.capacity * (2 * number + place + counts);
   };

@@ -1,11 +1,11 @@
-#include <sparsegrad/backend/cpu_blas.hpp>
+#include "models/host_backend.hpp"
 
 #include "models/layers/host/layer_ops.hpp"
 #include "training/optimizer/adamw_impl.hpp"
 
 namespace sparsegrad::glue {
 
-template class AdamW<float, backend::CpuBlas>;
-template class AdamW<double, backend::CpuBlas>;
+template class AdamW<float, HostBackend>;
+template class AdamW<double, HostBackend>;
 
 }  // namespace sparsegrad::glue

@@ -16,7 +16,9 @@ class OutputFolder {
   OutputFolder& operator=(const OutputFolder&) = delete;
 
   const std::filesystem::path& path() const { return path_; }
-  std::filesystem::path log() const { return path_ / "run.json"; }
+  /// The log of a run whose folder is `path`.
+  static std::filesystem::path log_in(const std::filesystem::path& path) { return path / "run.json"; }
+  std::filesystem::path log() const { return log_in(path_); }
   std::filesystem::path model() const { return path_ / "model"; }
   std::filesystem::path checkpoint() const { return path_ / "checkpoint"; }
   std::filesystem::path state() const { return checkpoint() / "state.safetensors"; }

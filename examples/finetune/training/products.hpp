@@ -1,0 +1,30 @@
+// Which of the linked libraries multiplies in a run on the CPU.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "models/host_backend.hpp"
+#include "training/options.hpp"
+
+namespace sparsegrad::glue {
+
+struct Products {
+  backend::ProductChoice choice;
+  std::string text;  ///< which, at what rate, and what to do about slow ones: lines for the log
+};
+
+/// The names that `--products` knows beside auto, in the order in which they are preferred.
+std::vector<std::string> product_names();
+
+/// What `options.products` names. "auto" is, in this order: those that the run in `log_path` had, with --resume; the first
+/// of product_names with --deterministic; the fastest ones, measured. Throws ValueError for a name that this program does
+/// not have.
+Products choose_products(const TrainOptions& options, const std::filesystem::path& log_path = {});
+
+nlohmann::json to_json(const backend::ProductChoice& choice);
+
+}  // namespace sparsegrad::glue
