@@ -207,6 +207,7 @@ void write_companions(const std::filesystem::path& path, const ModelDirectory& s
                            const EncoderModel<T, backend::CpuBlas>&, io::DType);
 SPARSEGRAD_GLUE_INSTANTIATE(float)
 SPARSEGRAD_GLUE_INSTANTIATE(double)
+SPARSEGRAD_GLUE_INSTANTIATE(bfloat16)
 #undef SPARSEGRAD_GLUE_INSTANTIATE
 
 }  // namespace sparsegrad::glue

@@ -53,9 +53,13 @@ void detail::require_own_files(const EvaluateCommand& command, const Task& task,
   }
 }
 
+// In cpu_bfloat16.cpp.
+extern template int run_evaluate_on<bfloat16, backend::CpuBlas>(const EvaluateCommand&);
+
 int run_evaluate(const EvaluateCommand& command) {
-  return command.common.device == Device::cuda ? run_evaluate_on_cuda(command)
-                                               : run_evaluate_on<float, backend::CpuBlas>(command);
+  if (command.common.device == Device::cuda) return run_evaluate_on_cuda(command);
+  return command.common.dtype == NumberType::bfloat16 ? run_evaluate_on<bfloat16, backend::CpuBlas>(command)
+                                                      : run_evaluate_on<float, backend::CpuBlas>(command);
 }
 
 }  // namespace sparsegrad::glue

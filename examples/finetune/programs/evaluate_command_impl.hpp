@@ -11,6 +11,7 @@
 #include "training/output/console.hpp"
 #include "training/output/output_file.hpp"
 #include "training/output/progress_bar.hpp"
+#include "training/run_device.hpp"
 #include "training/session.hpp"
 
 namespace sparsegrad::glue {
@@ -60,6 +61,8 @@ int run_evaluate_on(const EvaluateCommand& command) {
   if (!options.quiet)
     for (const std::string& note : session.tokenizer_report().notes)
       fmt::print(stderr, "note: {}\n", note);
+  if (const std::string_view note = products_note<T, Backend>(); !options.quiet && !note.empty())
+    fmt::print(stderr, "note: {}\n", note);
   warn_of_unknown(session);
 
   ProgressBar bar(!options.quiet);

@@ -108,6 +108,7 @@ int run_train_on(const TrainOptions& options) {
             trainer.sparse_parameters());
     }
     print("\n");
+    if (const std::string_view note = products_note<T, Backend>(); !note.empty()) print("note: {}\n", note);
     flush_output();
   }
 

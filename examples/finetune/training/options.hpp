@@ -127,7 +127,7 @@ struct TrainOptions {
   index_t checkpoint_every = 0;  ///< steps; 0: only when interrupted
   bool resume = false;
   Device device = Device::cpu;
-  NumberType dtype = NumberType::float32;  ///< the others on a GPU alone
+  NumberType dtype = NumberType::float32;  ///< half on a GPU alone
   int threads = 0;
   bool tf32 = false;  ///< on a GPU: the layers' products on TF32 tensor cores
   bool deterministic = false;

@@ -2,15 +2,30 @@
 #pragma once
 
 #include <exception>
+#include <string_view>
+#include <type_traits>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
-#include <sparsegrad/core/config.hpp>
+#include <sparsegrad/backend/cpu_blas.hpp>
+#include <sparsegrad/core/low_precision.hpp>
 
 #include "training/memory/process_memory.hpp"
 #include "training/options.hpp"
 
 namespace sparsegrad::glue {
+
+/// What a run in T says of its products; empty: nothing. BLAS has none of 16 bits.
+template <class T, class Backend>
+std::string_view products_note() {
+  if constexpr (is_low_precision<T> && std::is_same_v<Backend, backend::CpuBlas>) {
+    return "numbers of 16 bits are multiplied in float, with blocks converted on the way: a step takes about "
+           "as "
+           "long as with --dtype float";
+  } else {
+    return "";
+  }
+}
 
 /// The CPU: memory is that of the process.
 template <class Backend>

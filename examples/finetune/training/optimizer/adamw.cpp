@@ -7,5 +7,6 @@ namespace sparsegrad::glue {
 
 template class AdamW<float, backend::CpuBlas>;
 template class AdamW<double, backend::CpuBlas>;
+template class AdamW<bfloat16, backend::CpuBlas>;
 
 }  // namespace sparsegrad::glue
