@@ -206,6 +206,7 @@ void write_companions(const std::filesystem::path& path, const ModelDirectory& s
                            const EncoderModel<T, HostBackend>&, io::DType);
 SPARSEGRAD_GLUE_INSTANTIATE(float)
 SPARSEGRAD_GLUE_INSTANTIATE(double)
+SPARSEGRAD_GLUE_INSTANTIATE(bfloat16)
 #undef SPARSEGRAD_GLUE_INSTANTIATE
 
 }  // namespace sparsegrad::glue

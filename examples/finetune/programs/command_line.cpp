@@ -104,7 +104,8 @@ void add_common(CLI::App& app, TrainOptions& o) {
       ->group("Machine");
   add_choice<NumberType>(
       app, "--dtype", o.dtype, number_types(),
-      "on a GPU: of activations and of what products read; weights, optimizer and losses stay float")
+      "of activations and of what products read (fp16 on a GPU alone); weights, optimizer and losses stay "
+      "float")
       ->group("Machine");
   app.add_flag(
          "--tf32", o.tf32,

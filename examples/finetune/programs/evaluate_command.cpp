@@ -54,11 +54,17 @@ void detail::require_own_files(const EvaluateCommand& command, const Task& task,
   }
 }
 
+// In cpu_bfloat16.cpp.
+extern template int run_evaluate_on<bfloat16, HostBackend>(const EvaluateCommand&);
+
 int run_evaluate(const EvaluateCommand& command) {
   if (command.common.device == Device::cuda) return run_evaluate_on_cuda(command);
   EvaluateCommand chosen = command;
-  chosen.common.product_choice = choose_products(command.common).choice;
-  return run_evaluate_on<float, HostBackend>(chosen);
+  const Products products = choose_products(command.common);
+  chosen.common.product_choice = products.choice;
+  if (!products.note.empty() && !command.common.quiet) fmt::print(stderr, "note: {}\n", products.note);
+  return chosen.common.dtype == NumberType::bfloat16 ? run_evaluate_on<bfloat16, HostBackend>(chosen)
+                                                     : run_evaluate_on<float, HostBackend>(chosen);
 }
 
 }  // namespace sparsegrad::glue

@@ -43,6 +43,10 @@ int run_inspect(const InspectCommand& command) {
   TrainOptions options = command.common;
   options.check_device();
   if (options.device != Device::cpu) throw ValueError("--device is cuda, inspect computes on the CPU alone");
+  if (options.dtype != NumberType::float32) {
+    throw ValueError(
+        fmt::format("--dtype is {}, expected float: inspect computes in it alone", to_string(options.dtype)));
+  }
   options.run_type = RunType::ft;
   options.max_steps = command.at_step;
   // As many epochs as the steps need.

@@ -4,6 +4,9 @@
 
 namespace sparsegrad::glue {
 
+// In cpu_bfloat16.cpp.
+extern template int run_train_on<bfloat16, HostBackend>(const TrainOptions&, const std::string&);
+
 int run_train(const TrainOptions& options) {
   if (options.device == Device::cuda) return run_train_on_cuda(options);
   options.check();
@@ -11,7 +14,8 @@ int run_train(const TrainOptions& options) {
   const Products products =
       choose_products(options, options.output.empty() ? "" : OutputFolder::log_in(options.output));
   chosen.product_choice = products.choice;
-  return run_train_on<float, HostBackend>(chosen, products.text);
+  return chosen.dtype == NumberType::bfloat16 ? run_train_on<bfloat16, HostBackend>(chosen, products.text)
+                                              : run_train_on<float, HostBackend>(chosen, products.text);
 }
 
 }  // namespace sparsegrad::glue

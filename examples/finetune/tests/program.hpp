@@ -139,7 +139,7 @@ inline std::filesystem::path make_tiny_roberta(const std::filesystem::path& path
 
 inline std::string train_words(const std::filesystem::path& output, const std::string& more) {
   return "train --task cola --model " + tiny().string() + " --output " + output.string() +
-         " --threads 1 --max-length 32 --train-limit 256 --dev-limit 64 " + more;
+         " --threads 1 --products blas --max-length 32 --train-limit 256 --dev-limit 64 " + more;
 }
 
 }  // namespace sparsegrad::glue::test

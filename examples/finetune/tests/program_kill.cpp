@@ -20,7 +20,7 @@ using Clock = std::chrono::steady_clock;
 /// Kills of each kind of run; SPARSEGRAD_KILLS, where it is set, is their number in all (tests/faults/run.sh).
 int kills_each() {
   const char* all = std::getenv("SPARSEGRAD_KILLS");
-  return all == nullptr ? 4 : std::max(1, (std::atoi(all) + 3) / 4);
+  return all == nullptr ? 4 : std::max(1, (std::atoi(all) + 4) / 5);
 }
 
 std::string words_of(const fs::path& output, const std::string& more) {
@@ -38,7 +38,8 @@ TEST_CASE("a run that is killed at random times and resumed ends with the bits o
   for (const char* options :
        {"--threads 1 --run-type sparse --preset best --phase1-steps 2 --refresh-every 10 --width-side 8",
         "--threads 2 --run-type sparse --preset paper --phase1-steps 2",
-        "--threads 1 --deterministic --run-type lora", "--threads 1 --run-type ft"}) {
+        "--threads 1 --deterministic --run-type lora", "--threads 1 --run-type ft",
+        "--threads 2 --dtype bf16 --run-type sparse --preset best --phase1-steps 2 --width-side 8"}) {
     CAPTURE(options);
     const fs::path whole = fresh_folder("whole");
     const auto begin = Clock::now();

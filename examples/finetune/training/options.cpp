@@ -155,9 +155,10 @@ void TrainOptions::check() const {
 void TrainOptions::check_device() const {
   if (device == Device::cuda && products != "auto")
     throw ValueError(fmt::format("--products is {}, expected auto with --device cuda", products));
-  if (device == Device::cpu && dtype != NumberType::float32) {
+  if (device == Device::cpu && dtype == NumberType::float16) {
     throw ValueError(
-        fmt::format("--dtype is {}, expected float with --device cpu; --device cuda has bf16 and fp16 too",
+        fmt::format("--dtype is {}, expected float or bf16 with --device cpu; fp16 is computed on a GPU "
+                    "alone (--device cuda)",
                     to_string(dtype)));
   }
 }

@@ -129,7 +129,7 @@ struct TrainOptions {
   index_t checkpoint_every = 0;  ///< steps; 0: only when interrupted
   bool resume = false;
   Device device = Device::cpu;
-  NumberType dtype = NumberType::float32;  ///< the others on a GPU alone
+  NumberType dtype = NumberType::float32;  ///< half on a GPU alone
   std::string products = "auto";           ///< on the CPU: whose products, see training/products.hpp
   backend::ProductChoice product_choice;   ///< what that came to on this machine; empty: the first
   int threads = 0;

@@ -32,18 +32,27 @@ std::string text_of(const backend::ProductChoice& choice) {
   return text;
 }
 
-/// The fastest, and what was measured of all.
-Products measured() {
-  const CpuReport report = HostBackend::report();
+/// What was measured, as a line, and what to do about slow products.
+std::string text_of(const CpuReport& report) {
   std::string rates;
   for (const auto& r : report.rates) {
     rates += fmt::format("{}{} {:.0f}", rates.empty() ? "" : ", ", library_of(r.backend), r.of_float * 1e-9);
     if (r.of_bfloat16 > 0) rates += fmt::format(" (bfloat16 {:.0f})", r.of_bfloat16 * 1e-9);
   }
-  return {report.fastest,
-          fmt::format("products: {}; GFLOP/s a thread: {}; {} allows {:.0f} in float\n{}",
-                      text_of(report.fastest), rates, report.instruction_set, report.peak * 1e-9,
-                      report.advice.empty() ? "" : "          " + report.advice + "\n")};
+  return fmt::format("products: {}; GFLOP/s a thread: {}; {} allows {:.0f} in float\n{}",
+                     text_of(report.fastest), rates, report.instruction_set, report.peak * 1e-9,
+                     report.advice.empty() ? "" : "          " + report.advice + "\n");
+}
+
+/// Whether products of 16 bits are worth having: a fifth faster than those of float.
+bool multiplies_16_bits(const CpuReport& report, const backend::ProductChoice& choice) {
+  double of_float = 0;
+  double of_bfloat16 = 0;
+  for (const auto& r : report.rates) {
+    if (r.backend == choice.of_float) of_float = r.of_float;
+    if (r.backend == choice.of_low_precision) of_bfloat16 = r.of_bfloat16;
+  }
+  return of_bfloat16 > 1.2 * of_float;
 }
 
 /// The products of the run in `log_path`; false where its log names none.
@@ -79,9 +88,9 @@ std::vector<std::string> product_names() {
 }
 
 Products choose_products(const TrainOptions& options, const std::filesystem::path& log_path) {
-  const auto named = [](const backend::ProductChoice& choice, const char* why) {
-    return Products{choice, fmt::format("products: {}, {}\n", text_of(choice), why)};
-  };
+  Products products;
+  backend::ProductChoice& choice = products.choice;
+  std::string why;
   if (options.products != "auto") {
     const std::vector<std::string> names = product_names();
     const auto at = std::find(names.begin(), names.end(), options.products);
@@ -89,14 +98,29 @@ Products choose_products(const TrainOptions& options, const std::filesystem::pat
       throw ValueError(fmt::format("--products is '{}', expected one of: auto, {}", options.products,
                                    fmt::join(names, ", ")));
     }
-    const auto number = static_cast<std::size_t>(at - names.begin());
-    return named(HostBackend::all_of(HostBackend::names()[number]), "as asked for");
+    choice = HostBackend::all_of(HostBackend::names()[static_cast<std::size_t>(at - names.begin())]);
+    why = "as asked for";
+  } else if (options.resume && recorded(log_path, choice)) {
+    why = "as the run had before";
+  } else if (options.deterministic) {
+    choice = HostBackend::all_of(HostBackend::names().front());
+    why = "because of --deterministic";
   }
-  backend::ProductChoice choice;
-  if (options.resume && recorded(log_path, choice)) return named(choice, "as the run had before");
-  if (options.deterministic)
-    return named(HostBackend::all_of(HostBackend::names().front()), "because of --deterministic");
-  return measured();
+  const bool in_16_bits = options.dtype != NumberType::float32;
+  if (!why.empty()) products.text = fmt::format("products: {}, {}\n", text_of(choice), why);
+  if (!why.empty() && !in_16_bits) return products;
+  const CpuReport report = HostBackend::report();
+  if (why.empty()) {
+    choice = report.fastest;
+    products.text = text_of(report);
+  }
+  if (in_16_bits && !multiplies_16_bits(report, choice)) {
+    products.note =
+        "numbers of 16 bits are multiplied in float, with blocks converted on the way: a step takes about as "
+        "long as with --dtype float";
+    products.text += fmt::format("          {}\n", products.note);
+  }
+  return products;
 }
 
 nlohmann::json to_json(const backend::ProductChoice& choice) {

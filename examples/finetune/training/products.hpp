@@ -15,6 +15,7 @@ namespace sparsegrad::glue {
 struct Products {
   backend::ProductChoice choice;
   std::string text;  ///< which, at what rate, and what to do about slow ones: lines for the log
+  std::string note;  ///< what one who asked for 16 bits should know of their products; or nothing
 };
 
 /// The names that `--products` knows beside auto, in the order in which they are preferred.

@@ -6,8 +6,8 @@
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
-#include <sparsegrad/core/config.hpp>
 
+#include "models/host_backend.hpp"
 #include "training/memory/process_memory.hpp"
 #include "training/options.hpp"
 #include "training/products.hpp"

@@ -7,5 +7,6 @@ namespace sparsegrad::glue {
 
 template class AdamW<float, HostBackend>;
 template class AdamW<double, HostBackend>;
+template class AdamW<bfloat16, HostBackend>;
 
 }  // namespace sparsegrad::glue

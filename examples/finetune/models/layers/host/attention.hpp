@@ -14,51 +14,59 @@
 namespace sparsegrad::glue {
 
 /// Attention (see AttentionShape) in the host's memory. A task is one sequence and head; it writes only its own part of
-/// every result.
+/// every result. Products are in C = compute_t<T>: a T of 16 bits is widened a task's part at a time.
 template <class T, class Context>
 class HostAttention {
  public:
+  using C = compute_t<T>;
+
   explicit HostAttention(const AttentionShape& shape)
-      : heads_(shape.heads), head_size_(shape.head_size), scale_(shape.scale<T>()) {}
+      : heads_(shape.heads), head_size_(shape.head_size), scale_(shape.scale<C>()) {}
 
   /// Elements of working memory for sequences of up to `longest` rows on `threads` threads.
   index_t work_count(index_t longest, int threads) const { return per_worker(longest) * threads; }
 
   /// `qkv` [tokens, 3 hidden] holds x Wq^T | x Wk^T | x Wv^T; `bias` [3 hidden] is added to it here and the part of
   /// the queries scaled, which backward relies on. Writes `out` [tokens, hidden] and `log_sums` [heads, tokens].
-  void forward(Context& ctx, const Batch& batch, const T* bias, const Dropout<T>& dropout, MatrixView<T> qkv,
-               MatrixView<T> out, T* log_sums, T* work) const {
+  void forward(Context& ctx, const Batch& batch, const C* bias, const Dropout<C>& dropout, MatrixView<T> qkv,
+               MatrixView<T> out, C* log_sums, C* work) const {
     const index_t own = per_worker(batch.longest());
     ctx.parallel_for(batch.sequences() * heads_, [&](index_t task, int worker) {
       const Task t = place(batch, task, qkv.rows);
-      const Work w = split(work + own * worker, t.keys);
+      Work w = split(work + own * worker, t.keys);
       add_bias(t, bias, qkv);
       const T* q = qkv.row(t.first) + t.column;
-      pack_transposed(q + hidden(), qkv.stride, t.keys, w);
-      const T* v = q + 2 * hidden();
+      pack_transposed(q + hidden(), qkv.stride, t.keys, w.keys, w.stride);
+      const Rows<const C> v = w.wide.read(q + 2 * hidden(), qkv.stride, t.keys, head_size_);
+      const Wide block_memory = w.wide;
       for (index_t r = 0; r < t.queries; r += block_rows) {
         const index_t rows = std::min(block_rows, t.queries - r);
-        small_gemm<T>(rows, w.stride, head_size_, {q + r * qkv.stride, qkv.stride, 1}, w.keys, w.stride, T(1),
+        Wide wide = block_memory;
+        const Rows<const C> query = wide.read(q + r * qkv.stride, qkv.stride, rows, head_size_);
+        small_gemm<C>(rows, w.stride, head_size_, {query.data, query.stride, 1}, w.keys, w.stride, C(1),
                       false, w.p, w.stride);
-        T factor[block_rows];
+        C factor[block_rows];
         for (index_t i = 0; i < rows; ++i) {
-          T* __restrict s = w.p + i * w.stride;
-          const T top = max_of(s, t.keys);
-          for_packs<T>(t.keys, [=](auto at) { at.store(s, exp_of(at.load(s) - top)); });
-          const T sum = sum_of<T>(t.keys, [s](index_t j) { return s[j]; });
+          C* s = w.p + i * w.stride;
+          const C top = max_of(s, t.keys);
+          for_packs<C>(t.keys, [=](auto at) { at.store(s, exp_of(at.load(s) - top)); });
+          const C sum = sum_of<C>(t.keys, [=](auto at) { return at.load(s); });
           log_sums[t.sums + r + i] = top + std::log(sum);
-          factor[i] = T(1) / sum;
+          factor[i] = C(1) / sum;
           if (dropout.on()) {
             const auto mask = mask_row(dropout, t.sums + r + i);
-            for_packs<T>(t.keys, [=](auto at) { at.store(s, at.load(s) * mask(at)); });
+            for_packs<C>(t.keys, [=](auto at) { at.store(s, at.load(s) * mask(at)); });
           }
         }
         T* o = out.row(t.first + r) + t.column;
-        small_gemm<T>(rows, head_size_, t.keys, {w.p, w.stride, 1}, v, qkv.stride, T(1), false, o,
-                      out.stride);
+        const Rows<C> sums = wide.write(o, out.stride, rows, head_size_);
+        small_gemm<C>(rows, head_size_, t.keys, {w.p, w.stride, 1}, v.data, v.stride, C(1), false, sums.data,
+                      sums.stride);
         for (index_t i = 0; i < rows; ++i) {
-          for (index_t c = 0; c < head_size_; ++c)
-            o[i * out.stride + c] *= factor[i];
+          T* oi = o + i * out.stride;
+          const C* sum = sums.data + i * sums.stride;
+          const C f = factor[i];
+          for_packs<C>(head_size_, [=](auto at) { at.store(oi, at.load(sum) * f); });
         }
       }
     });
@@ -66,59 +74,69 @@ class HostAttention {
 
   /// From d_out [tokens, hidden] and forward's results: d_qkv [tokens, 3 hidden], the gradient of qkv as it was before
   /// forward (whose column sums are the bias's gradient).
-  void backward(Context& ctx, const Batch& batch, const Dropout<T>& dropout, MatrixView<const T> qkv,
-                MatrixView<const T> out, const T* log_sums, MatrixView<const T> d_out, MatrixView<T> d_qkv,
-                T* work) const {
+  void backward(Context& ctx, const Batch& batch, const Dropout<C>& dropout, MatrixView<const T> qkv,
+                MatrixView<const T> out, const C* log_sums, MatrixView<const T> d_out, MatrixView<T> d_qkv,
+                C* work) const {
     const index_t own = per_worker(batch.longest());
     ctx.parallel_for(batch.sequences() * heads_, [&](index_t task, int worker) {
       const Task t = place(batch, task, qkv.rows);
-      const Work w = split(work + own * worker, t.keys);
+      Work w = split(work + own * worker, t.keys);
       const T* q = qkv.row(t.first) + t.column;
-      const T* k = q + hidden();
-      pack_transposed(k, qkv.stride, t.keys, w);
-      pack_transposed(q + 2 * hidden(), qkv.stride, t.keys, w, w.values);
+      pack_transposed(q + hidden(), qkv.stride, t.keys, w.keys, w.stride);
+      pack_transposed(q + 2 * hidden(), qkv.stride, t.keys, w.values, w.stride);
       T* dq = d_qkv.row(t.first) + t.column;
       T* dk = dq + hidden();
       T* dv = dk + hidden();
+      const Rows<const C> k = w.wide.read(q + hidden(), qkv.stride, t.keys, head_size_);
+      const Rows<C> dk_sums = w.wide.write(dk, d_qkv.stride, t.keys, head_size_);
+      const Rows<C> dv_sums = w.wide.write(dv, d_qkv.stride, t.keys, head_size_);
+      const Wide block_memory = w.wide;
       for (index_t r = 0; r < t.queries; r += block_rows) {
         const index_t rows = std::min(block_rows, t.queries - r);
-        const T* query = q + r * qkv.stride;
-        const T* d_o = d_out.row(t.first + r) + t.column;
+        Wide wide = block_memory;
+        const Rows<const C> query = wide.read(q + r * qkv.stride, qkv.stride, rows, head_size_);
+        const Rows<const C> d_o =
+            wide.read(d_out.row(t.first + r) + t.column, d_out.stride, rows, head_size_);
         const T* o = out.row(t.first + r) + t.column;
-        small_gemm<T>(rows, w.stride, head_size_, {query, qkv.stride, 1}, w.keys, w.stride, T(1), false, w.p,
-                      w.stride);
-        small_gemm<T>(rows, w.stride, head_size_, {d_o, d_out.stride, 1}, w.values, w.stride, T(1), false,
+        small_gemm<C>(rows, w.stride, head_size_, {query.data, query.stride, 1}, w.keys, w.stride, C(1),
+                      false, w.p, w.stride);
+        small_gemm<C>(rows, w.stride, head_size_, {d_o.data, d_o.stride, 1}, w.values, w.stride, C(1), false,
                       w.ds, w.stride);
         for (index_t i = 0; i < rows; ++i) {
-          T* __restrict p = w.p + i * w.stride;
-          T* __restrict ds = w.ds + i * w.stride;
-          const T* __restrict oi = o + i * out.stride;
-          const T* __restrict di = d_o + i * d_out.stride;
-          const T log_sum = log_sums[t.sums + r + i];
-          const T mean = sum_of<T>(head_size_, [oi, di](index_t c) { return oi[c] * di[c]; });
+          C* p = w.p + i * w.stride;
+          C* ds = w.ds + i * w.stride;
+          const T* oi = o + i * out.stride;
+          const C* di = d_o.data + i * d_o.stride;
+          const C log_sum = log_sums[t.sums + r + i];
+          const C mean = sum_of<C>(head_size_, [=](auto at) { return at.load(oi) * at.load(di); });
           if (dropout.on()) {
             const auto mask = mask_row(dropout, t.sums + r + i);
-            for_packs<T>(t.keys, [=](auto at) {
+            for_packs<C>(t.keys, [=](auto at) {
               const auto probability = exp_of(at.load(p) - log_sum);
               const auto multiplier = mask(at);
               at.store(ds, probability * (at.load(ds) * multiplier - mean));
               at.store(p, probability * multiplier);
             });
           } else {
-            for_packs<T>(t.keys, [=](auto at) {
+            for_packs<C>(t.keys, [=](auto at) {
               const auto probability = exp_of(at.load(p) - log_sum);
               at.store(ds, probability * (at.load(ds) - mean));
               at.store(p, probability);
             });
           }
         }
-        small_gemm<T>(t.keys, head_size_, rows, {w.p, 1, w.stride}, d_o, d_out.stride, T(1), r > 0, dv,
-                      d_qkv.stride);
-        small_gemm<T>(rows, head_size_, t.keys, {w.ds, w.stride, 1}, k, qkv.stride, scale_, false,
-                      dq + r * d_qkv.stride, d_qkv.stride);
-        small_gemm<T>(t.keys, head_size_, rows, {w.ds, 1, w.stride}, query, qkv.stride, T(1), r > 0, dk,
-                      d_qkv.stride);
+        small_gemm<C>(t.keys, head_size_, rows, {w.p, 1, w.stride}, d_o.data, d_o.stride, C(1), r > 0,
+                      dv_sums.data, dv_sums.stride);
+        T* dq_rows = dq + r * d_qkv.stride;
+        const Rows<C> dq_sums = wide.write(dq_rows, d_qkv.stride, rows, head_size_);
+        small_gemm<C>(rows, head_size_, t.keys, {w.ds, w.stride, 1}, k.data, k.stride, scale_, false,
+                      dq_sums.data, dq_sums.stride);
+        put(dq_sums, rows, dq_rows, d_qkv.stride);
+        small_gemm<C>(t.keys, head_size_, rows, {w.ds, 1, w.stride}, query.data, query.stride, C(1), r > 0,
+                      dk_sums.data, dk_sums.stride);
       }
+      put(dk_sums, t.keys, dk, d_qkv.stride);
+      put(dv_sums, t.keys, dv, d_qkv.stride);
       for (index_t i = t.keys; i < t.queries; ++i) {
         std::fill_n(dk + i * d_qkv.stride, head_size_, T(0));
         std::fill_n(dv + i * d_qkv.stride, head_size_, T(0));
@@ -132,17 +150,57 @@ class HostAttention {
   struct Task {
     index_t first, queries, keys, column, sums;
   };
-  struct Work {
-    T* keys;    ///< k^T [head_size, stride], zeros beyond the keys
-    T* values;  ///< v^T, the same
-    T* p;       ///< [block_rows, stride]
-    T* ds;
+  template <class V>
+  struct Rows {
+    V* data;
     index_t stride;
+  };
+  /// Rows of T as products read and write them: where they lie, or, of a T of 16 bits, in memory that is taken from here.
+  struct Wide {
+    C* memory;
+
+    Rows<const C> read(const T* x, index_t stride, index_t rows, index_t cols) {
+      if constexpr (is_low_precision<T>) {
+        const Rows<C> wide = take(rows, cols);
+        for (index_t i = 0; i < rows; ++i) {
+          const T* from = x + i * stride;
+          C* to = wide.data + i * wide.stride;
+          for_packs<C>(cols, [=](auto at) { at.store(to, at.load(from)); });
+        }
+        return {wide.data, wide.stride};
+      } else {
+        return {x, stride};
+      }
+    }
+    /// For results, which `put` takes from there.
+    Rows<C> write(T* x, index_t stride, index_t rows, index_t cols) {
+      if constexpr (is_low_precision<T>) {
+        return take(rows, cols);
+      } else {
+        return {x, stride};
+      }
+    }
+
+   private:
+    Rows<C> take(index_t rows, index_t cols) {
+      C* const at = memory;
+      memory += rows * cols;
+      return {at, cols};
+    }
+  };
+  struct Work {
+    C* keys;    ///< k^T [head_size, stride], zeros beyond the keys
+    C* values;  ///< v^T, the same
+    C* p;       ///< [block_rows, stride]
+    C* ds;
+    index_t stride;
+    Wide wide;  ///< up to three times [keys, head_size] and [block_rows, head_size]
   };
 
   index_t hidden() const { return heads_ * head_size_; }
   index_t per_worker(index_t longest) const {
-    return 2 * (head_size_ + block_rows) * Simd<T>::round_up(longest);
+    const index_t wide = is_low_precision<T> ? 3 * (longest + block_rows) * head_size_ : 0;
+    return 2 * (head_size_ + block_rows) * Simd<C>::round_up(longest) + Simd<C>::round_up(wide);
   }
 
   Task place(const Batch& batch, index_t task, index_t tokens) const {
@@ -152,38 +210,50 @@ class HostAttention {
     return {first, batch.offsets[s + 1] - first, batch.lengths[s], head * head_size_, head * tokens + first};
   }
 
-  Work split(T* memory, index_t keys) const {
-    const index_t stride = Simd<T>::round_up(keys);
-    const index_t packed = head_size_ * stride;
-    return {memory, memory + packed, memory + 2 * packed, memory + 2 * packed + block_rows * stride, stride};
+  Work split(C* memory, index_t keys) const {
+    const index_t stride = Simd<C>::round_up(keys);
+    C* const values = memory + head_size_ * stride;
+    C* const p = values + head_size_ * stride;
+    C* const ds = p + block_rows * stride;
+    return {memory, values, p, ds, stride, {ds + block_rows * stride}};
   }
 
-  void add_bias(const Task& t, const T* bias, MatrixView<T> qkv) const {
+  void add_bias(const Task& t, const C* bias, MatrixView<T> qkv) const {
     for (index_t i = 0; i < t.queries; ++i) {
       for (int part = 0; part < 3; ++part) {
-        T* __restrict x = qkv.row(t.first + i) + t.column + part * hidden();
-        const T* __restrict b = bias + t.column + part * hidden();
-        const T factor = part == 0 ? scale_ : T(1);
-        for (index_t c = 0; c < head_size_; ++c)
-          x[c] = (x[c] + b[c]) * factor;
+        T* x = qkv.row(t.first + i) + t.column + part * hidden();
+        const C* b = bias + t.column + part * hidden();
+        const C factor = part == 0 ? scale_ : C(1);
+        for_packs<C>(head_size_, [=](auto at) { at.store(x, (at.load(x) + at.load(b)) * factor); });
       }
     }
   }
 
-  void pack_transposed(const T* x, index_t stride, index_t keys, const Work& w, T* target = nullptr) const {
-    T* to = target == nullptr ? w.keys : target;
+  void pack_transposed(const T* x, index_t stride, index_t keys, C* to, index_t to_stride) const {
     for (index_t c = 0; c < head_size_; ++c) {
-      T* row = to + c * w.stride;
+      C* row = to + c * to_stride;
       for (index_t j = 0; j < keys; ++j)
-        row[j] = x[j * stride + c];
-      for (index_t j = keys; j < w.stride; ++j)
-        row[j] = T(0);
+        row[j] = static_cast<C>(x[j * stride + c]);
+      for (index_t j = keys; j < to_stride; ++j)
+        row[j] = C(0);
+    }
+  }
+
+  /// Sums of a T of 16 bits to where they belong; others are there.
+  void put([[maybe_unused]] Rows<C> sums, [[maybe_unused]] index_t rows, [[maybe_unused]] T* x,
+           [[maybe_unused]] index_t stride) const {
+    if constexpr (is_low_precision<T>) {
+      for (index_t i = 0; i < rows; ++i) {
+        const C* from = sums.data + i * sums.stride;
+        T* to = x + i * stride;
+        for_packs<C>(head_size_, [=](auto at) { at.store(to, at.load(from)); });
+      }
     }
   }
 
   index_t heads_;
   index_t head_size_;
-  T scale_;
+  C scale_;
 };
 
 }  // namespace sparsegrad::glue

@@ -6,39 +6,55 @@
 namespace sparsegrad::glue {
 
 template <class T, class Context>
-void embeddings_forward(Context& ctx, const Embeddings<T>& e, const Batch& batch, const Dropout<T>& dropout,
-                        MatrixView<T> xhat, T* rstd, MatrixView<T> y) {
+void embeddings_forward(Context& ctx, const Embeddings<compute_t<T>>& e, const Batch& batch,
+                        const Dropout<compute_t<T>>& dropout, MatrixView<T> xhat, compute_t<T>* rstd,
+                        MatrixView<T> y) {
+  using C = compute_t<T>;
   const index_t n = e.word.cols;
-  for_rows(ctx, batch.tokens(), [&](index_t i) {
+  for_work_rows<T>(ctx, xhat.block(0, 0, batch.tokens(), n), [&](index_t i, C* z) {
     const auto token = static_cast<std::size_t>(i);
-    const T* __restrict w = e.word.row(batch.ids[token]);
-    const T* __restrict p = e.position.row(batch.position_ids[token]);
-    const T* __restrict t = e.type.row(batch.type_ids[token]);
-    T* __restrict z = xhat.row(i);
-    for (index_t j = 0; j < n; ++j)
-      z[j] = w[j] + t[j] + p[j];
-    T* __restrict out = y.row(i);
-    rstd[i] = normalize_row(e.norm, z, out, n);
+    const C* w = e.word.row(batch.ids[token]);
+    const C* p = e.position.row(batch.position_ids[token]);
+    const C* t = e.type.row(batch.type_ids[token]);
+    for_packs<C>(n, [=](auto at) { at.store(z, at.load(w) + at.load(t) + at.load(p)); });
+    T* normalized = xhat.row(i);
+    T* out = y.row(i);
     if (dropout.on()) {
       const auto mask = mask_row(dropout, i);
-      for_packs<T>(n, [=](auto at) { at.store(out, at.load(out) * mask(at)); });
+      rstd[i] = normalize_row(e.norm, z, n, [=](auto at, auto x, auto value) {
+        at.store(normalized, x);
+        at.store(out, value * mask(at));
+      });
+    } else {
+      rstd[i] = normalize_row(e.norm, z, n, [=](auto at, auto x, auto value) {
+        at.store(normalized, x);
+        at.store(out, value);
+      });
     }
   });
 }
 
 /// `g` = dy is overwritten. Gradients are added to; each element of a table sums its tokens in their order.
 template <class T, class Context>
-void embeddings_backward(Context& ctx, const Embeddings<T>& e, const Batch& batch, const Dropout<T>& dropout,
-                         MatrixView<const T> xhat, const T* rstd, MatrixView<T> g) {
+void embeddings_backward(Context& ctx, const Embeddings<compute_t<T>>& e, const Batch& batch,
+                         const Dropout<compute_t<T>>& dropout, MatrixView<const T> xhat,
+                         const compute_t<T>* rstd, MatrixView<T> g) {
+  using C = compute_t<T>;
   const index_t n = g.cols;
-  T* const targets[2] = {e.norm.d_gamma, e.norm.d_beta};
-  for_rows_with_sums<T, 2>(ctx, g.rows, n, targets, [&](index_t i, T* sums) {
-    T* __restrict gi = g.row(i);
+  C* const targets[2] = {e.norm.d_gamma, e.norm.d_beta};
+  for_rows_with_sums<C, 2>(ctx, g.rows, n, work_row_size<T>(n), targets, [&](index_t i, C* sums) {
+    T* gi = g.row(i);
+    C* z = work_row<T>(gi, sums + 2 * n);
     if (dropout.on()) {
       const auto mask = mask_row(dropout, i);
-      for_packs<T>(n, [=](auto at) { at.store(gi, at.load(gi) * mask(at)); });
+      for_packs<C>(n, [=](auto at) { at.store(z, at.load(gi) * mask(at)); });
+    } else if constexpr (is_low_precision<T>) {
+      for_packs<C>(n, [=](auto at) { at.store(z, at.load(gi)); });
     }
-    normalize_row_backward(e.norm, gi, xhat.row(i), rstd[i], sums, n);
+    normalize_row_backward<T>(e.norm, z, xhat.row(i), rstd[i], sums, n);
+    if constexpr (is_low_precision<T>) {
+      for_packs<C>(n, [=](auto at) { at.store(gi, at.load(z)); });
+    }
   });
   // A task owns some columns of all tables.
   constexpr index_t columns = 64;
@@ -47,12 +63,11 @@ void embeddings_backward(Context& ctx, const Embeddings<T>& e, const Batch& batc
     const index_t count = std::min(columns, n - first);
     for (index_t i = 0; i < g.rows; ++i) {
       const auto token = static_cast<std::size_t>(i);
-      const T* __restrict from = g.row(i) + first;
-      const auto add = [from, first, count](MatrixView<T> table, std::int32_t row) {
+      const T* from = g.row(i) + first;
+      const auto add = [from, first, count](MatrixView<C> table, std::int32_t row) {
         if (table.empty()) return;
-        T* __restrict to = table.row(row) + first;
-        for (index_t j = 0; j < count; ++j)
-          to[j] += from[j];
+        C* to = table.row(row) + first;
+        for_packs<C>(count, [=](auto at) { at.store(to, at.load(to) + at.load(from)); });
       };
       add(e.d_word, batch.ids[token]);
       add(e.d_position, batch.position_ids[token]);

@@ -23,49 +23,52 @@ requires(!ThrustBackend<Backend>) struct LayerOps<Backend> {
 
   template <class T>
   static index_t scratch_bytes(index_t, index_t width) {
-    return RowBlocks::most * width * static_cast<index_t>(sizeof(T)) + 4096;
+    return RowBlocks::most * (width + work_row_size<T>(width)) * static_cast<index_t>(sizeof(compute_t<T>)) +
+           4096;
   }
 
   template <class T>
-  static void embeddings_forward(Context& ctx, const Embeddings<T>& e, const Placed& placed,
-                                 const Dropout<T>& dropout, MatrixView<T> xhat, T* rstd, MatrixView<T> y) {
+  static void embeddings_forward(Context& ctx, const Embeddings<compute_t<T>>& e, const Placed& placed,
+                                 const Dropout<compute_t<T>>& dropout, MatrixView<T> xhat, compute_t<T>* rstd,
+                                 MatrixView<T> y) {
     glue::embeddings_forward<T>(ctx, e, placed.batch(), dropout, xhat, rstd, y);
   }
   template <class T>
-  static void embeddings_backward(Context& ctx, const Embeddings<T>& e, const Placed& placed,
-                                  const Dropout<T>& dropout, MatrixView<const T> xhat, const T* rstd,
-                                  MatrixView<T> g) {
+  static void embeddings_backward(Context& ctx, const Embeddings<compute_t<T>>& e, const Placed& placed,
+                                  const Dropout<compute_t<T>>& dropout, MatrixView<const T> xhat,
+                                  const compute_t<T>* rstd, MatrixView<T> g) {
     glue::embeddings_backward<T>(ctx, e, placed.batch(), dropout, xhat, rstd, g);
   }
   template <class T>
-  static void residual_norm_forward(Context& ctx, const LayerNorm<T>& norm, const Dropout<T>& dropout,
-                                    const T* bias, MatrixView<T> x, MatrixView<const T> residual, T* rstd,
+  static void residual_norm_forward(Context& ctx, const LayerNorm<compute_t<T>>& norm,
+                                    const Dropout<compute_t<T>>& dropout, const compute_t<T>* bias,
+                                    MatrixView<T> x, MatrixView<const T> residual, compute_t<T>* rstd,
                                     MatrixView<T> y) {
     glue::residual_norm_forward<T>(ctx, norm, dropout, bias, x, residual, rstd, y);
   }
   template <class T>
-  static void residual_norm_backward(Context& ctx, const LayerNorm<T>& norm, const Dropout<T>& dropout,
-                                     MatrixView<const T> xhat, const T* rstd, MatrixView<T> g,
-                                     MatrixView<const T> extra, MatrixView<T> dx, T* d_bias) {
+  static void residual_norm_backward(Context& ctx, const LayerNorm<compute_t<T>>& norm,
+                                     const Dropout<compute_t<T>>& dropout, MatrixView<const T> xhat,
+                                     const compute_t<T>* rstd, MatrixView<T> g, MatrixView<const T> extra,
+                                     MatrixView<T> dx, compute_t<T>* d_bias) {
     glue::residual_norm_backward<T>(ctx, norm, dropout, xhat, rstd, g, extra, dx, d_bias);
   }
   template <class T>
-  static void gelu_forward(Context& ctx, const T* bias, MatrixView<T> h, MatrixView<T> out) {
+  static void gelu_forward(Context& ctx, const compute_t<T>* bias, MatrixView<T> h, MatrixView<T> out) {
     glue::gelu_forward<T>(ctx, bias, h, out);
   }
   template <class T>
-  static void gelu_backward(Context& ctx, MatrixView<const T> slope, MatrixView<T> g, T* d_bias) {
+  static void gelu_backward(Context& ctx, MatrixView<const T> slope, MatrixView<T> g, compute_t<T>* d_bias) {
     glue::gelu_backward<T>(ctx, slope, g, d_bias);
   }
   template <class T>
-  static void column_sums(Context& ctx, MatrixView<const T> g, T* target) {
+  static void column_sums(Context& ctx, MatrixView<const T> g, compute_t<T>* target) {
     if (target == nullptr) return;
-    T* const targets[1] = {target};
-    for_rows_with_sums<T, 1>(ctx, g.rows, g.cols, targets, [&](index_t i, T* sums) {
-      T* __restrict s = sums;
-      const T* __restrict row = g.row(i);
-      for (index_t j = 0; j < g.cols; ++j)
-        s[j] += row[j];
+    using C = compute_t<T>;
+    C* const targets[1] = {target};
+    for_rows_with_sums<C, 1>(ctx, g.rows, g.cols, 0, targets, [&](index_t i, C* sums) {
+      const T* row = g.row(i);
+      for_packs<C>(g.cols, [=](auto at) { at.store(sums, at.load(sums) + at.load(row)); });
     });
   }
 
@@ -75,66 +78,72 @@ requires(!ThrustBackend<Backend>) struct LayerOps<Backend> {
   }
   template <class T>
   static void attention_forward(Context& ctx, const AttentionShape& shape, const Placed& placed,
-                                const T* bias, const Dropout<T>& dropout, MatrixView<T> qkv,
-                                MatrixView<T> out, T* log_sums, T* work) {
+                                const compute_t<T>* bias, const Dropout<compute_t<T>>& dropout,
+                                MatrixView<T> qkv, MatrixView<T> out, compute_t<T>* log_sums,
+                                compute_t<T>* work) {
     HostAttention<T, Context>(shape).forward(ctx, placed.batch(), bias, dropout, qkv, out, log_sums, work);
   }
   template <class T>
   static void attention_backward(Context& ctx, const AttentionShape& shape, const Placed& placed,
-                                 const Dropout<T>& dropout, MatrixView<const T> qkv, MatrixView<const T> out,
-                                 const T* log_sums, MatrixView<const T> d_out, MatrixView<T> d_qkv, T* work) {
+                                 const Dropout<compute_t<T>>& dropout, MatrixView<const T> qkv,
+                                 MatrixView<const T> out, const compute_t<T>* log_sums,
+                                 MatrixView<const T> d_out, MatrixView<T> d_qkv, compute_t<T>* work) {
     HostAttention<T, Context>(shape).backward(ctx, placed.batch(), dropout, qkv, out, log_sums, d_out, d_qkv,
                                               work);
   }
 
   template <class T>
-  static void take_first(Context&, const Placed& placed, MatrixView<const T> x, MatrixView<T> first) {
-    for (index_t s = 0; s < first.rows; ++s)
-      std::copy_n(x.row(first_row(placed, s)), first.cols, first.row(s));
+  static void take_first(Context& ctx, const Placed& placed, MatrixView<const T> x, MatrixView<T> first) {
+    for_rows(ctx, first.rows,
+             [&](index_t s) { std::copy_n(x.row(first_row(placed, s)), first.cols, first.row(s)); });
   }
   template <class T>
-  static void put_first(Context&, const Placed& placed, MatrixView<const T> first, MatrixView<T> x) {
-    std::fill_n(x.data, x.size(), T(0));
-    for (index_t s = 0; s < first.rows; ++s)
-      std::copy_n(first.row(s), first.cols, x.row(first_row(placed, s)));
+  static void put_first(Context& ctx, const Placed& placed, MatrixView<const T> first, MatrixView<T> x) {
+    for_rows(ctx, x.rows, [&](index_t i) { std::fill_n(x.row(i), x.cols, T(0)); });
+    for_rows(ctx, first.rows,
+             [&](index_t s) { std::copy_n(first.row(s), first.cols, x.row(first_row(placed, s))); });
   }
   template <class T>
-  static void tanh_forward(Context&, const T* bias, MatrixView<T> x) {
-    for (index_t i = 0; i < x.rows; ++i) {
+  static void tanh_forward(Context& ctx, const compute_t<T>* bias, MatrixView<T> x) {
+    for_rows(ctx, x.rows, [&](index_t i) {
+      T* row = x.row(i);
       for (index_t j = 0; j < x.cols; ++j)
-        x(i, j) = std::tanh(x(i, j) + bias[j]);
-    }
+        row[j] = static_cast<T>(std::tanh(row[j] + bias[j]));
+    });
   }
   template <class T>
-  static void tanh_backward(Context&, MatrixView<const T> y, MatrixView<T> g) {
-    for (index_t i = 0; i < g.rows; ++i) {
-      for (index_t j = 0; j < g.cols; ++j)
-        g(i, j) *= T(1) - y(i, j) * y(i, j);
-    }
+  static void tanh_backward(Context& ctx, MatrixView<const T> y, MatrixView<T> g) {
+    using C = compute_t<T>;
+    for_rows(ctx, g.rows, [&](index_t i) {
+      T* gi = g.row(i);
+      const T* yi = y.row(i);
+      for_packs<C>(g.cols, [=](auto at) {
+        const auto tanh = at.load(yi);
+        at.store(gi, at.load(gi) * (C(1) - tanh * tanh));
+      });
+    });
   }
   template <class T>
-  static void apply_mask(Context&, const Dropout<T>& dropout, MatrixView<T> x) {
+  static void apply_mask(Context& ctx, const Dropout<compute_t<T>>& dropout, MatrixView<T> x) {
     if (!dropout.on()) return;
-    for (index_t i = 0; i < x.rows; ++i) {
-      const auto mask = dropout.row(i);
-      for (index_t j = 0; j < x.cols; ++j)
-        x(i, j) *= mask.at(j);
-    }
+    for_rows(ctx, x.rows, [&](index_t i) {
+      T* row = x.row(i);
+      const auto mask = mask_row(dropout, i);
+      for_packs<compute_t<T>>(x.cols, [=](auto at) { at.store(row, at.load(row) * mask(at)); });
+    });
   }
 
   template <class T>
   static void adamw(Context& ctx, std::span<const AdamWPiece<T>> pieces, bool clear) {
     ctx.parallel_for(static_cast<index_t>(pieces.size()), [&](index_t number) {
-      const AdamWPiece<T>& p = pieces[static_cast<std::size_t>(number)];
-      adamw_update<T>(p.coefficients, p.count, p.weight, p.gradient, p.first, p.second);
-      if (clear) std::fill_n(p.gradient, p.count, T(0));
+      adamw_update<T>(pieces[static_cast<std::size_t>(number)], clear);
     });
   }
   template <class T>
   static void sums_of_squares(Context& ctx, std::span<const AdamWPiece<T>> pieces, double* sums) {
     ctx.parallel_for(static_cast<index_t>(pieces.size()), [&](index_t number) {
       const AdamWPiece<T>& p = pieces[static_cast<std::size_t>(number)];
-      sums[number] = sum_of_squares<T>(p.gradient, p.count);
+      sums[number] = sum_of_squares<compute_t<T>>(p.gradient, p.count);
     });
   }
 

@@ -1,74 +1,14 @@
-// Elementary functions and loops on vectors of registers' width, by the compilers' vector types: neither intrinsics nor
-// -ffast-math.
+// Elementary functions on vectors of registers' width: neither intrinsics nor -ffast-math.
 #pragma once
 
 #include <bit>
 #include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <type_traits>
 
-#include <sparsegrad/core/config.hpp>
+#include "packs.hpp"
 
 namespace sparsegrad::glue {
 
-/// Vector of T as wide as the registers that the code is compiled for.
-template <class T>
-struct Simd {
-#if defined(__AVX512F__)
-  static constexpr int bytes = 64;
-#elif defined(__AVX__)
-  static constexpr int bytes = 32;
-#else
-  static constexpr int bytes = 16;
-#endif
-  static constexpr int width = bytes / static_cast<int>(sizeof(T));
-  typedef T type __attribute__((vector_size(bytes)));
-
-  static constexpr index_t round_up(index_t n) {
-    return (n + width - 1) / width * width;
-  }
-};
-
-template <class T>
-using Pack = typename Simd<T>::type;
-
-/// A place in a row that a loop is at: one element, or as many as fill a Pack.
-template <class T>
-struct ElementAt {
-  using value = T;
-  index_t j;
-  T load(const T* x) const { return x[j]; }
-  void store(T* x, T v) const { x[j] = v; }
-};
-template <class T>
-struct PackAt {
-  using value = Pack<T>;
-  index_t j;
-  Pack<T> load(const T* x) const {
-    Pack<T> v;
-    std::memcpy(&v, x + j, sizeof(v));
-    return v;
-  }
-  void store(T* x, Pack<T> v) const { std::memcpy(x + j, &v, sizeof(v)); }
-};
-
-/// Calls f(PackAt) over [0, n), then f(ElementAt) for what is left: f is a generic lambda.
-template <class T, class F>
-inline void for_packs(index_t n, F f) {
-  index_t j = 0;
-  for (; j + Simd<T>::width <= n; j += Simd<T>::width)
-    f(PackAt<T>{j});
-  for (; j < n; ++j)
-    f(ElementAt<T>{j});
-}
-
 namespace detail {
-
-/// Unsigned integers as wide as a float, or as those of a Pack<float>.
-typedef std::uint32_t WordPack __attribute__((vector_size(Simd<float>::bytes)));
-template <class V>
-using words_of = std::conditional_t<std::is_same_v<V, float>, std::uint32_t, WordPack>;
 
 template <class V>
 inline V exp_of_floats(V x) {
@@ -167,24 +107,27 @@ inline GeluPair<Pack<double>> gelu_of(Pack<double> x) {
           detail::by_lane(x, [](double v) { return gelu_of(v).derivative; })};
 }
 
-/// Sum of f(0) .. f(n - 1) in an order that depends on n alone: lane l adds f(l), f(l + W), ...; then the lanes
-/// in pairs, then the rest.
+/// Sum of f(at) over the places of [0, n), in an order that depends on n alone: lane l of two packs side by side adds
+/// elements l, l + 2W, ...; then the lanes in pairs, then the rest.
 template <class T, class F>
 inline T sum_of(index_t n, F f) {
-  constexpr int lanes = 2 * Simd<T>::width;
-  T sums[lanes] = {};
+  constexpr int width = Simd<T>::width;
+  Pack<T> low = {}, high = {};
   index_t j = 0;
-  for (; j + lanes <= n; j += lanes) {
-    for (int l = 0; l < lanes; ++l)
-      sums[l] += f(j + l);
+  for (; j + 2 * width <= n; j += 2 * width) {
+    low += f(PackAt<T>{j});
+    high += f(PackAt<T>{j + width});
   }
-  for (int half = lanes / 2; half > 0; half /= 2) {
+  low += high;
+  T sums[width];
+  std::memcpy(sums, &low, sizeof low);
+  for (int half = width / 2; half > 0; half /= 2) {
     for (int l = 0; l < half; ++l)
       sums[l] += sums[l + half];
   }
   T rest = 0;
   for (; j < n; ++j)
-    rest += f(j);
+    rest += f(ElementAt<T>{j});
   return sums[0] + rest;
 }
 

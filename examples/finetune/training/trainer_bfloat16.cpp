@@ -1,0 +1,8 @@
+#include "training/trainer_impl.hpp"
+#include "training/trainer_state_impl.hpp"
+
+namespace sparsegrad::glue {
+
+template class BasicTrainer<bfloat16, HostBackend>;
+
+}  // namespace sparsegrad::glue
