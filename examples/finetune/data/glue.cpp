@@ -318,6 +318,7 @@ std::string other_forms_in(const fs::path& folder, Split split, const std::strin
     if (wanted.empty() && layout.common && names.front().ends_with(".jsonl")) wanted = names.front();
     if (layout.common && !names.front().ends_with(".csv")) continue;
     std::string& list = layout.common ? others : files;
+    if (list == names.front()) continue;  // layouts that differ in other splits
     list += (list.empty() ? "" : " or ") + names.front();
   }
   if (!others.empty()) others = " Read as well: " + others + ", or the same with .tsv, .jsonl or .json.";

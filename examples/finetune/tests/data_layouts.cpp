@@ -484,6 +484,7 @@ TEST_CASE(
                    file.string() + "' '" + target.string() + "'");
     check_says(fails(Split::train), "train-00000-of-00001.parquet' '");
     check_says(fails(Split::test), "'FILE.parquet' '");
+    check_says(fails(Split::train), " Read as well: train.csv, or the same with");
   }
   fs::remove_all(folder);
   const fs::path alone = write_file(folder / "dev.parquet", "PAR1");

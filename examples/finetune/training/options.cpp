@@ -111,11 +111,10 @@ void TrainOptions::check() const {
   const double largest_rate = trains_mlp ? std::max(learning_rate, rate_of_mlp()) : learning_rate;
   // As the library's step has it; above, AdamW would turn the signs of weights.
   if (weight_decay * largest_rate > 1) {
-    throw ValueError(
-        fmt::format("--weight-decay is {}, expected at most {}: times the learning rate {} it is more than "
-                    "1, which no weight can "
-                    "shrink by in a step",
-                    weight_decay, 1 / largest_rate, largest_rate));
+    throw ValueError(fmt::format(
+        "--weight-decay is {}, expected at most {}: times the learning rate {} it is more than 1, and would "
+        "turn the signs of weights",
+        weight_decay, 1 / largest_rate, largest_rate));
   }
   require(finite_from_zero(clip_norm), "--clip-norm", clip_norm, "a finite number from 0 (0: off)");
   require(finite_from_zero(warmup), "--warmup", warmup, "steps, or a share below 1");
