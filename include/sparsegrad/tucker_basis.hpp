@@ -5,7 +5,6 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
 #include <limits>
 #include <memory>
 #include <mutex>
@@ -18,6 +17,7 @@
 #include "core/backend.hpp"
 #include "core/float_bits.hpp"
 #include "core/full_precision.hpp"
+#include "core/number.hpp"
 #include "core/overlap.hpp"
 #include "core/wait.hpp"
 #include "default_backend.hpp"
@@ -30,13 +30,6 @@
 namespace sparsegrad {
 
 namespace detail {
-/// "1e-09": few digits, any magnitude.
-inline std::string short_number(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.3g", value);
-  return text;
-}
-
 /// 1, 2, 3, ...: no two bases of a process have the same.
 inline std::uint64_t next_basis_serial() {
   static std::atomic<std::uint64_t> last{0};
@@ -354,8 +347,8 @@ class TuckerBasis {
     const auto check = [&](const char* name, double value) {
       if (!is_nan(tolerance) && value <= tolerance) return;
       throw ValueError(std::string("the columns of ") + name + " are not orthonormal: max |" + name + "^T " +
-                       name + " - I| is " + detail::short_number(value) + ", expected at most " +
-                       detail::short_number(tolerance));
+                       name + " - I| is " + number_text(value, 3) + ", expected at most " +
+                       number_text(tolerance, 3));
     };
     check("V", defect.out);
     check("U", defect.in);

@@ -400,6 +400,9 @@ TEST_CASE("ranges: numbers in messages are the shortest that read back") {
   CHECK(number_text(0.1) == "0.1");
   CHECK(number_text(1.0 / 3) == "0.3333333333333333");
   CHECK(number_text(0.1F) == "0.1");
+  CHECK(number_text(1.0 / 3, 3) == "0.333");
+  CHECK(number_text(-1.23456e-9, 3) == "-1.23e-09");
+  CHECK(number_text(infinity, 3) == "inf");
   CHECK(number_text(infinity) == "inf");
   CHECK(number_text(-infinity) == "-inf");
   CHECK(number_text(5e-324) == "5e-324");

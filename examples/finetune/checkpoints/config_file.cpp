@@ -142,7 +142,9 @@ ModelConfig parse_encoder_config(const json& j, std::string_view source) {
   if (family != "bert" && family != "roberta") {
     fail(source, "the field \"model_type\" is \"" + family + "\", the engine knows \"bert\" and \"roberta\"");
   }
-  require_text(j, "hidden_act", "gelu", source);
+  // transformers' gelu_python is the same function, written out.
+  if (text_or(j, "hidden_act", "gelu", source) != "gelu_python")
+    require_text(j, "hidden_act", "gelu", source);
   require_text(j, "position_embedding_type", "absolute", source);
   require_plain_encoder(j, source);
   ModelConfig c;

@@ -141,7 +141,7 @@ void DelimitedText::next_quoted(std::vector<std::string>& fields) {
 }
 
 void DelimitedText::fail(std::string_view what) const {
-  throw DataError(file_.string() + ":" + std::to_string(line_) + ": " + std::string(what));
+  throw DataError(place() + ": " + std::string(what));
 }
 
 }  // namespace sparsegrad::glue

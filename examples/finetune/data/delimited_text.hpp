@@ -37,6 +37,9 @@ class DelimitedText {
   /// after its end.
   bool next(std::vector<std::string>& fields);
 
+  /// "file:line" of the row that was read last.
+  std::string place() const { return file_.string() + ":" + std::to_string(line_); }
+
   /// Throws DataError naming file and line.
   [[noreturn]] void fail(std::string_view what) const;
 

@@ -12,7 +12,7 @@ namespace sparsegrad::glue {
 struct ColumnNames {
   std::vector<std::string_view> a;
   std::vector<std::string_view> b = {};  ///< none: single sentences
-  std::vector<std::string_view> label = {"label"};
+  std::vector<std::string_view> label = {"label", "labels"};
   std::vector<std::string_view> index = {"index",
                                          "idx"};  ///< by which submissions number a test split's examples
 };

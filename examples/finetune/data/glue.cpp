@@ -23,9 +23,9 @@ const FileLayout glue_files{
     .train_files = {"train.tsv"}, .dev_files = {"dev.tsv"}, .test_files = {"test.tsv"}};
 
 /// The premise and hypothesis of language inference.
-const ColumnNames nli_columns{.a = {"sentence1", "premise", "text1"},
-                              .b = {"sentence2", "hypothesis", "text2"},
-                              .label = {"label", "gold_label"}};
+const ColumnNames nli_columns{.a = {"sentence1", "premise", "text1", "text_a"},
+                              .b = {"sentence2", "hypothesis", "text2", "text_b"},
+                              .label = {"label", "labels", "gold_label"}};
 
 std::vector<FileLayout> with_common(std::vector<FileLayout> own) {
   for (FileLayout& layout : common_layouts())
@@ -94,8 +94,9 @@ const std::vector<Task>& task_table() {
       {.name = "mrpc", .folder = "MRPC", .aliases = {},
        .class_names = {"not_equivalent", "equivalent"},
        .metrics = {MetricKind::accuracy, MetricKind::f1},
-       .columns = {.a = {"#1 String", "sentence1", "text1"}, .b = {"#2 String", "sentence2", "text2"},
-                   .label = {"Quality", "label"}},
+       .columns = {.a = {"#1 String", "sentence1", "text1", "text_a"},
+                   .b = {"#2 String", "sentence2", "text2", "text_b"},
+                   .label = {"Quality", "label", "labels"}},
        // The corpus's own files have no dev split.
        .layouts = with_common({glue_files, {.train_files = {"msr_paraphrase_train.txt"},
                                             .test_files = {"msr_paraphrase_test.txt"}}}),
@@ -103,8 +104,8 @@ const std::vector<Task>& task_table() {
       {.name = "stsb", .folder = "STS-B", .aliases = {"sts", "stsbenchmark"},
        .num_labels = 1, .regression = true, .label_max = 5.0F,
        .metrics = {MetricKind::pearson, MetricKind::spearman},
-       .columns = {.a = {"sentence1", "text1"}, .b = {"sentence2", "text2"},
-                   .label = {"score", "label", "similarity_score"}},
+       .columns = {.a = {"sentence1", "text1", "text_a"}, .b = {"sentence2", "text2", "text_b"},
+                   .label = {"score", "label", "labels", "similarity_score"}},
        // The benchmark's own files: genre, file, year, number, score, two sentences, perhaps two sources. No header.
        .layouts = with_common({glue_files, {.train_files = {"sts-train.csv"}, .dev_files = {"sts-dev.csv"},
                                             .test_files = {"sts-test.csv"},
@@ -113,7 +114,8 @@ const std::vector<Task>& task_table() {
       {.name = "qqp", .folder = "QQP", .aliases = {},
        .class_names = {"not_duplicate", "duplicate"},
        .metrics = {MetricKind::accuracy, MetricKind::f1},
-       .columns = {.a = {"question1", "text1"}, .b = {"question2", "text2"}, .label = {"is_duplicate", "label"},
+       .columns = {.a = {"question1", "text1", "text_a"}, .b = {"question2", "text2", "text_b"},
+                   .label = {"is_duplicate", "label", "labels"},
                    .index = {"id", "test_id", "index", "idx"}},
        .layouts = with_common({{.train_files = {"train.tsv"}, .dev_files = {"dev.tsv"}, .test_files = {"test.tsv"},
                                 .skip_short_rows = true},
@@ -138,7 +140,7 @@ const std::vector<Task>& task_table() {
        .label_names = {"entailment", "not_entailment"},
        .class_names = {"entailment", "not_entailment"},
        .metrics = {MetricKind::accuracy},
-       .columns = {.a = {"question", "text1"}, .b = {"sentence", "text2"}},
+       .columns = {.a = {"question", "text1", "text_a"}, .b = {"sentence", "text2", "text_b"}},
        .layouts = with_common({glue_files}),
        .origin = "https://dl.fbaipublicfiles.com/glue/data/QNLIv2.zip", .submission = "QNLI.tsv"},
       {.name = "rte", .folder = "RTE", .aliases = {},
@@ -252,13 +254,71 @@ std::string files_in(const fs::path& folder) {
   return names.size() > most ? fmt::format("{} and {} more", out, names.size() - most) : out;
 }
 
+/// A form in which data sets come and which is not read, with the command that turns it into one that is.
+struct OtherForm {
+  std::string_view ending;
+  std::string_view name;
+  std::string_view command;  ///< the file and the file to write follow
+};
+
+constexpr OtherForm other_forms[] = {
+    {".parquet", "a Parquet file", parquet_to_json_lines},
+    {".arrow", "an Arrow file of datasets",
+     "python3 -c \"import datasets, sys; datasets.Dataset.from_file(sys.argv[1]).to_json(sys.argv[2])\""},
+    {".gz", "a gzip file", "gunzip"},
+    {".zip", "a zip archive", "unzip"},
+};
+
+const OtherForm* other_form(const fs::path& file) {
+  for (const OtherForm& form : other_forms) {
+    if (file.extension() == form.ending) return &form;
+  }
+  return nullptr;
+}
+
+bool is_of_split(const fs::path& file, Split split) {
+  const std::string name = file.parent_path().filename().string() + "/" + file.filename().string();
+  const auto says = [&](std::string_view word) { return name.find(word) != std::string::npos; };
+  if (split == Split::dev) return says("/val") || says("/dev") || says("validation/") || says("dev/");
+  return says("/" + std::string(to_string(split))) || says(std::string(to_string(split)) + "/");
+}
+
+/// What `folder`, or a folder that libraries make in it, has of the split in a form that is not read, with the cure;
+/// else "". `wanted` is the name of the split's file as JSON lines.
+std::string other_forms_in(const fs::path& folder, Split split, const std::string& wanted) {
+  std::vector<fs::path> files;
+  std::error_code no_error;
+  if (fs::is_regular_file(folder, no_error)) files.push_back(folder);
+  for (const char* inner : {"", "data", "train", "validation", "dev", "test"}) {
+    for (const fs::directory_entry& entry : fs::directory_iterator(folder / inner, no_error))
+      files.push_back(entry.path());
+  }
+  std::sort(files.begin(), files.end());
+  const auto has_form = [](const fs::path& file) { return other_form(file) != nullptr; };
+  auto found = std::find_if(files.begin(), files.end(),
+                            [&](const fs::path& file) { return has_form(file) && is_of_split(file, split); });
+  const bool of_split = found != files.end();
+  if (!of_split) found = std::find_if(files.begin(), files.end(), has_form);
+  if (found == files.end()) return "";
+  const OtherForm& form = *other_form(*found);
+  const bool packed = form.command.find(' ') == std::string_view::npos;
+  const fs::path target = (fs::is_directory(folder, no_error) ? folder : folder.parent_path()) / wanted;
+  return fmt::format(" {} is {}, which is not read: {} '{}'{}", found->string(), form.name, form.command,
+                     of_split ? found->string() : "FILE" + std::string(form.ending),
+                     packed ? "" : " '" + target.string() + "'");
+}
+
 [[noreturn]] void throw_missing(const Task& task, const fs::path& data_dir, Split split) {
   std::string files;
   std::string others;  // CSV stands for all the common ones
+  std::string wanted;  // as JSON lines
   for (const FileLayout& layout : task.layouts) {
     const std::vector<std::string>& names = files_of(layout, split);
-    if (names.empty() || (layout.common && !names.front().ends_with(".csv"))) continue;
+    if (names.empty()) continue;
+    if (wanted.empty() && layout.common && names.front().ends_with(".jsonl")) wanted = names.front();
+    if (layout.common && !names.front().ends_with(".csv")) continue;
     std::string& list = layout.common ? others : files;
+    if (list == names.front()) continue;  // layouts that differ in other splits
     list += (list.empty() ? "" : " or ") + names.front();
   }
   if (!others.empty()) others = " Read as well: " + others + ", or the same with .tsv, .jsonl or .json.";
@@ -277,6 +337,12 @@ std::string files_in(const fs::path& folder) {
         break;
       }
     }
+  }
+  for (const fs::path& folder : candidate_folders(task, data_dir)) {
+    const std::string other = owner(task, folder) == nullptr ? other_forms_in(folder, split, wanted) : "";
+    if (other.empty()) continue;
+    found += "." + other;
+    break;
   }
   throw DataError(
       fmt::format("task {}: expected {} in {} or in {}, found {}.{} To get the files: {}, unpacked into {}",
@@ -307,6 +373,10 @@ void check_indices(const fs::path& file, std::vector<std::string> indices) {
     throw DataError(fmt::format("{}: expected each index once, found {} twice", file.string(), *twice));
 }
 
+bool is_blank(std::string_view text) {
+  return text.find_first_not_of(" \t\r\n\f\v") == std::string_view::npos;
+}
+
 void read_file(const Task& task, const FileLayout& layout, Split split, const fs::path& file, Dataset& data) {
   const bool labelled = split != Split::test;
   const auto is_label = [&](std::string_view text) { return parse_label(task, text).has_value(); };
@@ -314,8 +384,12 @@ void read_file(const Task& task, const FileLayout& layout, Split split, const fs
       file, {.names = task.columns, .layout = layout, .labelled = labelled, .is_label = is_label});
   const std::size_t before = data.examples.size();
   std::size_t unlabelled = 0;
+  std::size_t textless = 0;
+  std::string first_textless;
   Record record;
   while (records->next(record)) {
+    if (is_blank(record.a) && (!record.b || is_blank(*record.b)) && ++textless == 1)
+      first_textless = records->place();
     if (labelled && !layout.no_label.empty() && record.label == layout.no_label) {
       ++unlabelled;
       continue;
@@ -332,6 +406,13 @@ void read_file(const Task& task, const FileLayout& layout, Split split, const fs
         records->fail("expected a whole number as index, found " + in_quotes({*record.index}));
       data.indices.push_back(std::move(*record.index));
     }
+  }
+  // A submission has a prediction of each, so that none is left out here.
+  if (textless > 0) {
+    throw DataError(
+        fmt::format("{}: expected text, found a row without any ({} such rows in the file). Leave them out, "
+                    "or write what stands for no text",
+                    first_textless, textless));
   }
   if (data.examples.size() == before) {
     if (records->skipped() + unlabelled == 0)

@@ -11,9 +11,18 @@
 #include "data/text_file.hpp"
 
 namespace sparsegrad::glue {
+namespace {
+
+bool is_boolean(const std::string& plain) {
+  return plain == "true" || plain == "false";
+}
+
+}  // namespace
 
 std::optional<float> parse_label(const Task& task, std::string_view text) {
   const std::string plain = plain_name(text);
+  if (is_boolean(plain) && task.num_labels == 2 && task.label_names.empty())
+    return plain == "true" ? 1.0F : 0.0F;
   for (const auto* names : {&task.label_names, &task.class_names}) {
     for (std::size_t i = 0; i < names->size(); ++i) {
       if (plain == plain_name((*names)[i])) return static_cast<float>(i);
@@ -39,6 +48,8 @@ std::string label_error(const Task& task, std::string_view text) {
   std::string out = fmt::format("expected a label, {}, found {}", expected, in_quotes({std::string(text)}));
   if (!task.label_names.empty())
     out += fmt::format(" (numbers from 0 to {} stand for them in this order)", task.label_max);
+  if (is_boolean(plain_name(text)) && !task.label_names.empty())
+    out += ". true and false do not say which: write the names";
   if (text == "-1") out += ". -1 stands for a label that is not public: is this a test split?";
   if (text == "-") out += ". \"-\" stands for no label, as the annotators disagree: leave such rows out";
   return out;

@@ -40,6 +40,8 @@ class RecordReader {
   virtual bool next(Record& record) = 0;
   /// Throws DataError naming the file and the line of the last row.
   [[noreturn]] virtual void fail(std::string_view what) const = 0;
+  /// The last row's place, as `fail` names it: "file:line".
+  virtual std::string place() const = 0;
   /// Rows of too few columns that were left out so far.
   virtual std::size_t skipped() const { return 0; }
 };

@@ -51,6 +51,7 @@ class TableRecords final : public RecordReader {
   [[noreturn]] void fail(std::string_view what) const override {
     rows_.fail(std::string(what) + (rows_read_ == 1 ? first_row_hint_ : ""));
   }
+  std::string place() const override { return rows_.place(); }
   std::size_t skipped() const override { return skipped_; }
 
  private:

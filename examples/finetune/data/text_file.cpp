@@ -11,14 +11,15 @@ namespace sparsegrad::glue {
 namespace {
 
 /// What a file is by its first bytes, where that is no UTF-8, with the cure.
-std::string_view other_encoding(std::string_view text) {
+std::string other_encoding(std::string_view text) {
   using namespace std::string_view_literals;
   if (text.starts_with("\xFF\xFE"sv) || text.starts_with("\xFE\xFF"sv))
     return "UTF-16 (by its byte order mark). Convert it: iconv -f UTF-16 -t UTF-8";
   if (text.starts_with("\x1F\x8B"sv)) return "a gzip file. Unpack it: gunzip";
   if (text.starts_with("PK\x03\x04"sv)) return "a zip archive. Unpack it: unzip";
   if (text.starts_with("PAR1"sv))
-    return "a Parquet file. Write it as CSV: pandas.read_parquet(...).to_csv(...)";
+    return fmt::format("a Parquet file. Write it as JSON lines: {} FILE.parquet FILE.jsonl",
+                       parquet_to_json_lines);
   return {};
 }
 
@@ -44,7 +45,7 @@ std::string read_text(const std::filesystem::path& file) {
     throw DataError(
         fmt::format("{}: cannot be read: {} of {} bytes came", file.string(), stream.gcount(), size));
   }
-  if (const std::string_view other = other_encoding(text); !other.empty())
+  if (const std::string other = other_encoding(text); !other.empty())
     throw DataError(fmt::format("{}: expected text in UTF-8, found {}", file.string(), other));
   if (text.starts_with("\xEF\xBB\xBF")) text.erase(0, 3);
   while (text.ends_with('\n') || text.ends_with('\r'))

@@ -13,6 +13,11 @@ namespace sparsegrad::glue {
 /// or packed, or has a NUL byte or a byte that is not UTF-8.
 std::string read_text(const std::filesystem::path& file);
 
+/// The command that writes a Parquet file as JSON lines; the two files follow.
+inline constexpr std::string_view parquet_to_json_lines =
+    "python3 -c \"import pandas, sys; pandas.read_parquet(sys.argv[1])"
+    ".to_json(sys.argv[2], orient='records', lines=True)\"";
+
 /// A name as it is compared: lower case, without '-', '_', '.' and blanks, which people put or leave out.
 std::string plain_name(std::string_view name);
 

@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <map>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -13,6 +15,7 @@
 #include "programs/commands.hpp"
 #include "programs/interrupt.hpp"
 #include "programs/option_checks.hpp"
+#include "programs/option_effects.hpp"
 #include "replication/presets.hpp"
 #include "training/output/console.hpp"
 #include "training/products.hpp"
@@ -119,10 +122,10 @@ void add_common(CLI::App& app, TrainOptions& o) {
              "--deterministic the first")
       ->capture_default_str()
       ->group("Machine");
-  app.add_option("--threads", o.threads,
-                 "threads (0: as many as affinity and the quotas of control groups allow)")
-      ->capture_default_str()
-      ->group("Machine");
+  check_int(*app.add_option("--threads", o.threads,
+                            "threads (0: as many as affinity and the quotas of control groups allow)")
+                 ->capture_default_str()
+                 ->group("Machine"));
   app.add_flag("--deterministic", o.deterministic, "same bits for any number of threads, at some cost")
       ->group("Machine");
   app.add_flag("--quiet", o.quiet, "print nothing but errors and results")->group("Machine");
@@ -413,9 +416,40 @@ void apply_options_file(CLI::App& app, const std::filesystem::path& path) {
   }
 }
 
-/// What presets put in, the more particular first. Explicit options come before all of them.
-void apply_presets(CLI::App& app, TrainOptions& o) {
+/// The options that have a value, by their names ("--learning-rate").
+std::set<std::string> given_options(const CLI::App& app) {
+  std::set<std::string> names;
+  for (const CLI::Option* option : app.get_options()) {
+    if (option->count() > 0 && !option->get_lnames().empty())
+      names.insert("--" + option->get_lnames().front());
+  }
+  return names;
+}
+
+/// Refuses, or tells of, options that were given and change nothing.
+template <class Options>
+void tell_effects(const std::set<std::string>& given, const Options& options) {
+  for (const std::string& warning : check_effects(given, option_effects(options)))
+    print_error("warning: {}\n", warning);
+}
+
+/// A rank beyond a side's extent would be cut. What is wrong with the model's folder is told where it is opened.
+void check_ranks_of_model(const std::set<std::string>& given, const TrainOptions& o) {
+  if (o.run_type != RunType::sparse) return;
+  std::optional<ModelConfig> config;
+  try {
+    config = read_encoder_config(o.model / "config.json");
+  } catch (const std::exception&) {
+    return;
+  }
+  check_ranks(given, o.sparse.sides, *config);
+}
+
+/// What presets put in, the more particular first. Explicit options come before all of them. `given` gets those that are
+/// explicit.
+void apply_presets(CLI::App& app, TrainOptions& o, std::set<std::string>& given) {
   apply_options_file(app, o.options_file);
+  given = given_options(app);
   if (o.reference_protocol) {
     if (o.run_type == RunType::meprop) {
       o.run_type = RunType::topk;
@@ -551,9 +585,10 @@ int run(int argc, char** argv) {
     }
     arguments.push_back(std::move(text));
   }
+  std::set<std::string> given;
   try {
     app.parse(std::move(arguments));
-    if (train_app->parsed() && !search) apply_presets(*train_app, train);
+    if (train_app->parsed() && !search) apply_presets(*train_app, train, given);
     if (search) throw ValueError(search_is_a_tool);  // an options file may ask for it too
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
@@ -564,10 +599,16 @@ int run(int argc, char** argv) {
   try {
     if (train_app->parsed()) {
       apply_task_presets(*train_app, train);
+      check_ranks_of_model(given, train);
+      tell_effects(given, train);
       train.apply_run_type();
       return run_train(train);
     }
-    if (evaluate_app->parsed()) return run_evaluate(evaluate_command);
+    if (evaluate_app->parsed()) {
+      tell_effects(given_options(*evaluate_app), evaluate_command);
+      return run_evaluate(evaluate_command);
+    }
+    tell_effects(given_options(*inspect_app), inspect);
     return run_inspect(inspect);
   } catch (const std::bad_alloc&) {
     const int threads = std::max({train.threads, evaluate_command.common.threads, inspect.common.threads});

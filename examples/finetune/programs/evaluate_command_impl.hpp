@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -34,7 +35,9 @@ int run_evaluate_on(const EvaluateCommand& command) {
     throw ValueError(
         "--split test has no labels to compare with; expected --submission FILE or --predictions FILE");
   const InterruptGuard guard;
-  BasicSession<T, Backend> session(options, on_train, labelled ? Split::dev : Split::test);
+  // One split alone: data may lack the others.
+  const std::optional<Split> held_out = labelled ? Split::dev : Split::test;
+  BasicSession<T, Backend> session(options, on_train, on_train ? std::nullopt : held_out);
   detail::require_own_files(command, session.task(), session.source());
   TrainedParts nothing;
   nothing.mlp.matrices = false;

@@ -8,6 +8,7 @@
 #include "programs/unknown_tokens.hpp"
 #include "training/output/console.hpp"
 #include "training/output/output_file.hpp"
+#include "training/output/output_folder.hpp"
 #include "training/output/progress_bar.hpp"
 #include "training/output/run_log.hpp"
 #include "training/products.hpp"
@@ -62,7 +63,8 @@ int run_inspect(const InspectCommand& command) {
   }
   const InterruptGuard guard;
   options.product_choice = choose_products(options).choice;
-  make_folder(options.output);
+  // For one process at a time, as a run's: what is written stands side by side with what a run writes.
+  const OutputFolder output(options.output);
   Session session(options, true);
   warn_of_unknown(session);
   session.load_model(options, trained_parts(options));

@@ -1,5 +1,6 @@
 #include "programs/option_checks.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <cstdlib>
@@ -16,26 +17,43 @@ std::string not_in_range(const std::string& text, const std::string& least, cons
   return fmt::format("is {}, expected a whole number from {} to {}", text, least, most);
 }
 
-// Each of these reads as the parser does; what is no number it refuses itself.
+// Each of these takes decimal numbers alone: the parser would read 010 as 8 and 0x10 as 16.
 
-std::string check_signed(const std::string& text) {
+/// Brings a whole number to the form that the parser reads as it is meant.
+std::string read_whole_number(std::string& text) {
+  const bool sign = text.starts_with('-') || text.starts_with('+');
+  const std::size_t first = sign ? 1 : 0;
+  if (text.size() == first || text.find_first_not_of("0123456789", first) != std::string::npos)
+    return fmt::format("is {}, expected a whole number in decimal digits", text);
+  const std::size_t digit = std::min(text.find_first_not_of('0', first), text.size() - 1);
+  text = (text.starts_with('-') ? "-" : "") + text.substr(digit);
+  return "";
+}
+
+std::string check_signed(std::string& text) {
+  if (std::string trouble = read_whole_number(text); !trouble.empty()) return trouble;
   errno = 0;
-  (void)std::strtoll(text.c_str(), nullptr, 0);
+  (void)std::strtoll(text.c_str(), nullptr, 10);
   if (errno != ERANGE) return "";
   using Limits = std::numeric_limits<std::int64_t>;
   return not_in_range(text, std::to_string(Limits::min()), std::to_string(Limits::max()));
 }
 
-std::string check_unsigned(const std::string& text) {
+std::string check_unsigned(std::string& text) {
+  if (std::string trouble = read_whole_number(text); !trouble.empty()) return trouble;
   errno = 0;
-  (void)std::strtoull(text.c_str(), nullptr, 0);
+  (void)std::strtoull(text.c_str(), nullptr, 10);
   if (errno != ERANGE && text.find('-') == std::string::npos) return "";
   return not_in_range(text, "0", std::to_string(std::numeric_limits<std::uint64_t>::max()));
 }
 
-std::string check_float(const std::string& text) {
+std::string check_float(std::string& text) {
   errno = 0;
-  const double value = std::strtod(text.c_str(), nullptr);
+  char* end = nullptr;
+  const double value = std::strtod(text.c_str(), &end);
+  const bool hexadecimal = text.find_first_of("xX") != std::string::npos;
+  if (end != text.c_str() + text.size() || text.empty() || hexadecimal)
+    return fmt::format("is {}, expected a decimal number", text);
   if (errno != ERANGE || value != 0) return "";
   return fmt::format("is {}, which is 0 in double precision; expected 0 or a larger number", text);
 }
@@ -59,10 +77,20 @@ std::string empty_value(int argc, const char* const* argv) {
 void check_numbers(CLI::App& command) {
   for (CLI::Option* option : command.get_options()) {
     const std::string type = option->get_type_name();
-    if (type == "INT") option->check(check_signed);
-    if (type == "UINT") option->check(check_unsigned);
-    if (type == "FLOAT") option->check(check_float);
+    if (type == "INT") option->transform(CLI::Validator(check_signed, ""));
+    if (type == "UINT") option->transform(CLI::Validator(check_unsigned, ""));
+    if (type == "FLOAT") option->check(CLI::Validator(check_float, ""));
   }
+}
+
+void check_int(CLI::Option& option) {
+  option.check([](const std::string& text) -> std::string {
+    using Limits = std::numeric_limits<int>;
+    errno = 0;
+    const long long value = std::strtoll(text.c_str(), nullptr, 10);
+    if (errno != ERANGE && value >= Limits::min() && value <= Limits::max()) return "";
+    return not_in_range(text, "0", std::to_string(Limits::max()));
+  });
 }
 
 void check_share(CLI::Option& option) {

@@ -32,7 +32,7 @@ int run_train_on(const TrainOptions& options, const std::string& products) {
   const auto state_path = output.state();
   output.require_not_written(options.model);
   if (options.resume && is_finished(log_path, options)) {
-    output.remove_states();  // of a run that was killed between its last log and this
+    output.remove_checkpoint();  // of a run that was killed between its last log and this
     print("finished already: {}\n", log_path.string());
     return 0;
   }
@@ -166,7 +166,7 @@ int run_train_on(const TrainOptions& options, const std::string& products) {
     return interrupted_status;
   }
   write_log(true);
-  output.remove_states();
+  output.remove_checkpoint();
   if (talk) {
     if (report.phase1.steps > 0) {
       print("phase 1: {} steps, {:.1f} s with {:.1f} s for the bases\n", report.phase1.steps,

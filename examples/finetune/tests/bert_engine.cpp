@@ -357,6 +357,13 @@ TEST_CASE("configurations that the engine cannot run are refused by the field's 
   };
   CHECK(parse_model_config(good, "").num_labels == 3);
   CHECK(has(refused("hidden_act", "relu"), "\"hidden_act\" is \"relu\""));
+  for (const char* other : {"gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "gelu_10"})
+    CHECK(has(refused("hidden_act", other), "\"hidden_act\" is"));
+  {
+    json exact = good;  // transformers' other name of the same function
+    exact["hidden_act"] = "gelu_python";
+    CHECK(to_json(parse_model_config(exact, ""), exact).at("hidden_act") == "gelu");
+  }
   CHECK(has(refused("model_type", "gpt2"), "\"model_type\" is \"gpt2\""));
   CHECK(has(refused("position_embedding_type", "relative_key"), "position_embedding_type"));
   CHECK(has(refused("hidden_size", 33), "not a multiple"));

@@ -190,8 +190,9 @@ TEST_CASE("classes by name; train and dev of different width; two dev sets") {
   write_file(folder / "MNLI/dev_matched.tsv", "a\tb\n");
   check_says(
       error_of([&] { load_split(task, folder, Split::dev); }),
-      "dev_matched.tsv:1: expected a header with the columns sentence1 (or premise, text1), sentence2 (or "
-      "hypothesis, text2) and label (or gold_label), found 2 tab-separated: \"a\", \"b\"");
+      "dev_matched.tsv:1: expected a header with the columns sentence1 (or premise, text1, text_a), "
+      "sentence2 (or "
+      "hypothesis, text2, text_b) and label (or labels, gold_label), found 2 tab-separated: \"a\", \"b\"");
 
   write_file(folder / "RTE/dev.tsv", "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tnot_entailment\n");
   CHECK(load_split(find_task("rte"), folder, Split::dev).examples.at(0).label == 1.0F);

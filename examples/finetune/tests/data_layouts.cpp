@@ -39,6 +39,19 @@ std::string text_of(const Dataset& data) {
   return out;
 }
 
+/// A file of single sentences, of which the last is empty, with "x" in its place.
+std::string with_text_in_last_row(std::string text) {
+  for (const char* empty : {"\"sentence\":\"\"", "\"sentence\": \"\""}) {
+    if (const std::size_t at = text.find(empty); at != std::string::npos)
+      return text.insert(at + std::string(empty).size() - 1, "x");
+  }
+  std::size_t at = text.rfind('\n', text.size() - 2) + 1;
+  // The row may begin with its number.
+  if (text.substr(at, 2) == "11") at += 3;
+  if (text.substr(at, 4) == "\"11\"") at += 5;
+  return text.insert(at + (text[at] == '"' ? 1 : 0), "x");
+}
+
 }  // namespace
 
 TEST_CASE("what datasets and pandas write is read to the byte") {
@@ -53,12 +66,20 @@ TEST_CASE("what datasets and pandas write is read to the byte") {
     const auto name = entry.at("split").get<std::string>();
     const Split split = name == "train" ? Split::train : name == "dev" ? Split::dev : Split::test;
     const auto labels = golden.at("labels").at(task).get<std::vector<float>>();
-    const Dataset data = read(task.c_str(), file, entry.at("text").get<std::string>(), split);
+    auto text = entry.at("text").get<std::string>();
+    std::vector<std::string> expected = sentences;
+    if (find_task(task).columns.b.empty()) {
+      // The last sentence is empty, and a row without any text is refused. With a text it is read like the others.
+      check_says(error(task.c_str(), file, text, split), "found a row without any (1 such rows in the file)");
+      text = with_text_in_last_row(text);
+      expected.back() = "x";
+    }
+    const Dataset data = read(task.c_str(), file, text, split);
     REQUIRE(data.examples.size() == sentences.size());
     for (std::size_t i = 0; i < sentences.size(); ++i) {
       CAPTURE(i);
       const Example& example = data.examples[i];
-      CHECK(example.a == sentences[i]);
+      CHECK(example.a == expected[i]);
       CHECK(example.b.has_value() == !find_task(task).columns.b.empty());
       if (example.b) CHECK(*example.b == sentences[(i + 5) % sentences.size()]);
       CHECK(example.label == (split == Split::test ? 0.0F : labels[i % labels.size()]));
@@ -143,16 +164,16 @@ TEST_CASE("columns go by name, in any order and spelling, among others") {
   CHECK(text_of(read("mnli", "train.tsv", "hypothesis\tpremise\tlabel\nh\tp\t2\n")) == "p/h=2.00|");
   // GLUE's QNLI and RTE have rows of the same shape, in files of the same name.
   check_says(error("rte", "train.tsv", "index\tquestion\tsentence\tlabel\n0\ta\tb\tentailment\n"),
-             "train.tsv:1: expected a header with the columns sentence1 (or premise, text1), sentence2 (or "
-             "hypothesis, "
-             "text2) and label (or gold_label), found 4 tab-separated: \"index\", \"question\", "
+             "train.tsv:1: expected a header with the columns sentence1 (or premise, text1, text_a), "
+             "sentence2 (or hypothesis, text2, text_b) and label (or labels, gold_label), found 4 "
+             "tab-separated: \"index\", \"question\", "
              "\"sentence\", \"label\"");
   check_says(error("mrpc", "train.csv", "sentence1,label\na,1\n"),
              "found 2 comma-separated: \"sentence1\", \"label\"");
   check_says(
       error("mrpc", "train.jsonl", R"({"sentence1": "a", "label": 1})"),
-      "train.jsonl:1: expected the keys #1 String (or sentence1, text1), #2 String (or sentence2, text2) and "
-      "Quality (or label), found \"label\", \"sentence1\"");
+      "train.jsonl:1: expected the keys #1 String (or sentence1, text1, text_a), #2 String (or sentence2, "
+      "text2, text_b) and Quality (or label, labels), found \"label\", \"sentence1\"");
 }
 
 TEST_CASE("names that are there twice are refused") {
@@ -251,7 +272,22 @@ TEST_CASE("labels: names in any case, or numbers") {
              "that is not "
              "public: is this a test split?");
   check_says(error("sst2", "train.jsonl", R"({"sentence": "a", "label": null})"), "found \"null\"");
-  check_says(error("sst2", "train.jsonl", R"({"sentence": "a", "label": true})"), "found \"true\"");
+  // True and false, as pandas writes them, say which of two classes only where those are 0 and 1.
+  for (const char* task : {"mrpc", "qqp", "wnli"}) {
+    const std::string name = task;
+    const std::string header = name == "qqp" ? "question1,question2,label\n" : "sentence1,sentence2,label\n";
+    CHECK(text_of(read(task, "train.csv", header + "a,b,True\nc,d,False\n")) == "a/b=1.00|c/d=0.00|");
+  }
+  CHECK(text_of(read("sst2", "train.jsonl",
+                     "{\"sentence\": \"a\", \"label\": true}\n{\"sentence\": \"b\", \"label\": false}")) ==
+        "a=1.00|b=0.00|");
+  for (const char* task : {"rte", "mnli"}) {
+    check_says(error(task, "train.csv", "sentence1,sentence2,label\na,b,True\n"),
+               "found \"True\" (numbers from 0 to");
+    check_says(error(task, "train.jsonl", R"({"sentence1": "a", "sentence2": "b", "label": false})"),
+               "true and false do not say which: write the names");
+  }
+  check_says(error("stsb", "train.csv", "sentence1,sentence2,label\na,b,True\n"), "found \"True\"");
   // In MNLI's exported files -1 is "no label", as in SNLI's.
   const Dataset mnli = read("mnli", "train.csv", "premise,hypothesis,label\na,b,-1\nc,d,1\n");
   CHECK(text_of(mnli) == "c/d=1.00|");
@@ -304,7 +340,8 @@ TEST_CASE("encodings and line ends") {
       "train.tsv:2: expected UTF-8, found an invalid byte at byte 3 of the line. If the file is Latin-1");
   check_says(sst("\x1F\x8B\x08"), "found a gzip file");
   check_says(sst("PK\x03\x04..."), "found a zip archive");
-  check_says(error("sst2", "train.csv", "PAR1\x15\x04"), "found a Parquet file");
+  check_says(error("sst2", "train.csv", "PAR1\x15\x04"),
+             "found a Parquet file. Write it as JSON lines: python3 -c \"import pandas");
   std::string old = rows;
   std::replace(old.begin(), old.end(), '\n', '\r');
   const std::string expected = "good=1.00|bad=0.00|";
@@ -328,8 +365,8 @@ TEST_CASE("JSON lines: what is wrong is said with its line") {
              "train.jsonl:2: expected text as \"sentence\", found \"null\"");
   check_says(sst(good + "3"), "train.jsonl:2: expected a JSON object, found number");
   check_says(sst(R"({"sentence": "a\u0000", "label": 1})"), "found a NUL character");
-  check_says(sst("{\"sentence\": {\"0\": \"a\"}, \"label\": {\"0\": 1}}"),
-             "expected text as \"sentence\", found");
+  check_says(sst(good + "{\"sentence\": {\"0\": \"a\"}, \"label\": {\"0\": 1}}"),
+             "train.jsonl:2: expected text as \"sentence\", found");
   const std::string deep = std::string(100000, '[') + std::string(100000, ']');
   for (const std::string& text : {"{\"sentence\": " + deep + ", \"label\": 1}", deep}) {
     check_says(error("sst2", "train.jsonl", text), "train.jsonl:1: ");
@@ -338,6 +375,131 @@ TEST_CASE("JSON lines: what is wrong is said with its line") {
   check_says(error("sst2", "train.json", R"([{"sentence": "a", "label": 1}, {"sentence": "a", "label": 7}])"),
              "train.json:1: element 2: expected a label");
   CHECK(read("sst2", "train.jsonl", R"({"label": "1", "sentence": "a"})").examples.at(0).label == 1.0F);
+}
+
+TEST_CASE("JSON as pandas writes it by default, and by every orient that has the columns' names") {
+  const std::string expected = "one=1.00|two=0.00|three=1.00|";
+  // Shuffled rows keep the file's order, which is not that of their numbers' text.
+  const std::string columns =
+      R"({"sentence": {"10": "one", "9": "two", "1": "three"}, "label": {"10": 1, "9": 0, "1": 1}})";
+  const std::string table =
+      R"({"schema": {"fields": [{"name": "index", "type": "integer"}, {"name": "sentence", "type": "string"}]},)"
+      R"( "data": [{"index": 0, "sentence": "one", "label": 1}, {"index": 1, "sentence": "two", "label": 0},)"
+      R"( {"index": 2, "sentence": "three", "label": 1}]})";
+  for (
+      const std::string& text :
+      {columns, R"({"sentence": ["one", "two", "three"], "x": 3, "label": [1, 0, 1]})"s,
+       R"({"columns": ["x", "label", "sentence"], "index": [2, 1, 0],)"
+       R"( "data": [[null, 1, "one"], [null, 0, "two"], [null, true, "three"]]})"s,
+       table,
+       R"({"10": {"sentence": "one", "label": 1}, "9": {"sentence": "two", "label": 0},)"
+       R"( "1": {"sentence": "three", "label": 1}})"s,
+       R"([{"sentence": "one", "label": 1}, {"sentence": "two", "label": 0}, {"sentence": "three", "label": 1}])"s}) {
+    CAPTURE(text);
+    std::string indented;
+    for (const char c : text)
+      indented += c == '{' || c == '[' ? std::string{c, '\n'} : std::string{c};
+    for (const std::string& form : {text, text + "\n", indented}) {
+      CHECK(text_of(read("sst2", "train.json", form)) == expected);
+      CHECK(text_of(read("sst2", "train.jsonl", form)) == expected);
+    }
+  }
+  CHECK(text_of(read("mnli", "train.json",
+                     R"({"text_a":{"0":"a","1":"c"},"text_b":{"0":"b","1":"d"},"labels":{"0":-1,"1":2}})")) ==
+        "c/d=2.00|");
+  CHECK(read("sst2", "test.json", R"({"idx":{"0":7,"1":8},"sentence":{"0":"a","1":"b"}})", Split::test)
+            .indices == std::vector<std::string>{"7", "8"});
+  CHECK(text_of(read("sst2", "train.json", "{\n \"sentence\": \"a\",\n \"label\": 1\n}\n")) == "a=1.00|");
+
+  const auto sst = [](const std::string& text) { return error("sst2", "train.json", text); };
+  check_says(sst(R"({"sentence":{"0":"a","1":"b"},"label":{"0":1,"1":7}})"),
+             "train.json:1: row 2: expected a label");
+  check_says(sst(R"({"sentence":{"0":"a","1":null},"label":{"0":1,"1":0}})"),
+             "train.json:1: row 2: expected text as \"sentence\", found \"null\"");
+  check_says(sst(R"({"sentence":{"0":"a","1":"b"},"label":{"0":1}})"),
+             "expected the columns with the same rows each, found 2 of \"sentence\" and 1 of \"label\"");
+  check_says(sst(R"({"sentence":{"0":"a"},"label":1})"), "found 1 of \"sentence\" and none of \"label\"");
+  check_says(sst(R"({"sentence":{"0":"a"},"label":{"1":1}})"), "found no \"0\" in \"label\"");
+  check_says(sst(R"({"sentence":{"0":"a","0":"b"},"label":{"0":1}})"), "found \"0\" twice");
+  check_says(sst(R"({"sentence":["a"],"label":[1],"text":["b"]})"), "leave one of them");
+  check_says(sst(R"({"columns":["sentence","label"],"data":[["a",1],["b"]]})"),
+             "train.json:1: row 2: expected a list of 2 values, one of each column, found");
+  check_says(sst(R"({"columns":["sentence"],"data":[["a"]]})"),
+             "expected the keys sentence (or text) and label");
+  check_says(sst(R"({"data":[{"sentence":"a","label":1,"label":0}]})"), "found \"label\" twice");
+  check_says(sst(R"({"0":{"sentence":"a","label":1,"label":0}})"), "found \"label\" twice");
+  check_says(sst(R"({"0":{"phrase":"a","label":1}})"), "row 1: expected the keys");
+  check_says(sst(R"({"sentence":{},"label":{}})"), "found a header alone");
+  check_says(sst(R"([["a", 1]])"), "expected a JSON object, found array");
+}
+
+TEST_CASE("columns as simpletransformers calls them") {
+  CHECK(text_of(read("sst2", "train.csv", ",text,labels\n0,a,1\n1,b,0\n")) == "a=1.00|b=0.00|");
+  for (const char* task : {"mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"}) {
+    CAPTURE(task);
+    CHECK(text_of(read(task, "train.tsv", "text_a\ttext_b\tlabels\na\tb\t1\n")) == "a/b=1.00|");
+  }
+  check_says(error("sst2", "train.csv", "text,labels,label\na,1,1\n"), "leave one of them");
+}
+
+TEST_CASE("rows without any text are refused in every layout, and counted") {
+  const std::string message =
+      " expected text, found a row without any (2 such rows in the file). Leave them out";
+  for (const Split split : {Split::train, Split::dev, Split::test}) {
+    const std::string name = split == Split::train ? "train" : split == Split::dev ? "dev" : "test";
+    CHECK(error("sst2", name + ".csv", "sentence,label\na,1\n,1\n  ,0\n", split)
+              .find(name + ".csv:3:" + message) != std::string::npos);
+    check_says(error("mrpc", name + ".tsv", "sentence1\tsentence2\tlabel\na\tb\t1\n\t\t1\n \t\t0\n", split),
+               name + ".tsv:3:" + message);
+    check_says(error("sst2", name + ".jsonl",
+                     "{\"sentence\": \"\", \"label\": 1}\n\n{\"sentence\": \" \", \"label\": 1}", split),
+               name + ".jsonl:1:" + message);
+    check_says(error("sst2", name + ".json", R"({"sentence": ["a", "", ""], "label": [1, 0, 0]})", split),
+               name + ".json:1: row 2:" + message);
+  }
+  check_says(error("sst2", "test.tsv", "sentence\na\n\n\nb\n", Split::test), "test.tsv:3:" + message);
+  check_says(error("cola", "train.tsv", "x\t1\t\t\nx\t1\t\t\n"), "train.tsv:1:" + message);
+  check_says(error("stsb", "sts-train.csv", "g\tf\ty\t1\t5\t\t\ng\tf\ty\t1\t5\t\t\n"), message);
+  // Quora's file has pairs of which one question is empty.
+  CHECK(text_of(read("qqp", "train.tsv", "question1\tquestion2\tis_duplicate\na\t\t0\n\tb\t0\n")) ==
+        "a/=0.00|/b=0.00|");
+}
+
+TEST_CASE(
+    "Parquet, Arrow and packed files are refused with the command that turns them into a readable one") {
+  const fs::path folder = fresh_folder("other_forms");
+  const Task& task = find_task("rte");
+  const auto fails = [&](Split split) { return error_of([&] { load_split(task, folder, split); }); };
+  for (const char* inner : {"RTE", "RTE/data", ""}) {
+    CAPTURE(inner);
+    fs::remove_all(folder);
+    const fs::path file = folder / inner / "validation-00000-of-00001.parquet";
+    write_file(file, "PAR1");
+    write_file(folder / inner / "train-00000-of-00001.parquet", "PAR1");
+    const fs::path target = (*inner == '\0' ? folder : folder / "RTE") / "dev.jsonl";
+    check_says(fails(Split::dev),
+               file.lexically_normal().string() +
+                   " is a Parquet file, which is not read: python3 -c \"import pandas, sys; "
+                   "pandas.read_parquet(sys.argv[1]).to_json(sys.argv[2], orient='records', lines=True)\" '" +
+                   file.string() + "' '" + target.string() + "'");
+    check_says(fails(Split::train), "train-00000-of-00001.parquet' '");
+    check_says(fails(Split::test), "'FILE.parquet' '");
+    check_says(fails(Split::train), " Read as well: train.csv, or the same with");
+  }
+  fs::remove_all(folder);
+  const fs::path alone = write_file(folder / "dev.parquet", "PAR1");
+  check_says(error_of([&] { load_split(task, alone, Split::dev); }),
+             "to be a file. " + alone.string() + " is a Parquet file, which is not read");
+  fs::remove_all(folder);
+  write_file(folder / "rte/validation/data-00000-of-00001.arrow", "ARROW1");
+  check_says(fails(Split::dev), "is an Arrow file of datasets, which is not read: python3 -c");
+  fs::remove_all(folder);
+  write_file(folder / "rte/dev.tsv.gz", "\x1F\x8B");
+  check_says(fails(Split::dev), "is a gzip file, which is not read: gunzip '");
+  // Another task's files are no reason.
+  fs::remove_all(folder);
+  write_file(folder / "QNLI/dev.parquet", "PAR1");
+  CHECK(fails(Split::dev).find("Parquet") == std::string::npos);
 }
 
 TEST_CASE("GLUE's diagnostic set") {

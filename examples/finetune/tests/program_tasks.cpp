@@ -401,6 +401,34 @@ TEST_CASE("a BERT of one token type takes pairs, whose types are all 0") {
   CHECK(notes_of("cola").find("token type") == std::string::npos);
 }
 
+TEST_CASE("data of a train split alone: trained on with --held-out, and evaluated") {
+  const fs::path folder = fresh_folder("train_alone");
+  std::string rows = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n";
+  for (std::size_t i = 0; i < 32; ++i) {
+    rows += std::to_string(i) + "\t1\t2\t\"" + sentences[i % sentences.size()] + "\"\t" +
+            sentences[(i + i / 8) % sentences.size()] + "\t" + std::to_string(i % 2) + "\n";
+  }
+  write_file(folder / "QQP" / "quora_duplicate_questions.tsv", rows);
+  const std::string words = " --task qqp --data '" + folder.string() + "' --threads 1 --max-length 32 ";
+  const std::string train = "train --run-type ft --max-steps 1 --quiet --model '" + tiny().string() +
+                            "' --output '" + (folder / "run").string() + "'" + words;
+  const Finished without = run(train);
+  CHECK(without.status == 1);
+  check_says(without.err, "expected dev.tsv in");
+  check_says(without.err, "Or evaluate on a part of the training set: --held-out 0.1");
+  const Finished trained = run(train + "--held-out 0.25");
+  REQUIRE_MESSAGE(trained.status == 0, trained.err);
+  const std::string evaluate = "evaluate --model '" + (folder / "run" / "model").string() + "'" + words;
+  const Finished evaluated = run(evaluate + "--split train");
+  CHECK_MESSAGE(evaluated.status == 0, evaluated.err);
+  check_says(evaluated.out, "32 examples of train");
+  check_says(evaluated.out, "f1 ");
+  const Finished dev = run(evaluate);
+  CHECK(dev.status == 1);
+  check_says(dev.err, "expected dev.tsv in");
+  CHECK(dev.err.find("--held-out") == std::string::npos);
+}
+
 TEST_CASE("rows that are left out are counted, and another task's folder is refused") {
   const fs::path data = fresh_folder("skipped");
   write_task(data, "qqp");

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "files.hpp"
+#include "support/wordpiece_json.hpp"
 #include "tokenizers/tokenizer.hpp"
 #include "tokenizers/wordpiece.hpp"
 
@@ -21,35 +22,12 @@ Json added_token(int id, const char* content) {
           {"rstrip", false}, {"normalized", false}, {"special", true}};
 }
 
-/// A tokenizer.json as transformers writes it.
+/// A tokenizer.json of a few words, the first four added tokens.
 Json tiny_json() {
-  const Json cls = {{"SpecialToken", {{"id", "[CLS]"}, {"type_id", 0}}}};
-  const Json sep = {{"SpecialToken", {{"id", "[SEP]"}, {"type_id", 0}}}};
-  const Json sep_1 = {{"SpecialToken", {{"id", "[SEP]"}, {"type_id", 1}}}};
-  const Json a = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
-  const Json b = {{"Sequence", {{"id", "B"}, {"type_id", 1}}}};
-  return {
-      {"version", "1.0"},
-      {"added_tokens",
-       {added_token(0, "[PAD]"), added_token(1, "[UNK]"), added_token(2, "[CLS]"), added_token(3, "[SEP]")}},
-      {"normalizer",
-       {{"type", "BertNormalizer"},
-        {"clean_text", true},
-        {"handle_chinese_chars", true},
-        {"strip_accents", nullptr},
-        {"lowercase", true}}},
-      {"pre_tokenizer", {{"type", "BertPreTokenizer"}}},
-      {"post_processor",
-       {{"type", "TemplateProcessing"},
-        {"single", {cls, a, sep}},
-        {"pair", {cls, a, sep, b, sep_1}},
-        {"special_tokens", Json::object()}}},
-      {"model",
-       {{"type", "WordPiece"},
-        {"unk_token", "[UNK]"},
-        {"continuing_subword_prefix", "##"},
-        {"max_input_chars_per_word", 100},
-        {"vocab", {{"[PAD]", 0}, {"[UNK]", 1}, {"[CLS]", 2}, {"[SEP]", 3}, {"hello", 4}, {"Hello", 5}}}}}};
+  Json json = wordpiece_json({"[PAD]", "[UNK]", "[CLS]", "[SEP]", "hello", "Hello"});
+  json["added_tokens"] = {added_token(0, "[PAD]"), added_token(1, "[UNK]"), added_token(2, "[CLS]"),
+                          added_token(3, "[SEP]")};
+  return json;
 }
 
 std::string vocab_error(std::string_view content) {
@@ -139,6 +117,11 @@ TEST_CASE("malformed tokenizer.json") {
              "expected the pre_tokenizer BertPreTokenizer");
   check_says(changed([](Json& j) { j["post_processor"]["single"].erase(0); }), "expected BERT's templates");
   check_says(changed([](Json& j) { j["post_processor"].erase("pair"); }), "malformed post_processor");
+  check_says(
+      changed([](Json& j) {
+        j["post_processor"] = {{"type", "RobertaProcessing"}, {"sep", {"[SEP]", 3}}, {"cls", {"[CLS]", 2}}};
+      }),
+      R"(put in its place: {"cls":["[CLS]",2],"sep":["[SEP]",3],"type":"BertProcessing"})");
   // The package takes these ids, whatever the vocabulary says.
   const auto special = [](const char* token, Json ids) {
     return [token, ids](Json& j) { j["post_processor"]["special_tokens"][token] = {{"ids", ids}}; };

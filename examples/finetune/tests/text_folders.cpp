@@ -11,6 +11,7 @@
 #include "checkpoints/hf_directory.hpp"
 #include "data/encoded_dataset.hpp"
 #include "files.hpp"
+#include "support/wordpiece_json.hpp"
 #include "tokenizers/byte_bpe.hpp"
 #include "tokenizers/tokenizer.hpp"
 #include "tokenizers/wordpiece.hpp"
@@ -43,29 +44,7 @@ std::string small_bpe_file(const char* name) {
 
 /// A tokenizer.json of a few words.
 Json tiny_json() {
-  const auto item = [](const char* kind, const char* id, int type) {
-    return Json{{kind, {{"id", id}, {"type_id", type}}}};
-  };
-  const Json cls = item("SpecialToken", "[CLS]", 0);
-  const Json sep = item("SpecialToken", "[SEP]", 0);
-  const Json a = item("Sequence", "A", 0);
-  Json vocabulary;
-  std::int32_t id = 0;
-  for (const char* token : {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "hello", "Hello", "<s>", "x", "y", "z"})
-    vocabulary[token] = id++;
-  return {{"added_tokens", Json::array()},
-          {"normalizer",
-           {{"type", "BertNormalizer"},
-            {"clean_text", true},
-            {"handle_chinese_chars", true},
-            {"strip_accents", nullptr},
-            {"lowercase", true}}},
-          {"pre_tokenizer", {{"type", "BertPreTokenizer"}}},
-          {"post_processor",
-           {{"type", "TemplateProcessing"},
-            {"single", {cls, a, sep}},
-            {"pair", {cls, a, sep, item("Sequence", "B", 1), item("SpecialToken", "[SEP]", 1)}}}},
-          {"model", {{"type", "WordPiece"}, {"vocab", vocabulary}}}};
+  return wordpiece_json({"[PAD]", "[UNK]", "[CLS]", "[SEP]", "hello", "Hello", "<s>", "x", "y", "z"});
 }
 
 bool says(const TokenizerReport& report, std::string_view part) {

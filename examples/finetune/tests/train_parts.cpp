@@ -359,8 +359,10 @@ TEST_CASE("an output folder is one process's, and knows whose files are whose") 
   glue::test::write_file(folder / "run.json", R"({"format": "sparsegrad-glue run 1"})");
   for (const char* state : {"state.safetensors", "state.safetensors.previous", "state.safetensors.torn"})
     glue::test::write_file(output.checkpoint() / state, "x");
+  for (const char* of_interrupt : {"model.safetensors", "config.json", "vocab.txt"})
+    glue::test::write_file(output.checkpoint() / of_interrupt, "x");
   CHECK(output.has_state());
-  output.remove_states();
+  output.remove_checkpoint();
   CHECK_FALSE(output.has_state());
   CHECK_FALSE(std::filesystem::exists(output.checkpoint()));
   output.clear();

@@ -57,9 +57,61 @@ TEST_CASE("values that are empty, or that their option's type does not have, are
   refused({"--refresh-window", "99999999999999999999"},
           "--refresh-window: is 99999999999999999999, expected a whole number from -9223372036854775808");
   refused({"--lr", "1e-400"}, "--learning-rate: is 1e-400, which is 0");
+  refused({"--threads", "99999999999"},
+          "--threads: is 99999999999, expected a whole number from 0 to 2147483647");
+  refused({"--threads", "99999999999999999999"},
+          "--threads: is 99999999999999999999, expected a whole number from");
+  for (const char* text : {"0x10", "1e3", "0b1", "0o17", "12x", "1_000", "2.0", "-"})
+    refused({"--max-steps", text},
+            ("--max-steps: is " + std::string(text) + ", expected a whole number in decimal").c_str());
+  for (const char* text : {"0x1p-3", "one", "1e-3x"})
+    refused({"--lr", text},
+            ("--learning-rate: is " + std::string(text) + ", expected a decimal number").c_str());
   for (const char* share : {"0", "1e-400", "-0", "nan", "1.5"})
     refused({"--share", share}, "expected a share above 0 and at most 1");
   refused({"--share", "0.5", "--n-params", "3"}, "--n-params excludes --share");
+}
+
+TEST_CASE("numbers with leading zeros are decimal, in options files too") {
+  const fs::path output = fresh_folder("decimal");
+  write_file(output / "options.json", R"({"seed": "010", "max-steps": "+02", "log-every": "-0"})");
+  const Finished train = run(train_words(output / "run",
+                                         "--run-type ft --no-save --quiet --batch-size 0016 "
+                                         "--learning-rate 01e-3 --log-every 01 --options '" +
+                                             (output / "options.json").string() + "'"));
+  REQUIRE_MESSAGE(train.status == 0, train.err);
+  const nlohmann::json options = json_of(output / "run" / "run.json")["options"];
+  CHECK(options["seed"] == 10);
+  CHECK(options["max_steps"] == 2);
+  CHECK(options["batch_size"] == 16);
+  CHECK(options["learning_rate"] == 1e-3);
+}
+
+TEST_CASE("options without effect are told of, or refused, wherever they were given") {
+  const fs::path output = fresh_folder("effects");
+  write_file(output / "options.json", R"({"lora-init": "gaussian"})");
+  const std::string words = train_words(output / "run", "--max-steps 1 --no-save --quiet ");
+  const Finished told = run(words + "--run-type ft --preset paper --lora_rank 4 --options '" +
+                            (output / "options.json").string() + "'");
+  REQUIRE_MESSAGE(told.status == 0, told.err);
+  // And nothing of what the preset put in.
+  CHECK(told.err ==
+        "warning: --lora-rank has no effect with --run-type ft: it needs --run-type lora\n"
+        "warning: --lora-init has no effect with --run-type ft: it needs --run-type lora\n");
+  const auto fails = [&](const std::string& more, const char* message) {
+    const Finished finished = run(words + more);
+    CHECK(finished.status == 1);
+    check_says(finished.err, message);
+  };
+  fails("--refresh-window 5", "--refresh-window has no effect with --refresh-every 0");
+  fails("--tf32", "--tf32 is given, expected it with --device cuda alone");
+  fails("--width-side 33", "--width-side is 33, expected a rank of at most 32, the model's width");
+  fails("--weight-decay 2 --lr 0.6", "--weight-decay is 2, expected at most 1.66");
+  check_says(run("evaluate --train-limit 3 --model /no/such").err,
+             "warning: --train-limit has no effect with --split dev");
+  check_says(run("evaluate --tf32 --model '" + tiny().string() + "'").err, "--tf32 is given");
+  check_says(run("inspect --phase1-fixed-matrices --model /no/such --output '" + output.string() + "'").err,
+             "warning: --phase1-fixed-matrices has no effect with inspect");
 }
 
 TEST_CASE("errors say what was expected and found, with status 1") {
@@ -415,6 +467,10 @@ TEST_CASE("one process at a time in a folder; a new run clears what an old one l
     CHECK(second.status == 1);
     check_says(second.err, "another process is running in this folder");
   }
+  const Finished inspect =
+      run("inspect --model '" + tiny().string() + "' --output '" + output.string() + "'");
+  CHECK(inspect.status == 1);
+  check_says(inspect.err, "another process is running in this folder");
   kill(child, SIGKILL);
   CHECK(wait_for(child) == 128 + SIGKILL);
 

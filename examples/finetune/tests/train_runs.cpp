@@ -438,7 +438,9 @@ TEST_CASE("a torn or altered state gives way to the one before; another run's is
 
   std::filesystem::resize_file(before, 100);
   Run none(tiny_options(RunType::sparse));
-  check_says(error_of([&] { none.trainer->restore_state(state); }), before.string());
+  const std::string both = error_of([&] { none.trainer->restore_state(state); });
+  check_says(both, before.string());
+  check_says(both, "there is no whole state to go on from: put a copy back, or start anew without --resume");
   check_says(error_of([&] { none.trainer->restore_state(folder / "nothing"); }), "no state to resume from");
 }
 

@@ -40,6 +40,23 @@ std::optional<std::int32_t> find_id(std::string_view token, const Vocabulary& vo
   return std::nullopt;
 }
 
+/// Refuses the processor of the other family, whose pairs are not those that the model was trained on.
+[[noreturn]] void refuse_processor(const Json& found, const Templates& templates, const Path& file) {
+  Json wanted = {{"type", templates.processor},
+                 {"sep", found.value("sep", Json())},
+                 {"cls", found.value("cls", Json())}};
+  if (templates.processor == "RobertaProcessing") {
+    wanted["trim_offsets"] = true;
+    wanted["add_prefix_space"] = false;
+  }
+  throw TokenizerError(
+      file.string() + ": the post_processor is " + found.value("type", "") +
+      ", which joins the sentences of a pair otherwise than " + std::string(templates.model) +
+      " does (BERT: one separator, type 1 for the second; RoBERTa: two separators, type 0). Where the "
+      "model was trained on " +
+      std::string(templates.model) + "'s pairs, or on single sentences, put in its place: " + wanted.dump());
+}
+
 }  // namespace
 
 void require_directory(const Path& directory) {
@@ -124,8 +141,10 @@ void expect_type(const Json& root, const char* key, std::initializer_list<std::s
   const auto found = root.find(key);
   const std::string type = found == root.end() ? "none" : type_of(*found);
   if (std::find(accepted.begin(), accepted.end(), type) != accepted.end()) return;
-  throw TokenizerError(file.string() + ": expected the " + key + " " + std::string(*accepted.begin()) +
-                       ", found " + type);
+  std::string expected;
+  for (const std::string_view one : accepted)
+    expected += (expected.empty() ? "" : " or ") + std::string(one);
+  throw TokenizerError(file.string() + ": expected the " + key + " " + expected + ", found " + type);
 }
 
 std::string model_type(const Json& root, const Path& file) {
@@ -183,8 +202,12 @@ std::vector<AddedToken> read_added_tokens(const Json& root, const Path& file) {
 void read_post_processor(const Json& root, const Templates& templates, const Vocabulary& vocabulary,
                          const std::vector<AddedToken>& added, std::string& cls_token, std::string& sep_token,
                          const Path& file) {
-  expect_type(root, "post_processor", {"TemplateProcessing", templates.processor, "none"}, file);
   const auto found = root.find("post_processor");
+  for (const std::string_view other : {"BertProcessing", "RobertaProcessing"}) {
+    if (found != root.end() && other != templates.processor && type_of(*found) == other)
+      refuse_processor(*found, templates, file);
+  }
+  expect_type(root, "post_processor", {"TemplateProcessing", templates.processor, "none"}, file);
   if (found == root.end() || found->is_null()) return;
   // The package `tokenizers` takes the ids that stand here, whatever the vocabulary says.
   const auto check_id = [&](const std::string& token, const Json& id) {

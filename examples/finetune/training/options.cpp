@@ -107,6 +107,15 @@ void TrainOptions::check() const {
   require(finite_from_zero(learning_rate), "--learning-rate", learning_rate, "a finite number from 0");
   require(finite_from_zero(rate_of_mlp()), "--sparse-learning-rate", rate_of_mlp(), "a finite number from 0");
   require(finite_from_zero(weight_decay), "--weight-decay", weight_decay, "a finite number from 0");
+  const bool trains_mlp = run_type != RunType::lora && run_type != RunType::frozen_mlp;
+  const double largest_rate = trains_mlp ? std::max(learning_rate, rate_of_mlp()) : learning_rate;
+  // As the library's step has it; above, AdamW would turn the signs of weights.
+  if (weight_decay * largest_rate > 1) {
+    throw ValueError(fmt::format(
+        "--weight-decay is {}, expected at most {}: times the learning rate {} it is more than 1, and would "
+        "turn the signs of weights",
+        weight_decay, 1 / largest_rate, largest_rate));
+  }
   require(finite_from_zero(clip_norm), "--clip-norm", clip_norm, "a finite number from 0 (0: off)");
   require(finite_from_zero(warmup), "--warmup", warmup, "steps, or a share below 1");
   require(!dropout || (*dropout >= 0 && *dropout < 1), "--dropout", dropout.value_or(0),
@@ -155,6 +164,8 @@ void TrainOptions::check() const {
 void TrainOptions::check_device() const {
   if (device == Device::cuda && products != "auto")
     throw ValueError(fmt::format("--products is {}, expected auto with --device cuda", products));
+  if (device == Device::cpu && tf32)
+    throw ValueError("--tf32 is given, expected it with --device cuda alone: a CPU has no TF32 products");
   if (device == Device::cpu && dtype == NumberType::float16) {
     throw ValueError(
         fmt::format("--dtype is {}, expected float or bf16 with --device cpu; fp16 is computed on a GPU "

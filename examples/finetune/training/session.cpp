@@ -32,6 +32,17 @@ Dataset hold_out(Dataset& train, double share, index_t limit) {
   return held;
 }
 
+Dataset load_held_out(const Task& task, const DataSource& source, Split split, bool with_train) {
+  try {
+    return load_data(task, source, split);
+  } catch (const DataError& error) {
+    const bool missing = source.kind != "builtin" && !find_task_file(task, source.folder, split);
+    if (!with_train || !missing) throw;
+    throw DataError(std::string(error.what()) +
+                    ". Or evaluate on a part of the training set: --held-out 0.1");
+  }
+}
+
 }  // namespace detail
 
 template class BasicSession<float, HostBackend>;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,9 +21,9 @@ class BasicSession {
   using Context = typename Backend::Context;
   using Model = EncoderModel<T, Backend>;
 
-  /// `with_train`: the training split is read too. `held_out`: what dev() holds. Throws what is wrong with task, data
-  /// or model directory.
-  BasicSession(const TrainOptions& options, bool with_train, Split held_out = Split::dev);
+  /// `with_train`: the training split is read too. `held_out`: what dev() holds; nothing: the training split alone is
+  /// read. Throws what is wrong with task, data or model directory.
+  BasicSession(const TrainOptions& options, bool with_train, std::optional<Split> held_out = Split::dev);
 
   Context& ctx() { return ctx_; }
   const Task& task() const { return task_; }

@@ -28,13 +28,17 @@ void warm_up(typename Backend::Context& ctx) {
 /// alone: equal for all seeds and run types. Throws ValueError when one of the two parts is empty.
 Dataset hold_out(Dataset& train, double share, index_t limit);
 
+/// load_data of what is evaluated on. Where a run that trains has no such files the error names the way without them.
+Dataset load_held_out(const Task& task, const DataSource& source, Split split, bool with_train);
+
 }  // namespace detail
 
 template <class T, class Backend>
-BasicSession<T, Backend>::BasicSession(const TrainOptions& options, bool with_train, Split held_out)
+BasicSession<T, Backend>::BasicSession(const TrainOptions& options, bool with_train,
+                                       std::optional<Split> held_out)
     : ctx_(RunDevice<Backend>::make_context(options)),
       task_(find_task(options.task)),
-      source_(find_data(task_, options.data, with_train ? Split::train : held_out)),
+      source_(find_data(task_, options.data, with_train ? Split::train : held_out.value())),
       directory_(open_model_directory(options.model)) {
   directory_.config.num_labels = task_.num_labels;
   directory_.config.label_names.assign(task_.class_names.begin(), task_.class_names.end());
@@ -49,7 +53,7 @@ BasicSession<T, Backend>::BasicSession(const TrainOptions& options, bool with_tr
     const index_t types = directory_.config.type_vocab_size;
     Dataset train;
     if (with_train) train = load_data(task_, source_, Split::train);
-    if (with_train && options.held_out > 0) {
+    if (with_train && held_out && options.held_out > 0) {
       const Dataset held = detail::hold_out(train, options.held_out, options.train_limit);
       dev_ = std::make_unique<EncodedDataset>(held, *tokenizer, options.max_length, options.dev_limit, types);
     }
@@ -57,16 +61,17 @@ BasicSession<T, Backend>::BasicSession(const TrainOptions& options, bool with_tr
       train_ = std::make_unique<EncodedDataset>(train, *tokenizer, options.max_length,
                                                 options.held_out > 0 ? 0 : options.train_limit, types);
     }
-    if (with_train && dev_ == nullptr && !task_.second_dev.empty()) {
+    if (with_train && held_out && dev_ == nullptr && !task_.second_dev.empty()) {
       const Task& second = find_task(task_.second_dev);
       if (find_task_folder(second, source_.folder, Split::dev)) {
         second_dev_ = std::make_unique<EncodedDataset>(load_data(second, source_, Split::dev), *tokenizer,
                                                        options.max_length, options.dev_limit, types);
       }
     }
-    if (dev_ == nullptr)
-      dev_ = std::make_unique<EncodedDataset>(load_data(task_, source_, held_out), *tokenizer,
-                                              options.max_length, options.dev_limit, types);
+    if (held_out && dev_ == nullptr) {
+      dev_ = std::make_unique<EncodedDataset>(detail::load_held_out(task_, source_, *held_out, with_train),
+                                              *tokenizer, options.max_length, options.dev_limit, types);
+    }
   }
   if (const auto sets = data_sets();
       std::any_of(sets.begin(), sets.end(), [](const auto& set) { return set.second->untyped() > 0; })) {

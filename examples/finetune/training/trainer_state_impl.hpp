@@ -178,7 +178,10 @@ std::string BasicTrainer<T, Backend>::restore_state(const std::filesystem::path&
     }
   }
   if (trouble.empty()) throw IoError(path.string() + ": there is no state to resume from");
-  throw IoError(trouble);
+  throw IoError(
+      trouble +
+      "; there is no whole state to go on from: put a copy back, or start anew without --resume, which "
+      "removes what is left of this run");
 }
 
 template <class T, class Backend>

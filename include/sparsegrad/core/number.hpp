@@ -18,6 +18,14 @@ std::string number_text(T value) {
   return error == std::errc() ? std::string(text, end) : std::string("?");
 }
 
+/// The number in at most `digits` significant digits: "0.001", "1e-09". For what was measured, not given.
+inline std::string number_text(double value, int digits) {
+  char text[32];
+  const auto [end, error] =
+      std::to_chars(text, text + sizeof text, value, std::chars_format::general, digits);
+  return error == std::errc() ? std::string(text, end) : std::string("?");
+}
+
 /// Whether x is finite once it is rounded to T: options are doubles, sums often floats.
 template <class T>
 bool finite_in(double x) {

@@ -17,8 +17,6 @@ namespace sparsegrad::io {
 
 namespace detail {
 
-using sparsegrad::detail::short_number;
-
 inline constexpr const char* basis_type = "tucker_basis 1";
 
 template <class T, Backend B>
@@ -63,12 +61,13 @@ std::pair<BasisSide<T, B>, SideReport> get_side(typename B::Context& ctx, const 
   report.kept_energy = energy[0];
   report.tail_energy = energy[1];
   for (const double value : report.spectrum)
-    if (value < 0) throw file.error(prefix + "spectrum", "has " + short_number(value) + ", expected >= 0");
+    if (value < 0) throw file.error(prefix + "spectrum", "has " + number_text(value, 3) + ", expected >= 0");
   // NaN stands for an energy that is not known.
   const bool kept_fits = is_nan(energy[0]) || (energy[0] >= 0 && energy[0] <= 1);
   const bool tail_fits = is_nan(energy[1]) || (energy[1] >= 0 && is_finite(energy[1]));
   if (!kept_fits || !tail_fits) {
-    throw file.error(prefix + "energy", "is [" + short_number(energy[0]) + ", " + short_number(energy[1]) +
+    throw file.error(prefix + "energy", "is [" + number_text(energy[0], 3) + ", " +
+                                            number_text(energy[1], 3) +
                                             "], expected a fraction in [0, 1] and a finite energy >= 0");
   }
 
@@ -89,8 +88,8 @@ std::pair<BasisSide<T, B>, SideReport> get_side(typename B::Context& ctx, const 
 inline void require_orthonormal(const SafetensorsFile& file, const std::string& name, double defect,
                                 double tolerance) {
   if (!is_nan(tolerance) && defect <= tolerance) return;
-  throw file.error(name, "has rows that are not orthonormal: the largest defect is " + short_number(defect) +
-                             ", expected at most " + short_number(tolerance));
+  throw file.error(name, "has rows that are not orthonormal: the largest defect is " +
+                             number_text(defect, 3) + ", expected at most " + number_text(tolerance, 3));
 }
 
 }  // namespace detail
@@ -126,7 +125,7 @@ std::shared_ptr<const TuckerBasis<T, B>> get_basis(typename B::Context& ctx, con
   }
   if (!is_finite(report.total_energy) || report.total_energy < 0) {
     throw file.error(prefix + "total_energy",
-                     "is " + detail::short_number(report.total_energy) + ", expected a finite number >= 0");
+                     "is " + number_text(report.total_energy, 3) + ", expected a finite number >= 0");
   }
   auto basis = TuckerBasis<T, B>::from_sides(std::move(out), std::move(in), std::move(report));
   const OrthogonalityDefect defect = basis->orthogonality_defect(ctx);

@@ -197,6 +197,12 @@ glue("mnli", "multinli_1.0_dev_matched.txt", ("gold_label", "genre", "sentence1"
 glue("mnli-mm", "original/multinli_1.0_dev_mismatched.jsonl", text(multi_nli), text(multi_nli | {"gold_label": "-"}))
 glue("mnli", "validation_matched.csv", "premise,hypothesis,label,idx", 'a,"b, c",2,0', "d,e,-1,1")
 glue("qqp", "val.json", text([{"question1": a, "question2": b, "label": 1, "idx": 0}, {"question1": b, "question2": a, "label": 0}]))
+rows = {"question1": [a, b], "question2": [b, a], "is_duplicate": [True, 0]}
+for form, table in (("columns", {name: {"1": column[0], "0": column[1]} for name, column in rows.items()}), ("lists", rows),
+                    ("split", {"columns": list(rows), "index": [1, 0], "data": [list(row) for row in zip(*rows.values())]}),
+                    ("table", {"schema": {"fields": []}, "data": [dict(zip(rows, row)) for row in zip(*rows.values())]}),
+                    ("index", {str(i): dict(zip(rows, row)) for i, row in enumerate(zip(*rows.values()))})):
+    glue("qqp", "val.json", text(table), name=f"qqp_val_{form}.json")
 glue("rte", "train.jsonl", text({"sentence1": a, "sentence2": b, "label": 0, "idx": 0}), text({"sentence1": b, "sentence2": a, "label": 1}))
 
 # ---- runs ----------------------------------------------------------------------------------------------------------

@@ -100,8 +100,9 @@ bool OutputFolder::has_state() const {
   return exists(state()) || exists(previous_state(state()));
 }
 
-void OutputFolder::remove_states() {
-  remove_files(checkpoint(), is_of_a_state);
+void OutputFolder::remove_checkpoint() {
+  remove_files(checkpoint(),
+               [](const std::string& name) { return is_of_a_state(name) || is_of_a_model(name); });
 }
 
 void OutputFolder::require_not_written(const fs::path& source) const {
@@ -117,8 +118,7 @@ void OutputFolder::require_not_written(const fs::path& source) const {
 
 void OutputFolder::clear() {
   if (!is_log_of_a_run(log())) return;
-  remove_files(checkpoint(),
-               [](const std::string& name) { return is_of_a_state(name) || is_of_a_model(name); });
+  remove_checkpoint();
   remove_files(model(), is_of_a_model);
   remove_files(tensorboard(), is_of_events);
   // Last: until then the log shows whose files these are.

@@ -26,7 +26,8 @@ class OutputFolder {
 
   /// Whether there is a state to go on from: the last one, or the one before it.
   bool has_state() const;
-  void remove_states();
+  /// Removes what a run that has ended needs no more: states, and the model as it was at an interrupt.
+  void remove_checkpoint();
 
   /// Throws ValueError when `model` is a folder that this run writes to, whose files it would replace while it needs them.
   void require_not_written(const std::filesystem::path& model) const;

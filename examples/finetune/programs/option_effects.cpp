@@ -1,0 +1,117 @@
+#include "programs/option_effects.hpp"
+
+#include <algorithm>
+#include <utility>
+#include <variant>
+
+#include <fmt/format.h>
+#include <sparsegrad/io/side_recipe_text.hpp>
+
+namespace sparsegrad::glue {
+
+namespace {
+
+/// Options of the machine, which all commands have.
+OptionEffect machine_effect(const TrainOptions& o) {
+  return {{"--threads", "--deterministic"}, o.device == Device::cpu, "--device cuda", "--device cpu"};
+}
+
+/// The rank that a side is given; 0 where it is given none.
+index_t rank_of(const SideRecipe& recipe) {
+  if (const auto* random = std::get_if<SideRecipe::Random>(&recipe.choice())) return random->rank;
+  const auto* hosvd = std::get_if<SideRecipe::Hosvd>(&recipe.choice());
+  if (hosvd == nullptr) return 0;
+  const auto* rank = std::get_if<Truncation::Rank>(&hosvd->truncation.choice());
+  return rank == nullptr ? 0 : rank->rank;
+}
+
+}  // namespace
+
+std::vector<OptionEffect> option_effects(const TrainOptions& o) {
+  const SparseOptions& s = o.sparse;
+  const std::string type = fmt::format("--run-type {}", to_string(o.run_type));
+  const bool sparse = o.run_type == RunType::sparse;
+  std::vector<OptionEffect> rows{
+      {{"--lora-rank", "--lora-scale", "--lora-init"}, o.run_type == RunType::lora, type, "--run-type lora"},
+      {{"--meprop-share"}, o.run_type == RunType::meprop, type, "--run-type meprop"},
+      {{"--sparse-learning-rate"},
+       o.run_type != RunType::lora && o.run_type != RunType::frozen_mlp,
+       type,
+       "a run type that trains the MLP matrices"},
+      {{"--n-params", "--share", "--adam", "--plan", "--state-capacity", "--state-overflow",
+        "--own-gradient-memory"},
+       o.steps_sparsely(),
+       type,
+       "--run-type sparse or topk"},
+      {{"--basis-scope", "--width-side", "--other-side", "--out-side", "--in-side", "--phase1-steps",
+        "--phase1-fixed-matrices", "--normalize", "--keep-phase1", "--refresh-every", "--refresh-window",
+        "--moments", "--transposed-basis", "--rotated-bias", "--frozen-layernorm", "--signed-selection"},
+       sparse,
+       type,
+       "--run-type sparse"},
+      {{"--preset"}, o.preset != "best" || o.steps_sparsely(), type, "--run-type sparse or topk for best"},
+      {{"--save-dtype"}, o.save, "--no-save", "models that are saved"},
+      machine_effect(o)};
+  if (o.steps_sparsely()) {
+    rows.push_back({{"--state-overflow"}, s.state_capacity > 0, "--state-capacity 0", "a capacity", true});
+  }
+  if (!sparse) return rows;
+  rows.push_back({{"--phase1-steps", "--phase1-fixed-matrices", "--normalize", "--keep-phase1"},
+                  s.needs_gradients(),
+                  "sides that are fitted to no gradients",
+                  "a side of full, a rank or an energy share"});
+  const auto refused = [&](std::string_view option, bool effective, const char* found, const char* needed) {
+    rows.push_back({{option}, effective, found, needed, true});
+  };
+  refused("--refresh-window", s.refresh_every > 0 || s.refresh_window == 1, "--refresh-every 0",
+          "--refresh-every above 0");
+  refused("--moments", s.refresh_every > 0 || s.moments == MomentsPolicy::reset, "--refresh-every 0",
+          "--refresh-every above 0");
+  for (const char* side : {"--width-side", "--other-side"}) {
+    refused(side, s.sides.out.empty() || s.sides.in.empty(),
+            "--out-side and --in-side, which stand in its place", "one of the two left out");
+  }
+  return rows;
+}
+
+std::vector<OptionEffect> option_effects(const EvaluateCommand& command) {
+  const bool train = command.split == "train";
+  return {{{"--train-limit"}, train, "--split " + command.split, "--split train"},
+          {{"--dev-limit"}, !train, "--split train", "--split dev or test"},
+          machine_effect(command.common)};
+}
+
+std::vector<OptionEffect> option_effects(const InspectCommand&) {
+  return {{{"--phase1-fixed-matrices"}, false, "inspect", "train"}};
+}
+
+std::vector<std::string> check_effects(const std::set<std::string>& given,
+                                       const std::vector<OptionEffect>& effects) {
+  std::vector<std::string> warnings;
+  for (const OptionEffect& row : effects) {
+    if (row.effective) continue;
+    for (const std::string_view option : row.options) {
+      if (!given.contains(std::string(option))) continue;
+      const std::string text =
+          fmt::format("{} has no effect with {}: it needs {}", option, row.found, row.needed);
+      if (row.refused) throw ValueError(text + ". Leave it out");
+      warnings.push_back(text);
+    }
+  }
+  return warnings;
+}
+
+void check_ranks(const std::set<std::string>& given, const SideOptions& sides, const ModelConfig& model) {
+  const index_t larger = std::max(model.hidden, model.intermediate);
+  const auto check = [&](const char* option, const std::string& text, index_t extent, const char* what) {
+    if (!given.contains(option) || text.empty()) return;
+    if (rank_of(parse_side_recipe(text)) <= extent) return;
+    throw ValueError(fmt::format("{} is {}, expected a rank of at most {}, {}", option, text, extent, what));
+  };
+  check("--width-side", sides.width, model.hidden, "the model's width");
+  check("--other-side", sides.other, model.intermediate, "the MLP's inner width");
+  check("--out-side", sides.out, larger, "the largest side of its matrices");
+  check("--in-side", sides.in, larger, "the largest side of its matrices");
+}
+
+}  // namespace sparsegrad::glue

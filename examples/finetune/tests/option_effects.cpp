@@ -1,0 +1,175 @@
+// Options without effect: refused or told of, by the tables of programs/option_effects.
+#include <doctest/doctest.h>
+
+#include "files.hpp"
+#include "programs/option_effects.hpp"
+
+using namespace sparsegrad;
+using namespace sparsegrad::glue;
+using namespace sparsegrad::glue::test;
+
+namespace {
+
+std::vector<std::string> told(const std::set<std::string>& given, const TrainOptions& options) {
+  return check_effects(given, option_effects(options));
+}
+
+}  // namespace
+
+TEST_CASE("options of other run types, of the other device and of models that are not saved are told of") {
+  const std::vector<std::string> sparse{"--basis-scope",
+                                        "--width-side",
+                                        "--other-side",
+                                        "--out-side",
+                                        "--in-side",
+                                        "--phase1-steps",
+                                        "--phase1-fixed-matrices",
+                                        "--normalize",
+                                        "--keep-phase1",
+                                        "--refresh-every",
+                                        "--refresh-window",
+                                        "--moments",
+                                        "--transposed-basis",
+                                        "--rotated-bias",
+                                        "--frozen-layernorm",
+                                        "--signed-selection"};
+  const std::vector<std::string> entries{
+      "--n-params",           "--share", "--adam", "--plan", "--state-capacity", "--state-overflow",
+      "--own-gradient-memory"};
+  const std::vector<std::string> lora{"--lora-rank", "--lora-scale", "--lora-init"};
+  for (const RunType type :
+       {RunType::ft, RunType::sparse, RunType::topk, RunType::lora, RunType::meprop, RunType::frozen_mlp}) {
+    TrainOptions options;
+    options.run_type = type;
+    options.preset = "best";
+    const std::string name(to_string(type));
+    CAPTURE(name);
+    const auto check = [&](const std::vector<std::string>& group, bool effective, const std::string& needed) {
+      for (const std::string& option : group) {
+        CAPTURE(option);
+        const std::vector<std::string> warnings = told({option, "--epochs", "--seed"}, options);
+        CHECK(warnings == (effective ? std::vector<std::string>{}
+                                     : std::vector<std::string>{option + " has no effect with --run-type " +
+                                                                name + ": it needs " + needed}));
+      }
+    };
+    check(lora, type == RunType::lora, "--run-type lora");
+    check({"--meprop-share"}, type == RunType::meprop, "--run-type meprop");
+    check(sparse, type == RunType::sparse, "--run-type sparse");
+    check(entries, type == RunType::sparse || type == RunType::topk, "--run-type sparse or topk");
+    check({"--preset"}, type == RunType::sparse || type == RunType::topk,
+          "--run-type sparse or topk for best");
+    check({"--sparse-learning-rate"}, type != RunType::lora && type != RunType::frozen_mlp,
+          "a run type that trains the MLP matrices");
+    CHECK(told({}, options).empty());
+  }
+  TrainOptions options;
+  CHECK(told({"--threads", "--deterministic", "--save-dtype", "--preset"}, options).empty());
+  options.save = false;
+  options.device = Device::cuda;
+  CHECK(told({"--threads", "--deterministic", "--save-dtype"}, options) ==
+        std::vector<std::string>{"--save-dtype has no effect with --no-save: it needs models that are saved",
+                                 "--threads has no effect with --device cuda: it needs --device cpu",
+                                 "--deterministic has no effect with --device cuda: it needs --device cpu"});
+  options.sparse.sides = {"hadamard", "identity", "", ""};
+  CHECK(told({"--phase1-steps"}, options) ==
+        std::vector<std::string>{
+            "--phase1-steps has no effect with sides that are fitted to no gradients: it needs a "
+            "side of full, a rank or an energy share"});
+
+  EvaluateCommand evaluate;
+  CHECK(check_effects({"--dev-limit"}, option_effects(evaluate)).empty());
+  check_says(check_effects({"--train-limit"}, option_effects(evaluate)).at(0),
+             "--train-limit has no effect with --split dev: it needs --split train");
+  evaluate.split = "train";
+  CHECK(check_effects({"--train-limit"}, option_effects(evaluate)).empty());
+  check_says(check_effects({"--dev-limit"}, option_effects(evaluate)).at(0), "with --split train");
+  CHECK(check_effects({"--phase1-fixed-matrices", "--seed"}, option_effects(InspectCommand{})).size() == 1);
+}
+
+TEST_CASE("options that no run of the same type would have are refused") {
+  TrainOptions options;
+  SparseOptions& s = options.sparse;
+  const auto refused = [&](const char* option, const char* message) {
+    const std::string error = error_of([&] { told({option}, options); });
+    check_says(error, std::string(option) + " has no effect with " + message);
+    check_says(error, "Leave it out");
+    CHECK(told({"--seed"}, options).empty());
+  };
+  CHECK(told({"--refresh-window", "--moments", "--state-overflow", "--width-side", "--out-side"}, options)
+            .empty());
+  s.refresh_window = 5;
+  refused("--refresh-window", "--refresh-every 0: it needs --refresh-every above 0");
+  s.moments = MomentsPolicy::transport;
+  refused("--moments", "--refresh-every 0");
+  s.refresh_every = 10;
+  CHECK(told({"--refresh-window", "--moments"}, options).empty());
+  s.state_capacity = 0;
+  refused("--state-overflow", "--state-capacity 0");
+  options.run_type = RunType::topk;
+  refused("--state-overflow", "--state-capacity 0");
+  options.run_type = RunType::sparse;
+  s.sides.out = "8";
+  CHECK(told({"--width-side", "--other-side"}, options).empty());
+  s.sides.in = "identity";
+  refused("--width-side", "--out-side and --in-side");
+  refused("--other-side", "--out-side and --in-side");
+}
+
+TEST_CASE("ranks above their side's extent are refused where they were given") {
+  ModelConfig model;
+  model.hidden = 32;
+  model.intermediate = 64;
+  const auto check = [&](const char* option, const SideOptions& sides) {
+    check_ranks({option}, sides, model);
+  };
+  for (const char* fits : {"32", "random:32:7", "random", "full", "0.95", "hadamard", "identity"}) {
+    check("--width-side", {fits, "full", "", ""});
+    check("--other-side", {"full", fits, "", ""});
+  }
+  for (const char* most : {"64", "random:64"}) {
+    check("--other-side", {"full", most, "", ""});
+    check("--out-side", {"full", "full", most, ""});
+    check("--in-side", {"full", "full", "", most});
+    check("--other-side", {most, "full", "", ""});  // the width's rank is a preset's
+    check_says(error_of([&] {
+                 check("--width-side", {most, "full", "", ""});
+               }),
+               "--width-side is " + std::string(most) + ", expected a rank of at most 32, the model's width");
+  }
+  check_says(error_of([&] {
+               check("--other-side", {"full", "65", "", ""});
+             }),
+             "--other-side is 65, expected a rank of at most 64, the MLP's inner width");
+  check_says(error_of([&] { check("--out-side", {"full", "full", "65", ""}); }), "--out-side is 65");
+  check_says(error_of([&] {
+               check("--in-side", {"full", "full", "", "random:65"});
+             }),
+             "--in-side is random:65");
+}
+
+TEST_CASE("a decay that would turn weights' signs is refused for every run type, and TF32 on a CPU") {
+  for (const RunType type :
+       {RunType::ft, RunType::sparse, RunType::topk, RunType::lora, RunType::meprop, RunType::frozen_mlp}) {
+    TrainOptions options;
+    options.run_type = type;
+    options.learning_rate = 0.5;
+    options.weight_decay = 2;
+    options.check();
+    options.weight_decay = 2.5;
+    check_says(error_of([&] { options.check(); }),
+               "--weight-decay is 2.5, expected at most 2: times the learning rate 0.5 it is more than 1");
+    options.weight_decay = 2;
+    options.sparse_learning_rate = 0.75;
+    if (type == RunType::lora || type == RunType::frozen_mlp) {
+      options.check();
+    } else {
+      check_says(error_of([&] { options.check(); }), "times the learning rate 0.75");
+    }
+  }
+  TrainOptions options;
+  options.tf32 = true;
+  check_says(error_of([&] { options.check(); }), "--tf32 is given, expected it with --device cuda alone");
+  options.device = Device::cuda;
+  options.check();
+}
