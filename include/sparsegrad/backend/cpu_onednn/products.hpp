@@ -26,6 +26,9 @@ inline constexpr dnnl::memory::data_type data_type =
 /// scratch memory, and from there, multiplied, to C: oneDNN 2.6 has plain loops alone for such
 /// products on processors without AVX-512.
 ///
+/// A depth that is no multiple of 64 is two matmuls, of its multiple and of the rest: so the numbers
+/// of tokens and of selected rows, which differ from step to step, need few matmuls (2 % slower).
+///
 /// A tile's bits depend on its extents and strides alone. Under ctx.deterministic(), and in `gram`,
 /// the tiles depend on the extents alone, otherwise on the number of threads too. All matmuls of a
 /// call are there before its first tile runs.
@@ -38,20 +41,19 @@ struct Products {
     const index_t depth = op_a == Op::none ? a.cols : a.rows;
     if (needs_no_matmul(alpha, c.rows, c.cols, depth)) return plain(op_a, op_b, alpha, a, b, beta, c);
     const Tiles tiles = partition(ctx, c.rows, c.cols, depth);
-    const bool direct = is_direct(alpha, beta);
-    const Target target{direct, direct && beta != 0.0F, c.stride};
+    const Target target(alpha, beta, depth, c.stride);
     Matmuls matmuls(ctx);
-    Matmul* of_place[2][2] = {};
+    OverDepth of_place[2][2];
     for (const bool lowest : {false, true}) {
       for (const bool rightmost : {false, true}) {
         if ((!lowest && tiles.down == 1) || (!rightmost && tiles.across == 1)) continue;
         const index_t rows = lowest ? tiles.last_rows() : tiles.rows;
         const index_t cols = rightmost ? tiles.last_cols() : tiles.cols;
-        of_place[lowest][rightmost] = &matmuls.find(op_a, op_b, a, b, rows, cols, depth, target);
+        of_place[lowest][rightmost] = matmuls.find(op_a, op_b, a, b, rows, cols, depth, target);
       }
     }
     host::Scratch::Frame frame(ctx.scratch());
-    const Memory memory(frame, ctx, matmuls.scratch_bytes(), direct ? 0 : tiles.rows * tiles.cols);
+    const Memory memory(frame, ctx, matmuls.scratch_bytes(), target.direct ? 0 : tiles.rows * tiles.cols);
     ctx.parallel_for(tiles.down * tiles.across, [&](index_t tile, int worker) {
       const index_t i = tile / tiles.across;
       const index_t j = tile % tiles.across;
@@ -60,7 +62,7 @@ struct Products {
       const MatrixView<Out> part =
           c.block(i * tiles.rows, j * tiles.cols, lowest ? tiles.last_rows() : tiles.rows,
                   rightmost ? tiles.last_cols() : tiles.cols);
-      run(ctx, worker, *of_place[lowest][rightmost], alpha, row_of(op_a, a, i * tiles.rows),
+      run(ctx, worker, of_place[lowest][rightmost], target, alpha, row_of(op_a, a, i * tiles.rows),
           col_of(op_b, b, j * tiles.cols), beta, part, memory);
     });
   }
@@ -69,26 +71,27 @@ struct Products {
   static void gemm_batched(Context& ctx, Op op_a, Op op_b, float alpha,
                            std::span<const MatrixView<const In>> as, std::span<const MatrixView<const In>> bs,
                            float beta, std::span<const MatrixView<Out>> cs) {
-    const bool direct = is_direct(alpha, beta);
     host::Scratch::Frame frame(ctx.scratch());
-    Matmul** of_product = frame.take<Matmul*>(static_cast<index_t>(cs.size()));
+    OverDepth* of_product = frame.take<OverDepth>(static_cast<index_t>(cs.size()));
     Matmuls matmuls(ctx);
     index_t largest = 0;
     for (std::size_t e = 0; e < cs.size(); ++e) {
       const MatrixView<Out> c = cs[e];
       const index_t depth = op_a == Op::none ? as[e].cols : as[e].rows;
-      of_product[e] = nullptr;
+      of_product[e] = OverDepth();
       if (c.empty() || needs_no_matmul(alpha, c.rows, c.cols, depth)) continue;
-      of_product[e] = &matmuls.find(op_a, op_b, as[e], bs[e], c.rows, c.cols, depth,
-                                    {direct, direct && beta != 0.0F, c.stride});
-      largest = std::max(largest, c.size());
+      const Target target(alpha, beta, depth, c.stride);
+      of_product[e] = matmuls.find(op_a, op_b, as[e], bs[e], c.rows, c.cols, depth, target);
+      if (!target.direct) largest = std::max(largest, c.size());
     }
-    const Memory memory(frame, ctx, matmuls.scratch_bytes(), direct ? 0 : largest);
+    const Memory memory(frame, ctx, matmuls.scratch_bytes(), largest);
     ctx.parallel_for(static_cast<index_t>(cs.size()), [&](index_t i, int worker) {
       const auto e = static_cast<std::size_t>(i);
       if (cs[e].empty()) return;
-      if (of_product[e] == nullptr) return plain(op_a, op_b, alpha, as[e], bs[e], beta, cs[e]);
-      run(ctx, worker, *of_product[e], alpha, as[e].data, bs[e].data, beta, cs[e], memory);
+      if (of_product[e].first == nullptr) return plain(op_a, op_b, alpha, as[e], bs[e], beta, cs[e]);
+      const index_t depth = op_a == Op::none ? as[e].cols : as[e].rows;
+      run(ctx, worker, of_product[e], Target(alpha, beta, depth, cs[e].stride), alpha, as[e].data, bs[e].data,
+          beta, cs[e], memory);
     });
   }
 
@@ -104,13 +107,13 @@ struct Products {
     Matmuls matmuls(ctx);
     // Of a tile's height alone: those of the last row are `last` high, the one on the diagonal as
     // wide.
-    const auto matmul = [&](index_t rows, index_t cols) -> Matmul* {
-      if (needs_no_matmul(1.0F, rows, cols, depth)) return nullptr;
-      return &matmuls.find(op, other, a, a, rows, cols, depth, {false, false, cols});
+    const auto matmul = [&](index_t rows, index_t cols) {
+      if (needs_no_matmul(1.0F, rows, cols, depth)) return OverDepth();
+      return matmuls.find(op, other, a, a, rows, cols, depth, Target(1.0F, 0.0F, depth, cols));
     };
-    Matmul* const whole = across > 1 ? matmul(edge, edge) : nullptr;
-    Matmul* const lowest = across > 1 ? matmul(last, edge) : nullptr;
-    Matmul* const corner = matmul(last, last);
+    const OverDepth whole = across > 1 ? matmul(edge, edge) : OverDepth();
+    const OverDepth lowest = across > 1 ? matmul(last, edge) : OverDepth();
+    const OverDepth corner = matmul(last, last);
     host::Scratch::Frame frame(ctx.scratch());
     const Memory memory(frame, ctx, matmuls.scratch_bytes(), edge * edge);
     ctx.parallel_for(across * (across + 1) / 2, [&](index_t tile, int worker) {
@@ -120,14 +123,13 @@ struct Products {
       const index_t j = tile - i * (i + 1) / 2;
       const index_t rows = i + 1 == across ? last : edge;
       const index_t cols = j + 1 == across ? last : edge;
-      Matmul* const by = j + 1 == across ? corner : i + 1 == across ? lowest : whole;
+      const OverDepth& by = j + 1 == across ? corner : i + 1 == across ? lowest : whole;
       const MatrixView<Out> product(memory.product(worker), rows, cols);
-      const In* left = row_of(op, a, i * edge);
-      const In* right = col_of(other, a, j * edge);
-      if (by == nullptr) {
+      if (by.first == nullptr) {
         plain(op, other, 1.0F, rows_of(op, a, i * edge, rows), rows_of(op, a, j * edge, cols), 0.0F, product);
       } else {
-        by->run(ctx.matmuls().stream(worker), worker, left, right, product.data, memory.scratch(worker));
+        by.run(ctx.matmuls().stream(worker), worker, row_of(op, a, i * edge), col_of(other, a, j * edge),
+               product.data, memory.scratch(worker));
       }
       for (index_t r = 0; r < rows; ++r) {
         double* sums = g.row(i * edge + r) + j * edge;
@@ -145,8 +147,6 @@ struct Products {
   /// Multiply-adds below which a second thread costs more than it gives.
   static constexpr double serial_limit = 1 << 17;
   static constexpr index_t gram_edge = 384;
-
-  static bool is_direct(float alpha, float beta) { return alpha == 1.0F && (beta == 0.0F || beta == 1.0F); }
 
   static double work(index_t m, index_t n, index_t k) {
     return static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
@@ -170,24 +170,48 @@ struct Products {
     }
   }
 
-  /// Where a matmul writes: C, or the scratch memory of a product.
+  static constexpr index_t depth_step = 64;
+  /// The part of a depth that is a matmul of its own; all of it where there is no rest.
+  static index_t first_depth(index_t depth) {
+    return depth > depth_step ? depth / depth_step * depth_step : depth;
+  }
+
+  /// Where a matmul writes: to C, or to scratch memory.
   struct Target {
-    bool direct;
-    bool accumulate;
-    index_t stride;  ///< of C
+    Target(float alpha, float beta, index_t depth, index_t stride_)
+        : direct(alpha == 1.0F && (beta == 0.0F || beta == 1.0F) &&
+                 (std::is_same_v<Out, float> || first_depth(depth) == depth)),
+          accumulate(direct && beta != 0.0F),
+          stride(stride_) {}
+    bool direct;      ///< to C; a sum of two matmuls is rounded to 16 bits once
+    bool accumulate;  ///< C +=
+    index_t stride;   ///< of C
+  };
+
+  /// The matmuls of one tile.
+  struct OverDepth {
+    Matmul* first = nullptr;
+    Matmul* rest = nullptr;  ///< null: there is no rest
+    index_t rest_in_a = 0;   ///< numbers from the first one's A to the rest's
+    index_t rest_in_b = 0;   ///< and B
+
+    void run(const dnnl::stream& stream, int worker, const In* a, const In* b, void* c, void* scratch) const {
+      first->run(stream, worker, a, b, c, scratch);
+      if (rest != nullptr) rest->run(stream, worker, a + rest_in_a, b + rest_in_b, c, scratch);
+    }
   };
 
   /// The matmuls of one call.
   class Matmuls {
    public:
     explicit Matmuls(Context& ctx) : cache_(ctx.matmuls()) { cache_.trim(); }
-    /// That of a tile of rows x cols.
-    Matmul& find(Op op_a, Op op_b, MatrixView<const In> a, MatrixView<const In> b, index_t rows, index_t cols,
-                 index_t depth, Target target) {
+    /// Those of a tile of rows x cols.
+    OverDepth find(Op op_a, Op op_b, MatrixView<const In> a, MatrixView<const In> b, index_t rows,
+                   index_t cols, index_t depth, Target target) {
       Shape shape;
       shape.m = rows;
       shape.n = cols;
-      shape.k = depth;
+      shape.k = first_depth(depth);
       shape.stride_a = a.stride;
       shape.stride_b = b.stride;
       shape.stride_c = target.direct ? target.stride : cols;
@@ -196,14 +220,25 @@ struct Products {
       shape.accumulate = target.accumulate;
       shape.in = data_type<In>;
       shape.out = target.direct ? data_type<Out> : data_type<float>;
-      Matmul& found = cache_.find(shape);
-      scratch_bytes_ = std::max(scratch_bytes_, found.scratch_bytes());
+      OverDepth found;
+      found.first = &made(shape);
+      if (shape.k == depth) return found;
+      found.rest_in_a = op_a == Op::none ? shape.k : shape.k * a.stride;
+      found.rest_in_b = op_b == Op::none ? shape.k * b.stride : shape.k;
+      shape.k = depth - shape.k;
+      shape.accumulate = true;
+      found.rest = &made(shape);
       return found;
     }
     /// The most that one of them takes.
     std::size_t scratch_bytes() const { return scratch_bytes_; }
 
    private:
+    Matmul& made(const Shape& shape) {
+      Matmul& found = cache_.find(shape);
+      scratch_bytes_ = std::max(scratch_bytes_, found.scratch_bytes());
+      return found;
+    }
     MatmulCache& cache_;
     std::size_t scratch_bytes_ = 0;
   };
@@ -224,12 +259,12 @@ struct Products {
     std::byte* memory_;
   };
 
-  static void run(Context& ctx, int worker, Matmul& matmul, float alpha, const In* a, const In* b, float beta,
-                  MatrixView<Out> c, const Memory& memory) {
+  static void run(Context& ctx, int worker, const OverDepth& matmuls, Target target, float alpha, const In* a,
+                  const In* b, float beta, MatrixView<Out> c, const Memory& memory) {
     const dnnl::stream& stream = ctx.matmuls().stream(worker);
-    if (is_direct(alpha, beta)) return matmul.run(stream, worker, a, b, c.data, memory.scratch(worker));
+    if (target.direct) return matmuls.run(stream, worker, a, b, c.data, memory.scratch(worker));
     float* product = memory.product(worker);
-    matmul.run(stream, worker, a, b, product, memory.scratch(worker));
+    matmuls.run(stream, worker, a, b, product, memory.scratch(worker));
     for (index_t i = 0; i < c.rows; ++i, product += c.cols) {
       Out* row = c.row(i);
       if (beta == 0.0F) {
