@@ -42,7 +42,7 @@ TEST_CASE("the concept Backend asks for float and double") {
 
 TEST_CASE("optimised backends owe nothing to their oracle") {
   CHECK_FALSE(std::derived_from<backend::Cpu, backend::Reference>);
-  CHECK_FALSE(LowPrecisionBackend<backend::Cpu, bfloat16>);
+  CHECK(LowPrecisionBackend<backend::Cpu, bfloat16>);
 }
 
 }  // namespace

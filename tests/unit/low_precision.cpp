@@ -25,8 +25,9 @@ static_assert(is_low_precision<bfloat16> && is_low_precision<float16> && !is_low
               !is_low_precision<double>);
 static_assert(LowPrecisionBackend<backend::Reference, bfloat16> &&
               LowPrecisionBackend<backend::Reference, float16>);
-static_assert(!LowPrecisionBackend<backend::Cpu, bfloat16> &&
-              !LowPrecisionBackend<backend::CpuBlas, float16>);
+static_assert(LowPrecisionBackend<backend::Cpu, bfloat16> && LowPrecisionBackend<backend::Cpu, float16> &&
+              LowPrecisionBackend<backend::CpuBlas, bfloat16> &&
+              LowPrecisionBackend<backend::CpuBlas, float16>);
 
 namespace {
 

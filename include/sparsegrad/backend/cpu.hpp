@@ -7,6 +7,7 @@
 
 #include "host/dense.hpp"
 #include "host/kernels.hpp"
+#include "host/low_precision_products.hpp"
 
 namespace sparsegrad::backend {
 
@@ -94,9 +95,18 @@ struct Cpu : host::Kernels {
   static constexpr const char* name() { return "cpu"; }
 
   template <class T>
-  static void gemm(Context& ctx, Op op_a, Op op_b, std::type_identity_t<T> alpha, ConstMatrixView<T> a,
-                   ConstMatrixView<T> b, std::type_identity_t<T> beta, MatrixView<T> c) {
-    Products::template gemm<T>(ctx, op_a, op_b, alpha, a, b, beta, c);
+  static void gemm(Context& ctx, Op op_a, Op op_b, compute_t<T> alpha, ConstMatrixView<T> a,
+                   ConstMatrixView<T> b, compute_t<T> beta, MatrixView<T> c) {
+    if constexpr (is_low_precision<T>) {
+      LowPrecisionProducts::template gemm<T, T>(ctx, op_a, op_b, alpha, a, b, beta, c);
+    } else {
+      Products::template gemm<T>(ctx, op_a, op_b, alpha, a, b, beta, c);
+    }
+  }
+  template <class T>
+  static void gemm_wide(Context& ctx, Op op_a, Op op_b, compute_t<T> alpha, ConstMatrixView<T> a,
+                        ConstMatrixView<T> b, compute_t<T> beta, MatrixView<compute_t<T>> c) {
+    LowPrecisionProducts::template gemm<T, float>(ctx, op_a, op_b, alpha, a, b, beta, c);
   }
   template <class T>
   static void gemm_batched(Context& ctx, Op op_a, Op op_b, std::type_identity_t<T> alpha,
@@ -128,8 +138,9 @@ struct Cpu : host::Kernels {
 
  private:
   using Products = host::Dense<detail::EigenSerial>;
+  using LowPrecisionProducts = host::LowPrecisionProducts<detail::EigenSerial>;
 };
 
-static_assert(Backend<Cpu>);
+static_assert(Backend<Cpu> && LowPrecisionBackend<Cpu, bfloat16> && LowPrecisionBackend<Cpu, float16>);
 
 }  // namespace sparsegrad::backend

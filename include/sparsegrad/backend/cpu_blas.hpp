@@ -8,6 +8,7 @@
 #include "cpu_blas/serial.hpp"
 #include "host/dense.hpp"
 #include "host/kernels.hpp"
+#include "host/low_precision_products.hpp"
 
 namespace sparsegrad::backend {
 
@@ -17,9 +18,18 @@ struct CpuBlas : host::Kernels {
   static constexpr const char* name() { return "cpu_blas"; }
 
   template <class T>
-  static void gemm(Context& ctx, Op op_a, Op op_b, std::type_identity_t<T> alpha, ConstMatrixView<T> a,
-                   ConstMatrixView<T> b, std::type_identity_t<T> beta, MatrixView<T> c) {
-    Products::template gemm<T>(ctx, op_a, op_b, alpha, a, b, beta, c);
+  static void gemm(Context& ctx, Op op_a, Op op_b, compute_t<T> alpha, ConstMatrixView<T> a,
+                   ConstMatrixView<T> b, compute_t<T> beta, MatrixView<T> c) {
+    if constexpr (is_low_precision<T>) {
+      LowPrecisionProducts::template gemm<T, T>(ctx, op_a, op_b, alpha, a, b, beta, c);
+    } else {
+      Products::template gemm<T>(ctx, op_a, op_b, alpha, a, b, beta, c);
+    }
+  }
+  template <class T>
+  static void gemm_wide(Context& ctx, Op op_a, Op op_b, compute_t<T> alpha, ConstMatrixView<T> a,
+                        ConstMatrixView<T> b, compute_t<T> beta, MatrixView<compute_t<T>> c) {
+    LowPrecisionProducts::template gemm<T, float>(ctx, op_a, op_b, alpha, a, b, beta, c);
   }
   template <class T>
   static void gemm_batched(Context& ctx, Op op_a, Op op_b, std::type_identity_t<T> alpha,
@@ -36,8 +46,10 @@ struct CpuBlas : host::Kernels {
 
  private:
   using Products = host::Dense<detail::BlasSerial>;
+  using LowPrecisionProducts = host::LowPrecisionProducts<detail::BlasSerial>;
 };
 
-static_assert(Backend<CpuBlas>);
+static_assert(Backend<CpuBlas> && LowPrecisionBackend<CpuBlas, bfloat16> &&
+              LowPrecisionBackend<CpuBlas, float16>);
 
 }  // namespace sparsegrad::backend

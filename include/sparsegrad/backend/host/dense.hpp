@@ -105,20 +105,11 @@ struct Dense {
     });
   }
 
- private:
-  template <class T>
-  static std::span<T> packing(T* memory, index_t count, int worker) {
-    return {memory + count * worker, static_cast<std::size_t>(count)};
-  }
-
+ protected:
   struct Tiles {
     index_t rows, cols, down, across;
     index_t count() const { return down * across; }
   };
-
-  static constexpr index_t gram_edge = 384;
-  static constexpr double serial_limit =
-      1 << 17;  ///< multiply-adds below which a second thread costs more than it gives
 
   static Tiles partition(const HostContext& ctx, index_t m, index_t n, index_t k) {
     const double work =
@@ -136,12 +127,6 @@ struct Dense {
     if (m >= n) return tiles(m, n, round_up((m + pieces - 1) / pieces, 32), n);
     return tiles(m, n, m, round_up((n + pieces - 1) / pieces, 32));
   }
-
-  static Tiles tiles(index_t m, index_t n, index_t rows, index_t cols) {
-    rows = std::min(rows, m);
-    cols = std::min(cols, n);
-    return {rows, cols, (m + rows - 1) / rows, (n + cols - 1) / cols};
-  }
   static index_t round_up(index_t n, index_t step) { return (n + step - 1) / step * step; }
 
   template <class T>
@@ -151,6 +136,22 @@ struct Dense {
   template <class T>
   static MatrixView<const T> cols_of(Op op, MatrixView<const T> b, index_t first, index_t count) {
     return op == Op::none ? b.block(0, first, b.rows, count) : b.block(first, 0, count, b.cols);
+  }
+
+ private:
+  template <class T>
+  static std::span<T> packing(T* memory, index_t count, int worker) {
+    return {memory + count * worker, static_cast<std::size_t>(count)};
+  }
+
+  static constexpr index_t gram_edge = 384;
+  static constexpr double serial_limit =
+      1 << 17;  ///< multiply-adds below which a second thread costs more than it gives
+
+  static Tiles tiles(index_t m, index_t n, index_t rows, index_t cols) {
+    rows = std::min(rows, m);
+    cols = std::min(cols, n);
+    return {rows, cols, (m + rows - 1) / rows, (n + cols - 1) / cols};
   }
 };
 

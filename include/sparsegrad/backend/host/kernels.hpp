@@ -8,6 +8,7 @@
 #include "elementwise.hpp"
 #include "entries.hpp"
 #include "hadamard.hpp"
+#include "low_precision_elements.hpp"
 #include "sparse.hpp"
 #include "top_k.hpp"
 
@@ -67,7 +68,11 @@ struct Kernels {
   }
   template <class T>
   static void add_to_rows(Context& ctx, const T* v, MatrixView<T> a) {
-    Elementwise::add_to_rows(ctx, v, a);
+    if constexpr (is_low_precision<T>) {
+      LowPrecisionElements::add_to_rows(ctx, v, a);
+    } else {
+      Elementwise::add_to_rows(ctx, v, a);
+    }
   }
   template <class T>
   static double squared_norm(Context& ctx, ConstMatrixView<T> a) {
@@ -78,8 +83,12 @@ struct Kernels {
     return Elementwise::first_nonfinite<T>(ctx, a);
   }
   template <class T>
-  static void column_sums(Context& ctx, ConstMatrixView<T> a, T* sums) {
-    Elementwise::column_sums<T>(ctx, a, sums);
+  static void column_sums(Context& ctx, ConstMatrixView<T> a, compute_t<T>* sums) {
+    if constexpr (is_low_precision<T>) {
+      LowPrecisionElements::column_sums<T>(ctx, a, sums);
+    } else {
+      Elementwise::column_sums<T>(ctx, a, sums);
+    }
   }
   template <class T>
   static void transpose(Context& ctx, ConstMatrixView<T> a, MatrixView<T> b) {
@@ -108,7 +117,7 @@ struct Kernels {
   }
   template <class T>
   static void sampled_product(Context& ctx, ConstMatrixView<T> a, ConstMatrixView<T> b,
-                              const stored_index_t* index, index_t k, index_t cols, T* value) {
+                              const stored_index_t* index, index_t k, index_t cols, compute_t<T>* value) {
     Sparse::sampled_product<T>(ctx, a, b, index, k, cols, value);
   }
   template <class T>

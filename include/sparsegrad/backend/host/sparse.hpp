@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "../../core/low_precision.hpp"
 #include "../../core/view.hpp"
 #include "context.hpp"
 #include "elementwise.hpp"
@@ -135,10 +136,12 @@ struct Sparse {
     });
   }
 
-  /// value[e] += sum_t A(t, i) B(t, j), index[e] = i cols + j.
+  /// value[e] += sum_t A(t, i) B(t, j), index[e] = i cols + j. 16-bit numbers become floats as their
+  /// blocks are transposed.
   template <class T>
   static void sampled_product(HostContext& ctx, MatrixView<const T> a, MatrixView<const T> b,
-                              const stored_index_t* index, index_t k, index_t cols, T* value) {
+                              const stored_index_t* index, index_t k, index_t cols, compute_t<T>* value) {
+    using C = compute_t<T>;
     if (k == 0 || a.rows == 0) return;
     if (8 * k < a.cols + b.cols) {  // too few entries to pay for transposing A and B
       ctx.parallel_ranges(k, std::max<index_t>(1, 16384 / a.rows), [&](index_t begin, index_t end) {
@@ -151,7 +154,7 @@ struct Sparse {
     // Blocks of tokens, transposed: the entries' sums run along contiguous pieces of two rows. A
     // block of the smaller side stays in the cache, and of the wider side what is transposed is
     // used at once, some columns at a time.
-    constexpr index_t tokens = 8 * Lanes<T>::count;
+    constexpr index_t tokens = 8 * Lanes<C>::count;
     const bool by_columns = b.cols > a.cols;
     const MatrixView<const T> outer = by_columns ? b : a;
     const MatrixView<const T> inner = by_columns ? a : b;
@@ -159,7 +162,7 @@ struct Sparse {
     auto* order = frame.take<stored_index_t>(k);
     auto* inner_of = frame.take<stored_index_t>(k);
     auto* end_of = frame.take<stored_index_t>(outer.cols);  // of the entries of a column of `outer`
-    T* sums = frame.take<T>(k);
+    C* sums = frame.take<C>(k);
     std::fill(end_of, end_of + outer.cols, 0);
     each_place(index, k, cols, [&](index_t, index_t i, index_t j) { ++end_of[by_columns ? j : i]; });
     stored_index_t begin = 0;
@@ -170,14 +173,14 @@ struct Sparse {
       order[p] = static_cast<stored_index_t>(e);
       inner_of[p] = static_cast<stored_index_t>(by_columns ? i : j);
     });
-    std::fill(sums, sums + k, T(0));
+    std::fill(sums, sums + k, C(0));
 
     const index_t width = std::clamp<index_t>(outer.cols / (4 * ctx.threads()) / 16 * 16, 64, 256);
-    T* inner_block = frame.take<T>(inner.cols * tokens);
-    T* outer_blocks = frame.take<T>(width * tokens * ctx.threads());
+    C* inner_block = frame.take<C>(inner.cols * tokens);
+    C* outer_blocks = frame.take<C>(width * tokens * ctx.threads());
     for (index_t first = 0; first < a.rows; first += tokens) {
       const index_t count = std::min(tokens, a.rows - first);
-      constexpr index_t tile = 16;
+      constexpr index_t tile = 64 / static_cast<index_t>(sizeof(T));  // a cache line
       ctx.parallel_ranges((inner.cols + tile - 1) / tile, 8, [&](index_t from, index_t to) {
         const index_t left = from * tile;
         const index_t right = std::min(to * tile, inner.cols);
@@ -188,7 +191,7 @@ struct Sparse {
         const index_t right = std::min(left + width, outer.cols);
         index_t p = left == 0 ? 0 : end_of[left - 1];
         if (p == end_of[right - 1]) return;
-        T* block = outer_blocks + worker * width * tokens;
+        C* block = outer_blocks + worker * width * tokens;
         transpose_padded(outer.block(first, left, count, right - left), block, tokens);
         for (index_t o = left; o < right; ++o) {
           add_products(block + (o - left) * tokens, inner_block, inner_of + p, end_of[o] - p, sums + p);
@@ -260,10 +263,10 @@ struct Sparse {
 
   /// to[j, 0 .. rows) = column j of A, zeros up to `stride`.
   template <class T>
-  static void transpose_padded(MatrixView<const T> a, T* to, index_t stride) {
+  static void transpose_padded(MatrixView<const T> a, compute_t<T>* to, index_t stride) {
     Elementwise::transpose_block(a, to, stride);
     for (index_t j = 0; a.rows < stride && j < a.cols; ++j)
-      std::fill(to + j * stride + a.rows, to + (j + 1) * stride, T(0));
+      std::fill(to + j * stride + a.rows, to + (j + 1) * stride, compute_t<T>(0));
   }
 
   /// Adds to y [strip_width] the products of all entries from e on that share a row; returns the
@@ -351,11 +354,12 @@ struct Sparse {
   }
 
   template <class T>
-  static T strided_product(const T* x, index_t x_stride, const T* y, index_t y_stride, index_t count) {
+  static compute_t<T> strided_product(const T* x, index_t x_stride, const T* y, index_t y_stride,
+                                      index_t count) {
     double sum = 0;
     for (index_t t = 0; t < count; ++t)
       sum += static_cast<double>(x[t * x_stride]) * static_cast<double>(y[t * y_stride]);
-    return static_cast<T>(sum);
+    return static_cast<compute_t<T>>(sum);
   }
 };
 

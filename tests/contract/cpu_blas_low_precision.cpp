@@ -1,0 +1,5 @@
+#include <sparsegrad/backend/cpu_blas.hpp>
+
+using DeviceBackend = sparsegrad::backend::CpuBlas;
+
+#include "support/device_low_precision_primitives.hpp"
