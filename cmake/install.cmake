@@ -7,7 +7,7 @@ install(DIRECTORY "${PROJECT_SOURCE_DIR}/include/sparsegrad" DESTINATION "${CMAK
 install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION "${CMAKE_INSTALL_DATADIR}/licenses/sparsegrad")
 
 # One export file a component: loading a component must not ask for another's dependency.
-set(sparsegrad_components core cpu blas io)
+set(sparsegrad_components core cpu blas onednn io)
 if(SPARSEGRAD_CUDA)
   list(APPEND sparsegrad_components cuda)
 endif()
@@ -26,4 +26,5 @@ install(FILES
   "${PROJECT_BINARY_DIR}/cmake/sparsegrad-config.cmake"
   "${PROJECT_BINARY_DIR}/cmake/sparsegrad-config-version.cmake"
   "${PROJECT_SOURCE_DIR}/cmake/FindCBLASLAPACKE.cmake"
+  "${PROJECT_SOURCE_DIR}/cmake/FindOneDNN.cmake"
   DESTINATION "${sparsegrad_package_dir}")

@@ -11,7 +11,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 packages=(
   build-essential cmake ninja-build ccache clang git
-  libeigen3-dev libopenblas-openmp-dev liblapacke-dev
+  libeigen3-dev libopenblas-openmp-dev liblapacke-dev libdnnl-dev
   doctest-dev libbenchmark-dev
   nlohmann-json3-dev libcli11-dev libfmt-dev libicu-dev
   python3 python3-venv

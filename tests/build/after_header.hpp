@@ -6,5 +6,8 @@
 #error "this header reaches nlohmann_json: only io/ may"
 #endif
 #if defined(SPARSEGRAD_TEST_WITHOUT_blas) && (defined(LAPACK_ROW_MAJOR) || defined(CBLAS_INDEX))
-#error "this header reaches CBLAS or LAPACKE: only backend/cpu_blas*.hpp may"
+#error "this header reaches CBLAS or LAPACKE: only backend/cpu_blas* and backend/cpu_onednn* may"
+#endif
+#if defined(SPARSEGRAD_TEST_WITHOUT_onednn) && defined(DNNL_VERSION_MAJOR)
+#error "this header reaches oneDNN: only backend/cpu_onednn* may"
 #endif

@@ -15,6 +15,7 @@ bool same = a.cols != b.cols && at != index[at] && x == y.x;
 CODE
 printf '#include <Eigen/Core>\nusing V = Eigen::VectorXf;\n' > "$tree/backend/cpu.hpp"
 printf '#include <cblas.h>\n' > "$tree/backend/cpu_blas.hpp"
+printf '#include <oneapi/dnnl/dnnl.hpp>\n' > "$tree/backend/cpu_onednn.hpp"
 printf '#include <nlohmann/json.hpp>\n' > "$tree/io/files.hpp"
 bash "$check" "$tree" || { echo "refused a tree without faults"; exit 1; }
 
@@ -37,6 +38,10 @@ refuses io/files.hpp 'thrust::sort(a, b);'
 refuses core/view.hpp '#include <Eigen/Core>'
 refuses backend/reference.hpp '# include <cblas.h>'
 refuses backend/cpu.hpp '#include "lapacke.h"'
+refuses backend/cpu_blas.hpp '#include <oneapi/dnnl/dnnl.hpp>'
+refuses core/view.hpp '#include <dnnl.h>'
+refuses top_k.hpp 'dnnl::engine e;'
+refuses backend/cpu_onednn.hpp '#include <cblas.h>'
 refuses detail/json.hpp '#include <nlohmann/json.hpp>'
 refuses backend/cpu.hpp '#include <cuda_runtime.h>'
 refuses backend/cpu.hpp '#define CHECK(x) x'

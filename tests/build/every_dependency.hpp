@@ -4,3 +4,6 @@
 
 #include <Eigen/Dense>
 #include <nlohmann/json.hpp>
+#if __has_include(<oneapi/dnnl/dnnl.hpp>)
+#include <oneapi/dnnl/dnnl.hpp>
+#endif

@@ -39,6 +39,15 @@ class AllocationMark {
   Allocations start_;
 };
 
+/// From its construction to its end what the calling thread allocates is not counted.
+class UncountedAllocations {
+ public:
+  UncountedAllocations();
+  ~UncountedAllocations();
+  UncountedAllocations(const UncountedAllocations&) = delete;
+  UncountedAllocations& operator=(const UncountedAllocations&) = delete;
+};
+
 /// From its construction to its end the allocation number `n` (0: the next one) fails, and no other.
 class FailingAllocation {
  public:
