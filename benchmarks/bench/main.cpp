@@ -6,6 +6,9 @@
 // says how fast this processor multiplies and how fast the linked libraries do (docs/backends.md).
 #include <sparsegrad/backend/cpu.hpp>
 #include <sparsegrad/backend/cpu_blas.hpp>
+#if defined(SPARSEGRAD_BENCH_ONEDNN)
+#include <sparsegrad/backend/cpu_onednn.hpp>
+#endif
 #include <sparsegrad/backend/cpu_report.hpp>
 
 #include <algorithm>
@@ -22,6 +25,12 @@
 namespace {
 
 using namespace sparsegrad;
+
+#if defined(SPARSEGRAD_BENCH_ONEDNN)
+using Fastest = backend::FastestOf<backend::CpuOneDnn, backend::CpuBlas, backend::Cpu>;
+#else
+using Fastest = backend::FastestOf<backend::CpuBlas, backend::Cpu>;
+#endif
 
 constexpr const char* usage =
     "usage: sparsegrad-bench calibrate [--backend cpu_blas|cpu] [--threads N] [--in 768] [--out 3072]\n"
@@ -124,7 +133,7 @@ int main(int argc, char** argv) {
   }
   try {
     if (command == "report") {
-      std::puts(to_string(cpu_report<backend::CpuBlas, backend::Cpu>()).c_str());
+      std::puts(to_string(cpu_report_of<Fastest>()).c_str());
     } else {
       calibrate(parse(argc, argv));
     }

@@ -109,7 +109,7 @@ Products choose_products(const TrainOptions& options, const std::filesystem::pat
   const bool in_16_bits = options.dtype != NumberType::float32;
   if (!why.empty()) products.text = fmt::format("products: {}, {}\n", text_of(choice), why);
   if (!why.empty() && !in_16_bits) return products;
-  const CpuReport report = HostBackend::report();
+  const CpuReport report = cpu_report_of<HostProducts>();
   if (why.empty()) {
     choice = report.fastest;
     products.text = text_of(report);

@@ -77,21 +77,27 @@ inline std::string advice_on(const CpuReport& report) {
 
 }  // namespace detail
 
-/// Measures this processor and the products of `Backends` on it, on the calling thread: some tens of
-/// milliseconds.
-///
-///     std::puts(to_string(cpu_report<backend::CpuBlas, backend::Cpu>()).c_str());
-template <Backend... Backends>
-CpuReport cpu_report() {
+/// Measures this processor and the products of the candidates of `Fastest`, a FastestOf, on the
+/// calling thread: some tens of milliseconds.
+template <class Fastest>
+CpuReport cpu_report_of() {
   CpuReport report;
   report.processor = detail::processor_name();
   const backend::host::PeakRate peak = backend::host::peak_rate();
   report.instruction_set = peak.instruction_set;
   report.peak = peak.flops;
-  report.rates = backend::FastestOf<Backends...>::rates();
-  report.fastest = backend::FastestOf<Backends...>::fastest(report.rates);
+  report.rates = Fastest::rates();
+  report.fastest = Fastest::fastest(report.rates);
   report.advice = detail::advice_on(report);
   return report;
+}
+
+/// The same for backends by name.
+///
+///     std::puts(to_string(cpu_report<backend::CpuBlas, backend::Cpu>()).c_str());
+template <Backend... Backends>
+CpuReport cpu_report() {
+  return cpu_report_of<backend::FastestOf<Backends...>>();
 }
 
 /// The report as lines of text, the last one without a line feed.
