@@ -1,6 +1,8 @@
 // The encoder and the trainer on the CPU in bfloat16, against float: passes over the models of golden/make_bert_goldens.py,
-// the losses of runs, saved states and models; and the program's commands in it.
+// the losses of runs, saved states and models.
 #include <sparsegrad/backend/cpu_blas.hpp>
+
+#include "training/run_device.hpp"
 
 using DeviceBackend = sparsegrad::backend::CpuBlas;
 
