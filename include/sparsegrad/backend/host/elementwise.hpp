@@ -169,15 +169,15 @@ struct Elementwise {
   }
 
   /// Serial; `to` has stride `stride`. Some rows at a time from left to right, asked for some cache
-  /// lines ahead: the hardware follows only a few rows by itself.
-  template <class T>
-  static void transpose_block(MatrixView<const T> a, T* to, index_t stride) {
+  /// lines ahead: the hardware follows only a few rows by itself. 16-bit numbers become floats.
+  template <class From, class T>
+  static void transpose_block(MatrixView<const From> a, T* to, index_t stride) {
     constexpr index_t edge = square_edge<T>;
-    constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));
+    constexpr index_t line = 64 / static_cast<index_t>(sizeof(From));
     constexpr index_t height = 8;
     index_t i = 0;
     for (; i + height <= a.rows; i += height) {
-      const T* from = a.data + i * a.stride;
+      const From* from = a.data + i * a.stride;
       index_t j = 0;
       for (; j + edge <= a.cols; j += edge) {
         if (j % line == 0 && j + 4 * line < a.cols) {

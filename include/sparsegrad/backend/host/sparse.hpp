@@ -7,7 +7,6 @@
 #include "../../core/low_precision.hpp"
 #include "../../core/view.hpp"
 #include "context.hpp"
-#include "convert.hpp"
 #include "elementwise.hpp"
 #include "lanes.hpp"
 
@@ -265,31 +264,9 @@ struct Sparse {
   /// to[j, 0 .. rows) = column j of A, zeros up to `stride`.
   template <class T>
   static void transpose_padded(MatrixView<const T> a, compute_t<T>* to, index_t stride) {
-    if constexpr (is_low_precision<T>) {
-      widen_transposed(a, to, stride);
-    } else {
-      Elementwise::transpose_block(a, to, stride);
-    }
+    Elementwise::transpose_block(a, to, stride);
     for (index_t j = 0; a.rows < stride && j < a.cols; ++j)
       std::fill(to + j * stride + a.rows, to + (j + 1) * stride, compute_t<T>(0));
-  }
-
-  /// to[j, i] = A(i, j), through pieces of A as floats that stay in the nearest cache.
-  template <class S>
-  static void widen_transposed(MatrixView<const S> a, float* to, index_t stride) {
-    constexpr index_t height = 32;
-    constexpr index_t width = 64;
-    float piece[height * width];
-    for (index_t j = 0; j < a.cols; j += width) {
-      const index_t cols = std::min(width, a.cols - j);
-      for (index_t i = 0; i < a.rows; i += height) {
-        const index_t rows = std::min(height, a.rows - i);
-        for (index_t l = 0; l < rows; ++l)
-          Convert::widen_array(a.row(i + l) + j, piece + l * width, cols);
-        Elementwise::transpose_block(MatrixView<const float>(piece, rows, cols, width), to + j * stride + i,
-                                     stride);
-      }
-    }
   }
 
   /// Adds to y [strip_width] the products of all entries from e on that share a row; returns the
