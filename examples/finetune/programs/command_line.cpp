@@ -105,10 +105,21 @@ void add_common(CLI::App& app, TrainOptions& o) {
       app, "--device", o.device, {{"cpu", Device::cpu}, {"cuda", Device::cuda}},
       "cuda: an NVIDIA GPU, in a program that was built with SPARSEGRAD_CUDA (train and evaluate)")
       ->group("Machine");
-  add_choice<NumberType>(
-      app, "--dtype", o.dtype, number_types(),
-      "of activations and of what products read (fp16 on a GPU alone); weights, optimizer and losses stay "
-      "float")
+  app.add_option_function<std::string>(
+         "--dtype",
+         [&o](const std::string& text) {
+           const std::map<std::string, NumberType> types = number_types();
+           const auto found = types.find(text);
+           o.choose_dtype = text == "auto";
+           if (found == types.end() && !o.choose_dtype)
+             throw CLI::ValidationError(
+                 "--dtype", fmt::format("is '{}', expected one of: auto, bf16, float, fp16", text));
+           o.dtype = o.choose_dtype ? NumberType::float32 : found->second;
+         },
+         "of activations and of what products read; weights, optimizer and losses stay float. auto, on the "
+         "CPU: bf16 where it multiplies that faster, else float; fp16: on a GPU alone")
+      ->type_name("auto|bf16|float|fp16")
+      ->default_str("float")
       ->group("Machine");
   app.add_flag(
          "--tf32", o.tf32,

@@ -62,6 +62,7 @@ int run_evaluate(const EvaluateCommand& command) {
   EvaluateCommand chosen = command;
   const Products products = choose_products(command.common);
   chosen.common.product_choice = products.choice;
+  chosen.common.dtype = products.dtype;
   if (!products.note.empty() && !command.common.quiet) fmt::print(stderr, "note: {}\n", products.note);
   return chosen.common.dtype == NumberType::bfloat16 ? run_evaluate_on<bfloat16, HostBackend>(chosen)
                                                      : run_evaluate_on<float, HostBackend>(chosen);

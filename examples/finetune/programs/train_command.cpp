@@ -14,6 +14,7 @@ int run_train(const TrainOptions& options) {
   const Products products =
       choose_products(options, options.output.empty() ? "" : OutputFolder::log_in(options.output));
   chosen.product_choice = products.choice;
+  chosen.dtype = products.dtype;
   return chosen.dtype == NumberType::bfloat16 ? run_train_on<bfloat16, HostBackend>(chosen, products.text)
                                               : run_train_on<float, HostBackend>(chosen, products.text);
 }

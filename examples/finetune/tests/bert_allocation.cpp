@@ -6,7 +6,8 @@
 #if !defined(__SANITIZE_ADDRESS__)  // which has its own allocation functions
 #include "support/allocation_counter.cpp"
 
-TEST_CASE("training and evaluation steps allocate nothing after reserve") {
+TEST_CASE_TEMPLATE("training and evaluation steps allocate nothing after reserve", T, float,
+                   sparsegrad::bfloat16) {
   using namespace sparsegrad;
   using namespace sparsegrad::glue;
   using Blas = HostBackend;
@@ -20,10 +21,10 @@ TEST_CASE("training and evaluation steps allocate nothing after reserve") {
     config.hidden = 96;
     config.heads = 3;
     config.intermediate = 384;
-    EncoderModel<float, Blas> model(ctx, config, {.mlp = {.matrices = mlp}, .dense = {}});
+    EncoderModel<T, Blas> model(ctx, config, {.mlp = {.matrices = mlp}, .dense = {}});
     model.initialize(1);
     model.reserve(ctx, 400, 16, 40);
-    AdamW<float, Blas> adam(ctx, glue::test::dense_segments<float, Blas>(ctx, model, 0.01));
+    AdamW<T, Blas> adam(ctx, glue::test::dense_segments<T, Blas>(ctx, model, 0.01));
     Batch batch;
     batch.reserve(400, 16);
     const std::vector<std::int32_t> ids(40, 7);

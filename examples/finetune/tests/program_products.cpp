@@ -76,3 +76,27 @@ TEST_CASE("--resume: the products of the run before, unless others are named") {
     CHECK(run(words(folder, "blas --resume")).status == 0);
   }
 }
+
+TEST_CASE("--dtype auto: a type is chosen and told; a resume keeps it") {
+  const fs::path output = fresh_folder("type");
+  const Finished first = run(words(output, "blas --dtype auto"));
+  REQUIRE_MESSAGE(first.status == 0, first.err);
+  // The BLAS converts: its products in 16 bits are never a fifth faster than those in float.
+  check_contains(first.out, "in float, because of --dtype auto\n");
+  nlohmann::json log = json_of(output / "run.json");
+  CHECK(log["options"]["dtype"] == "float");
+
+  REQUIRE(run(words(output, "blas --dtype bf16")).status == 0);
+  log = json_of(output / "run.json");
+  CHECK(log["options"]["dtype"] == "bf16");
+  log["finished"] = false;
+  write_file(output / "run.json", log.dump());
+  const Finished again = run(words(output, "blas --dtype auto --resume"));
+  REQUIRE_MESSAGE(again.status == 0, again.err);
+  CHECK(json_of(output / "run.json")["options"]["dtype"] == "bf16");
+
+  check_contains(run("evaluate --task cola --dtype auto --device cuda --model " + tiny().string()).err,
+                 "--dtype is auto, expected float, bf16 or fp16 with --device cuda");
+  check_contains(run("evaluate --task cola --dtype double --model " + tiny().string()).err,
+                 "--dtype is 'double', expected one of: auto, bf16, float, fp16");
+}

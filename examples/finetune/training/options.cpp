@@ -162,6 +162,8 @@ void TrainOptions::check() const {
 }
 
 void TrainOptions::check_device() const {
+  if (device == Device::cuda && choose_dtype)
+    throw ValueError("--dtype is auto, expected float, bf16 or fp16 with --device cuda");
   if (device == Device::cuda && products != "auto")
     throw ValueError(fmt::format("--products is {}, expected auto with --device cuda", products));
   if (device == Device::cpu && tf32)

@@ -130,6 +130,7 @@ struct TrainOptions {
   bool resume = false;
   Device device = Device::cpu;
   NumberType dtype = NumberType::float32;  ///< half on a GPU alone
+  bool choose_dtype = false;               ///< the run chooses `dtype`, see training/products.hpp
   std::string products = "auto";           ///< on the CPU: whose products, see training/products.hpp
   backend::ProductChoice product_choice;   ///< what that came to on this machine; empty: the first
   int threads = 0;

@@ -78,6 +78,20 @@ bool recorded(const std::filesystem::path& log_path, backend::ProductChoice& cho
   return true;
 }
 
+/// The type of the run in `log_path`; false where its log names none.
+bool recorded(const std::filesystem::path& log_path, NumberType& dtype) {
+  if (log_path.empty() || !exists(log_path)) return false;
+  const nlohmann::json log = read_json(log_path);
+  const nlohmann::json::json_pointer place("/options/dtype");
+  if (!log.is_object() || !log.contains(place)) return false;
+  for (const NumberType type : {NumberType::float32, NumberType::bfloat16}) {
+    if (log[place] != to_string(type)) continue;
+    dtype = type;
+    return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 std::vector<std::string> product_names() {
@@ -106,15 +120,21 @@ Products choose_products(const TrainOptions& options, const std::filesystem::pat
     choice = HostBackend::all_of(HostBackend::names().front());
     why = "because of --deterministic";
   }
-  const bool in_16_bits = options.dtype != NumberType::float32;
   if (!why.empty()) products.text = fmt::format("products: {}, {}\n", text_of(choice), why);
-  if (!why.empty() && !in_16_bits) return products;
+  bool chooses = options.choose_dtype;
+  products.dtype = options.dtype;
+  if (chooses && options.resume) chooses = !recorded(log_path, products.dtype);
+  if (!why.empty() && !chooses && products.dtype == NumberType::float32) return products;
   const CpuReport report = cpu_report_of<HostProducts>();
   if (why.empty()) {
     choice = report.fastest;
     products.text = text_of(report);
   }
-  if (in_16_bits && !multiplies_16_bits(report, choice)) {
+  const bool faster_in_16_bits = multiplies_16_bits(report, choice);
+  if (chooses) {
+    products.dtype = faster_in_16_bits ? NumberType::bfloat16 : NumberType::float32;
+    products.text += fmt::format("          in {}, because of --dtype auto\n", to_string(products.dtype));
+  } else if (products.dtype != NumberType::float32 && !faster_in_16_bits) {
     products.note =
         "numbers of 16 bits are multiplied in float, with blocks converted on the way: a step takes about as "
         "long as with --dtype float";

@@ -188,8 +188,12 @@ void EncoderModel<T, Backend>::reserve(Context& ctx, index_t max_tokens, index_t
   const auto outputs = static_cast<std::size_t>(max_sequences_ * config_.num_labels);
   host_logits_.resize(outputs);
   host_d_logits_.resize(outputs);
-  ctx.scratch().reserve(
-      Ops::template scratch_bytes<T>(max_tokens_, std::max(3 * config_.hidden, config_.intermediate)));
+  index_t scratch =
+      Ops::template scratch_bytes<T>(max_tokens_, std::max(3 * config_.hidden, config_.intermediate));
+  // A host's products of 16 bits convert blocks there.
+  if constexpr (is_low_precision<T> && !ThrustBackend<Backend>)
+    scratch += Backend::template scratch_bound<C>(ctx, 0);
+  ctx.scratch().reserve(scratch);
 }
 
 template <class T, class Backend>

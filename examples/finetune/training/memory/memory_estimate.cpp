@@ -129,7 +129,8 @@ MemoryEstimate estimate_memory(const ModelConfig& c, const TrainOptions& options
   if (options.trained == TrainedParameters::all) dense += embeddings + attention;
   const bool dense_mlp = options.run_type == RunType::ft || options.run_type == RunType::meprop;
 
-  const index_t a_layer = 8 * c.hidden + 2 * c.intermediate + c.heads + 2 + 2 * rank;
+  const index_t a_layer = 8 * c.hidden + 2 * c.intermediate + 2 * rank;
+  const index_t statistics = c.layers * (c.heads + 2);
   const index_t in_flight = 9 * c.hidden + c.intermediate + rank;
 
   MemoryEstimate estimate;
@@ -139,7 +140,7 @@ MemoryEstimate estimate_memory(const ModelConfig& c, const TrainOptions& options
     training.weights += stored * (matrices + head + adapters + c.layers * 4 * c.hidden * c.hidden);
   training.gradients = number * dense;
   training.optimizer = 2 * number * dense;
-  training.activations = stored * tokens * (c.layers * a_layer + in_flight);
+  training.activations = tokens * (stored * (c.layers * a_layer + in_flight) + number * statistics);
   if (dense_mlp) {
     training.gradients += number * matrices;
     training.optimizer += 2 * number * matrices;

@@ -46,8 +46,7 @@ inline SignedPack less(WordPack a, WordPack b) {
   return std::bit_cast<SignedPack>(a) < std::bit_cast<SignedPack>(b);
 }
 inline WordPack choose(SignedPack condition, WordPack yes, WordPack no) {
-  const WordPack mask = std::bit_cast<WordPack>(condition);
-  return (mask & yes) | (~mask & no);
+  return condition ? yes : no;
 }
 
 /// The values of the low 16 bits of each word as numbers of T, exactly.
@@ -72,7 +71,7 @@ template <class T>
 inline WordPack rounded_bits(Pack<float> x) {
   const WordPack bits = std::bit_cast<WordPack>(x);
   const WordPack magnitude = bits & 0x7FFFFFFFU;
-  const SignedPack nan = less(WordPack{} + 0x7F800000U, magnitude);
+  const SignedPack nan = x != x;
   if constexpr (std::is_same_v<T, bfloat16>) {
     const WordPack nearest = (bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16;
     return choose(nan, (bits >> 16) | 0x40U, nearest);
