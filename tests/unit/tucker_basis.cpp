@@ -337,6 +337,13 @@ TEST_CASE("tucker basis: near ties of magnitude do not decide a sign") {
   CHECK(detail::sign_of({}) == 1);
 }
 
+TEST_CASE("tucker basis: eigenvalues that rounding made negative are 0") {
+  backend::Reference::Context ctx(1);
+  std::vector<double> a{-1e-9, 0, 0, 2};
+  CHECK(detail::eigenpairs<backend::Reference>(ctx, MatrixView<double>(a.data(), 2, 2)) ==
+        std::vector<double>{2, 0});
+}
+
 TEST_CASE_TEMPLATE("tucker basis: sketched sides", S, SPARSEGRAD_TEST_SETUPS) {
   using T = typename S::T;
   using B = typename S::B;
