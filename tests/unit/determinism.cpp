@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "doctest/doctest.h"
@@ -29,7 +30,7 @@ std::uint64_t hash_of(const std::vector<float>& values) {  // FNV-1a over the bi
   return hash;
 }
 
-template <class B>
+template <class B, class T = float>
 std::uint64_t weight_after_20_steps(int threads, const SideRecipes& rules, index_t out = 3072,
                                     index_t in = 768) {
   constexpr index_t tokens = 70;
@@ -38,26 +39,37 @@ std::uint64_t weight_after_20_steps(int threads, const SideRecipes& rules, index
   std::vector<float> weight(static_cast<std::size_t>(out * in));
   for (float& w : weight)
     w = static_cast<float>(0.05 * random.next());
-  std::vector<float> bias(static_cast<std::size_t>(out), 0.0F);
-  SparseGradLinear<float, B> layer(ctx, MatrixView<float>(weight.data(), out, in), bias.data());
-  SparseGradGroup<float, B> group;
+  std::vector<T> bias(static_cast<std::size_t>(out), T(0.0F));
+  std::vector<T> rounded(is_low_precision<T> ? weight.size() : 0);
+  const MatrixView<float> master(weight.data(), out, in);
+  const auto make = [&] {
+    if constexpr (is_low_precision<T>) {
+      return std::make_unique<SparseGradLinear<T, B>>(ctx, MatrixView<T>(rounded.data(), out, in), master,
+                                                      bias.data());
+    } else {
+      return std::make_unique<SparseGradLinear<T, B>>(ctx, master, bias.data());
+    }
+  };
+  const auto made = make();
+  SparseGradLinear<T, B>& layer = *made;
+  SparseGradGroup<T, B> group;
   group.add(ctx, layer, "up");
   BasisRecipe recipe;
   recipe.sides = [&](const std::string&) { return rules; };
   group.collect(ctx, recipe);
-  std::vector<float> x(static_cast<std::size_t>(tokens * in));
-  std::vector<float> y(static_cast<std::size_t>(tokens * out));
-  std::vector<float> dx(x.size());
+  std::vector<T> x(static_cast<std::size_t>(tokens * in));
+  std::vector<T> y(static_cast<std::size_t>(tokens * out));
+  std::vector<T> dx(x.size());
   std::vector<float> db(static_cast<std::size_t>(out), 0.0F);
   for (int step = 0; step < 22; ++step) {
-    for (float& v : x)
-      v = static_cast<float>(random.next());
-    const auto saved = layer.forward(ctx, MatrixView<const float>(x.data(), tokens, in),
-                                     MatrixView<float>(y.data(), tokens, out));
-    for (float& v : y)
-      v = v * v - 0.3F;
-    layer.backward(ctx, MatrixView<const float>(y.data(), tokens, out), saved,
-                   MatrixView<float>(dx.data(), tokens, in), db.data());
+    for (T& v : x)
+      v = T(static_cast<float>(random.next()));
+    const auto saved =
+        layer.forward(ctx, MatrixView<const T>(x.data(), tokens, in), MatrixView<T>(y.data(), tokens, out));
+    for (T& v : y)
+      v = T(v * v - 0.3F);
+    layer.backward(ctx, MatrixView<const T>(y.data(), tokens, out), saved,
+                   MatrixView<T>(dx.data(), tokens, in), db.data());
     if (step < 2) group.end_collecting_step(ctx);
     if (step == 1) group.refresh(ctx);
     if (step < 2) continue;
@@ -83,6 +95,14 @@ TEST_CASE("deterministic contexts: 1, 2 and 3 threads train to the same bits") {
     CHECK(weight_after_20_steps<backend::Cpu>(3, rules, 769, 193) == eigen);
   }
   CHECK(openblas_get_num_threads() == blas_threads);  // no process-wide setting is touched
+}
+
+TEST_CASE("deterministic contexts: a layer of bfloat16") {
+  const SideRecipes rules{SideRecipe::hadamard(), SideRecipe::hosvd(64)};
+  const std::uint64_t one =
+      weight_after_20_steps<backend::CpuBlas, sparsegrad::bfloat16>(1, rules, 1536, 384);
+  CHECK(weight_after_20_steps<backend::CpuBlas, sparsegrad::bfloat16>(2, rules, 1536, 384) == one);
+  CHECK(weight_after_20_steps<backend::CpuBlas, sparsegrad::bfloat16>(3, rules, 1536, 384) == one);
 }
 
 TEST_CASE("deterministic contexts: both sides full, as the paper") {
