@@ -148,6 +148,57 @@ TEST_CASE_TEMPLATE("fast math: first_nonfinite, top_k, widen and round_to", B, b
   CHECK(back[0] == -3.0F);
 }
 
+TEST_CASE_TEMPLATE("fast math: NaN and Inf in 16 bits pass through sums, bias and products", T, bfloat16,
+                   float16) {
+  using B = backend::Cpu;
+  typename B::Context ctx(1);
+  std::vector<T> x(400, T(0.5F));  // [10, 40]
+  const std::vector<T> eye(1600, T(0.25F));
+  x[45] = T(float_inf());
+  x[123] = T(float_nan());
+  std::vector<float> sums(40, 0.0F);
+  B::template column_sums<T>(ctx, MatrixView<T>(x.data(), 10, 40), sums.data());
+  CHECK(sums[0] == 5.0F);
+  CHECK(is_inf(sums[5]));
+  CHECK(is_nan(sums[3]));
+  std::vector<T> y(400, T(float_nan()));  // beta = 0 overwrites it
+  std::vector<float> wide(400, float_nan());
+  B::template gemm<T>(ctx, Op::none, Op::none, 1.0F, MatrixView<T>(x.data(), 10, 40),
+                      MatrixView<const T>(eye.data(), 40, 40), 0.0F, MatrixView<T>(y.data(), 10, 40));
+  B::template gemm_wide<T>(ctx, Op::none, Op::none, 1.0F, MatrixView<T>(x.data(), 10, 40),
+                           MatrixView<const T>(eye.data(), 40, 40), 0.0F,
+                           MatrixView<float>(wide.data(), 10, 40));
+  CHECK(static_cast<float>(y[0]) == 5.0F);
+  CHECK(wide[0] == 5.0F);
+  CHECK(is_inf(y[40]));
+  CHECK(is_inf(wide[40]));
+  CHECK(is_nan(y[120]));
+  CHECK(is_nan(wide[120]));
+  const std::vector<T> bias(40, T(1.0F));
+  B::template add_to_rows<T>(ctx, bias.data(), MatrixView<T>(x.data(), 10, 40));
+  CHECK(static_cast<float>(x[0]) == 1.5F);
+  CHECK(is_inf(x[45]));
+  CHECK(is_nan(x[123]));
+}
+
+TEST_CASE("fast math: a step of a 16-bit layer refuses NaN in its gradient") {
+  using B = backend::Cpu;
+  B::Context ctx(1);
+  std::vector<float> master(20, 0.5F);
+  std::vector<bfloat16> weight(20), x(15, bfloat16(0.5F)), y(12), dx(15);
+  SparseGradLinear<bfloat16, B> layer(ctx, MatrixView<bfloat16>(weight.data(), 4, 5),
+                                      MatrixView<float>(master.data(), 4, 5), nullptr);
+  SparseGradGroup<bfloat16, B> group;
+  group.add(ctx, layer, "up");
+  const auto saved =
+      layer.forward(ctx, MatrixView<const bfloat16>(x.data(), 3, 5), MatrixView<bfloat16>(y.data(), 3, 4));
+  y[5] = bfloat16(float_nan());
+  layer.backward(ctx, MatrixView<const bfloat16>(y.data(), 3, 4), saved,
+                 MatrixView<bfloat16>(dx.data(), 3, 5), nullptr);
+  CHECK(contains(message_of([&] { group.step(ctx, {.learning_rate = 0.1}); }), "NaN"));
+  CHECK(master == std::vector<float>(20, 0.5F));
+}
+
 TEST_CASE_TEMPLATE("fast math: a step refuses NaN in its gradient and in its options", B, backend::Reference,
                    backend::Cpu) {
   Model<B> m;

@@ -300,14 +300,15 @@ TEST_CASE("oneDNN: contexts work side by side") {
   CHECK(wrong.load() == 0);
 }
 
-TEST_CASE("oneDNN: deterministic contexts with 1, 2 and 3 threads train to the same bits") {
+TEST_CASE_TEMPLATE("oneDNN: deterministic contexts with 1, 2 and 3 threads train to the same bits", T, float,
+                   sparsegrad::bfloat16) {
   for (const SideRecipes& rules : {SideRecipes{SideRecipe::hadamard(), SideRecipe::hosvd()},
                                    SideRecipes{SideRecipe::identity(), SideRecipe::hosvd(64)},
                                    SideRecipes{SideRecipe::hosvd(), SideRecipe::hosvd()}}) {
-    const std::uint64_t one = test::weight_after_20_steps<B>(1, rules, 769, 193);
-    CHECK(test::weight_after_20_steps<B>(1, rules, 769, 193) == one);
-    CHECK(test::weight_after_20_steps<B>(2, rules, 769, 193) == one);
-    CHECK(test::weight_after_20_steps<B>(3, rules, 769, 193) == one);
+    const std::uint64_t one = test::weight_after_20_steps<B, T>(1, rules, 769, 193);
+    CHECK(test::weight_after_20_steps<B, T>(1, rules, 769, 193) == one);
+    CHECK(test::weight_after_20_steps<B, T>(2, rules, 769, 193) == one);
+    CHECK(test::weight_after_20_steps<B, T>(3, rules, 769, 193) == one);
   }
 }
 

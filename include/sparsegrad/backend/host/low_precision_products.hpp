@@ -2,6 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
+#include <span>
+#include <type_traits>
 
 #include "../../core/low_precision.hpp"
 #include "convert.hpp"
@@ -43,9 +46,10 @@ struct LowPrecisionProducts : private Dense<Serial> {
  private:
   using Base = Dense<Serial>;
 
+  // 5 MiB a worker, with the sums; the measured products lost least to conversion by these.
   static constexpr index_t most_rows = 512;
-  static constexpr index_t most_cols = 512;
-  static constexpr index_t most_depth = 1024;
+  static constexpr index_t most_cols = 768;
+  static constexpr index_t most_depth = 768;
 
   /// A worker's memory: a block of A, of B, of sums where C has 16 bits, and what Serial packs.
   struct Room {
@@ -53,13 +57,19 @@ struct LowPrecisionProducts : private Dense<Serial> {
     index_t a, b, sums, pack;
 
     Room(index_t m, index_t n, index_t k, bool rounds)
-        : rows(std::min(most_rows, m)), cols(std::min(most_cols, n)), depth(std::min(most_depth, k)) {
+        : rows(part(m, most_rows)), cols(part(n, most_cols)), depth(part(k, most_depth)) {
       a = Base::round_up(rows * depth, 16);
       b = Base::round_up(depth * cols, 16);
       sums = rounds ? Base::round_up(rows * cols, 16) : 0;
       pack = Base::round_up(Serial::template pack_count<float>(rows, cols, depth), 16);
     }
     index_t count() const { return a + b + sums + pack; }
+
+    /// The extent of equal parts of n of at most `most`.
+    static index_t part(index_t n, index_t most) {
+      const index_t parts = std::max<index_t>(1, (n + most - 1) / most);
+      return std::min(n, Base::round_up((n + parts - 1) / parts, 16));
+    }
   };
 
   template <class S, class Out>
