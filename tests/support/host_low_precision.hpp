@@ -22,13 +22,18 @@ TEST_CASE_TEMPLATE("low-precision products that are cut in every direction", T, 
   std::mt19937_64 random(5);
   // Beyond the blocks of rows, of columns and of the depth that are converted at a time.
   const std::vector<std::array<index_t, 3>> sizes = {
-      {1100, 9, 40}, {9, 1700, 40}, {21, 19, 1700}, {530, 790, 5}};
+      {1100, 9, 40}, {9, 1700, 40}, {21, 19, 1700}, {530, 790, 5}, {5, 800, 800}};
   for (const auto& [m, n, k] : sizes) {
-    check_low_precision_gemm<T, T>(Op::none, Op::transpose, m, n, k, 1, 0, 0, random);
-    check_low_precision_gemm<T, T>(Op::transpose, Op::none, m, n, k, -1.5F, 0.5F, 1, random);
-    check_low_precision_gemm<T, float>(Op::transpose, Op::none, m, n, k, 2, 1, 0, random);
-    check_low_precision_gemm<T, float>(Op::none, Op::none, m, n, k, 1, 0, 3, random);
-    check_low_precision_gemm<T, float>(Op::transpose, Op::transpose, m, n, k, 1, 0.5F, 0, random);
+    check_low_precision_gemm<T, T>(Op::none, Op::transpose, m, n, k, 1, 0, 0, random,
+                                   DeviceBackend::Context(1));
+    check_low_precision_gemm<T, T>(Op::transpose, Op::none, m, n, k, -1.5F, 0.5F, 1, random,
+                                   DeviceBackend::Context(1));
+    check_low_precision_gemm<T, float>(Op::transpose, Op::none, m, n, k, 2, 1, 0, random,
+                                       DeviceBackend::Context(1));
+    check_low_precision_gemm<T, float>(Op::none, Op::none, m, n, k, 1, 0, 3, random,
+                                       DeviceBackend::Context(1));
+    check_low_precision_gemm<T, float>(Op::transpose, Op::transpose, m, n, k, 1, 0.5F, 0, random,
+                                       DeviceBackend::Context(1));
   }
 }
 
