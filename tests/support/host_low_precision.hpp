@@ -180,6 +180,14 @@ TEST_CASE_TEMPLATE("low-precision products: NaN and Inf stay in their rows, subn
   Host<float> value(index.size(), 0.0F);
   B::template sampled_product<T>(ctx, at.view(at.host.data()), bt.view(bt.host.data()), index.data(), m * n,
                                  n, value.data());
+  // A processor's own products of bfloat16 (AVX-512 BF16, AMX) take subnormal numbers for 0.
+  const bool keeps_subnormals = [](auto& context) {
+    if constexpr (std::is_same_v<T, bfloat16> && requires { context.template multiplies<T>(); }) {
+      return !context.template multiplies<T>();
+    } else {
+      return true;
+    }
+  }(ctx);
   bool right = true;
   for (index_t i = 0; i < m; ++i) {
     for (index_t j = 0; j < n; ++j) {
@@ -191,7 +199,8 @@ TEST_CASE_TEMPLATE("low-precision products: NaN and Inf stay in their rows, subn
       const float expected = i == 9    ? -std::numeric_limits<float>::infinity()
                              : i == 11 ? 8 * static_cast<float>(T::from_bits(1))
                                        : 0.0F;
-      right = right && static_cast<float>(c[e]) == expected && wide[e] == expected && value[e] == expected;
+      const float product = i == 11 && !keeps_subnormals ? 0.0F : expected;
+      right = right && static_cast<float>(c[e]) == product && wide[e] == product && value[e] == expected;
     }
   }
   CHECK(right);
