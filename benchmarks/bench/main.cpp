@@ -1,6 +1,6 @@
 // sparsegrad-bench: measurements that a user makes on a machine of their own.
-//     sparsegrad-bench calibrate [--backend cpu_blas|cpu] [--threads N] [--in 768] [--out 3072] [--tokens 2048]
-//                                [--seconds 5] [--output FILE]
+//     sparsegrad-bench calibrate [--backend cpu_onednn|cpu_blas|cpu] [--threads N] [--in 768] [--out 3072]
+//                                [--tokens 2048] [--seconds 5] [--output FILE]
 // measures what the weights of CostModel stand for and writes them as JSON (docs/performance.md).
 //     sparsegrad-bench report
 // says how fast this processor multiplies and how fast the linked libraries do (docs/backends.md).
@@ -17,6 +17,7 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "../arguments.hpp"
 #include "../machine.hpp"
@@ -33,8 +34,8 @@ using Fastest = backend::FastestOf<backend::CpuBlas, backend::Cpu>;
 #endif
 
 constexpr const char* usage =
-    "usage: sparsegrad-bench calibrate [--backend cpu_blas|cpu] [--threads N] [--in 768] [--out 3072]\n"
-    "                                  [--tokens 2048] [--seconds 5] [--output FILE]\n"
+    "usage: sparsegrad-bench calibrate [--backend cpu_onednn|cpu_blas|cpu] [--threads N] [--in 768]\n"
+    "                                  [--out 3072] [--tokens 2048] [--seconds 5] [--output FILE]\n"
     "       sparsegrad-bench report\n";
 
 struct Options {
@@ -52,7 +53,10 @@ Options parse(int argc, char** argv) {
     if (i + 1 == argc) throw std::invalid_argument(key + " needs a value");
     const std::string value = argv[i + 1];
     const auto positive = [&] { return bench::positive_number(key, value); };
-    if (key == "--backend" && (value == "cpu" || value == "cpu_blas")) {
+    const std::vector<std::string> backends = Fastest::names();
+    if (key == "--backend") {
+      if (std::find(backends.begin(), backends.end(), value) == backends.end())
+        throw std::invalid_argument("--backend is " + value + ", which this program was not built with");
       o.backend = value;
     } else if (key == "--threads") {
       o.threads = static_cast<int>(positive());
@@ -84,7 +88,13 @@ bench::Calibration run(const Options& o) {
 
 void calibrate(const Options& o) {
   const std::string load = bench::load();
+#if defined(SPARSEGRAD_BENCH_ONEDNN)
+  const bench::Calibration c = o.backend == "cpu_onednn" ? run<backend::CpuOneDnn>(o)
+                               : o.backend == "cpu"      ? run<backend::Cpu>(o)
+                                                         : run<backend::CpuBlas>(o);
+#else
   const bench::Calibration c = o.backend == "cpu" ? run<backend::Cpu>(o) : run<backend::CpuBlas>(o);
+#endif
   const auto range = [&](double CostModel::*weight) {
     const auto [least, most] =
         std::minmax_element(c.rounds.begin(), c.rounds.end(),
