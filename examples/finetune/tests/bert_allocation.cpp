@@ -13,7 +13,8 @@ TEST_CASE_TEMPLATE("training and evaluation steps allocate nothing after reserve
   using Blas = HostBackend;
   for (const bool mlp : {true, false}) {
     CAPTURE(mlp);
-    Blas::Context ctx(2);
+    // Not oneDNN's products: they take some memory for a number of tokens that is new.
+    Blas::Context ctx(2, false, HostBackend::all_of("cpu_blas"));
     ModelConfig config;
     config.vocab_size = 50;
     config.max_positions = 40;
