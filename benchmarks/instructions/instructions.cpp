@@ -208,6 +208,26 @@ void elementwise(B::Context& ctx) {
   convert.operator()<float16>("widen_float16", "round_to_float16");
 }
 
+/// Activations in 16 bits.
+template <class S>
+void low_precision(B::Context& ctx, const char* column_sums, const char* add_to_rows,
+                   const char* sampled_product) {
+  const Matrix x = normal(ctx, tokens, in, 30);
+  const Matrix y = normal(ctx, tokens, out, 31);
+  Buffer<S, B> x_low(ctx, tokens * in);
+  Buffer<S, B> y_low(ctx, tokens * out);
+  B::round_to<S>(ctx, x.matrix(tokens, in), x_low.matrix(tokens, in));
+  B::round_to<S>(ctx, y.matrix(tokens, out), y_low.matrix(tokens, out));
+  Matrix sums(ctx, out);
+  Gradient s = support(ctx, 32);
+  count(column_sums, [&] { B::column_sums<S>(ctx, y_low.matrix(tokens, out), sums.data()); });
+  count(sampled_product, [&] {
+    B::sampled_product<S>(ctx, y_low.matrix(tokens, out), x_low.matrix(tokens, in), s.indices(), s.count(),
+                          in, s.values());
+  });
+  count(add_to_rows, [&] { B::add_to_rows<S>(ctx, x_low.data(), y_low.matrix(tokens, out)); });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -228,4 +248,6 @@ int main(int argc, char** argv) {
   weight_update(ctx);
   transforms(ctx);
   elementwise(ctx);
+  low_precision<bfloat16>(ctx, "column_sums_bfloat16", "add_to_rows_bfloat16", "sampled_product_bfloat16");
+  low_precision<float16>(ctx, "column_sums_float16", "add_to_rows_float16", "sampled_product_float16");
 }

@@ -17,7 +17,8 @@ TEST_CASE_TEMPLATE("no allocation in a step after reserve", B, backend::Cpu, bac
     for (const auto& [out, in] :
          {std::pair("full", "full"), std::pair("identity", "16"), std::pair("24", "identity"),
           std::pair("hadamard", "hadamard"), std::pair("hadamard", "full")}) {
-      steps_without_allocation<B>(threads, out, in);
+      steps_without_allocation<B, float>(threads, out, in);
+      steps_without_allocation<B, sparsegrad::bfloat16>(threads, out, in);
     }
   }
 }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -18,7 +19,7 @@ namespace sparsegrad::test {
 
 /// Fails where a step after `reserve` allocates; `met_before`: where it does so once it has met the
 /// numbers of tokens.
-template <class B>
+template <class B, class T = float>
 void steps_without_allocation(int threads, const std::string& out_rule, const std::string& in_rule,
                               bool met_before = false) {
   constexpr index_t out = 96;
@@ -26,20 +27,31 @@ void steps_without_allocation(int threads, const std::string& out_rule, const st
   constexpr index_t most = 90;
   typename B::Context ctx(threads);
   oracle::Random random(4);
-  std::vector<float> weight(static_cast<std::size_t>(out * in), 0.1F);
-  std::vector<float> bias(static_cast<std::size_t>(out), 0.0F);
-  std::vector<float> db(bias);
-  std::vector<float> x(static_cast<std::size_t>(most * in));
-  std::vector<float> y(static_cast<std::size_t>(most * out));
-  std::vector<float> dx(x.size());
-  std::vector<float> keep(x.size());
-  for (float& v : x)
-    v = static_cast<float>(random.next());
-  SparseGradLinear<float, B> layer(ctx, MatrixView<float>(weight.data(), out, in), bias.data());
+  std::vector<float> master(static_cast<std::size_t>(out * in), 0.1F);
+  std::vector<T> weight(master.size());
+  std::vector<T> bias(static_cast<std::size_t>(out), T(0.0F));
+  std::vector<float> db(bias.size(), 0.0F);
+  std::vector<T> x(static_cast<std::size_t>(most * in));
+  std::vector<T> y(static_cast<std::size_t>(most * out));
+  std::vector<T> dx(x.size());
+  std::vector<T> keep(x.size());
+  for (T& v : x)
+    v = T(static_cast<float>(random.next()));
+  const MatrixView<float> updated(master.data(), out, in);
+  const auto make = [&] {
+    if constexpr (is_low_precision<T>) {
+      const MatrixView<T> rounded(weight.data(), out, in);
+      return std::make_unique<SparseGradLinear<T, B>>(ctx, rounded, updated, bias.data());
+    } else {
+      return std::make_unique<SparseGradLinear<T, B>>(ctx, updated, bias.data());
+    }
+  };
+  const auto made = make();
+  SparseGradLinear<T, B>& layer = *made;
   GroupOptions options;
   options.density = 0.02;
   options.optimizer.overflow = Overflow::evict_smallest;
-  SparseGradGroup<float, B> group(options);
+  SparseGradGroup<T, B> group(options);
   group.add(ctx, layer, "up");
   BasisRecipe recipe;
   recipe.sides = [&](const std::string&) {
@@ -48,14 +60,14 @@ void steps_without_allocation(int threads, const std::string& out_rule, const st
 
   const auto step = [&](index_t tokens, bool collecting) {
     for (int micro = 0; micro < 2; ++micro) {
-      MatrixView<float> kept;
-      if (layer.kept_cols() > 0) kept = MatrixView<float>(keep.data(), tokens, layer.kept_cols());
-      const auto saved = layer.forward(ctx, MatrixView<const float>(x.data(), tokens, in),
-                                       MatrixView<float>(y.data(), tokens, out), kept);
-      for (float& v : y)
-        v = v * v - static_cast<float>(random.next());
-      layer.backward(ctx, MatrixView<const float>(y.data(), tokens, out), saved,
-                     MatrixView<float>(dx.data(), tokens, in), db.data());
+      MatrixView<T> kept;
+      if (layer.kept_cols() > 0) kept = MatrixView<T>(keep.data(), tokens, layer.kept_cols());
+      const auto saved = layer.forward(ctx, MatrixView<const T>(x.data(), tokens, in),
+                                       MatrixView<T>(y.data(), tokens, out), kept);
+      for (T& v : y)
+        v = T(v * v - static_cast<float>(random.next()));
+      layer.backward(ctx, MatrixView<const T>(y.data(), tokens, out), saved,
+                     MatrixView<T>(dx.data(), tokens, in), db.data());
     }
     if (collecting) {
       group.end_collecting_step(ctx);

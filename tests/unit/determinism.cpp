@@ -27,6 +27,14 @@ TEST_CASE("deterministic contexts: 1, 2 and 3 threads train to the same bits") {
   CHECK(openblas_get_num_threads() == blas_threads);  // no process-wide setting is touched
 }
 
+TEST_CASE("deterministic contexts: a layer of bfloat16") {
+  const SideRecipes rules{SideRecipe::hadamard(), SideRecipe::hosvd(64)};
+  const std::uint64_t one =
+      weight_after_20_steps<backend::CpuBlas, sparsegrad::bfloat16>(1, rules, 1536, 384);
+  CHECK(weight_after_20_steps<backend::CpuBlas, sparsegrad::bfloat16>(2, rules, 1536, 384) == one);
+  CHECK(weight_after_20_steps<backend::CpuBlas, sparsegrad::bfloat16>(3, rules, 1536, 384) == one);
+}
+
 TEST_CASE("deterministic contexts: both sides full, as the paper") {
   const SideRecipes rules{SideRecipe::hosvd(), SideRecipe::hosvd()};
   const std::uint64_t one = weight_after_20_steps<backend::CpuBlas>(1, rules);

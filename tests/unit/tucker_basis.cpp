@@ -337,6 +337,29 @@ TEST_CASE("tucker basis: near ties of magnitude do not decide a sign") {
   CHECK(detail::sign_of({}) == 1);
 }
 
+TEST_CASE("tucker basis: eigenvalues that rounding made negative are 0") {
+  backend::Reference::Context ctx(1);
+  std::vector<double> a{-1e-9, 0, 0, 2};
+  CHECK(detail::eigenpairs<backend::Reference>(ctx, MatrixView<double>(a.data(), 2, 2)) ==
+        std::vector<double>{2, 0});
+}
+
+TEST_CASE("tucker basis: what a sketch's noise leaves of a spectrum makes no energy") {
+  // A = e1 e1^T with Omega = I and, in Y = A Omega, the rounding of a product in float. Y (Omega^T
+  // Y)^+ Y^T would make 1 of the 1e-12 that stands in the place of an eigenvalue 0.
+  backend::Reference::Context ctx(1);
+  const std::vector<float> omega{1, 0, 0, 1};
+  const std::vector<double> y{1, 1e-6, 0, 1e-12};
+  Buffer<double, backend::Reference> vectors;
+  index_t rank = 0;
+  const std::vector<double> energies =
+      detail::nystroem<float, backend::Reference>(ctx, MatrixView<const float>(omega.data(), 2, 2),
+                                                  MatrixView<const double>(y.data(), 2, 2), vectors, rank);
+  CHECK(rank == 1);
+  REQUIRE(energies.size() == 1);
+  CHECK(energies[0] == doctest::Approx(1));
+}
+
 TEST_CASE_TEMPLATE("tucker basis: sketched sides", S, SPARSEGRAD_TEST_SETUPS) {
   using T = typename S::T;
   using B = typename S::B;

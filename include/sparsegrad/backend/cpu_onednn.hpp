@@ -9,8 +9,10 @@
 #include "cpu_blas/serial.hpp"
 #include "cpu_onednn/context.hpp"
 #include "cpu_onednn/products.hpp"
+#include "cpu_onednn/serial.hpp"
 #include "host/dense.hpp"
 #include "host/kernels.hpp"
+#include "host/low_precision_products.hpp"
 
 namespace sparsegrad::backend {
 
@@ -27,13 +29,20 @@ struct CpuOneDnn : host::Kernels {
   static constexpr const char* name() { return "cpu_onednn"; }
 
   template <class T>
-  static void gemm(Context& ctx, Op op_a, Op op_b, std::type_identity_t<T> alpha, ConstMatrixView<T> a,
-                   ConstMatrixView<T> b, std::type_identity_t<T> beta, MatrixView<T> c) {
+  static void gemm(Context& ctx, Op op_a, Op op_b, compute_t<T> alpha, ConstMatrixView<T> a,
+                   ConstMatrixView<T> b, compute_t<T> beta, MatrixView<T> c) {
     if constexpr (std::is_same_v<T, float>) {
       OneDnn::gemm(ctx, op_a, op_b, alpha, a, b, beta, c);
+    } else if constexpr (is_low_precision<T>) {
+      low_precision<T, T>(ctx, op_a, op_b, alpha, a, b, beta, c);
     } else {
       Blas::gemm<T>(ctx, op_a, op_b, alpha, a, b, beta, c);
     }
+  }
+  template <class T>
+  static void gemm_wide(Context& ctx, Op op_a, Op op_b, compute_t<T> alpha, ConstMatrixView<T> a,
+                        ConstMatrixView<T> b, compute_t<T> beta, MatrixView<compute_t<T>> c) {
+    low_precision<T, float>(ctx, op_a, op_b, alpha, a, b, beta, c);
   }
   template <class T>
   static void gemm_batched(Context& ctx, Op op_a, Op op_b, std::type_identity_t<T> alpha,
@@ -59,8 +68,20 @@ struct CpuOneDnn : host::Kernels {
  private:
   using Blas = host::Dense<detail::BlasSerial>;
   using OneDnn = onednn::Products<float>;
+  using Converted = host::LowPrecisionProducts<onednn::FloatSerial>;
+
+  template <class S, class Out>
+  static void low_precision(Context& ctx, Op op_a, Op op_b, float alpha, ConstMatrixView<S> a,
+                            ConstMatrixView<S> b, float beta, MatrixView<Out> c) {
+    if (ctx.multiplies<S>()) {
+      onednn::Products<S, Out>::gemm(ctx, op_a, op_b, alpha, a, b, beta, c);
+    } else {
+      Converted::template gemm<S, Out>(ctx, op_a, op_b, alpha, a, b, beta, c);
+    }
+  }
 };
 
-static_assert(Backend<CpuOneDnn>);
+static_assert(Backend<CpuOneDnn> && LowPrecisionBackend<CpuOneDnn, bfloat16> &&
+              LowPrecisionBackend<CpuOneDnn, float16>);
 
 }  // namespace sparsegrad::backend

@@ -9,6 +9,7 @@
 #include "../../core/low_precision.hpp"
 #include "../../core/view.hpp"
 #include "../cpu_blas/serial.hpp"
+#include "../host/convert.hpp"
 #include "context.hpp"
 
 namespace sparsegrad::backend::onednn {
@@ -265,14 +266,32 @@ struct Products {
     if (target.direct) return matmuls.run(stream, worker, a, b, c.data, memory.scratch(worker));
     float* product = memory.product(worker);
     matmuls.run(stream, worker, a, b, product, memory.scratch(worker));
-    for (index_t i = 0; i < c.rows; ++i, product += c.cols) {
-      Out* row = c.row(i);
+    for (index_t i = 0; i < c.rows; ++i, product += c.cols)
+      write(alpha, product, beta, c.row(i), c.cols);
+  }
+  /// C = alpha product + beta C; beta = 0 overwrites NaN.
+  static void write(float alpha, const float* product, float beta, Out* c, index_t n) {
+    if constexpr (std::is_same_v<Out, float>) {
       if (beta == 0.0F) {
-        for (index_t j = 0; j < c.cols; ++j)
-          row[j] = static_cast<Out>(alpha * product[j]);
+        for (index_t j = 0; j < n; ++j)
+          c[j] = alpha * product[j];
       } else {
-        for (index_t j = 0; j < c.cols; ++j)
-          row[j] = static_cast<Out>(alpha * product[j] + beta * static_cast<float>(row[j]));
+        for (index_t j = 0; j < n; ++j)
+          c[j] = alpha * product[j] + beta * c[j];
+      }
+    } else {
+      constexpr index_t piece = 256;
+      float numbers[piece];
+      for (index_t first = 0; first < n; first += piece) {
+        const index_t count = std::min(piece, n - first);
+        if (beta == 0.0F) {
+          std::fill(numbers, numbers + count, 0.0F);
+        } else {
+          host::Convert::widen_array(c + first, numbers, count);
+        }
+        for (index_t j = 0; j < count; ++j)
+          numbers[j] = alpha * product[first + j] + beta * numbers[j];
+        host::Convert::round_array(numbers, c + first, count);
       }
     }
   }

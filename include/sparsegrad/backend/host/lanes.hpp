@@ -155,18 +155,19 @@ struct LowPrecisionLanes {
     const Words special = above(magnitude, 0x0F7FFFFF);  // Inf and NaN
     const Words normal = above(magnitude, 0x007FFFFF);
     // A subnormal half's digits behind the point of 2^-14, which is taken away again.
-    const Words small = reinterpret_cast<Words>(reinterpret_cast<Vector>(magnitude | 0x38800000U) - 0x1p-14F);
-    x = sign | chosen(normal, magnitude + (112U << 23) + (special & (112U << 23)), small);
+    const Words subnormal =
+        reinterpret_cast<Words>(reinterpret_cast<Vector>(magnitude | 0x38800000U) - 0x1p-14F);
+    x = sign | chosen(normal, magnitude + (112U << 23) + (special & (112U << 23)), subnormal);
   }
 
   /// The bits of floats become those of the nearest halves (detail::float16_bits).
   [[gnu::always_inline]] static void round_half(Words& x) {
     const Words sign = (x >> 16) & 0x8000U;
     const Words magnitude = x & 0x7FFFFFFFU;
-    const Words small = reinterpret_cast<Words>(reinterpret_cast<Vector>(magnitude) + 0.5F) - 0x3F000000U;
+    const Words subnormal = reinterpret_cast<Words>(reinterpret_cast<Vector>(magnitude) + 0.5F) - 0x3F000000U;
     const Words normal = ((magnitude + 0xFFFU + ((magnitude >> 13) & 1U)) >> 13) - (112U << 10);
     const Words nan = above(magnitude, 0x7F800000) & (0x200U | ((magnitude >> 13) & 0x1FFU));
-    x = chosen(above(magnitude, 0x387FFFFF), normal, small);
+    x = chosen(above(magnitude, 0x387FFFFF), normal, subnormal);
     x = sign | chosen(above(magnitude, 0x477FEFFF), 0x7C00U | nan, x);
   }
 };

@@ -248,7 +248,7 @@ struct Sparse {
   /// f(e, i, j) for the entries e of a support, index[e] = i cols + j, rising: a division a row,
   /// not one an entry.
   template <class F>
-  static void each_place(const stored_index_t* index, index_t k, index_t cols, F&& f) {
+  [[gnu::always_inline]] static void each_place(const stored_index_t* index, index_t k, index_t cols, F&& f) {
     index_t i = 0;
     index_t begin = 0;
     for (index_t e = 0; e < k; ++e) {
@@ -321,7 +321,8 @@ struct Sparse {
   /// sums[e] += x . (row at[e] of y), rows of 8 registers: x stays in them, and four sums are
   /// finished together.
   template <class T>
-  static void add_products(const T* x, const T* y, const stored_index_t* at, index_t count, T* sums) {
+  [[gnu::always_inline]] static void add_products(const T* x, const T* y, const stored_index_t* at,
+                                                  index_t count, T* sums) {
     constexpr index_t n = Lanes<T>::count;
     using Vector = typename Lanes<T>::Vector;
     if (count == 0) return;
