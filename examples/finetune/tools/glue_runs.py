@@ -409,8 +409,12 @@ class Runner:
 
 
 def best_of(log):
-    """The best value of the main metric on dev; 0 where it was never defined."""
-    return 0.0 if log["best"] is None else log["best"]["value"]
+    """The best value of the main metric on dev. Where it is undefined (constant predictions), it counts as 0."""
+    best = log["best"]
+    if best is None:
+        return 0.0
+    undefined = any(e["metrics"].get(best["metric"]) is None for e in log.get("evaluations", []))
+    return max(0.0, best["value"]) if undefined else best["value"]
 
 
 def spread(values, digits=3):
