@@ -68,9 +68,8 @@ class SparseGradLinear {
       "T, the type of weight and tokens, must be float, double, sparsegrad::bfloat16 or sparsegrad::float16");
   static_assert(
       detail::stores_parameters<T, B>,
-      "layers of bfloat16 or float16 need a backend with the primitives of LowPrecisionBackend: "
-      "backend::Cuda, backend::Reference or backend::ThrustHost; backend::Cpu and backend::CpuBlas have "
-      "float and double");
+      "layers of bfloat16 or float16 need a backend with the primitives of LowPrecisionBackend, as all of "
+      "the library's backends have them");
 
  public:
   /// The type of sums, bases and updates.

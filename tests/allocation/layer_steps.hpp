@@ -19,7 +19,7 @@ namespace sparsegrad::test {
 
 /// Fails where a step after `reserve` allocates; `met_before`: where it does so once it has met the
 /// numbers of tokens.
-template <class B, class T = float>
+template <class B, class T>
 void steps_without_allocation(int threads, const std::string& out_rule, const std::string& in_rule,
                               bool met_before = false) {
   constexpr index_t out = 96;

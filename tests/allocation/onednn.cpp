@@ -36,7 +36,8 @@ TEST_CASE("oneDNN: no allocation of ours in a step whose numbers of tokens occur
   for (const int threads : {1, 2, 3}) {
     for (const auto& [out, in] : {std::pair("hadamard", "hadamard"), std::pair("identity", "16"),
                                   std::pair("24", "identity"), std::pair("hadamard", "full")}) {
-      test::steps_without_allocation<backend::CpuOneDnn>(threads, out, in, true);
+      test::steps_without_allocation<backend::CpuOneDnn, float>(threads, out, in, true);
+      test::steps_without_allocation<backend::CpuOneDnn, sparsegrad::bfloat16>(threads, out, in, true);
       for (const bool early : {false, true})
         test::engine_steps_without_allocation<backend::CpuOneDnn>(threads, out, in, early, true);
     }

@@ -2,4 +2,4 @@
 
 using DeviceBackend = sparsegrad::backend::CpuOneDnn;
 
-#include "support/device_low_precision_primitives.hpp"
+#include "support/host_low_precision.hpp"

@@ -73,7 +73,8 @@ double rounding(double x) {
 
 template <class T, class Out>
 void check_low_precision_gemm(Op op_a, Op op_b, index_t m, index_t n, index_t k, float alpha, float beta,
-                              index_t padding, std::mt19937_64& random) {
+                              index_t padding, std::mt19937_64& random,
+                              DeviceBackend::Context ctx = DeviceBackend::Context()) {
   using B = DeviceBackend;
   CAPTURE(m);
   CAPTURE(n);
@@ -82,7 +83,6 @@ void check_low_precision_gemm(Op op_a, Op op_b, index_t m, index_t n, index_t k,
   CAPTURE(static_cast<int>(op_b));
   CAPTURE(alpha);
   CAPTURE(beta);
-  typename B::Context ctx;
   auto a = op_a == Op::none ? Strided<T>(m, k, padding) : Strided<T>(k, m, padding);
   auto b = op_b == Op::none ? Strided<T>(k, n, padding + 1) : Strided<T>(n, k, padding + 1);
   a.fill(random);

@@ -22,13 +22,18 @@ TEST_CASE_TEMPLATE("low-precision products that are cut in every direction", T, 
   std::mt19937_64 random(5);
   // Beyond the blocks of rows, of columns and of the depth that are converted at a time.
   const std::vector<std::array<index_t, 3>> sizes = {
-      {1100, 9, 40}, {9, 1700, 40}, {21, 19, 1700}, {530, 790, 5}};
+      {1100, 9, 40}, {9, 1700, 40}, {21, 19, 1700}, {530, 790, 5}, {5, 800, 800}};
   for (const auto& [m, n, k] : sizes) {
-    check_low_precision_gemm<T, T>(Op::none, Op::transpose, m, n, k, 1, 0, 0, random);
-    check_low_precision_gemm<T, T>(Op::transpose, Op::none, m, n, k, -1.5F, 0.5F, 1, random);
-    check_low_precision_gemm<T, float>(Op::transpose, Op::none, m, n, k, 2, 1, 0, random);
-    check_low_precision_gemm<T, float>(Op::none, Op::none, m, n, k, 1, 0, 3, random);
-    check_low_precision_gemm<T, float>(Op::transpose, Op::transpose, m, n, k, 1, 0.5F, 0, random);
+    check_low_precision_gemm<T, T>(Op::none, Op::transpose, m, n, k, 1, 0, 0, random,
+                                   DeviceBackend::Context(1));
+    check_low_precision_gemm<T, T>(Op::transpose, Op::none, m, n, k, -1.5F, 0.5F, 1, random,
+                                   DeviceBackend::Context(1));
+    check_low_precision_gemm<T, float>(Op::transpose, Op::none, m, n, k, 2, 1, 0, random,
+                                       DeviceBackend::Context(1));
+    check_low_precision_gemm<T, float>(Op::none, Op::none, m, n, k, 1, 0, 3, random,
+                                       DeviceBackend::Context(1));
+    check_low_precision_gemm<T, float>(Op::transpose, Op::transpose, m, n, k, 1, 0.5F, 0, random,
+                                       DeviceBackend::Context(1));
   }
 }
 
@@ -175,6 +180,14 @@ TEST_CASE_TEMPLATE("low-precision products: NaN and Inf stay in their rows, subn
   Host<float> value(index.size(), 0.0F);
   B::template sampled_product<T>(ctx, at.view(at.host.data()), bt.view(bt.host.data()), index.data(), m * n,
                                  n, value.data());
+  // A processor's own products of bfloat16 (AVX-512 BF16, AMX) take subnormal numbers for 0.
+  const bool keeps_subnormals = [](auto& context) {
+    if constexpr (std::is_same_v<T, bfloat16> && requires { context.template multiplies<T>(); }) {
+      return !context.template multiplies<T>();
+    } else {
+      return true;
+    }
+  }(ctx);
   bool right = true;
   for (index_t i = 0; i < m; ++i) {
     for (index_t j = 0; j < n; ++j) {
@@ -186,7 +199,8 @@ TEST_CASE_TEMPLATE("low-precision products: NaN and Inf stay in their rows, subn
       const float expected = i == 9    ? -std::numeric_limits<float>::infinity()
                              : i == 11 ? 8 * static_cast<float>(T::from_bits(1))
                                        : 0.0F;
-      right = right && static_cast<float>(c[e]) == expected && wide[e] == expected && value[e] == expected;
+      const float product = i == 11 && !keeps_subnormals ? 0.0F : expected;
+      right = right && static_cast<float>(c[e]) == product && wide[e] == product && value[e] == expected;
     }
   }
   CHECK(right);

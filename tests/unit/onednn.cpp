@@ -10,6 +10,7 @@
 #include <limits>
 #include <random>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include <sparsegrad/backend/cpu_onednn.hpp>
@@ -70,7 +71,7 @@ TEST_CASE("oneDNN: products of several tiles, all transposes and factors") {
       B::Context ctx(threads, deterministic);
       for (const Op op_a : {Op::none, Op::transpose}) {
         for (const Op op_b : {Op::none, Op::transpose}) {
-          check_product(ctx, op_a, op_b, 530, 401, 97, 1.0F, 0.0F, random);
+          check_product(ctx, op_a, op_b, 530, 801, 97, 1.0F, 0.0F, random);
           check_product(ctx, op_a, op_b, 401, 530, 133, 1.0F, 1.0F, random);
           check_product(ctx, op_a, op_b, 270, 390, 41, -2.0F, 0.0F, random);
           check_product(ctx, op_a, op_b, 270, 390, 97, 0.25F, 1.0F, random);
@@ -80,6 +81,77 @@ TEST_CASE("oneDNN: products of several tiles, all transposes and factors") {
       check_product(ctx, Op::none, Op::none, 1, 2000, 70, 1.0F, 0.0F, random);
       check_product(ctx, Op::none, Op::transpose, 2000, 1, 70, 1.0F, 1.0F, random);
       check_product(ctx, Op::transpose, Op::none, 500, 300, 1, 1.0F, 0.0F, random);
+    }
+  }
+}
+
+/// C = alpha op(A) op(B) + beta C for whole numbers, of which all sums in float are exact: C must be the exact sum,
+/// rounded once.
+template <class S, class Out>
+void check_low_precision(B::Context& ctx, Op op_a, Op op_b, index_t m, index_t n, index_t k, float alpha,
+                         float beta) {
+  CAPTURE(alpha);
+  CAPTURE(beta);
+  CAPTURE(k);
+  Random random(5);
+  const auto whole = [&](auto& numbers) {
+    for (auto& number : numbers)
+      number =
+          std::remove_reference_t<decltype(number)>(static_cast<float>(static_cast<int>(random() % 7) - 3));
+  };
+  std::vector<S> a(static_cast<std::size_t>(m * k)), b(static_cast<std::size_t>(k * n));
+  std::vector<Out> c(static_cast<std::size_t>(m * n));
+  whole(a);
+  whole(b);
+  whole(c);
+  const std::vector<Out> before = c;
+  const MatrixView<const S> a_view(a.data(), op_a == Op::none ? m : k, op_a == Op::none ? k : m);
+  const MatrixView<const S> b_view(b.data(), op_b == Op::none ? k : n, op_b == Op::none ? n : k);
+  const MatrixView<Out> c_view(c.data(), m, n);
+  if constexpr (std::is_same_v<Out, float>) {
+    B::gemm_wide<S>(ctx, op_a, op_b, alpha, a_view, b_view, beta, c_view);
+  } else {
+    B::gemm<S>(ctx, op_a, op_b, alpha, a_view, b_view, beta, c_view);
+  }
+  index_t wrong = 0;
+  std::vector<float> row(static_cast<std::size_t>(n));
+  for (index_t i = 0; i < m; ++i) {
+    std::fill(row.begin(), row.end(), 0.0F);
+    for (index_t l = 0; l < k; ++l) {
+      const auto left = static_cast<float>(op_a == Op::none ? a_view(i, l) : a_view(l, i));
+      for (index_t j = 0; j < n; ++j)
+        row[static_cast<std::size_t>(j)] +=
+            left * static_cast<float>(op_b == Op::none ? b_view(l, j) : b_view(j, l));
+    }
+    for (index_t j = 0; j < n; ++j) {
+      const auto place = static_cast<std::size_t>(i * n + j);
+      const float exact = alpha * row[static_cast<std::size_t>(j)] + beta * static_cast<float>(before[place]);
+      wrong += static_cast<float>(c[place]) != static_cast<float>(Out(exact)) ? 1 : 0;
+    }
+  }
+  CHECK(wrong == 0);
+}
+
+TEST_CASE_TEMPLATE("oneDNN: 16-bit products of several tiles are rounded once", S, sparsegrad::bfloat16,
+                   float16) {
+  for (const int threads : {1, 3}) {
+    B::Context ctx(threads);
+    for (const Op op_a : {Op::none, Op::transpose}) {
+      for (const Op op_b : {Op::none, Op::transpose}) {
+        for (const index_t k : {64, 211}) {
+          check_low_precision<S, S>(ctx, op_a, op_b, 300, 410, k, 1.0F, 0.0F);
+          check_low_precision<S, S>(ctx, op_a, op_b, 300, 410, k, 1.0F, 1.0F);
+          check_low_precision<S, S>(ctx, op_a, op_b, 300, 410, k, 0.5F, 0.25F);
+          check_low_precision<S, float>(ctx, op_a, op_b, 300, 410, k, 1.0F, 0.0F);
+          check_low_precision<S, float>(ctx, op_a, op_b, 300, 410, k, 1.0F, 1.0F);
+          check_low_precision<S, float>(ctx, op_a, op_b, 300, 410, k, -2.0F, 0.5F);
+        }
+      }
+    }
+    for (const float alpha : {0.0F, 1.0F}) {
+      check_low_precision<S, S>(ctx, Op::none, Op::none, 5, 7, alpha == 0.0F ? 3 : 0, alpha, 0.5F);
+      check_low_precision<S, float>(ctx, Op::none, Op::none, 5, 7, alpha == 0.0F ? 3 : 0, alpha, 0.5F);
+      check_low_precision<S, S>(ctx, Op::none, Op::transpose, 3, 2, 9, alpha, 0.0F);
     }
   }
 }
@@ -228,14 +300,15 @@ TEST_CASE("oneDNN: contexts work side by side") {
   CHECK(wrong.load() == 0);
 }
 
-TEST_CASE("oneDNN: deterministic contexts with 1, 2 and 3 threads train to the same bits") {
+TEST_CASE_TEMPLATE("oneDNN: deterministic contexts with 1, 2 and 3 threads train to the same bits", T, float,
+                   sparsegrad::bfloat16) {
   for (const SideRecipes& rules : {SideRecipes{SideRecipe::hadamard(), SideRecipe::hosvd()},
                                    SideRecipes{SideRecipe::identity(), SideRecipe::hosvd(64)},
                                    SideRecipes{SideRecipe::hosvd(), SideRecipe::hosvd()}}) {
-    const std::uint64_t one = test::weight_after_20_steps<B>(1, rules, 769, 193);
-    CHECK(test::weight_after_20_steps<B>(1, rules, 769, 193) == one);
-    CHECK(test::weight_after_20_steps<B>(2, rules, 769, 193) == one);
-    CHECK(test::weight_after_20_steps<B>(3, rules, 769, 193) == one);
+    const std::uint64_t one = test::weight_after_20_steps<B, T>(1, rules, 769, 193);
+    CHECK(test::weight_after_20_steps<B, T>(1, rules, 769, 193) == one);
+    CHECK(test::weight_after_20_steps<B, T>(2, rules, 769, 193) == one);
+    CHECK(test::weight_after_20_steps<B, T>(3, rules, 769, 193) == one);
   }
 }
 

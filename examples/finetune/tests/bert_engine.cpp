@@ -249,7 +249,8 @@ TEST_CASE("dropout: a mask a key, none in evaluation, the right share") {
   CHECK(std::abs(static_cast<double>(dropped) / 1e5 - 0.3) < 0.01);
 }
 
-TEST_CASE("deterministic mode: the same bits for 1, 2 and 3 threads") {
+TEST_CASE_TEMPLATE("deterministic mode: the same bits for 1, 2 and 3 threads", T, float,
+                   sparsegrad::bfloat16) {
   std::vector<std::uint64_t> hashes;
   for (const int threads : {1, 2, 3}) {
     Blas::Context ctx(threads, true);
@@ -259,7 +260,7 @@ TEST_CASE("deterministic mode: the same bits for 1, 2 and 3 threads") {
     config.intermediate = 384;
     config.max_positions = 64;
     config.set_dropout(0.1);
-    EncoderModel<float, Blas> model(ctx, config);
+    EncoderModel<T, Blas> model(ctx, config);
     model.initialize(11);
     Batch batch;
     for (int s = 0; s < 12; ++s) {
@@ -268,7 +269,7 @@ TEST_CASE("deterministic mode: the same bits for 1, 2 and 3 threads") {
         ids.push_back((i * 7 + s) % 13);
       batch.add(ids, {}, static_cast<float>(s % 3));
     }
-    AdamW<float, Blas> adam(ctx, dense_segments<float, Blas>(ctx, model, 0.01));
+    AdamW<T, Blas> adam(ctx, dense_segments<T, Blas>(ctx, model, 0.01));
     for (std::uint64_t step = 0; step < 5; ++step) {
       model.forward(ctx, batch, {.training = true, .dropout_key = step});
       model.backward(ctx, batch);

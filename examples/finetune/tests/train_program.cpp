@@ -430,8 +430,8 @@ TEST_CASE("the parts of memory add up to the process's peak") {
   extents.hidden = 256;
   extents.intermediate = 1024;
   const fs::path model = make_tiny_bert(fresh_folder("middle"), extents);
-  for (const char* type :
-       {"ft", "sparse --basis-scope layer", "sparse --width-side 16 --other-side identity", "frozen-mlp"}) {
+  for (const char* type : {"ft", "sparse --basis-scope layer", "sparse --width-side 16 --other-side identity",
+                           "frozen-mlp", "ft --dtype bf16"}) {
     const fs::path output = fresh_folder("memory");
     const Finished train =
         run("train --task cola --model '" + model.string() + "' --output '" + output.string() +

@@ -41,7 +41,7 @@ struct Products {
     if (c.empty()) return;
     const index_t depth = op_a == Op::none ? a.cols : a.rows;
     if (needs_no_matmul(alpha, c.rows, c.cols, depth)) return plain(op_a, op_b, alpha, a, b, beta, c);
-    const Tiles tiles = partition(ctx, c.rows, c.cols, depth);
+    const Tiles tiles = partition(ctx, op_a, op_b, c.rows, c.cols, depth);
     const Target target(alpha, beta, depth, c.stride);
     Matmuls matmuls(ctx);
     OverDepth of_place[2][2];
@@ -304,12 +304,14 @@ struct Products {
     index_t last_cols() const { return n - (across - 1) * cols; }
   };
 
-  /// At most 256 x 384 numbers each, alike in size; without determinism so many that all threads
+  /// At most 256 x 768 numbers each, alike in size, or 256 x 384 where oneDNN reads B as it lies (twice
+  /// as fast for a deep B, while a B that is copied serves the more columns the better); without determinism so many that all threads
   /// have the same number of them.
-  static Tiles partition(const host::HostContext& ctx, index_t m, index_t n, index_t k) {
+  static Tiles partition(const host::HostContext& ctx, Op op_a, Op op_b, index_t m, index_t n, index_t k) {
     if (work(m, n, k) < serial_limit) return cut(m, n, 1, 1);
     index_t down = (m + 255) / 256;
-    index_t across = (n + 383) / 384;
+    const index_t widest = op_a == Op::none && op_b == Op::none ? 384 : 768;
+    index_t across = (n + widest - 1) / widest;
     Tiles tiles = cut(m, n, down, across);
     const index_t threads = ctx.deterministic() ? 1 : ctx.threads();
     const auto uneven = [&] {

@@ -1,4 +1,4 @@
-// Kernels that Cpu and CpuBlas share: everything but the dense products and the eigenproblem.
+// Kernels that the CPU backends share: everything but the dense products and the eigenproblem.
 #pragma once
 
 #include "../../core/backend.hpp"
