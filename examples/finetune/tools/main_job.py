@@ -226,7 +226,7 @@ def conclusion(logs, kinds):
             text += f" in {percent(first[kind]['memory']['process_peak_bytes'], peak)} of the memory"
         elif kind == "lora" and entries > 0:
             trained = first[kind]["trained"]["dense_parameters"] - first[CONTROL]["trained"]["dense_parameters"]
-            text += f" with {100 * trained / entries:.1f} % as many"
+            text += f" with {100 * trained / entries:.1f} % as many entries"
         shares.append(text)
     text = (
         f"with its MLP matrices frozen the model gets a Matthews correlation of {score[CONTROL]:.2f} on dev, and with all "

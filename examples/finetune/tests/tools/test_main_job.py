@@ -131,8 +131,8 @@ class Conclusion(unittest.TestCase):
             text,
             "with its MLP matrices frozen the model gets a Matthews correlation of 0.10 on dev, and with all their entries "
             "trained 0.60; of that gain sparse (paper) reaches 80 % by changing 1.2 % of the entries a step, sparse (best) "
-            "reaches 110 % in 75 % of the memory and LoRA reaches 0 % with 1.3 % as many (differences below 0.10, 20 % of "
-            "the gain, may be chance).",
+            "reaches 110 % in 75 % of the memory and LoRA reaches 0 % with 1.3 % as many entries (differences below 0.10, "
+            "20 % of the gain, may be chance).",
         )
 
     def test_a_gain_within_chance_is_none(self):
