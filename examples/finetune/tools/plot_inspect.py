@@ -36,8 +36,8 @@ def draw_shares(data, target):
     axes.set_yticks(rows, [s["name"] for s in spaces])
     axes.set_xlim(0, 1)
     axes.set_xlabel(
-        f"share of a gradient's energy in its {data['kept_entries']} largest entries, step "
-        f"{data['measured_step']}; dots: the layers"
+        f"share of a gradient's energy in its {data['kept_entries']} largest entries\n"
+        f"step {data['measured_step']}; dots: the layers"
     )
     axes.legend(loc="lower right")
     figure.tight_layout()

@@ -153,7 +153,22 @@ class Conclusion(unittest.TestCase):
 
 
 @needs_matplotlib
-class HeatMaps(unittest.TestCase):
+class InspectPlots(unittest.TestCase):
+    def test_no_label_is_cut_off(self):
+        import plot_inspect
+
+        share = {"up": 0.5, "down": 0.5}
+        name = "the reference code's rotation (U^T for U), a kind"
+        spaces = [{"name": name, "mean": share, "up": [0.5], "down": [0.5]}] * 8
+        data = {"spaces": spaces, "kept_entries": 28000, "measured_step": 500}
+        figures = []
+        with unittest.mock.patch.object(plot_inspect.plt, "close", figures.append):
+            plot_inspect.draw_shares(data, io.BytesIO())
+        axes, page = figures[0].axes[0], figures[0].bbox
+        for label in [axes.xaxis.label, *axes.get_yticklabels()]:
+            box = label.get_window_extent()
+            self.assertTrue(page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0, f"{label}: {box} in {page}")
+
     def test_no_title_runs_into_another(self):
         import numpy as np
         import plot_inspect
