@@ -164,6 +164,8 @@ class InspectPlots(unittest.TestCase):
         figures = []
         with unittest.mock.patch.object(plot_inspect.plt, "close", figures.append):
             plot_inspect.draw_shares(data, io.BytesIO())
+        # At the resolution that the sizes below are of.
+        figures[0].canvas.draw()
         axes, page = figures[0].axes[0], figures[0].bbox
         for label in [axes.xaxis.label, *axes.get_yticklabels()]:
             box = label.get_window_extent()
@@ -178,6 +180,7 @@ class InspectPlots(unittest.TestCase):
         pictures = [(name, np.full((12, 3), value)) for name, value in zip(names, (1, 0, 1e-3, np.nan, 2, 3, 1e-30, 5))]
         with unittest.mock.patch.object(plot_inspect.plt, "close", figures.append):
             plot_inspect.draw_pictures("layer0 up", pictures, names, io.BytesIO())
+        figures[0].canvas.draw()
         boxes = [axes.title.get_window_extent() for axes in figures[0].axes if axes.get_title()]
         boxes += [axes.get_window_extent() for axes in figures[0].axes]
         boxes.append(figures[0].texts[0].get_window_extent())
