@@ -9,6 +9,7 @@ import collections
 import json
 import pathlib
 import sys
+import textwrap
 
 from glue_runs import run_tool, say
 
@@ -34,7 +35,10 @@ def draw_shares(data, target):
             axes.plot(space[kind], np.full(len(space[kind]), row + offset), "k.", markersize=3)
     axes.set_yticks(rows, [s["name"] for s in spaces])
     axes.set_xlim(0, 1)
-    axes.set_xlabel(f"share of energy in the {data['kept_entries']} largest entries, step {data['measured_step']}")
+    axes.set_xlabel(
+        f"share of a gradient's energy in its {data['kept_entries']} largest entries\n"
+        f"step {data['measured_step']}; dots: the layers"
+    )
     axes.legend(loc="lower right")
     figure.tight_layout()
     figure.savefig(target, dpi=120)
@@ -45,21 +49,28 @@ def draw_pictures(matrix, pictures, names, target):
     """One heat map of log10 |g| a space, on one colour scale."""
     columns = min(4, len(pictures))
     lines = -(-len(pictures) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(3.6 * columns, 3.6 * lines), squeeze=False)
-    largest = max(float(values.max()) for _, values in pictures)
-    top = np.log10(largest) if largest > 0 else 0.0
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(3.2 * columns + 1, 3.4 * lines + 0.6), squeeze=False, layout="constrained"
+    )
+    # Few entries are far from the others: from those the colours would tell nothing of the rest.
+    entries = np.concatenate([values.ravel() for _, values in pictures])
+    entries = entries[np.isfinite(entries) & (entries > 0)]
+    low, top = np.log10(np.percentile(entries, (1, 99.9))) if entries.size else (-1.0, 0.0)
+    top = max(top, low + 1e-3)
     image = None
     for panel, (space, values) in zip(axes.flat, pictures):
+        # Zeros have no logarithm; they get the darkest colour.
         image = panel.imshow(
-            np.log10(np.maximum(values, 10.0 ** (top - 6))), vmin=top - 5, vmax=top, cmap="magma", aspect="auto"
+            np.log10(np.maximum(values, 10.0 ** (low - 1))), vmin=low, vmax=top, cmap="magma", aspect="auto"
         )
-        panel.set_title(names.get(space, space), fontsize=8)
+        # A title that is wider than its panel would run into the next one.
+        panel.set_title(textwrap.fill(names.get(space, space), 32), fontsize=9)
         panel.set_xticks([])
         panel.set_yticks([])
     for panel in list(axes.flat)[len(pictures) :]:
         panel.axis("off")
     figure.suptitle(f"gradient of {matrix}: log10 of entries' magnitude (root mean square of blocks)")
-    figure.colorbar(image, ax=list(axes.flat), shrink=0.8)
+    figure.colorbar(image, ax=list(axes.flat), shrink=0.8, extend="both")
     figure.savefig(target, dpi=120)
     plt.close(figure)
 

@@ -119,7 +119,7 @@ def main():
                 "seed": seed,
                 "sparse": {"share": share} if share else {},
             },
-            "data": {"text": "fake", "train": {"examples": examples}},
+            "data": {"text": "fake", "train": {"examples": examples}, "dev": {"examples": examples}},
             "steps": steps,
             "evaluations": evaluations,
             "best": best and {"step": best["step"], "metric": names[0], "value": best["metrics"][names[0]] or 0.0},

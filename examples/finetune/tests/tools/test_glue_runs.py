@@ -29,6 +29,15 @@ def t_distribution(x, freedom):
 
 
 class Statistics(unittest.TestCase):
+    def test_an_undefined_metric_counts_as_nothing(self):
+        def log(*values):
+            best = max((value for value in values if value is not None), default=None)
+            evaluations = [{"metrics": {"pearson": value}} for value in values]
+            return {"best": best and {"metric": "pearson", "value": best}, "evaluations": evaluations}
+
+        for values, best in (((-0.2, None), 0.0), ((None, 0.3), 0.3), ((-0.2, -0.1), -0.1), ((None,), 0.0)):
+            self.assertEqual(glue_runs.best_of(log(*values)), best)
+
     def test_quantiles_are_those_of_published_tables(self):
         for freedom, expected in {1: 12.706, 2: 4.303, 4: 2.776, 9: 2.262, 30: 2.042, 40: 2.021, 120: 1.980}.items():
             self.assertAlmostEqual(glue_runs.t_quantile(freedom), expected, delta=5e-4)
