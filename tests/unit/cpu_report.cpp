@@ -16,16 +16,23 @@ using backend::host::ProductRates;
 using Either = backend::FastestOf<backend::CpuBlas, backend::Cpu>;
 static_assert(Backend<Either>);
 
-/// C = A A^T of B's products.
+/// S = A A^T of B's products, A in T.
 template <class T, Backend B>
-std::vector<T> product(typename B::Context& ctx) {
+std::vector<compute_t<T>> product(typename B::Context& ctx) {
+  using C = compute_t<T>;
   constexpr index_t rows = 37, depth = 101;
-  std::vector<T> a(rows * depth), c(rows * rows);
+  std::vector<T> a(rows * depth);
+  std::vector<C> s(rows * rows);
   for (std::size_t i = 0; i < a.size(); ++i)
-    a[i] = static_cast<T>(1) / static_cast<T>(3 + i % 17);
+    a[i] = static_cast<T>(C(1) / static_cast<C>(3 + i % 17));
   const MatrixView<const T> view(a.data(), rows, depth);
-  B::template gemm<T>(ctx, Op::none, Op::transpose, 1, view, view, 0, MatrixView<T>(c.data(), rows, rows));
-  return c;
+  const MatrixView<C> sums(s.data(), rows, rows);
+  if constexpr (is_low_precision<T>) {
+    B::template gemm_wide<T>(ctx, Op::none, Op::transpose, 1, view, view, 0, sums);
+  } else {
+    B::template gemm<T>(ctx, Op::none, Op::transpose, 1, view, view, 0, sums);
+  }
+  return s;
 }
 
 /// Chosen products are the candidate's own, bit by bit.
@@ -41,6 +48,8 @@ TEST_CASE("FastestOf: the products are those of the chosen candidate, type by ty
   check_takes<double, backend::CpuBlas>({"cpu", "cpu_blas", "cpu_blas"});
   check_takes<float, backend::CpuBlas>({"cpu_blas", "cpu", "cpu_blas"});
   check_takes<double, backend::Cpu>({"cpu_blas", "cpu", "cpu_blas"});
+  check_takes<bfloat16, backend::Cpu>({"cpu_blas", "cpu_blas", "cpu"});
+  check_takes<bfloat16, backend::CpuBlas>({"cpu", "cpu", "cpu_blas"});
   // The two differ, or the checks above say nothing.
   typename backend::Cpu::Context ctx(1);
   CHECK(product<float, backend::Cpu>(ctx) != product<float, backend::CpuBlas>(ctx));

@@ -304,9 +304,9 @@ struct Products {
     index_t last_cols() const { return n - (across - 1) * cols; }
   };
 
-  /// At most 256 x 768 numbers each, alike in size, or 256 x 384 where oneDNN reads B as it lies (twice
-  /// as fast for a deep B, while a B that is copied serves the more columns the better); without determinism so many that all threads
-  /// have the same number of them.
+  /// At most 256 x 768 numbers each, alike in size, or 256 x 384 where oneDNN reads B as it lies
+  /// (twice as fast for a deep B, while a B that is copied serves the more columns the better);
+  /// without determinism so many that all threads have the same number of them.
   static Tiles partition(const host::HostContext& ctx, Op op_a, Op op_b, index_t m, index_t n, index_t k) {
     if (work(m, n, k) < serial_limit) return cut(m, n, 1, 1);
     index_t down = (m + 255) / 256;
