@@ -94,6 +94,7 @@ CpuReport cpu_report_of() {
 
 /// The same for backends by name.
 ///
+///     #include <sparsegrad/backend/cpu_report.hpp>
 ///     std::puts(to_string(cpu_report<backend::CpuBlas, backend::Cpu>()).c_str());
 template <Backend... Backends>
 CpuReport cpu_report() {

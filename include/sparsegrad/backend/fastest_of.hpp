@@ -40,10 +40,11 @@ struct MostDerived<First, Second, Rest...>
 /// A host backend that takes its dense products from the fastest of `Candidates`, the eigenproblem
 /// from the first one, and all else from the kernels that they share.
 ///
-///     using Backend = backend::FastestOf<backend::CpuOneDnn, backend::CpuBlas, backend::Cpu>;
-///     Backend::Context ctx;                              // measures, some tens of milliseconds
-///     puts(ctx.products().of_float.c_str());             // "cpu_onednn"
-///     Backend::Context same(0, false, ctx.products());   // measures nothing
+///     #include <sparsegrad/backend/fastest_of.hpp>
+///     using Fastest = backend::FastestOf<backend::CpuBlas, backend::Cpu>;
+///     Fastest::Context ctx;                              // measures, some tens of milliseconds
+///     std::puts(ctx.products().of_float.c_str());        // "cpu_blas"
+///     Fastest::Context same(0, false, ctx.products());   // measures nothing
 ///
 /// Two runs of a program may choose differently where two candidates are about equally fast, and
 /// then differ by rounding: a program that promises equal results keeps the choice of the first run
@@ -166,9 +167,9 @@ struct FastestOf : host::Kernels {
   static void with(Context& ctx, F&& f) {
     with_number(ctx.template number<T>(), f, std::index_sequence_for<Candidates...>());
   }
-  template <class F, std::size_t... I>
-  static void with_number(std::size_t number, F& f, std::index_sequence<I...>) {
-    ((number == I ? f.template operator()<Candidates>() : void()), ...);
+  template <class F, std::size_t... Places>
+  static void with_number(std::size_t number, F& f, std::index_sequence<Places...>) {
+    ((number == Places ? f.template operator()<Candidates>() : void()), ...);
   }
 };
 
