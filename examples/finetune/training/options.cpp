@@ -258,4 +258,9 @@ nlohmann::json to_json(const TrainOptions& o) {
   return json;
 }
 
+nlohmann::json to_json(const backend::ProductChoice& choice) {
+  return {
+      {"float", choice.of_float}, {"double", choice.of_double}, {"low_precision", choice.of_low_precision}};
+}
+
 }  // namespace sparsegrad::glue

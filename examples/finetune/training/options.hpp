@@ -11,7 +11,7 @@
 #include <sparsegrad/io/dtype.hpp>
 #include <sparsegrad/sparse_grad_group.hpp>
 
-#include <sparsegrad/backend/fastest_of.hpp>
+#include <sparsegrad/backend/product_choice.hpp>
 
 #include "data/padding.hpp"
 #include "models/mlp/lora.hpp"
@@ -162,6 +162,7 @@ struct TrainOptions {
 };
 
 nlohmann::json to_json(const TrainOptions& options);
+nlohmann::json to_json(const backend::ProductChoice& choice);
 
 /// Entries that a matrix of this size keeps.
 index_t kept_entries(const SparseOptions& options, index_t matrix_entries);

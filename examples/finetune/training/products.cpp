@@ -143,9 +143,4 @@ Products choose_products(const TrainOptions& options, const std::filesystem::pat
   return products;
 }
 
-nlohmann::json to_json(const backend::ProductChoice& choice) {
-  return {
-      {"float", choice.of_float}, {"double", choice.of_double}, {"low_precision", choice.of_low_precision}};
-}
-
 }  // namespace sparsegrad::glue

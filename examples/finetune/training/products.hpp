@@ -28,6 +28,4 @@ std::vector<std::string> product_names();
 /// else bfloat16 where the chosen products of it are at least a fifth faster than those of float.
 Products choose_products(const TrainOptions& options, const std::filesystem::path& log_path = {});
 
-nlohmann::json to_json(const backend::ProductChoice& choice);
-
 }  // namespace sparsegrad::glue

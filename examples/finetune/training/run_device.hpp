@@ -2,15 +2,12 @@
 #pragma once
 
 #include <exception>
-#include <type_traits>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include "models/host_backend.hpp"
 #include "training/memory/process_memory.hpp"
 #include "training/options.hpp"
-#include "training/products.hpp"
 
 namespace sparsegrad::glue {
 
@@ -18,10 +15,12 @@ namespace sparsegrad::glue {
 template <class Backend>
 struct RunDevice {
   using Context = typename Backend::Context;
+  /// Whether it has products to choose from.
+  static constexpr bool chooses = requires(const Context& ctx) { ctx.products(); };
 
   static Context make_context(const TrainOptions& options) {
     try {
-      if constexpr (std::is_same_v<Backend, HostBackend>) {
+      if constexpr (chooses) {
         if (!options.product_choice.of_float.empty())
           return Context(options.threads, options.deterministic, options.product_choice);
       }
@@ -43,7 +42,7 @@ struct RunDevice {
     versions["device"] = "cpu";
     versions["threads"] = ctx.threads();
     versions["deterministic"] = ctx.deterministic();
-    if constexpr (std::is_same_v<Backend, HostBackend>) versions["products"] = to_json(ctx.products());
+    if constexpr (chooses) versions["products"] = to_json(ctx.products());
   }
 };
 

@@ -12,17 +12,9 @@
 
 #include "host/kernels.hpp"
 #include "host/product_rates.hpp"
+#include "product_choice.hpp"
 
 namespace sparsegrad::backend {
-
-/// Which backend's products a context takes, by the backends' names.
-struct ProductChoice {
-  std::string of_float;          ///< products and Gram sums of float
-  std::string of_double;         ///< those of double
-  std::string of_low_precision;  ///< products of bfloat16 and float16
-  /// Whether all names are equal.
-  bool operator==(const ProductChoice&) const = default;
-};
 
 namespace detail {
 

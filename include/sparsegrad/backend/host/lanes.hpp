@@ -62,6 +62,15 @@ struct VectorsOf<8> {
   typedef std::uint16_t Halves __attribute__((vector_size(16)));
 };
 
+/// The bits of x as a To. A copy and no cast: nvcc knows none between vectors and intrinsics' types.
+template <class To, class From>
+[[gnu::always_inline]] inline To same_bits(const From& x) {
+  static_assert(sizeof(To) == sizeof(From));
+  To y;
+  std::memcpy(&y, &x, sizeof y);
+  return y;
+}
+
 /// Floats in a register that are S = bfloat16 or float16 in memory: loaded exactly, stored to the
 /// nearest S. bfloat16 by shifts of 32-bit integers; float16 by the F16C instructions where the
 /// compiler may use them, by integers otherwise.
@@ -78,9 +87,9 @@ struct LowPrecisionLanes {
 #if defined(__F16C__)
     if constexpr (std::is_same_v<S, float16>) {
       if constexpr (width == 8) {
-        v = reinterpret_cast<Vector>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+        v = same_bits<Vector>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
       } else {
-        v = reinterpret_cast<Vector>(_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+        v = same_bits<Vector>(_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
       }
       return;
     }
@@ -88,11 +97,9 @@ struct LowPrecisionLanes {
     Words words;
 #if defined(__AVX2__)
     if constexpr (width == 8) {
-      words = reinterpret_cast<Words>(
-          _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+      words = same_bits<Words>(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
     } else {
-      words =
-          reinterpret_cast<Words>(_mm_cvtepu16_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+      words = same_bits<Words>(_mm_cvtepu16_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
     }
 #else
     Halves halves;
@@ -104,7 +111,7 @@ struct LowPrecisionLanes {
     } else {
       widen_half(words);
     }
-    v = reinterpret_cast<Vector>(words);
+    v = same_bits<Vector>(words);
   }
 
   /// p[0 .. count) = this, to the nearest, ties to even; NaN stays NaN.
@@ -112,11 +119,11 @@ struct LowPrecisionLanes {
 #if defined(__F16C__)
     if constexpr (std::is_same_v<S, float16> && width == 8) {
       _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
-                       _mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
+                       _mm256_cvtps_ph(same_bits<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
       return;
     }
 #endif
-    Words x = reinterpret_cast<Words>(v);
+    Words x = same_bits<Words>(v);
     if constexpr (std::is_same_v<S, bfloat16>) {
       const Words nearest = (x + 0x7FFFU + ((x >> 16) & 1U)) >> 16;
       x = chosen(above(x & 0x7FFFFFFFU, 0x7F800000), (x >> 16) | 0x40U, nearest);
@@ -125,7 +132,7 @@ struct LowPrecisionLanes {
     }
 #if defined(__AVX2__)
     if constexpr (width == 8) {
-      const auto words = reinterpret_cast<__m256i>(x);
+      const auto words = same_bits<__m256i>(x);
       const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(words, words), 0x08);
       _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
       return;
@@ -142,7 +149,7 @@ struct LowPrecisionLanes {
 
   /// All bits set where x > y. Signed below the sign bit: what SSE and AVX2 can compare.
   [[gnu::always_inline]] static Words above(const Words& x, std::int32_t y) {
-    return reinterpret_cast<Words>(reinterpret_cast<Signed>(x) > y);
+    return same_bits<Words>(same_bits<Signed>(x) > y);
   }
   [[gnu::always_inline]] static Words chosen(const Words& where, const Words& x, const Words& y) {
     return (where & x) | (~where & y);
@@ -155,8 +162,7 @@ struct LowPrecisionLanes {
     const Words special = above(magnitude, 0x0F7FFFFF);  // Inf and NaN
     const Words normal = above(magnitude, 0x007FFFFF);
     // A subnormal half's digits behind the point of 2^-14, which is taken away again.
-    const Words subnormal =
-        reinterpret_cast<Words>(reinterpret_cast<Vector>(magnitude | 0x38800000U) - 0x1p-14F);
+    const Words subnormal = same_bits<Words>(same_bits<Vector>(magnitude | 0x38800000U) - 0x1p-14F);
     x = sign | chosen(normal, magnitude + (112U << 23) + (special & (112U << 23)), subnormal);
   }
 
@@ -164,7 +170,7 @@ struct LowPrecisionLanes {
   [[gnu::always_inline]] static void round_half(Words& x) {
     const Words sign = (x >> 16) & 0x8000U;
     const Words magnitude = x & 0x7FFFFFFFU;
-    const Words subnormal = reinterpret_cast<Words>(reinterpret_cast<Vector>(magnitude) + 0.5F) - 0x3F000000U;
+    const Words subnormal = same_bits<Words>(same_bits<Vector>(magnitude) + 0.5F) - 0x3F000000U;
     const Words normal = ((magnitude + 0xFFFU + ((magnitude >> 13) & 1U)) >> 13) - (112U << 10);
     const Words nan = above(magnitude, 0x7F800000) & (0x200U | ((magnitude >> 13) & 0x1FFU));
     x = chosen(above(magnitude, 0x387FFFFF), normal, subnormal);
