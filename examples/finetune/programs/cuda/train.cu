@@ -11,8 +11,8 @@ namespace sparsegrad::glue {
 
 template class BasicTrainer<float, backend::Cuda>;
 // In train_narrow.cu.
-extern template int run_train_on<bfloat16, backend::Cuda>(const TrainOptions&);
-extern template int run_train_on<float16, backend::Cuda>(const TrainOptions&);
+extern template int run_train_on<bfloat16, backend::Cuda>(const TrainOptions&, const std::string&);
+extern template int run_train_on<float16, backend::Cuda>(const TrainOptions&, const std::string&);
 extern template int run_evaluate_on<bfloat16, backend::Cuda>(const EvaluateCommand&);
 extern template int run_evaluate_on<float16, backend::Cuda>(const EvaluateCommand&);
 

@@ -11,8 +11,8 @@ namespace sparsegrad::glue {
 
 template class BasicTrainer<bfloat16, backend::Cuda>;
 template class BasicTrainer<float16, backend::Cuda>;
-template int run_train_on<bfloat16, backend::Cuda>(const TrainOptions&);
-template int run_train_on<float16, backend::Cuda>(const TrainOptions&);
+template int run_train_on<bfloat16, backend::Cuda>(const TrainOptions&, const std::string&);
+template int run_train_on<float16, backend::Cuda>(const TrainOptions&, const std::string&);
 template int run_evaluate_on<bfloat16, backend::Cuda>(const EvaluateCommand&);
 template int run_evaluate_on<float16, backend::Cuda>(const EvaluateCommand&);
 
