@@ -5,9 +5,7 @@
 #include <Eigen/Core>
 #include <Eigen/Eigenvalues>
 
-#include "host/dense.hpp"
-#include "host/kernels.hpp"
-#include "host/low_precision_products.hpp"
+#include "host/dense_kernels.hpp"
 
 namespace sparsegrad::backend {
 
@@ -91,33 +89,8 @@ struct EigenSerial {
 
 }  // namespace detail
 
-struct Cpu : host::Kernels {
+struct Cpu : host::DenseKernels<detail::EigenSerial> {
   static constexpr const char* name() { return "cpu"; }
-
-  template <class T>
-  static void gemm(Context& ctx, Op op_a, Op op_b, compute_t<T> alpha, ConstMatrixView<T> a,
-                   ConstMatrixView<T> b, compute_t<T> beta, MatrixView<T> c) {
-    if constexpr (is_low_precision<T>) {
-      LowPrecisionProducts::template gemm<T, T>(ctx, op_a, op_b, alpha, a, b, beta, c);
-    } else {
-      Products::template gemm<T>(ctx, op_a, op_b, alpha, a, b, beta, c);
-    }
-  }
-  template <class T>
-  static void gemm_wide(Context& ctx, Op op_a, Op op_b, compute_t<T> alpha, ConstMatrixView<T> a,
-                        ConstMatrixView<T> b, compute_t<T> beta, MatrixView<compute_t<T>> c) {
-    LowPrecisionProducts::template gemm<T, float>(ctx, op_a, op_b, alpha, a, b, beta, c);
-  }
-  template <class T>
-  static void gemm_batched(Context& ctx, Op op_a, Op op_b, std::type_identity_t<T> alpha,
-                           std::span<const MatrixView<const T>> as, std::span<const MatrixView<const T>> bs,
-                           std::type_identity_t<T> beta, std::span<const MatrixView<T>> cs) {
-    Products::template gemm_batched<T>(ctx, op_a, op_b, alpha, as, bs, beta, cs);
-  }
-  template <class T>
-  static void gram(Context& ctx, Op op, ConstMatrixView<T> a, double weight, MatrixView<double> g) {
-    Products::template gram<T>(ctx, op, a, weight, g);
-  }
 
   /// A template so that only a program that fits a basis compiles Eigen's solver (some seconds).
   template <class = void>
@@ -135,10 +108,6 @@ struct Cpu : host::Kernels {
       map.row(i) = solver.eigenvectors().col(a.rows - 1 - i).transpose();
     }
   }
-
- private:
-  using Products = host::Dense<detail::EigenSerial>;
-  using LowPrecisionProducts = host::LowPrecisionProducts<detail::EigenSerial>;
 };
 
 static_assert(Backend<Cpu> && LowPrecisionBackend<Cpu, bfloat16> && LowPrecisionBackend<Cpu, float16>);
