@@ -55,12 +55,18 @@ bool multiplies_16_bits(const CpuReport& report, const backend::ProductChoice& c
   return of_bfloat16 > 1.2 * of_float;
 }
 
-/// The products of the run in `log_path`; false where its log names none.
-bool recorded(const std::filesystem::path& log_path, backend::ProductChoice& choice) {
-  if (log_path.empty() || !exists(log_path)) return false;
-  const nlohmann::json log = read_json(log_path);
+/// The log of the run that `options` go on with; null where there is none.
+nlohmann::json log_before(const TrainOptions& options, const std::filesystem::path& log_path) {
+  if (!options.resume || log_path.empty() || !exists(log_path)) return {};
+  nlohmann::json log = read_json(log_path);
+  return log.is_object() ? log : nlohmann::json();
+}
+
+/// The products that the run of `log` had; false where it names none.
+bool recorded(const nlohmann::json& log, const std::filesystem::path& log_path,
+              backend::ProductChoice& choice) {
   const nlohmann::json::json_pointer place("/versions/products");
-  if (!log.is_object() || !log.contains(place) || !log[place].is_object()) return false;
+  if (!log.contains(place) || !log[place].is_object()) return false;
   const nlohmann::json& had = log[place];
   for (const auto& [key, name] :
        {std::pair("float", &choice.of_float), std::pair("double", &choice.of_double),
@@ -78,12 +84,10 @@ bool recorded(const std::filesystem::path& log_path, backend::ProductChoice& cho
   return true;
 }
 
-/// The type of the run in `log_path`; false where its log names none.
-bool recorded(const std::filesystem::path& log_path, NumberType& dtype) {
-  if (log_path.empty() || !exists(log_path)) return false;
-  const nlohmann::json log = read_json(log_path);
+/// The type of numbers that it had; false where it names none.
+bool recorded(const nlohmann::json& log, NumberType& dtype) {
   const nlohmann::json::json_pointer place("/options/dtype");
-  if (!log.is_object() || !log.contains(place)) return false;
+  if (!log.contains(place)) return false;
   for (const NumberType type : {NumberType::float32, NumberType::bfloat16}) {
     if (log[place] != to_string(type)) continue;
     dtype = type;
@@ -102,6 +106,7 @@ std::vector<std::string> product_names() {
 }
 
 Products choose_products(const TrainOptions& options, const std::filesystem::path& log_path) {
+  const nlohmann::json before = log_before(options, log_path);
   Products products;
   backend::ProductChoice& choice = products.choice;
   std::string why;
@@ -114,7 +119,7 @@ Products choose_products(const TrainOptions& options, const std::filesystem::pat
     }
     choice = HostBackend::all_of(HostBackend::names()[static_cast<std::size_t>(at - names.begin())]);
     why = "as asked for";
-  } else if (options.resume && recorded(log_path, choice)) {
+  } else if (recorded(before, log_path, choice)) {
     why = "as the run had before";
   } else if (options.deterministic) {
     choice = HostBackend::all_of(HostBackend::names().front());
@@ -123,7 +128,7 @@ Products choose_products(const TrainOptions& options, const std::filesystem::pat
   if (!why.empty()) products.text = fmt::format("products: {}, {}\n", text_of(choice), why);
   bool chooses = options.choose_dtype;
   products.dtype = options.dtype;
-  if (chooses && options.resume) chooses = !recorded(log_path, products.dtype);
+  if (chooses) chooses = !recorded(before, products.dtype);
   if (!why.empty() && !chooses && products.dtype == NumberType::float32) return products;
   const CpuReport report = cpu_report_of<HostProducts>();
   if (why.empty()) {
