@@ -8,7 +8,7 @@
 #include <string>
 #include <utility>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace {
 
@@ -251,4 +251,4 @@ json to_json(const ModelConfig& c, const json& original, io::DType dtype) {
   return j;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -12,7 +12,7 @@
 #include "checkpoints/head_labels.hpp"
 #include "models/encoder/model_config.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Reads the encoder's fields of a BERT or RoBERTa config.json; the head's keep their defaults. Throws ModelError naming
 /// `source` and the field that is missing, of the wrong type or out of range, or that asks for something the engine does
@@ -34,4 +34,4 @@ ModelConfig read_encoder_config(const std::filesystem::path& config_json);
 nlohmann::json to_json(const ModelConfig& config, const nlohmann::json& original = nlohmann::json::object(),
                        io::DType dtype = io::DType::f32);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -5,7 +5,7 @@
 #include <map>
 #include <optional>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace {
 
@@ -264,4 +264,4 @@ HeadMatch match_head(const HeadLabels& labels, index_t outputs, const ModelConfi
   return match;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -9,7 +9,7 @@
 
 #include "models/encoder/model_config.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// What config.json says of the head's outputs.
 struct HeadLabels {
@@ -44,4 +44,4 @@ struct HeadMatch {
 /// by their number.
 HeadMatch match_head(const HeadLabels& labels, index_t outputs, const ModelConfig& wanted);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

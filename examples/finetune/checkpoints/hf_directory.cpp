@@ -10,7 +10,7 @@
 
 #include "checkpoints/model_folder.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace {
 
@@ -209,4 +209,4 @@ SPARSEGRAD_GLUE_INSTANTIATE(double)
 SPARSEGRAD_GLUE_INSTANTIATE(bfloat16)
 #undef SPARSEGRAD_GLUE_INSTANTIATE
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -12,7 +12,7 @@
 #include "checkpoints/config_file.hpp"
 #include "models/encoder/encoder_model.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// A Hugging Face model directory: config.json, model.safetensors (or its shards) and the tokenizer's
 /// files.
@@ -63,4 +63,4 @@ template <class T, class Backend>
 void save_model(const std::filesystem::path& path, const ModelDirectory& source,
                 const EncoderModel<T, Backend>& model, io::DType dtype = io::DType::f32);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

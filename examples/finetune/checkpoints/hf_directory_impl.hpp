@@ -9,7 +9,7 @@
 #include "checkpoints/hf_directory.hpp"
 #include "checkpoints/model_weights.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace detail {
 
@@ -118,4 +118,4 @@ void save_model(const std::filesystem::path& path, const ModelDirectory& source,
   writer.write(detail::weights_path(path));
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -14,7 +14,7 @@
 
 #include "models/model_error.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace {
 
@@ -386,4 +386,4 @@ void require_content(const fs::path& file, bool weights) {
   }
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

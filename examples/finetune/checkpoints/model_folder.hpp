@@ -2,7 +2,7 @@
 
 #include <filesystem>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Names of the files of a model folder.
 inline constexpr const char* weights_file = "model.safetensors";
@@ -18,4 +18,4 @@ void require_model_folder(const std::filesystem::path& path);
 /// leaves: a pointer of Git LFS, a web page, nothing. `weights`: other formats are told as well.
 void require_content(const std::filesystem::path& file, bool weights);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -11,7 +11,7 @@
 #include "checkpoints/model_folder.hpp"
 #include "models/model_error.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace {
 
@@ -180,4 +180,4 @@ void ModelWeights::require_finite(std::string_view name, std::span<const double>
   check_finite(file_of(name), name, values);
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -10,7 +10,7 @@
 
 #include <sparsegrad/io/safetensors.hpp>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// A tensor's name without the wrappers of the module that saved it: ModelWeights::spelled.
 std::string bare_name(std::string_view name);
@@ -60,4 +60,4 @@ class ModelWeights {
   std::map<std::string, std::vector<std::string>, std::less<>> bare_;  ///< their names by the bare one
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -3,7 +3,7 @@
 
 #include <filesystem>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// The state that was whole before the last one.
 inline std::filesystem::path previous_state(std::filesystem::path state) {
@@ -20,4 +20,4 @@ inline std::filesystem::path torn_state(std::filesystem::path state) {
   return state += ".torn";
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

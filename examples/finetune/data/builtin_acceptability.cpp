@@ -11,7 +11,7 @@
 // The order of draws decides what is drawn, so that no two of them may stand in the arguments of one function: the language
 // orders lists in braces only.
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 namespace {
 
 using std::string;
@@ -966,4 +966,4 @@ Dataset builtin_acceptability(Split split) {
   return out;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

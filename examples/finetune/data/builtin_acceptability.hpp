@@ -6,7 +6,7 @@
 
 #include "data/glue.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// A sentence of the built-in set with the phenomenon that it tests.
 struct AcceptabilitySentence {
@@ -24,4 +24,4 @@ std::vector<AcceptabilitySentence> builtin_acceptability_sentences(Split split);
 /// had.
 Dataset builtin_acceptability(Split split);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

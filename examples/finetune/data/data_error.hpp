@@ -2,7 +2,7 @@
 
 #include <stdexcept>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// What the readers of data throw. The text starts with `file:line:` where a line is at fault.
 class DataError : public std::runtime_error {
@@ -10,4 +10,4 @@ class DataError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -6,7 +6,7 @@
 
 #include "data/builtin_acceptability.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 DataSource find_data(const Task& task, const std::filesystem::path& option, Split needed) {
   if (task.layouts.empty()) return {fmt::format("the built-in set '{}'", task.name), "builtin", {}};
@@ -40,4 +40,4 @@ Dataset load_data(const Task& task, const DataSource& source, Split split) {
   return load_split(task, source.folder, split);
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -6,7 +6,7 @@
 
 #include "data/glue.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Name of the environment variable that holds the folder of the GLUE data.
 inline constexpr const char* data_variable = "SPARSEGRAD_GLUE_DIR";
@@ -23,4 +23,4 @@ DataSource find_data(const Task& task, const std::filesystem::path& option, Spli
 
 Dataset load_data(const Task& task, const DataSource& source, Split split);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

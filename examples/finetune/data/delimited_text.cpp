@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 namespace {
 
 constexpr std::size_t none = std::string_view::npos;
@@ -144,4 +144,4 @@ void DelimitedText::fail(std::string_view what) const {
   throw DataError(place() + ": " + std::string(what));
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -9,7 +9,7 @@
 
 #include "data/data_error.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// How fields are told apart. Without quoting, as in GLUE's files, a `"` is a character like others. With it, as CSV
 /// writers do it (RFC 4180), a field in quotes may hold separators and line ends, and `""` is a quote.
@@ -55,4 +55,4 @@ class DelimitedText {
   std::size_t next_line_ = 1;
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -4,7 +4,7 @@
 
 #include <fmt/format.h>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 std::string_view to_string(Padding padding) {
   return padding == Padding::unpadded ? "unpadded" : "max_length";
@@ -65,4 +65,4 @@ void EncodedDataset::add_to(Batch& batch, index_t i, Padding padding) const {
             padding == Padding::max_length ? max_length_ : 0, pad_id_);
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

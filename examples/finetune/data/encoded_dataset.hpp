@@ -11,7 +11,7 @@
 #include "models/layers/batch.hpp"
 #include "tokenizers/tokenizer.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// A vocabulary that fits leaves next to nothing unknown: bert-base-uncased's nothing of CoLA, SST-2, MRPC
 /// and STS-B.
@@ -81,4 +81,4 @@ class EncodedDataset {
   std::vector<float> labels_;
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -1,6 +1,6 @@
 #include "data/file_layout.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 std::vector<FileLayout> common_layouts(const std::string& suffix, std::string_view no_label) {
   std::vector<FileLayout> out;
@@ -16,4 +16,4 @@ std::vector<FileLayout> common_layouts(const std::string& suffix, std::string_vi
   return out;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

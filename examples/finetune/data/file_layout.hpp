@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// The names by which a task's files call their columns; the first of each list is GLUE's. Compared without case,
 /// blanks, '-', '_' and '.'. A file has one of each list, in any order, among others.
@@ -51,4 +51,4 @@ struct FileLayout {
 /// test, each with `suffix` behind dev and test ("_matched"), as TSV, CSV and JSON lines.
 std::vector<FileLayout> common_layouts(const std::string& suffix = "", std::string_view no_label = {});
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

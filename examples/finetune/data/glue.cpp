@@ -13,7 +13,7 @@
 #include "data/records.hpp"
 #include "data/text_file.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 namespace {
 
 namespace fs = std::filesystem;
@@ -509,4 +509,4 @@ Dataset load_split(const Task& task, const fs::path& data_dir, Split split) {
   return out;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -10,7 +10,7 @@
 #include "data/data_error.hpp"
 #include "data/file_layout.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 enum class Split { train, dev, test };
 std::string_view to_string(Split split);
@@ -83,4 +83,4 @@ std::vector<std::filesystem::path> find_task_files(const Task& task, const std::
 std::optional<std::filesystem::path> find_task_folder(const Task& task, const std::filesystem::path& data_dir,
                                                       Split split);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -9,7 +9,7 @@
 
 #include "data/records.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 namespace {
 
 /// The keys of a value while it is parsed. The outermost object's have depth 1.
@@ -289,4 +289,4 @@ std::unique_ptr<RecordReader> open_json(const std::filesystem::path& file, std::
   return std::make_unique<JsonRecords>(file, std::move(text), format);
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

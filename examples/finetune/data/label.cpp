@@ -10,7 +10,7 @@
 #include "data/records.hpp"
 #include "data/text_file.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 namespace {
 
 bool is_boolean(const std::string& plain) {
@@ -55,4 +55,4 @@ std::string label_error(const Task& task, std::string_view text) {
   return out;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -6,7 +6,7 @@
 
 #include "data/glue.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// A label as files write it: the name of one of the task's classes in any case (Task::label_names or class_names), a
 /// class's number, or a score in range. Of two classes that files write as 0 and 1, also "false" and "true".
@@ -17,4 +17,4 @@ std::optional<float> parse_label(const Task& task, std::string_view text);
 /// What to say of a text that is no label.
 std::string label_error(const Task& task, std::string_view text);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -6,7 +6,7 @@
 
 #include "data/text_file.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 namespace {
 
 /// The only column that goes by one of the names; -1 when there is none.
@@ -83,4 +83,4 @@ std::unique_ptr<RecordReader> open_records(const std::filesystem::path& file, co
   return (json ? open_json : open_table)(file, read_text(file), format);
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

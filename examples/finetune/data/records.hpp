@@ -13,7 +13,7 @@
 #include "data/data_error.hpp"
 #include "data/file_layout.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// A row: two sentences, or one, with the label and the index as they are written.
 struct Record {
@@ -76,4 +76,4 @@ std::string expected_columns(const RecordFormat& format);
 /// Names as messages list them: in quotes, long ones cut.
 std::string in_quotes(const std::vector<std::string>& names);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

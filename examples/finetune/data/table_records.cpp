@@ -7,7 +7,7 @@
 #include "data/records.hpp"
 #include "data/text_file.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 namespace {
 
 class TableRecords final : public RecordReader {
@@ -135,4 +135,4 @@ std::unique_ptr<RecordReader> open_table(const std::filesystem::path& file, std:
   return std::make_unique<TableRecords>(file, std::move(text), format);
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -7,7 +7,7 @@
 
 #include "tokenizers/utf8.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 namespace {
 
 /// What a file is by its first bytes, where that is no UTF-8, with the cure.
@@ -76,4 +76,4 @@ std::string plain_name(std::string_view name) {
   return out;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -6,7 +6,7 @@
 
 #include "data/data_error.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// A file's text, which is UTF-8, without its byte order mark and without the line ends at its end. Lines end with LF or
 /// CR LF; where there is no LF at all, CR is made LF. Throws DataError where the file cannot be read, is empty, is UTF-16
@@ -21,4 +21,4 @@ inline constexpr std::string_view parquet_to_json_lines =
 /// A name as it is compared: lower case, without '-', '_', '.' and blanks, which people put or leave out.
 std::string plain_name(std::string_view name);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -11,7 +11,7 @@
 #include <sparsegrad/backend/cpu_report.hpp>
 #include <sparsegrad/backend/fastest_of.hpp>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Products of oneDNN where the program was built with it, of the BLAS or of Eigen. A context measures nothing by itself:
 /// which products a run takes is decided once, for all its contexts (training/products.hpp).
@@ -34,4 +34,4 @@ struct HostBackend : HostProducts {
   };
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

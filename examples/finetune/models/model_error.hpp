@@ -2,7 +2,7 @@
 
 #include <stdexcept>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// What models and their files throw: the text names the file and the field or tensor.
 class ModelError : public std::runtime_error {
@@ -10,4 +10,4 @@ class ModelError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -20,7 +20,7 @@
 #include "training/output/console.hpp"
 #include "training/products.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace {
 
@@ -644,4 +644,4 @@ int run_program(int argc, char** argv) {
   return status == 0 ? 1 : status;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

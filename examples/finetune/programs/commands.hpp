@@ -6,7 +6,7 @@
 
 #include "training/options.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Each returns the program's exit status; errors are exceptions.
 int run_train(const TrainOptions& options);
@@ -37,4 +37,4 @@ int run_inspect(const InspectCommand& command);
 /// Reads the command line and runs what it says; reports errors on stderr.
 int run_program(int argc, char** argv);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -3,9 +3,9 @@
 #include "programs/train_command_impl.hpp"
 #include "training/session_impl.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 template int run_train_on<bfloat16, HostBackend>(const TrainOptions&, const std::string&);
 template int run_evaluate_on<bfloat16, HostBackend>(const EvaluateCommand&);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

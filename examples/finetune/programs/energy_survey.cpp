@@ -6,7 +6,7 @@
 
 #include <fmt/format.h>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace {
 
@@ -263,4 +263,4 @@ nlohmann::json to_json(const Survey& survey) {
   return json;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -10,7 +10,7 @@
 
 #include "training/trainer.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 struct SurveyOptions {
   index_t fit_steps = 11;  ///< steps whose gradients the bases are fitted to
@@ -58,4 +58,4 @@ Survey survey_energy(GlueContext& ctx, Model& model, Trainer& trainer, const Sur
 std::string table_text(const Survey& survey);
 nlohmann::json to_json(const Survey& survey);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

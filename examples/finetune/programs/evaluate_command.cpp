@@ -3,7 +3,7 @@
 #include "checkpoints/model_folder.hpp"
 #include "training/products.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace {
 
@@ -68,4 +68,4 @@ int run_evaluate(const EvaluateCommand& command) {
                                                      : run_evaluate_on<float, HostBackend>(chosen);
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

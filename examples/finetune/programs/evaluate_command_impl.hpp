@@ -14,7 +14,7 @@
 #include "training/output/progress_bar.hpp"
 #include "training/session.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace detail {
 
@@ -99,4 +99,4 @@ int run_evaluate_on(const EvaluateCommand& command) {
   return 0;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

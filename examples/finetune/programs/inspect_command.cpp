@@ -15,7 +15,7 @@
 #include "training/run_device.hpp"
 #include "training/session.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace {
 
@@ -116,4 +116,4 @@ int run_inspect(const InspectCommand& command) {
   return 0;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -2,7 +2,7 @@
 
 #include <csignal>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace {
 
@@ -34,4 +34,4 @@ bool InterruptGuard::requested() {
   return interrupt_requested != 0;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

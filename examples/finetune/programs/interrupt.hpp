@@ -1,7 +1,7 @@
 // Ctrl-C, being asked to end, and a terminal that is closed.
 #pragma once
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// While one lives, the first SIGINT, SIGTERM or SIGHUP only sets a flag, so that a run can finish its step and save; a
 /// second one ends the process as usual. A SIGHUP that is ignored (nohup) stays so.
@@ -21,4 +21,4 @@ class InterruptGuard {
 /// Exit status of a program that was interrupted.
 inline constexpr int interrupted_status = 130;
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -1,5 +1,5 @@
 #include "programs/commands.hpp"
 
 int main(int argc, char** argv) {
-  return sparsegrad::glue::run_program(argc, argv);
+  return sparsegrad::finetune::run_program(argc, argv);
 }

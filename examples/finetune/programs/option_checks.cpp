@@ -9,7 +9,7 @@
 
 #include <fmt/format.h>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace {
 
@@ -101,4 +101,4 @@ void check_share(CLI::Option& option) {
   });
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -5,7 +5,7 @@
 
 #include <CLI/CLI.hpp>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// What is wrong where an option's value is empty (`--data ''`; of `--data=` the parser would take the next word); ""
 /// where none is.
@@ -21,4 +21,4 @@ void check_int(CLI::Option& option);
 /// Refuses what is not a share above 0 and at most 1.
 void check_share(CLI::Option& option);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

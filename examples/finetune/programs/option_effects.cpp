@@ -7,7 +7,7 @@
 #include <fmt/format.h>
 #include <sparsegrad/io/side_recipe_text.hpp>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace {
 
@@ -114,4 +114,4 @@ void check_ranks(const std::set<std::string>& given, const SideOptions& sides, c
   check("--in-side", sides.in, larger, "the largest side of its matrices");
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

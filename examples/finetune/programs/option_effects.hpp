@@ -9,7 +9,7 @@
 #include "models/encoder/model_config.hpp"
 #include "programs/commands.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// A row of a command's table: options that have an effect only where others do.
 struct OptionEffect {
@@ -33,4 +33,4 @@ std::vector<std::string> check_effects(const std::set<std::string>& given,
 /// Throws ValueError where a side of `given` has a rank above the extent of that side, of which all would be taken.
 void check_ranks(const std::set<std::string>& given, const SideOptions& sides, const ModelConfig& model);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

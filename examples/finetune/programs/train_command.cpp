@@ -2,7 +2,7 @@
 #include "training/output/output_folder.hpp"
 #include "training/products.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 // In cpu_bfloat16.cpp.
 extern template int run_train_on<bfloat16, HostBackend>(const TrainOptions&, const std::string&);
@@ -19,4 +19,4 @@ int run_train(const TrainOptions& options) {
                                               : run_train_on<float, HostBackend>(chosen, products.text);
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -17,7 +17,7 @@
 #include "training/run_device.hpp"
 #include "training/session.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 template <class T, class Backend>
 int run_train_on(const TrainOptions& options, const std::string& products) {
@@ -187,4 +187,4 @@ int run_train_on(const TrainOptions& options, const std::string& products) {
   return 0;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -8,7 +8,7 @@
 
 #include "training/session.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// The share of each data set, as " train 0.10 %, dev 0.00 %".
 template <class Session>
@@ -27,4 +27,4 @@ void warn_of_unknown(const Session& session) {
       fmt::print(stderr, "warning: {}\n", text);
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

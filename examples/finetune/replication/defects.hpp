@@ -1,6 +1,6 @@
 #pragma once
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// What the reference's code does differently from the method, each to be switched on for itself, so that its runs can be
 /// replicated. (SparseOptions::keep_phase1 is one more.)
@@ -13,4 +13,4 @@ struct ReferenceDefects {
   bool any() const { return transposed_basis || rotated_bias || frozen_layer_norm || signed_selection; }
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -7,7 +7,7 @@
 #include <fmt/format.h>
 #include <sparsegrad/core/error.hpp>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 std::span<const Preset> all_presets() {
   static const std::vector<Preset> presets{
@@ -203,4 +203,4 @@ const Preset& find_preset(std::string_view name) {
   throw ValueError(fmt::format("--preset is '{}', expected one of: {}, none", name, known));
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

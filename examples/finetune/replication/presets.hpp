@@ -10,7 +10,7 @@
 #include "models/encoder/model_config.hpp"
 #include "training/options.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 struct Preset {
   std::string_view name;
@@ -48,4 +48,4 @@ PaperRate paper_rate(const ModelConfig& config, std::string_view task, RunType t
 /// The rank of the paper's LoRA adapters: 7 for models of the base size, 10 from a width of 1024 on.
 index_t paper_lora_rank(const ModelConfig& config);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -13,7 +13,7 @@
 
 #include "models/encoder/encoder_model.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Selector: every entry whose absolute value reaches the k-th largest signed value. That keeps about 2 k of entries as
 /// often negative as positive, and all of them when fewer than k are positive; here the largest, should they be more than
@@ -65,4 +65,4 @@ void rotate_bias_gradients(typename Backend::Context& ctx, EncoderModel<T, Backe
   }
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -9,7 +9,7 @@
 TEST_CASE_TEMPLATE("training and evaluation steps allocate nothing after reserve", T, float,
                    sparsegrad::bfloat16) {
   using namespace sparsegrad;
-  using namespace sparsegrad::glue;
+  using namespace sparsegrad::finetune;
   using Blas = HostBackend;
   for (const bool mlp : {true, false}) {
     CAPTURE(mlp);
@@ -25,7 +25,7 @@ TEST_CASE_TEMPLATE("training and evaluation steps allocate nothing after reserve
     EncoderModel<T, Blas> model(ctx, config, {.mlp = {.matrices = mlp}, .dense = {}});
     model.initialize(1);
     model.reserve(ctx, 400, 16, 40);
-    AdamW<T, Blas> adam(ctx, glue::test::dense_segments<T, Blas>(ctx, model, 0.01));
+    AdamW<T, Blas> adam(ctx, finetune::test::dense_segments<T, Blas>(ctx, model, 0.01));
     Batch batch;
     batch.reserve(400, 16);
     const std::vector<std::int32_t> ids(40, 7);

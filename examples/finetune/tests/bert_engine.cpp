@@ -16,8 +16,8 @@
 namespace {
 
 using namespace sparsegrad;
-using namespace sparsegrad::glue;
-using namespace sparsegrad::glue::test;
+using namespace sparsegrad::finetune;
+using namespace sparsegrad::finetune::test;
 using Blas = HostBackend;
 using nlohmann::json;
 

@@ -13,8 +13,8 @@
 namespace {
 
 using namespace sparsegrad;
-using namespace sparsegrad::glue;
-using namespace sparsegrad::glue::test;
+using namespace sparsegrad::finetune;
+using namespace sparsegrad::finetune::test;
 using Blas = HostBackend;
 using Model = EncoderModel<float, Blas>;
 using nlohmann::json;

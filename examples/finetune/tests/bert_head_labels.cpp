@@ -8,8 +8,8 @@
 #include "program.hpp"
 
 using namespace sparsegrad;
-using namespace sparsegrad::glue;
-using namespace sparsegrad::glue::test;
+using namespace sparsegrad::finetune;
+using namespace sparsegrad::finetune::test;
 using nlohmann::json;
 
 namespace {

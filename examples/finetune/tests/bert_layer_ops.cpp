@@ -11,7 +11,7 @@
 #include "models/layers/host/layer_ops.hpp"
 #include "models/layers/random.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace {
 
@@ -372,4 +372,4 @@ SPARSEGRAD_TEST_NARROW("layer operations in 16 bits: AdamW rounds its float weig
 
 }  // namespace
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -12,7 +12,7 @@
 #include "models/encoder/encoder_model.hpp"
 #include "training/optimizer/adamw.hpp"
 
-namespace sparsegrad::glue::test {
+namespace sparsegrad::finetune::test {
 
 /// What AdamW trains: every dense gradient, and the MLP layers' cores (once `core` was called on all of them).
 template <class T, class Backend>
@@ -52,4 +52,4 @@ MatrixView<compute_t<T>> gradient_of(typename Backend::Context& ctx, EncoderMode
   return model.parameters().at(name).gradient;
 }
 
-}  // namespace sparsegrad::glue::test
+}  // namespace sparsegrad::finetune::test

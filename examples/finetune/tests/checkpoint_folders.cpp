@@ -9,8 +9,8 @@
 #include "files.hpp"
 
 using namespace sparsegrad;
-using namespace sparsegrad::glue;
-using namespace sparsegrad::glue::test;
+using namespace sparsegrad::finetune;
+using namespace sparsegrad::finetune::test;
 
 namespace fs = std::filesystem;
 using nlohmann::json;

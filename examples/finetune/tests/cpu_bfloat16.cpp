@@ -4,7 +4,7 @@
 
 #include "training/run_device.hpp"
 
-using DeviceBackend = sparsegrad::glue::HostBackend;
+using DeviceBackend = sparsegrad::finetune::HostBackend;
 
 #define SPARSEGRAD_TEST_NARROW_TYPES bfloat16
 #include "support/narrow_engine.hpp"

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-using namespace sparsegrad::glue;
+using namespace sparsegrad::finetune;
 
 namespace {
 

@@ -10,8 +10,8 @@
 #include "data/glue.hpp"
 #include "files.hpp"
 
-using namespace sparsegrad::glue;
-using namespace sparsegrad::glue::test;
+using namespace sparsegrad::finetune;
+using namespace sparsegrad::finetune::test;
 namespace fs = std::filesystem;
 using namespace std::string_literals;
 

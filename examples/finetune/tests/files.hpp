@@ -11,7 +11,7 @@
 #include <string>
 #include <string_view>
 
-namespace sparsegrad::glue::test {
+namespace sparsegrad::finetune::test {
 
 /// An empty folder of the test's own.
 inline std::filesystem::path fresh_folder(std::string_view name) {
@@ -55,4 +55,4 @@ inline void check_says(const std::string& error, std::string_view part) {
                 "\"" << error << "\" does not say \"" << std::string(part) << "\"");
 }
 
-}  // namespace sparsegrad::glue::test
+}  // namespace sparsegrad::finetune::test

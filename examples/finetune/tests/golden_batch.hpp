@@ -8,7 +8,7 @@
 
 #include "models/layers/batch.hpp"
 
-namespace sparsegrad::glue::test {
+namespace sparsegrad::finetune::test {
 
 inline std::filesystem::path golden_folder() {
   return std::filesystem::path(SPARSEGRAD_TEST_DIR) / "golden" / "bert_tiny";
@@ -23,4 +23,4 @@ inline Batch batch_of(const nlohmann::json& rows, index_t pad_to = 0) {
   return batch;
 }
 
-}  // namespace sparsegrad::glue::test
+}  // namespace sparsegrad::finetune::test

@@ -5,8 +5,8 @@
 #include "programs/option_effects.hpp"
 
 using namespace sparsegrad;
-using namespace sparsegrad::glue;
-using namespace sparsegrad::glue::test;
+using namespace sparsegrad::finetune;
+using namespace sparsegrad::finetune::test;
 
 namespace {
 

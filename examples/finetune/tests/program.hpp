@@ -13,7 +13,7 @@
 #include "files.hpp"
 #include "support/tiny_bert.hpp"
 
-namespace sparsegrad::glue::test {
+namespace sparsegrad::finetune::test {
 
 inline std::filesystem::path program() {
   const std::filesystem::path path =
@@ -142,4 +142,4 @@ inline std::string train_words(const std::filesystem::path& output, const std::s
          " --threads 1 --products blas --max-length 32 --train-limit 256 --dev-limit 64 " + more;
 }
 
-}  // namespace sparsegrad::glue::test
+}  // namespace sparsegrad::finetune::test

@@ -6,7 +6,7 @@
 #include "program.hpp"
 
 using namespace sparsegrad;
-using namespace sparsegrad::glue::test;
+using namespace sparsegrad::finetune::test;
 
 namespace {
 

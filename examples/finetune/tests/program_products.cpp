@@ -2,7 +2,7 @@
 #include "run_result.hpp"
 
 using namespace sparsegrad;
-using namespace sparsegrad::glue::test;
+using namespace sparsegrad::finetune::test;
 
 namespace {
 

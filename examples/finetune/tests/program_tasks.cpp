@@ -8,7 +8,7 @@
 #include "program.hpp"
 
 using namespace sparsegrad;
-using namespace sparsegrad::glue::test;
+using namespace sparsegrad::finetune::test;
 using namespace std::string_literals;
 
 namespace {

@@ -7,7 +7,7 @@
 #include "program.hpp"
 #include "support/event_files.hpp"
 
-namespace sparsegrad::glue::test {
+namespace sparsegrad::finetune::test {
 
 /// Weights, losses and evaluations, and the names of the files beside them.
 struct Result {
@@ -54,4 +54,4 @@ inline void check_same(const Result& found, const Result& wanted) {
   CHECK(found.files == wanted.files);
 }
 
-}  // namespace sparsegrad::glue::test
+}  // namespace sparsegrad::finetune::test

@@ -19,8 +19,8 @@
 #include "tokenizers/unicode.hpp"
 #include "tokenizers/utf8.hpp"
 
-using namespace sparsegrad::glue;
-using namespace sparsegrad::glue::test;
+using namespace sparsegrad::finetune;
+using namespace sparsegrad::finetune::test;
 using Ids = std::vector<std::int32_t>;
 using Json = nlohmann::json;
 using Merges = ByteBpeTokenizer::Merges;

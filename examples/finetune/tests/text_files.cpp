@@ -9,8 +9,8 @@
 #include "tokenizers/tokenizer.hpp"
 #include "tokenizers/wordpiece.hpp"
 
-using namespace sparsegrad::glue;
-using namespace sparsegrad::glue::test;
+using namespace sparsegrad::finetune;
+using namespace sparsegrad::finetune::test;
 using Json = nlohmann::json;
 
 namespace {

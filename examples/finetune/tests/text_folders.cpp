@@ -17,8 +17,8 @@
 #include "tokenizers/wordpiece.hpp"
 #include "training/model_tokenizer.hpp"
 
-using namespace sparsegrad::glue;
-using namespace sparsegrad::glue::test;
+using namespace sparsegrad::finetune;
+using namespace sparsegrad::finetune::test;
 using sparsegrad::index_t;
 using Ids = std::vector<std::int32_t>;
 using Json = nlohmann::json;

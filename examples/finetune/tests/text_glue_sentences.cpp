@@ -16,8 +16,8 @@
 #include "tokenizers/byte_bpe.hpp"
 #include "tokenizers/wordpiece.hpp"
 
-using namespace sparsegrad::glue;
-using sparsegrad::glue::test::read_golden;
+using namespace sparsegrad::finetune;
+using sparsegrad::finetune::test::read_golden;
 
 namespace {
 

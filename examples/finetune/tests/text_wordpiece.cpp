@@ -13,10 +13,10 @@
 #include "files.hpp"
 #include "tokenizers/utf8.hpp"
 
-using namespace sparsegrad::glue;
-using sparsegrad::glue::test::check_says;
-using sparsegrad::glue::test::error_of;
-using sparsegrad::glue::test::read_golden;
+using namespace sparsegrad::finetune;
+using sparsegrad::finetune::test::check_says;
+using sparsegrad::finetune::test::error_of;
+using sparsegrad::finetune::test::read_golden;
 using Ids = std::vector<std::int32_t>;
 using Json = nlohmann::json;
 

@@ -14,7 +14,7 @@ using DeviceBackend = sparsegrad::test::Fenced<sparsegrad::backend::ThrustHost>;
 #include "support/device_engine.hpp"
 #include "training/optimizer/adamw_impl.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 extern template class ParameterSet<double, HostBackend>;
 extern template class EncoderModel<double, HostBackend>;
@@ -185,4 +185,4 @@ TEST_CASE("rows of a table: every token in one piece, pieces of a group together
 }
 
 }  // namespace test
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

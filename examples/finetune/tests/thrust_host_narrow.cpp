@@ -14,7 +14,7 @@ using DeviceBackend = sparsegrad::test::Fenced<sparsegrad::backend::ThrustHost>;
 #include "training/trainer_impl.hpp"
 #include "training/trainer_state_impl.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 extern template class ParameterSet<float, HostBackend>;
 extern template class EncoderModel<float, HostBackend>;
@@ -29,6 +29,6 @@ template class EncoderModel<float16, DeviceBackend>;
 template class AdamW<float16, DeviceBackend>;
 template class BasicTrainer<float16, DeviceBackend>;
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune
 
 #include "support/device_narrow_engine.hpp"

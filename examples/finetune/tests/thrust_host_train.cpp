@@ -13,7 +13,7 @@ using DeviceBackend = sparsegrad::test::Fenced<sparsegrad::backend::ThrustHost>;
 #include "training/trainer_impl.hpp"
 #include "training/trainer_state_impl.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 extern template class ParameterSet<float, HostBackend>;
 extern template class EncoderModel<float, HostBackend>;
@@ -24,6 +24,6 @@ template class EncoderModel<float, DeviceBackend>;
 template class AdamW<float, DeviceBackend>;
 template class BasicTrainer<float, DeviceBackend>;
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune
 
 #include "support/device_train.hpp"

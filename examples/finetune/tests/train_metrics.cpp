@@ -9,8 +9,8 @@
 
 #include "files.hpp"
 
-using namespace sparsegrad::glue;
-using namespace sparsegrad::glue::test;
+using namespace sparsegrad::finetune;
+using namespace sparsegrad::finetune::test;
 using Values = std::vector<float>;
 
 TEST_CASE("two classes") {

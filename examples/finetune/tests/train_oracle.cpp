@@ -15,8 +15,8 @@
 #include "training/trainer.hpp"
 
 using namespace sparsegrad;
-using namespace sparsegrad::glue;
-using namespace sparsegrad::glue::test;
+using namespace sparsegrad::finetune;
+using namespace sparsegrad::finetune::test;
 
 namespace {
 

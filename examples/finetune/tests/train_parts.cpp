@@ -22,8 +22,8 @@
 #include "training/sampler.hpp"
 
 using namespace sparsegrad;
-using namespace sparsegrad::glue;
-using namespace sparsegrad::glue::test;
+using namespace sparsegrad::finetune;
+using namespace sparsegrad::finetune::test;
 
 namespace {
 
@@ -275,8 +275,8 @@ TEST_CASE("events are TFRecords with the checksums of RFC 3720") {
 TEST_CASE(
     "a later event file takes the place of earlier ones from its first step on, whatever the clock says") {
   const auto folder = fresh_folder("later_events");
-  glue::test::write_file(folder / "events.out.tfevents.4000000000.sparsegrad", "");  // of the year 2096
-  glue::test::write_file(folder / "events.out.tfevents.99999999999999999999.x", "");
+  finetune::test::write_file(folder / "events.out.tfevents.4000000000.sparsegrad", "");  // of the year 2096
+  finetune::test::write_file(folder / "events.out.tfevents.99999999999999999999.x", "");
   EventFile first(folder);
   CHECK(first.path().filename() == "events.out.tfevents.4000000001.sparsegrad");
   for (const int step : {1, 2, 3, 4})
@@ -328,22 +328,22 @@ TEST_CASE("a run that goes on shows each step once, and the evaluation that it m
 
 TEST_CASE("files are whole or not there, and a full disk is told") {
   const auto folder = fresh_folder("files");
-  sparsegrad::glue::write_file(folder / "a.txt", "one");
-  sparsegrad::glue::write_file(folder / "a.txt", "two");
+  sparsegrad::finetune::write_file(folder / "a.txt", "one");
+  sparsegrad::finetune::write_file(folder / "a.txt", "two");
   std::ifstream in(folder / "a.txt");
   std::string text;
   in >> text;
   CHECK(text == "two");
   CHECK(std::distance(std::filesystem::directory_iterator(folder), {}) == 1);  // nothing is left beside it
-  check_says(error_of([] { sparsegrad::glue::write_file("/dev/full", "x"); }), "No space left on device");
-  check_says(error_of([&] { sparsegrad::glue::write_file(folder / "none" / "a", "x"); }),
+  check_says(error_of([] { sparsegrad::finetune::write_file("/dev/full", "x"); }), "No space left on device");
+  check_says(error_of([&] { sparsegrad::finetune::write_file(folder / "none" / "a", "x"); }),
              "No such file or directory");
   check_says(error_of([&] { make_folder(folder / "a.txt" / "b"); }), "cannot make this folder");
 }
 
 TEST_CASE("an output folder is one process's, and knows whose files are whose") {
   const auto folder = fresh_folder("output");
-  glue::test::write_file(folder / "model" / "config.json", "not a run's");
+  finetune::test::write_file(folder / "model" / "config.json", "not a run's");
   {
     OutputFolder output(folder);
     check_says(error_of([&] { OutputFolder second(folder); }), "another process is running in this folder");
@@ -352,15 +352,15 @@ TEST_CASE("an output folder is one process's, and knows whose files are whose") 
     check_says(error_of([&] { output.require_not_written(folder / "model"); }), "--model is");
     output.require_not_written(folder / "elsewhere");
   }
-  glue::test::write_file(folder / "run.json", R"({"format": "another program's"})");
+  finetune::test::write_file(folder / "run.json", R"({"format": "another program's"})");
   OutputFolder output(folder);  // the lock went with the object
   output.clear();
   CHECK(std::filesystem::exists(folder / "model" / "config.json"));
-  glue::test::write_file(folder / "run.json", R"({"format": "sparsegrad-glue run 1"})");
+  finetune::test::write_file(folder / "run.json", R"({"format": "sparsegrad-glue run 1"})");
   for (const char* state : {"state.safetensors", "state.safetensors.previous", "state.safetensors.torn"})
-    glue::test::write_file(output.checkpoint() / state, "x");
+    finetune::test::write_file(output.checkpoint() / state, "x");
   for (const char* of_interrupt : {"model.safetensors", "config.json", "vocab.txt"})
-    glue::test::write_file(output.checkpoint() / of_interrupt, "x");
+    finetune::test::write_file(output.checkpoint() / of_interrupt, "x");
   CHECK(output.has_state());
   output.remove_checkpoint();
   CHECK_FALSE(output.has_state());

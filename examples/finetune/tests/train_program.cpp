@@ -9,7 +9,7 @@
 #include "program.hpp"
 
 using namespace sparsegrad;
-using namespace sparsegrad::glue::test;
+using namespace sparsegrad::finetune::test;
 
 namespace {
 
@@ -425,7 +425,7 @@ TEST_CASE("an interrupt leaves a log and a checkpoint that can be evaluated") {
 }
 
 TEST_CASE("the parts of memory add up to the process's peak") {
-  glue::test::TinyBert extents;
+  finetune::test::TinyBert extents;
   extents.layers = 4;
   extents.hidden = 256;
   extents.intermediate = 1024;
@@ -542,7 +542,7 @@ TEST_CASE("LoRA's rank under the paper's preset goes by the model's width") {
   };
   CHECK(rank_of("") == 7);
   CHECK(rank_of("--lora-rank 3") == 3);
-  glue::test::TinyBert wide;
+  finetune::test::TinyBert wide;
   wide.layers = 1;
   wide.hidden = 1024;
   wide.intermediate = 16;
@@ -552,7 +552,7 @@ TEST_CASE("LoRA's rank under the paper's preset goes by the model's width") {
 
 TEST_CASE("memory is refused before it is taken, with what is needed") {
   const fs::path output = fresh_folder("refused");
-  glue::test::TinyBert extents;
+  finetune::test::TinyBert extents;
   extents.layers = 8;
   extents.hidden = 512;
   extents.intermediate = 2048;

@@ -14,15 +14,15 @@
 #include "training/output/output_file.hpp"
 #include "training/output/train_output.hpp"
 
-namespace sparsegrad::glue::detail {
+namespace sparsegrad::finetune::detail {
 nlohmann::json records_json(const TrainReport& report);
 void read_records(const nlohmann::json& j, TrainReport& report);
 nlohmann::json parse_state(const std::string& text);
-}  // namespace sparsegrad::glue::detail
+}  // namespace sparsegrad::finetune::detail
 
 using nlohmann::json;
 using namespace sparsegrad;
-using namespace sparsegrad::glue;
+using namespace sparsegrad::finetune;
 
 namespace {
 
@@ -35,7 +35,7 @@ json records() {
   evaluation.metrics.push_back({"accuracy", 0.5, true});
   report.evaluations.push_back(evaluation);
   report.best = 0;
-  return glue::detail::records_json(report);
+  return finetune::detail::records_json(report);
 }
 
 /// The text of the IoError with which the records are refused once `at` is `value`.
@@ -44,7 +44,7 @@ std::string refusal(const char* at, const json& value) {
   changed.at(json::json_pointer(at)) = value;
   TrainReport report;
   try {
-    glue::detail::read_records(changed, report);
+    finetune::detail::read_records(changed, report);
   } catch (const IoError& error) {
     return error.what();
   }
@@ -85,7 +85,7 @@ TEST_CASE("records of a state: a loss that is not finite is null in the file and
   report.evaluations.emplace_back().metrics.push_back({"pearson", std::nan(""), false});
   report.phase1.losses = {std::nan("")};
   TrainReport again;
-  glue::detail::read_records(json::parse(glue::detail::records_json(report).dump()), again);
+  finetune::detail::read_records(json::parse(finetune::detail::records_json(report).dump()), again);
   CHECK(is_nan(again.steps.at(0).loss));
   CHECK(is_nan(again.evaluations.at(0).metrics.at(0).value));
   CHECK(is_nan(again.phase1.losses.at(0)));
@@ -114,6 +114,6 @@ TEST_CASE("JSON that nests deep is refused where it is read: printing it would o
   CHECK_THROWS_AS(read_encoder_config(folder / "config.json"), ModelError);
   write_file(folder / "tokenizer.json", R"({"model": {"type": "WordPiece", "vocab": {"a": )" + deep + "}}}");
   CHECK_THROWS_AS(load_tokenizer(folder), TokenizerError);
-  CHECK_THROWS_AS(glue::detail::parse_state(deep), IoError);
-  CHECK(glue::detail::parse_state("[[1]]") == json::parse("[[1]]"));
+  CHECK_THROWS_AS(finetune::detail::parse_state(deep), IoError);
+  CHECK(finetune::detail::parse_state("[[1]]") == json::parse("[[1]]"));
 }

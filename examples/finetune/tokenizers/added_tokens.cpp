@@ -6,7 +6,7 @@
 #include "tokenizers/unicode.hpp"
 #include "tokenizers/utf8.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 namespace {
 
 // Characters of well-formed UTF-8, for the flags of added tokens.
@@ -101,4 +101,4 @@ const AddedTokenMatcher::Entry* AddedTokenMatcher::find_at(std::string_view text
   return nullptr;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

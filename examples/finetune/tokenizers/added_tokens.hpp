@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// A token found in the raw or the normalised text before anything is split: the special tokens and those
 /// that users add.
@@ -48,4 +48,4 @@ class AddedTokenMatcher {
   bool empty_ = true;
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

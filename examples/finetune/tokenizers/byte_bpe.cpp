@@ -13,7 +13,7 @@
 #include "tokenizers/unicode.hpp"
 #include "tokenizers/utf8.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 using namespace tokenizer_files;
 namespace {
 
@@ -534,4 +534,4 @@ const std::string& ByteBpeTokenizer::token_of(std::int32_t id) const {
   return impl_->table.token_of(id);
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -13,7 +13,7 @@
 #include "tokenizers/added_tokens.hpp"
 #include "tokenizers/tokenizer.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Named as in tokenizer_config.json. The defaults are those of roberta-base.
 struct ByteBpeOptions {
@@ -87,4 +87,4 @@ class ByteBpeTokenizer final : public Tokenizer {
 /// Throws TokenizerError with the byte position when `text` is not UTF-8.
 std::vector<std::string_view> split_words(std::string_view text);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

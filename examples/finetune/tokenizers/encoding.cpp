@@ -7,7 +7,7 @@
 
 #include "tokenizers/utf8.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 Encoding encode_in_frame(const Tokenizer& tokenizer, const Frame& frame, std::string_view a,
                          std::optional<std::string_view> b, std::size_t max_length) {
@@ -46,4 +46,4 @@ void require_utf8(std::string_view text) {
   }
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

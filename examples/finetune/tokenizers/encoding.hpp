@@ -7,7 +7,7 @@
 
 #include "tokenizers/tokenizer.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// What a model wants around its sentences: first A last, or first A last [last ..] B last.
 struct Frame {
@@ -24,4 +24,4 @@ Encoding encode_in_frame(const Tokenizer& tokenizer, const Frame& frame, std::st
 /// Throws TokenizerError with the byte position when `text` is not UTF-8.
 void require_utf8(std::string_view text);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -9,7 +9,7 @@
 
 #include "tokenizers/utf8.hpp"
 
-namespace sparsegrad::glue::tokenizer_files {
+namespace sparsegrad::finetune::tokenizer_files {
 namespace {
 
 constexpr const char* config_name = "tokenizer_config.json";
@@ -471,4 +471,4 @@ void check_sides(const Json& tokenizer_json, const Json& config, const Path& dir
   }
 }
 
-}  // namespace sparsegrad::glue::tokenizer_files
+}  // namespace sparsegrad::finetune::tokenizer_files

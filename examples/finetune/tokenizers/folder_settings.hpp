@@ -15,7 +15,7 @@
 
 // What the files beside a vocabulary say. Everything throws TokenizerError that begins with the file's name.
 
-namespace sparsegrad::glue::tokenizer_files {
+namespace sparsegrad::finetune::tokenizer_files {
 
 /// What a kind of tokenizer is called in errors, and the classes of transformers that are of it.
 struct TokenizerKind {
@@ -110,4 +110,4 @@ void settle(T& value, const Json& config, const char* key, const char* json_key,
   }
 }
 
-}  // namespace sparsegrad::glue::tokenizer_files
+}  // namespace sparsegrad::finetune::tokenizer_files

@@ -5,7 +5,7 @@
 #include "tokenizers/tokenizer.hpp"
 #include "tokenizers/utf8.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 std::string in_quotes(std::string_view text) {
   return "\"" + std::string(text) + "\"";
@@ -80,4 +80,4 @@ std::optional<std::int32_t> TokenTable::hole() const {
   return id;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

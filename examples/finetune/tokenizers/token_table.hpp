@@ -12,7 +12,7 @@
 
 #include "tokenizers/added_tokens.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Tokens with their ids, in any order.
 using Vocabulary = std::vector<std::pair<std::string, std::int32_t>>;
@@ -59,4 +59,4 @@ class TokenTable {
   std::size_t id_end_ = 0;
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

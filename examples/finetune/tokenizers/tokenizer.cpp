@@ -8,7 +8,7 @@
 #include "tokenizers/tokenizer_files.hpp"
 #include "tokenizers/wordpiece.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 PairLengths truncate_longest_first(std::size_t length_a, std::size_t length_b, std::size_t limit) {
   if (length_a + length_b <= limit) return {length_a, length_b};
@@ -95,4 +95,4 @@ std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& directory, TokenizerRe
   return tokenizer;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -11,7 +11,7 @@
 #include <string_view>
 #include <vector>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// What a tokenizer throws: files that are missing or malformed, text that is not UTF-8, lengths that cannot
 /// be met.
@@ -91,4 +91,4 @@ struct PairLengths {
 };
 PairLengths truncate_longest_first(std::size_t length_a, std::size_t length_b, std::size_t limit);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -8,7 +8,7 @@
 
 #include "tokenizers/utf8.hpp"
 
-namespace sparsegrad::glue::tokenizer_files {
+namespace sparsegrad::finetune::tokenizer_files {
 namespace {
 
 std::string type_of(const Json& component) {
@@ -257,4 +257,4 @@ void read_post_processor(const Json& root, const Templates& templates, const Voc
   }
 }
 
-}  // namespace sparsegrad::glue::tokenizer_files
+}  // namespace sparsegrad::finetune::tokenizer_files

@@ -17,7 +17,7 @@
 
 // What the readers of tokenizers share. Everything throws TokenizerError that begins with the file's name.
 
-namespace sparsegrad::glue::tokenizer_files {
+namespace sparsegrad::finetune::tokenizer_files {
 
 using Json = nlohmann::json;
 using Path = std::filesystem::path;
@@ -100,4 +100,4 @@ auto naming_file(const Path& file, Make make) {
   }
 }
 
-}  // namespace sparsegrad::glue::tokenizer_files
+}  // namespace sparsegrad::finetune::tokenizer_files

@@ -13,7 +13,7 @@
 #include <stdexcept>
 #include <string>
 
-namespace sparsegrad::glue::unicode {
+namespace sparsegrad::finetune::unicode {
 namespace {
 
 UChar32 to_icu(char32_t c) {
@@ -220,4 +220,4 @@ void append_lower_case(char32_t c, std::u32string& out) {
   out.push_back(lower);
 }
 
-}  // namespace sparsegrad::glue::unicode
+}  // namespace sparsegrad::finetune::unicode

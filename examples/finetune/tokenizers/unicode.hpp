@@ -7,7 +7,7 @@
 // decompositions of Unicode 9, case of Unicode 17, letters and numbers of regular expressions of Unicode 16.
 // Characters that came later are treated here as it treats them, whatever ICU's own version.
 
-namespace sparsegrad::glue::unicode {
+namespace sparsegrad::finetune::unicode {
 
 bool is_white_space(char32_t c);        ///< property White_Space
 bool is_control(char32_t c);            ///< categories Cc, Cf, Co (not Cn)
@@ -25,4 +25,4 @@ std::u32string decompose(std::u32string_view text);
 /// characters.
 void append_lower_case(char32_t c, std::u32string& out);
 
-}  // namespace sparsegrad::glue::unicode
+}  // namespace sparsegrad::finetune::unicode

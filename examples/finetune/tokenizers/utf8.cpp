@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <stdexcept>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 namespace {
 
 /// Length of the well-formed sequence at `text[at]`, or 0 where there is none; its value goes to `c`.
@@ -94,4 +94,4 @@ std::string encode_utf8(std::u32string_view text) {
   return out;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Byte position of the first byte that is not part of well-formed UTF-8 (Unicode 15, table 3-7: no overlong
 /// forms, no surrogates, nothing above U+10FFFF); nothing when all of `text` is well-formed.
@@ -20,4 +20,4 @@ void append_utf8(char32_t c, std::string& out);
 /// Encodes Unicode scalar values as UTF-8.
 std::string encode_utf8(std::u32string_view text);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

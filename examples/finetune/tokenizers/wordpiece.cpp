@@ -13,7 +13,7 @@
 #include "tokenizers/unicode.hpp"
 #include "tokenizers/utf8.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 using namespace tokenizer_files;
 namespace {
 
@@ -416,4 +416,4 @@ std::string WordPieceTokenizer::normalize(std::string_view text) const {
   return encode_utf8(normalize_text(decode_utf8(text), impl_->options));
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

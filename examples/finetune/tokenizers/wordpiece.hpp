@@ -12,7 +12,7 @@
 #include "tokenizers/added_tokens.hpp"
 #include "tokenizers/tokenizer.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// How text is normalised and split, named as in tokenizer_config.json. The defaults are those of
 /// bert-base-uncased.
@@ -86,4 +86,4 @@ class WordPieceTokenizer final : public Tokenizer {
   std::shared_ptr<const Impl> impl_;
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

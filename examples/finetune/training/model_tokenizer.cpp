@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 std::unique_ptr<Tokenizer> load_model_tokenizer(const std::filesystem::path& directory,
                                                 const ModelConfig& config, index_t max_length,
@@ -54,4 +54,4 @@ std::string describe(const TokenizerReport& report) {
   return text;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

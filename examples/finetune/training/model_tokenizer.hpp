@@ -10,7 +10,7 @@
 #include "models/encoder/model_config.hpp"
 #include "tokenizers/tokenizer.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Loads the tokenizer of `directory` for the model of `config` and texts of at most `max_length` tokens.
 /// What does not fit, and yet does no harm, is told in the report's notes. Throws TokenizerError, and
@@ -25,4 +25,4 @@ nlohmann::json to_json(const TokenizerReport& report);
 /// For people: a line of what was read, and a line for each note.
 std::string describe(const TokenizerReport& report);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

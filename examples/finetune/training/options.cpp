@@ -9,7 +9,7 @@
 #include <sparsegrad/core/float_bits.hpp>
 #include <sparsegrad/io/side_recipe_text.hpp>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 std::string_view to_string(RunType type) {
   switch (type) {
@@ -263,4 +263,4 @@ nlohmann::json to_json(const backend::ProductChoice& choice) {
       {"float", choice.of_float}, {"double", choice.of_double}, {"low_precision", choice.of_low_precision}};
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -17,7 +17,7 @@
 #include "models/mlp/lora.hpp"
 #include "replication/defects.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// What is trained, and how.
 enum class RunType {
@@ -170,4 +170,4 @@ index_t kept_entries(const SparseOptions& options, index_t matrix_entries);
 /// "auto" (nothing), "multiply_first", "project_first", "out_first", "in_first". Throws ValueError.
 std::optional<Plan> parse_plan(const std::string& text);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -9,7 +9,7 @@
 
 #include "checkpoints/config_file.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace {
 
@@ -148,4 +148,4 @@ Products choose_products(const TrainOptions& options, const std::filesystem::pat
   return products;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -10,7 +10,7 @@
 #include "models/host_backend.hpp"
 #include "training/options.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 struct Products {
   backend::ProductChoice choice;
@@ -28,4 +28,4 @@ std::vector<std::string> product_names();
 /// else bfloat16 where the chosen products of it are at least a fifth faster than those of float.
 Products choose_products(const TrainOptions& options, const std::filesystem::path& log_path = {});
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -9,7 +9,7 @@
 #include "training/memory/process_memory.hpp"
 #include "training/options.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// The CPU: memory is that of the process.
 template <class Backend>
@@ -32,12 +32,12 @@ struct RunDevice {
                                    options.threads, error.what()));
     }
   }
-  static index_t available_memory() { return glue::available_memory(); }
+  static index_t available_memory() { return finetune::available_memory(); }
   static index_t memory_in_use() { return process_memory().resident; }
   /// The most since the start, or since reset_peak.
   static index_t peak_memory() { return process_memory().peak; }
   static bool reset_peak() { return reset_peak_memory(); }
-  static void return_freed_memory() { glue::return_freed_memory(); }
+  static void return_freed_memory() { finetune::return_freed_memory(); }
   static void describe(const Context& ctx, nlohmann::json& versions) {
     versions["device"] = "cpu";
     versions["threads"] = ctx.threads();
@@ -46,4 +46,4 @@ struct RunDevice {
   }
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -6,7 +6,7 @@
 
 #include <fmt/format.h>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace {
 
@@ -53,4 +53,4 @@ BatchExtents measure_batches(const TrainOptions& options, const EncodedDataset& 
   return extents;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

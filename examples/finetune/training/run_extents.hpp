@@ -5,7 +5,7 @@
 #include "training/options.hpp"
 #include "training/sampler.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Throws ValueError when they are more than 1e12.
 index_t planned_steps(const TrainOptions& options, index_t examples);
@@ -24,4 +24,4 @@ struct BatchExtents {
 /// the model take more room.
 BatchExtents measure_batches(const TrainOptions& options, const EncodedDataset& train);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

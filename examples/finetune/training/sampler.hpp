@@ -9,7 +9,7 @@
 
 #include "models/layers/random.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Walks through the numbers 0 .. size - 1 in an order that depends on the seed and the epoch's number alone: the same
 /// on every machine.
@@ -67,4 +67,4 @@ class Sampler {
   std::vector<index_t> order_;
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

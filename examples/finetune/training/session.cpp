@@ -5,7 +5,7 @@
 #include "models/layers/random.hpp"
 #include "training/session_impl.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace detail {
 
@@ -47,4 +47,4 @@ Dataset load_held_out(const Task& task, const DataSource& source, Split split, b
 
 template class BasicSession<float, HostBackend>;
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

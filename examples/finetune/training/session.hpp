@@ -12,7 +12,7 @@
 #include "tokenizers/tokenizer.hpp"
 #include "training/trainer.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Everything a run needs, made in the order in which memory can be told apart: data, then the model.
 template <class T, class Backend>
@@ -65,4 +65,4 @@ class BasicSession {
 
 using Session = BasicSession<float, HostBackend>;
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -10,7 +10,7 @@
 #include "training/run_device.hpp"
 #include "training/session.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace detail {
 
@@ -129,4 +129,4 @@ nlohmann::json BasicSession<T, Backend>::model_json() const {
           {"unused", load_report_.unused}};
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

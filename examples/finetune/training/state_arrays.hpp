@@ -16,7 +16,7 @@
 #include "models/layers/random.hpp"
 #include "training/optimizer/adamw.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// FNV-1a over words, then bytes.
 class Hash {
@@ -126,4 +126,4 @@ void get_adam(typename Backend::Context& ctx, const io::SafetensorsFile& file, c
 
 }  // namespace detail
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

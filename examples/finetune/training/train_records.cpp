@@ -10,7 +10,7 @@
 
 #include "training/trainer_state_impl.hpp"
 
-namespace sparsegrad::glue::detail {
+namespace sparsegrad::finetune::detail {
 
 using nlohmann::json;
 
@@ -133,4 +133,4 @@ void read_records(const json& j, TrainReport& report) {
   report.evaluation_seconds = j.at("evaluation_seconds");
 }
 
-}  // namespace sparsegrad::glue::detail
+}  // namespace sparsegrad::finetune::detail

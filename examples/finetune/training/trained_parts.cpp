@@ -2,7 +2,7 @@
 
 #include "training/trainer.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace {
 
@@ -32,4 +32,4 @@ TrainedParts trained_parts(const TrainOptions& options) {
   return parts;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

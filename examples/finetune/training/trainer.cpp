@@ -1,8 +1,8 @@
 #include "training/trainer_impl.hpp"
 #include "training/trainer_state_impl.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 template class BasicTrainer<float, HostBackend>;
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -21,7 +21,7 @@
 #include "training/optimizer/loss_scale.hpp"
 #include "training/run_extents.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 struct StepRecord {
   index_t step = 0;  ///< from 1
@@ -204,4 +204,4 @@ using Trainer = BasicTrainer<float, HostBackend>;
 /// What of a model a run trains.
 TrainedParts trained_parts(const TrainOptions& options);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

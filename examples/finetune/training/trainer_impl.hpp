@@ -14,7 +14,7 @@
 #include "training/run_device.hpp"
 #include "training/trainer.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace detail {
 
@@ -483,4 +483,4 @@ void BasicTrainer<T, Backend>::run(const TrainHooks& hooks) {
   pause();
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

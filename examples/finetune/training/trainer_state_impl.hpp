@@ -14,7 +14,7 @@
 #include "checkpoints/state_files.hpp"
 #include "training/trainer.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace detail {
 
@@ -189,4 +189,4 @@ std::uint64_t BasicTrainer<T, Backend>::checkpoint_hash() const {
   return mlp_->hash_of_bases(ctx_, state_hash());
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

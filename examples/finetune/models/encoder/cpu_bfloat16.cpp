@@ -4,9 +4,9 @@
 #include "models/layers/host/layer_ops.hpp"
 #include "models/parameters/parameter_set_impl.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 template class ParameterSet<bfloat16, HostBackend>;
 template class EncoderModel<bfloat16, HostBackend>;
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

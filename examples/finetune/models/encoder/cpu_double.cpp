@@ -4,9 +4,9 @@
 #include "models/layers/host/layer_ops.hpp"
 #include "models/parameters/parameter_set_impl.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 template class ParameterSet<double, HostBackend>;
 template class EncoderModel<double, HostBackend>;
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -16,7 +16,7 @@
 #include "models/mlp/mlp_training.hpp"
 #include "models/parameters/parameter_set.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// What of a model is trained.
 struct TrainedParts {
@@ -229,4 +229,4 @@ class EncoderModel {
   ModelTimes times_;
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -8,7 +8,7 @@
 
 #include "models/encoder/encoder_model.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace detail {
 
@@ -489,4 +489,4 @@ ModelMemory EncoderModel<T, Backend>::memory() const {
   return memory;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -8,7 +8,7 @@
 #include "models/layers/layer_ops.hpp"
 #include "models/layers/linear.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// pooled = tanh(first W^T + b), where `first` [sequences, hidden] are the rows of the sequences' first tokens.
 template <class T, class Backend>
@@ -100,4 +100,4 @@ double loss_of(ProblemType problem, MatrixView<const T> logits, const std::vecto
   return loss;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

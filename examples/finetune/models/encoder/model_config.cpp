@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <limits>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace {
 
@@ -73,4 +73,4 @@ void ModelConfig::check(std::string_view source) const {
   }
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -8,7 +8,7 @@
 
 #include "models/model_error.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// The encoder's family: which names its tensors have, how positions are counted, and what the head is.
 enum class ModelFamily { bert, roberta };
@@ -53,4 +53,4 @@ struct ModelConfig {
   void check(std::string_view source) const;
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

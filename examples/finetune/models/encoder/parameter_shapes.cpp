@@ -1,6 +1,6 @@
 #include "models/encoder/parameter_shapes.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 std::string layer_parameter(const ModelConfig& config, index_t layer, std::string_view rest) {
   return config.prefix() + "encoder.layer." + std::to_string(layer) + "." + std::string(rest);
@@ -63,4 +63,4 @@ std::vector<ParameterShape> parameter_shapes(const ModelConfig& c, index_t lora_
   return shapes;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -7,7 +7,7 @@
 #include "models/encoder/model_config.hpp"
 #include "models/parameters/parameter_shape.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// All parameters of an encoder with head, in the order of their memory; with adapters of `lora_rank` > 0.
 std::vector<ParameterShape> parameter_shapes(const ModelConfig& config, index_t lora_rank);
@@ -22,4 +22,4 @@ struct HeadNames {
 };
 HeadNames head_names(const ModelConfig& config);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

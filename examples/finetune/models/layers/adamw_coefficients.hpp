@@ -6,7 +6,7 @@
 #include <sparsegrad/core/host_device.hpp>
 #include <sparsegrad/core/low_precision.hpp>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// What AdamW's update of an element needs of the step (see adamw.hpp).
 template <class T>
@@ -39,4 +39,4 @@ struct AdamWPiece {
   T* rounded = nullptr;  ///< of a narrow T: receives the new weight, unless it is null
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -4,7 +4,7 @@
 
 #include <sparsegrad/core/config.hpp>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Multi-head attention of each sequence to itself. For one sequence and head, with q, k, v [length, head_size]:
 ///     P = softmax(q k^T / sqrt(head_size)),  O = dropout(P) v
@@ -21,4 +21,4 @@ struct AttentionShape {
   }
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -5,7 +5,7 @@
 
 #include "models/model_error.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 index_t Batch::longest() const {
   index_t longest = 0;
@@ -65,4 +65,4 @@ void Batch::add(std::span<const std::int32_t> token_ids, std::span<const std::in
   labels.push_back(label);
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

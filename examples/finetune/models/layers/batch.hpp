@@ -6,7 +6,7 @@
 
 #include <sparsegrad/core/config.hpp>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// The sequences of one forward pass, their tokens in one row each of the activations.
 ///
@@ -40,4 +40,4 @@ struct Batch {
            index_t padded_length = 0, std::int32_t pad_id = 0);
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -4,7 +4,7 @@
 
 #include "random.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Inverted dropout: each element is set to 0 with probability p and otherwise multiplied by 1 / (1 - p).
 /// The mask is a function of (key, row, column), so backward makes it again in place of storing it, and the
@@ -43,4 +43,4 @@ inline std::uint64_t dropout_stream(std::uint64_t pass_key, index_t layer, int s
   return stream_key(pass_key, static_cast<std::uint64_t>(layer) * 8 + static_cast<std::uint64_t>(site));
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

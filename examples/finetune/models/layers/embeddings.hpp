@@ -6,7 +6,7 @@
 #include "layer_norm.hpp"
 #include "models/model_error.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// y = dropout(LayerNorm(word[id] + position[p] + type[t])).
 template <class T>
@@ -33,4 +33,4 @@ struct Embeddings {
   }
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -5,7 +5,7 @@
 
 #include "placed_batch.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Calls f with the address of n elements in host memory: where they lie, or a copy of what a device holds.
 template <class Backend, class T, class F>
@@ -19,4 +19,4 @@ void visit_on_host(typename Backend::Context& ctx, const T* p, std::size_t n, F&
   }
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -2,7 +2,7 @@
 
 #include <sparsegrad/core/view.hpp>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// y = gamma * xhat + beta with xhat = (z - mean z) / sqrt(var z + eps), row by row.
 template <class T>
@@ -14,4 +14,4 @@ struct LayerNorm {
   T eps = T(1e-12);
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -10,7 +10,7 @@
 #include "layer_norm.hpp"
 #include "placed_batch.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 // clang-format off
 /// Specialised in host/layer_ops.hpp and device/layer_ops.cuh; a file that instantiates a model includes one of them.
@@ -38,4 +38,4 @@ namespace sparsegrad::glue {
 template <class Backend>
 struct LayerOps;
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -2,7 +2,7 @@
 
 #include <sparsegrad/core/backend.hpp>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// S = alpha op(A) op(B) + beta S with A, B stored in T, the result in compute_t<T>: gradients and logits.
 template <class T, class Backend>
@@ -34,4 +34,4 @@ struct Linear {
   }
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -9,7 +9,7 @@
 
 #include "batch.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// A backend that launches kernels: the GPU's, or Thrust's host system in the tests. The others compute in the host's
 /// memory.
@@ -149,4 +149,4 @@ class PlacedBatch<Backend> {
   BatchArrays arrays_;
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -7,7 +7,7 @@
 #include <sparsegrad/core/config.hpp>
 #include <sparsegrad/core/host_device.hpp>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Bijective mixing of 64 bits.
 SPARSEGRAD_HOST_DEVICE inline std::uint64_t mix_bits(std::uint64_t x) {
@@ -47,4 +47,4 @@ inline double normal_at(std::uint64_t key, std::uint64_t i) {
   return std::sqrt(-2.0 * std::log(u)) * std::cos(6.283185307179586 * v);
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -3,7 +3,7 @@
 #include "models/layers/linear.hpp"
 #include "models/mlp/mlp_matrix.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Stays as it is and has no gradient: run type frozen-mlp, and evaluation.
 template <class T, class Backend>
@@ -27,4 +27,4 @@ class ConstantMatrix final : public MlpMatrix<T, Backend> {
   Linear<T, Backend> linear_;
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

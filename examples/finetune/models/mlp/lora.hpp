@@ -7,7 +7,7 @@
 #include "models/layers/linear.hpp"
 #include "models/layers/random.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// What a new A is filled with; B is zero.
 enum class LoraInit {
@@ -56,4 +56,4 @@ std::vector<C> initial_adapter(bool is_a, LoraInit init, index_t rows, index_t c
   return values;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -7,7 +7,7 @@
 #include "models/mlp/mlp_matrix.hpp"
 #include "models/parameters/parameter_set.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Stays as it is, with an adapter beside it, whose two matrices are parameters of the dense optimizer: run type lora.
 template <class T, class Backend>
@@ -63,4 +63,4 @@ class LoraMatrix final : public MlpMatrix<T, Backend> {
   MatrixView<const C> a_, b_;  ///< as they are trained and kept in files
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

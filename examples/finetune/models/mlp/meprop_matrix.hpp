@@ -7,7 +7,7 @@
 
 #include "models/mlp/trained_matrix.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// meProp (Sun et al., 2017): of each row of `dy` the k entries of largest magnitude stay, the others become 0.
 template <class T, class Backend>
@@ -55,4 +55,4 @@ class MepropMatrix final : public TrainedMatrix<T, Backend> {
   double share_;
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

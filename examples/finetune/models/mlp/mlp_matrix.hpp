@@ -6,7 +6,7 @@
 #include <sparsegrad/core/low_precision.hpp>
 #include <sparsegrad/core/view.hpp>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// One weight matrix W [out, in] of an MLP: its products in forward and backward, as the way in which it is trained asks
 /// for them. Each way is a class; a model makes its matrices once (make_mlp_matrices) and never asks which they are.
@@ -46,4 +46,4 @@ class MlpMatrix {
   }
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

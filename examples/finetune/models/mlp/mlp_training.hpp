@@ -13,7 +13,7 @@
 #include "models/mlp/meprop_matrix.hpp"
 #include "models/mlp/trained_matrix.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// How the MLP matrices of a model are trained; all of them alike.
 struct MlpTraining {
@@ -69,4 +69,4 @@ MlpMatrices<T, Backend> make_mlp_matrices(typename Backend::Context& ctx, const 
   return mlp;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -4,7 +4,7 @@
 
 #include "models/mlp/mlp_matrix.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Has a gradient in the library's layer, in whose basis an optimizer reads it: run types ft, sparse and topk, which
 /// differ in that optimizer alone.
@@ -33,4 +33,4 @@ class TrainedMatrix : public MlpMatrix<T, Backend> {
   SavedInput<T> input_;
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

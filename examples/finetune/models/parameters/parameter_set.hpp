@@ -10,7 +10,7 @@
 
 #include "models/parameters/parameter_shape.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// A named parameter: a view of its part of the model's weights and of its gradient. Weights are trained, and kept in
 /// files, in C = compute_t<T>. Where T is narrower, matrix products read a copy of their operands that is rounded to T;
@@ -93,4 +93,4 @@ class ParameterSet {
   std::vector<Parameter<T>> parameters_;
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

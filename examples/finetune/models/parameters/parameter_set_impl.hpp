@@ -6,7 +6,7 @@
 #include "models/model_error.hpp"
 #include "models/parameters/parameter_set.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace detail {
 
@@ -128,4 +128,4 @@ typename ParameterSet<T, Backend>::Joined ParameterSet<T, Backend>::joined(std::
   return all;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -4,7 +4,7 @@
 
 #include <sparsegrad/core/config.hpp>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// What a parameter is to the optimizers.
 enum class ParameterKind {
@@ -27,4 +27,4 @@ struct ParameterShape {
   bool is_factor() const { return !is_vector() && name.find("embeddings.") == std::string::npos; }
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -1,7 +1,7 @@
 // The commands' GPU part in a program that was built without it.
 #include "programs/commands.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace {
 
@@ -22,4 +22,4 @@ int run_evaluate_on_cuda(const EvaluateCommand&) {
   refuse();
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

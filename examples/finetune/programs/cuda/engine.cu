@@ -6,10 +6,10 @@
 #include "models/parameters/parameter_set_impl.hpp"
 #include "training/optimizer/adamw_impl.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 template class ParameterSet<float, backend::Cuda>;
 template class EncoderModel<float, backend::Cuda>;
 template class AdamW<float, backend::Cuda>;
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -6,7 +6,7 @@
 #include "models/parameters/parameter_set_impl.hpp"
 #include "training/optimizer/adamw_impl.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 template class ParameterSet<bfloat16, backend::Cuda>;
 template class EncoderModel<bfloat16, backend::Cuda>;
@@ -15,4 +15,4 @@ template class ParameterSet<float16, backend::Cuda>;
 template class EncoderModel<float16, backend::Cuda>;
 template class AdamW<float16, backend::Cuda>;
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -6,7 +6,7 @@
 
 #include "training/run_device.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Memory is what is in use on the GPU, by this and other programs; its peak is the most of the moments at which it was
 /// asked for.
@@ -51,4 +51,4 @@ struct RunDevice<backend::Cuda> {
   }
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -7,7 +7,7 @@
 #include "training/trainer_impl.hpp"
 #include "training/trainer_state_impl.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 template class BasicTrainer<float, backend::Cuda>;
 // In train_narrow.cu.
@@ -38,4 +38,4 @@ int run_evaluate_on_cuda(const EvaluateCommand& command) {
   }
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -7,7 +7,7 @@
 #include "training/trainer_impl.hpp"
 #include "training/trainer_state_impl.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 template class BasicTrainer<bfloat16, backend::Cuda>;
 template class BasicTrainer<float16, backend::Cuda>;
@@ -16,4 +16,4 @@ template int run_train_on<float16, backend::Cuda>(const TrainOptions&, const std
 template int run_evaluate_on<bfloat16, backend::Cuda>(const EvaluateCommand&);
 template int run_evaluate_on<float16, backend::Cuda>(const EvaluateCommand&);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

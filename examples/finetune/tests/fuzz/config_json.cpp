@@ -8,7 +8,7 @@
 #include "support/fuzz.hpp"
 
 namespace fuzz = sparsegrad::fuzz;
-using namespace sparsegrad::glue;
+using namespace sparsegrad::finetune;
 
 namespace {
 

@@ -10,7 +10,7 @@
 #include "tokenizers/utf8.hpp"
 
 namespace fuzz = sparsegrad::fuzz;
-using namespace sparsegrad::glue;
+using namespace sparsegrad::finetune;
 
 namespace {
 

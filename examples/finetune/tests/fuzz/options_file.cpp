@@ -12,7 +12,7 @@
 
 namespace fuzz = sparsegrad::fuzz;
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 // In place of the commands: what they do first.
 int run_train(const TrainOptions& options) {
@@ -28,7 +28,7 @@ int run_inspect(const InspectCommand& command) {
   return run_train(command.common);
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   static fuzz::MemoryFile file;
@@ -47,7 +47,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   for (std::string& word : words)
     arguments.push_back(word.data());
   const fuzz::MemoryBound bound(size, 1000, 4 << 20);
-  const int status = sparsegrad::glue::run_program(static_cast<int>(arguments.size()), arguments.data());
+  const int status = sparsegrad::finetune::run_program(static_cast<int>(arguments.size()), arguments.data());
   fuzz::require(status >= 0 && status <= 2, "the exit status is " + std::to_string(status));
   return 0;
 }

@@ -10,14 +10,14 @@
 #include "support/fuzz.hpp"
 #include "training/trainer.hpp"
 
-namespace sparsegrad::glue::detail {
+namespace sparsegrad::finetune::detail {
 nlohmann::json records_json(const TrainReport& report);
 void read_records(const nlohmann::json& j, TrainReport& report);
 nlohmann::json parse_state(const std::string& text);
-}  // namespace sparsegrad::glue::detail
+}  // namespace sparsegrad::finetune::detail
 
 namespace fuzz = sparsegrad::fuzz;
-using namespace sparsegrad::glue;
+using namespace sparsegrad::finetune;
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const fuzz::MemoryBound bound(size, 1000);

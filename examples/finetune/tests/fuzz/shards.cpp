@@ -11,7 +11,7 @@
 
 namespace fuzz = sparsegrad::fuzz;
 using namespace sparsegrad;
-using namespace sparsegrad::glue;
+using namespace sparsegrad::finetune;
 
 namespace {
 

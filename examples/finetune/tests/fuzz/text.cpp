@@ -11,7 +11,7 @@
 #include "tokenizers/wordpiece.hpp"
 
 namespace fuzz = sparsegrad::fuzz;
-using namespace sparsegrad::glue;
+using namespace sparsegrad::finetune;
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   static const auto wordpiece =

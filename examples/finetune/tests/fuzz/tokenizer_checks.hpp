@@ -11,7 +11,7 @@
 #include "support/fuzz.hpp"
 #include "tokenizers/tokenizer.hpp"
 
-namespace sparsegrad::glue::test {
+namespace sparsegrad::finetune::test {
 
 /// Texts are encoded or refused by a TokenizerError, into ids that the tokenizer has, no more than asked for.
 inline void check_encodings(const Tokenizer& tokenizer, std::string_view text) {
@@ -50,4 +50,4 @@ inline void check_folder(fuzz::Folders& folders, const std::vector<std::string_v
   }
 }
 
-}  // namespace sparsegrad::glue::test
+}  // namespace sparsegrad::finetune::test

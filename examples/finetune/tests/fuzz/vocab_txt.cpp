@@ -7,7 +7,7 @@
 #include "tokenizer_checks.hpp"
 
 namespace fuzz = sparsegrad::fuzz;
-using namespace sparsegrad::glue;
+using namespace sparsegrad::finetune;
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   static fuzz::Folders folders(

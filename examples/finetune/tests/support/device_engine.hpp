@@ -21,7 +21,7 @@
 #include "support/device_memory.hpp"
 #include "training/optimizer/adamw.hpp"
 
-namespace sparsegrad::glue::test {
+namespace sparsegrad::finetune::test {
 
 using DeviceContext = DeviceBackend::Context;
 using DeviceModel = EncoderModel<float, DeviceBackend>;
@@ -176,4 +176,4 @@ TEST_CASE("device engine: the losses of 20 sparse steps equal those of torch") {
   }
 }
 
-}  // namespace sparsegrad::glue::test
+}  // namespace sparsegrad::finetune::test

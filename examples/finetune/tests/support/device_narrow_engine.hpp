@@ -4,7 +4,7 @@
 #define SPARSEGRAD_TEST_NARROW_TYPES bfloat16, float16
 #include "support/narrow_engine.hpp"
 
-namespace sparsegrad::glue::test {
+namespace sparsegrad::finetune::test {
 
 SPARSEGRAD_TEST_NARROW("narrow engine: heads that are too wide are refused") {
   DeviceBackend::Context ctx;
@@ -64,4 +64,4 @@ TEST_CASE("loss scale: grows after whole steps in a row, and is not to blame at 
   CHECK_THROWS_WITH_AS(scale.count_overflow(), doctest::Contains("learning rate"), NonFiniteError);
 }
 
-}  // namespace sparsegrad::glue::test
+}  // namespace sparsegrad::finetune::test

@@ -13,7 +13,7 @@
 #include "tokenizers/tokenizer.hpp"
 #include "training/trainer.hpp"
 
-namespace sparsegrad::glue::test {
+namespace sparsegrad::finetune::test {
 
 inline const ModelDirectory& device_test_model() {
   static const ModelDirectory directory = open_model_directory(make_tiny_bert(fresh_folder("tiny_bert")));
@@ -65,4 +65,4 @@ inline std::vector<double> losses_of(const TrainReport& report) {
   return all;
 }
 
-}  // namespace sparsegrad::glue::test
+}  // namespace sparsegrad::finetune::test

@@ -12,7 +12,7 @@
 
 #include "support/device_run.hpp"
 
-namespace sparsegrad::glue::test {
+namespace sparsegrad::finetune::test {
 
 inline void check_same_run(const TrainOptions& options) {
   DeviceRun<float, HostBackend> on_cpu(options);
@@ -96,4 +96,4 @@ TEST_CASE("device trainer: phase 1 leaves no trace, a state that was saved goes 
         whole.model.values(whole.model.parameters().weights()));
 }
 
-}  // namespace sparsegrad::glue::test
+}  // namespace sparsegrad::finetune::test

@@ -14,7 +14,7 @@
 
 #include "training/output/event_file.hpp"
 
-namespace sparsegrad::glue::test {
+namespace sparsegrad::finetune::test {
 
 /// A field of a message in Protocol Buffers' wire format.
 struct WireField {
@@ -105,4 +105,4 @@ inline std::map<std::string, std::vector<std::int64_t>> shown_steps(const std::f
   return shown;
 }
 
-}  // namespace sparsegrad::glue::test
+}  // namespace sparsegrad::finetune::test

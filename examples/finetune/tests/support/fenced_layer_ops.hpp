@@ -7,7 +7,7 @@
 #include "models/layers/device/layer_ops.cuh"
 #include "support/fenced_backend.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 template <class Base>
 struct LayerOps<sparsegrad::test::Fenced<Base>> {
@@ -51,4 +51,4 @@ struct LayerOps<sparsegrad::test::Fenced<Base>> {
 #undef SPARSEGRAD_TEST_FENCED
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -18,7 +18,7 @@
 #include "support/device_memory.hpp"
 #include "support/device_run.hpp"
 
-namespace sparsegrad::glue::test {
+namespace sparsegrad::finetune::test {
 
 using Cpu = HostBackend;
 using nlohmann::json;
@@ -292,4 +292,4 @@ SPARSEGRAD_TEST_NARROW(
   }
 }
 
-}  // namespace sparsegrad::glue::test
+}  // namespace sparsegrad::finetune::test

@@ -3,7 +3,7 @@
 
 #include "training/run_device.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 template <>
 struct RunDevice<DeviceBackend> {
@@ -15,4 +15,4 @@ struct RunDevice<DeviceBackend> {
   static void return_freed_memory() {}
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -13,7 +13,7 @@
 #include "checkpoints/hf_directory.hpp"
 #include "data/builtin_acceptability.hpp"
 
-namespace sparsegrad::glue::test {
+namespace sparsegrad::finetune::test {
 
 struct TinyBert {
   index_t layers = 2;
@@ -77,4 +77,4 @@ inline std::filesystem::path make_tiny_bert(const std::filesystem::path& path, c
   return path;
 }
 
-}  // namespace sparsegrad::glue::test
+}  // namespace sparsegrad::finetune::test

@@ -5,7 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
-namespace sparsegrad::glue::test {
+namespace sparsegrad::finetune::test {
 
 /// A tokenizer.json of a WordPiece tokenizer as transformers writes it, without added tokens. The tokens have the ids 0, 1,
 /// ...; [CLS] and [SEP] should be among them.
@@ -43,4 +43,4 @@ inline nlohmann::json wordpiece_json(std::initializer_list<const char*> tokens) 
             {"vocab", vocabulary}}}};
 }
 
-}  // namespace sparsegrad::glue::test
+}  // namespace sparsegrad::finetune::test

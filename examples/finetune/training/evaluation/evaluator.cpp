@@ -4,7 +4,7 @@
 
 #include <fmt/format.h>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 std::vector<float> predictions_of(const Task& task, const Evaluation& evaluation) {
   if (task.regression) return evaluation.logits;
@@ -52,4 +52,4 @@ std::string submission_text(const Task& task, const Evaluation& evaluation,
 template Evaluation evaluate_model(GlueContext&, Model&, const Task&, const EncodedDataset&,
                                    const EvaluateOptions&);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

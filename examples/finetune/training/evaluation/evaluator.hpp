@@ -10,7 +10,7 @@
 #include "models/encoder/encoder_model.hpp"
 #include "training/evaluation/metrics.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// The model on the CPU.
 using Model = EncoderModel<float, HostBackend>;
@@ -50,4 +50,4 @@ std::string predictions_text(const Task& task, const Evaluation& evaluation, con
 std::string submission_text(const Task& task, const Evaluation& evaluation,
                             std::span<const std::string> indices = {});
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -10,7 +10,7 @@
 
 #include "training/evaluation/evaluator.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 template <class T, class Backend>
 Evaluation evaluate_model(typename Backend::Context& ctx, EncoderModel<T, Backend>& model, const Task& task,
@@ -52,4 +52,4 @@ Evaluation evaluate_model(typename Backend::Context& ctx, EncoderModel<T, Backen
   return result;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -8,7 +8,7 @@
 #include <numeric>
 #include <stdexcept>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 namespace {
 
 void check(std::span<const float> predictions, std::span<const float> labels) {
@@ -187,4 +187,4 @@ std::vector<Metric> evaluate(const Task& task, std::span<const float> prediction
   return out;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -6,7 +6,7 @@
 
 #include "data/glue.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// A figure of merit. Where it is not defined (a correlation with something constant, F1 without positives)
 /// `value` is 0 and `defined` false.
@@ -42,4 +42,4 @@ Metric compute_metric(MetricKind kind, std::span<const float> predictions, std::
 std::vector<Metric> evaluate(const Task& task, std::span<const float> predictions,
                              std::span<const float> labels);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <sparsegrad/core/config.hpp>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Bytes by purpose.
 struct MemoryParts {
@@ -43,4 +43,4 @@ inline nlohmann::json to_json(const MemoryAccount& account) {
           {"parts_bytes", to_json(account.parts)}};
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

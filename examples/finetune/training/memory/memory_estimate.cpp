@@ -5,7 +5,7 @@
 #include <fmt/format.h>
 #include "models/host_backend.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace {
 
@@ -225,4 +225,4 @@ void require_memory(const MemoryEstimate& estimate, index_t available) {
       mib(available)));
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -5,7 +5,7 @@
 #include "training/memory/memory_account.hpp"
 #include "training/options.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Bytes of a run's two phases, at most: the largest batch, optimizer states that have become dense where they may, every
 /// side of a rule by energy of full rank. Left out are the pages of the model's file, mapped while it is read (at the start
@@ -27,4 +27,4 @@ nlohmann::json to_json(const MemoryEstimate& estimate);
 /// Throws ModelError when `estimate.least` exceeds `available` bytes (0: not known), saying how much is needed.
 void require_memory(const MemoryEstimate& estimate, index_t available);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -9,7 +9,7 @@
 #include <optional>
 #include <string>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 ProcessMemory process_memory() {
   ProcessMemory memory;
@@ -84,4 +84,4 @@ void return_freed_memory() {
   malloc_trim(0);
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

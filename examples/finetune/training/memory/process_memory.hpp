@@ -3,7 +3,7 @@
 
 #include <sparsegrad/core/config.hpp>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 struct ProcessMemory {
   index_t resident = 0;  ///< bytes in physical memory now
@@ -24,4 +24,4 @@ bool reset_peak_memory();
 /// Makes memory that is freed go back to the system at once, so that what is measured is what is in use.
 void return_freed_memory();
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

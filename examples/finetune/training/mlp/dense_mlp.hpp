@@ -9,7 +9,7 @@
 #include "training/mlp/mlp_optimizer.hpp"
 #include "training/optimizer/adamw.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// AdamW on every entry of the matrices: run types ft and meprop, and phase 1. One AdamW a matrix, as gradients may be
 /// stepped one by one.
@@ -93,4 +93,4 @@ class DenseMlp final : public MlpOptimizer<T, Backend> {
   std::vector<std::unique_ptr<AdamW<T, Backend>>> adam_;
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

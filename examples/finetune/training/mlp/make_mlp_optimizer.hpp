@@ -7,7 +7,7 @@
 #include "training/mlp/dense_mlp.hpp"
 #include "training/mlp/sparse_mlp.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Of the run type. `targets` are the matrices that have gradients, none with run types whose matrices are constants;
 /// `workload` is what the cost model assumes of a step.
@@ -22,4 +22,4 @@ std::unique_ptr<MlpOptimizer<T, Backend>> make_mlp_optimizer(
                                                  options.shares_gradient_memory());
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

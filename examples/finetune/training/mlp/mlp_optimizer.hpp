@@ -12,7 +12,7 @@
 #include "training/memory/memory_account.hpp"
 #include "training/state_arrays.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// A trained MLP matrix as its optimizer sees it.
 template <class T, class Backend>
@@ -83,4 +83,4 @@ class MlpOptimizer {
   virtual void restore(Context&, const io::SafetensorsFile&, const nlohmann::json& state) { (void)state; }
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

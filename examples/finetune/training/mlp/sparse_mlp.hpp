@@ -14,7 +14,7 @@
 #include "training/mlp/mlp_optimizer.hpp"
 #include "training/mlp/sparse_setup.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// SparseAdam on the largest entries of the gradients in their bases: run type sparse; without bases: run type topk. Bases
 /// come from phase 1, which is the trainer's, and from refreshes.
@@ -164,4 +164,4 @@ class SparseMlp final : public MlpOptimizer<T, Backend> {
   Group group_;
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

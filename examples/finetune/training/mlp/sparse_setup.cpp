@@ -1,6 +1,6 @@
 #include "training/mlp/sparse_setup.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 BasisRecipe make_recipe(const SparseOptions& options) {
   BasisRecipe recipe;
@@ -10,4 +10,4 @@ BasisRecipe make_recipe(const SparseOptions& options) {
   return recipe;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

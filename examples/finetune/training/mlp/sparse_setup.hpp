@@ -3,7 +3,7 @@
 
 #include "training/options.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// The kind of MLP matrix number i of a model: "up" or "down".
 inline const char* mlp_kind(index_t number) {
@@ -12,4 +12,4 @@ inline const char* mlp_kind(index_t number) {
 
 BasisRecipe make_recipe(const SparseOptions& options);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -7,7 +7,7 @@
 
 #include "models/layers/adamw_coefficients.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 struct AdamWOptions {
   double beta1 = 0.9;
@@ -86,4 +86,4 @@ inline double clip_factor(double norm, double max_norm) {
   return factor < 1 ? factor : 1;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

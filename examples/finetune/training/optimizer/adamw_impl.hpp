@@ -9,7 +9,7 @@
 #include "models/layers/layer_ops.hpp"
 #include "training/optimizer/adamw.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 template <class T, class Backend>
 AdamW<T, Backend>::AdamW(Context& ctx, std::vector<Segment> segments, AdamWOptions options)
@@ -85,4 +85,4 @@ double AdamW<T, Backend>::gradient_norm(Context& ctx) const {
   return std::sqrt(sum);
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -6,7 +6,7 @@
 
 #include "training/options.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Factor of the learning rate at step 0, 1, ... of `total`, as transformers' schedules: a warm-up rises linearly from
 /// 0; then constant, or linearly down to 0 at `total`.
@@ -30,4 +30,4 @@ class LearningRate {
   double warmup_;
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -5,7 +5,7 @@
 #include <sparsegrad/core/error.hpp>
 #include <sparsegrad/core/low_precision.hpp>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// The factor of the loss that lifts gradients into half's range, where they would else be lost below 2^-24. Dynamic as
 /// torch.amp.GradScaler, whose defaults the constants are (the method: Micikevicius et al., "Mixed Precision Training",
@@ -42,4 +42,4 @@ struct LossScale {
   }
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -8,7 +8,7 @@
 #include <cstdio>
 #include <cstring>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace {
 
@@ -48,4 +48,4 @@ void print_error_text(std::string_view text) {
   (void)std::fflush(stderr);
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

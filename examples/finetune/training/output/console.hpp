@@ -7,7 +7,7 @@
 
 #include <fmt/format.h>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// For the start of a program: a standard stream that its caller closed is opened on nothing, else the next file that is
 /// opened would be taken for it. A write beyond a limit on files (RLIMIT_FSIZE) or to a pipe without a reader becomes an
@@ -36,4 +36,4 @@ void print_error(fmt::format_string<Args...> format, Args&&... args) {
   print_error_text(fmt::format(format, std::forward<Args>(args)...));
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

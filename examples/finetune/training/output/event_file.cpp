@@ -14,7 +14,7 @@
 
 #include "training/output/output_file.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace {
 
@@ -144,4 +144,4 @@ void EventFile::append(std::string_view event) {
   if (!file) throw IoError(fmt::format("{}: {}", path_.string(), std::strerror(errno)));
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// CRC-32C (Castagnoli), as in RFC 3720.
 std::uint32_t crc32c(std::string_view bytes);
@@ -34,4 +34,4 @@ class EventFile {
   std::filesystem::path path_;
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

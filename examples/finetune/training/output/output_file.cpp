@@ -6,7 +6,7 @@
 #include <sparsegrad/core/error.hpp>
 #include <sparsegrad/io/file_bytes.hpp>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace fs = std::filesystem;
 
@@ -23,4 +23,4 @@ void make_folder(const fs::path& path) {
     throw IoError(path.string() + ": expected a folder, found something else");
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

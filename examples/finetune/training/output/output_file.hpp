@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <string_view>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Writes `text` to `path` as io::write_file does: whoever reads it sees the old file or the new one. What is no ordinary
 /// file (/dev/stdout) is written directly. Throws IoError with the system's reason.
@@ -13,4 +13,4 @@ void write_file(const std::filesystem::path& path, std::string_view text);
 /// Makes the folder with its parents. Throws IoError with the system's reason.
 void make_folder(const std::filesystem::path& path);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

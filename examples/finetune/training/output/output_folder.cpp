@@ -19,7 +19,7 @@
 #include "training/output/output_file.hpp"
 #include "training/output/run_log.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace fs = std::filesystem;
 
@@ -126,4 +126,4 @@ void OutputFolder::clear() {
   fs::remove(log(), none);
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

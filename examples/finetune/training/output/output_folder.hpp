@@ -3,7 +3,7 @@
 
 #include <filesystem>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// A run's output folder: where its files lie, held by one process at a time.
 class OutputFolder {
@@ -41,4 +41,4 @@ class OutputFolder {
   int lock_ = -1;
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -8,7 +8,7 @@
 
 #include "training/output/console.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 ProgressBar::ProgressBar(bool wanted) : on_(wanted && isatty(STDERR_FILENO) == 1) {}
 
@@ -37,4 +37,4 @@ void ProgressBar::clear() {
   shown_ = false;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -7,7 +7,7 @@
 
 #include <sparsegrad/core/config.hpp>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// One line on stderr that shows how far something is; nothing where stderr is no terminal.
 class ProgressBar {
@@ -31,4 +31,4 @@ class ProgressBar {
   Clock::time_point last_;
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

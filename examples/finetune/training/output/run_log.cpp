@@ -7,7 +7,7 @@
 
 #include "training/output/output_file.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace {
 
@@ -115,4 +115,4 @@ void write_json(const std::filesystem::path& path, const nlohmann::json& json) {
   write_file(path, json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -7,7 +7,7 @@
 
 #include "training/trainer.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 inline constexpr const char* run_log_format = "sparsegrad-glue run 1";
 
@@ -25,4 +25,4 @@ nlohmann::json to_json(const TrainReport& report);
 /// Writes `json` to `path`, whole or not at all.
 void write_json(const std::filesystem::path& path, const nlohmann::json& json);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -6,7 +6,7 @@
 #include "training/output/console.hpp"
 #include "training/output/output_file.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 std::string metrics_text(const std::vector<Metric>& metrics) {
   std::string text;
@@ -53,4 +53,4 @@ bool is_finished(const std::filesystem::path& log_path, const TrainOptions& opti
   return true;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

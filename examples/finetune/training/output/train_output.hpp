@@ -9,7 +9,7 @@
 #include "training/output/event_file.hpp"
 #include "training/trainer.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Bytes as MiB.
 inline double mib(index_t bytes) {
@@ -65,4 +65,4 @@ class EventLog {
 /// Whether this log is of a finished run. Throws ValueError when that run had other options.
 bool is_finished(const std::filesystem::path& log_path, const TrainOptions& options);
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

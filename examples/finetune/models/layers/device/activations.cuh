@@ -4,7 +4,7 @@
 
 #include "mask.cuh"
 
-namespace sparsegrad::glue::device {
+namespace sparsegrad::finetune::device {
 
 /// out = gelu(h + bias), h <- gelu'(h + bias), with Phi by erfc.
 template <class T>
@@ -49,4 +49,4 @@ struct TanhBackwardEntry {
   }
 };
 
-}  // namespace sparsegrad::glue::device
+}  // namespace sparsegrad::finetune::device

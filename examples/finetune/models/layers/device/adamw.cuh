@@ -3,7 +3,7 @@
 #include "../adamw_coefficients.hpp"
 #include "mask.cuh"
 
-namespace sparsegrad::glue::device {
+namespace sparsegrad::finetune::device {
 
 template <class T>
 struct AdamWElement {
@@ -51,4 +51,4 @@ struct SquareChunks {
   }
 };
 
-}  // namespace sparsegrad::glue::device
+}  // namespace sparsegrad::finetune::device

@@ -10,7 +10,7 @@
 #include "../placed_batch.hpp"
 #include "mask.cuh"
 
-namespace sparsegrad::glue::device {
+namespace sparsegrad::finetune::device {
 
 /// What shared memory has room for.
 struct AttentionLimits {
@@ -337,4 +337,4 @@ inline void require_attention_room(const AttentionShape& shape, index_t longest)
                    std::to_string(AttentionLimits::length));
 }
 
-}  // namespace sparsegrad::glue::device
+}  // namespace sparsegrad::finetune::device

@@ -4,7 +4,7 @@
 #include "../placed_batch.hpp"
 #include "layer_norm.cuh"
 
-namespace sparsegrad::glue::device {
+namespace sparsegrad::finetune::device {
 
 /// The sum of a token's three rows.
 template <class T>
@@ -69,4 +69,4 @@ void add_to_table(typename System::Context& ctx, const RowGroups& groups, Matrix
                               AddGroups<C>{groups, MatrixView<const C>(sums), d_table});
 }
 
-}  // namespace sparsegrad::glue::device
+}  // namespace sparsegrad::finetune::device

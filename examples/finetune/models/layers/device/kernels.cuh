@@ -15,7 +15,7 @@
 #include <sparsegrad/core/low_precision.hpp>
 #include <sparsegrad/core/view.hpp>
 
-namespace sparsegrad::glue::device {
+namespace sparsegrad::finetune::device {
 
 /// A matrix inside a kernel: MatrixView without the checks that only a host can make.
 template <class T>
@@ -207,4 +207,4 @@ void add_sums_by_column(typename System::Context& ctx, const Source& source, ind
   launch_over_indices<System>(ctx, cols, AddChunks<T>{kernel.partial, kernel.chunks(), cols, sums});
 }
 
-}  // namespace sparsegrad::glue::device
+}  // namespace sparsegrad::finetune::device

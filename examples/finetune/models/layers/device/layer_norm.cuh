@@ -6,7 +6,7 @@
 #include "../layer_norm.hpp"
 #include "mask.cuh"
 
-namespace sparsegrad::glue::device {
+namespace sparsegrad::finetune::device {
 
 /// Sum over a block's threads in three phases of a kernel: every thread `put`s its part, then all `gather`, then all
 /// may ask for the `total`. The order of the additions is fixed.
@@ -179,4 +179,4 @@ void norm_backward(typename System::Context& ctx, const LayerNorm<compute_t<T>>&
   System::launch(ctx, g.rows, NormalizeRowsBackward<T>{norm, g.cols, xhat, rstd, dy, g});
 }
 
-}  // namespace sparsegrad::glue::device
+}  // namespace sparsegrad::finetune::device

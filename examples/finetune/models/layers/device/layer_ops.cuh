@@ -13,7 +13,7 @@
 #include "layer_norm.cuh"
 #include "tensor_attention.cuh"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 template <class Backend, class Placed>
 struct DeviceLayerOps {
@@ -209,4 +209,4 @@ requires ThrustBackend<Backend>
 struct LayerOps<Backend> : DeviceLayerOps<Backend, PlacedBatch<Backend>> {
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

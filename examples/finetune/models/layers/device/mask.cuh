@@ -3,7 +3,7 @@
 #include "../dropout.hpp"
 #include "kernels.cuh"
 
-namespace sparsegrad::glue::device {
+namespace sparsegrad::finetune::device {
 
 /// Dropout's multiplier of an entry; 1 where it is off.
 template <class T>
@@ -22,4 +22,4 @@ struct MaskEntry {
   }
 };
 
-}  // namespace sparsegrad::glue::device
+}  // namespace sparsegrad::finetune::device

@@ -8,7 +8,7 @@
 #include "attention.cuh"
 #include "tensor_tile.cuh"
 
-namespace sparsegrad::glue::device {
+namespace sparsegrad::finetune::device {
 
 /// What the three kernels have in common. Width: the head's size, filled up with zeros.
 template <class T, int Width>
@@ -350,4 +350,4 @@ void with_head_width(index_t head_size, const F& f) {
   f(std::integral_constant<int, 128>());
 }
 
-}  // namespace sparsegrad::glue::device
+}  // namespace sparsegrad::finetune::device

@@ -12,7 +12,7 @@
 #include <mma.h>
 #endif
 
-namespace sparsegrad::glue::device {
+namespace sparsegrad::finetune::device {
 
 /// The threads of a block of one warp share out n pieces of work: for (e = first; e < n; e += step). On the host, where
 /// the threads of a phase run one after the other, the first does everything, so that what follows a wait finds what
@@ -107,4 +107,4 @@ class TileSum {
 #endif
 };
 
-}  // namespace sparsegrad::glue::device
+}  // namespace sparsegrad::finetune::device

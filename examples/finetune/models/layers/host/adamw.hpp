@@ -5,7 +5,7 @@
 #include "../adamw_coefficients.hpp"
 #include "packs.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// AdamW's update of n elements (see adamw.hpp).
 template <class T>
@@ -52,4 +52,4 @@ double sum_of_squares(const T* __restrict x, index_t n) {
   return sum;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -11,7 +11,7 @@
 #include "mask.hpp"
 #include "small_gemm.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Attention (see AttentionShape) in the host's memory. A task is one sequence and head; it writes only its own part of
 /// every result. Products are in C = compute_t<T>: a T of 16 bits is widened a task's part at a time.
@@ -256,4 +256,4 @@ class HostAttention {
   C scale_;
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -3,7 +3,7 @@
 #include "../embeddings.hpp"
 #include "layer_norm.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 template <class T, class Context>
 void embeddings_forward(Context& ctx, const Embeddings<compute_t<T>>& e, const Batch& batch,
@@ -76,4 +76,4 @@ void embeddings_backward(Context& ctx, const Embeddings<compute_t<T>>& e, const 
   });
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

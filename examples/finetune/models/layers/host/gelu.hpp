@@ -8,7 +8,7 @@
 #include "row_blocks.hpp"
 #include "vector_math.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// out = gelu(h + bias), exact (erf); h <- gelu'(h + bias), all that backward needs.
 template <class T, class Context>
@@ -56,4 +56,4 @@ void gelu_backward(Context& ctx, MatrixView<const T> slope, MatrixView<T> g, com
   });
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -7,7 +7,7 @@
 #include "row_blocks.hpp"
 #include "vector_math.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Calls put(at, xhat, gamma * xhat + beta) over the row z, which put may overwrite where it is at. Returns
 /// 1 / sqrt(var + eps).
@@ -119,4 +119,4 @@ void residual_norm_backward(Context& ctx, const LayerNorm<compute_t<T>>& norm,
   });
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -12,7 +12,7 @@
 #include "gelu.hpp"
 #include "layer_norm.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 template <class Backend>
 requires(!ThrustBackend<Backend>) struct LayerOps<Backend> {
@@ -31,35 +31,35 @@ requires(!ThrustBackend<Backend>) struct LayerOps<Backend> {
   static void embeddings_forward(Context& ctx, const Embeddings<compute_t<T>>& e, const Placed& placed,
                                  const Dropout<compute_t<T>>& dropout, MatrixView<T> xhat, compute_t<T>* rstd,
                                  MatrixView<T> y) {
-    glue::embeddings_forward<T>(ctx, e, placed.batch(), dropout, xhat, rstd, y);
+    finetune::embeddings_forward<T>(ctx, e, placed.batch(), dropout, xhat, rstd, y);
   }
   template <class T>
   static void embeddings_backward(Context& ctx, const Embeddings<compute_t<T>>& e, const Placed& placed,
                                   const Dropout<compute_t<T>>& dropout, MatrixView<const T> xhat,
                                   const compute_t<T>* rstd, MatrixView<T> g) {
-    glue::embeddings_backward<T>(ctx, e, placed.batch(), dropout, xhat, rstd, g);
+    finetune::embeddings_backward<T>(ctx, e, placed.batch(), dropout, xhat, rstd, g);
   }
   template <class T>
   static void residual_norm_forward(Context& ctx, const LayerNorm<compute_t<T>>& norm,
                                     const Dropout<compute_t<T>>& dropout, const compute_t<T>* bias,
                                     MatrixView<T> x, MatrixView<const T> residual, compute_t<T>* rstd,
                                     MatrixView<T> y) {
-    glue::residual_norm_forward<T>(ctx, norm, dropout, bias, x, residual, rstd, y);
+    finetune::residual_norm_forward<T>(ctx, norm, dropout, bias, x, residual, rstd, y);
   }
   template <class T>
   static void residual_norm_backward(Context& ctx, const LayerNorm<compute_t<T>>& norm,
                                      const Dropout<compute_t<T>>& dropout, MatrixView<const T> xhat,
                                      const compute_t<T>* rstd, MatrixView<T> g, MatrixView<const T> extra,
                                      MatrixView<T> dx, compute_t<T>* d_bias) {
-    glue::residual_norm_backward<T>(ctx, norm, dropout, xhat, rstd, g, extra, dx, d_bias);
+    finetune::residual_norm_backward<T>(ctx, norm, dropout, xhat, rstd, g, extra, dx, d_bias);
   }
   template <class T>
   static void gelu_forward(Context& ctx, const compute_t<T>* bias, MatrixView<T> h, MatrixView<T> out) {
-    glue::gelu_forward<T>(ctx, bias, h, out);
+    finetune::gelu_forward<T>(ctx, bias, h, out);
   }
   template <class T>
   static void gelu_backward(Context& ctx, MatrixView<const T> slope, MatrixView<T> g, compute_t<T>* d_bias) {
-    glue::gelu_backward<T>(ctx, slope, g, d_bias);
+    finetune::gelu_backward<T>(ctx, slope, g, d_bias);
   }
   template <class T>
   static void column_sums(Context& ctx, MatrixView<const T> g, compute_t<T>* target) {
@@ -153,4 +153,4 @@ requires(!ThrustBackend<Backend>) struct LayerOps<Backend> {
   }
 };
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

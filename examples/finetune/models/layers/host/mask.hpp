@@ -6,7 +6,7 @@
 #include "../dropout.hpp"
 #include "vector_math.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// A row of a dropout mask for loops over packs (see for_packs).
 template <class T>
@@ -38,4 +38,4 @@ MaskRow<T> mask_row(const Dropout<T>& dropout, index_t number) {
   return {dropout.row(number)};
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

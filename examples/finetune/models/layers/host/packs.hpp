@@ -9,7 +9,7 @@
 
 #include <sparsegrad/core/low_precision.hpp>
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Vector of T as wide as the registers that the code is compiled for.
 template <class T>
@@ -150,4 +150,4 @@ inline void for_packs(index_t n, F f) {
     f(ElementAt<C>{j});
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -7,7 +7,7 @@
 
 #include "packs.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Cuts `rows` into at most `most` blocks of at least `least` rows, by the number of rows alone.
 struct RowBlocks {
@@ -91,4 +91,4 @@ void for_rows_with_sums(Context& ctx, index_t rows, index_t part, index_t extra,
   }
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -5,7 +5,7 @@
 
 #include "vector_math.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 /// Element (i, p) of a left factor is data[i * row_step + p * col_step].
 template <class T>
@@ -104,4 +104,4 @@ inline void small_gemm(index_t m, index_t n, index_t depth, SmallLeft<T> a, cons
   }
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

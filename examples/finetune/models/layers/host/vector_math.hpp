@@ -6,7 +6,7 @@
 
 #include "packs.hpp"
 
-namespace sparsegrad::glue {
+namespace sparsegrad::finetune {
 
 namespace detail {
 
@@ -153,4 +153,4 @@ inline T max_of(const T* x, index_t n) {
   return best;
 }
 
-}  // namespace sparsegrad::glue
+}  // namespace sparsegrad::finetune

@@ -21,10 +21,10 @@ namespace {
 json read_tokenizer(const std::string& folder, const std::string& text_file) {
   std::ifstream file(text_file, std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(file), {}};
-  const auto tokenizer = glue::load_tokenizer(folder);
+  const auto tokenizer = finetune::load_tokenizer(folder);
   try {
     return {{"ids", tokenizer->encode(text, std::nullopt, 100000).ids}};
-  } catch (const glue::TokenizerError& error) {
+  } catch (const finetune::TokenizerError& error) {
     return {{"text_error", error.what()}};
   }
 }
