@@ -194,7 +194,7 @@ class BatchedStep {
       if (!m->gradient.dense()) sparse_.push_back(d);
       states_.push_back(m->optimizer->take_step(ctx, m->gradient, d.data));
       if (counts_on_device()) states_.back().counter = counters_.data() + m->number;
-      weights_.add({m->weight, &m->basis(), &m->cost_model, d, m->gradient.count()});
+      weights_.add({m->weight, &m->basis(), &m->cost_model, m->rotations, d, m->gradient.count()});
     }
     B::template zero_batched<C>(ctx, std::span<const MatrixView<C>>(sparse_));
     B::template adam_batched<C>(ctx, c, std::span<const AdamTask<C>>(states_), guard);

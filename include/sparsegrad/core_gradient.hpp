@@ -12,6 +12,7 @@
 #include "core/overlap.hpp"
 #include "core_projection.hpp"
 #include "core_source.hpp"
+#include "default_cost_model.hpp"
 #include "gradient_memory.hpp"
 
 namespace sparsegrad {
@@ -31,9 +32,12 @@ struct SavedInput {
 
 /// Options of a CoreGradient.
 struct CoreGradientOptions {
-  std::optional<Plan> plan = {};  ///< overrides the cost model
-  Workload workload = {};         ///< what the cost model assumes
-  CostModel cost_model = {};      ///< picks the plan
+  std::optional<Plan> plan = {};             ///< overrides the cost model
+  Workload workload = {};                    ///< what the cost model assumes
+  std::optional<CostModel> cost_model = {};  ///< picks the plan; without: default_cost_model
+  /// Of the products of basis and finished gradient; full where it is not available
+  /// (available_rotations). Without: default_rotations.
+  std::optional<RotationPrecision> rotations = {};
 };
 
 /// Sums a step's gradients of one weight matrix and gives their core in a basis:
@@ -77,10 +81,15 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   /// Throws ShapeError unless out > 0 and in > 0, and dW has less than 2^63 bytes; ValueError for a
   /// workload or cost model out of range.
   CoreGradient(Context& ctx, index_t out, index_t in, CoreGradientOptions options = {})
-      : out_(out), in_(in), options_(std::move(options)) {
+      : out_(out),
+        in_(in),
+        options_(std::move(options)),
+        rotations_(options_.rotations ? available_rotations<C, B>(ctx, *options_.rotations)
+                                      : default_rotations<T, B>(ctx)),
+        model_(options_.cost_model ? *options_.cost_model : default_cost_model<T, B>(ctx, rotations_)) {
     detail::require_extents(out, in);
     options_.workload.require_valid();
-    options_.cost_model.require_valid();
+    model_.require_valid();
     set_basis(ctx, nullptr);
   }
   CoreGradient(const CoreGradient&) = delete;
@@ -94,6 +103,10 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   Plan plan() const override { return plan_; }
   /// The options that it was made with.
   const CoreGradientOptions& options() const { return options_; }
+  /// The precision of the products of basis and finished gradient.
+  RotationPrecision rotations() const { return rotations_; }
+  /// The model that picks the plan.
+  const CostModel& cost_model() const { return model_; }
   bool accumulating() const override { return state_ != State::empty; }
   bool finished() const override { return state_ == State::finished; }
   /// Whether dW itself is formed.
@@ -117,6 +130,7 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
     const Order order = order_of(*basis, plan, options_.workload, forms_weight_gradient_);
     require_room(order);
     if constexpr (is_low_precision<T>) low_precision_ = &basis->template low_precision<T>(ctx);
+    (void)detail::BasisRotations<C, B>(ctx, *basis, rotations_);  // what a step then finds made
     basis_ = std::move(basis);
     take_order(ctx, order);
   }
@@ -171,6 +185,7 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
     // Tokens in the basis; halves of a dW that `add` is given; the sum while it is projected.
     index_t bytes = max_tokens * (rows + cols) * static_cast<index_t>(sizeof(T)) +
                     (rows * in_ + sum_rows() * cols + sums) * element +
+                    detail::split_bytes(std::max(sums, out_ * in_), bfloat16_terms(rotations_)) +
                     B::template scratch_bound<C>(ctx, std::max(max_tokens * wide, sums)) + 4096;
     if constexpr (is_low_precision<T>) {
       bytes += element * std::max(low_precision_->out().scratch_elements(max_tokens),
@@ -294,7 +309,8 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
     fill_empty(ctx);
     const MatrixView<C> core(memory(), basis_->rows(), basis_->cols());
     state_ = State::broken;  // while it is neither the sum nor the core
-    detail::project_in_place<C, B>(ctx, *basis_, plan_, options_.cost_model, sum(), core);
+    detail::project_in_place<C, B>(ctx, detail::BasisRotations<C, B>(ctx, *basis_, rotations_), plan_, model_,
+                                   sum(), core);
     state_ = State::finished;
     return core;
   }
@@ -355,7 +371,7 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
     const SideShape out = shape_of(basis.out());
     const SideShape in = shape_of(basis.in());
     Plan plan{SideOrder::multiply_first, SideOrder::multiply_first};
-    if (!forms_weight_gradient) plan = wanted ? *wanted : choose_plan(out, in, workload, options_.cost_model);
+    if (!forms_weight_gradient) plan = wanted ? *wanted : choose_plan(out, in, workload, model_);
     if (out.kind == SideKind::identity) plan.out = SideOrder::multiply_first;
     if (in.kind == SideKind::identity) plan.in = SideOrder::multiply_first;
     return {plan, count_of(basis, plan)};
@@ -388,6 +404,8 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   index_t out_ = 0;
   index_t in_ = 0;
   CoreGradientOptions options_;
+  RotationPrecision rotations_;
+  CostModel model_;
   BasisPointer basis_;
   const LowPrecisionBasis<T, B>* low_precision_ = nullptr;  ///< of a 16-bit T; basis_ owns it
   Plan plan_;

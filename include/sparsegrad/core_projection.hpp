@@ -13,10 +13,10 @@ namespace sparsegrad::detail {
 /// Projects the sides that the plan left to the end: from `sum` to `core`, both at the front of the
 /// same memory.
 template <class C, Backend B>
-void project_in_place(typename B::Context& ctx, const TuckerBasis<C, B>& basis, const Plan& plan,
+void project_in_place(typename B::Context& ctx, const BasisRotations<C, B>& basis, const Plan& plan,
                       const CostModel& model, MatrixView<C> sum, MatrixView<C> core) {
-  const BasisSide<C, B>& out = basis.out();
-  const BasisSide<C, B>& in = basis.in();
+  const RotationSide<C, B>& out = basis.out;
+  const RotationSide<C, B>& in = basis.in;
   bool out_left = plan.out == SideOrder::multiply_first && out.rotates();
   bool in_left = plan.in == SideOrder::multiply_first && in.rotates();
   // A Hadamard transform works in place; it comes first unless the other side makes its matrix
@@ -77,19 +77,18 @@ index_t rows_at_a_time(MatrixView<const S> g) {
 /// The factor's side over the rows of a stored gradient S [n, t]: Y [r, t] = F S, or, with
 /// `turned`, Y [t, r] = S^T F^T.
 template <class C, Backend B, class S>
-void project_stored_rows(typename B::Context& ctx, const BasisSide<C, B>& side, MatrixView<const S> s,
+void project_stored_rows(typename B::Context& ctx, const RotationSide<C, B>& side, MatrixView<const S> s,
                          bool turned, MatrixView<C> y) {
   const index_t step = rows_at_a_time<C>(s);
   for (index_t first = 0; first < s.rows; first += step) {
     const index_t rows = std::min(step, s.rows - first);
     auto frame = ctx.frame();
     const MatrixView<const C> part = widened<C, B, S>(ctx, frame, s.block(first, 0, rows, s.cols));
-    const MatrixView<const C> factor = side.factor().block(0, first, side.rank(), rows);
     const C beta = first == 0 ? C(0) : C(1);
     if (turned) {
-      B::template gemm<C>(ctx, Op::transpose, Op::transpose, C(1), part, factor, beta, y);
+      side.times_factor(ctx, Op::transpose, Op::transpose, part, first, rows, beta, y);
     } else {
-      B::template gemm<C>(ctx, Op::none, Op::none, C(1), factor, part, beta, y);
+      side.factor_times(ctx, Op::none, Op::none, part, first, rows, beta, y);
     }
   }
 }
@@ -97,7 +96,7 @@ void project_stored_rows(typename B::Context& ctx, const BasisSide<C, B>& side, 
 /// The factor's side over the columns of a stored gradient S [t, n]: Y [t, r] = S F^T, or, with
 /// `turned`, Y [r, t] = F S^T.
 template <class C, Backend B, class S>
-void project_stored_columns(typename B::Context& ctx, const BasisSide<C, B>& side, MatrixView<const S> s,
+void project_stored_columns(typename B::Context& ctx, const RotationSide<C, B>& side, MatrixView<const S> s,
                             bool turned, MatrixView<C> y) {
   const index_t step = rows_at_a_time<C>(s);
   for (index_t first = 0; first < s.rows; first += step) {
@@ -105,11 +104,11 @@ void project_stored_columns(typename B::Context& ctx, const BasisSide<C, B>& sid
     auto frame = ctx.frame();
     const MatrixView<const C> part = widened<C, B, S>(ctx, frame, s.block(first, 0, rows, s.cols));
     if (turned) {
-      B::template gemm<C>(ctx, Op::none, Op::transpose, C(1), side.factor(), part, C(0),
-                          y.block(0, first, y.rows, rows));
+      side.factor_times(ctx, Op::none, Op::transpose, part, 0, side.extent(), C(0),
+                        y.block(0, first, y.rows, rows));
     } else {
-      B::template gemm<C>(ctx, Op::none, Op::transpose, C(1), part, side.factor(), C(0),
-                          y.block(first, 0, rows, y.cols));
+      side.times_factor(ctx, Op::none, Op::transpose, part, 0, side.extent(), C(0),
+                        y.block(first, 0, rows, y.cols));
     }
   }
 }
@@ -134,10 +133,10 @@ void copy_stored(typename B::Context& ctx, MatrixView<const S> s, bool turned, M
 /// where `turned`. Passes over S once, in the first product; only a side without a factor
 /// (identity, Hadamard) that comes first copies it.
 template <class C, Backend B, class S>
-void project_stored(typename B::Context& ctx, const TuckerBasis<C, B>& basis, const CostModel& model,
+void project_stored(typename B::Context& ctx, const BasisRotations<C, B>& basis, const CostModel& model,
                     MatrixView<const S> s, bool turned, MatrixView<C> core) {
-  const BasisSide<C, B>& out = basis.out();
-  const BasisSide<C, B>& in = basis.in();
+  const RotationSide<C, B>& out = basis.out;
+  const RotationSide<C, B>& in = basis.in;
   const auto project_in = [&](MatrixView<C> y) {  // Y [out, c] = dW U
     turned ? project_stored_rows<C, B, S>(ctx, in, s, true, y)
            : project_stored_columns<C, B, S>(ctx, in, s, false, y);

@@ -63,10 +63,12 @@ class GivenGradient final : public CoreSource<C, B> {
   /// A weight gradient in the engine's memory.
   using View = WeightGradientView<C>;
 
+  /// `rotations` is the precision of the products with the basis, full where it is not available.
   /// Throws ShapeError unless out > 0 and in > 0, and dW has less than 2^63 bytes; ValueError for a
   /// cost model out of range.
-  GivenGradient(Context& ctx, index_t out, index_t in, CostModel cost_model = {})
-      : out_(out), in_(in), cost_model_(cost_model) {
+  GivenGradient(Context& ctx, index_t out, index_t in, CostModel cost_model = {},
+                RotationPrecision rotations = RotationPrecision::full)
+      : out_(out), in_(in), cost_model_(cost_model), rotations_(available_rotations<C, B>(ctx, rotations)) {
     detail::require_extents(out, in);
     cost_model_.require_valid();
     set_basis(ctx, nullptr);
@@ -118,6 +120,7 @@ class GivenGradient final : public CoreSource<C, B> {
     this->require_idle("set_basis");
     const bool rotates = basis->out().rotates() || basis->in().rotates();
     own_.resize(ctx, rotates ? basis->rows() * basis->cols() : 0);
+    (void)detail::BasisRotations<C, B>(ctx, *basis, rotations_);
     basis_ = std::move(basis);
   }
   void form_weight_gradient(Context&, bool on) override { forms_weight_gradient_ = on; }
@@ -168,13 +171,14 @@ class GivenGradient final : public CoreSource<C, B> {
     const MatrixView<C> core = own_.matrix(rows, cols);
     if (owns_gradient_) {
       state_ = State::broken;  // while it is neither dW nor the core
-      detail::project_in_place<C, B>(ctx, *basis_, Plan(), cost_model_, own_matrix(), core);
+      detail::project_in_place<C, B>(ctx, detail::BasisRotations<C, B>(ctx, *basis_, rotations_), Plan(),
+                                     cost_model_, own_matrix(), core);
     } else if (!has_gradient()) {
       B::template zero<C>(ctx, core.data, core.size());
     } else {
       visit([&](auto s) {
-        detail::project_stored<C, B>(ctx, *basis_, cost_model_, s, given_.layout == WeightLayout::in_out,
-                                     core);
+        detail::project_stored<C, B>(ctx, detail::BasisRotations<C, B>(ctx, *basis_, rotations_), cost_model_,
+                                     s, given_.layout == WeightLayout::in_out, core);
       });
     }
     borrowed_core_ = {};
@@ -204,6 +208,7 @@ class GivenGradient final : public CoreSource<C, B> {
     const index_t widened = std::max(in_ + out_, (index_t{1} << 20) / element);
     const index_t core = basis_->rows() * basis_->cols();
     ctx.scratch().reserve((half + widened) * element +
+                          detail::split_bytes(std::max({half, out_ * in_}), bfloat16_terms(rotations_)) +
                           B::template scratch_bound<C>(ctx, std::max({half, core, widened})) + 4096);
   }
 
@@ -255,6 +260,7 @@ class GivenGradient final : public CoreSource<C, B> {
   index_t out_ = 0;
   index_t in_ = 0;
   CostModel cost_model_;
+  RotationPrecision rotations_;
   BasisPointer basis_;
   View given_;  ///< of this step
   View kept_;   ///< of every step, where it stands

@@ -48,7 +48,10 @@ class GroupBases {
     member.source = &layer.gradient();
     member.weight = &layer.trained_weight();
     members_.require_apart("add", member.source, *member.weight);
-    if constexpr (requires { layer.options().cost_model; }) member.cost_model = layer.options().cost_model;
+    member.rotations = default_rotations<T, B>(ctx);
+    if constexpr (requires { layer.rotations(); }) member.rotations = layer.rotations();
+    member.cost_model = default_cost_model<T, B>(ctx, member.rotations);
+    if constexpr (requires { layer.cost_model(); }) member.cost_model = layer.cost_model();
     members_.join(ctx, layer.gradient(), warming_up());
     return append(ctx, std::move(member), kind);
   }
@@ -335,9 +338,12 @@ class GroupBases {
     Member member;
     member.own_weight = std::make_unique<TrainedWeight<T>>(weight);
     member.weight = member.own_weight.get();
-    member.cost_model = options.cost_model;
+    member.rotations =
+        options.rotations ? available_rotations<C, B>(ctx, *options.rotations) : default_rotations<T, B>(ctx);
+    member.cost_model =
+        options.cost_model ? *options.cost_model : default_cost_model<T, B>(ctx, member.rotations);
     member.given = std::make_unique<GivenGradient<C, B>>(ctx, weight.out_extent(), weight.in_extent(),
-                                                         options.cost_model);
+                                                         member.cost_model, member.rotations);
     member.source = member.given.get();
     if (!options.gradient.empty()) member.given->keep({options.gradient, options.layout});
     members_.join(ctx, *member.given, warming_up());

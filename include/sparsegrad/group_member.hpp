@@ -35,7 +35,9 @@ struct WeightOptions {
   /// dW in C, of the weight's shape and layout, that stands in every step: memory which the engine
   /// writes anew each time. Empty: set_gradient gives one in each step.
   MatrixView<const std::type_identity_t<C>> gradient = {};
-  CostModel cost_model = {};  ///< picks the order of the weight's update
+  std::optional<CostModel> cost_model = {};  ///< picks the order of the weight's update
+  /// As LinearOptions::rotations.
+  std::optional<RotationPrecision> rotations = {};
 };
 
 /// Adds up a finished gradient over processes, in place.
@@ -120,7 +122,8 @@ struct GroupMember {
   const TrainedWeight<T>* weight = nullptr;      ///< the weight that is trained
   /// Chooses the order of the products of the weight's update.
   CostModel cost_model;
-  HosvdAccumulator<C, B>* sums = nullptr;  ///< null unless gradients are collected
+  RotationPrecision rotations = RotationPrecision::full;  ///< of the weight's update
+  HosvdAccumulator<C, B>* sums = nullptr;                 ///< null unless gradients are collected
   /// The selected entries.
   SparseGradient<C, B> gradient;
   std::shared_ptr<SparseGradient<C, B>> update;  ///< shared by members of the same core

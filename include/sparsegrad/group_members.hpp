@@ -351,7 +351,7 @@ class GroupMembers {
       if (!m.is_selected() && (m.selector || rules_.selector || m.source->selects())) m.make_positions(ctx);
       const index_t core = m.basis().rows() * m.basis().cols();
       const index_t update = m.update == nullptr ? wanted(m, m.basis()) : m.update->capacity();
-      ctx.scratch().reserve(add_expanded_scratch<C, B>(ctx, m.basis(), update) +
+      ctx.scratch().reserve(add_expanded_scratch<C, B>(ctx, m.basis(), update, m.rotations) +
                             B::template scratch_bound<C>(ctx, core) + (index_t{1} << 20));
     }
   }

@@ -29,6 +29,11 @@ class LowPrecisionSide {
     B::template round_to<T>(ctx, side.factor(), factor_.matrix(side.rank(), side.extent()));
   }
 
+  /// U^T [r, n], rounded; empty where there is no factor.
+  MatrixView<const T> factor() const {
+    if (!side_.has_factor()) return {};
+    return factor_.matrix(side_.rank(), side_.extent());
+  }
   /// Whether U is other than the identity.
   bool rotates() const { return side_.rotates(); }
   /// Bytes of backend memory held.
@@ -69,7 +74,6 @@ class LowPrecisionSide {
   index_t step(index_t rows) const {
     return std::clamp<index_t>(chunk / std::max<index_t>(side_.extent(), 1), 1, std::max<index_t>(rows, 1));
   }
-  MatrixView<const T> factor() const { return factor_.matrix(side_.rank(), side_.extent()); }
 
   /// B = (A H^T, inverse: A H) + beta B, row by row; without rotation H = I.
   void transform(Context& ctx, MatrixView<const T> a, bool inverse, C beta, MatrixView<T> b) const {

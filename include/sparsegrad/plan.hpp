@@ -45,9 +45,9 @@ struct SideShape {
   index_t rank = 0;                    ///< r, of the core
 };
 
-/// What the cost model knows of `side`.
-template <class T, Backend B>
-SideShape shape_of(const BasisSide<T, B>& side) {
+/// What the cost model knows of a BasisSide, or of what stands for one.
+template <class Side>
+SideShape shape_of(const Side& side) {
   return {side.kind(), side.extent(), side.rank()};
 }
 
@@ -66,39 +66,40 @@ struct Workload {
   }
 };
 
-/// Model of what products cost, in multiply-adds of a dense product.
-/// The two parameters say how many such multiply-adds take as long as another operation. Their
-/// defaults were measured on two cores of an AMD Zen 3 with OpenBLAS; `sparsegrad-bench calibrate`
-/// measures those of another machine. Both are finite and >= 0.
+/// Model of what products cost, in multiply-adds of a dense product with tokens.
+/// The parameters say how many such multiply-adds take as long as another operation. Their defaults
+/// are those of float products, measured on two cores of an AMD Zen 3 with OpenBLAS; a layer without
+/// a model of its own takes `default_cost_model`, which knows products of 16 bits too, and
+/// `sparsegrad-bench calibrate` measures another machine. All are finite and >= 0.
 struct CostModel {
   double transform_entry = 80;  ///< Hadamard transform, for each entry of the matrix
   double sparse_entry = 8;      ///< multiply-add of a sparse row expansion, with what it moves
+  double rotation_product = 1;  ///< multiply-add of a product of a basis with a float gradient or update
 
-  /// Throws ValueError unless both parameters are finite and >= 0.
+  /// Throws ValueError unless all parameters are finite and >= 0.
   void require_valid() const {
-    for (const double cost : {transform_entry, sparse_entry}) {
+    for (const double cost : {transform_entry, sparse_entry, rotation_product}) {
       if (is_finite(cost) && cost >= 0) continue;
       throw ValueError("the cost model has transform_entry " + number_text(transform_entry) +
-                       " and sparse_entry " + number_text(sparse_entry) + ", expected finite numbers >= 0");
+                       ", sparse_entry " + number_text(sparse_entry) + " and rotation_product " +
+                       number_text(rotation_product) + ", expected finite numbers >= 0");
     }
   }
 
-  /// Cost of projecting `vectors` vectors of a side's extent.
-  double projection(const SideShape& side, index_t vectors) const {
-    const auto n = static_cast<double>(side.extent);
-    const auto v = static_cast<double>(vectors);
-    if (side.kind == SideKind::identity) return 0;
-    if (side.kind == SideKind::hadamard) return transform_entry * n * v;
-    return n * static_cast<double>(side.rank) * v;
+  /// Cost of projecting `vectors` tokens of a side's extent.
+  double projection(const SideShape& side, index_t vectors) const { return product(side, vectors, 1); }
+  /// Cost of projecting `vectors` vectors of a float matrix, or of expanding to them.
+  double rotation(const SideShape& side, index_t vectors) const {
+    return product(side, vectors, rotation_product);
   }
 
   /// Cost of R^T A C, A [rows.extent, cols.extent], as R^T (A C).
   double columns_then_rows(const SideShape& rows, const SideShape& cols) const {
-    return projection(cols, rows.extent) + projection(rows, cols.rank);
+    return rotation(cols, rows.extent) + rotation(rows, cols.rank);
   }
   /// Cost of R^T A C, A [rows.extent, cols.extent], as (R^T A) C.
   double rows_then_columns(const SideShape& rows, const SideShape& cols) const {
-    return projection(rows, cols.extent) + projection(cols, rows.rank);
+    return rotation(rows, cols.extent) + rotation(cols, rows.rank);
   }
   /// Whether R^T (A C) costs at most what (R^T A) C does.
   bool projects_columns_first(const SideShape& rows, const SideShape& cols) const {
@@ -135,7 +136,7 @@ struct CostModel {
     if (!stored(other)) return std::numeric_limits<double>::max();
     const auto groups = static_cast<double>(std::min(count, other.rank));
     return entries(side, count, other.rank) +
-           groups * static_cast<double>(side.extent) * static_cast<double>(other.extent);
+           rotation_product * groups * static_cast<double>(side.extent) * static_cast<double>(other.extent);
   }
 
   /// Cost of the core gradient of one optimizer step under `plan`.
@@ -153,14 +154,21 @@ struct CostModel {
     if (!out_first && !in_first) {
       end = std::fmin(columns_then_rows(out, in), rows_then_columns(out, in));
     } else if (!in_first) {
-      end = projection(in, rows);
+      end = rotation(in, rows);
     } else if (!out_first) {
-      end = projection(out, cols);
+      end = rotation(out, cols);
     }
     return micro * static_cast<double>(work.micro_batches) + end;
   }
 
  private:
+  double product(const SideShape& side, index_t vectors, double multiply_add) const {
+    const auto n = static_cast<double>(side.extent);
+    const auto v = static_cast<double>(vectors);
+    if (side.kind == SideKind::identity) return 0;
+    if (side.kind == SideKind::hadamard) return transform_entry * n * v;
+    return multiply_add * n * static_cast<double>(side.rank) * v;
+  }
   static bool stored(const SideShape& side) {
     return side.kind == SideKind::factor || side.kind == SideKind::random;
   }
@@ -178,7 +186,7 @@ struct CostModel {
     const auto n = static_cast<double>(count);
     const auto extent = static_cast<double>(side.extent);
     double cost = sparse_entry * n * 50 + moved(std::min(count, groups), side.extent);
-    if (!stored(side)) return cost + projection(side, std::min(count, groups));
+    if (!stored(side)) return cost + rotation(side, std::min(count, groups));
     cost += sparse_entry * n * extent / 4;
     if (count >= 2 * side.rank) cost += sparse_entry * 10 * extent * static_cast<double>(side.rank);
     return cost;

@@ -44,7 +44,7 @@ class SequentialStep {
     const StepReport step = m.optimizer->step(ctx, m.gradient, options, *m.update);
     report.became_dense += step.went_dense ? 1 : 0;
     report.evicted += step.evicted;
-    update_weight<T, B>(ctx, *m.weight, m.basis(), *m.update, decay, m.cost_model);
+    update_weight<T, B>(ctx, *m.weight, m.basis(), *m.update, decay, m.cost_model, m.rotations);
     if constexpr (RemainderOptimizer<O, C, B>) {
       m.optimizer->use_remainder(ctx, m.remainder(ctx, options));
       m.weight->template round<B>(ctx);

@@ -22,7 +22,11 @@ struct LinearOptions {
   WeightLayout layout = WeightLayout::out_in;
   std::optional<Plan> plan = {};  ///< overrides the cost model
   Workload workload = {};         ///< what the cost model assumes
-  CostModel cost_model = {};      ///< picks the plan and the order of the weight's update
+  /// Picks the plan and the order of the weight's update; without: default_cost_model.
+  std::optional<CostModel> cost_model = {};
+  /// Of the products of basis and finished gradient, and of the weight's update; full where it is
+  /// not available (available_rotations). Without: default_rotations.
+  std::optional<RotationPrecision> rotations = {};
 };
 
 namespace detail {
@@ -106,6 +110,10 @@ class SparseGradLinear {
   Plan plan() const { return gradient_.plan(); }
   /// The options that it was made with.
   const LinearOptions& options() const { return options_; }
+  /// What picks the plan and the order of the weight's update.
+  const CostModel& cost_model() const { return gradient_.cost_model(); }
+  /// The precision of the products of basis and finished gradient, and of the weight's update.
+  RotationPrecision rotations() const { return gradient_.rotations(); }
   /// The weight, as stored.
   MatrixView<T> weight() const { return weight_.weight; }
   /// What updates go to: the master of a weight of 16 bits, else the weight itself.
@@ -159,7 +167,7 @@ class SparseGradLinear {
                        ", expected 0 <= update_capacity <= " + std::to_string(core));
     }
     const index_t update =
-        add_expanded_scratch<C, B>(ctx, *basis(), update_capacity > 0 ? update_capacity : core);
+        add_expanded_scratch<C, B>(ctx, *basis(), update_capacity > 0 ? update_capacity : core, rotations());
     ctx.scratch().reserve(std::max(gradient_.scratch_bytes(ctx, max_tokens), update) + (index_t{1} << 20));
     gradient_.reserve(ctx, max_tokens);
   }
@@ -215,7 +223,7 @@ class SparseGradLinear {
 
   /// W <- (1 - decay) W + V D U^T: update_weight.
   void apply(Context& ctx, const SparseGradient<C, B>& d, double decay = 0) {
-    update_weight<T, B>(ctx, weight_, *basis(), d, decay, options_.cost_model);
+    update_weight<T, B>(ctx, weight_, *basis(), d, decay, cost_model(), rotations());
   }
 
   /// Forgets the gradient: the next backward starts a new sum, and a shared gradient memory is
@@ -230,7 +238,10 @@ class SparseGradLinear {
         bias_(bias),
         options_(options),
         gradient_(ctx, weight.out_extent(), weight.in_extent(),
-                  {.plan = options.plan, .workload = options.workload, .cost_model = options.cost_model}) {}
+                  {.plan = options.plan,
+                   .workload = options.workload,
+                   .cost_model = options.cost_model,
+                   .rotations = options.rotations}) {}
 
   TrainedWeight<T> weight_;
   const T* bias_ = nullptr;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstdint>
@@ -25,6 +26,7 @@
 #include "hosvd_accumulator.hpp"
 #include "low_precision_basis.hpp"
 #include "plan.hpp"
+#include "rotation_side.hpp"
 #include "side_recipe.hpp"
 
 namespace sparsegrad {
@@ -192,8 +194,11 @@ class TuckerBasis {
   /// Bytes of backend memory held: factors, signs, and the low-precision copies made so far.
   index_t bytes() const {
     const std::lock_guard lock(low_precision_mutex_);
+    index_t copies = 0;
+    for (const auto& split : splits_)
+      copies += split == nullptr ? 0 : split->bytes();
     return out_.bytes() + in_.bytes() + (bfloat16_ == nullptr ? 0 : bfloat16_->bytes()) +
-           (float16_ == nullptr ? 0 : float16_->bytes());
+           (float16_ == nullptr ? 0 : float16_->bytes()) + copies;
   }
 
   /// The basis with its factors rounded to N = bfloat16 or float16, for products with tokens of
@@ -212,6 +217,18 @@ class TuckerBasis {
     }
     ();
     if (copy == nullptr) copy = std::make_unique<LowPrecisionBasis<N, B>>(ctx, out_, in_);
+    return *copy;
+  }
+
+  /// The basis's factors in the terms of a precision other than full, for rotations of float
+  /// matrices. Made at the first call and kept, as `low_precision`; only where T is float and the
+  /// backend has `split`.
+  const SplitBasis<B>& split(Context& ctx, RotationPrecision precision) const {
+    const LowPrecisionBasis<bfloat16, B>& rounded = low_precision<bfloat16>(ctx);
+    const std::lock_guard lock(low_precision_mutex_);
+    const int terms = bfloat16_terms(precision);
+    auto& copy = splits_.at(static_cast<std::size_t>(terms - 1));
+    if (copy == nullptr) copy = std::make_unique<SplitBasis<B>>(ctx, out_, in_, rounded, terms);
     return *copy;
   }
 
@@ -401,6 +418,35 @@ class TuckerBasis {
   mutable std::mutex low_precision_mutex_;
   mutable std::unique_ptr<LowPrecisionBasis<bfloat16, B>> bfloat16_;
   mutable std::unique_ptr<LowPrecisionBasis<float16, B>> float16_;
+  mutable std::array<std::unique_ptr<SplitBasis<B>>, 3> splits_;  ///< of one, two and three terms
 };
+
+namespace detail {
+
+/// Both sides of a basis as a step's rotations use them. Refers to the basis.
+template <class T, Backend B>
+struct BasisRotations {
+  /// `precision` must be available. What it needs is made at the first call for a basis.
+  BasisRotations(typename B::Context& ctx, const TuckerBasis<T, B>& basis, RotationPrecision precision)
+      : out(basis.out(), precision, terms(ctx, basis, precision, true)),
+        in(basis.in(), precision, terms(ctx, basis, precision, false)) {}
+
+  RotationSide<T, B> out;  ///< V
+  RotationSide<T, B> in;   ///< U
+
+ private:
+  static SplitMatrix terms(typename B::Context& ctx, const TuckerBasis<T, B>& basis,
+                           RotationPrecision precision, bool of_out) {
+    if constexpr (splits_products<T, B>) {
+      if (precision != RotationPrecision::full) {
+        const SplitBasis<B>& split = basis.split(ctx, precision);
+        return of_out ? split.out() : split.in();
+      }
+    }
+    return {};
+  }
+};
+
+}  // namespace detail
 
 }  // namespace sparsegrad

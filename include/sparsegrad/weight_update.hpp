@@ -20,7 +20,7 @@ namespace detail {
 
 /// A dense update D [r, c], rows and columns on the sides `rows` and `cols`: W += R D C^T.
 template <class T, Backend B>
-void expand_dense(typename B::Context& ctx, const BasisSide<T, B>& rows, const BasisSide<T, B>& cols,
+void expand_dense(typename B::Context& ctx, const RotationSide<T, B>& rows, const RotationSide<T, B>& cols,
                   ConstMatrixView<T> d, const CostModel& model, MatrixView<T> w) {
   if (!rows.rotates() && !cols.rotates()) return B::template add<T>(ctx, T(1), d, w);
   if (!rows.rotates()) return cols.expand_columns(ctx, d, T(1), w);
@@ -43,7 +43,7 @@ void expand_dense(typename B::Context& ctx, const BasisSide<T, B>& rows, const B
 /// of D: panel.row(s) = the group's entries expanded along the other side.
 template <class T, Backend B>
 void expand_groups(typename B::Context& ctx, const GroupedSupport& groups, const T* values, index_t count,
-                   const BasisSide<T, B>& along, MatrixView<T> panel) {
+                   const RotationSide<T, B>& along, MatrixView<T> panel) {
   B::template zero<T>(ctx, panel.data, panel.size());
   if (!along.has_factor()) {
     B::template scatter_add<T>(ctx, groups.group, groups.other, values, count, panel);
@@ -58,7 +58,7 @@ void expand_groups(typename B::Context& ctx, const GroupedSupport& groups, const
 /// W [rows.extent, cols.extent] += R D C^T, where D's position index i * d.cols() + j has its row i
 /// on the side `rows`, or, with `swapped`, on the side `cols` (a weight stored [in, out]).
 template <class T, Backend B>
-void expand_sparse(typename B::Context& ctx, const BasisSide<T, B>& rows, const BasisSide<T, B>& cols,
+void expand_sparse(typename B::Context& ctx, const RotationSide<T, B>& rows, const RotationSide<T, B>& cols,
                    bool swapped, const SparseGradient<T, B>& d, const CostModel& model, MatrixView<T> w) {
   const index_t count = d.count();
   if (count == 0) return;
@@ -76,15 +76,12 @@ void expand_sparse(typename B::Context& ctx, const BasisSide<T, B>& rows, const 
     B::template gather<T>(ctx, d.values(), g.order, count, ordered);
     return g;
   };
-  const auto multiply = [&](const BasisSide<T, B>& side, const GroupedSupport& g, bool panel_first,
+  const auto multiply = [&](const RotationSide<T, B>& side, const GroupedSupport& g, bool panel_first,
                             MatrixView<const T> panel) {
     const MatrixView<T> used = frame.template matrix<T>(g.groups, side.extent());
     B::template gather_rows<T>(ctx, side.factor(), g.list, g.groups, used);
-    if (panel_first) {
-      B::template gemm<T>(ctx, Op::transpose, Op::none, T(1), panel, used, T(1), w);
-    } else {
-      B::template gemm<T>(ctx, Op::transpose, Op::none, T(1), used, panel, T(1), w);
-    }
+    rotation_gemm<T, B>(ctx, side.precision(), Op::transpose, Op::none, panel_first ? panel : used,
+                        panel_first ? used : panel, T(1), w);
   };
 
   T* ordered = frame.template take<T>(count);
@@ -123,7 +120,7 @@ void expand_sparse(typename B::Context& ctx, const BasisSide<T, B>& rows, const 
   const bool columns = model.sparse_expansion_along(shape_of(rows), shape_of(cols), count) <
                        model.sparse_expansion_along(shape_of(cols), shape_of(rows), count);
   const GroupedSupport g = group(columns, ordered);
-  const BasisSide<T, B>& sparse_side = columns ? rows : cols;
+  const RotationSide<T, B>& sparse_side = columns ? rows : cols;
   const MatrixView<T> panel = frame.template matrix<T>(g.groups, sparse_side.extent());
   expand_groups<T, B>(ctx, g, ordered, count, sparse_side, panel);
   multiply(columns ? cols : rows, g, columns, panel);
@@ -131,32 +128,34 @@ void expand_sparse(typename B::Context& ctx, const BasisSide<T, B>& rows, const 
 
 /// W += V D U^T for a dense D [r, c].
 template <class T, Backend B>
-void expand_dense(typename B::Context& ctx, const TuckerBasis<T, B>& basis, MatrixView<const T> d,
+void expand_dense(typename B::Context& ctx, const BasisRotations<T, B>& basis, MatrixView<const T> d,
                   WeightLayout layout, const CostModel& model, MatrixView<T> w) {
   if (layout == WeightLayout::out_in) {
-    return expand_dense<T, B>(ctx, basis.out(), basis.in(), d, model, w);
+    return expand_dense<T, B>(ctx, basis.out, basis.in, d, model, w);
   }
   auto frame = ctx.frame();
   const MatrixView<T> turned = frame.template matrix<T>(d.cols, d.rows);
   B::template transpose<T>(ctx, d, turned);
-  expand_dense<T, B>(ctx, basis.in(), basis.out(), MatrixView<const T>(turned), model, w);
+  expand_dense<T, B>(ctx, basis.in, basis.out, MatrixView<const T>(turned), model, w);
 }
 
 }  // namespace detail
 
 /// W += V D U^T in place, for W stored [out, in] or [in, out] (then W += U D^T V^T), V [out, r], U
 /// [in, c] and D [r, c] sparse or dense. Throws ShapeError, or ValueError for a cost model out of
-/// range, before anything has changed. Of a
-/// sparse D only the rows and columns that it uses take part in products, or D is written out as a
+/// range, before anything has changed. Products of two matrices are taken with `rotations`, where
+/// that is available. Of a sparse D only the rows and columns that it uses take part in products, or D is written out as a
 /// dense matrix: what `model` finds cheapest. Source: Table 2 of the paper, seen from the original
 /// space.
 template <class T, Backend B>
 void add_expanded(typename B::Context& ctx, const TuckerBasis<T, B>& basis, const SparseGradient<T, B>& d,
-                  WeightLayout layout, MatrixView<T> w, const CostModel& model = {}) {
+                  WeightLayout layout, MatrixView<T> w, const CostModel& model = {},
+                  RotationPrecision rotations = RotationPrecision::full) {
   require_shape("update D", d.rows(), d.cols(), basis.rows(), basis.cols(), "rows x cols of the core");
   const bool swapped = layout == WeightLayout::in_out;
-  const BasisSide<T, B>& rows = swapped ? basis.in() : basis.out();
-  const BasisSide<T, B>& cols = swapped ? basis.out() : basis.in();
+  const detail::BasisRotations<T, B> sides(ctx, basis, available_rotations<T, B>(ctx, rotations));
+  const detail::RotationSide<T, B>& rows = swapped ? sides.in : sides.out;
+  const detail::RotationSide<T, B>& cols = swapped ? sides.out : sides.in;
   require_shape("weight", w.rows, w.cols, rows.extent(), cols.extent(),
                 swapped ? "in x out of the basis" : "out x in of the basis");
   model.require_valid();
@@ -175,13 +174,13 @@ void add_expanded(typename B::Context& ctx, const TuckerBasis<T, B>& basis, cons
     B::template scatter<T>(ctx, d.values(), d.indices(), d.count(), filled.data);
     dense = filled;
   }
-  detail::expand_dense<T, B>(ctx, basis, dense, layout, model, w);
+  detail::expand_dense<T, B>(ctx, sides, dense, layout, model, w);
 }
 
 /// Bytes of scratch memory that add_expanded needs at most, the primitives' own included.
 template <class T, Backend B>
-index_t add_expanded_scratch(const typename B::Context& ctx, const TuckerBasis<T, B>& basis,
-                             index_t capacity) {
+index_t add_expanded_scratch(const typename B::Context& ctx, const TuckerBasis<T, B>& basis, index_t capacity,
+                             RotationPrecision rotations = RotationPrecision::full) {
   const index_t wide = std::max(basis.out_extent(), basis.in_extent());
   const index_t rank = std::max(basis.rows(), basis.cols());
   const index_t core = basis.rows() * basis.cols();
@@ -197,6 +196,7 @@ index_t add_expanded_scratch(const typename B::Context& ctx, const TuckerBasis<T
   const index_t chunk = rotates ? std::max(wide, index_t{1} << 20) : 0;
   return (panel + half + chunk) * element +
          capacity * (element + 5 * static_cast<index_t>(sizeof(stored_index_t))) +
+         detail::split_bytes(std::max(panel, half), bfloat16_terms(rotations)) + index_t{4096} +
          B::template scratch_bound<T>(ctx, std::max({panel, half, capacity, wide * rank}));
 }
 
@@ -213,13 +213,14 @@ inline void require_decay(double decay) {
 template <class T, Backend B>
 void update_weight(typename B::Context& ctx, const TrainedWeight<T>& w,
                    const TuckerBasis<compute_t<T>, B>& basis, const SparseGradient<compute_t<T>, B>& d,
-                   double decay = 0, const CostModel& model = {}) {
+                   double decay = 0, const CostModel& model = {},
+                   RotationPrecision rotations = RotationPrecision::full) {
   using C = compute_t<T>;
   require_shape("update D", d.rows(), d.cols(), basis.rows(), basis.cols(), "rows x cols of the core");
   require_decay(decay);
   model.require_valid();
   if (decay != 0) B::template scale<C>(ctx, static_cast<C>(1 - decay), w.master);
-  add_expanded<C, B>(ctx, basis, d, w.layout, w.master, model);
+  add_expanded<C, B>(ctx, basis, d, w.layout, w.master, model, rotations);
   w.template round<B>(ctx);
 }
 
@@ -246,6 +247,8 @@ class BatchedWeightUpdate {
     const TuckerBasis<C, B>* basis = nullptr;
     /// Chooses the order of the products.
     const CostModel* model = nullptr;
+    /// Of products of a basis that rotates both sides; available in the context.
+    RotationPrecision rotations = RotationPrecision::full;
     /// D [r, c].
     MatrixView<const C> d;
     index_t count = 0;  ///< entries of D that are not 0
@@ -280,8 +283,8 @@ class BatchedWeightUpdate {
       if (expands_entries(ctx, task)) {
         expand_entries(ctx, task);
       } else {
-        detail::expand_dense<C, B>(ctx, *task.basis, task.d, task.weight->layout, *task.model,
-                                   task.weight->master);
+        detail::expand_dense<C, B>(ctx, detail::BasisRotations<C, B>(ctx, *task.basis, task.rotations),
+                                   task.d, task.weight->layout, *task.model, task.weight->master);
       }
     }
     for (const Task& task : tasks_)

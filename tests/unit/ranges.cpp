@@ -291,7 +291,7 @@ TEST_CASE("ranges: workloads, cost models, decays") {
       {"no tokens", linear({.workload = {.tokens = 0}}), "the workload is 1 micro-batches of 0 tokens",
        "both numbers >= 1"},
       {"no micro-batches", linear({.workload = {.micro_batches = -2}}), "the workload is -2", "both numbers"},
-      {"a layer's cost", linear({.cost_model = {.sparse_entry = not_a_number}}), "the cost model has",
+      {"a layer's cost", linear({.cost_model = CostModel{.sparse_entry = not_a_number}}), "the cost model has",
        numbers},
       {"a weight's cost", weight({.transform_entry = -1}), "the cost model has transform_entry -1", numbers},
       {"an update's cost", update(0.5, {.transform_entry = infinity}), "the cost model has", numbers},

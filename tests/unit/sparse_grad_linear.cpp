@@ -652,7 +652,7 @@ TEST_CASE("a layer takes its orders from its own cost model") {
     Padded<double> weight(w);
     Noting::extent = 0;
     SparseGradLinear<double, Noting> layer(ctx, weight.view(), nullptr,
-                                           {.cost_model = {.sparse_entry = sparse_entry}});
+                                           {.cost_model = CostModel{.sparse_entry = sparse_entry}});
     layer.set_basis(ctx, basis);
     layer.apply(ctx, update);
     CHECK(Noting::extent == extent);
@@ -669,7 +669,7 @@ TEST_CASE("a layer takes its orders from its own cost model") {
     Padded<double> weight(w);
     SparseGradLinear<double, Noting> layer(
         ctx, weight.view(), nullptr,
-        {.workload = {4, 1}, .cost_model = {.transform_entry = transform_entry}});
+        {.workload = {4, 1}, .cost_model = CostModel{.transform_entry = transform_entry}});
     layer.set_basis(ctx, fast);
     CHECK(layer.plan().in == order);
   }

@@ -90,6 +90,25 @@ struct FastestOf : host::Kernels {
     /// Whose products it takes.
     const ProductChoice& products() const { return choice_; }
 
+    /// Whether the chosen products of S = bfloat16 or float16 are the processor's own.
+    template <class S>
+    bool multiplies() const {
+      return product_speedup<S>() > 1;
+    }
+    /// About how many times the rate of float products the chosen ones of T have, as far as their
+    /// backend's context knows.
+    template <class T>
+    double product_speedup() const {
+      double speedup = 1;
+      const auto of = [&]<class B>() {
+        using Own = typename B::Context;
+        if constexpr (requires(const Own& own) { own.template product_speedup<T>(); })
+          speedup = static_cast<const Own&>(*this).template product_speedup<T>();
+      };
+      with_number(number<T>(), of, std::index_sequence_for<Candidates...>());
+      return speedup;
+    }
+
    private:
     friend struct FastestOf;
 

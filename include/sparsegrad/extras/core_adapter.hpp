@@ -69,7 +69,6 @@ class CoreAdapter {
   /// its term to dX.
   CoreAdapter(Context& ctx, BasisPointer basis, CoreGradientOptions options = {})
       : gradient_(ctx, required(basis).out_extent(), required(basis).in_extent(), options),
-        cost_model_(options.cost_model),
         basis_(std::move(basis)) {
     gradient_.set_basis(ctx, basis_);
     delta_.resize(ctx, rows() * cols());
@@ -272,12 +271,11 @@ class CoreAdapter {
     }
     SparseGradient<C, B> update = export_delta(ctx);
     B::template scale<C>(ctx, sign, MatrixView<C>(update.values(), 1, update.count()));
-    add_expanded<C, B>(ctx, *basis(), update, layout, target, cost_model_);
+    add_expanded<C, B>(ctx, *basis(), update, layout, target, gradient_.cost_model());
     merged_ = want_merged;
   }
 
   CoreGradient<T, B> gradient_;
-  CostModel cost_model_;
   BasisPointer basis_;          ///< Delta's
   MatrixView<const T> weight_;  ///< empty: it lives elsewhere
   WeightLayout layout_ = WeightLayout::out_in;

@@ -94,16 +94,16 @@ class Matmul {
             "dnnl_primitive_execute");
   }
 
-  /// Whether this processor multiplies numbers of these types itself: not where oneDNN has plain
-  /// loops ("ref"), or its older kernels ("gemm:jit"), which take three times as long as a product
-  /// in float where there are no instructions for 16 bits.
-  static bool native(const dnnl::engine& engine, const Shape& shape) {
+  /// Name of the kernel with which this processor multiplies numbers of these types itself, or "":
+  /// where oneDNN has plain loops ("ref"), or its older kernels ("gemm:jit"), which take three times
+  /// as long as a product in float where there are no instructions for 16 bits.
+  static std::string native_kernel(const dnnl::engine& engine, const Shape& shape) {
     const host::BlasThreads serial(1);
     try {
       const std::string kernel = describe(engine, shape).impl_info_str();
-      return kernel.rfind("ref", 0) != 0 && kernel.rfind("gemm:jit", 0) != 0;
+      return kernel.rfind("ref", 0) != 0 && kernel.rfind("gemm:jit", 0) != 0 ? kernel : "";
     } catch (const dnnl::error& error) {
-      if (error.status == dnnl_unimplemented) return false;
+      if (error.status == dnnl_unimplemented) return "";
       refuse(error.status, error.what(), shape);
     }
   }

@@ -1,7 +1,9 @@
 // Conversions between float and the 16-bit types.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
+#include <span>
 
 #include "../../core/low_precision.hpp"
 #include "../../core/view.hpp"
@@ -11,7 +13,7 @@
 
 namespace sparsegrad::backend::host {
 
-/// The primitives `widen` and `round_to` of the contract (core/backend.hpp).
+/// The primitives `widen` and `round_to` of the contract (core/backend.hpp), and `split`.
 struct Convert {
   template <class S>
   static void widen(HostContext& ctx, MatrixView<const S> a, MatrixView<float> b) {
@@ -27,6 +29,30 @@ struct Convert {
             [&](index_t i, index_t begin, index_t end) {
               round_array(a.row(i) + begin, b.row(i) + begin, end - begin);
             });
+  }
+
+  /// terms[0] + terms[1] + ... = A, each the rounded rest of those before (rotation_precision.hpp).
+  static void split(HostContext& ctx, MatrixView<const float> a,
+                    std::span<const MatrixView<sparsegrad::bfloat16>> terms) {
+    bool contiguous = a.contiguous();
+    for (const auto& term : terms)
+      contiguous = contiguous && term.contiguous();
+    on_rows(ctx, a.rows, a.cols, contiguous, [&](index_t i, index_t begin, index_t end) {
+      constexpr index_t piece = 1024;
+      float rest[piece], rounded[piece];
+      for (index_t first = begin; first < end; first += piece) {
+        const index_t n = std::min(piece, end - first);
+        std::copy_n(a.row(i) + first, n, rest);
+        for (std::size_t t = 0; t < terms.size(); ++t) {
+          sparsegrad::bfloat16* to = terms[t].row(i) + first;
+          round_array(rest, to, n);
+          if (t + 1 == terms.size()) break;
+          widen_array(to, rounded, n);
+          for (index_t j = 0; j < n; ++j)
+            rest[j] -= rounded[j];
+        }
+      }
+    });
   }
 
   /// to[i] = from[i], serial.

@@ -54,6 +54,10 @@ struct Kernels {
   static void round_to(Context& ctx, ConstMatrixView<float> a, MatrixView<S> b) {
     Convert::round_to<S>(ctx, a, b);
   }
+  static void split(Context& ctx, ConstMatrixView<float> a,
+                    std::span<const MatrixView<sparsegrad::bfloat16>> terms) {
+    Convert::split(ctx, a, terms);
+  }
   template <class T>
   static void scale(Context& ctx, std::type_identity_t<T> alpha, MatrixView<T> a) {
     Elementwise::scale<T>(ctx, alpha, a);
