@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "basis_rotations.hpp"
 #include "plan.hpp"
 #include "tucker_basis.hpp"
 

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "basis_rotations.hpp"
 #include "core/number.hpp"
 #include "plan.hpp"
 #include "sparse_gradient.hpp"
