@@ -19,9 +19,9 @@ struct GridCase {
 
 /// Plans that differ for this basis, the cost model's choice first.
 template <class Basis>
-std::vector<Plan> plans_of(const Basis& basis, const Workload& work) {
+std::vector<Plan> plans_of(const Basis& basis, const Workload& work, const CostModel& model = {}) {
   const auto side = [](const auto& s) { return SideShape{s.kind(), s.extent(), s.rank()}; };
-  std::vector<Plan> plans{choose_plan(side(basis.out()), side(basis.in()), work)};
+  std::vector<Plan> plans{choose_plan(side(basis.out()), side(basis.in()), work, model)};
   for (const SideOrder out : {SideOrder::multiply_first, SideOrder::project_first}) {
     for (const SideOrder in : {SideOrder::multiply_first, SideOrder::project_first}) {
       if (out == SideOrder::project_first && !basis.out().rotates()) continue;

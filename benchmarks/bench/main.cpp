@@ -1,6 +1,6 @@
 // sparsegrad-bench: measurements that a user makes on a machine of their own.
-//     sparsegrad-bench calibrate [--backend cpu_onednn|cpu_blas|cpu] [--threads N] [--in 768] [--out 3072]
-//                                [--tokens 2048] [--seconds 5] [--output FILE]
+//     sparsegrad-bench calibrate [--backend cpu_onednn|cpu_blas|cpu] [--dtype float|bf16|fp16] [--threads N]
+//                                [--in 768] [--out 3072] [--tokens 2048] [--seconds 5] [--output FILE]
 // measures what the weights of CostModel stand for and writes them as JSON (docs/performance.md).
 //     sparsegrad-bench report
 // says how fast this processor multiplies and how fast the linked libraries do (docs/backends.md).
@@ -34,12 +34,14 @@ using Fastest = backend::FastestOf<backend::CpuBlas, backend::Cpu>;
 #endif
 
 constexpr const char* usage =
-    "usage: sparsegrad-bench calibrate [--backend cpu_onednn|cpu_blas|cpu] [--threads N] [--in 768]\n"
-    "                                  [--out 3072] [--tokens 2048] [--seconds 5] [--output FILE]\n"
+    "usage: sparsegrad-bench calibrate [--backend cpu_onednn|cpu_blas|cpu] [--dtype float|bf16|fp16]\n"
+    "                                  [--threads N] [--in 768] [--out 3072] [--tokens 2048] [--seconds 5]\n"
+    "                                  [--output FILE]\n"
     "       sparsegrad-bench report\n";
 
 struct Options {
   std::string backend = "cpu_blas";
+  std::string dtype = "float";
   int threads = bench::core_count();
   bench::LayerShape shape = bench::up_shape();
   double seconds = 5;
@@ -58,6 +60,10 @@ Options parse(int argc, char** argv) {
       if (std::find(backends.begin(), backends.end(), value) == backends.end())
         throw std::invalid_argument("--backend is " + value + ", which this program was not built with");
       o.backend = value;
+    } else if (key == "--dtype") {
+      if (value != "float" && value != "bf16" && value != "fp16")
+        throw std::invalid_argument("--dtype is " + value + ", expected float, bf16 or fp16");
+      o.dtype = value;
     } else if (key == "--threads") {
       o.threads = static_cast<int>(positive());
     } else if (key == "--in") {
@@ -83,7 +89,9 @@ Options parse(int argc, char** argv) {
 template <class Backend>
 bench::Calibration run(const Options& o) {
   typename Backend::Context ctx(o.threads);
-  return bench::calibrate<Backend>(ctx, o.shape, o.seconds);
+  if (o.dtype == "bf16") return bench::calibrate<Backend, sparsegrad::bfloat16>(ctx, o.shape, o.seconds);
+  if (o.dtype == "fp16") return bench::calibrate<Backend, float16>(ctx, o.shape, o.seconds);
+  return bench::calibrate<Backend, float>(ctx, o.shape, o.seconds);
 }
 
 void calibrate(const Options& o) {
@@ -104,13 +112,21 @@ void calibrate(const Options& o) {
   const nlohmann::ordered_json page = {
       {"transform_entry", c.model.transform_entry},
       {"sparse_entry", c.model.sparse_entry},
+      {"rotation_product", c.model.rotation_product},
       {"of_single_rounds",
        {{"transform_entry", range(&CostModel::transform_entry)},
-        {"sparse_entry", range(&CostModel::sparse_entry)}}},
+        {"sparse_entry", range(&CostModel::sparse_entry)},
+        {"rotation_product", range(&CostModel::rotation_product)}}},
+      {"built_in",
+       {{"transform_entry", c.built_in.transform_entry},
+        {"sparse_entry", c.built_in.sparse_entry},
+        {"rotation_product", c.built_in.rotation_product}}},
+      {"rotations", to_string(c.rotations)},
       {"product_gflops", c.product_flops * 1e-9},
       {"memory_gbytes", c.memory_bytes * 1e-9},
       {"rounds", c.rounds.size()},
       {"backend", o.backend},
+      {"dtype", o.dtype},
       {"threads", o.threads},
       {"layer", o.shape.name + ", " + std::to_string(o.shape.tokens) + " tokens"},
       {"processor", bench::cpu_name()},
@@ -129,8 +145,9 @@ void calibrate(const Options& o) {
     if (!file) throw std::runtime_error("cannot write " + o.output);
   }
   std::fprintf(stderr,
-               "LinearOptions options{.cost_model = {.transform_entry = %.3g, .sparse_entry = %.3g}};\n",
-               c.model.transform_entry, c.model.sparse_entry);
+               "LinearOptions options{.cost_model = CostModel{.transform_entry = %.3g, .sparse_entry = %.3g, "
+               ".rotation_product = %.3g}};\n",
+               c.model.transform_entry, c.model.sparse_entry, c.model.rotation_product);
 }
 
 }  // namespace
