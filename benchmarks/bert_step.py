@@ -32,7 +32,7 @@ import tempfile
 import time
 
 import random_bert
-from case_program import CaseProgram, Variant, described, judged, paired_ratios, ratio_table, spread, table, usual_variants, verdict, wrapped, write_aside
+from case_program import CaseProgram, Variant, described, judged, paired_ratios, ratio_table, spread, table, usual_variants, verdict, without_folders, wrapped, write_aside
 
 HERE = pathlib.Path(__file__).resolve().parent
 WARM = 2
@@ -87,9 +87,11 @@ def cases_of(random_weights, quick):
     program(LORA_TITLE, LORA, "unpadded")
     program("sparse (paper)", paper, "unpadded")
     torch("torch.compile", {"what": "compiled"}, "max_length")
-    if quick or random_weights:
+    if quick:
         return cases
     torch("IPEX", {"what": "ipex"}, "max_length")
+    if random_weights:
+        return cases
     torch("the method in torch", {"what": "method"}, "max_length", ["float"])
     program("LoRA of rank 7", ["--run-type", "lora"], "unpadded")
     program("frozen MLP", ["--run-type", "frozen-mlp"], "unpadded")
@@ -248,7 +250,7 @@ class Failed(Exception):
 
 def last_line(text):
     lines = [line for line in text.strip().splitlines() if line.strip()]
-    return lines[-1].strip()[:300] if lines else "no message"
+    return without_folders(lines[-1].strip())[:200] if lines else "no message"
 
 
 def program_run(a, case, folder):
@@ -307,7 +309,7 @@ class Torch:
 
     def seconds(self, case):
         if not self.versions:
-            raise Failed(f"left out: {self.why}")
+            raise Failed(f"left out: {last_line(self.why)}")
         if not self.a.data and case.padding == "longest":
             raise Failed("left out: needs --data")
         if self.process is None:
@@ -320,7 +322,7 @@ class Torch:
             pass  # the answer's absence says it
         found = self.answer(self.a.case_seconds)
         if "failed" in found:
-            raise Failed(f"failed: {found['failed']}")
+            raise Failed(f"failed: {last_line(found['failed'])}")
         return statistics.median(found["seconds"][WARM:])
 
     def end(self):

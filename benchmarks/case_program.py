@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import statistics
 import subprocess
 import textwrap
@@ -116,6 +117,11 @@ def write_aside(path, text):
         os.replace(aside, path)
     except OSError as error:
         raise SystemExit(f"cannot write {path}: {error.strerror}")
+
+
+def without_folders(text):
+    """Messages for a page: a file's name says enough, its folder is this machine's alone."""
+    return re.sub(r"(?<![\w.])(?:~|/)[\w.+@-]*/(?:[\w.+@-]+/)*", "", text)
 
 
 def wrapped(text):

@@ -13,7 +13,7 @@ import pathlib
 import statistics
 import time
 
-from case_program import CaseProgram, Variant, spread, table, wrapped, write_aside
+from case_program import CaseProgram, Variant, spread, table, without_folders, wrapped, write_aside
 from reference_layer import reference_layer
 
 RATE = 1e-5
@@ -49,7 +49,8 @@ class Row:
             try:
                 run()
             except Exception as error:  # another program's: its row is left out, the others go on
-                missing.append(f"{self.title}, {dtype}: failed, {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+                text = str(error).splitlines()
+                missing.append(f"{self.title}, {dtype}: failed, {type(error).__name__}: {without_folders(text[0])[:200] if text else ''}")
                 del self.theirs[dtype]
                 self.theirs_seconds.pop(dtype, None)
             else:

@@ -32,7 +32,7 @@ import subprocess
 import sys
 import time
 
-from case_program import described, usual_variants, verdict, wrapped, write_aside
+from case_program import described, usual_variants, verdict, without_folders, wrapped, write_aside
 
 HERE = pathlib.Path(__file__).resolve().parent
 GLUE = HERE.parent / "build" / "finetune" / "sparsegrad-glue"
@@ -88,7 +88,7 @@ def parts(a, folder, variants):
 def environment():
     """What of the environment changes products and threads, as it comes."""
     found = [f"{key}={value}" for key, value in sorted(os.environ.items()) if key.startswith(ENVIRONMENT)]
-    return ", ".join(found) or "nothing is set that the libraries read"
+    return without_folders(", ".join(found)) or "nothing is set that the libraries read"
 
 
 def lscpu():
@@ -173,6 +173,20 @@ def page(folder, about):
     return "\n".join(lines)
 
 
+def index(results):
+    """A page that lists the processors' pages."""
+    lines = ["# Figures by processor", ""]
+    lines += wrapped("Each page is written by `benchmarks/run.sh processor` on that processor. Times compare within a page alone.")
+    lines += ["", "| processor | targets |", "|---|---|"]
+    for file in sorted(results.glob("*.md")):
+        text = file.read_text(encoding="utf-8").splitlines()
+        title = next((line[2:] for line in text if line.startswith("# ")), file.stem)
+        targets = next((line[len("## Targets: ") :] for line in text if line.startswith("## Targets: ")), None)
+        if file.name != "README.md" and targets:
+            lines.append(f"| [{title}]({file.name}) | {targets} |")
+    return "\n".join(lines) + "\n"
+
+
 def run(command, seconds, log):
     """How a command ended, in words. It leads a group of processes, which is stopped as one."""
     with open(log, "w", encoding="utf-8") as errors:
@@ -191,7 +205,7 @@ def run(command, seconds, log):
     if process.returncode == 0:
         return "", output
     lines = [line.strip() for line in pathlib.Path(log).read_text(encoding="utf-8").splitlines() if line.strip()]
-    return f"failed with status {process.returncode}: {lines[-1][:200] if lines else 'no message'}", output
+    return f"failed with status {process.returncode}: {without_folders(lines[-1])[:200] if lines else 'no message'}", output
 
 
 def stop(process):
@@ -204,6 +218,12 @@ def stop(process):
             return
         except subprocess.TimeoutExpired:
             continue
+
+
+def write_page(file, folder, about):
+    write_aside(file, page(folder, about))
+    if file.parent == HERE / "results":
+        write_aside(file.parent / "README.md", index(file.parent))
 
 
 def main():
@@ -229,7 +249,7 @@ def main():
     if a.page_only:
         if not about:
             parser.error(f"{about_file} is not there: no run to make a page of")
-        write_aside(page_file, page(folder, about))
+        write_page(page_file, folder, about)
         print(f"wrote {page_file}")
         return 0
     shown = ["--quick"] * a.quick + [f"--size {a.size}"] * (a.size != "base") + [f"--only {name}" for name in a.only]
@@ -251,7 +271,7 @@ def main():
 
     def keep():
         write_aside(about_file, json.dumps(about, indent=1) + "\n")
-        write_aside(page_file, page(folder, about))
+        write_page(page_file, folder, about)
 
     failed = []
     try:

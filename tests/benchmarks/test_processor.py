@@ -239,6 +239,10 @@ class Torch(FolderCase):
 
 
 class Variants(unittest.TestCase):
+    def test_no_folder_of_this_machine_in_a_page(self):
+        text = case_program.without_folders("cannot read /tmp/x1/run.json: a/b, ft 32 x 128 / torch, ~/m/vocab.txt 3/4")
+        self.assertEqual(text, "cannot read run.json: a/b, ft 32 x 128 / torch, vocab.txt 3/4")
+
     def test_usual(self):
         built = [case_program.Variant.parse(text) for text in ("cpu_blas:float", "cpu_blas:bf16", "cpu:float")]
         self.assertEqual([v.title for v in case_program.usual_variants(built)], ["float, BLAS", "bf16, BLAS"])
