@@ -6,7 +6,7 @@
     bert_step.py --page-only --output FOLDER [--size base]
 
 Each round runs every case once, in turn, on the same CoLA sentences in the same order (batch 32, dropout 0.1, AdamW); a case is
-compared with another of its own round. A step is forward, backward and optimizer; the first two of a case are left out. With
+compared with another of its own round. A step is forward, backward and optimizer; the first --warm of a case are left out. With
 --size the model has random weights (random_bert.py), and the vocabulary of --model where one is given; without --data the
 program takes its built-in sentences and torch random words, which compare where both are filled up to 128 tokens.
 A refresh of the bases every 100 steps is an option: the cases of 104 steps have one, with the gradients collected for it, in
@@ -32,10 +32,9 @@ import tempfile
 import time
 
 import random_bert
-from case_program import CaseProgram, Variant, described, judged, paired_ratios, ratio_table, spread, table, usual_variants, verdict, without_folders, wrapped, write_aside
+from case_program import CaseProgram, Variant, described, judged, spread, table, usual_variants, verdict, without_folders, wrapped, write_aside
 
 HERE = pathlib.Path(__file__).resolve().parent
-WARM = 2
 PERIOD = 104  # steps of a case that has a refresh in it
 BATCH = 32
 RATE = 1e-4
@@ -43,10 +42,12 @@ LORA_RANK = 51  # as many entries as preset best steps
 PRODUCT = "product 4096 x 4096 x 4096"
 TYPES = ["float", "bf16"]
 
-ONE_SIDED = ["--run-type", "sparse", "--preset", "best", "--phase1-steps", "3"]  # which bases there are changes no time
+ONE_SIDED = ["--run-type", "sparse", "--preset", "best"]
 PAPER = ["--run-type", "sparse", "--preset", "paper"]
-PHASE1 = ["--phase1-steps", "3"]
-RANDOM_SIDES = ["--width-side", "random", "--other-side", "random"]  # of the same size as fitted ones, and need no gradients
+PHASE1 = ["--phase1-steps", "3"]  # which bases there are changes no time
+# Random sides of the same size need no gradients.
+RANDOM_ONE_SIDE = ["--width-side", "random:64"]
+RANDOM_SIDES = ["--width-side", "random", "--other-side", "random"]
 ACCUMULATED = ["--accumulation", "8"]
 LORA = ["--run-type", "lora", "--lora-rank", str(LORA_RANK)]
 LORA_TITLE = f"LoRA of rank {LORA_RANK}"
@@ -72,18 +73,19 @@ def cases_of(random_weights, quick):
     def torch(what, options, padding, types=TYPES):
         cases.extend(Case(what, dtype, options, padding) for dtype in types)
 
+    one_sided = [*ONE_SIDED, *(RANDOM_ONE_SIDE if random_weights else PHASE1)]
     paper = [*PAPER, *(RANDOM_SIDES if random_weights else PHASE1)]
     program("ft", ["--run-type", "ft"], "max_length")
     torch("torch", {"what": "ft"}, "max_length")
     program("ft", ["--run-type", "ft"], "unpadded")
     torch("torch", {"what": "ft"}, "longest")
-    program("sparse (best)", ONE_SIDED, "max_length")
+    program("sparse (best)", one_sided, "max_length")
     program(LORA_TITLE, LORA, "max_length")
     program("sparse (paper)", paper, "max_length")
     program("ft by BLAS", ["--run-type", "ft", "--products", "blas"], "max_length", ["float"])
     program("ft by BLAS", ["--run-type", "ft", "--products", "blas"], "unpadded", ["float"])
     torch("peft's LoRA", {"what": "lora", "rank": LORA_RANK}, "max_length")
-    program("sparse (best)", ONE_SIDED, "unpadded")
+    program("sparse (best)", one_sided, "unpadded")
     program(LORA_TITLE, LORA, "unpadded")
     program("sparse (paper)", paper, "unpadded")
     torch("torch.compile", {"what": "compiled"}, "max_length")
@@ -97,13 +99,13 @@ def cases_of(random_weights, quick):
     program("frozen MLP", ["--run-type", "frozen-mlp"], "unpadded")
     mean = f", mean of {PERIOD} steps"
     program("ft", ["--run-type", "ft"], "unpadded", steps=PERIOD, ending=mean)
-    program("sparse (best) with a refresh", [*ONE_SIDED, "--refresh-every", "100"], "unpadded", steps=PERIOD, ending=mean)
-    for what, options in (("ft", ["--run-type", "ft"]), ("sparse (paper)", paper), ("sparse (best)", ONE_SIDED)):
+    program("sparse (best) with a refresh", [*one_sided, "--refresh-every", "100"], "unpadded", steps=PERIOD, ending=mean)
+    for what, options in (("ft", ["--run-type", "ft"]), ("sparse (paper)", paper), ("sparse (best)", one_sided)):
         program(what, [*options, *ACCUMULATED], "unpadded", ending=", 8 micro-batches")
     return cases
 
 
-def pairs_of_type(dtype):
+def compared():
     """(first, second) whose times are compared, without the type that both have"""
     full, own, longest = (PADDINGS[p] for p in ("max_length", "unpadded", "longest"))
     pairs = [
@@ -129,12 +131,7 @@ def pairs_of_type(dtype):
         (f"sparse (best), {own}, 8 micro-batches", f"ft, {own}, 8 micro-batches"),
         (f"sparse (paper), {own}, 8 micro-batches", f"ft, {own}, 8 micro-batches"),
     ]
-    return [(f"{first}, {dtype}", f"{second}, {dtype}", None) for first, second in pairs]
-
-
-# The same step in bf16 and float.
-ACROSS = ["ft, padded to 128", "ft, unpadded", "sparse (best), padded to 128", "sparse (paper), padded to 128", f"{LORA_TITLE}, padded to 128", "torch, padded to 128"]
-ACROSS_PAIRS = [(f"{what}, bf16", f"{what}, float", None) for what in ACROSS]
+    return pairs
 
 # Peaks of training, the first over the second, and the ratio that is wanted.
 MEMORY_PAIRS = [
@@ -195,6 +192,11 @@ def share_of_product(data, dtype):
     return [operations(data["size"], data) / seconds / rate for seconds, rate in zip(times, products)]
 
 
+def ratios_of(data, first, second):
+    """Of the rounds that have both."""
+    return [x / y for x, y in zip(data["seconds"].get(first, []), data["seconds"].get(second, []))]
+
+
 def absent(data, *titles):
     """Why the first of the cases that has no times has none."""
     for title in titles:
@@ -221,12 +223,11 @@ def targets(data):
     for t in TARGETS:
         if data["size"] not in t.sizes:
             continue
-        first, second = data["seconds"].get(t.first, []), data["seconds"].get(t.second, [])
         missing = absent(data, t.first, t.second)
         if t.least:
-            add(t.what, f">= {t.least:.2f} times", [y / x for x, y in zip(first, second)], lambda found: found >= t.least, t.on, missing)
+            add(t.what, f">= {t.least:.2f} times", ratios_of(data, t.second, t.first), lambda found: found >= t.least, t.on, missing)
         else:
-            add(t.what, f"<= {t.most:.2f}", [x / y for x, y in zip(first, second)], lambda found: found <= t.most, t.on, missing)
+            add(t.what, f"<= {t.most:.2f}", ratios_of(data, t.first, t.second), lambda found: found <= t.most, t.on, missing)
     if not data["size"]:
         for what, ratio, wanted in memory_ratios(data):
             if wanted is not None:
@@ -272,7 +273,7 @@ def program_run(a, case, folder):
         raise Failed(f"stopped after {a.case_seconds:g} s")
     log = json.loads((pathlib.Path(folder) / "run.json").read_text())
     # The log has the training time up to each step.
-    seconds = [record["seconds"] for record in log["steps"]][WARM - 1 :]
+    seconds = [record["seconds"] for record in log["steps"]][a.warm - 1 :]
     peak, products = log["memory"]["process_peak_bytes"], log["versions"].get("products")
     if case.steps:
         return (seconds[-1] - seconds[0]) / (len(seconds) - 1), peak, products
@@ -323,7 +324,7 @@ class Torch:
         found = self.answer(self.a.case_seconds)
         if "failed" in found:
             raise Failed(f"failed: {last_line(found['failed'])}")
-        return statistics.median(found["seconds"][WARM:])
+        return statistics.median(found["seconds"][self.a.warm :])
 
     def end(self):
         if self.process is not None:
@@ -353,8 +354,8 @@ def head(data):
         f"# A BERT's step on {machine['processor'].split(' (')[0]}, {machine['cores']} cores" + (f": BERT-{data['size']}" if data["size"] else ""),
         "",
         *wrapped(
-            f"`{data['command']}`, {data['date']}; {machine['processor']}, {machine['instruction_set']}; {data['threads']} threads, {data['rounds']} rounds "
-            f"of {data['steps']} steps, batch {BATCH} of CoLA{'' if data['with_data'] else ' (the built-in sentences; for torch random words)'}; {model}; "
+            f"`{data['command']}`, {data['date']}; {machine['processor']}, {machine['instruction_set']}; {data['threads']} threads, at most {data['rounds']} "
+            f"rounds of {data['steps']} steps, of which the first {data['warm']} do not count, batch {BATCH} of CoLA{'' if data['with_data'] else ' (the built-in sentences; for torch random words)'}; {model}; "
             f"{versions}; load average {data['load_before']:.1f} before, {data['load_after']:.1f} after."
         ),
         "",
@@ -395,14 +396,16 @@ def page(data):
         dense = operations(data["size"], data)
         lines += wrapped(f"A dense step of 32 x 128 tokens has {1e-12 * dense:.2f} TFLOP. Its rate over that of a large product of the same rounds:") + [""]
         lines += table(["type", "product of 4096 x 4096, GFLOP/s", "ft's rate over it"], rows)
-    for dtype in TYPES:
-        if list(paired_ratios(data["seconds"], pairs_of_type(dtype))):
-            lines += [f"## Ratios in {dtype}", ""] + ratio_table(data["seconds"], pairs_of_type(dtype))[:]
-    if list(paired_ratios(data["seconds"], ACROSS_PAIRS)):
-        lines += ["## bf16 against float", ""] + ratio_table(data["seconds"], ACROSS_PAIRS)
-    found = targets(data)
-    rows = [[t["what"], t["wanted"], t["found"], verdict(t["met"], t["why"])] for t in found]
-    lines += ["## Targets", ""] + table(["what", "wanted", "found: median (least-most)", ""], rows)
+    rows = []
+    for first, second in compared():
+        ratios = [ratios_of(data, f"{first}, {dtype}", f"{second}, {dtype}") for dtype in TYPES]
+        if any(ratios):
+            rows.append([f"{first} / {second}", *(spread(r) if r else "" for r in ratios)])
+    if rows:
+        lines += ["## Ratios", ""] + table(["time of / time of", *TYPES], rows)
+    rows = [[t["what"], t["wanted"], t["found"], verdict(t["met"], t["why"])] for t in targets(data)]
+    if rows:
+        lines += ["## Targets", ""] + table(["what", "wanted", "found: median (least-most)", ""], rows)
     rows = [[what, f"{ratio:.3f}", *judged(ratio, wanted)] for what, ratio, wanted in memory_ratios(data)]
     if rows:
         lines += ["## Peak memory", ""] + table(["of / of", "ratio", "wanted", ""], rows)
@@ -485,6 +488,7 @@ def main():
     parser.add_argument("--dtype", action="append", default=[], choices=[*TYPES, "auto"], help="repeatable; auto, and the default: both")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--warm", type=int, default=2, help="the first steps of a case, which do not count")
     parser.add_argument("--quick", action="store_true", help="fewer cases")
     parser.add_argument("--budget", type=float, default=0, help="seconds after which no further case is begun; 0: none")
     parser.add_argument("--case-seconds", type=float, default=1200, help="a case that takes longer is stopped")
@@ -501,8 +505,8 @@ def main():
         return 0
     if not a.program or not (a.model or a.size):
         parser.error("--program and one of --model and --size are needed")
-    if a.steps < WARM + 1 or a.rounds < 1:
-        parser.error(f"--steps {a.steps} --rounds {a.rounds}: expected at least {WARM + 1} steps and a round")
+    if a.warm < 1 or a.steps <= a.warm or a.rounds < 1:
+        parser.error(f"--warm {a.warm} --steps {a.steps} --rounds {a.rounds}: expected 1 or more, more steps than that, and a round")
     types = TYPES if not a.dtype or "auto" in a.dtype else a.dtype
     cases = [case for case in cases_of(bool(a.size), a.quick) if case.dtype in types]
     if a.only:
@@ -514,13 +518,14 @@ def main():
     shown = [f"--size {a.size}"] * bool(a.size) + ["--quick"] * a.quick + ["--only " + repr(title) for title in a.only]
     shown += [f"--dtype {dtype}" for dtype in a.dtype] + [f"--products {a.products}"] * (a.products != "auto")
     data = {
-        "command": " ".join(["benchmarks/bert_step.py", f"--rounds {a.rounds}", f"--steps {a.steps}", f"--threads {a.threads}", *shown]),
+        "command": " ".join(["benchmarks/bert_step.py", f"--rounds {a.rounds}", f"--steps {a.steps}", f"--warm {a.warm}", f"--threads {a.threads}", *shown]),
         "date": str(datetime.date.today()),
         "machine": about["machine"],
         "size": a.size,
         "threads": a.threads,
         "rounds": a.rounds,
         "steps": a.steps,
+        "warm": a.warm,
         "with_data": bool(a.data),
         "load_before": os.getloadavg()[0],
         "seconds": {},

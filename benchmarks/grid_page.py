@@ -163,7 +163,7 @@ def machine_rows(data, backends):
         ("command", f"`{data['command']}`"),
         ("date", data["date"]),
         ("sparsegrad", f"{data['sparsegrad']}, {backends}"),
-        ("processor", f"{machine['processor']}, {machine.get('instruction_set', '')} {machine['cores']} cores".replace(",  ", ", ")),
+        ("processor", ", ".join(filter(None, [machine["processor"], machine.get("instruction_set"), f"{machine['cores']} cores"]))),
         ("memory", machine["memory"]),
         ("compiler", machine["compiler"]),
         ("BLAS", machine["blas"]),

@@ -37,9 +37,10 @@ from case_program import described, usual_variants, verdict, without_folders, wr
 HERE = pathlib.Path(__file__).resolve().parent
 GLUE = HERE.parent / "build" / "finetune" / "sparsegrad-glue"
 # Part: seconds with --quick after which it begins nothing new. It is stopped after GRACE more.
-BUDGETS = {"products": 20, "bert_base": 380, "bert": 200, "parts": 45, "grid": 170, "peers": 60, "calibrate": 30}
-GRACE = 120
-WHOLE = 6 * 3600
+BUDGETS = {"products": 20, "bert_base": 450, "bert": 180, "parts": 40, "grid": 150, "peers": 60, "calibrate": 30}
+GRACE = 90
+QUICK = 1170  # all parts together; what comes after it is left out
+WHOLE = 6 * 3600  # a part without --quick
 # Variables that change how fast the libraries multiply, or on how many threads.
 ENVIRONMENT = ("OPENBLAS_", "OMP_", "GOMP_", "MKL_", "DNNL_", "ONEDNN_", "KMP_", "LD_PRELOAD", "MALLOC_", "GLIBC_TUNABLES")
 NAMES = [*BUDGETS, "steps", "serial", "compile_time"]
@@ -67,8 +68,8 @@ def parts(a, folder, variants):
     cases = ["--program", str(programs / "benchmark_cases"), *threads]
     wanted = {
         "products": [str(build / "sparsegrad-bench"), "report"],
-        "bert_base": bert("--size", a.size, *sized(["--rounds", "2", "--steps", "4", "--case-seconds", "150"], ["--rounds", "3", "--steps", "6"])),
-        "bert": bert(*sized(["--rounds", "3", "--steps", "6", "--case-seconds", "100"], [])) if a.model else "it needs --model",
+        "bert_base": bert("--size", a.size, *sized(["--rounds", "2", "--steps", "3", "--warm", "1", "--case-seconds", "120"], ["--rounds", "3", "--steps", "6"])),
+        "bert": bert(*sized(["--rounds", "2", "--steps", "5", "--case-seconds", "90"], [])) if a.model else "it needs --model",
         "parts": script("parts.py", *cases, *sized(["--rounds", "5"], ["--fit"])),
         "grid": script("grid.py", *cases, "--peers", "no", *sized(["--quick", "--rounds", "2", "--seconds", "0"], [])),
         "peers": script("grid.py", *cases, "--peers", "only", *sized(["--quick", "--peer-rounds", "5"], [])),
@@ -274,6 +275,7 @@ def main():
         write_page(page_file, folder, about)
 
     failed = []
+    began = time.perf_counter()
     try:
         for name, command in parts(a, folder, usual_variants(found["variants"])).items():
             if isinstance(command, str):
@@ -282,10 +284,11 @@ def main():
                 keep()
                 continue
             start = time.perf_counter()
+            limit = min(BUDGETS[name] + GRACE, QUICK - (start - began)) if a.quick else WHOLE
             print(f"== {name}: {' '.join(command)}", file=sys.stderr, flush=True)
             log = pathlib.Path(a.logs) / f"benchmark-{name}.log"
             about["parts"][name] = {"seconds": 0, "ended": "stopped by hand"}
-            ended, output = run(command, BUDGETS[name] + GRACE if a.quick else WHOLE, log)
+            ended, output = run(command, max(1, limit), log)
             if name == "products" and not ended:
                 about["products"] = output
             about["parts"][name] = {"seconds": time.perf_counter() - start, "ended": ended}
