@@ -3,9 +3,64 @@
 import json
 import os
 import pathlib
+import re
 import statistics
 import subprocess
 import textwrap
+
+
+class Variant:
+    """A backend and the type that tokens and weights are stored in."""
+
+    BACKENDS = {"cpu_blas": "BLAS", "cpu_onednn": "oneDNN", "cpu": "Eigen"}
+
+    def __init__(self, backend, dtype):
+        self.backend, self.dtype = backend, dtype
+        self.title = f"{dtype}, {self.BACKENDS.get(backend, backend)}"
+        self.slug = f"{dtype}-{backend}"
+
+    @classmethod
+    def parse(cls, text):
+        backend, _, dtype = text.partition(":")
+        return cls(backend, dtype or "float")
+
+    def options(self):
+        return {"backend": self.backend, "dtype": self.dtype}
+
+    def __eq__(self, other):
+        return self.slug == other.slug
+
+    def __hash__(self):
+        return hash(self.slug)
+
+
+def described(program):
+    """The machine, and the variants that benchmark_cases was built for."""
+    try:
+        done = subprocess.run([str(program), "--variants"], capture_output=True, text=True, check=True)
+    except OSError as error:
+        raise SystemExit(f"cannot run {program}: {error.strerror}; build it: cmake --build --preset release --target benchmark_cases")
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(f"{program} --variants: {error.stderr.strip()}")
+    data = json.loads(done.stdout)
+    data["variants"] = [Variant(v["backend"], v["dtype"]) for v in data["variants"]]
+    return data
+
+
+def usual_variants(built):
+    """Float by the BLAS and by oneDNN, and bf16 by oneDNN, as far as they were built; without oneDNN bf16 by the BLAS."""
+    wanted = [Variant("cpu_blas", "float"), Variant("cpu_onednn", "float"), Variant("cpu_onednn", "bf16")]
+    usual = [v for v in wanted if v in built]
+    return usual if any(v.dtype == "bf16" for v in usual) else [v for v in [*usual, Variant("cpu_blas", "bf16")] if v in built]
+
+
+def checked_variants(texts, built, parser):
+    """Those of a command line; without any the usual ones."""
+    variants = [Variant.parse(text) for text in texts] or usual_variants(built)
+    for v in variants:
+        if v not in built:
+            parser.error(f"--variant {v.backend}:{v.dtype}: the program was built for {', '.join(f'{b.backend}:{b.dtype}' for b in built)}")
+    return variants
 
 
 class CaseProgram:
@@ -64,10 +119,28 @@ def write_aside(path, text):
         raise SystemExit(f"cannot write {path}: {error.strerror}")
 
 
+def without_folders(text):
+    """Messages for a page: a file's name says enough, its folder is this machine's alone."""
+    return re.sub(r"(?<![\w.])(?:~|/)[\w.+@-]*/(?:[\w.+@-]+/)*", "", text)
+
+
 def wrapped(text):
     """Lines of a paragraph, or of an item of a list, at the width that tests/build/check_markdown.py asks for."""
     indent = "  " if text.startswith("- ") else ""
     return textwrap.wrap(text, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def spread(values, digits=2):
+    """Median (least-most); a single value alone."""
+    middle = f"{statistics.median(values):.{digits}f}"
+    return middle if len(values) == 1 else f"{middle} ({min(values):.{digits}f}-{max(values):.{digits}f})"
+
+
+def verdict(met, why=""):
+    """met: True, False, or None where nothing can be said."""
+    if met is None:
+        return f"not measured: {why}"
+    return "met" if met else "**missed**"
 
 
 def table(titles, rows):

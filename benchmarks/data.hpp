@@ -7,6 +7,8 @@
 
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace sparsegrad::bench {
@@ -44,6 +46,18 @@ Buffer<float, Backend> normal_matrix(typename Backend::Context& ctx, index_t row
   Buffer<float, Backend> matrix(ctx, rows * cols);
   Backend::template upload<float>(ctx, host.data(), matrix.data(), rows * cols);
   return matrix;
+}
+
+/// The same numbers as T stores them.
+template <class T, class Backend>
+Buffer<T, Backend> stored_as(typename Backend::Context& ctx, Buffer<float, Backend> values) {
+  if constexpr (std::is_same_v<T, float>) {
+    return values;
+  } else {
+    Buffer<T, Backend> rounded(ctx, values.size());
+    Backend::template round_to<T>(ctx, values.matrix(1, values.size()), rounded.matrix(1, rounded.size()));
+    return rounded;
+  }
 }
 
 /// About `count` positions of a core [rows, cols], those of every seed out of the same `pool` of them.

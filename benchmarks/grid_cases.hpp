@@ -32,12 +32,12 @@ std::vector<Plan> plans_of(const Basis& basis, const Workload& work, const CostM
   return plans;
 }
 
-/// The bases of a grid. `rank` is that of the truncated sides; a full one is left out, as it has its own family.
-template <class Backend>
+/// The bases of a grid, tokens and weights in T. `rank` is that of the truncated sides; a full one is left out, as it has its own family.
+template <class Backend, class T = float>
 std::vector<GridCase> grid_cases(typename Backend::Context& ctx, const LayerShape& shape, index_t rank) {
   using Basis = TuckerBasis<float, Backend>;
   using Side = BasisSide<float, Backend>;
-  using Data = LayerData<Backend>;
+  using Data = LayerData<Backend, T>;
   const index_t out = shape.out;
   const index_t in = shape.in;
   const index_t width = std::min(in, out);
@@ -64,7 +64,7 @@ std::vector<GridCase> grid_cases(typename Backend::Context& ctx, const LayerShap
     const std::vector<Plan> plans = plans_of(*basis(), {shape.tokens, shape.micro_batches});
     for (const Plan& plan : plans) {
       add(family, [&ctx, basis, entries, plan](Data& d) {
-        return std::make_shared<SparseStep<Backend>>(ctx, d, basis(), entries, plan);
+        return std::make_shared<SparseStep<Backend, T>>(ctx, d, basis(), entries, plan);
       });
       if (plans.size() == 1) continue;
       GridCase& c = cases.back();
@@ -74,7 +74,7 @@ std::vector<GridCase> grid_cases(typename Backend::Context& ctx, const LayerShap
     }
   };
 
-  add("dense, AdamW", [&ctx](Data& d) { return std::make_shared<DenseStep<Backend>>(ctx, d); });
+  add("dense, AdamW", [&ctx](Data& d) { return std::make_shared<DenseStep<Backend, T>>(ctx, d); });
   const OnDemand<const Basis> full([both, out, in] { return both(out, in); });
   add_basis("both sides full", full, shape.entries);
   add_basis("width side full", OnDemand<const Basis>([=] { return one_sided(width); }), shape.entries);
@@ -92,11 +92,13 @@ std::vector<GridCase> grid_cases(typename Backend::Context& ctx, const LayerShap
             shape.entries);
   add_basis("no rotation", OnDemand<const Basis>([in, out] { return Basis::identity(out, in); }),
             shape.entries);
-  add("in the basis (the paper's order)",
-      [&ctx, full](Data& d) { return std::make_shared<InBasisStep<Backend>>(ctx, d, full()); });
+  if constexpr (!is_low_precision<T>) {
+    add("in the basis (the paper's order)",
+        [&ctx, full](Data& d) { return std::make_shared<InBasisStep<Backend>>(ctx, d, full()); });
+  }
   const index_t lora_rank = equal_lora_rank(shape);
   add("LoRA of equal entries",
-      [&ctx, lora_rank](Data& d) { return std::make_shared<LoraStep<Backend>>(ctx, d, lora_rank); });
+      [&ctx, lora_rank](Data& d) { return std::make_shared<LoraStep<Backend, T>>(ctx, d, lora_rank); });
   return cases;
 }
 

@@ -2,6 +2,8 @@
 
 import statistics
 
+from case_program import Variant
+
 DENSE = "dense, AdamW"
 REFERENCE = "in the basis (the paper's order)"
 LORA = "LoRA of equal entries"
@@ -26,10 +28,12 @@ MEMORY_PARTS = ["weight", "gradient", "optimizer", "basis", "saved_input", "scra
 class Step:
     """One step of one cell, under one plan."""
 
-    def __init__(self, cell, record):
+    def __init__(self, cell_record, record):
+        cell = cell_record["cell"]
         self.cell, self.record = cell, record
         self.kind = record["family"].replace(f" {cell['rank']},", " r,")
         self.plan, self.chosen = record["plan"], record["chosen"]
+        self.rounds = cell_record["rounds"]
         self.pruned = "wall" not in record
         if not self.pruned:
             self.seconds, self.best = statistics.median(record["wall"]), min(record["wall"])
@@ -42,11 +46,30 @@ class Step:
     def ratio_text(self):
         return f"{self.ratio:.2f} ({self.least:.2f}-{self.most:.2f})"
 
+    def of_rounds(self):
+        """Seconds of each round; of a step that a round runs several times their median."""
+        each = len(self.record["wall"]) // self.rounds
+        return [statistics.median(self.record["wall"][i * each : (i + 1) * each]) for i in range(self.rounds)]
+
+
+def variants_of(data):
+    """Grids of before had one backend, in float."""
+    return [Variant(v["backend"], v["dtype"]) for v in data.get("variants", [{"backend": data.get("backend", "cpu_blas"), "dtype": "float"}])]
+
+
+def of_variant(data, variant):
+    """The same grid with the steps of one variant alone."""
+
+    def same(step):
+        return (step.get("backend", variant.backend), step.get("dtype", variant.dtype)) == (variant.backend, variant.dtype)
+
+    return {**data, "backend": variant.backend, "cells": [{**c, "steps": [s for s in c["steps"] if same(s)]} for c in data["cells"]]}
+
 
 class Grid:
     def __init__(self, data, has_peers=False):
         self.data, self.has_peers = data, has_peers
-        self.steps = [Step(c["cell"], record) for c in data["cells"] for record in c["steps"]]
+        self.steps = [Step(c, record) for c in data["cells"] for record in c["steps"]]
         self.threads = max((s.cell["threads"] for s in self.steps), default=1)
         self.peaks = {}  # threads: (flops a second, bytes a second)
         for threads in sorted({s.cell["threads"] for s in self.steps}):

@@ -4,8 +4,8 @@ import json
 import pathlib
 import statistics
 
-from case_program import wrapped, write_aside
-from grid_cells import DENSE, KINDS, MEMORY_PARTS, PRUNE, Grid, Step, around_one, crossings
+from case_program import spread, wrapped, write_aside
+from grid_cells import DENSE, KINDS, MEMORY_PARTS, PRUNE, Grid, Step, around_one, crossings, of_variant, variants_of
 
 
 def crossing_text(curve, variable):
@@ -132,14 +132,14 @@ def choice_section(grid):
     return lines
 
 
-def targets(grid):
+def targets(grid, variant):
     """What is wanted of the grid, for the page of the whole suite."""
     all_choices = choices(grid)
     if not all_choices:
         return []
     share = sum(c.ratio <= 1.1 for c in all_choices) / len(all_choices)
     what = f"cells whose chosen plan is within 10 % of the best measured one, of {len(all_choices)}"
-    return [{"section": "grid", "what": what, "wanted": ">= 95 %", "found": f"{100 * share:.1f} %", "met": share >= 0.95}]
+    return [{"section": f"grid, {variant.title}", "what": what, "wanted": ">= 95 %", "found": f"{100 * share:.1f} %", "met": share >= 0.95}]
 
 
 def processors(cell):
@@ -157,28 +157,39 @@ def had_text(data):
     )
 
 
-def head_section(grid):
-    data = grid.data
+def machine_rows(data, backends):
     machine = data["machine"]
     rows = [
         ("command", f"`{data['command']}`"),
         ("date", data["date"]),
-        ("sparsegrad", f"{data['sparsegrad']}, backend `{data['backend']}`"),
-        ("processor", f"{machine['processor']}, {machine['cores']} cores"),
+        ("sparsegrad", f"{data['sparsegrad']}, {backends}"),
+        ("processor", ", ".join(filter(None, [machine["processor"], machine.get("instruction_set"), f"{machine['cores']} cores"]))),
         ("memory", machine["memory"]),
         ("compiler", machine["compiler"]),
         ("BLAS", machine["blas"]),
+        ("oneDNN", machine.get("onednn")),
         ("Eigen", machine["eigen"]),
         ("load average", f"{data['load_before']:.1f} before, {data['load_after']:.1f} after"),
         ("processors", had_text(data)),
+        ("left out", f"{data['left_out']} cells, for want of time" if data.get("left_out") else ""),
+        ("other work", data["note"]),
     ]
-    if data["note"]:
-        rows.append(("other work", data["note"]))
-    lines = [f"# The grid on {machine['processor'].split(' (')[0]}, {machine['cores']} cores", ""]
-    lines += ["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows), ""]
+    return ["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows if v), ""]
+
+
+def title_of(data):
+    machine = data["machine"]
+    return f"{machine['processor'].split(' (')[0]}, {machine['cores']} cores"
+
+
+def head_section(grid, variant, up):
+    data = grid.data
+    lines = [f"# The grid on {title_of(data)}" + (f": {variant.title}" if up else ""), ""]
+    lines += machine_rows(data, f"backend `{variant.backend}`, {variant.dtype}")
     rounds = [c["rounds"] for c in data["cells"]]
+    stored = "float" if variant.dtype == "float" else f"tokens and weights in {variant.dtype}, masters, sums, bases, cores and moments in float"
     notes = [
-        "- A step is forward, dX, the weight's gradient, selection, optimizer and the change of the weight, with a bias; float. Where nothing else is said: "
+        f"- A step is forward, dX, the weight's gradient, selection, optimizer and the change of the weight, with a bias; {stored}. Where nothing else is said: "
         f"2048 tokens, 1 % of the entries kept, rank 64, one micro-batch, {grid.threads} threads.",
         f"- A ratio (x dense) is that to the dense step run just before it, {min(rounds)} to {max(rounds)} rounds a cell; how far one dense step is from the "
         "one before it (second last row of the tables) says what a difference is worth.",
@@ -187,9 +198,9 @@ def head_section(grid):
         "least, each operand once. Both are of the best round.",
         "- Memory held: weight, gradient, optimizer, basis or factors, what forward keeps for backward, scratch; not Y, dY and dX, which all steps have. A "
         "sparse step's moments have room for four times the entries kept; supports that change more than that make them dense "
-        "([SST-2](../../../docs/results/sst2.md)).",
+        f"([SST-2]({up}../../../docs/results/sst2.md)).",
         "- Both sides of rank r keep at most r x r entries. LoRA has the rank whose factors have as many entries as the others keep.",
-        "- All figures: [cells.md](cells.md). Raw samples: [grid.json](grid.json)." + (" Other programs: [peers.md](peers.md)." if grid.has_peers else ""),
+        f"- All figures: [cells.md](cells.md). Raw samples: [grid.json]({up}grid.json)." + (f" Other programs: [peers.md]({up}peers.md)." if grid.has_peers else ""),
     ]
     lines += [line for note in notes for line in wrapped(note)] + [""]
     peaks = [[threads, f"{1e-9 * flops:.0f}", f"{1e-9 * traffic:.1f}"] for threads, (flops, traffic) in grid.peaks.items()]
@@ -221,8 +232,72 @@ def picture(name, pictures, text):
     return [f"![{text}]({name})", ""] if name in pictures else []
 
 
-def page(grid, pictures):
-    lines = head_section(grid)
+def dense_section(data, grids):
+    """Times of the dense step by tokens, a row for each variant, and over the first variant's of the same rounds."""
+    lines = []
+    first = next(iter(grids))
+    for shape in grids[first].shapes():
+        curves = {v: {s.cell["tokens"]: s for s in g.curve(DENSE, "tokens", g.where(shape))} for v, g in grids.items()}
+        tokens = sorted(curves[first])
+        rows = []
+        for v, curve in curves.items():
+            rows.append([v.title, "ms"] + [f"{1e3 * curve[t].seconds:.1f}" if t in curve else "" for t in tokens])
+            if v != first:
+                rows.append([v.title, f"time over {first.title}"] + [spread(over(curve[t], curves[first][t])) if t in curve else "" for t in tokens])
+        if tokens:
+            lines += [f"### {shape_text(shape)}", ""] + table(["dense step", "tokens a step:", *map(str, tokens)], rows, 2)
+    return ["## The dense step", ""] + lines if lines else []
+
+
+def over(step, other):
+    """Ratios of the rounds that both were measured in."""
+    return [x / y for x, y in zip(step.of_rounds(), other.of_rounds())]
+
+
+def steps_section(data, grids):
+    """All steps at the centre of the grid, side by side."""
+    first = next(iter(grids))
+    lines = []
+    for shape in grids[first].shapes():
+        for tokens in (512, 2048, 4096):
+            found = {v: {s.kind: s for kind in KINDS for s in g.taken(kind, **g.where(shape, tokens=tokens))} for v, g in grids.items()}
+            rows = []
+            for kind in KINDS:
+                if not any(kind in steps for steps in found.values()):
+                    continue
+                row = [kind]
+                for v, steps in found.items():
+                    row.append(f"{1e3 * steps[kind].seconds:.1f}" if kind in steps else "")
+                    row.append(steps[kind].ratio_text() if kind in steps else "")
+                rows.append(row)
+            if rows:
+                head = ["step"] + [text for v in grids for text in (f"{v.title}: ms", "x dense")]
+                lines += [f"### {shape_text(shape)}, {tokens} tokens", ""] + table(head, rows)
+    return ["## Steps side by side", "", *wrapped("x dense: the time over that of the dense step of the same variant, median (min-max)."), "", *lines] if lines else []
+
+
+def overview(data, grids):
+    """The page of a grid with several variants."""
+    lines = [f"# The grid on {title_of(data)}", "", *machine_rows(data, "; ".join(v.title for v in grids))]
+    lines += wrapped(
+        "A variant is a type that tokens and weights are stored in and the library that multiplies. All variants ran in turn in every round, each in a "
+        "process of its own. What is measured, and how, the variants' own pages say."
+    )
+    lines += [""]
+    rows = []
+    for v, g in grids.items():
+        flops, traffic = g.peaks[g.threads]
+        all_choices = choices(g)
+        good = sum(c.ratio <= 1.1 for c in all_choices)
+        chosen = f"{good} of {len(all_choices)}" if all_choices else ""
+        rows.append([f"[{v.title}]({v.slug}/grid.md)", f"[cells]({v.slug}/cells.md)", f"{1e-9 * flops:.0f}", f"{1e-9 * traffic:.1f}", chosen])
+    head = ["variant", "all cells", "GFLOP/s of a product of 2048 x 2048", "GB/s", "plans within 10 % of the best"]
+    lines += table(head, rows, 2) + dense_section(data, grids) + steps_section(data, grids)
+    return "\n".join(lines)
+
+
+def page(grid, pictures, variant, up=""):
+    lines = head_section(grid, variant, up)
     lines += ["## Tokens a step", ""]
     lines += picture("tokens.png", pictures, "ratio to the dense step against tokens")
     for shape in grid.shapes():
@@ -276,7 +351,7 @@ def cells_page(grid):
             "",
         ]
         rows = []
-        for s in (Step(cell, record) for record in c["steps"]):
+        for s in (Step(c, record) for record in c["steps"]):
             if s.record["family"] == "machine":
                 continue
             plan = f"**{s.plan}**" if s.chosen else s.plan
@@ -297,16 +372,26 @@ def write(folder):
         raise SystemExit(f"cannot read {file}: {error.strerror}")
     if not data["cells"]:
         return []
-    grid = Grid(data, (file.parent / "peers.json").exists())
-    try:
-        import grid_plots
-    except ImportError as missing:
-        print(f"the plots are left out: {missing}")
-        pictures = []
-    else:
-        pictures = grid_plots.draw(grid, pathlib.Path(folder))
-    pages = {"grid.md": page(grid, pictures), "cells.md": cells_page(grid)}
-    write_aside(pathlib.Path(folder) / "grid_targets.json", json.dumps({"targets": targets(grid)}) + "\n")
-    for name, text in pages.items():
-        write_aside(pathlib.Path(folder) / name, text)
-    return [str(pathlib.Path(folder) / name) for name in [*pages, *pictures]]
+    grids = {v: Grid(of_variant(data, v), (file.parent / "peers.json").exists()) for v in variants_of(data)}
+    several = len(grids) > 1
+    found, written = [], []
+    for v, grid in grids.items():
+        at = file.parent / v.slug if several else file.parent
+        at.mkdir(exist_ok=True)
+        try:
+            import grid_plots
+        except ImportError as missing:
+            print(f"the plots are left out: {missing}")
+            pictures = []
+        else:
+            pictures = grid_plots.draw(grid, at)
+        found += targets(grid, v)
+        pages = {"grid.md": page(grid, pictures, v, "../" if several else ""), "cells.md": cells_page(grid)}
+        for name, text in pages.items():
+            write_aside(at / name, text)
+        written += [str(at / name) for name in [*pages, *pictures]]
+    if several:
+        write_aside(file.parent / "grid.md", overview(data, grids))
+        written.append(str(file.parent / "grid.md"))
+    write_aside(file.parent / "grid_targets.json", json.dumps({"targets": found}) + "\n")
+    return written

@@ -15,17 +15,18 @@
 
 namespace sparsegrad::bench {
 
-/// A square product, whose best rate stands for what the machine can do.
-template <class Backend>
+/// A square product of numbers in T, whose best rate stands for what the machine can do.
+template <class Backend, class T = float>
 Case square_product(typename Backend::Context& ctx, index_t n) {
   const std::string edge = std::to_string(n);
   return {.name = "product " + edge + " x " + edge + " x " + edge, .prepare = [&ctx, n] {
-            auto a = std::make_shared<Buffer<float, Backend>>(normal_matrix<Backend>(ctx, n, n, 0, 1));
-            auto b = std::make_shared<Buffer<float, Backend>>(normal_matrix<Backend>(ctx, n, n, 0, 2));
-            auto c = std::make_shared<Buffer<float, Backend>>(ctx, n * n);
+            using Matrix = Buffer<T, Backend>;
+            auto a = std::make_shared<Matrix>(stored_as<T>(ctx, normal_matrix<Backend>(ctx, n, n, 0, 1)));
+            auto b = std::make_shared<Matrix>(stored_as<T>(ctx, normal_matrix<Backend>(ctx, n, n, 0, 2)));
+            auto c = std::make_shared<Matrix>(ctx, n * n);
             const auto run = [&ctx, n, a, b, c] {
-              Backend::template gemm<float>(ctx, Op::none, Op::none, 1, a->matrix(n, n), b->matrix(n, n), 0,
-                                            c->matrix(n, n));
+              Backend::template gemm<T>(ctx, Op::none, Op::none, 1, a->matrix(n, n), b->matrix(n, n), 0,
+                                        c->matrix(n, n));
             };
             return Work{.run = run, .flops = 2 * std::pow(static_cast<double>(n), 3)};
           }};

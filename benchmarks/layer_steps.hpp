@@ -2,6 +2,7 @@
 // paper's own layer.
 #pragma once
 
+#include <sparsegrad/backend/host/convert.hpp>
 #include <sparsegrad/sparsegrad.hpp>
 
 #include <Eigen/Core>
@@ -38,8 +39,8 @@ inline LayerShape down_shape() {
 inline constexpr float learning_rate = 1e-5F;
 
 /// What all steps of a layer read and write: inputs, output gradients that differ from step to step so that supports
-/// change, and the buffers of the engine.
-template <class Backend>
+/// change, and the buffers of the engine. T stores tokens and, rounded from a master in float, the weight.
+template <class Backend, class T = float>
 class LayerData {
  public:
   using Context = typename Backend::Context;
@@ -51,19 +52,19 @@ class LayerData {
         dx_(ctx, s.tokens * s.in),
         weight_(normal_matrix<Backend>(ctx, s.out, s.in, 0, 1)) {
     for (std::uint64_t i = 0; i < variety; ++i) {
-      x_.push_back(normal_matrix<Backend>(ctx, s.tokens, s.in, 0.5F, 10 + i));
-      dy_.push_back(normal_matrix<Backend>(ctx, s.tokens, s.out, 1, 20 + i));
+      x_.push_back(stored_as<T>(ctx, normal_matrix<Backend>(ctx, s.tokens, s.in, 0.5F, 10 + i)));
+      dy_.push_back(stored_as<T>(ctx, normal_matrix<Backend>(ctx, s.tokens, s.out, 1, 20 + i)));
     }
   }
 
-  MatrixView<const float> x(index_t turn) const {
+  MatrixView<const T> x(index_t turn) const {
     return x_[static_cast<std::size_t>(turn % variety)].matrix(shape.tokens, shape.in);
   }
-  MatrixView<const float> dy(index_t turn) const {
+  MatrixView<const T> dy(index_t turn) const {
     return dy_[static_cast<std::size_t>(turn % variety)].matrix(shape.tokens, shape.out);
   }
-  MatrixView<float> y() { return y_.matrix(shape.tokens, shape.out); }
-  MatrixView<float> dx() { return dx_.matrix(shape.tokens, shape.in); }
+  MatrixView<T> y() { return y_.matrix(shape.tokens, shape.out); }
+  MatrixView<T> dx() { return dx_.matrix(shape.tokens, shape.in); }
   MatrixView<const float> first_weight() const { return weight_.matrix(shape.out, shape.in); }
 
   /// Operations of the dense step's three products.
@@ -73,32 +74,38 @@ class LayerData {
   }
   /// What forward and dX read and write at least.
   double forward_and_dx_bytes() const {
-    return 2 * static_cast<double>(shape.micro_batches) * product_bytes(shape.tokens, shape.out, shape.in);
+    return 2 * static_cast<double>(shape.micro_batches) *
+           product_bytes(shape.tokens, shape.out, shape.in, sizeof(T));
   }
-  double x_bytes() const { return matrix_bytes(shape.tokens, shape.in); }
+  double x_bytes() const { return matrix_bytes(shape.tokens, shape.in, sizeof(T)); }
 
   const LayerShape shape;
 
  private:
-  std::vector<Buffer<float, Backend>> x_;
-  std::vector<Buffer<float, Backend>> dy_;
-  Buffer<float, Backend> y_;
-  Buffer<float, Backend> dx_;
+  std::vector<Buffer<T, Backend>> x_;
+  std::vector<Buffer<T, Backend>> dy_;
+  Buffer<T, Backend> y_;
+  Buffer<T, Backend> dx_;
   Buffer<float, Backend> weight_;
 };
 
-/// AdamW of a dense gradient as an engine would write it: one pass, vectorised, on the context's threads.
-template <class Backend>
+/// AdamW of a dense gradient as an engine would write it: one pass, vectorised, on the context's threads. A weight of 16
+/// bits is rounded from its master in the same pass.
+template <class Backend, class T = float>
 class DenseAdamW {
  public:
   using Context = typename Backend::Context;
   DenseAdamW(Context& ctx, index_t size) : m_(ctx, size), v_(ctx, size) {}
 
   index_t bytes() const { return m_.bytes() + v_.bytes(); }
-  /// Read and written by a step: gradient, moments, weight.
-  double traffic() const { return 7 * static_cast<double>(m_.bytes()); }
+  /// Read and written by a step: gradient, moments, weight, its rounded copy.
+  double traffic() const {
+    const auto of_float = static_cast<double>(m_.bytes());
+    return (is_low_precision<T> ? 7.5 : 7) * of_float;
+  }
 
-  void step(Context& ctx, const float* g, float* w) {
+  /// `rounded` is null where the weight is float itself.
+  void step(Context& ctx, const float* g, float* w, T* rounded = nullptr) {
     ++steps_;
     const auto t = static_cast<float>(steps_);
     const float correction1 = 1 - std::pow(0.9F, t);
@@ -116,6 +123,7 @@ class DenseAdamW {
         v += 0.001F * (gradient.square() - v);
         weight = (1 - learning_rate * 0.01F) * weight -
                  learning_rate / correction1 * m / (v.sqrt() / root + 1e-8F);
+        if constexpr (is_low_precision<T>) backend::host::Convert::round_array(w + i, rounded + i, n);
       }
     });
   }
@@ -126,90 +134,156 @@ class DenseAdamW {
   std::int64_t steps_ = 0;
 };
 
-/// What every step has besides the weight: a bias with its dense optimizer.
-template <class Backend>
-struct Bias {
-  explicit Bias(typename Backend::Context& ctx, index_t out)
-      : value(ctx, out), gradient(ctx, out), adam(ctx, out) {}
-  void update(typename Backend::Context& ctx) {
-    adam.step(ctx, gradient.data(), value.data());
-    Backend::template zero<float>(ctx, gradient.data(), gradient.size());
+/// Parameters in T: of 16 bits the rounded copy of a master in float, which optimizers step; otherwise the master itself.
+template <class Backend, class T = float>
+class Parameters {
+ public:
+  using Context = typename Backend::Context;
+  Parameters(Context& ctx, Buffer<float, Backend> master) : master_(std::move(master)) {
+    if constexpr (is_low_precision<T>) {
+      rounded_.resize(ctx, master_.size());
+      const index_t n = master_.size();
+      Backend::template round_to<T>(ctx, master_.matrix(1, n), rounded_.matrix(1, n));
+    }
   }
-  Buffer<float, Backend> value;
-  Buffer<float, Backend> gradient;
-  DenseAdamW<Backend> adam;
+  /// A copy of `first`.
+  Parameters(Context& ctx, MatrixView<const float> first) : Parameters(ctx, copied(ctx, first)) {}
+
+  index_t size() const { return master_.size(); }
+  index_t bytes() const { return master_.bytes() + rounded_.bytes(); }
+  Buffer<float, Backend>& master() { return master_; }
+  const T* data() const { return stored().data(); }
+  MatrixView<T> matrix(index_t rows, index_t cols) {
+    if constexpr (is_low_precision<T>) {
+      return rounded_.matrix(rows, cols);
+    } else {
+      return master_.matrix(rows, cols);
+    }
+  }
+  void step(Context& ctx, DenseAdamW<Backend, T>& adam, const float* gradient) {
+    if constexpr (is_low_precision<T>) {
+      adam.step(ctx, gradient, master_.data(), rounded_.data());
+    } else {
+      adam.step(ctx, gradient, master_.data());
+    }
+  }
+
+ private:
+  static Buffer<float, Backend> copied(Context& ctx, MatrixView<const float> first) {
+    Buffer<float, Backend> copy(ctx, first.rows * first.cols);
+    Backend::template copy<float>(ctx, first, copy.matrix(first.rows, first.cols));
+    return copy;
+  }
+  const Buffer<T, Backend>& stored() const {
+    if constexpr (is_low_precision<T>) {
+      return rounded_;
+    } else {
+      return master_;
+    }
+  }
+
+  Buffer<float, Backend> master_;
+  Buffer<T, Backend> rounded_;  ///< empty where T is float
 };
 
+/// What every step has besides the weight: a bias with its dense optimizer.
+template <class Backend, class T = float>
+struct Bias {
+  explicit Bias(typename Backend::Context& ctx, index_t out)
+      : value(ctx, Buffer<float, Backend>(ctx, out)), gradient(ctx, out), adam(ctx, out) {}
+  void update(typename Backend::Context& ctx) {
+    value.step(ctx, adam, gradient.data());
+    Backend::template zero<float>(ctx, gradient.data(), gradient.size());
+  }
+  Parameters<Backend, T> value;
+  Buffer<float, Backend> gradient;
+  DenseAdamW<Backend, T> adam;
+};
+
+/// sum = alpha A^T B + beta sum of tokens' matrices, in float.
+template <class Backend, class T>
+void sum_over_tokens(typename Backend::Context& ctx, float alpha, MatrixView<const T> a,
+                     MatrixView<const T> b, float beta, MatrixView<float> sum) {
+  if constexpr (is_low_precision<T>) {
+    Backend::template gemm_wide<T>(ctx, Op::transpose, Op::none, alpha, a, b, beta, sum);
+  } else {
+    Backend::template gemm<T>(ctx, Op::transpose, Op::none, alpha, a, b, beta, sum);
+  }
+}
+
 /// Dense fine-tuning: forward, dX, dW, AdamW.
-template <class Backend>
+template <class Backend, class T = float>
 class DenseStep {
  public:
   using Context = typename Backend::Context;
-  DenseStep(Context& ctx, LayerData<Backend>& data)
+  DenseStep(Context& ctx, LayerData<Backend, T>& data)
       : ctx_(ctx),
         data_(data),
-        weight_(ctx, data.shape.out * data.shape.in),
-        gradient_(ctx, data.shape.out * data.shape.in),
-        adam_(ctx, data.shape.out * data.shape.in),
-        bias_(ctx, data.shape.out) {
-    Backend::template copy<float>(ctx, data.first_weight(), w());
-  }
+        weight_(ctx, data.first_weight()),
+        gradient_(ctx, weight_.size()),
+        adam_(ctx, weight_.size()),
+        bias_(ctx, data.shape.out) {}
 
   double flops() const { return data_.dense_flops(); }
-  double bytes() const { return 1.5 * data_.forward_and_dx_bytes() + adam_.traffic(); }
+  double bytes() const {
+    const LayerShape& s = data_.shape;
+    return data_.forward_and_dx_bytes() + adam_.traffic() +
+           static_cast<double>(s.micro_batches) * token_sum_bytes(s.out, s.in, s.tokens, sizeof(T));
+  }
   Memory memory() const {
-    const auto weight = static_cast<double>(weight_.bytes());
-    return {weight, weight, static_cast<double>(adam_.bytes()), 0, data_.x_bytes(), 0};
+    return {static_cast<double>(weight_.bytes()),
+            static_cast<double>(gradient_.bytes()),
+            static_cast<double>(adam_.bytes()),
+            0,
+            data_.x_bytes(),
+            0};
   }
 
   void operator()() {
+    const auto w = weight_.matrix(data_.shape.out, data_.shape.in);
     for (index_t i = 0; i < data_.shape.micro_batches; ++i, ++turn_) {
       const auto x = data_.x(turn_);
       const auto dy = data_.dy(turn_);
-      Backend::template gemm<float>(ctx_, Op::none, Op::transpose, 1, x, w(), 0, data_.y());
-      Backend::template add_to_rows<float>(ctx_, bias_.value.data(), data_.y());
-      Backend::template column_sums<float>(ctx_, dy, bias_.gradient.data());
-      Backend::template gemm<float>(ctx_, Op::none, Op::none, 1, dy, w(), 0, data_.dx());
-      Backend::template gemm<float>(ctx_, Op::transpose, Op::none, 1, dy, x, i == 0 ? 0.0F : 1.0F,
-                                    gradient_.matrix(data_.shape.out, data_.shape.in));
+      Backend::template gemm<T>(ctx_, Op::none, Op::transpose, 1, x, w, 0, data_.y());
+      Backend::template add_to_rows<T>(ctx_, bias_.value.data(), data_.y());
+      Backend::template column_sums<T>(ctx_, dy, bias_.gradient.data());
+      Backend::template gemm<T>(ctx_, Op::none, Op::none, 1, dy, w, 0, data_.dx());
+      sum_over_tokens<Backend, T>(ctx_, 1, dy, x, i == 0 ? 0.0F : 1.0F,
+                                  gradient_.matrix(data_.shape.out, data_.shape.in));
     }
-    adam_.step(ctx_, gradient_.data(), weight_.data());
+    weight_.step(ctx_, adam_, gradient_.data());
     bias_.update(ctx_);
   }
 
  private:
-  MatrixView<float> w() { return weight_.matrix(data_.shape.out, data_.shape.in); }
-
   Context& ctx_;
-  LayerData<Backend>& data_;
-  Buffer<float, Backend> weight_;
+  LayerData<Backend, T>& data_;
+  Parameters<Backend, T> weight_;
   Buffer<float, Backend> gradient_;
-  DenseAdamW<Backend> adam_;
-  Bias<Backend> bias_;
+  DenseAdamW<Backend, T> adam_;
+  Bias<Backend, T> bias_;
   index_t turn_ = 0;
 };
 
 /// The library's step in a given basis: forward, dX, core gradient, top-k, SparseAdam, way back.
-template <class Backend>
+template <class Backend, class T = float>
 class SparseStep {
  public:
   using Context = typename Backend::Context;
   using Basis = TuckerBasis<float, Backend>;
 
   /// Without a plan the layer chooses.
-  SparseStep(Context& ctx, LayerData<Backend>& data, std::shared_ptr<const Basis> basis, index_t entries,
+  SparseStep(Context& ctx, LayerData<Backend, T>& data, std::shared_ptr<const Basis> basis, index_t entries,
              std::optional<Plan> plan = {})
       : ctx_(ctx),
         data_(data),
         entries_(std::min(entries, basis->rows() * basis->cols())),
-        weight_(ctx, data.shape.out * data.shape.in),
+        weight_(ctx, data.first_weight()),
         bias_(ctx, data.shape.out),
-        layer_(ctx, weight_.matrix(data.shape.out, data.shape.in), bias_.value.data(),
-               {.plan = plan, .workload = {data.shape.tokens, data.shape.micro_batches}}),
+        layer_(made(ctx, data.shape, weight_, bias_, plan)),
         adam_(ctx, basis->rows(), basis->cols(), {.capacity = 4 * entries_, .overflow = Overflow::go_dense}),
         gradient_(ctx, basis->rows(), basis->cols(), entries_),
         update_(ctx, basis->rows(), basis->cols(), entries_) {
-    Backend::template copy<float>(ctx, data.first_weight(), layer_.weight());
     layer_.set_basis(ctx, std::move(basis));
     kept_.resize(ctx, data.shape.tokens * layer_.kept_cols());
     layer_.reserve(ctx, data.shape.tokens, entries_);
@@ -243,7 +317,8 @@ class SparseStep {
   double bytes() const {
     const double moments = 6 * static_cast<double>(gradient_.bytes());
     return data_.forward_and_dx_bytes() +
-           core_bytes(layer_.plan(), *layer_.basis(), data_.shape.tokens, data_.shape.micro_batches) +
+           core_bytes(layer_.plan(), *layer_.basis(), data_.shape.tokens, data_.shape.micro_batches,
+                      sizeof(T)) +
            static_cast<double>(layer_.gradient_bytes()) + moments + 2 * static_cast<double>(weight_.bytes());
   }
   Memory memory() const {
@@ -256,22 +331,34 @@ class SparseStep {
   }
 
  private:
+  using Layer = SparseGradLinear<T, Backend>;
+  static Layer made(Context& ctx, const LayerShape& shape, Parameters<Backend, T>& weight,
+                    const Bias<Backend, T>& bias, std::optional<Plan> plan) {
+    const LinearOptions options{.plan = plan, .workload = {shape.tokens, shape.micro_batches}};
+    const auto w = weight.matrix(shape.out, shape.in);
+    if constexpr (is_low_precision<T>) {
+      return Layer(ctx, w, weight.master().matrix(shape.out, shape.in), bias.value.data(), options);
+    } else {
+      return Layer(ctx, w, bias.value.data(), options);
+    }
+  }
+
   Context& ctx_;
-  LayerData<Backend>& data_;
+  LayerData<Backend, T>& data_;
   index_t entries_;
-  Buffer<float, Backend> weight_;
-  Bias<Backend> bias_;
-  SparseGradLinear<float, Backend> layer_;
+  Parameters<Backend, T> weight_;
+  Bias<Backend, T> bias_;
+  Layer layer_;
   SparseAdam<float, Backend> adam_;
   SparseGradient<float, Backend> gradient_;
   SparseGradient<float, Backend> update_;
-  Buffer<float, Backend> kept_;
+  Buffer<T, Backend> kept_;
   index_t scratch_ = 0;
   index_t turn_ = 0;
 };
 
 /// The order of the paper's own layer: W~ = V^T W U is what is trained, and every token goes through both rotations,
-/// forward and backward. Optimizer moments are dense.
+/// forward and backward. Optimizer moments are dense. In float alone, as that layer is.
 template <class Backend>
 class InBasisStep {
  public:

@@ -17,6 +17,9 @@ extern "C" __attribute__((weak)) char* openblas_get_corename(void);
 
 namespace sparsegrad::bench {
 
+/// oneDNN's own, whose result begins with three ints; null without it.
+static const int* linked_onednn() __attribute__((weakref("dnnl_version")));
+
 /// Value of the first line "key : value" in a file of /proc, or "unknown".
 inline std::string proc_value(const char* file, const std::string& key) {
   std::ifstream in(file);
@@ -57,6 +60,13 @@ inline std::string blas() {
   return text;
 }
 
+/// "" where the program has no oneDNN.
+inline std::string onednn() {
+  if (linked_onednn == nullptr) return "";
+  const int* v = linked_onednn();
+  return "oneDNN " + std::to_string(v[0]) + "." + std::to_string(v[1]) + "." + std::to_string(v[2]);
+}
+
 inline std::string eigen() {
   return "Eigen " + std::to_string(EIGEN_WORLD_VERSION) + "." + std::to_string(EIGEN_MAJOR_VERSION) + "." +
          std::to_string(EIGEN_MINOR_VERSION) + ", " + Eigen::SimdInstructionSetsInUse();
@@ -77,10 +87,40 @@ inline std::string today() {
   return text;
 }
 
-/// "amd-epyc-2-cores": a file name for the machine.
+/// Whether the processor says that it has an extension: "amx_bf16".
+inline bool has_instructions(const std::string& extension) {
+  std::istringstream all(proc_value("/proc/cpuinfo", "flags") + " " +
+                         proc_value("/proc/cpuinfo", "Features"));
+  for (std::string one; all >> one;)
+    if (one == extension) return true;
+  return false;
+}
+
+/// The widest extension that products of matrices use: "amx-bf16", "avx512-bf16", "avx512", "avx2", "sve-bf16", "sve",
+/// "neon-bf16", "neon" or "x86-64".
+inline std::string instruction_set() {
+#if defined(__aarch64__)
+  const std::string wide = has_instructions("sve") ? "sve" : "neon";
+  return wide + (has_instructions("bf16") ? "-bf16" : "");
+#else
+  if (has_instructions("amx_bf16")) return "amx-bf16";
+  if (has_instructions("avx512_bf16")) return "avx512-bf16";
+  if (has_instructions("avx512f")) return "avx512";
+  return has_instructions("avx2") ? "avx2" : "x86-64";
+#endif
+}
+
+/// "amd-epyc-family-26-model-2-avx512-bf16-2-cores": a file name for the machine. Where a hypervisor hides the
+/// processor's name, family, model and instructions tell it from others.
 inline std::string machine_slug() {
+  const auto known = [](const std::string& what, const std::string& value) {
+    return value == "unknown" ? std::string() : what + value;
+  };
+  const std::string text = proc_value("/proc/cpuinfo", "model name") +
+                           known(" family ", proc_value("/proc/cpuinfo", "cpu family")) +
+                           known(" model ", proc_value("/proc/cpuinfo", "model\t")) + " " + instruction_set();
   std::string slug;
-  for (const char c : proc_value("/proc/cpuinfo", "model name")) {
+  for (const char c : text) {
     const auto u = static_cast<unsigned char>(c);
     if (std::isalnum(u) != 0) {
       slug += static_cast<char>(std::tolower(u));
@@ -88,8 +128,17 @@ inline std::string machine_slug() {
       slug += '-';
     }
   }
-  if (!slug.empty() && slug.back() != '-') slug += '-';
-  return slug + std::to_string(core_count()) + "-cores";
+  return slug + "-" + std::to_string(core_count()) + "-cores";
+}
+
+/// All of it, for pages that scripts write.
+template <class Json>
+Json machine_json() {
+  return {{"processor", cpu_name()}, {"instruction_set", instruction_set()},
+          {"cores", core_count()},   {"memory", proc_value("/proc/meminfo", "MemTotal")},
+          {"compiler", compiler()},  {"blas", blas()},
+          {"onednn", onednn()},      {"eigen", eigen()},
+          {"slug", machine_slug()}};
 }
 
 }  // namespace sparsegrad::bench

@@ -1,7 +1,6 @@
 // Parts of a layer's step on their own.
 #pragma once
 
-#include <sparsegrad/extras/core_adapter.hpp>
 #include <sparsegrad/sparsegrad.hpp>
 
 #include <algorithm>
@@ -14,6 +13,7 @@
 #include "data.hpp"
 #include "layer_cases.hpp"
 #include "peak_memory.hpp"
+#include "token_parts.hpp"
 
 namespace sparsegrad::bench {
 
@@ -33,8 +33,6 @@ std::vector<Case> part_cases(typename Backend::Context& ctx, typename Backend::C
   const auto flops = [](index_t m, index_t n, index_t l) {
     return 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(l);
   };
-  const OnDemand<LayerData<Backend>> data(
-      [&ctx, shape] { return std::make_shared<LayerData<Backend>>(ctx, shape); });
   const auto normal = [&ctx, out, in] {
     return std::make_shared<Matrix>(normal_matrix<Backend>(ctx, out, in, 0, 31));
   };
@@ -167,32 +165,8 @@ std::vector<Case> part_cases(typename Backend::Context& ctx, typename Backend::C
                        .bytes = bytes(2 * size)};
          }});
   }
-  cases.push_back({.name = "dW, dense product", .prepare = [&ctx, data, out, in, size, flops] {
-                     auto d = data();
-                     auto dw = std::make_shared<Matrix>(ctx, size);
-                     return Work{.run =
-                                     [&ctx, d, dw, out, in] {
-                                       Backend::template gemm<float>(ctx, Op::transpose, Op::none, 1,
-                                                                     d->dy(0), d->x(0), 0,
-                                                                     dw->matrix(out, in));
-                                     },
-                                 .flops = flops(out, in, d->shape.tokens)};
-                   }});
-  cases.push_back(
-      {.name = "dW at a fixed support (SDDMM)",
-       .prepare =
-           [&ctx, data, out, in, size, k, flops] {
-             auto d = data();
-             auto s = std::make_shared<Gradient>(random_support<Backend>(ctx, out, in, k, size / 4, 1));
-             return Work{.run =
-                             [&ctx, d, s, in] {
-                               Backend::template sampled_product<float>(ctx, d->dy(0), d->x(0), s->indices(),
-                                                                        s->count(), in, s->values());
-                             },
-                         .flops = flops(s->count(), d->shape.tokens, 1)};
-           },
-       .most_ratio = 0.06,
-       .over = "dW, dense product"});
+  for (Case& c : token_parts<Backend>(ctx, shape))
+    cases.push_back(std::move(c));
 
   // The way back.
   cases.push_back({.name = "sparse rows times a factor", .prepare = [&ctx, full, out, in, size, k, flops] {
@@ -229,59 +203,6 @@ std::vector<Case> part_cases(typename Backend::Context& ctx, typename Backend::C
   apply("width side full", width);
   apply("both sides fast transforms", fast);
   apply("no rotation", identity);
-
-  // The forward pass of an adapter beside that of the plain layer.
-  const auto forward = [&](const std::string& name, double most_ratio, const auto& make_layer) {
-    cases.push_back({.name = name,
-                     .prepare =
-                         [&ctx, data, normal, out, in, make_layer, shape, flops] {
-                           auto d = data();
-                           auto w = normal();
-                           auto layer = make_layer(w->matrix(out, in));
-                           auto keep = std::make_shared<Matrix>(ctx, shape.tokens * layer->kept_cols());
-                           return Work{.run =
-                                           [&ctx, d, w, layer, keep, shape] {
-                                             layer->forward(ctx, d->x(0), d->y(),
-                                                            keep->matrix(keep->empty() ? 0 : shape.tokens,
-                                                                         layer->kept_cols()));
-                                           },
-                                       .flops = flops(shape.tokens, out, in)};
-                         },
-                     .most_ratio = most_ratio,
-                     .over = "forward"});
-  };
-  forward("forward", 0, [&ctx](MatrixView<float> w) {
-    return std::make_shared<SparseGradLinear<float, Backend>>(ctx, w, nullptr);
-  });
-  forward("forward with an adapter, width side 64", 1.12, [&ctx, out, in](MatrixView<float> w) {
-    const auto basis =
-        Basis::from_sides(Side::identity(out), stored_side<Backend>(ctx, in, std::min<index_t>(64, in), 3));
-    auto adapter = std::make_shared<CoreAdapter<float, Backend>>(ctx, w, nullptr, basis);
-    Gradient one(ctx, out, basis->cols(), 1);
-    const stored_index_t at = 5;
-    const float by = 1;
-    one.assign(ctx, {&at, 1}, {&by, 1});
-    adapter->apply(ctx, one);
-    return adapter;
-  });
-
-  // The bias.
-  cases.push_back(
-      {.name = "column sums of dY", .prepare = [&ctx, data, out, bytes] {
-         auto d = data();
-         auto sums = std::make_shared<Matrix>(ctx, out);
-         return Work{
-             .run = [&ctx, d, sums] { Backend::template column_sums<float>(ctx, d->dy(0), sums->data()); },
-             .bytes = bytes(d->shape.tokens * out)};
-       }});
-  cases.push_back(
-      {.name = "bias added to Y", .prepare = [&ctx, data, out, bytes] {
-         auto d = data();
-         auto bias = std::make_shared<Matrix>(ctx, out);
-         return Work{
-             .run = [&ctx, d, bias] { Backend::template add_to_rows<float>(ctx, bias->data(), d->y()); },
-             .bytes = bytes(2 * d->shape.tokens * out)};
-       }});
 
   // Phase 1.
   cases.push_back({.name = "accumulator add, both sides", .prepare = [&ctx, normal, out, in, flops] {

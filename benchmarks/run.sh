@@ -3,11 +3,14 @@
 #   run.sh [option...]       layer steps against the dense one, on the terminal; some minutes; options of benchmark_compare
 #                            (see the head of benchmarks/compare.cpp)
 #   run.sh grid [option...]  the grid, benchmarks/results/<machine>/; options of benchmarks/grid.py
-#   run.sh all [option...]   everything that runs here and one page about it, benchmarks/results/<machine>.md; some fifty
-#                            minutes on two cores; options of benchmarks/report.py (--model DIR --data DIR: a BERT's step too)
+#   run.sh processor [--quick] [option...]
+#                            every figure of this processor and one page about it, benchmarks/results/<processor>.md: products,
+#                            whole BERT steps in float and bf16 against torch, parts, the grid, other programs, targets. --quick
+#                            takes under twenty minutes on two idle cores after the build, without it two hours; options of
+#                            benchmarks/report.py (--model DIR --data DIR: a real BERT and CoLA too)
 #   run.sh gpu [option...]   backend::Cuda on this machine's GPU, benchmarks/results/gpu.json; options of Google Benchmark
-# Plots need matplotlib (scripts/setup.sh --python), the comparison with other programs torch, transformers, peft, tensorly
-# in .venv; what is missing is left out and said.
+# Plots need matplotlib, the comparison with other programs torch, transformers, peft and tensorly in .venv (scripts/setup.sh
+# --peers; or name a Python that has them in PYTHON); what is missing is left out and said.
 set -euo pipefail
 CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 # shellcheck source=../scripts/common.sh
@@ -24,18 +27,23 @@ if [[ ${1:-} == gpu ]]; then
 fi
 
 configure release
-python=python3
-if [[ -x $venv_dir/bin/python ]]; then python=$venv_dir/bin/python; fi
+python=${PYTHON:-}
+if [[ -z $python ]]; then
+  python=python3
+  if [[ -x $venv_dir/bin/python ]]; then python=$venv_dir/bin/python; fi
+fi
 case ${1:-} in
   grid)
     build release benchmark_cases
     "$python" benchmarks/grid.py "${@:2}"
     ;;
-  all)
-    build release benchmark_compare benchmark_cases benchmark_serial_share sparsegrad-bench
+  processor)
+    targets=(benchmark_cases sparsegrad-bench)
+    if [[ " $* " != *" --quick "* ]]; then targets+=(benchmark_compare benchmark_serial_share); fi
+    build release "${targets[@]}"
     configure_finetune release
     build_finetune release sparsegrad-glue
-    "$python" benchmarks/report.py "${@:2}"
+    "$python" -B benchmarks/report.py "${@:2}"
     ;;
   *)
     build release benchmark_compare

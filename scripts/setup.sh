@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# setup.sh [--lint] [--docs] [--python]
+# setup.sh [--lint] [--docs] [--python] [--peers]
 # Installs what the project is built from: Debian packages, and with --python a virtual environment in .venv for
 # the scripts that draw and search. Does nothing where everything is there.
 #   --lint    also clang-format, clang-tidy, shellcheck and valgrind
 #   --docs    also doxygen, for the target docs
 #   --python  also .venv with numpy, matplotlib and optuna
+#   --peers   the same with the programs that benchmarks/ compares with: torch, transformers, peft, tensorly; some 6 GB
 set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
@@ -16,17 +17,18 @@ packages=(
   nlohmann-json3-dev libcli11-dev libfmt-dev libicu-dev
   python3 python3-venv
 )
-with_python=0
+python_packages=()
 for argument in "$@"; do
   case $argument in
     --lint) packages+=(clang-format clang-tidy shellcheck valgrind) ;;
     --docs) packages+=(doxygen) ;;
-    --python) with_python=1 ;;
+    --python) python_packages+=(numpy matplotlib optuna) ;;
+    --peers) python_packages+=(numpy matplotlib optuna torch transformers peft tensorly) ;;
     -h | --help)
-      sed -n '2,8s/^# \{0,1\}//p' "$0"
+      sed -n '2,9s/^# \{0,1\}//p' "$0"
       exit 0
       ;;
-    *) die "setup.sh does not know '$argument' (--lint, --docs, --python)" ;;
+    *) die "setup.sh does not know '$argument' (--lint, --docs, --python, --peers)" ;;
   esac
 done
 
@@ -57,14 +59,15 @@ install_packages() {
 }
 
 make_venv() {
-  if "$venv_dir/bin/python" -c 'import numpy, matplotlib, optuna' 2> /dev/null; then
+  local names="${python_packages[*]}"
+  if "$venv_dir/bin/python" -c "import ${names// /, }" 2> /dev/null; then
     say "Python environment .venv is ready"
     return
   fi
-  say "Making the Python environment .venv (numpy, matplotlib, optuna)"
-  python3 -m venv "$venv_dir"
-  "$venv_dir/bin/python" -m pip install --quiet numpy matplotlib optuna
+  say "Making the Python environment .venv ($names)"
+  [[ -x $venv_dir/bin/python ]] || python3 -m venv "$venv_dir"
+  "$venv_dir/bin/python" -m pip install --quiet "${python_packages[@]}"
 }
 
 install_packages
-if ((with_python)); then make_venv; fi
+if ((${#python_packages[@]} > 0)); then make_venv; fi
