@@ -11,6 +11,8 @@
 #include <sparsegrad/backend/cpu_report.hpp>
 #include <sparsegrad/backend/fastest_of.hpp>
 
+#include "models/step_profile.hpp"
+
 namespace sparsegrad::finetune {
 
 /// Products of oneDNN where the program was built with it, of the BLAS or of Eigen. A context measures nothing by itself:
@@ -21,6 +23,7 @@ using HostProducts = backend::FastestOf<backend::CpuOneDnn, backend::CpuBlas, ba
 using HostProducts = backend::FastestOf<backend::CpuBlas, backend::Cpu>;
 #endif
 
+/// HostProducts, whose primitives a context with a StepProfile counts; without one they cost a look at a pointer more.
 struct HostBackend : HostProducts {
   /// The products of one backend for all types.
   static backend::ProductChoice all_of(const std::string& name) { return {name, name, name}; }
@@ -31,7 +34,185 @@ struct HostBackend : HostProducts {
     explicit Context(int threads = 0, bool deterministic = false,
                      const backend::ProductChoice& choice = all_of(names().front()))
         : HostProducts::Context(threads, deterministic, choice) {}
+
+    StepProfile* profile() const { return profile_; }
+    /// Borrowed; null: none.
+    void profile(StepProfile* profile) { profile_ = profile; }
+
+   private:
+    StepProfile* profile_ = nullptr;
   };
+
+  template <class T>
+  requires(all_multiply<T>) static void gemm(Context& ctx, Op op_a, Op op_b, compute_t<T> alpha,
+                                             ConstMatrixView<T> a, ConstMatrixView<T> b, compute_t<T> beta,
+                                             MatrixView<T> c) {
+    product<T>(ctx, op_a, op_b, a, b, c,
+               [&] { HostProducts::gemm<T>(ctx, op_a, op_b, alpha, a, b, beta, c); });
+  }
+  template <class T>
+  requires(is_low_precision<T>&& all_multiply<T>) static void gemm_wide(Context& ctx, Op op_a, Op op_b,
+                                                                        float alpha, ConstMatrixView<T> a,
+                                                                        ConstMatrixView<T> b, float beta,
+                                                                        MatrixView<float> s) {
+    product<T>(ctx, op_a, op_b, a, b, s,
+               [&] { HostProducts::gemm_wide<T>(ctx, op_a, op_b, alpha, a, b, beta, s); });
+  }
+
+  template <class T>
+  static void zero(Context& ctx, T* p, index_t n) {
+    counted(ctx, Work::memory, size_of<T>(n), [&] { HostProducts::zero<T>(ctx, p, n); });
+  }
+  template <class T>
+  static void copy(Context& ctx, ConstMatrixView<T> a, MatrixView<T> b) {
+    counted(ctx, Work::memory, 2 * size_of<T>(a.size()), [&] { HostProducts::copy<T>(ctx, a, b); });
+  }
+  template <class S>
+  static void widen(Context& ctx, ConstMatrixView<S> a, MatrixView<float> b) {
+    counted(ctx, Work::memory, size_of<S>(a.size()) + size_of<float>(a.size()),
+            [&] { HostProducts::widen<S>(ctx, a, b); });
+  }
+  template <class S>
+  static void round_to(Context& ctx, ConstMatrixView<float> a, MatrixView<S> b) {
+    counted(ctx, Work::memory, size_of<S>(a.size()) + size_of<float>(a.size()),
+            [&] { HostProducts::round_to<S>(ctx, a, b); });
+  }
+  template <class T>
+  static void scale(Context& ctx, std::type_identity_t<T> alpha, MatrixView<T> a) {
+    counted(ctx, Work::memory, 2 * size_of<T>(a.size()), [&] { HostProducts::scale<T>(ctx, alpha, a); });
+  }
+  template <class T>
+  static void add(Context& ctx, std::type_identity_t<T> alpha, ConstMatrixView<T> a, MatrixView<T> b) {
+    counted(ctx, Work::memory, 3 * size_of<T>(a.size()), [&] { HostProducts::add<T>(ctx, alpha, a, b); });
+  }
+  template <class T>
+  static void transpose(Context& ctx, ConstMatrixView<T> a, MatrixView<T> b) {
+    counted(ctx, Work::memory, 2 * size_of<T>(a.size()), [&] { HostProducts::transpose<T>(ctx, a, b); });
+  }
+  template <class T>
+  static void add_to_rows(Context& ctx, const T* v, MatrixView<T> a) {
+    counted(ctx, Work::column_sums, 2 * size_of<T>(a.size()),
+            [&] { HostProducts::add_to_rows<T>(ctx, v, a); });
+  }
+  template <class T>
+  static void column_sums(Context& ctx, ConstMatrixView<T> a, compute_t<T>* sums) {
+    counted(ctx, Work::column_sums, size_of<T>(a.size()),
+            [&] { HostProducts::column_sums<T>(ctx, a, sums); });
+  }
+  template <class T>
+  static void hadamard(Context& ctx, const T* signs, bool inverse, TransformSide side, MatrixView<T> a) {
+    counted(ctx, Work::rotation, 2 * size_of<T>(a.size()),
+            [&] { HostProducts::hadamard<T>(ctx, signs, inverse, side, a); });
+  }
+  template <class T>
+  static index_t first_nonfinite(Context& ctx, ConstMatrixView<T> a) {
+    return counted(ctx, Work::selection, size_of<T>(a.size()),
+                   [&] { return HostProducts::first_nonfinite<T>(ctx, a); });
+  }
+  template <class T>
+  static void top_k(Context& ctx, const T* x, index_t n, index_t k, stored_index_t* index, T* value) {
+    counted(ctx, Work::selection, size_of<T>(n + k) + size_of<stored_index_t>(k),
+            [&] { HostProducts::top_k<T>(ctx, x, n, k, index, value); });
+  }
+  template <class T>
+  static void adam(Context& ctx, const AdamCoefficients& c, const T* g, const stored_index_t* entry,
+                   index_t k, T* m, T* v, std::int32_t* count, T* d) {
+    if (StepProfile* const profile = ctx.profile()) profile->begin_update();
+    counted(ctx, Work::sparse_adam, size_of<T>(6 * k) + size_of<stored_index_t>(k),
+            [&] { HostProducts::adam<T>(ctx, c, g, entry, k, m, v, count, d); });
+  }
+  template <class = void>
+  static index_t locate_entries(Context& ctx, const stored_index_t* index, index_t k,
+                                const stored_index_t* held, index_t n, stored_index_t* place,
+                                stored_index_t* added) {
+    return counted(ctx, Work::sparse_adam, size_of<stored_index_t>(2 * k + n),
+                   [&] { return HostProducts::locate_entries(ctx, index, k, held, n, place, added); });
+  }
+  template <class T>
+  static void insert_entries(Context& ctx, const stored_index_t* index, const stored_index_t* place,
+                             const stored_index_t* added, index_t q, stored_index_t* held, index_t n, T* m,
+                             T* v, std::int32_t* count) {
+    counted(ctx, Work::sparse_adam, 2 * size_of<T>(2 * n) + 2 * size_of<stored_index_t>(n),
+            [&] { HostProducts::insert_entries<T>(ctx, index, place, added, q, held, n, m, v, count); });
+  }
+  template <class T>
+  static void gather(Context& ctx, const T* x, const stored_index_t* index, index_t k, T* value) {
+    counted(ctx, Work::memory, 2 * size_of<T>(k) + size_of<stored_index_t>(k),
+            [&] { HostProducts::gather<T>(ctx, x, index, k, value); });
+  }
+  template <class T>
+  static void scatter(Context& ctx, const T* value, const stored_index_t* index, index_t k, T* x) {
+    counted(ctx, Work::memory, 2 * size_of<T>(k) + size_of<stored_index_t>(k),
+            [&] { HostProducts::scatter<T>(ctx, value, index, k, x); });
+  }
+  template <class T>
+  static void scatter_add(Context& ctx, const stored_index_t* row, const stored_index_t* col, const T* value,
+                          index_t k, MatrixView<T> m) {
+    counted(ctx, Work::weight_update, 3 * size_of<T>(k) + 2 * size_of<stored_index_t>(k),
+            [&] { HostProducts::scatter_add<T>(ctx, row, col, value, k, m); });
+  }
+  template <class T>
+  static void expand_rows(Context& ctx, const stored_index_t* row, const stored_index_t* col, const T* value,
+                          index_t k, ConstMatrixView<T> f, MatrixView<T> m) {
+    const auto need = [&] {
+      return StepProfile::Need{
+          2 * static_cast<double>(k) * static_cast<double>(f.cols),
+          size_of<T>(std::min(f.size(), k * f.cols) + 2 * std::min(m.size(), k * m.cols))};
+    };
+    profiled(ctx, Work::weight_update, need,
+             [&] { HostProducts::expand_rows<T>(ctx, row, col, value, k, f, m); });
+  }
+  template <class T>
+  static void gather_rows(Context& ctx, ConstMatrixView<T> f, const stored_index_t* list, index_t q,
+                          MatrixView<T> p) {
+    counted(ctx, Work::weight_update, 2 * size_of<T>(q * f.cols),
+            [&] { HostProducts::gather_rows<T>(ctx, f, list, q, p); });
+  }
+  template <class T>
+  static void add_columns(Context& ctx, ConstMatrixView<T> p, const stored_index_t* list, MatrixView<T> m) {
+    counted(ctx, Work::weight_update, size_of<T>(p.size() + 2 * p.size()),
+            [&] { HostProducts::add_columns<T>(ctx, p, list, m); });
+  }
+  template <class = void>
+  static index_t group_support(Context& ctx, const stored_index_t* index, index_t k, index_t rows,
+                               index_t cols, bool columns, stored_index_t* group, stored_index_t* other,
+                               stored_index_t* order, stored_index_t* list) {
+    return counted(ctx, Work::weight_update, size_of<stored_index_t>(4 * k), [&] {
+      return HostProducts::group_support(ctx, index, k, rows, cols, columns, group, other, order, list);
+    });
+  }
+
+ private:
+  template <class T>
+  static double size_of(index_t count) {
+    return static_cast<double>(count) * sizeof(T);
+  }
+
+  /// Work of `bytes`; zeros and copies for the weights' update are part of it.
+  template <class F>
+  static auto counted(Context& ctx, Work kind, double bytes, F&& f) {
+    const StepProfile* const profile = ctx.profile();
+    if (profile != nullptr && profile->updating() && kind == Work::memory) kind = Work::weight_update;
+    return profiled(
+        ctx, kind,
+        [&] {
+          return StepProfile::Need{0, bytes};
+        },
+        f);
+  }
+
+  template <class T, class Out, class F>
+  static void product(Context& ctx, Op op_a, Op op_b, MatrixView<const T> a, MatrixView<const T> b,
+                      MatrixView<Out> c, F&& f) {
+    const StepProfile* const profile = ctx.profile();
+    if (profile == nullptr) return f();
+    const index_t depth = op_a == Op::none ? a.cols : a.rows;
+    const auto need = [&] {
+      return StepProfile::Need{2 * static_cast<double>(c.size()) * static_cast<double>(depth),
+                               size_of<T>(a.size() + b.size()) + size_of<Out>(c.size()), is_low_precision<T>};
+    };
+    profiled(ctx, profile->product_kind(op_a, op_b, b.data, c.data), need, f);
+  }
 };
 
 }  // namespace sparsegrad::finetune

@@ -293,6 +293,11 @@ void add_train_options(CLI::App& app, TrainOptions& o) {
   app.add_option("--log-every", o.log_every, "steps between two records of the log")
       ->capture_default_str()
       ->group("Output");
+  app.add_flag(
+         "--profile", o.profile,
+         "on the CPU: end with a table of where the steps' time went, by kind of work beside its limit; "
+         "--threads 1 counts processor time, which other programs do not disturb")
+      ->group("Output");
 
   SparseOptions& s = o.sparse;
   const char* group = "Sparse gradients";

@@ -1,6 +1,8 @@
 // Definition of run_train_on, for the files that instantiate it.
 #pragma once
 
+#include <memory>
+
 #include <fmt/format.h>
 
 #include "programs/commands.hpp"
@@ -11,6 +13,7 @@
 #include "training/output/console.hpp"
 #include "training/output/output_file.hpp"
 #include "training/output/output_folder.hpp"
+#include "training/output/profile_table.hpp"
 #include "training/output/progress_bar.hpp"
 #include "training/output/run_log.hpp"
 #include "training/output/train_output.hpp"
@@ -18,6 +21,18 @@
 #include "training/session.hpp"
 
 namespace sparsegrad::finetune {
+
+/// A profile with the rates of this machine, which knows the weights of a model.
+template <class T, class Backend>
+std::unique_ptr<StepProfile> make_profile(typename Backend::Context& ctx,
+                                          const ParameterSet<T, Backend>& parameters) {
+  auto profile = std::make_unique<StepProfile>(measure_rates<T, Backend>(ctx), ctx.threads());
+  for (const Parameter<T>& p : parameters.all()) {
+    profile->add_weights(p.weight.data, p.weight.data + p.weight.size());
+    if (!p.rounded.empty()) profile->add_weights(p.rounded.data, p.rounded.data + p.rounded.size());
+  }
+  return profile;
+}
 
 template <class T, class Backend>
 int run_train_on(const TrainOptions& options, const std::string& products) {
@@ -53,6 +68,13 @@ int run_train_on(const TrainOptions& options, const std::string& products) {
   BasicTrainer<T, Backend> trainer(session.ctx(), session.model(), session.task(), session.train(),
                                    session.dev(), options, session.program_bytes());
 
+  std::unique_ptr<StepProfile> profile;
+  if constexpr (requires { session.ctx().profile(nullptr); }) {
+    if (options.profile) {
+      profile = make_profile(session.ctx(), session.model().parameters());
+      session.ctx().profile(profile.get());
+    }
+  }
   if (session.second_dev() != nullptr) trainer.also_evaluate(*session.second_dev(), "_mm");
   if (options.resume && output.has_state()) {
     const std::string trouble = trainer.restore_state(state_path);
@@ -79,6 +101,7 @@ int run_train_on(const TrainOptions& options, const std::string& products) {
   const auto write_log = [&](bool finished) {
     events.update(trainer.report());
     log.update(to_json(trainer.report()));
+    if (profile != nullptr && profile->steps() > 0) log["profile"] = to_json(*profile);
     log["finished"] = finished;
     write_json(log_path, log);
   };
@@ -181,6 +204,7 @@ int run_train_on(const TrainOptions& options, const std::string& products) {
       const EvaluationRecord& best = report.evaluations[*report.best];
       print("best: step {}, {}\n", best.step, metrics_text(best.metrics));
     }
+    if (profile != nullptr) print("{}", profile_text(*profile));
     print("log: {}\n", log_path.string());
     if (options.save) print("model: {}\n", model_path.string());
   }

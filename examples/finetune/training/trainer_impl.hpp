@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include "models/step_profile.hpp"
 #include "replication/reference_defects.hpp"
 #include "training/evaluation/evaluator_impl.hpp"
 #include "training/run_device.hpp"
@@ -304,6 +305,8 @@ bool BasicTrainer<T, Backend>::collect_bases(const TrainHooks& hooks) {
 
 template <class T, class Backend>
 void BasicTrainer<T, Backend>::step(const std::function<void()>& look) {
+  StepProfile* const profile = profile_of(ctx_);
+  if (profile != nullptr) profile->begin_step();
   mlp_->before_step(ctx_, report_.steps_done, report_.steps_planned);
   StepLoss loss;
   double scale = 1;
@@ -331,6 +334,7 @@ void BasicTrainer<T, Backend>::step(const std::function<void()>& look) {
       rotate_bias_gradients<T, Backend>(ctx_, model_);
     dense_->step(ctx_, {.learning_rate = rate, .grad_scale = scale, .clear_gradients = true});
   }
+  if (profile != nullptr) profile->end_step(static_cast<double>(loss.tokens));
   report_.memory.note(memory_now());
   const auto start = Clock::now();
   if (mlp_->refresh(ctx_, report_.steps_done + 1, report_.steps_planned)) {

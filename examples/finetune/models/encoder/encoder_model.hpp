@@ -37,13 +37,6 @@ struct ModelMemory {
   index_t activations = 0;
 };
 
-/// Times of one pass in seconds, by kind of work.
-struct ModelTimes {
-  double products = 0;
-  double attention = 0;
-  double elementwise = 0;
-};
-
 /// A BERT or RoBERTa encoder with head. Hidden states are [tokens, hidden]; see Batch for what a row is.
 ///
 /// One layer, x the layer's input:
@@ -124,12 +117,6 @@ class EncoderModel {
   std::optional<std::vector<C>> merged(const Parameter<T>& parameter) const;
 
   ModelMemory memory() const;
-  /// Sums over all passes since the last reset; measured only after `measure_times(true)`.
-  const ModelTimes& times() const { return times_; }
-  void measure_times(bool on) {
-    measuring_ = on;
-    times_ = {};
-  }
 
  private:
   using Ops = LayerOps<Backend>;
@@ -185,9 +172,6 @@ class EncoderModel {
   void forward_layer(Context& ctx, index_t l, MatrixView<const T> x);
   void backward_layer(Context& ctx, index_t l, MatrixView<const T> x);
 
-  template <class F>
-  void timed(double ModelTimes::*kind, F&& f);
-
   MatrixView<T> tokens_by(T* data, index_t cols) const { return MatrixView<T>(data, tokens_, cols); }
 
   Context& ctx_;
@@ -225,8 +209,6 @@ class EncoderModel {
   bool backward_possible_ = false;
   std::uint64_t pass_key_ = 0;
   std::function<void(index_t)> on_mlp_gradient_;
-  bool measuring_ = false;
-  ModelTimes times_;
 };
 
 }  // namespace sparsegrad::finetune

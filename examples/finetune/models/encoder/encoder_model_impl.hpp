@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <utility>
 
@@ -296,15 +295,6 @@ void EncoderModel<T, Backend>::require_room(Context& ctx, const Batch& batch, bo
 }
 
 template <class T, class Backend>
-template <class F>
-void EncoderModel<T, Backend>::timed(double ModelTimes::*kind, F&& f) {
-  if (!measuring_) return f();
-  const auto start = std::chrono::steady_clock::now();
-  f();
-  times_.*kind += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-template <class T, class Backend>
 Dropout<compute_t<T>> EncoderModel<T, Backend>::dropout(double probability, index_t layer, Site site) const {
   if (!training_ || probability <= 0) return {};
   return Dropout<C>(probability, dropout_stream(pass_key_, layer + 1, site));
@@ -323,11 +313,9 @@ typename EncoderModel<T, Backend>::Result EncoderModel<T, Backend>::forward(Cont
   const index_t hidden = config_.hidden;
 
   MatrixView<T> x = tokens_by(embedding_y_, hidden);
-  timed(&ModelTimes::elementwise, [&] {
-    Ops::template embeddings_forward<T>(ctx, embeddings_, placed_,
-                                        dropout(config_.hidden_dropout, -1, embedding_site),
-                                        tokens_by(embedding_xhat_, hidden), embedding_rstd_, x);
-  });
+  Ops::template embeddings_forward<T>(ctx, embeddings_, placed_,
+                                      dropout(config_.hidden_dropout, -1, embedding_site),
+                                      tokens_by(embedding_xhat_, hidden), embedding_rstd_, x);
   for (index_t l = 0; l < config_.layers; ++l) {
     forward_layer(ctx, l, x);
     x = tokens_by(activations_[static_cast<std::size_t>(l)].x, hidden);
@@ -339,11 +327,9 @@ typename EncoderModel<T, Backend>::Result EncoderModel<T, Backend>::forward(Cont
   const MatrixView<T> pooled(pooled_, sequences, hidden);
   const MatrixView<C> logits(logits_, sequences, config_.num_labels);
   Ops::template apply_mask<T>(ctx, head_input_dropout(), first);
-  timed(&ModelTimes::products, [&] {
-    pooler_.forward(ctx, first, pooled);
-    head_.forward(ctx, dropout(config_.classifier_dropout, -1, head_site), pooled,
-                  MatrixView<T>(dropped_, sequences, hidden), logits);
-  });
+  pooler_.forward(ctx, first, pooled);
+  head_.forward(ctx, dropout(config_.classifier_dropout, -1, head_site), pooled,
+                MatrixView<T>(dropped_, sequences, hidden), logits);
   Result result;
   if (sequences > 0) Backend::template download<C>(ctx, logits_, host_logits_.data(), logits.size());
   result.logits = MatrixView<const C>(host_logits_.data(), sequences, config_.num_labels);
@@ -366,27 +352,19 @@ void EncoderModel<T, Backend>::forward_layer(Context& ctx, index_t l, MatrixView
   const MatrixView<T> gelu = tokens_by(a.a, config_.intermediate);
   const MatrixView<T> xhat2 = tokens_by(a.xhat2, hidden);
 
-  timed(&ModelTimes::products, [&] { p.qkv.forward(ctx, x, qkv); });
-  timed(&ModelTimes::attention, [&] {
-    Ops::template attention_forward<T>(ctx, attention_, placed_, p.qkv_bias,
-                                       dropout(config_.attention_dropout, l, attention_site), qkv, context,
-                                       a.log_sums, attention_work_);
-  });
-  timed(&ModelTimes::products, [&] { p.attention_output.forward(ctx, context, xhat1); });
-  timed(&ModelTimes::elementwise, [&] {
-    Ops::template residual_norm_forward<T>(ctx, p.norm1,
-                                           dropout(config_.hidden_dropout, l, attention_output_site),
-                                           p.attention_output_bias, xhat1, x, a.rstd1, x1);
-  });
-  timed(&ModelTimes::products,
-        [&] { p.up->forward(ctx, x1, lent(a.saved_up, p.up->saved_cols(training_)), h); });
-  timed(&ModelTimes::elementwise, [&] { Ops::template gelu_forward<T>(ctx, p.up_bias, h, gelu); });
-  timed(&ModelTimes::products,
-        [&] { p.down->forward(ctx, gelu, lent(a.saved_down, p.down->saved_cols(training_)), xhat2); });
-  timed(&ModelTimes::elementwise, [&] {
-    Ops::template residual_norm_forward<T>(ctx, p.norm2, dropout(config_.hidden_dropout, l, mlp_output_site),
-                                           p.down_bias, xhat2, x1, a.rstd2, tokens_by(a.x, hidden));
-  });
+  p.qkv.forward(ctx, x, qkv);
+  Ops::template attention_forward<T>(ctx, attention_, placed_, p.qkv_bias,
+                                     dropout(config_.attention_dropout, l, attention_site), qkv, context,
+                                     a.log_sums, attention_work_);
+  p.attention_output.forward(ctx, context, xhat1);
+  Ops::template residual_norm_forward<T>(ctx, p.norm1,
+                                         dropout(config_.hidden_dropout, l, attention_output_site),
+                                         p.attention_output_bias, xhat1, x, a.rstd1, x1);
+  p.up->forward(ctx, x1, lent(a.saved_up, p.up->saved_cols(training_)), h);
+  Ops::template gelu_forward<T>(ctx, p.up_bias, h, gelu);
+  p.down->forward(ctx, gelu, lent(a.saved_down, p.down->saved_cols(training_)), xhat2);
+  Ops::template residual_norm_forward<T>(ctx, p.norm2, dropout(config_.hidden_dropout, l, mlp_output_site),
+                                         p.down_bias, xhat2, x1, a.rstd2, tokens_by(a.x, hidden));
 }
 
 template <class T, class Backend>
@@ -404,23 +382,19 @@ void EncoderModel<T, Backend>::backward(Context& ctx, const Batch& batch, double
   for (index_t i = 0; i < d_logits.size(); ++i)
     host_d_logits_[static_cast<std::size_t>(i)] *= static_cast<C>(loss_scale);
   if (sequences > 0) Backend::template upload<C>(ctx, host_d_logits_.data(), d_logits_, d_logits.size());
-  timed(&ModelTimes::products, [&] {
-    head_.backward(ctx, dropout(config_.classifier_dropout, -1, head_site),
-                   MatrixView<T>(dropped_, sequences, hidden), d_logits, d_pooled);
-    pooler_.backward(ctx, MatrixView<T>(first_, sequences, hidden), MatrixView<T>(pooled_, sequences, hidden),
-                     d_pooled, d_first);
-  });
+  head_.backward(ctx, dropout(config_.classifier_dropout, -1, head_site),
+                 MatrixView<T>(dropped_, sequences, hidden), d_logits, d_pooled);
+  pooler_.backward(ctx, MatrixView<T>(first_, sequences, hidden), MatrixView<T>(pooled_, sequences, hidden),
+                   d_pooled, d_first);
   Ops::template apply_mask<T>(ctx, head_input_dropout(), d_first);
   Ops::template put_first<T>(ctx, placed_, d_first, g);
   for (index_t l = config_.layers - 1; l >= 0; --l) {
     T* input = l > 0 ? activations_[static_cast<std::size_t>(l - 1)].x : embedding_y_;
     backward_layer(ctx, l, tokens_by(input, hidden));
   }
-  timed(&ModelTimes::elementwise, [&] {
-    Ops::template embeddings_backward<T>(ctx, embeddings_, placed_,
-                                         dropout(config_.hidden_dropout, -1, embedding_site),
-                                         tokens_by(embedding_xhat_, hidden), embedding_rstd_, g);
-  });
+  Ops::template embeddings_backward<T>(ctx, embeddings_, placed_,
+                                       dropout(config_.hidden_dropout, -1, embedding_site),
+                                       tokens_by(embedding_xhat_, hidden), embedding_rstd_, g);
 }
 
 template <class T, class Backend>
@@ -437,45 +411,33 @@ void EncoderModel<T, Backend>::backward_layer(Context& ctx, index_t l, MatrixVie
   const MatrixView<T> g_qkv = tokens_by(g_qkv_, 3 * hidden);
 
   const Dropout<C> drop2 = dropout(config_.hidden_dropout, l, mlp_output_site);
-  timed(&ModelTimes::elementwise, [&] {
-    Ops::template residual_norm_backward<T>(ctx, p.norm2, drop2, tokens_by(a.xhat2, hidden), a.rstd2, g,
-                                            MatrixView<const T>(), g_product, p.d_down_bias);
-  });
+  Ops::template residual_norm_backward<T>(ctx, p.norm2, drop2, tokens_by(a.xhat2, hidden), a.rstd2, g,
+                                          MatrixView<const T>(), g_product, p.d_down_bias);
   // g itself goes on along the residual path.
   const bool apart = drop2.on() || p.down->changes_dy();
   if (apart && !drop2.on()) Backend::template copy<T>(ctx, g, g_product);
   const auto gradient_done = [&](index_t number) {
     if (on_mlp_gradient_ && trains_mlp()) on_mlp_gradient_(number);
   };
-  timed(&ModelTimes::products, [&] {
-    p.down->backward(ctx, apart ? g_product : g, tokens_by(a.a, wide),
-                     lent(a.saved_down, p.down->saved_cols(true)), lent(g_work_, p.down->work_cols()), g_a);
-    gradient_done(2 * l + 1);
-  });
-  timed(&ModelTimes::elementwise,
-        [&] { Ops::template gelu_backward<T>(ctx, tokens_by(a.slope, wide), g_a, p.d_up_bias); });
-  timed(&ModelTimes::products, [&] {
-    p.up->backward(ctx, g_a, tokens_by(a.x1, hidden), lent(a.saved_up, p.up->saved_cols(true)),
-                   lent(g_work_, p.up->work_cols()), g_mlp);
-    gradient_done(2 * l);
-  });
+  p.down->backward(ctx, apart ? g_product : g, tokens_by(a.a, wide),
+                   lent(a.saved_down, p.down->saved_cols(true)), lent(g_work_, p.down->work_cols()), g_a);
+  gradient_done(2 * l + 1);
+  Ops::template gelu_backward<T>(ctx, tokens_by(a.slope, wide), g_a, p.d_up_bias);
+  p.up->backward(ctx, g_a, tokens_by(a.x1, hidden), lent(a.saved_up, p.up->saved_cols(true)),
+                 lent(g_work_, p.up->work_cols()), g_mlp);
+  gradient_done(2 * l);
 
   const Dropout<C> drop1 = dropout(config_.hidden_dropout, l, attention_output_site);
-  timed(&ModelTimes::elementwise, [&] {
-    Ops::template residual_norm_backward<T>(ctx, p.norm1, drop1, tokens_by(a.xhat1, hidden), a.rstd1, g,
-                                            g_mlp, g_product, p.d_attention_output_bias);
-  });
+  Ops::template residual_norm_backward<T>(ctx, p.norm1, drop1, tokens_by(a.xhat1, hidden), a.rstd1, g, g_mlp,
+                                          g_product, p.d_attention_output_bias);
   const MatrixView<const T> dy1 = drop1.on() ? g_product : g;
-  timed(&ModelTimes::products,
-        [&] { p.attention_output.backward(ctx, dy1, tokens_by(a.context, hidden), C(0), g_context); });
-  timed(&ModelTimes::attention, [&] {
-    Ops::template attention_backward<T>(ctx, attention_, placed_,
-                                        dropout(config_.attention_dropout, l, attention_site),
-                                        tokens_by(a.qkv, 3 * hidden), tokens_by(a.context, hidden),
-                                        a.log_sums, g_context, g_qkv, attention_work_);
-  });
-  timed(&ModelTimes::elementwise, [&] { Ops::template column_sums<T>(ctx, g_qkv, p.d_qkv_bias); });
-  timed(&ModelTimes::products, [&] { p.qkv.backward(ctx, g_qkv, x, C(1), g); });
+  p.attention_output.backward(ctx, dy1, tokens_by(a.context, hidden), C(0), g_context);
+  Ops::template attention_backward<T>(ctx, attention_, placed_,
+                                      dropout(config_.attention_dropout, l, attention_site),
+                                      tokens_by(a.qkv, 3 * hidden), tokens_by(a.context, hidden), a.log_sums,
+                                      g_context, g_qkv, attention_work_);
+  Ops::template column_sums<T>(ctx, g_qkv, p.d_qkv_bias);
+  p.qkv.backward(ctx, g_qkv, x, C(1), g);
 }
 
 template <class T, class Backend>

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "../../core/backend.hpp"
+#include "arrays.hpp"
 #include "context.hpp"
 #include "square_root.hpp"
 
@@ -107,7 +108,16 @@ class Adam {
   void update(const T* g, index_t size, T* m, T* v, std::int32_t* count, T* d) const {
     T root[block];
     if (keep1_ < T(0) && keep2_ < T(0)) {
-      for (index_t e = 0; e < size; ++e) {
+      index_t e = over_lanes<T>(size, [&](index_t at) {
+        auto first = Lanes<T>::load(m + at), second = Lanes<T>::load(v + at);
+        const auto x = Lanes<T>::load(g + at).v * scale_;
+        first.v += first_ * (x - first.v);
+        second.v += second_ * (x * x - second.v);
+        first.store(m + at);
+        second.store(v + at);
+        second.store(root + at);
+      });
+      for (; e < size; ++e) {
         const T x = g[e] * scale_;
         m[e] += first_ * (x - m[e]);
         v[e] += second_ * (x * x - v[e]);
@@ -123,7 +133,13 @@ class Adam {
     }
     square_roots(root, size);
     if (count == nullptr) {
-      for (index_t e = 0; e < size; ++e)
+      index_t e = over_lanes<T>(size, [&](index_t at) {
+        Lanes<T> update;
+        update.v = global_.rate * Lanes<T>::load(m + at).v /
+                   (Lanes<T>::load(root + at).v * global_.root + global_.offset);
+        update.store(d + at);
+      });
+      for (; e < size; ++e)
         d[e] = global_.rate * m[e] / (root[e] * global_.root + global_.offset);
       return;
     }

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "../../core/view.hpp"
+#include "arrays.hpp"
 #include "context.hpp"
 #include "lanes.hpp"
 #include "magnitude_bits.hpp"
@@ -51,9 +52,7 @@ struct Elementwise {
   template <class T>
   static void scale(HostContext& ctx, T alpha, MatrixView<T> a) {
     on_rows(ctx, a.rows, a.cols, a.contiguous(), [&](index_t i, index_t begin, index_t end) {
-      T* x = a.row(i);
-      for (index_t j = begin; j < end; ++j)
-        x[j] *= alpha;
+      scale_array(alpha, a.row(i) + begin, end - begin);
     });
   }
 
@@ -62,19 +61,14 @@ struct Elementwise {
   static void add(HostContext& ctx, Sum alpha, MatrixView<const T> a, MatrixView<Sum> b) {
     on_rows(ctx, b.rows, b.cols, a.contiguous() && b.contiguous(),
             [&](index_t i, index_t begin, index_t end) {
-              const T* x = a.row(i);
-              Sum* y = b.row(i);
-              for (index_t j = begin; j < end; ++j)
-                y[j] += alpha * static_cast<Sum>(x[j]);
+              add_array(alpha, a.row(i) + begin, b.row(i) + begin, end - begin);
             });
   }
 
   template <class T>
   static void add_to_rows(HostContext& ctx, const T* v, MatrixView<T> a) {
     on_rows(ctx, a.rows, a.cols, false, [&](index_t i, index_t begin, index_t end) {
-      T* x = a.row(i);
-      for (index_t j = begin; j < end; ++j)
-        x[j] += v[j];
+      add_array(T(1), v + begin, a.row(i) + begin, end - begin);
     });
   }
 
@@ -144,10 +138,9 @@ struct Elementwise {
         const index_t first = strip * width;
         const index_t w = std::min(width, a.cols - first);
         double total[width] = {};
-        for (index_t i = 0; i < a.rows; ++i) {
-          const T* x = a.row(i) + first;
-          for (index_t j = 0; j < w; ++j)
-            total[j] += static_cast<double>(x[j]);
+        for (index_t i = 0; i < a.rows; i += panel_height) {
+          const index_t rows = std::min(panel_height, a.rows - i);
+          add_rows(a.row(i) + first, a.stride, rows, w, total);
         }
         for (index_t j = 0; j < w; ++j)
           sums[first + j] = static_cast<T>(static_cast<double>(sums[first + j]) + total[j]);
@@ -197,6 +190,9 @@ struct Elementwise {
   }
 
  private:
+  /// Rows that column_sums adds while sums are in registers.
+  static constexpr index_t panel_height = 8;
+
   /// A partition of a matrix that depends on its extents alone: pieces of some rows and at most
   /// 16384 columns.
   struct Pieces {
@@ -227,10 +223,7 @@ struct Elementwise {
     constexpr index_t block = 512;
     for (index_t i = begin; i < end; i += block) {
       const index_t stop = std::min(i + block, end);
-      typename Bits::Int any = 0;
-      for (index_t j = i; j < stop; ++j)
-        any |= (Bits::infinity - 1) - Bits::of(x[j]);  // negative for NaN and Inf
-      if (any >= 0) continue;
+      if (all_finite(x + i, stop - i)) continue;
       for (index_t j = i; j < stop; ++j)
         if (Bits::of(x[j]) >= Bits::infinity) return j;
     }

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "../../core/backend.hpp"
+#include "arrays.hpp"
 #include "context.hpp"
 
 namespace sparsegrad::backend::host {
@@ -44,12 +45,15 @@ class HadamardTransform {
       const index_t end = std::min((task + 1) * grain, a.rows);
       for (index_t i = task * grain; i < end; ++i) {
         T* x = a.row(i);
-        for (index_t j = 0; j < n_; ++j)
-          x[j] *= before(j);
+        // before(j), in the same order of factors.
+        if (inverse_) {
+          scale_array(factor_, x, n_);
+        } else {
+          multiply_array(factor_, signs_, x, n_);
+        }
         mix(x, b_, 1, memory + b_ * worker);
         if (!inverse_) continue;
-        for (index_t j = 0; j < n_; ++j)
-          x[j] *= signs_[j];
+        multiply_array(T(1), signs_, x, n_);
       }
     });
   }
@@ -115,7 +119,12 @@ class HadamardTransform {
   }
 
   static void scaled(T by, const T* from, T* to, index_t count) {
-    for (index_t j = 0; j < count; ++j)
+    index_t j = over_lanes<T>(count, [=](index_t at) {
+      auto x = Lanes<T>::load(from + at);
+      x.v *= by;
+      x.store(to + at);
+    });
+    for (; j < count; ++j)
       to[j] = by * from[j];
   }
 
@@ -132,13 +141,10 @@ class HadamardTransform {
     if (m_ == 1) return;
     std::copy(x, x + size, sums);
     for (index_t block = 1; block < m_; ++block)
-      for (index_t e = 0; e < size; ++e)
-        sums[e] += x[block * size + e];
-    for (index_t e = 0; e < size; ++e)
-      sums[e] *= mean_;
+      add_array(T(1), x + block * size, sums, size);
+    scale_array(mean_, sums, size);
     for (index_t block = 0; block < m_; ++block)
-      for (index_t e = 0; e < size; ++e)
-        x[block * size + e] -= sums[e];
+      add_array(T(-1), sums, x + block * size, size);
   }
 
   /// All butterflies between elements `step`, 2 step, ... size / 2 apart. From the widest down, so
@@ -168,7 +174,12 @@ class HadamardTransform {
 
   static void radix2(T* x, index_t h) {
     T* y = x + h;
-    for (index_t j = 0; j < h; ++j) {
+    index_t j = over_lanes<T>(h, [=](index_t at) {
+      const auto a = Lanes<T>::load(x + at).v, b = Lanes<T>::load(y + at).v;
+      Lanes<T>{a + b}.store(x + at);
+      Lanes<T>{a - b}.store(y + at);
+    });
+    for (; j < h; ++j) {
       const T a = x[j];
       const T b = y[j];
       x[j] = a + b;
@@ -180,7 +191,16 @@ class HadamardTransform {
     T* x1 = x0 + h;
     T* x2 = x0 + 2 * h;
     T* x3 = x0 + 3 * h;
-    for (index_t j = 0; j < h; ++j) {
+    index_t j = over_lanes<T>(h, [=](index_t at) {
+      const auto y0 = Lanes<T>::load(x0 + at).v, y1 = Lanes<T>::load(x1 + at).v;
+      const auto y2 = Lanes<T>::load(x2 + at).v, y3 = Lanes<T>::load(x3 + at).v;
+      const auto a = y0 + y2, b = y1 + y3, c = y0 - y2, d = y1 - y3;
+      Lanes<T>{a + b}.store(x0 + at);
+      Lanes<T>{a - b}.store(x1 + at);
+      Lanes<T>{c + d}.store(x2 + at);
+      Lanes<T>{c - d}.store(x3 + at);
+    });
+    for (; j < h; ++j) {
       const T a = x0[j] + x2[j];
       const T b = x1[j] + x3[j];
       const T c = x0[j] - x2[j];
@@ -201,12 +221,14 @@ class HadamardTransform {
                                            {1, 1, -1, -1, 1, 1, -1, -1}, {1, -1, -1, 1, 1, -1, -1, 1},
                                            {1, 1, 1, 1, -1, -1, -1, -1}, {1, -1, 1, -1, -1, 1, -1, 1},
                                            {1, 1, -1, -1, -1, -1, 1, 1}, {1, -1, -1, 1, -1, 1, 1, -1}};
-    T y[edge] = {};
+    constexpr index_t count = Lanes<T>::count;
+    static_assert(edge % count == 0);
+    Lanes<T> y[edge / count];
     for (index_t i = 0; i < edge; ++i)
-      for (index_t j = 0; j < edge; ++j)
-        y[j] += x[i] * rows[i][j];
-    for (index_t j = 0; j < edge; ++j)
-      x[j] = y[j];
+      for (index_t part = 0; part < edge / count; ++part)
+        y[part].add_product(x[i], rows[i] + part * count);
+    for (index_t part = 0; part < edge / count; ++part)
+      y[part].store(x + part * count);
   }
 
   const T* signs_;

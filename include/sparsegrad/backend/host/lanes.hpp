@@ -36,6 +36,9 @@ struct Lanes {
   void store(T* p) const {
     std::memcpy(p, &v, sizeof v);
   }
+  void add(const Lanes& x) {
+    v += x.v;
+  }
   void add_product(T a, const T* p) {
     v += a * load(p).v;
   }

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "../../core/view.hpp"
+#include "arrays.hpp"
 #include "context.hpp"
 #include "elementwise.hpp"
 #include "lanes.hpp"
@@ -124,22 +125,11 @@ struct LowPrecisionElements {
     float sums[panel_width];
     std::memcpy(sums, &sum_low.v, sizeof sum_low.v);
     std::memcpy(sums + Panel::count, &sum_high.v, sizeof sum_high.v);
-    for (index_t j = 0; j < panel_width; j += Lanes<double>::count)
-      add_doubles(sums + j, total + j);
-  }
-
-  [[gnu::always_inline]] static void add_doubles(const float* x, double* total) {
-    auto sum = Lanes<double>::load(total);
-    using Sum = Lanes<double>::Vector;
-#if defined(__AVX__)
-    sum.v += reinterpret_cast<Sum>(_mm256_cvtps_pd(_mm_loadu_ps(x)));
-#else
-    typedef float Terms __attribute__((vector_size(Lanes<double>::bytes / 2)));
-    Terms terms;
-    std::memcpy(&terms, x, sizeof terms);
-    sum.v += __builtin_convertvector(terms, Sum);
-#endif
-    sum.store(total);
+    for (index_t j = 0; j < panel_width; j += Lanes<double>::count) {
+      auto sum = Lanes<double>::load(total + j);
+      sum.add(load_doubles(sums + j));
+      sum.store(total + j);
+    }
   }
 };
 

@@ -211,6 +211,11 @@ class TopK {
     }
   }
 
+  /// 1 where |x| is above `limit`, else 0.
+  static std::uint8_t above(Key limit, const T& x) {
+    return static_cast<std::uint8_t>(static_cast<Unsigned>(limit - Bits::of(x)) >> key_bits);
+  }
+
   void collect_piece(Piece& piece, Key threshold) const {
     const Key limit = threshold - 1;
     const T* x = x_;
@@ -226,10 +231,17 @@ class TopK {
       alignas(16) std::uint8_t reached[tile];
       std::int32_t hit[tile / block];
       const index_t length = std::min(tile, (piece.end - i) / block * block);
-      for (index_t j = 0; j < length; ++j) {
-        const auto below = static_cast<Unsigned>(limit - Bits::of(x[i + j]));  // negative where reached
-        reached[j] = static_cast<std::uint8_t>(below >> key_bits);
+      index_t j = 0;
+      // Of a fixed length, which compilers vectorise at -O2 too.
+      constexpr index_t part = 64;
+      for (; j + part <= length; j += part) {
+        const T* const __restrict from = x + i + j;
+        std::uint8_t* const __restrict to = reached + j;
+        for (index_t l = 0; l < part; ++l)
+          to[l] = above(limit, from[l]);
       }
+      for (; j < length; ++j)
+        reached[j] = above(limit, x[i + j]);
       index_t hits = 0;
       for (index_t w = 0; w < length / block; ++w) {
         hit[hits] = static_cast<std::int32_t>(w * block);
