@@ -50,7 +50,7 @@ int run_train_on(const TrainOptions& options, const std::string& products) {
   for (MemoryParts* parts : {&estimate.phase1, &estimate.training})
     if (parts->sum() > 0) parts->program = session.program_bytes();
   session.load_model(options, trained_parts(options));
-  BasicTrainer<T, Backend> trainer(session.ctx(), session.model(), session.task(), session.train(),
+  GlueTrainer<T, Backend> trainer(session.ctx(), session.model(), session.task(), session.train(),
                                    session.dev(), options, session.program_bytes());
 
   if (session.second_dev() != nullptr) trainer.also_evaluate(*session.second_dev(), "_mm");

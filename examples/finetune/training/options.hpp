@@ -61,7 +61,7 @@ struct SideOptions {
   std::string out;  ///< when given: the output side of every matrix, in place of the two above
   std::string in;   ///< the same for the input side
 
-  /// The rules of kind "up" or "down". Throws ValueError for a text that names no rule.
+  /// The rules of a kind of matrices (matrix_kind). Throws ValueError for a text that names no rule.
   SideRecipes rules(const std::string& kind) const;
 };
 
@@ -87,6 +87,10 @@ struct SparseOptions {
   /// micro-batch and no clipping, and is left out elsewhere; and on a GPU, where all matrices take their step together.
   bool share_gradient_memory = true;
 
+  /// The share of a matrix's entries that a step changes.
+  double share_kept() const {
+    return share > 0 ? share : static_cast<double>(n_params) / static_cast<double>(reference_matrix_entries);
+  }
   /// Whether a rule needs gradients, and with it phase 1.
   bool needs_gradients() const;
 };
@@ -148,6 +152,8 @@ struct TrainOptions {
 
   /// Whether the MLP matrices are stepped sparsely.
   bool steps_sparsely() const { return run_type == RunType::sparse || run_type == RunType::topk; }
+  /// Whether the matrices have gradients of their own; adapters beside them are dense parameters.
+  bool trains_matrices() const { return run_type != RunType::lora && run_type != RunType::frozen_mlp; }
   /// Puts in what the run type decides: no sides rotate under topk, and only sparse has the reference's defects.
   void apply_run_type();
   double rate_of_mlp() const { return sparse_learning_rate.value_or(learning_rate); }

@@ -16,7 +16,7 @@ bool is_mlp_bias_or_head(std::string_view name) {
 
 TrainedParts trained_parts(const TrainOptions& options) {
   TrainedParts parts;
-  parts.mlp.matrices = options.run_type != RunType::frozen_mlp && options.run_type != RunType::lora;
+  parts.mlp.matrices = options.trains_matrices();
   if (options.trained == TrainedParameters::mlp) {
     parts.dense = is_mlp_bias_or_head;
   } else if (options.run_type == RunType::sparse && options.sparse.defects.frozen_layer_norm) {
