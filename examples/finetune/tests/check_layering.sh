@@ -44,7 +44,7 @@ allow models/mlp models/layers models/parameters models/model_error.hpp
 allow models/encoder models
 allow tokenizers
 allow data tokenizers models/layers
-allow checkpoints models
+allow checkpoints models tokenizers
 allow replication models training/options.hpp
 allow training models tokenizers data checkpoints replication
 allow programs models tokenizers data checkpoints replication training
