@@ -45,7 +45,7 @@ allow models/encoder models
 allow models/decoder models
 allow tokenizers
 allow data tokenizers models/layers
-allow checkpoints models
+allow checkpoints models tokenizers
 allow replication models training/options.hpp
 allow training models tokenizers data checkpoints replication
 allow programs models tokenizers data checkpoints replication training
