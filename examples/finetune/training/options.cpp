@@ -215,6 +215,18 @@ nlohmann::json to_json(const TrainOptions& o) {
                       {"dev_limit", o.dev_limit},
                       {"save", o.save}};
   json["trained"] = to_string(o.trained);
+  if (o.causal) {
+    const CausalOptions& c = *o.causal;
+    for (const char* name : {"task", "preset", "trained", "padding", "dropout"})
+      json.erase(name);
+    json["matrices"] = c.matrices;
+    json["blocks"] = c.blocks;
+    json["chat_template"] = c.chat_template;
+    json["fields"] = c.fields;
+    json["all_paths"] = c.all_paths;
+    json["validation"] = c.validation.string();
+    json["split_seed"] = c.split_seed;
+  }
   if (o.save_dtype != NumberType::float32) json["save_dtype"] = to_string(o.save_dtype);
   if (o.held_out > 0) json["held_out"] = o.held_out;
   if (o.run_type == RunType::lora) {

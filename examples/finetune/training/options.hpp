@@ -101,6 +101,17 @@ struct LoraOptions {
   LoraInit init = LoraInit::kaiming;
 };
 
+/// What a language model's run has beside the options of all runs.
+struct CausalOptions {
+  std::string matrices = "up,down";    ///< kinds, see parse_matrices
+  std::string blocks = "every-third";  ///< see parse_blocks
+  std::string chat_template;           ///< a name of ChatTemplate; empty: the model's own
+  std::string fields;                  ///< "QUESTION,ANSWER", the names of the data's fields; empty: told from the data
+  bool all_paths = false;              ///< of OpenAssistant trees
+  std::filesystem::path validation;    ///< file that is evaluated on, in place of a part of the data
+  std::uint64_t split_seed = 0;        ///< which part of the data that is
+};
+
 struct TrainOptions {
   std::string task = "cola";
   RunType run_type = RunType::sparse;
@@ -149,6 +160,7 @@ struct TrainOptions {
   SparseOptions sparse;
   LoraOptions lora;
   double meprop_share = 0.05;  ///< of each row of dY
+  std::optional<CausalOptions> causal;  ///< of a language model
 
   /// Whether the MLP matrices are stepped sparsely.
   bool steps_sparsely() const { return run_type == RunType::sparse || run_type == RunType::topk; }

@@ -21,6 +21,7 @@
 #include "training/run_data.hpp"
 #include "training/run_extents.hpp"
 #include "training/train_report.hpp"
+#include "training/trained_parts.hpp"
 
 namespace sparsegrad::finetune {
 
@@ -163,8 +164,5 @@ class GlueTrainer : private detail::GlueTrainerData<T, Backend>,
 };
 
 using Trainer = GlueTrainer<float, HostBackend>;
-
-/// What of an encoder a run trains.
-TrainedParts trained_parts(const TrainOptions& options);
 
 }  // namespace sparsegrad::finetune
