@@ -27,17 +27,6 @@ std::string_view to_string(DecoderFamily family) {
   }
 }
 
-std::string_view to_string(RopeScaling scaling) {
-  switch (scaling) {
-    case RopeScaling::linear:
-      return "linear";
-    case RopeScaling::llama3:
-      return "llama3";
-    default:
-      return "default";
-  }
-}
-
 void DecoderConfig::check(std::string_view source) const {
   constexpr index_t largest = std::numeric_limits<std::int32_t>::max();
   const auto positive = [&](const char* key, index_t value) {

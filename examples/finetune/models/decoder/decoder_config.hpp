@@ -7,6 +7,7 @@
 
 #include <sparsegrad/core/config.hpp>
 
+#include "models/layers/rope.hpp"
 #include "models/model_error.hpp"
 
 namespace sparsegrad::finetune {
@@ -15,24 +16,6 @@ namespace sparsegrad::finetune {
 enum class DecoderFamily { llama, mistral, qwen2 };
 /// The "model_type" of config.json.
 std::string_view to_string(DecoderFamily family);
-
-/// How the positions of longer contexts are stretched.
-enum class RopeScaling {
-  none,
-  linear,  ///< all frequencies divided by `factor`
-  llama3,  ///< low frequencies alone, with a smooth passage
-};
-std::string_view to_string(RopeScaling scaling);
-
-/// Rotary position embeddings: see Rope in models/layers/rope.hpp.
-struct RopeConfig {
-  double base = 10000;  ///< "rope_theta"
-  RopeScaling scaling = RopeScaling::none;
-  double factor = 1;  ///< of linear and llama3
-  double low_frequency_factor = 1;
-  double high_frequency_factor = 4;
-  index_t original_max_positions = 8192;  ///< of llama3
-};
 
 /// Extents and constants of a decoder of the LLaMA family, as in a Hugging Face config.json.
 struct DecoderConfig {

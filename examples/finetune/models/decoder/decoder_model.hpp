@@ -19,6 +19,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <initializer_list>
 #include <optional>
 #include <span>
 #include <vector>
@@ -27,7 +28,9 @@
 
 #include "models/decoder/decoder_names.hpp"
 #include "models/decoder/key_value_cache.hpp"
-#include "models/layers/layer_ops.hpp"
+#include "models/layers/batch.hpp"
+#include "models/layers/decoder_ops.hpp"
+#include "models/layers/linear.hpp"
 #include "models/layers/placed_batch.hpp"
 #include "models/mlp/mlp_training.hpp"
 #include "models/model_passes.hpp"
@@ -36,6 +39,19 @@
 namespace sparsegrad::finetune {
 
 /// A decoder of the LLaMA family with its head. Hidden states are [tokens, hidden]; see Batch for what a row is.
+///
+/// One block, x the residual stream at its input:
+///     n  = norm1(x)                  q, k, v = n Wq^T + bq, n Wk^T + bk, n Wv^T + bv; q and k rotated
+///     x1 = x + attention(q, k, v) Wo^T + bo
+///     n  = norm2(x1)                 x' = x1 + (silu(n Wgate^T) (n Wup^T)) Wdown^T
+/// Head: logits = norm(x') Whead^T, of the rows that count alone and never of all at a time. All seven matrices are
+/// MlpMatrix objects.
+///
+/// A block keeps x, x1, q, k, v, the attention's result, gate and up; norms and silu(gate) up are computed again where
+/// backward needs them. Under the lowest trained parameter nothing is kept and backward ends.
+///
+/// T = bfloat16: activations, their gradients and the operands of products are stored in T; weights and their gradients,
+/// every sum, statistics, logits and losses are in C = compute_t<T>, as EncoderModel has them.
 template <class T, class Backend>
 class DecoderModel {
  public:
@@ -117,12 +133,137 @@ class DecoderModel {
   }
 
  private:
+  using Ops = DecoderOps<Backend>;
+  using Matrix = MlpMatrix<T, Backend>;
+
+  /// The gradients that backward wants of a block, each only together with those below it in this list: nothing under the
+  /// lowest trained parameter is computed or kept.
+  struct Wanted {
+    bool norm1 = false;      ///< at the result of the first norm
+    bool qkv = false;        ///< at q, k and v
+    bool attention = false;  ///< at the residual stream between the two halves
+    bool norm2 = false;      ///< at the result of the second norm
+    bool wide = false;       ///< at gate and up
+    bool block = false;      ///< at the block's result
+    bool input = false;      ///< at the block's input
+  };
+  struct Block {
+    Matrix *o, *down;  ///< those that read the residual stream's gradient
+    const C *qkv_bias, *o_bias;
+    C *d_qkv_bias, *d_o_bias;  ///< null: frozen, or none
+    RmsNorm<C> norm1, norm2;
+    Wanted wanted;
+  };
+  /// What a block keeps for its backward, as far as that is wanted; otherwise pieces that blocks share.
+  struct BlockActivations {
+    T* x;  ///< the residual stream at its input; before that, what the block below adds to it
+    C* rstd1;
+    T* qkv;  ///< rotated
+    C* log_sums;
+    T* context;
+    T* x1;  ///< the residual stream between the halves
+    C* rstd2;
+    T *gate, *up;
+    T* saved[all_matrix_kinds.size()];  ///< lent to the matrices, by kind
+  };
+
+  void bind();
+  void plan_backward();
+  std::vector<C> initial_values(const Parameter<T>& parameter, std::uint64_t key) const;
+  void lay_out(Context& ctx);
+  void require_room(Context& ctx, const Batch& batch, index_t longest, bool training);
+  void require_positions(Context& ctx, index_t positions);
+  void check(const Batch& batch, bool with_targets) const;
+  std::vector<index_t> saved_cols() const;
+  Matrix& matrix(index_t block, MatrixKind kind) const {
+    return *mlp_.matrices[all_matrix_kinds.size() * static_cast<std::size_t>(block) +
+                          static_cast<std::size_t>(kind)];
+  }
+
+  /// Blocks and the rows that take part in the loss, or that logits are wanted of (`rows_`), up to their last norm.
+  template <class Attend>
+  void forward_blocks(Context& ctx, Attend&& attend);
+  template <class Attend>
+  void forward_block(Context& ctx, index_t l, MatrixView<const T> residual, Attend&& attend);
+  /// Calls f(first, logits) for logits of rows_ from `first` on, a chunk at a time.
+  template <class F>
+  void for_logits(Context& ctx, F&& f);
+  /// Of a chunk's logits, which are overwritten: the targets' losses and, if it is wanted, the gradient.
+  MatrixView<T> loss_of(Context& ctx, index_t first, MatrixView<C> logits, bool with_gradient);
+  /// Rows of a chunk: of no more than 32 MB of floats, but no fewer than products need.
+  index_t logit_rows() const {
+    const index_t rows = std::max<index_t>((index_t{1} << 23) / config_.vocab_size, 16);
+    return std::min(rows, max_tokens_);
+  }
+  void backward_block(Context& ctx, index_t l);
+  void backward_attention(Context& ctx, index_t l);
+  void backward_matrix(Context& ctx, index_t l, MatrixKind kind, MatrixView<T> dy, MatrixView<const T> x,
+                       MatrixView<T> dx, InputGradient mode = InputGradient::overwrite);
+
+  /// Whether backward of one of these matrices reads its input.
+  bool needs_input(index_t l, std::initializer_list<MatrixKind> kinds) const;
+  /// g, or a copy of it for a matrix that changes its dY: g itself goes on along the residual path.
+  MatrixView<T> kept_apart(Context& ctx, const Matrix& matrix, MatrixView<T> g);
+
+  template <class F>
+  void timed(double ModelTimes::*kind, F&& f);
+
+  MatrixView<T> tokens_by(T* data, index_t cols) const { return MatrixView<T>(data, tokens_, cols); }
+  MatrixView<T> rows_by(T* data) const {
+    return MatrixView<T>(data, static_cast<index_t>(rows_.size()), config_.hidden);
+  }
+  /// A matrix's memory of this pass.
+  MatrixView<T> lent(T* data, index_t cols) const {
+    return cols > 0 ? tokens_by(data, cols) : MatrixView<T>();
+  }
+
   Context& ctx_;
   DecoderConfig config_;
   TrainedParts trained_;
   ParameterSet<T, Backend> parameters_;
   MlpMatrices<T, Backend> mlp_;
   std::vector<std::string> mlp_names_;
+  std::vector<index_t> mlp_number_;  ///< by matrix: its number in mlp(), or -1
+  CausalShape shape_;
+  MatrixView<const C> table_;
+  MatrixView<C> d_table_;
+  Linear<T, Backend> head_;
+  RmsNorm<C> last_norm_;
+  std::vector<Block> blocks_;
+  Wanted wanted_;  ///< of what follows the blocks: `block` at its input
+  std::vector<float> frequencies_;
+  Buffer<C, Backend> angles_;
+  RopeTable<C> rope_;
+
+  PlacedBatch<Backend> placed_;
+  // Rows that take part in the loss, and what they are to predict.
+  std::vector<std::int32_t> rows_, targets_;
+  std::vector<double> token_losses_;
+  // Of decode.
+  Batch one_, following_;
+  std::vector<index_t> past_;
+  std::vector<MatrixView<T>> keys_, values_;
+  std::vector<C> host_logits_;
+
+  // Arena of activations, and the pieces in it: some of T, some of C.
+  Buffer<C, Backend> arena_;
+  index_t max_tokens_ = 0;
+  index_t max_sequences_ = 0;
+  index_t max_length_ = 0;
+  bool room_for_training_ = false;
+  std::vector<index_t> laid_out_saved_;  ///< of the matrices, while training
+  std::vector<BlockActivations> activations_;
+  T *tail_ = nullptr, *normed_ = nullptr, *swiglu_ = nullptr;
+  T *last_x_ = nullptr, *last_ = nullptr, *d_last_ = nullptr, *d_logits_ = nullptr;
+  C *last_rstd_ = nullptr, *logits_ = nullptr, *attention_work_ = nullptr;
+  // Gradients in flight.
+  T *g_ = nullptr, *g_copy_ = nullptr, *g_norm_ = nullptr, *g_wide_ = nullptr, *g_context_ = nullptr,
+    *g_qkv_ = nullptr, *g_work_ = nullptr;
+
+  // The last pass.
+  index_t tokens_ = 0;
+  bool training_ = false;
+  bool backward_possible_ = false;
   std::function<void(index_t)> on_mlp_gradient_;
   bool measuring_ = false;
   ModelTimes times_;
