@@ -11,10 +11,10 @@ namespace sparsegrad::finetune {
 
 namespace {
 
-constexpr std::array<std::string_view, 7> all_names{"chatml",  "smollm2", "qwen2", "llama3",
+constexpr std::array<std::string_view, 7> all_names{"chatml", "smollm2", "qwen2", "llama3",
                                                     "llama2", "mistral", "zephyr"};
-constexpr std::array<std::string_view, 8> all_names_with_plain{
-    "chatml", "smollm2", "qwen2", "llama3", "llama2", "mistral", "zephyr", "plain"};
+constexpr std::array<std::string_view, 8> all_names_with_plain{"chatml", "smollm2", "qwen2",  "llama3",
+                                                               "llama2", "mistral", "zephyr", "plain"};
 
 constexpr std::string_view smollm2_system =
     "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
@@ -104,10 +104,16 @@ ChatTemplate ChatTemplate::recognise(std::string_view source, std::string_view t
     if (has(text, "eos_token + ' '") || has(text, "eos_token + \" \"")) found.after_answer_ = " ";
     return found;
   }
-  if (has(text, "<|user|>") && has(text, "<|assistant|>") && has(text, "eos_token") &&
-      !has(text, "<|end|>"))
+  if (has(text, "<|user|>") && has(text, "<|assistant|>") && has(text, "eos_token") && !has(text, "<|end|>"))
     return named("zephyr");
   throw unknown("not known");
+}
+
+std::vector<std::string> ChatTemplate::special_texts() const {
+  std::vector<std::string> texts;
+  if (is_chatml(name_)) texts = {"<|im_start|>", "<|im_end|>"};
+  if (name_ == "llama3") texts = {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"};
+  return texts;
 }
 
 std::vector<ChatPiece> ChatTemplate::render(const Conversation& conversation) const {
@@ -152,7 +158,8 @@ std::vector<ChatPiece> ChatTemplate::render(const Conversation& conversation) co
     } else if (name_ == "mistral") {
       if (message.role == Role::system) {
         throw DataError(
-            "the chat template mistral has no place for a system message: leave it out of the data, or put it "
+            "the chat template mistral has no place for a system message: leave it out of the data, or put "
+            "it "
             "into the first question");
       }
       if (answer) {

@@ -47,6 +47,9 @@ class ChatTemplate {
   /// The system message of conversations that have none; empty: none.
   const std::string& default_system() const { return system_; }
 
+  /// The special tokens that it writes, which a model must have.
+  std::vector<std::string> special_texts() const;
+
   /// The whole conversation. Throws DataError for a system message where the template has no place for one.
   std::vector<ChatPiece> render(const Conversation& conversation) const;
   /// The text up to where the model's next answer begins.

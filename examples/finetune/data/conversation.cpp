@@ -51,8 +51,10 @@ std::vector<Record> elements_of(const std::filesystem::path& file, std::string_v
     const char c = text[i];
     if (c == '\n') ++line;
     if (in_text) {
-      if (c == '\\') ++i;
-      else if (c == '"') in_text = false;
+      if (c == '\\')
+        ++i;
+      else if (c == '"')
+        in_text = false;
       continue;
     }
     if (ended && !is_blank(c)) fail(file, line, "there is more text behind the end of the JSON array");
@@ -69,8 +71,7 @@ std::vector<Record> elements_of(const std::filesystem::path& file, std::string_v
     if (c == '[' || c == '{') ++depth;
     if (closes && --depth == 0) ended = true;
   }
-  if (!ended)
-    fail(file, line, "the JSON array has no end: the file was cut short, or a bracket is missing");
+  if (!ended) fail(file, line, "the JSON array has no end: the file was cut short, or a bracket is missing");
   return records;
 }
 
@@ -100,7 +101,8 @@ json parse(const std::filesystem::path& file, const Record& record) {
     object = json::parse(record.text, too_deep);
   } catch (const json::exception&) {
     fail(file, record.line,
-         "expected a JSON object on this line (JSON lines) or one array of objects in the file, found text that is "
+         "expected a JSON object on this line (JSON lines) or one array of objects in the file, found text "
+         "that is "
          "no "
          "whole one: is the file cut short?");
   }
@@ -142,8 +144,9 @@ class Reader {
   const json& field(const json& object, const std::string& name) const {
     const auto at = object.find(name);
     if (at == object.end()) {
-      fail(fmt::format("the record has no field \"{}\", which the first one has or was asked for; its fields are {}",
-                       name, names_of(object)));
+      fail(fmt::format(
+          "the record has no field \"{}\", which the first one has or was asked for; its fields are {}", name,
+          names_of(object)));
     }
     return *at;
   }
@@ -223,7 +226,8 @@ class Reader {
       };
     }
     fail(fmt::format(
-        "the fields are {}; expected question and answer; instruction, input and output; prompt and completion; "
+        "the fields are {}; expected question and answer; instruction, input and output; prompt and "
+        "completion; "
         "input and output; messages; conversations; or a tree of OpenAssistant. Or name them: --fields "
         "QUESTION,ANSWER",
         names_of(first)));
@@ -241,18 +245,20 @@ class Reader {
 
   void add_messages(const json& object, bool sharegpt) {
     const json& list = field(object, sharegpt ? "conversations" : "messages");
-    if (!list.is_array())
-      fail(fmt::format("the messages are {}, expected a list of them", list.type_name()));
+    if (!list.is_array()) fail(fmt::format("the messages are {}, expected a list of them", list.type_name()));
     Conversation messages;
     for (const json& entry : list) {
-      if (!entry.is_object())
-        fail(fmt::format("a message is {}, expected an object", entry.type_name()));
+      if (!entry.is_object()) fail(fmt::format("a message is {}, expected an object", entry.type_name()));
       const std::string role = text_of(entry, sharegpt ? "from" : "role");
       Message message;
-      if (role == "system") message.role = Role::system;
-      else if (role == "user" || role == "human" || role == "prompter") message.role = Role::user;
-      else if (role == "assistant" || role == "gpt") message.role = Role::assistant;
-      else fail(fmt::format("a message's role is \"{}\", expected system, user or assistant", role));
+      if (role == "system")
+        message.role = Role::system;
+      else if (role == "user" || role == "human" || role == "prompter")
+        message.role = Role::user;
+      else if (role == "assistant" || role == "gpt")
+        message.role = Role::assistant;
+      else
+        fail(fmt::format("a message's role is \"{}\", expected system, user or assistant", role));
       message.text = text_of(entry, sharegpt ? "value" : "content");
       messages.push_back(std::move(message));
     }
@@ -290,7 +296,7 @@ class Reader {
     };
     std::stable_sort(replies.begin(), replies.end(),
                      [&](const json* a, const json* b) { return rank(a) < rank(b); });
-    if (!format_.all_paths && replies.size() > 1) replies.resize(1);
+    if (!format_.all_paths && replies.size() > 1) replies.erase(replies.begin() + 1, replies.end());
     // A question without a reply ends a path as well as a last answer does, which stands one message before it.
     const bool answered_here = path.back().role == Role::assistant && !has_answer_below(replies);
     if (answered_here) add(path);

@@ -31,17 +31,6 @@ std::string task_names() {
   return names;
 }
 
-std::string preset_text() {
-  std::string text = "bundle of options below; what is given explicitly has precedence. none: no bundle.";
-  for (const Preset& preset : all_presets()) {
-    text += fmt::format(" {}: {} (", preset.name, preset.description);
-    for (const auto& [option, value] : preset.options)
-      text += fmt::format("{}{} {}", option == preset.options.front().first ? "" : " ", option, value);
-    text += ").";
-  }
-  return text;
-}
-
 /// Options that all commands have.
 void add_common(CLI::App& app, TrainOptions& o) {
   app.add_option("--task", o.task, "GLUE task: " + task_names())->capture_default_str()->group("Input");
@@ -125,13 +114,6 @@ void add_glue_train_options(CLI::App& app, TrainOptions& o) {
       ->group("Replication");
 }
 
-/// Refuses, or tells of, options that were given and change nothing.
-template <class Options>
-void tell_effects(const std::set<std::string>& given, const Options& options) {
-  for (const std::string& warning : check_effects(given, option_effects(options)))
-    print_error("warning: {}\n", warning);
-}
-
 /// A rank beyond a side's extent would be cut. What is wrong with the model's folder is told where it is opened.
 void check_ranks_of_model(const std::set<std::string>& given, const TrainOptions& o) {
   if (o.run_type != RunType::sparse) return;
@@ -164,13 +146,7 @@ void apply_presets(CLI::App& app, TrainOptions& o, std::set<std::string>& given)
       set_unless_given(app, std::string(name), std::string(value));
   }
   if (o.preset.empty() && o.run_type == RunType::sparse && !o.reference_protocol) o.preset = default_preset;
-  if (o.preset.empty() || o.preset == "none") return;
-  for (const auto& [name, value] : find_preset(o.preset).options) {
-    // Two ways to say the same: the one that was given counts.
-    if (name == "--share" && app.get_option("--n-params")->count() > 0) continue;
-    if (name == "--n-params" && app.get_option("--share")->count() > 0) continue;
-    set_unless_given(app, std::string(name), std::string(value));
-  }
+  apply_preset(app, o.preset);
 }
 
 /// What depends on the task and the model's files. From here on the task goes by the name of its table: CoLA and cola are
@@ -293,15 +269,15 @@ int run(int argc, char** argv) {
     if (train_app->parsed()) {
       apply_task_presets(*train_app, train);
       check_ranks_of_model(given, train);
-      tell_effects(given, train);
+      tell_effects(given, option_effects(train));
       train.apply_run_type();
       return run_train(train);
     }
     if (evaluate_app->parsed()) {
-      tell_effects(given_options(*evaluate_app), evaluate_command);
+      tell_effects(given_options(*evaluate_app), option_effects(evaluate_command));
       return run_evaluate(evaluate_command);
     }
-    tell_effects(given_options(*inspect_app), inspect);
+    tell_effects(given_options(*inspect_app), option_effects(inspect));
     return run_inspect(inspect);
   } catch (const std::bad_alloc&) {
     const int threads = std::max({train.threads, evaluate_command.common.threads, inspect.common.threads});

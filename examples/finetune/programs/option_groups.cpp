@@ -6,6 +6,8 @@
 
 #include "checkpoints/config_file.hpp"
 #include "programs/option_checks.hpp"
+#include "replication/presets.hpp"
+#include "training/output/console.hpp"
 #include "training/products.hpp"
 
 namespace sparsegrad::finetune {
@@ -305,6 +307,32 @@ std::set<std::string> given_options(const CLI::App& app) {
       names.insert("--" + option->get_lnames().front());
   }
   return names;
+}
+
+std::string preset_text() {
+  std::string text = "bundle of options below; what is given explicitly has precedence. none: no bundle.";
+  for (const Preset& preset : all_presets()) {
+    text += fmt::format(" {}: {} (", preset.name, preset.description);
+    for (const auto& [option, value] : preset.options)
+      text += fmt::format("{}{} {}", option == preset.options.front().first ? "" : " ", option, value);
+    text += ").";
+  }
+  return text;
+}
+
+void apply_preset(CLI::App& app, const std::string& name) {
+  if (name.empty() || name == "none") return;
+  for (const auto& [option, value] : find_preset(name).options) {
+    // Two ways to say the same: the one that was given counts.
+    if (option == "--share" && app.get_option("--n-params")->count() > 0) continue;
+    if (option == "--n-params" && app.get_option("--share")->count() > 0) continue;
+    set_unless_given(app, std::string(option), std::string(value));
+  }
+}
+
+void tell_effects(const std::set<std::string>& given, const std::vector<OptionEffect>& effects) {
+  for (const std::string& warning : check_effects(given, effects))
+    print_error("warning: {}\n", warning);
 }
 
 std::vector<std::string> parser_words(int argc, const char* const* argv) {

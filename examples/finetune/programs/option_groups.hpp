@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
+#include "programs/option_effects.hpp"
 #include "training/options.hpp"
 
 namespace sparsegrad::finetune {
@@ -64,6 +65,14 @@ void set_unless_given(CLI::App& app, const std::string& name, const std::string&
 
 /// Puts in what a JSON file of options says and the command line does not. Throws ValueError.
 void apply_options_file(CLI::App& app, const std::filesystem::path& path);
+
+/// What --preset knows, for its help.
+std::string preset_text();
+/// Puts in what a preset says and the command line does not. Throws ValueError for a name that is none.
+void apply_preset(CLI::App& app, const std::string& name);
+
+/// Refuses, or tells of, options that were given and change nothing.
+void tell_effects(const std::set<std::string>& given, const std::vector<OptionEffect>& effects);
 
 /// The options that have a value, by their names ("--learning-rate").
 std::set<std::string> given_options(const CLI::App& app);

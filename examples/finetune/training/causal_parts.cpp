@@ -31,9 +31,10 @@ std::vector<MatrixKind> parse_matrices(std::string_view text) {
     const auto* found = std::find_if(all_matrix_kinds.begin(), all_matrix_kinds.end(),
                                      [&](MatrixKind kind) { return to_string(kind) == name; });
     if (found == all_matrix_kinds.end()) {
-      throw ValueError(fmt::format(
-          "--matrices is '{}', expected all, or some of q, k, v, o, gate, up and down with commas between them",
-          text));
+      throw ValueError(
+          fmt::format("--matrices is '{}', expected all, or some of q, k, v, o, gate, up and down with "
+                      "commas between them",
+                      text));
     }
     const auto number = static_cast<std::size_t>(*found);
     if (chosen[number]) throw ValueError(fmt::format("--matrices is '{}', expected '{}' once", text, name));
@@ -54,10 +55,10 @@ std::vector<index_t> parse_blocks(std::string_view text, index_t layers) {
     index_t block = -1;
     const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), block);
     if (error != std::errc() || end != word.data() + word.size() || block < 0 || block >= layers) {
-      throw ValueError(
-          fmt::format("--blocks is '{}', expected every-third, every-second, all, or numbers of the model's blocks, "
-                      "0 to {}, with commas between them",
-                      text, layers - 1));
+      throw ValueError(fmt::format(
+          "--blocks is '{}', expected every-third, every-second, all, or numbers of the model's blocks, "
+          "0 to {}, with commas between them",
+          text, layers - 1));
     }
     if (std::find(blocks.begin(), blocks.end(), block) != blocks.end())
       throw ValueError(fmt::format("--blocks is '{}', expected block {} once", text, block));

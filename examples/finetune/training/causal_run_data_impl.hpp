@@ -53,14 +53,13 @@ Evaluation evaluate_model(typename Backend::Context& ctx, DecoderModel<T, Backen
   result.loss = sum / counted;
   double squares = 0;
   for (index_t i = 0; i < data.size(); ++i) {
-    const double off =
-        sums[static_cast<std::size_t>(i)] - static_cast<double>(data.counted(i)) * result.loss;
+    const double off = sums[static_cast<std::size_t>(i)] - static_cast<double>(data.counted(i)) * result.loss;
     squares += off * off;
   }
   result.metrics.push_back({"perplexity", std::exp(result.loss), true});
   const bool known = data.size() > 1;
-  result.metrics.push_back({"loss_standard_error",
-                            known ? std::sqrt(examples / (examples - 1) * squares) / counted : 0, known});
+  result.metrics.push_back(
+      {"loss_standard_error", known ? std::sqrt(examples / (examples - 1) * squares) / counted : 0, known});
   return result;
 }
 

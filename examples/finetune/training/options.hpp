@@ -106,10 +106,10 @@ struct CausalOptions {
   std::string matrices = "up,down";    ///< kinds, see parse_matrices
   std::string blocks = "every-third";  ///< see parse_blocks
   std::string chat_template;           ///< a name of ChatTemplate; empty: the model's own
-  std::string fields;                  ///< "QUESTION,ANSWER", the names of the data's fields; empty: told from the data
-  bool all_paths = false;              ///< of OpenAssistant trees
-  std::filesystem::path validation;    ///< file that is evaluated on, in place of a part of the data
-  std::uint64_t split_seed = 0;        ///< which part of the data that is
+  std::string fields;      ///< "QUESTION,ANSWER", the names of the data's fields; empty: told from the data
+  bool all_paths = false;  ///< of OpenAssistant trees
+  std::filesystem::path validation;  ///< file that is evaluated on, in place of a part of the data
+  std::uint64_t split_seed = 0;      ///< which part of the data that is
 };
 
 struct TrainOptions {
@@ -159,7 +159,7 @@ struct TrainOptions {
   bool quiet = false;
   SparseOptions sparse;
   LoraOptions lora;
-  double meprop_share = 0.05;  ///< of each row of dY
+  double meprop_share = 0.05;           ///< of each row of dY
   std::optional<CausalOptions> causal;  ///< of a language model
 
   /// Whether the MLP matrices are stepped sparsely.
