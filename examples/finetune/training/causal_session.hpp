@@ -20,8 +20,8 @@ class CausalSession {
   using Context = typename Backend::Context;
   using Model = DecoderModel<T, Backend>;
 
-  /// Reads the model's files but the weights. Throws what is wrong with them.
-  explicit CausalSession(const TrainOptions& options);
+  /// Reads the model's files but the weights. Throws what is wrong with them. `raw`: without a chat template.
+  explicit CausalSession(const TrainOptions& options, bool raw = false);
 
   /// Reads the data: with `with_train` the training set and what is held out of it, or the validation file; without, the
   /// validation file, or all of the data, as what is held out. Throws DataError, ValueError or TokenizerError.

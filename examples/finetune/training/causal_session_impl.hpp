@@ -15,10 +15,12 @@
 namespace sparsegrad::finetune {
 
 template <class T, class Backend>
-CausalSession<T, Backend>::CausalSession(const TrainOptions& options)
+CausalSession<T, Backend>::CausalSession(const TrainOptions& options, bool raw)
     : ctx_(RunDevice<Backend>::make_context(options)),
       source_(std::make_unique<CausalSource>(options.model)),
-      chat_(std::make_unique<ChatTemplate>(source_->chat_template(options.causal.value().chat_template))) {}
+      chat_(raw ? nullptr
+                : std::make_unique<ChatTemplate>(
+                      source_->chat_template(options.causal.value().chat_template))) {}
 
 template <class T, class Backend>
 void CausalSession<T, Backend>::load_data(const TrainOptions& options, bool with_train) {

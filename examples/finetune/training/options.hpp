@@ -138,8 +138,9 @@ struct TrainOptions {
   bool shuffle = true;
   index_t max_length = 128;
   Padding padding = Padding::unpadded;
-  index_t eval_every = 0;  ///< steps; 0: at the end of each epoch alone
-  index_t patience = 0;    ///< evaluations without a better result; 0: never stops early
+  bool evaluates_first = false;  ///< before the first step too
+  index_t eval_every = 0;        ///< steps; 0: at the end of each epoch alone
+  index_t patience = 0;          ///< evaluations without a better result; 0: never stops early
   index_t log_every = 10;
   index_t checkpoint_every = 0;  ///< steps; 0: only when interrupted
   bool resume = false;

@@ -442,6 +442,11 @@ void BasicTrainer<Model>::run(const TrainHooks& hooks) {
     start = Clock::now();
   };
   bool stop = options_.patience > 0 && since_best_ >= options_.patience;
+  if (!resumed_ && options_.evaluates_first && !interrupted()) {
+    pause();
+    evaluate(hooks, stop);
+    resume();
+  }
   // The run may have ended between a step and its evaluation.
   const bool evaluated =
       !report_.evaluations.empty() && report_.evaluations.back().step == report_.steps_done;
