@@ -18,8 +18,10 @@ bool is_word_character(char32_t c);     ///< \w of regular expressions
 bool is_letter(char32_t c);             ///< \p{L} of regular expressions
 bool is_number(char32_t c);             ///< \p{N} of regular expressions
 
-/// Canonical decomposition.
+/// Canonical decomposition (NFD).
 std::u32string decompose(std::u32string_view text);
+/// Canonical composition (NFC).
+std::u32string compose(std::u32string_view text);
 
 /// Lower case character by character, without context: a final sigma stays as any other, U+0130 becomes two
 /// characters.
