@@ -37,7 +37,8 @@ int run_llm_inspect(const TrainOptions& options) {
     print("chat template: {}\n", error.what());
   }
   const TrainedParts parts = trained_parts(options, config);
-  print("trained: {} of blocks {}\n", options.causal->matrices, fmt::join(parts.matrices.blocks, ", "));
+  const std::string blocks = fmt::format("{}", fmt::join(parts.matrices.blocks, ", "));
+  print("trained: {} of blocks {}\n", options.causal->matrices, blocks);
   index_t trained = 0;
   for (const MatrixKind kind : parts.matrices.kinds) {
     const MatrixExtents extents = matrix_extents(config, kind);

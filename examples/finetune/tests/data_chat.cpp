@@ -80,9 +80,8 @@ TEST_CASE("records of all kinds become conversations") {
   CHECK(read(R"({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]})")
             .examples == one);
   const Conversations system = read(
-      R"({"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"},
-      {"role": "assistant", "content": "A"}, {"role": "user", "content": "more"}]})"
-      "\n");
+      R"({"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}, )"
+      R"({"role": "assistant", "content": "A"}, {"role": "user", "content": "more"}]})");
   // A question without an answer behind it is left out.
   CHECK(system.examples ==
         std::vector<Conversation>{{{Role::system, "S"}, {Role::user, "Q"}, {Role::assistant, "A"}}});
@@ -128,11 +127,11 @@ TEST_CASE("records that are malformed are refused with file and line") {
   check_says(refused(good + "\n[1]"), ":2: expected a JSON object, found array");
   check_says(refused(R"({"a": "Q", "b": "A"})"), ":1: the fields are a, b; expected question and answer;");
   check_says(refused(R"({"a": "Q", "b": "A"})"), "--fields QUESTION,ANSWER");
-  check_says(refused(good, {"text", "label", false}), "no field \"text\"");
+  check_says(refused(good, {"text", "label", false}), "no field \"label\"");
   check_says(refused("\x1F\x8B"
                      "xyz"),
              "gunzip");
-  check_says(refused("  \n"), "empty");
+  check_says(refused("  \n"), "expected records, found none");
   check_says(refused(R"({"messages": [{"role": "tool", "content": "Q"}]})"),
              "role is \"tool\", expected system, user or");
   check_says(refused(R"({"messages": [{"role": "user", "content": "Q"}, {"role": "user", "content": "Q"},

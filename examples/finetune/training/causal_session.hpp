@@ -6,6 +6,7 @@
 
 #include <nlohmann/json_fwd.hpp>
 
+#include "data/causal_dataset.hpp"
 #include "data/conversation.hpp"
 #include "models/host_backend.hpp"
 #include "training/causal_source.hpp"
