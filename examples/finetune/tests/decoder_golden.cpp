@@ -153,7 +153,7 @@ TEST_CASE("decoder: bfloat16 is transformers' model within its rounding") {
     CAPTURE(variant);
     const json golden = golden_of(variant);
     const DecoderFolder folder = open_decoder_folder(decoder_goldens() / variant);
-    DecoderModel<bfloat16, Blas> model(
+    DecoderModel<sparsegrad::bfloat16, Blas> model(
         ctx, folder.config, {.mlp = {}, .dense = {}, .matrices = all_matrices(folder.config.layers)});
     load_weights(folder, model, 1);
     const double loss = model.forward(ctx, decoder_batch(golden["batches"][0])).loss;

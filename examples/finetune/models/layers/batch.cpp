@@ -40,6 +40,7 @@ void Batch::reserve(index_t max_tokens, index_t max_sequences) {
   offsets.reserve(sequences_wanted + 1);
   lengths.reserve(sequences_wanted);
   labels.reserve(sequences_wanted);
+  targets.reserve(tokens_wanted);
 }
 
 void Batch::add(std::span<const std::int32_t> token_ids, std::span<const std::int32_t> token_type_ids,
