@@ -169,7 +169,7 @@ std::vector<std::string_view> split_words(std::string_view text, SplitPattern pa
     std::size_t stretch = rest.size();
     if (pattern == SplitPattern::smollm2) {
       stretch = 0;
-      while (stretch < rest.size() && !unicode::is_number(rest[stretch]))
+      while (stretch < rest.size() && !unicode::is_numeric(rest[stretch]))
         ++stretch;
       if (stretch == 0) {
         take(1);

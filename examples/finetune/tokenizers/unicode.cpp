@@ -195,6 +195,11 @@ bool is_number(char32_t c) {
   return is_of_unicode_16(c, U_GC_N_MASK, recent_numbers);
 }
 
+bool is_numeric(char32_t c) {
+  // Numbers that came with Unicode 17.
+  return is_number(c) || (c >= 0x11DE0 && c <= 0x11DE9) || (c >= 0x16FF4 && c <= 0x16FF6);
+}
+
 std::u32string decompose(std::u32string_view text) {
   // Nothing below U+00C0 decomposes or combines.
   if (std::all_of(text.begin(), text.end(), [](char32_t c) { return c < 0x00C0; }))
