@@ -79,9 +79,9 @@ TEST_CASE("records of all kinds become conversations") {
             .examples == one);
   CHECK(read(R"({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]})")
             .examples == one);
-  const Conversations system = read(
-      R"({"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}, )"
-      R"({"role": "assistant", "content": "A"}, {"role": "user", "content": "more"}]})");
+  const Conversations system =
+      read(R"({"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}, )"
+           R"({"role": "assistant", "content": "A"}, {"role": "user", "content": "more"}]})");
   // A question without an answer behind it is left out.
   CHECK(system.examples ==
         std::vector<Conversation>{{{Role::system, "S"}, {Role::user, "Q"}, {Role::assistant, "A"}}});
