@@ -7,11 +7,9 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#if __has_include("checkpoints/gguf_model.hpp")
 #include "checkpoints/gguf_model.hpp"
-#define HAVE_GGUF_MODEL 1
-#endif
 #include "checkpoints/gguf_tokenizer.hpp"
+#include "checkpoints/gguf_tokenizer_files.hpp"
 #include "models/host_backend.hpp"
 
 namespace sparsegrad::finetune {
@@ -39,9 +37,7 @@ CausalSource::CausalSource(const fs::path& path) : path_(path) {
                      ": there is no such file or folder, expected a GGUF file or a model's folder");
   } else if (begins_with_gguf(path)) {
     gguf_ = std::make_unique<GgufFile>(path.string());
-#ifdef HAVE_GGUF_MODEL
-    folder_.config = gguf_decoder_config(*gguf_);
-#endif
+    folder_.config = gguf_config(*gguf_);
     tokenizer_ = gguf_tokenizer(*gguf_);
   } else {
     throw ModelError(
@@ -103,17 +99,15 @@ std::vector<std::int32_t> CausalSource::end_ids(const ChatTemplate& chat) const 
 
 template <class T, class Backend>
 void CausalSource::load(DecoderModel<T, Backend>& model, std::uint64_t seed) const {
-#ifdef HAVE_GGUF_MODEL
-  if (gguf_ != nullptr) return load_weights(*gguf_, model, seed);
-#endif
-  (void)load_weights(folder_, model, seed);
+  if (gguf_ != nullptr)
+    (void)load_gguf_weights(*gguf_, model, seed);
+  else
+    (void)load_weights(folder_, model, seed);
 }
 
 template <class T, class Backend>
 void CausalSource::save(const fs::path& folder, const DecoderModel<T, Backend>& model, io::DType type) const {
-#ifdef HAVE_GGUF_MODEL
   if (gguf_ != nullptr) write_tokenizer_files(*gguf_, folder);
-#endif
   save_decoder(folder, folder_, model, type);
 }
 
