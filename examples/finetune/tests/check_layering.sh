@@ -42,6 +42,7 @@ allow models/layers models/model_error.hpp
 allow models/parameters models/model_error.hpp
 allow models/mlp models/layers models/parameters models/model_error.hpp
 allow models/encoder models
+allow models/decoder models
 allow tokenizers
 allow data tokenizers models/layers
 allow checkpoints models tokenizers
