@@ -9,11 +9,13 @@
 #include <sparsegrad/core/error.hpp>
 
 #include "files.hpp"
+#include "gguf_bytes.hpp"
 
 using namespace sparsegrad;
 using namespace sparsegrad::finetune;
 using test::check_says;
 using test::error_of;
+using Bytes = test::GgufBytes;
 
 namespace {
 
@@ -32,47 +34,8 @@ std::uint32_t bits_of(float x) {
   return bits;
 }
 
-/// Bytes of a GGUF file, part by part.
-struct Bytes {
-  std::string text;
-  template <class X>
-  Bytes& number(X x) {
-    char bytes[sizeof x];
-    std::memcpy(bytes, &x, sizeof x);
-    text.append(bytes, sizeof x);
-    return *this;
-  }
-  Bytes& u32(std::uint32_t x) { return number(x); }
-  Bytes& u64(std::uint64_t x) { return number(x); }
-  Bytes& string(std::string_view s) {
-    u64(s.size());
-    text += s;
-    return *this;
-  }
-  Bytes& head(std::uint64_t tensors, std::uint64_t entries, std::uint32_t version = 3) {
-    text += "GGUF";
-    return u32(version).u64(tensors).u64(entries);
-  }
-  Bytes& tensor(std::string_view name, std::vector<std::uint64_t> extents, std::uint32_t type,
-                std::uint64_t offset) {
-    string(name).u32(static_cast<std::uint32_t>(extents.size()));
-    for (const std::uint64_t extent : extents)
-      u64(extent);
-    return u32(type).u64(offset);
-  }
-  Bytes& pad(std::size_t alignment) {
-    text.resize((text.size() + alignment - 1) / alignment * alignment, '\0');
-    return *this;
-  }
-  Bytes& zeros(std::size_t count) {
-    text.append(count, '\0');
-    return *this;
-  }
-};
-
 GgufFile open(const std::string& text) {
-  const auto* p = reinterpret_cast<const std::byte*>(text.data());
-  return GgufFile(io::FileBytes::from({p, p + text.size()}), "x.gguf");
+  return test::gguf_from(text);
 }
 std::string refused(const Bytes& bytes) {
   const std::string error = error_of([&] { open(bytes.text); });

@@ -52,9 +52,14 @@ struct CausalBpeTokenizer::Impl {
   TokenTable table;
   MergeTable merges;
   std::array<std::int32_t, 256> byte_ids{};
-  Matchers all;                                  ///< of every added token
-  Matchers not_special;                          ///< of those that are text
-  std::unordered_map<std::int32_t, bool> added;  ///< whether it is special
+  Matchers all;          ///< of every added token
+  Matchers not_special;  ///< of those that are text
+  struct Added {
+    bool special = false;
+    std::string
+        text;  ///< what it stands for: its content, normalised where it is looked for in normalised text
+  };
+  std::unordered_map<std::int32_t, Added> added;
 
   void append_word(std::string_view word, Merger& merger, std::vector<std::int32_t>& ids) const {
     if (ignore_merges) {
@@ -103,11 +108,11 @@ CausalBpeTokenizer::CausalBpeTokenizer(CausalBpeParts parts) : CausalTokenizer(p
   }
   for (const AddedToken& token : table.added()) {
     require_utf8(token.content);
-    impl->added[token.id] = token.special;
     const std::string pattern = parts.nfc && token.normalized ? composed(token.content) : token.content;
     const auto add = [&](Impl::Matchers& to) {
       (token.normalized ? to.normalized : to.raw).add(pattern, token);
     };
+    impl->added[token.id] = {token.special, pattern};
     add(impl->all);
     if (!token.special) add(impl->not_special);
   }
@@ -152,13 +157,13 @@ std::vector<std::int32_t> CausalBpeTokenizer::encode(std::string_view text, Spec
 }
 
 std::string CausalBpeTokenizer::bytes_of(std::int32_t id) const {
-  const std::string& token = impl_->table.token_of(id);
-  return impl_->added.contains(id) ? token : bytes_of_characters(token);
+  const auto found = impl_->added.find(id);
+  return found != impl_->added.end() ? found->second.text : bytes_of_characters(token_of(id));
 }
 
 bool CausalBpeTokenizer::is_special(std::int32_t id) const {
   const auto found = impl_->added.find(id);
-  return found != impl_->added.end() && found->second;
+  return found != impl_->added.end() && found->second.special;
 }
 
 const std::string& CausalBpeTokenizer::token_of(std::int32_t id) const {
