@@ -1,78 +1,17 @@
 #include "checkpoints/config_file.hpp"
 
-#include <algorithm>
-#include <cstdint>
 #include <fstream>
-#include <iterator>
-#include <limits>
 #include <string>
 #include <utility>
+
+#include "checkpoints/json_fields.hpp"
 
 namespace sparsegrad::finetune {
 
 namespace {
 
 using nlohmann::json;
-
-[[noreturn]] void fail(std::string_view source, const std::string& text) {
-  throw ModelError(std::string(source) + ": " + text);
-}
-
-const json* find(const json& j, const char* key) {
-  const auto it = j.find(key);
-  return it == j.end() || it->is_null() ? nullptr : &*it;
-}
-
-index_t integer(const json& j, const char* key, std::string_view source) {
-  const json* value = find(j, key);
-  if (value == nullptr) fail(source, std::string("the field \"") + key + "\" is missing");
-  if (!value->is_number_integer()) {
-    fail(source, std::string("the field \"") + key + "\" is " + value->dump() + ", expected an integer");
-  }
-  constexpr index_t largest = std::numeric_limits<std::int32_t>::max();
-  const bool fits_index = !value->is_number_unsigned() ||
-                          value->get<std::uint64_t>() <= std::uint64_t{std::numeric_limits<index_t>::max()};
-  if (!fits_index || value->get<index_t>() > largest || value->get<index_t>() < -largest) {
-    fail(source, std::string("the field \"") + key + "\" is " + value->dump() + ", expected at most " +
-                     std::to_string(largest) + " in absolute value");
-  }
-  return value->get<index_t>();
-}
-
-index_t integer_or(const json& j, const char* key, index_t otherwise, std::string_view source) {
-  return find(j, key) == nullptr ? otherwise : integer(j, key, source);
-}
-
-double number_or(const json& j, const char* key, double otherwise, std::string_view source) {
-  const json* value = find(j, key);
-  if (value == nullptr) return otherwise;
-  if (!value->is_number()) {
-    fail(source, std::string("the field \"") + key + "\" is " + value->dump() + ", expected a number");
-  }
-  return value->get<double>();
-}
-
-std::string text_or(const json& j, const char* key, const char* otherwise, std::string_view source) {
-  const json* value = find(j, key);
-  if (value == nullptr) return otherwise;
-  if (!value->is_string()) {
-    fail(source, std::string("the field \"") + key + "\" is " + value->dump() + ", expected a string");
-  }
-  return value->get<std::string>();
-}
-
-void require_text(const json& j, const char* key, const char* supported, std::string_view source) {
-  const std::string found = text_or(j, key, supported, source);
-  if (found != supported) {
-    fail(source, std::string("the field \"") + key + "\" is \"" + found + "\", the engine knows \"" +
-                     supported + "\" only");
-  }
-}
-
-/// null, false, {} and [].
-bool says_nothing(const json& value) {
-  return value.is_null() || value == false || (value.is_structured() && value.empty());
-}
+using namespace fields;
 
 /// Fields that change what the tensors mean, or what the layers compute, in ways that the engine does not have.
 void require_plain_encoder(const json& j, std::string_view source) {
@@ -85,38 +24,9 @@ void require_plain_encoder(const json& j, std::string_view source) {
       {"quantization_config", "the engine reads floating-point tensors: save the model dequantized"},
       {"compression_config", "the engine reads floating-point tensors: save the model decompressed"},
   };
-  for (const auto& [key, cure] : foreign) {
-    const json* value = find(j, key);
-    if (value != nullptr && !says_nothing(*value))
-      fail(source, std::string("the field \"") + key + "\" is " + value->dump() + "; " + cure);
-  }
-  const json* code = find(j, "auto_map");
-  if (code == nullptr || !code->is_object()) return;
-  for (const auto& [name, where] : code->items()) {
-    if (!name.starts_with("AutoModel")) continue;
-    fail(source, "the field \"auto_map\" has " + where.dump() + " for " + name +
-                     ": the model is computed by code of its own, which the engine does not have. If it is a "
-                     "plain BERT or RoBERTa, remove the field");
-  }
-}
-
-/// The fields of the file that the model came from which are true of every folder made from it.
-json inherited(const json& original) {
-  json kept = json::object();
-  if (!original.is_object()) return kept;
-  constexpr std::string_view not_kept[] = {
-      "num_labels",            // transformers counts id2label
-      "transformers_version",  // which wrote the other file
-      "finetuning_task",       // of the head that was there
-      "auto_map",              // names files of code, which are not copied
-      "configuration_files",   // names other files that transformers would read in place of this one
-      "attn_implementation"};  // of the machine where the other file was written
-  for (const auto& [name, value] : original.items()) {
-    const bool is_private = name.starts_with('_');  // where the file lay, how it was loaded
-    if (!is_private && std::find(std::begin(not_kept), std::end(not_kept), name) == std::end(not_kept))
-      kept[name] = value;
-  }
-  return kept;
+  for (const auto& [key, cure] : foreign)
+    refuse_field(j, key, cure, source);
+  refuse_own_code(j, "a plain BERT or RoBERTa", source);
 }
 
 /// What a cross-encoder of Sentence Transformers puts behind the outputs: nothing, after training on their own loss.
@@ -127,11 +37,6 @@ void set_identity_activation(json& j) {
   if (const json* field = find(j, "sentence_transformers"); field != nullptr && field->is_object()) {
     if (field->contains("activation_fn")) j["sentence_transformers"]["activation_fn"] = identity;
   }
-}
-
-const char* dtype_name(io::DType dtype) {
-  if (dtype == io::DType::bf16) return "bfloat16";
-  return dtype == io::DType::f16 ? "float16" : "float32";
 }
 
 }  // namespace

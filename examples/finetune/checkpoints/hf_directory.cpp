@@ -9,6 +9,7 @@
 #include "models/host_backend.hpp"
 
 #include "checkpoints/model_folder.hpp"
+#include "checkpoints/written_folder.hpp"
 
 namespace sparsegrad::finetune {
 
@@ -65,11 +66,6 @@ index_t layers_up_to(std::string_view tensor, const ModelConfig& config) {
   const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);
   const bool is_number = error == std::errc() && number >= 0 && number < std::numeric_limits<index_t>::max();
   return is_number && end != name.data() + name.size() && *end == '.' ? number + 1 : 0;
-}
-
-void write_bytes(const std::filesystem::path& path, std::span<const std::byte> bytes) {
-  const std::span<const std::byte> parts[] = {bytes};
-  io::write_file(path.string(), parts);
 }
 
 }  // namespace
@@ -181,21 +177,9 @@ HeadMatch match_file_head(const ModelDirectory& directory, const std::string& te
 
 void write_companions(const std::filesystem::path& path, const ModelDirectory& source,
                       const ModelConfig& model_config, io::DType dtype) {
-  std::error_code code;
-  std::filesystem::create_directories(path, code);
-  if (code) throw ModelError(path.string() + ": cannot be created: " + code.message());
-  if (!std::filesystem::equivalent(path, source.path, code)) {
-    for (const char* name : tokenizer_files) {
-      const std::filesystem::path file = source.path / name;
-      if (!std::filesystem::exists(file)) continue;
-      const io::FileBytes source_bytes = io::FileBytes::open(file.string());
-      std::vector<std::byte> bytes(source_bytes.bytes().size());
-      source_bytes.copy(0, bytes);
-      write_bytes(path / name, bytes);
-    }
-  }
-  const std::string config = to_json(model_config, source.config_json, dtype).dump(2) + "\n";
-  write_bytes(path / config_file, std::as_bytes(std::span<const char>(config)));
+  make_folder(path);
+  copy_files(source.path, path, tokenizer_files);
+  write_text(path / config_file, to_json(model_config, source.config_json, dtype).dump(2) + "\n");
 }
 
 }  // namespace detail

@@ -3,11 +3,13 @@
 
 #include <set>
 #include <type_traits>
+#include <utility>
 
 #include <sparsegrad/io/safetensors.hpp>
 
 #include "checkpoints/hf_directory.hpp"
 #include "checkpoints/model_weights.hpp"
+#include "checkpoints/written_folder.hpp"
 
 namespace sparsegrad::finetune {
 
@@ -88,34 +90,20 @@ void save_model(const std::filesystem::path& path, const ModelDirectory& source,
                 const EncoderModel<T, Backend>& model, io::DType dtype) {
   using C = compute_t<T>;
   detail::write_companions(path, source, model.config(), dtype);
-  io::SafetensorsWriter writer;
-  writer.metadata("format", "pt");
-  const auto add = [&](const std::string& name, const std::vector<index_t>& shape, const std::vector<C>& x) {
-    if (dtype == io::DType::bf16) {
-      writer.add(name, shape, std::vector<bfloat16>(x.begin(), x.end()));
-    } else if (dtype == io::DType::f16) {
-      writer.add(name, shape, std::vector<float16>(x.begin(), x.end()));
-    } else {
-      writer.add(name, shape, std::vector<float>(x.begin(), x.end()));
-    }
-  };
+  TensorsToWrite<C> tensors(dtype);
   for (const Parameter<T>& p : model.parameters().all()) {
     if (p.kind == ParameterKind::adapter) continue;
     const std::vector<index_t> shape = detail::shape_of(p);
-    if (const auto merged = model.merged(p)) {
-      add(p.name, shape, *merged);
-      continue;
+    if (auto merged = model.merged(p)) {
+      tensors.add(p.name, shape, std::move(*merged));
+    } else if constexpr (std::is_same_v<T, float> && !ThrustBackend<Backend>) {
+      tensors.add_view(p.name, shape,
+                       std::span<const T>(p.weight.data, static_cast<std::size_t>(p.weight.size())));
+    } else {
+      tensors.add(p.name, shape, model.values(p.weight));
     }
-    if constexpr (std::is_same_v<T, float> && !ThrustBackend<Backend>) {
-      if (dtype == io::DType::f32) {
-        const auto count = static_cast<std::size_t>(p.weight.size());
-        writer.add(p.name, shape, std::span<const T>(p.weight.data, count));
-        continue;
-      }
-    }
-    add(p.name, shape, model.values(p.weight));
   }
-  writer.write(detail::weights_path(path));
+  tensors.write(detail::weights_path(path));
 }
 
 }  // namespace sparsegrad::finetune

@@ -1,214 +1,80 @@
 // Definition of run_train_on, for the files that instantiate it.
 #pragma once
 
-#include <memory>
+#include <optional>
 
 #include <fmt/format.h>
 
 #include "programs/commands.hpp"
-#include "programs/interrupt.hpp"
+#include "programs/run_training.hpp"
 #include "programs/unknown_tokens.hpp"
-#include "training/memory/memory_estimate.hpp"
 #include "training/model_tokenizer.hpp"
-#include "training/output/console.hpp"
-#include "training/output/output_file.hpp"
-#include "training/output/output_folder.hpp"
-#include "training/output/profile_table.hpp"
-#include "training/output/progress_bar.hpp"
-#include "training/output/run_log.hpp"
-#include "training/output/train_output.hpp"
-#include "training/run_device.hpp"
 #include "training/session.hpp"
 
 namespace sparsegrad::finetune {
 
-/// A profile with the rates of this machine, which knows the weights of a model.
-template <class T, class Backend>
-std::unique_ptr<StepProfile> make_profile(typename Backend::Context& ctx,
-                                          const ParameterSet<T, Backend>& parameters) {
-  auto profile = std::make_unique<StepProfile>(measure_rates<T, Backend>(ctx), ctx.threads());
-  for (const Parameter<T>& p : parameters.all()) {
-    profile->add_weights(p.weight.data, p.weight.data + p.weight.size());
-    if (!p.rounded.empty()) profile->add_weights(p.rounded.data, p.rounded.data + p.rounded.size());
+/// An encoder on a GLUE task, for run_training.
+template <class T, class B>
+class GlueRun {
+ public:
+  using Backend = B;
+  static constexpr const char* log_format = run_log_format;
+  static constexpr const char* matrices = "MLP";
+
+  explicit GlueRun(const TrainOptions& options) : session_(options, true) {}
+
+  typename Backend::Context& ctx() { return session_.ctx(); }
+  index_t program_bytes() const { return session_.program_bytes(); }
+  const auto& parameters() { return session_.model().parameters(); }
+  MemoryEstimate estimate(const TrainOptions& options) const {
+    return estimate_memory(session_.directory().config, options,
+                           measure_batches(options, session_.train()).max_tokens);
   }
-  return profile;
-}
+  GlueTrainer<T, Backend>& start(const TrainOptions& options) {
+    session_.load_model(options, trained_parts(options));
+    trainer_.emplace(session_.ctx(), session_.model(), session_.task(), session_.train(), session_.dev(),
+                     options, session_.program_bytes());
+    if (session_.second_dev() != nullptr) trainer_->also_evaluate(*session_.second_dev(), "_mm");
+    return *trainer_;
+  }
+  void describe(nlohmann::json& log) const {
+    log["data"] = session_.data_json();
+    log["tokenizer"] = to_json(session_.tokenizer_report());
+    log["model"] = session_.model_json();
+  }
+  void warn() const { warn_of_unknown(session_); }
+  void tell(const TrainOptions& options) {
+    print("data: {}\n", session_.source().text);
+    print("      {} training examples, {} {} examples", session_.train().size(), session_.dev().size(),
+          options.held_out > 0 ? "held-out" : "dev");
+    if (session_.second_dev() != nullptr)
+      print(" and {} of the second dev set", session_.second_dev()->size());
+    const index_t skipped = session_.train().skipped() + session_.dev().skipped();
+    if (skipped > 0) print("; {} malformed rows left out", skipped);
+    const index_t unlabelled = session_.train().unlabelled() + session_.dev().unlabelled();
+    if (unlabelled > 0) print("; {} rows without a label left out", unlabelled);
+    print("\n");
+    print("      unknown tokens:{}\n", unknown_text(session_));
+    print("{}", finetune::describe(session_.tokenizer_report()));
+    print("model: {} layers of width {}, {} parameters\n", session_.model().config().layers,
+          session_.model().config().hidden, session_.model().parameters().count());
+    if (const std::string text = session_.load_report().text(); !text.empty()) print("       {}\n", text);
+  }
+  void restore_weights(const TrainOptions& options) {
+    load_weights(session_.directory(), session_.model(), options.seed);
+  }
+  void save(const std::filesystem::path& folder, io::DType type) {
+    save_model(folder, session_.directory(), session_.model(), type);
+  }
+
+ private:
+  BasicSession<T, Backend> session_;
+  std::optional<GlueTrainer<T, Backend>> trainer_;
+};
 
 template <class T, class Backend>
 int run_train_on(const TrainOptions& options, const std::string& products) {
-  options.check();
-  if (options.output.empty()) throw ValueError("--output DIR is missing: where the run's log and model go");
-  const InterruptGuard guard;
-  // Fails before the work rather than after it.
-  OutputFolder output(options.output);
-  const auto log_path = output.log();
-  const auto model_path = output.model();
-  const auto checkpoint_path = output.checkpoint();
-  const auto state_path = output.state();
-  output.require_not_written(options.model);
-  if (options.resume && is_finished(log_path, options)) {
-    output.remove_checkpoint();  // of a run that was killed between its last log and this
-    print("finished already: {}\n", log_path.string());
-    return 0;
-  }
-
-  BasicSession<T, Backend> session(options, true);
-  MemoryEstimate estimate = estimate_memory(session.directory().config, options,
-                                            measure_batches(options, session.train()).max_tokens);
-  if (!options.quiet) {
-    const bool first = &estimate.largest() == &estimate.phase1;
-    print("memory: up to {:.0f} MiB beside the program's {:.0f}{}\n", mib(estimate.largest().sum()),
-          mib(session.program_bytes()), first ? ", in phase 1" : "");
-    flush_output();
-  }
-  require_memory(estimate, RunDevice<Backend>::available_memory());
-  for (MemoryParts* parts : {&estimate.phase1, &estimate.training})
-    if (parts->sum() > 0) parts->program = session.program_bytes();
-  session.load_model(options, trained_parts(options));
-  BasicTrainer<T, Backend> trainer(session.ctx(), session.model(), session.task(), session.train(),
-                                   session.dev(), options, session.program_bytes());
-
-  std::unique_ptr<StepProfile> profile;
-  if constexpr (requires { session.ctx().profile(nullptr); }) {
-    if (options.profile) {
-      profile = make_profile(session.ctx(), session.model().parameters());
-      session.ctx().profile(profile.get());
-    }
-  }
-  if (session.second_dev() != nullptr) trainer.also_evaluate(*session.second_dev(), "_mm");
-  if (options.resume && output.has_state()) {
-    const std::string trouble = trainer.restore_state(state_path);
-    if (!trouble.empty()) print_error("warning: {}; going on from the state before it\n", trouble);
-    if (!options.quiet) print("resumed after step {} of {}\n", trainer.steps_done(), trainer.steps_planned());
-  } else {
-    output.clear();
-  }
-
-  nlohmann::json versions = versions_json();
-  RunDevice<Backend>::describe(session.ctx(), versions);
-  nlohmann::json log{{"format", run_log_format},
-                     {"options", to_json(options)},
-                     {"versions", versions},
-                     {"data", session.data_json()},
-                     {"tokenizer", to_json(session.tokenizer_report())},
-                     {"model", session.model_json()},
-                     {"memory_estimate", to_json(estimate)},
-                     {"trained",
-                      {{"dense_parameters", trainer.dense_parameters()},
-                       {"sparse_parameters", trainer.sparse_parameters()},
-                       {"sparse_entries_a_step", trainer.entries_a_step()}}}};
-  EventLog events(output.tensorboard(), trainer.report());
-  const auto write_log = [&](bool finished) {
-    events.update(trainer.report());
-    log.update(to_json(trainer.report()));
-    if (profile != nullptr && profile->steps() > 0) log["profile"] = to_json(*profile);
-    log["finished"] = finished;
-    write_json(log_path, log);
-  };
-  write_log(false);
-
-  warn_of_unknown(session);
-  const bool talk = !options.quiet;
-  if (talk) {
-    print("{}", products);
-    print("data: {}\n", session.source().text);
-    print("      {} training examples, {} {} examples", session.train().size(), session.dev().size(),
-          options.held_out > 0 ? "held-out" : "dev");
-    if (session.second_dev() != nullptr) print(" and {} of the second dev set", session.second_dev()->size());
-    const index_t skipped = session.train().skipped() + session.dev().skipped();
-    if (skipped > 0) print("; {} malformed rows left out", skipped);
-    const index_t unlabelled = session.train().unlabelled() + session.dev().unlabelled();
-    if (unlabelled > 0) print("; {} rows without a label left out", unlabelled);
-    print("\n");
-    print("      unknown tokens:{}\n", unknown_text(session));
-    print("{}", describe(session.tokenizer_report()));
-    print("model: {} layers of width {}, {} parameters\n", session.model().config().layers,
-          session.model().config().hidden, session.model().parameters().count());
-    if (const std::string text = session.load_report().text(); !text.empty()) print("       {}\n", text);
-    print("run: {}, {} steps, {} parameters trained by AdamW", to_string(options.run_type),
-          trainer.steps_planned(), trainer.dense_parameters());
-    if (trainer.group() != nullptr) {
-      print(", {} of {} MLP entries a step by SparseAdam", trainer.entries_a_step(),
-            trainer.sparse_parameters());
-    }
-    print("\n");
-    flush_output();
-  }
-
-  ProgressBar bar(talk);
-  TrainHooks hooks;
-  hooks.interrupted = InterruptGuard::requested;
-  hooks.restore_weights = [&] { load_weights(session.directory(), session.model(), options.seed); };
-  hooks.progress = [&](std::string_view what, index_t done, index_t total) { bar.show(what, done, total); };
-  if (options.save) {
-    hooks.keep_best = [&] {
-      save_model(model_path, session.directory(), session.model(), file_type(options.save_dtype));
-    };
-  }
-  const auto save_state = [&] {
-    // A run that goes on from the state repeats none of the records before it.
-    events.update(trainer.report());
-    make_folder(checkpoint_path);
-    trainer.save_state(state_path);
-  };
-  hooks.checkpoint = [&] {
-    save_state();
-    write_log(false);
-  };
-  hooks.evaluated = [&](const EvaluationRecord& record) {
-    bar.clear();
-    if (talk) {
-      print("step {:>6}  epoch {:.2f}  dev loss {:.4f}  {}{}\n", record.step, record.epoch, record.loss,
-            metrics_text(record.metrics), record.best ? "  *" : "");
-      flush_output();
-    }
-    write_log(false);
-  };
-  try {
-    trainer.run(hooks);
-  } catch (const std::exception& error) {
-    log["error"] = error.what();
-    try {
-      write_log(false);
-    } catch (const std::exception&) {
-      // What ended the run is told, and not what came of it: a full disk takes no log either.
-    }
-    throw;
-  }
-  bar.clear();
-  const TrainReport& report = trainer.report();
-  if (report.interrupted) {
-    if (options.save) save_model(checkpoint_path, session.directory(), session.model());
-    // Phase 1 leaves nothing to go on from.
-    const bool resumable = report.steps_done > 0 && (options.save || options.checkpoint_every > 0);
-    if (resumable) save_state();
-    write_log(false);
-    print_error("interrupted after step {} of {}{}{}\n", report.steps_done, report.steps_planned,
-                options.save ? "; the model as it was is in " + checkpoint_path.string() : "",
-                resumable ? "; --resume goes on from there" : "");
-    return interrupted_status;
-  }
-  write_log(true);
-  output.remove_checkpoint();
-  if (talk) {
-    if (report.phase1.steps > 0) {
-      print("phase 1: {} steps, {:.1f} s with {:.1f} s for the bases\n", report.phase1.steps,
-            report.phase1.seconds, report.phase1.fit_seconds);
-      print_memory("memory of phase 1", report.phase1.memory);
-    }
-    print("training: {} steps in {:.1f} s, {:.2f} steps/s; evaluation {:.1f} s{}\n", report.steps_done,
-          report.training_seconds, static_cast<double>(report.steps_done) / report.training_seconds,
-          report.evaluation_seconds, report.stopped_early ? "; stopped early" : "");
-    print_memory("memory of training", report.memory);
-    if (report.best) {
-      const EvaluationRecord& best = report.evaluations[*report.best];
-      print("best: step {}, {}\n", best.step, metrics_text(best.metrics));
-    }
-    if (profile != nullptr) print("{}", profile_text(*profile));
-    print("log: {}\n", log_path.string());
-    if (options.save) print("model: {}\n", model_path.string());
-  }
-  return 0;
+  return run_training<GlueRun<T, Backend>>(options, products);
 }
 
 }  // namespace sparsegrad::finetune

@@ -42,9 +42,10 @@ allow models/layers models/model_error.hpp
 allow models/parameters models/model_error.hpp
 allow models/mlp models/layers models/parameters models/model_error.hpp
 allow models/encoder models
+allow models/decoder models
 allow tokenizers
 allow data tokenizers models/layers
-allow checkpoints models
+allow checkpoints models tokenizers
 allow replication models training/options.hpp
 allow training models tokenizers data checkpoints replication
 allow programs models tokenizers data checkpoints replication training

@@ -1,6 +1,7 @@
 // RoBERTa's tokenizer: against transformers' (goldens by golden/make_tokenizer_goldens.py), against
 // merges done by hand, and what it reads from files and refuses.
 #include "tokenizers/byte_bpe.hpp"
+#include "tokenizers/split_patterns.hpp"
 
 #include <doctest/doctest.h>
 
@@ -140,7 +141,7 @@ std::string joined_tokens(const ByteBpeTokenizer& tokenizer, std::string_view te
 /// "a|b c" for the words "a" and "b c".
 std::string joined_words(std::string_view text) {
   std::string out;
-  for (const std::string_view word : split_words(text))
+  for (const std::string_view word : split_words(text, SplitPattern::gpt2))
     out.append(out.empty() ? "" : "|").append(word);
   return out;
 }
@@ -159,7 +160,7 @@ TEST_CASE("words of GPT-2's pattern") {
   CHECK(joined_words("ab12 34cd!? ?") == "ab|12| 34|cd|!?| ?");
   CHECK(joined_words("٣x½") == "٣|x|½");
   CHECK(joined_words("e\u0301中国。") == "e|\u0301|中国|。");
-  check_says(error_of([] { split_words("ab\xC3"); }), "byte 2 of 3 is 0xC3");
+  check_says(error_of([] { split_words("ab\xC3", SplitPattern::gpt2); }), "byte 2 of 3 is 0xC3");
 }
 
 TEST_CASE("hard strings are cut into the words that transformers cuts them into") {
@@ -170,7 +171,7 @@ TEST_CASE("hard strings are cut into the words that transformers cuts them into"
     CAPTURE(strings[i]);
     std::vector<std::size_t> lengths;
     std::string together;
-    for (const std::string_view word : split_words(strings[i])) {
+    for (const std::string_view word : split_words(strings[i], SplitPattern::gpt2)) {
       lengths.push_back(decode_utf8(word).size());
       together += word;
     }

@@ -19,15 +19,18 @@ namespace sparsegrad::finetune {
 extern template class ParameterSet<float, HostBackend>;
 extern template class EncoderModel<float, HostBackend>;
 extern template class AdamW<float, HostBackend>;
-extern template class BasicTrainer<float, HostBackend>;
+extern template class GlueRunData<float, HostBackend>;
+extern template class BasicTrainer<EncoderModel<float, HostBackend>>;
 template class ParameterSet<bfloat16, DeviceBackend>;
 template class EncoderModel<bfloat16, DeviceBackend>;
 template class AdamW<bfloat16, DeviceBackend>;
-template class BasicTrainer<bfloat16, DeviceBackend>;
+template class GlueRunData<bfloat16, DeviceBackend>;
+template class BasicTrainer<EncoderModel<bfloat16, DeviceBackend>>;
 template class ParameterSet<float16, DeviceBackend>;
 template class EncoderModel<float16, DeviceBackend>;
 template class AdamW<float16, DeviceBackend>;
-template class BasicTrainer<float16, DeviceBackend>;
+template class GlueRunData<float16, DeviceBackend>;
+template class BasicTrainer<EncoderModel<float16, DeviceBackend>>;
 
 }  // namespace sparsegrad::finetune
 

@@ -18,11 +18,13 @@ namespace sparsegrad::finetune {
 extern template class ParameterSet<float, HostBackend>;
 extern template class EncoderModel<float, HostBackend>;
 extern template class AdamW<float, HostBackend>;
-extern template class BasicTrainer<float, HostBackend>;
+extern template class GlueRunData<float, HostBackend>;
+extern template class BasicTrainer<EncoderModel<float, HostBackend>>;
 template class ParameterSet<float, DeviceBackend>;
 template class EncoderModel<float, DeviceBackend>;
 template class AdamW<float, DeviceBackend>;
-template class BasicTrainer<float, DeviceBackend>;
+template class GlueRunData<float, DeviceBackend>;
+template class BasicTrainer<EncoderModel<float, DeviceBackend>>;
 
 }  // namespace sparsegrad::finetune
 

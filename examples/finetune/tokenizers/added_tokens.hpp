@@ -19,6 +19,7 @@ struct AddedToken {
   bool lstrip = false;       ///< takes the white space before it
   bool rstrip = false;       ///< takes the white space after it
   bool normalized = false;   ///< looked for in the normalised text, not in the raw text
+  bool special = false;      ///< marks, not text: left out where ids become text
 };
 
 /// A stretch of text: the id of an added token, or nothing for text still to be split.

@@ -2,12 +2,11 @@
 
 #include <algorithm>
 #include <array>
-#include <functional>
-#include <queue>
-#include <unordered_map>
 
+#include "tokenizers/bpe_merges.hpp"
 #include "tokenizers/encoding.hpp"
 #include "tokenizers/folder_settings.hpp"
+#include "tokenizers/split_patterns.hpp"
 #include "tokenizers/token_table.hpp"
 #include "tokenizers/tokenizer_files.hpp"
 #include "tokenizers/unicode.hpp"
@@ -16,168 +15,6 @@
 namespace sparsegrad::finetune {
 using namespace tokenizer_files;
 namespace {
-
-using Merges = ByteBpeTokenizer::Merges;
-
-// ---- Words
-
-enum class Kind { letter, number, space, other };
-
-Kind kind_of(char32_t c) {
-  if (unicode::is_letter(c)) return Kind::letter;
-  if (unicode::is_number(c)) return Kind::number;
-  return unicode::is_white_space(c) ? Kind::space : Kind::other;
-}
-
-/// Length of 's, 't, 're, 've, 'm, 'll or 'd at the start of `text`, or 0.
-std::size_t contraction_length(std::u32string_view text) {
-  for (const std::u32string_view ending : {U"'s", U"'t", U"'re", U"'ve", U"'m", U"'ll", U"'d"}) {
-    if (text.starts_with(ending)) return ending.size();
-  }
-  return 0;
-}
-
-/// Characters of the word at the start of `text`, which is not empty.
-std::size_t word_length(std::u32string_view text) {
-  if (const std::size_t length = contraction_length(text); length > 0) return length;
-  const auto run_end = [&](std::size_t start) {
-    const Kind kind = kind_of(text[start]);
-    std::size_t end = start + 1;
-    while (end < text.size() && kind_of(text[end]) == kind)
-      ++end;
-    return end;
-  };
-  const std::size_t space = text[0] == U' ' ? 1 : 0;
-  if (space < text.size() && kind_of(text[space]) != Kind::space) return run_end(space);
-  const std::size_t end = run_end(0);
-  // The last of several spaces belongs to what follows.
-  return end == text.size() || end == 1 ? end : end - 1;
-}
-
-// ---- Bytes
-
-/// The characters that stand for bytes in the vocabulary: printable ones of Latin-1 for themselves, the other
-/// bytes in their order from U+0100.
-std::array<std::string, 256> byte_characters() {
-  std::array<std::string, 256> out;
-  char32_t next = 0x100;
-  for (char32_t byte = 0; byte < 256; ++byte) {
-    const bool printable = (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte != 0xAD);
-    append_utf8(printable ? byte : next++, out[byte]);
-  }
-  return out;
-}
-
-std::string hexadecimal(std::size_t byte) {
-  constexpr std::string_view digits = "0123456789ABCDEF";
-  return {'0', 'x', digits[byte / 16], digits[byte % 16]};
-}
-
-// ---- Merging
-
-struct Merge {
-  std::size_t rank = 0;
-  std::int32_t id = 0;  // of the result
-};
-
-class MergeTable {
- public:
-  MergeTable() = default;
-  MergeTable(const Merges& merges, const TokenMap& vocabulary) {
-    table_.reserve(merges.size());
-    for (std::size_t rank = 0; rank < merges.size(); ++rank) {
-      const std::string& left = merges[rank].first;
-      const std::string& right = merges[rank].second;
-      const auto name = [&] {
-        return "merge " + std::to_string(rank + 1) + " of " + in_quotes(left) + " and " + in_quotes(right) +
-               ": ";
-      };
-      const auto id_of = [&](const std::string& token) {
-        const auto found = vocabulary.find(token);
-        if (found != vocabulary.end()) return found->second;
-        throw TokenizerError(name() + in_quotes(token) + " is not in the vocabulary");
-      };
-      const std::uint64_t key = key_of(id_of(left), id_of(right));
-      const auto [earlier, is_new] = table_.emplace(key, Merge{rank, id_of(left + right)});
-      if (!is_new)
-        throw TokenizerError(name() + "stands already as merge " + std::to_string(earlier->second.rank + 1));
-    }
-  }
-
-  const Merge* find(std::int32_t left, std::int32_t right) const {
-    const auto found = table_.find(key_of(left, right));
-    return found == table_.end() ? nullptr : &found->second;
-  }
-
- private:
-  static std::uint64_t key_of(std::int32_t left, std::int32_t right) {
-    return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32U |
-           static_cast<std::uint32_t>(right);
-  }
-
-  std::unordered_map<std::uint64_t, Merge> table_;
-};
-
-/// Merges the neighbours of lowest rank, the leftmost of several, until none can be merged. A queue makes
-/// that n log n for a word of n bytes: text from outside may be one long word.
-class Merger {
- public:
-  explicit Merger(const MergeTable& merges) : merges_(merges) {}
-
-  void append_merged(const std::vector<std::int32_t>& word, std::vector<std::int32_t>& ids) {
-    const std::size_t size = word.size();
-    pieces_.clear();
-    for (std::size_t i = 0; i < size; ++i)
-      pieces_.push_back({word[i], i - 1, i + 1});
-    for (std::size_t i = 0; i + 1 < size; ++i)
-      offer(i);
-    while (!queue_.empty()) {
-      const Candidate candidate = queue_.top();
-      queue_.pop();
-      Piece& left = pieces_[candidate.at];
-      // Either piece may have been merged since.
-      if (left.id != candidate.left || left.next >= size) continue;
-      Piece& right = pieces_[left.next];
-      if (right.id != candidate.right) continue;
-      left.id = candidate.id;
-      left.next = right.next;
-      right.id = gone;
-      if (left.next < size) {
-        pieces_[left.next].previous = candidate.at;
-        offer(candidate.at);
-      }
-      if (left.previous < size) offer(left.previous);
-    }
-    for (std::size_t i = 0; i < size; i = pieces_[i].next)
-      ids.push_back(pieces_[i].id);
-  }
-
- private:
-  static constexpr std::int32_t gone = -1;
-  // Places are within the word; before its start is the largest size_t, after its end its size.
-  struct Piece {
-    std::int32_t id;
-    std::size_t previous, next;
-  };
-  struct Candidate {
-    std::size_t rank, at;
-    std::int32_t left, right, id;
-    bool operator>(const Candidate& other) const {
-      return rank != other.rank ? rank > other.rank : at > other.at;
-    }
-  };
-
-  void offer(std::size_t at) {
-    const Piece& left = pieces_[at];
-    const std::int32_t right = pieces_[left.next].id;
-    if (const Merge* merge = merges_.find(left.id, right))
-      queue_.push({merge->rank, at, left.id, right, merge->id});
-  }
-
-  const MergeTable& merges_;
-  std::vector<Piece> pieces_;
-  std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> queue_;
-};
 
 // ---- Files
 
@@ -205,29 +42,6 @@ Merges read_merges_txt(const Path& file, TokenizerReport& report) {
                            ": expected two tokens with a space between them, found " + in_quotes(line));
     }
     merges.emplace_back(line.substr(0, space), line.substr(space + 1));
-  }
-  return merges;
-}
-
-/// Merges stand as "a b" in older files, as ["a", "b"] in newer ones.
-Merges read_merges_json(const Json& array, const Path& file) {
-  if (!array.is_array())
-    throw TokenizerError(file.string() + ": expected \"merges\" to be an array, found " + array.type_name());
-  Merges merges;
-  for (const Json& entry : array) {
-    if (entry.is_string()) {
-      const auto& text = entry.get_ref<const std::string&>();
-      const std::size_t space = text.find(' ');
-      if (space != std::string::npos && text.find(' ', space + 1) == std::string::npos) {
-        merges.emplace_back(text.substr(0, space), text.substr(space + 1));
-        continue;
-      }
-    } else if (entry.is_array() && entry.size() == 2 && entry[0].is_string() && entry[1].is_string()) {
-      merges.emplace_back(entry[0].get<std::string>(), entry[1].get<std::string>());
-      continue;
-    }
-    throw TokenizerError(file.string() + ": expected merge " + std::to_string(merges.size() + 1) +
-                         " as \"a b\" or [\"a\", \"b\"], found " + entry.dump());
   }
   return merges;
 }
@@ -276,7 +90,7 @@ Description read_tokenizer_json(const Path& file) {
   if (!get_optional<bool>(pre_tokenizer, "use_regex", file).value_or(true))
     throw TokenizerError(file.string() + ": the pre_tokenizer's \"use_regex\" is false, expected true");
   description.vocabulary = read_vocabulary(object_at(model, "vocab", file), file);
-  description.merges = read_merges_json(model.value("merges", Json()), file);
+  description.merges = read_merges(model.value("merges", Json()), file);
   description.added = read_added_tokens(root, file);
   read_post_processor(root, {"RoBERTa", "RobertaProcessing", " %:0 B:0 %:0"}, description.vocabulary,
                       description.added, options.cls_token, options.sep_token, file);
@@ -348,21 +162,6 @@ void read_settings(const Path& directory, Description& description, TokenizerRep
 
 }  // namespace
 
-std::vector<std::string_view> split_words(std::string_view text) {
-  require_utf8(text);
-  const std::u32string characters = decode_utf8(text);
-  std::u32string_view rest = characters;
-  std::vector<std::string_view> words;
-  while (!rest.empty()) {
-    const std::size_t length = word_length(rest);
-    const std::size_t bytes = encode_utf8(rest.substr(0, length)).size();
-    words.push_back(text.substr(0, bytes));
-    text.remove_prefix(bytes);
-    rest.remove_prefix(length);
-  }
-  return words;
-}
-
 struct ByteBpeTokenizer::Impl {
   ByteBpeOptions options;
   TokenTable table;
@@ -407,15 +206,14 @@ struct ByteBpeTokenizer::Impl {
       throw TokenizerError("expected a token for every id below " + std::to_string(table.id_end()) +
                            ", found none for " + std::to_string(*id));
     }
-    const std::array<std::string, 256> characters = byte_characters();
+    const auto found = byte_tokens(table.vocabulary());
     for (std::size_t byte = 0; byte < 256; ++byte) {
-      const auto found = table.vocabulary().find(characters[byte]);
-      if (found == table.vocabulary().end()) {
-        throw TokenizerError("expected a token for every byte, found no " + in_quotes(characters[byte]) +
+      if (found[byte] < 0) {
+        throw TokenizerError("expected a token for every byte, found no " + in_quotes(byte_character(byte)) +
                              " for " + hexadecimal(byte));
       }
-      byte_ids[byte] = found->second;
     }
+    byte_ids = found;
     for (const AddedToken& token : table.added()) {
       require_utf8(token.content);
       (token.normalized ? normalized_tokens : raw_tokens).add(token.content, token);
@@ -429,7 +227,7 @@ struct ByteBpeTokenizer::Impl {
       text = with_space;
     }
     std::vector<std::int32_t> bytes;
-    for (const std::string_view word : split_words(text)) {
+    for (const std::string_view word : split_words(text, SplitPattern::gpt2)) {
       bytes.clear();
       for (const char c : word)
         bytes.push_back(byte_ids[static_cast<unsigned char>(c)]);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "tokenizers/added_tokens.hpp"
+#include "tokenizers/bpe_merges.hpp"
 #include "tokenizers/tokenizer.hpp"
 
 namespace sparsegrad::finetune {
@@ -32,7 +33,7 @@ struct ByteBpeOptions {
 /// tokenizer.json of roberta-base and in transformers 4; transformers 5 has it so only where a file says so.
 class ByteBpeTokenizer final : public Tokenizer {
  public:
-  using Merges = std::vector<std::pair<std::string, std::string>>;
+  using Merges = finetune::Merges;
 
   /// Reads tokenizer.json or else vocab.json and merges.txt, and what there is of tokenizer_config.json,
   /// special_tokens_map.json and added_tokens.json.
@@ -80,11 +81,5 @@ class ByteBpeTokenizer final : public Tokenizer {
 
   std::shared_ptr<const Impl> impl_;
 };
-
-/// The words of GPT-2's pattern, within which merges stay; together they are all of `text`. A word has the
-/// space before it:
-///   's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
-/// Throws TokenizerError with the byte position when `text` is not UTF-8.
-std::vector<std::string_view> split_words(std::string_view text);
 
 }  // namespace sparsegrad::finetune

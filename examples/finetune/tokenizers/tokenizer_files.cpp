@@ -172,7 +172,8 @@ AddedToken read_added_token(const Json& entry, std::int32_t id, const Path& file
   set_from(token.single_word, entry, "single_word", file);
   set_from(token.lstrip, entry, "lstrip", file);
   set_from(token.rstrip, entry, "rstrip", file);
-  token.normalized = !get_optional<bool>(entry, "special", file).value_or(false);
+  set_from(token.special, entry, "special", file);
+  token.normalized = !token.special;
   set_from(token.normalized, entry, "normalized", file);
   return token;
 }
@@ -197,6 +198,28 @@ std::vector<AddedToken> read_added_tokens(const Json& root, const Path& file) {
     out.push_back(read_added_token(entry, to_id(entry.value("id", Json()), content, file), file));
   }
   return out;
+}
+
+Merges read_merges(const Json& array, const Path& file) {
+  if (!array.is_array())
+    throw TokenizerError(file.string() + ": expected \"merges\" to be an array, found " + array.type_name());
+  Merges merges;
+  for (const Json& entry : array) {
+    if (entry.is_string()) {
+      const auto& text = entry.get_ref<const std::string&>();
+      const std::size_t space = text.find(' ');
+      if (space != std::string::npos && text.find(' ', space + 1) == std::string::npos) {
+        merges.emplace_back(text.substr(0, space), text.substr(space + 1));
+        continue;
+      }
+    } else if (entry.is_array() && entry.size() == 2 && entry[0].is_string() && entry[1].is_string()) {
+      merges.emplace_back(entry[0].get<std::string>(), entry[1].get<std::string>());
+      continue;
+    }
+    throw TokenizerError(file.string() + ": expected merge " + std::to_string(merges.size() + 1) +
+                         " as \"a b\" or [\"a\", \"b\"], found " + entry.dump());
+  }
+  return merges;
 }
 
 void read_post_processor(const Json& root, const Templates& templates, const Vocabulary& vocabulary,

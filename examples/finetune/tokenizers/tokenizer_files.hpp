@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "tokenizers/added_tokens.hpp"
+#include "tokenizers/bpe_merges.hpp"
 #include "tokenizers/token_table.hpp"
 #include "tokenizers/tokenizer.hpp"
 
@@ -73,6 +74,9 @@ AddedToken read_added_token(const Json& entry, std::int32_t id, const Path& file
 
 /// A vocabulary written as an object of tokens and ids.
 Vocabulary read_vocabulary(const Json& object, const Path& file);
+
+/// A tokenizer.json's merges: "a b" in older files, ["a", "b"] in newer ones.
+Merges read_merges(const Json& array, const Path& file);
 
 /// "added_tokens" of a tokenizer.json.
 std::vector<AddedToken> read_added_tokens(const Json& root, const Path& file);

@@ -95,27 +95,36 @@ bool is_of_unicode_16(char32_t c, std::uint32_t mask, std::span<const Range> rec
   return age[0] <= 16;
 }
 
-/// Canonical decomposition that leaves characters later than Unicode 9 alone.
-class Decomposer {
+/// Canonical decomposition or composition that leaves characters later than Unicode 9 alone.
+class Normalizer {
  public:
-  Decomposer() {
+  using Instance = const icu::Normalizer2* (*)(UErrorCode&);
+
+  explicit Normalizer(Instance instance) {
     UErrorCode status = U_ZERO_ERROR;
-    const icu::Normalizer2* latest = icu::Normalizer2::getNFDInstance(status);
+    const icu::Normalizer2* latest = instance(status);
     known_ = icu::UnicodeSet(icu::UnicodeString(u"[:age=9.0:]"), status);
     if (U_FAILURE(status) != 0) {
-      throw std::runtime_error(std::string("ICU gives no canonical decomposition: ") + u_errorName(status));
+      throw std::runtime_error(std::string("ICU gives no canonical form: ") + u_errorName(status));
     }
     known_.freeze();
     normalizer_ = std::make_unique<icu::FilteredNormalizer2>(*latest, known_);
   }
 
-  icu::UnicodeString operator()(const icu::UnicodeString& text) const {
+  std::u32string operator()(std::u32string_view text) const {
+    icu::UnicodeString utf16;
+    for (const char32_t c : text)
+      utf16.append(to_icu(c));
     UErrorCode status = U_ZERO_ERROR;
-    icu::UnicodeString out;
-    normalizer_->normalize(text, out, status);
+    icu::UnicodeString normal;
+    normalizer_->normalize(utf16, normal, status);
     if (U_FAILURE(status) != 0) {
-      throw std::runtime_error(std::string("ICU's canonical decomposition failed: ") + u_errorName(status));
+      throw std::runtime_error(std::string("ICU's canonical form failed: ") + u_errorName(status));
     }
+    std::u32string out;
+    out.reserve(text.size());
+    for (int i = 0; i < normal.length(); i = normal.moveIndex32(i, 1))
+      out.push_back(static_cast<char32_t>(normal.char32At(i)));
     return out;
   }
 
@@ -186,21 +195,25 @@ bool is_number(char32_t c) {
   return is_of_unicode_16(c, U_GC_N_MASK, recent_numbers);
 }
 
+bool is_numeric(char32_t c) {
+  // Numbers that came with Unicode 17.
+  return is_number(c) || (c >= 0x11DE0 && c <= 0x11DE9) || (c >= 0x16FF4 && c <= 0x16FF6);
+}
+
 std::u32string decompose(std::u32string_view text) {
   // Nothing below U+00C0 decomposes or combines.
   if (std::all_of(text.begin(), text.end(), [](char32_t c) { return c < 0x00C0; }))
     return std::u32string(text);
-  static const Decomposer decomposer;
-  icu::UnicodeString utf16;
-  for (const char32_t c : text)
-    utf16.append(to_icu(c));
-  const icu::UnicodeString decomposed = decomposer(utf16);
-  std::u32string out;
-  out.reserve(text.size());
-  for (int i = 0; i < decomposed.length(); i = decomposed.moveIndex32(i, 1)) {
-    out.push_back(static_cast<char32_t>(decomposed.char32At(i)));
-  }
-  return out;
+  static const Normalizer decomposer(icu::Normalizer2::getNFDInstance);
+  return decomposer(text);
+}
+
+std::u32string compose(std::u32string_view text) {
+  // Nothing below U+0300 combines or has another composed form.
+  if (std::all_of(text.begin(), text.end(), [](char32_t c) { return c < 0x0300; }))
+    return std::u32string(text);
+  static const Normalizer composer(icu::Normalizer2::getNFCInstance);
+  return composer(text);
 }
 
 void append_lower_case(char32_t c, std::u32string& out) {

@@ -35,6 +35,31 @@ std::size_t sequence_at(std::string_view text, std::size_t at, char32_t& c) {
   return c < smallest || c > 0x10FFFF || surrogate ? 0 : length;
 }
 
+/// Length of the longest beginning of `text`, at least one byte, that could begin a well-formed character;
+/// `open`: whether more bytes could complete it.
+std::size_t subpart_length(std::string_view text, bool& open) {
+  const auto byte = [&](std::size_t i) { return static_cast<std::uint8_t>(text[i]); };
+  const std::uint8_t lead = byte(0);
+  std::size_t length = 0;
+  std::uint8_t low = 0x80;  // of the second byte
+  std::uint8_t high = 0xBF;
+  if (lead >= 0xC2 && lead <= 0xDF) length = 2;
+  if ((lead & 0xF0U) == 0xE0U) length = 3;
+  if (lead >= 0xF0 && lead <= 0xF4) length = 4;
+  if (lead == 0xE0) low = 0xA0;
+  if (lead == 0xED) high = 0x9F;
+  if (lead == 0xF0) low = 0x90;
+  if (lead == 0xF4) high = 0x8F;
+  std::size_t at = 1;
+  while (at < length && at < text.size() && byte(at) >= low && byte(at) <= high) {
+    low = 0x80;
+    high = 0xBF;
+    ++at;
+  }
+  open = at < length && at == text.size();
+  return at;
+}
+
 }  // namespace
 
 std::optional<std::size_t> find_invalid_utf8(std::string_view text) {
@@ -92,6 +117,42 @@ std::string encode_utf8(std::u32string_view text) {
   for (const char32_t c : text)
     append_utf8(c, out);
   return out;
+}
+
+constexpr std::string_view replacement = "\xEF\xBF\xBD";  // U+FFFD
+
+std::string Utf8Stream::push(std::string_view bytes) {
+  pending_ += bytes;
+  std::string out;
+  std::size_t at = 0;
+  char32_t c = 0;
+  while (at < pending_.size()) {
+    const std::size_t length = sequence_at(pending_, at, c);
+    if (length > 0) {
+      out.append(pending_, at, length);
+      at += length;
+      continue;
+    }
+    bool open = false;
+    const std::size_t subpart = subpart_length(std::string_view(pending_).substr(at), open);
+    if (open) break;
+    out += replacement;
+    at += subpart;
+  }
+  pending_.erase(0, at);
+  return out;
+}
+
+std::string Utf8Stream::finish() {
+  const bool begun = !pending_.empty();
+  pending_.clear();
+  return std::string(begun ? replacement : std::string_view());
+}
+
+std::string to_utf8(std::string_view bytes) {
+  Utf8Stream stream;
+  std::string out = stream.push(bytes);
+  return out + stream.finish();
 }
 
 }  // namespace sparsegrad::finetune

@@ -20,4 +20,21 @@ void append_utf8(char32_t c, std::string& out);
 /// Encodes Unicode scalar values as UTF-8.
 std::string encode_utf8(std::u32string_view text);
 
+/// Bytes that come piece by piece, as UTF-8: a character is given once it is whole. What begins no well-formed character
+/// becomes U+FFFD, once for the longest part that could have begun one (Unicode 15, section 3.9, "maximal subparts";
+/// Rust's from_utf8_lossy).
+class Utf8Stream {
+ public:
+  /// The whole characters that there are now, without those given before.
+  std::string push(std::string_view bytes);
+  /// What is left at the end: U+FFFD where a character was begun and not finished.
+  std::string finish();
+
+ private:
+  std::string pending_;
+};
+
+/// All of `bytes` by way of a Utf8Stream.
+std::string to_utf8(std::string_view bytes);
+
 }  // namespace sparsegrad::finetune

@@ -55,8 +55,9 @@ SideRecipes SideOptions::rules(const std::string& kind) const {
   const SideRecipe width_rule = parse_side_recipe(width);
   const SideRecipe other_rule = parse_side_recipe(other);
   SideRecipes rules;
-  rules.out = kind == "up" ? other_rule : width_rule;
-  rules.in = kind == "up" ? width_rule : other_rule;
+  const bool to_width = kind == "down" || kind == "o";
+  rules.out = to_width ? width_rule : other_rule;
+  rules.in = to_width ? other_rule : width_rule;
   if (!out.empty()) rules.out = parse_side_recipe(out);
   if (!in.empty()) rules.in = parse_side_recipe(in);
   return rules;
@@ -71,10 +72,8 @@ bool SparseOptions::needs_gradients() const {
 }
 
 index_t kept_entries(const SparseOptions& options, index_t matrix_entries) {
-  const double share = options.share > 0 ? options.share
-                                         : static_cast<double>(options.n_params) /
-                                               static_cast<double>(reference_matrix_entries);
-  const auto entries = static_cast<index_t>(std::llround(share * static_cast<double>(matrix_entries)));
+  const auto entries =
+      static_cast<index_t>(std::llround(options.share_kept() * static_cast<double>(matrix_entries)));
   return std::clamp<index_t>(entries, 1, matrix_entries);
 }
 
@@ -107,8 +106,7 @@ void TrainOptions::check() const {
   require(finite_from_zero(learning_rate), "--learning-rate", learning_rate, "a finite number from 0");
   require(finite_from_zero(rate_of_mlp()), "--sparse-learning-rate", rate_of_mlp(), "a finite number from 0");
   require(finite_from_zero(weight_decay), "--weight-decay", weight_decay, "a finite number from 0");
-  const bool trains_mlp = run_type != RunType::lora && run_type != RunType::frozen_mlp;
-  const double largest_rate = trains_mlp ? std::max(learning_rate, rate_of_mlp()) : learning_rate;
+  const double largest_rate = trains_matrices() ? std::max(learning_rate, rate_of_mlp()) : learning_rate;
   // As the library's step has it; above, AdamW would turn the signs of weights.
   if (weight_decay * largest_rate > 1) {
     throw ValueError(fmt::format(
@@ -217,6 +215,18 @@ nlohmann::json to_json(const TrainOptions& o) {
                       {"dev_limit", o.dev_limit},
                       {"save", o.save}};
   json["trained"] = to_string(o.trained);
+  if (o.causal) {
+    const CausalOptions& c = *o.causal;
+    for (const char* name : {"task", "preset", "trained", "padding", "dropout"})
+      json.erase(name);
+    json["matrices"] = c.matrices;
+    json["blocks"] = c.blocks;
+    json["chat_template"] = c.chat_template;
+    json["fields"] = c.fields;
+    json["all_paths"] = c.all_paths;
+    json["validation"] = c.validation.string();
+    json["split_seed"] = c.split_seed;
+  }
   if (o.save_dtype != NumberType::float32) json["save_dtype"] = to_string(o.save_dtype);
   if (o.held_out > 0) json["held_out"] = o.held_out;
   if (o.run_type == RunType::lora) {
@@ -230,9 +240,7 @@ nlohmann::json to_json(const TrainOptions& o) {
   const SideRecipes up = s.sides.rules("up");
   const SideRecipes down = s.sides.rules("down");
   json["sparse"] = {{"n_params", s.share > 0 ? nlohmann::json() : nlohmann::json(s.n_params)},
-                    {"share", s.share > 0 ? s.share
-                                          : static_cast<double>(s.n_params) /
-                                                static_cast<double>(reference_matrix_entries)},
+                    {"share", s.share_kept()},
                     {"basis_scope", s.scope == BasisScope::kind ? "kind" : "layer"},
                     {"up", {{"out", to_string(up.out)}, {"in", to_string(up.in)}}},
                     {"down", {{"out", to_string(down.out)}, {"in", to_string(down.in)}}},

@@ -61,7 +61,7 @@ struct SideOptions {
   std::string out;  ///< when given: the output side of every matrix, in place of the two above
   std::string in;   ///< the same for the input side
 
-  /// The rules of kind "up" or "down". Throws ValueError for a text that names no rule.
+  /// The rules of a kind of matrices (matrix_kind). Throws ValueError for a text that names no rule.
   SideRecipes rules(const std::string& kind) const;
 };
 
@@ -87,6 +87,10 @@ struct SparseOptions {
   /// micro-batch and no clipping, and is left out elsewhere; and on a GPU, where all matrices take their step together.
   bool share_gradient_memory = true;
 
+  /// The share of a matrix's entries that a step changes.
+  double share_kept() const {
+    return share > 0 ? share : static_cast<double>(n_params) / static_cast<double>(reference_matrix_entries);
+  }
   /// Whether a rule needs gradients, and with it phase 1.
   bool needs_gradients() const;
 };
@@ -95,6 +99,17 @@ struct LoraOptions {
   index_t rank = 7;
   double scale = 0;  ///< 0: 1 / rank, as the reference
   LoraInit init = LoraInit::kaiming;
+};
+
+/// What a language model's run has beside the options of all runs.
+struct CausalOptions {
+  std::string matrices = "up,down";    ///< kinds, see parse_matrices
+  std::string blocks = "every-third";  ///< see parse_blocks
+  std::string chat_template;           ///< a name of ChatTemplate; empty: the model's own
+  std::string fields;      ///< "QUESTION,ANSWER", the names of the data's fields; empty: told from the data
+  bool all_paths = false;  ///< of OpenAssistant trees
+  std::filesystem::path validation;  ///< file that is evaluated on, in place of a part of the data
+  std::uint64_t split_seed = 0;      ///< which part of the data that is
 };
 
 struct TrainOptions {
@@ -123,8 +138,9 @@ struct TrainOptions {
   bool shuffle = true;
   index_t max_length = 128;
   Padding padding = Padding::unpadded;
-  index_t eval_every = 0;  ///< steps; 0: at the end of each epoch alone
-  index_t patience = 0;    ///< evaluations without a better result; 0: never stops early
+  bool evaluates_first = false;  ///< before the first step too
+  index_t eval_every = 0;        ///< steps; 0: at the end of each epoch alone
+  index_t patience = 0;          ///< evaluations without a better result; 0: never stops early
   index_t log_every = 10;
   index_t checkpoint_every = 0;  ///< steps; 0: only when interrupted
   bool resume = false;
@@ -145,10 +161,13 @@ struct TrainOptions {
   bool profile = false;  ///< on the CPU: tells where the steps' time goes
   SparseOptions sparse;
   LoraOptions lora;
-  double meprop_share = 0.05;  ///< of each row of dY
+  double meprop_share = 0.05;           ///< of each row of dY
+  std::optional<CausalOptions> causal;  ///< of a language model
 
   /// Whether the MLP matrices are stepped sparsely.
   bool steps_sparsely() const { return run_type == RunType::sparse || run_type == RunType::topk; }
+  /// Whether the matrices have gradients of their own; adapters beside them are dense parameters.
+  bool trains_matrices() const { return run_type != RunType::lora && run_type != RunType::frozen_mlp; }
   /// Puts in what the run type decides: no sides rotate under topk, and only sparse has the reference's defects.
   void apply_run_type();
   double rate_of_mlp() const { return sparse_learning_rate.value_or(learning_rate); }

@@ -5,6 +5,8 @@
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
+#include <sparsegrad/core/buffer.hpp>
+#include <sparsegrad/core/view.hpp>
 
 #include "training/memory/process_memory.hpp"
 #include "training/options.hpp"
@@ -45,5 +47,15 @@ struct RunDevice {
     if constexpr (chooses) versions["products"] = to_json(ctx.products());
   }
 };
+
+/// A product large enough that the BLAS and the threads take the memory that they keep.
+template <class Backend>
+void warm_up(typename Backend::Context& ctx) {
+  constexpr index_t n = 512;
+  Buffer<float, Backend> a(ctx, n * n);
+  Buffer<float, Backend> b(ctx, n * n);
+  const MatrixView<const float> factor = a.matrix(n, n);
+  Backend::template gemm<float>(ctx, Op::none, Op::none, 1.0F, factor, factor, 0.0F, b.matrix(n, n));
+}
 
 }  // namespace sparsegrad::finetune

@@ -28,20 +28,22 @@ Sampler sampler_of(const TrainOptions& options, index_t examples) {
   return Sampler(examples, stream_key(options.seed, order_stream), options.shuffle);
 }
 
-BatchExtents measure_batches(const TrainOptions& options, const EncodedDataset& train) {
+BatchExtents measure_batches(const TrainOptions& options, index_t examples,
+                             const std::function<index_t(index_t i)>& rows_of) {
   BatchExtents extents;
-  Sampler walk = sampler_of(options, train.size());
+  Sampler walk = sampler_of(options, examples);
   const auto batch_size = static_cast<std::size_t>(options.batch_size);
   double tokens = 0;
   index_t batches = 0;
-  const index_t steps = std::min<index_t>(planned_steps(options, train.size()), 20000);
+  const index_t steps = std::min<index_t>(planned_steps(options, examples), 20000);
   for (index_t s = 0; s < steps; ++s) {
     const std::span<const index_t> all = walk.take(options.batch_size * options.accumulation);
     for (std::size_t first = 0; first < all.size(); first += batch_size) {
       index_t rows = 0;
       for (const index_t i : all.subspan(first, std::min(all.size() - first, batch_size))) {
-        rows += train.rows(i, options.padding);
-        extents.max_rows = std::max(extents.max_rows, train.rows(i, options.padding));
+        const index_t own = rows_of(i);
+        rows += own;
+        extents.max_rows = std::max(extents.max_rows, own);
       }
       extents.max_tokens = std::max(extents.max_tokens, rows);
       tokens += static_cast<double>(rows);
@@ -51,6 +53,10 @@ BatchExtents measure_batches(const TrainOptions& options, const EncodedDataset& 
   const double mean = tokens / static_cast<double>(std::max<index_t>(batches, 1));
   extents.mean_tokens = std::max<index_t>(1, static_cast<index_t>(mean));
   return extents;
+}
+
+BatchExtents measure_batches(const TrainOptions& options, const EncodedDataset& train) {
+  return measure_batches(options, train.size(), [&](index_t i) { return train.rows(i, options.padding); });
 }
 
 }  // namespace sparsegrad::finetune

@@ -1,6 +1,8 @@
 // How many steps a run has, in which order it sees the examples, and how large its batches are.
 #pragma once
 
+#include <functional>
+
 #include "data/encoded_dataset.hpp"
 #include "training/options.hpp"
 #include "training/sampler.hpp"
@@ -22,6 +24,8 @@ struct BatchExtents {
 
 /// Of the first steps, 20000 at most: what a few epochs show is what all of them are like; a longer batch later on makes
 /// the model take more room.
+BatchExtents measure_batches(const TrainOptions& options, index_t examples,
+                             const std::function<index_t(index_t i)>& rows_of);
 BatchExtents measure_batches(const TrainOptions& options, const EncodedDataset& train);
 
 }  // namespace sparsegrad::finetune

@@ -14,16 +14,6 @@ namespace sparsegrad::finetune {
 
 namespace detail {
 
-/// A product large enough that the BLAS and the threads take the memory that they keep.
-template <class Backend>
-void warm_up(typename Backend::Context& ctx) {
-  constexpr index_t n = 512;
-  Buffer<float, Backend> a(ctx, n * n);
-  Buffer<float, Backend> b(ctx, n * n);
-  const MatrixView<const float> factor = a.matrix(n, n);
-  Backend::template gemm<float>(ctx, Op::none, Op::none, 1.0F, factor, factor, 0.0F, b.matrix(n, n));
-}
-
 /// Takes a share of the training set (of its first `limit` examples) out of it. Which examples depends on their number
 /// alone: equal for all seeds and run types. Throws ValueError when one of the two parts is empty.
 Dataset hold_out(Dataset& train, double share, index_t limit);
@@ -78,7 +68,7 @@ BasicSession<T, Backend>::BasicSession(const TrainOptions& options, bool with_tr
     tokenizer_report_.notes.emplace_back(
         "the model knows one token type: the second sentence of a pair has it too");
   }
-  detail::warm_up<Backend>(ctx_);
+  warm_up<Backend>(ctx_);
   RunDevice<Backend>::return_freed_memory();
   program_bytes_ = RunDevice<Backend>::memory_in_use();
 }

@@ -1,6 +1,6 @@
-#include <string_view>
+#include "training/trained_parts.hpp"
 
-#include "training/trainer.hpp"
+#include <string_view>
 
 namespace sparsegrad::finetune {
 
@@ -14,21 +14,27 @@ bool is_mlp_bias_or_head(std::string_view name) {
 
 }  // namespace
 
+MlpTraining matrix_training(const TrainOptions& options) {
+  MlpTraining training;
+  training.matrices = options.trains_matrices();
+  if (options.run_type == RunType::lora) {
+    training.lora_rank = options.lora.rank;
+    training.lora_scale =
+        options.lora.scale > 0 ? options.lora.scale : 1 / static_cast<double>(options.lora.rank);
+    training.lora_init = options.lora.init;
+  }
+  if (options.run_type == RunType::meprop) training.meprop_share = options.meprop_share;
+  return training;
+}
+
 TrainedParts trained_parts(const TrainOptions& options) {
   TrainedParts parts;
-  parts.mlp.matrices = options.run_type != RunType::frozen_mlp && options.run_type != RunType::lora;
+  parts.mlp = matrix_training(options);
   if (options.trained == TrainedParameters::mlp) {
     parts.dense = is_mlp_bias_or_head;
   } else if (options.run_type == RunType::sparse && options.sparse.defects.frozen_layer_norm) {
     parts.dense = [](std::string_view name) { return name.find("LayerNorm") == std::string_view::npos; };
   }
-  if (options.run_type == RunType::lora) {
-    parts.mlp.lora_rank = options.lora.rank;
-    parts.mlp.lora_scale =
-        options.lora.scale > 0 ? options.lora.scale : 1 / static_cast<double>(options.lora.rank);
-    parts.mlp.lora_init = options.lora.init;
-  }
-  if (options.run_type == RunType::meprop) parts.mlp.meprop_share = options.meprop_share;
   return parts;
 }
 

@@ -3,6 +3,7 @@
 
 namespace sparsegrad::finetune {
 
-template class BasicTrainer<float, HostBackend>;
+template class GlueRunData<float, HostBackend>;
+template class BasicTrainer<EncoderModel<float, HostBackend>>;
 
 }  // namespace sparsegrad::finetune

@@ -13,64 +13,17 @@
 
 #include <nlohmann/json_fwd.hpp>
 
-#include "training/evaluation/evaluator.hpp"
-#include "training/memory/memory_account.hpp"
+#include "training/glue_run_data.hpp"
 #include "training/mlp/make_mlp_optimizer.hpp"
 #include "training/optimizer/adamw.hpp"
 #include "training/optimizer/learning_rate.hpp"
 #include "training/optimizer/loss_scale.hpp"
+#include "training/run_data.hpp"
 #include "training/run_extents.hpp"
+#include "training/train_report.hpp"
+#include "training/trained_parts.hpp"
 
 namespace sparsegrad::finetune {
-
-struct StepRecord {
-  index_t step = 0;  ///< from 1
-  double epoch = 0;
-  double loss = 0;       ///< of this step's examples, before its update
-  double mean_loss = 0;  ///< over the steps since the record before
-  double learning_rate = 0;
-  double sparse_learning_rate = 0;
-  index_t examples = 0;
-  index_t tokens = 0;  ///< rows of all micro-batches
-  double seconds = 0;  ///< training time up to here
-  index_t kept = 0;    ///< entries of all sparse gradients
-};
-
-struct EvaluationRecord {
-  index_t step = 0;
-  double epoch = 0;
-  double loss = 0;
-  std::vector<Metric> metrics;
-  double seconds = 0;
-  bool best = false;
-};
-
-struct PhaseOneRecord {
-  index_t steps = 0;
-  double seconds = 0;  ///< with the fit of the bases
-  double fit_seconds = 0;
-  std::vector<double> losses;
-  MemoryAccount memory;
-};
-
-/// Everything that a run has found out so far.
-struct TrainReport {
-  std::vector<StepRecord> steps;
-  std::vector<EvaluationRecord> evaluations;
-  std::optional<std::size_t> best;  ///< in evaluations
-  PhaseOneRecord phase1;
-  MemoryAccount memory;  ///< of the steps; neither phase 1 nor evaluations
-  index_t steps_done = 0;
-  index_t steps_planned = 0;
-  index_t tokens = 0;
-  index_t refreshes = 0;
-  index_t skipped_steps = 0;      ///< left out because a gradient overflowed under the loss scale
-  double refresh_seconds = 0;     ///< part of the training time
-  double training_seconds = 0;    ///< of the steps alone
-  double evaluation_seconds = 0;  ///< with keeping the best model
-  bool interrupted = false;
-  bool stopped_early = false;
-};
 
 /// What the trainer calls; each may be empty.
 struct TrainHooks {
@@ -84,23 +37,21 @@ struct TrainHooks {
   std::function<void()> restore_weights;
 };
 
-/// Trains a model that was made for the options' run type (see trained_parts). Gradients are means over the examples of
-/// all micro-batches of a step. Equal seeds give the same order of examples and the same dropout masks in all run types.
-template <class T, class Backend>
+/// Trains a model that was made for the options' run type (see trained_parts) on what `RunData` gives it. Gradients are
+/// means over the weights of the examples of all micro-batches of a step. Equal seeds give the same order of examples and
+/// the same dropout masks in all run types.
+template <class Model>
 class BasicTrainer {
  public:
+  using T = typename ModelTypes<Model>::Number;
+  using Backend = typename ModelTypes<Model>::Backend;
   using Context = typename Backend::Context;
-  using Model = EncoderModel<T, Backend>;
   using Group = SparseGradGroup<T, Backend>;
 
   /// All arguments but the options are borrowed. `program_bytes`: memory of the process before the model was made.
   /// Throws ValueError for bad options and for an empty training set.
-  BasicTrainer(Context& ctx, Model& model, const Task& task, const EncodedDataset& train,
-               const EncodedDataset& dev, TrainOptions options, index_t program_bytes = 0);
-
-  /// Evaluates a second dev set (borrowed) with each evaluation of dev: the same metrics, `suffix` behind their names,
-  /// which choose nothing.
-  void also_evaluate(const EncodedDataset& data, std::string suffix);
+  BasicTrainer(Context& ctx, Model& model, RunData<Model>& data, TrainOptions options,
+               index_t program_bytes = 0);
 
   /// Phase 1 where it is needed, then the steps. Throws NonFiniteError naming the step when loss or gradient is NaN or
   /// Inf. What was recorded up to there stays in report().
@@ -158,8 +109,6 @@ class BasicTrainer {
   double gradient_scale();
   std::vector<MlpTarget<T, Backend>> mlp_targets();
   void evaluate(const TrainHooks& hooks, bool& stop);
-  /// Of all dev sets: the first one's with the metrics of the second.
-  Evaluation evaluate_dev(const TrainHooks& hooks);
   bool evaluation_due() const;
   /// A collection for a refresh is finished first, so that what is left behind is whole.
   bool may_stop() const { return !mlp_->collecting(); }
@@ -172,11 +121,7 @@ class BasicTrainer {
 
   Context& ctx_;
   Model& model_;
-  const Task& task_;
-  const EncodedDataset& train_;
-  const EncodedDataset& dev_;
-  const EncodedDataset* second_dev_ = nullptr;
-  std::string second_suffix_;
+  RunData<Model>& data_;
   TrainOptions options_;
   index_t program_bytes_;
   Sampler sampler_;
@@ -199,9 +144,25 @@ class BasicTrainer {
   TrainReport report_;
 };
 
-using Trainer = BasicTrainer<float, HostBackend>;
+/// The trainer of an encoder on a GLUE task, with its data.
+template <class T, class Backend>
+class GlueTrainer : private detail::GlueTrainerData<T, Backend>,
+                    public BasicTrainer<EncoderModel<T, Backend>> {
+ public:
+  using Model = EncoderModel<T, Backend>;
 
-/// What of a model a run trains.
-TrainedParts trained_parts(const TrainOptions& options);
+  /// As BasicTrainer's; the data sets are borrowed, `dev` is evaluated with the task's metrics.
+  GlueTrainer(typename Backend::Context& ctx, Model& model, const Task& task, const EncodedDataset& train,
+              const EncodedDataset& dev, const TrainOptions& options, index_t program_bytes = 0)
+      : detail::GlueTrainerData<T, Backend>{{task, train, dev, options.padding}},
+        BasicTrainer<Model>(ctx, model, this->data, options, program_bytes) {}
+
+  /// GlueRunData::also_evaluate, before the first step.
+  void also_evaluate(const EncodedDataset& second, std::string suffix) {
+    this->data.also_evaluate(second, std::move(suffix));
+  }
+};
+
+using Trainer = GlueTrainer<float, HostBackend>;
 
 }  // namespace sparsegrad::finetune

@@ -3,6 +3,7 @@
 
 namespace sparsegrad::finetune {
 
-template class BasicTrainer<bfloat16, HostBackend>;
+template class GlueRunData<bfloat16, HostBackend>;
+template class BasicTrainer<EncoderModel<bfloat16, HostBackend>>;
 
 }  // namespace sparsegrad::finetune

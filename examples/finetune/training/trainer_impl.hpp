@@ -11,7 +11,7 @@
 
 #include "models/step_profile.hpp"
 #include "replication/reference_defects.hpp"
-#include "training/evaluation/evaluator_impl.hpp"
+#include "training/glue_run_data_impl.hpp"
 #include "training/run_device.hpp"
 #include "training/trainer.hpp"
 
@@ -25,6 +25,11 @@ inline double seconds_since(std::chrono::steady_clock::time_point start) {
 
 // A stream of random numbers that a seed gives; the order of the examples is number 1.
 inline constexpr std::uint64_t dropout_stream_number = 2;
+
+template <class Model>
+inline constexpr bool is_encoder = false;
+template <class T, class Backend>
+inline constexpr bool is_encoder<EncoderModel<T, Backend>> = true;
 
 /// Calls a function for each MLP matrix as soon as its gradient is there, until the end of a scope.
 template <class Model>
@@ -43,33 +48,30 @@ class MlpGradientScope {
 
 }  // namespace detail
 
-template <class T, class Backend>
-BasicTrainer<T, Backend>::BasicTrainer(Context& ctx, Model& model, const Task& task,
-                                       const EncodedDataset& train, const EncodedDataset& dev,
-                                       TrainOptions options, index_t program_bytes)
+template <class Model>
+BasicTrainer<Model>::BasicTrainer(Context& ctx, Model& model, RunData<Model>& data, TrainOptions options,
+                                  index_t program_bytes)
     : ctx_(ctx),
       model_(model),
-      task_(task),
-      train_(train),
-      dev_(dev),
+      data_(data),
       options_(std::move(options)),
       program_bytes_(program_bytes),
-      sampler_(sampler_of(options_, train.size())),
+      sampler_(sampler_of(options_, data.size())),
       rate_(options_.schedule, options_.warmup, 1) {
   options_.apply_run_type();
   options_.check();
-  if (train.size() == 0) throw ValueError(train.name() + ": the training set is empty, expected examples");
-  if (model.trains_mlp() != trained_parts(options_).mlp.matrices) {
+  if (data.size() == 0) throw ValueError(data.name() + ": the training set is empty, expected examples");
+  if (model.trains_mlp() != options_.trains_matrices()) {
     throw ValueError(fmt::format("the model was made {} trained MLP matrices, which run type {} does not fit",
                                  model.trains_mlp() ? "with" : "without", to_string(options_.run_type)));
   }
-  report_.steps_planned = planned_steps(options_, train.size());
+  report_.steps_planned = planned_steps(options_, data.size());
   if (options_.steps_sparsely() && options_.sparse.refresh_window > report_.steps_planned) {
     throw ValueError(fmt::format("--refresh-window is {}, expected at most the run's {} steps",
                                  options_.sparse.refresh_window, report_.steps_planned));
   }
   rate_ = LearningRate(options_.schedule, options_.warmup, report_.steps_planned);
-  extents_ = measure_batches(options_, train_);
+  extents_ = measure_batches(options_, data.size(), [&](index_t i) { return data.rows(i); });
 
   std::vector<typename AdamW<T, Backend>::Segment> dense;
   for (Parameter<T>& p : model_.parameters().all()) {
@@ -83,56 +85,56 @@ BasicTrainer<T, Backend>::BasicTrainer(Context& ctx, Model& model, const Task& t
   sparse_ = dynamic_cast<SparseMlp<T, Backend>*>(mlp_.get());
 }
 
-template <class T, class Backend>
-std::vector<MlpTarget<T, Backend>> BasicTrainer<T, Backend>::mlp_targets() {
+template <class Model>
+auto BasicTrainer<Model>::mlp_targets() -> std::vector<MlpTarget<T, Backend>> {
   std::vector<MlpTarget<T, Backend>> targets;
   index_t number = 0;
   for (auto& layer : model_.mlp()) {
     const Parameter<T>& parameter = model_.parameters().at(model_.mlp_name(number));
-    targets.push_back({&layer, &parameter, mlp_kind(number)});
+    targets.push_back({&layer, &parameter, matrix_kind(model_.mlp_name(number))});
     ++number;
   }
   return targets;
 }
 
-template <class T, class Backend>
-double BasicTrainer<T, Backend>::epoch() const {
+template <class Model>
+double BasicTrainer<Model>::epoch() const {
   return static_cast<double>(sampler_.position().epoch) +
          static_cast<double>(sampler_.position().next) / static_cast<double>(sampler_.size());
 }
 
-template <class T, class Backend>
-void BasicTrainer<T, Backend>::reserve() {
-  const index_t examples = std::min(options_.batch_size, train_.size());
+template <class Model>
+void BasicTrainer<Model>::reserve() {
+  const index_t examples = std::min(options_.batch_size, data_.size());
   batch_.reserve(extents_.max_tokens, examples);
   model_.reserve(ctx_, extents_.max_tokens, examples, extents_.max_rows);
 }
 
-template <class T, class Backend>
-std::uint64_t BasicTrainer<T, Backend>::dropout_key() const {
+template <class Model>
+std::uint64_t BasicTrainer<Model>::dropout_key() const {
   return stream_key(stream_key(options_.seed, detail::dropout_stream_number), pass_);
 }
 
-template <class T, class Backend>
-index_t BasicTrainer<T, Backend>::dense_parameters() const {
+template <class Model>
+index_t BasicTrainer<Model>::dense_parameters() const {
   index_t sum = 0;
   for (const auto& segment : dense_->segments())
     sum += segment.count;
   return sum + mlp_->dense_parameters();
 }
 
-template <class T, class Backend>
-index_t BasicTrainer<T, Backend>::sparse_parameters() const {
+template <class Model>
+index_t BasicTrainer<Model>::sparse_parameters() const {
   return mlp_->sparse_parameters();
 }
 
-template <class T, class Backend>
-index_t BasicTrainer<T, Backend>::entries_a_step() const {
+template <class Model>
+index_t BasicTrainer<Model>::entries_a_step() const {
   return mlp_->entries_a_step();
 }
 
-template <class T, class Backend>
-std::uint64_t BasicTrainer<T, Backend>::state_hash() const {
+template <class Model>
+std::uint64_t BasicTrainer<Model>::state_hash() const {
   Hash hash;
   detail::add_matrix<Backend>(ctx_, hash, std::as_const(model_.parameters()).weights());
   detail::add_adam<T, Backend>(ctx_, hash, *dense_);
@@ -148,8 +150,8 @@ std::uint64_t BasicTrainer<T, Backend>::state_hash() const {
   return hash.value();
 }
 
-template <class T, class Backend>
-MemoryParts BasicTrainer<T, Backend>::memory_now() const {
+template <class Model>
+MemoryParts BasicTrainer<Model>::memory_now() const {
   MemoryParts parts;
   const ModelMemory model = model_.memory();
   parts.program = program_bytes_;
@@ -162,17 +164,22 @@ MemoryParts BasicTrainer<T, Backend>::memory_now() const {
   return parts;
 }
 
-template <class T, class Backend>
-typename BasicTrainer<T, Backend>::StepLoss BasicTrainer<T, Backend>::accumulate() {
+template <class Model>
+typename BasicTrainer<Model>::StepLoss BasicTrainer<Model>::accumulate() {
   const std::span<const index_t> all = sampler_.take(examples_a_step());
-  const auto total = static_cast<double>(all.size());
+  double total = 0;
+  for (const index_t i : all)
+    total += static_cast<double>(data_.weight(i));
   StepLoss sum;
   for (std::size_t first = 0; first < all.size(); first += static_cast<std::size_t>(options_.batch_size)) {
     const auto micro =
         all.subspan(first, std::min(all.size() - first, static_cast<std::size_t>(options_.batch_size)));
     batch_.clear();
-    for (const index_t i : micro)
-      train_.add_to(batch_, i, options_.padding);
+    double weight = 0;
+    for (const index_t i : micro) {
+      data_.add_to(batch_, i);
+      weight += static_cast<double>(data_.weight(i));
+    }
     const auto forward = model_.forward(ctx_, batch_, {.training = true, .dropout_key = dropout_key()});
     ++pass_;
     if (!sparsegrad::is_finite(forward.loss)) {
@@ -180,7 +187,7 @@ typename BasicTrainer<T, Backend>::StepLoss BasicTrainer<T, Backend>::accumulate
           "the loss is {}, expected a finite number; the learning rate may be too large", forward.loss));
     }
     // The model's loss is a mean over its own batch: weighted, the step's is one over all examples.
-    const double share = static_cast<double>(micro.size()) / total;
+    const double share = weight / total;
     sum.loss += forward.loss * share;
     sum.tokens += batch_.tokens();
     model_.backward(ctx_, batch_, share * loss_scale_.scale);
@@ -189,8 +196,8 @@ typename BasicTrainer<T, Backend>::StepLoss BasicTrainer<T, Backend>::accumulate
   return sum;
 }
 
-template <class T, class Backend>
-bool BasicTrainer<T, Backend>::gradients_are_whole() {
+template <class Model>
+bool BasicTrainer<Model>::gradients_are_whole() {
   if constexpr (LossScale::needed<T>) {
     bool finite = true;
     try {
@@ -215,8 +222,8 @@ bool BasicTrainer<T, Backend>::gradients_are_whole() {
   return true;
 }
 
-template <class T, class Backend>
-double BasicTrainer<T, Backend>::gradient_scale() {
+template <class Model>
+double BasicTrainer<Model>::gradient_scale() {
   const double unscale = 1 / loss_scale_.scale;
   if (options_.clip_norm <= 0) return unscale;
   const double dense = dense_->gradient_norm(ctx_);
@@ -226,8 +233,8 @@ double BasicTrainer<T, Backend>::gradient_scale() {
   return unscale * clip_factor(unscale * std::sqrt(squares), options_.clip_norm);
 }
 
-template <class T, class Backend>
-bool BasicTrainer<T, Backend>::collect_bases(const TrainHooks& hooks) {
+template <class Model>
+bool BasicTrainer<Model>::collect_bases(const TrainHooks& hooks) {
   if (sparse_ == nullptr) return true;
   const auto start = Clock::now();
   const SparseOptions& sparse_options = options_.sparse;
@@ -303,8 +310,8 @@ bool BasicTrainer<T, Backend>::collect_bases(const TrainHooks& hooks) {
   return true;
 }
 
-template <class T, class Backend>
-void BasicTrainer<T, Backend>::step(const std::function<void()>& look) {
+template <class Model>
+void BasicTrainer<Model>::step(const std::function<void()>& look) {
   StepProfile* const profile = profile_of(ctx_);
   if (profile != nullptr) profile->begin_step();
   mlp_->before_step(ctx_, report_.steps_done, report_.steps_planned);
@@ -330,8 +337,10 @@ void BasicTrainer<T, Backend>::step(const std::function<void()>& look) {
     throw NonFiniteError(fmt::format("step {}: {}", report_.steps_done + 1, error.what()));
   }
   if (whole) {
-    if (sparse_ != nullptr && options_.sparse.defects.rotated_bias)
-      rotate_bias_gradients<T, Backend>(ctx_, model_);
+    if constexpr (detail::is_encoder<Model>) {
+      if (sparse_ != nullptr && options_.sparse.defects.rotated_bias)
+        rotate_bias_gradients<T, Backend>(ctx_, model_);
+    }
     dense_->step(ctx_, {.learning_rate = rate, .grad_scale = scale, .clear_gradients = true});
   }
   if (profile != nullptr) profile->end_step(static_cast<double>(loss.tokens));
@@ -363,46 +372,25 @@ void BasicTrainer<T, Backend>::step(const std::function<void()>& look) {
   }
 }
 
-template <class T, class Backend>
-void BasicTrainer<T, Backend>::also_evaluate(const EncodedDataset& data, std::string suffix) {
-  second_dev_ = &data;
-  second_suffix_ = std::move(suffix);
-  fingerprint_ = nullptr;
-}
-
-template <class T, class Backend>
-Evaluation BasicTrainer<T, Backend>::evaluate_dev(const TrainHooks& hooks) {
+template <class Model>
+void BasicTrainer<Model>::evaluate(const TrainHooks& hooks, bool& stop) {
+  const auto start = Clock::now();
   EvaluateOptions options;
   options.padding = options_.padding;
   // Within the room that training takes anyway.
   options.max_tokens = extents_.max_tokens;
-  options.max_sequences = std::min(options_.batch_size, train_.size());
+  options.max_sequences = std::min(options_.batch_size, data_.size());
   options.cancelled = [&] { return may_stop() && hooks.interrupted && hooks.interrupted(); };
   if (hooks.progress)
     options.progress = [&](index_t done, index_t total) { hooks.progress("evaluation", done, total); };
-  Evaluation result = evaluate_model<T, Backend>(ctx_, model_, task_, dev_, options);
-  if (second_dev_ == nullptr || result.cancelled) return result;
-  const Evaluation second = evaluate_model<T, Backend>(ctx_, model_, task_, *second_dev_, options);
-  result.cancelled = second.cancelled;
-  for (Metric metric : second.metrics) {
-    metric.name += second_suffix_;
-    result.metrics.push_back(std::move(metric));
-  }
-  return result;
-}
-
-template <class T, class Backend>
-void BasicTrainer<T, Backend>::evaluate(const TrainHooks& hooks, bool& stop) {
-  const auto start = Clock::now();
-  const Evaluation result = evaluate_dev(hooks);
+  const Evaluation result = data_.evaluate(ctx_, model_, options);
   if (!result.cancelled) {
     EvaluationRecord record;
     record.step = report_.steps_done;
     record.epoch = epoch();
     record.loss = result.loss;
     record.metrics = result.metrics;
-    record.best = !report_.best ||
-                  is_better(record.metrics.front(), report_.evaluations[*report_.best].metrics.front());
+    record.best = !report_.best || data_.is_better(record, report_.evaluations[*report_.best]);
     if (record.best && hooks.keep_best) hooks.keep_best();
     record.seconds = detail::seconds_since(start);
     if (record.best) {
@@ -424,15 +412,15 @@ void BasicTrainer<T, Backend>::evaluate(const TrainHooks& hooks, bool& stop) {
   report_.evaluation_seconds += detail::seconds_since(start);
 }
 
-template <class T, class Backend>
-bool BasicTrainer<T, Backend>::evaluation_due() const {
+template <class Model>
+bool BasicTrainer<Model>::evaluation_due() const {
   const bool last = report_.steps_done == report_.steps_planned;
   const bool every = options_.eval_every > 0 && report_.steps_done % options_.eval_every == 0;
   return last || every || sampler_.at_epoch_end();
 }
 
-template <class T, class Backend>
-void BasicTrainer<T, Backend>::run(const TrainHooks& hooks) {
+template <class Model>
+void BasicTrainer<Model>::run(const TrainHooks& hooks) {
   const auto interrupted = [&] {
     report_.interrupted = report_.interrupted || (may_stop() && hooks.interrupted && hooks.interrupted());
     return report_.interrupted;
@@ -458,6 +446,11 @@ void BasicTrainer<T, Backend>::run(const TrainHooks& hooks) {
     start = Clock::now();
   };
   bool stop = options_.patience > 0 && since_best_ >= options_.patience;
+  if (!resumed_ && options_.evaluates_first && !interrupted()) {
+    pause();
+    evaluate(hooks, stop);
+    resume();
+  }
   // The run may have ended between a step and its evaluation.
   const bool evaluated =
       !report_.evaluations.empty() && report_.evaluations.back().step == report_.steps_done;

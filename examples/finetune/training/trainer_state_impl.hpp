@@ -18,7 +18,6 @@ namespace sparsegrad::finetune {
 
 namespace detail {
 
-inline constexpr const char* state_file_type = "sparsegrad-glue state 2";
 nlohmann::json records_json(const TrainReport& report);
 void read_records(const nlohmann::json& j, TrainReport& report);
 /// The JSON in the metadata. Throws nlohmann's exception, or IoError where it nests deep, which copying and
@@ -35,49 +34,23 @@ inline index_t state_integer(const nlohmann::json& j, index_t low = 0, index_t h
       fmt::format("the metadata have {}, expected a whole number from {} to {}", j.dump(), low, high));
 }
 
-/// Of all that a run takes from a data set: other sentences, labels, rows or vocabularies give another.
-inline std::string content_hash(const EncodedDataset& data) {
-  Hash hash;
-  for (index_t i = 0; i < data.size(); ++i)
-    hash.add_value(data.length(i));
-  hash.add(data.ids().data(), data.ids().size_bytes());
-  hash.add(data.type_ids().data(), data.type_ids().size_bytes());
-  hash.add(data.labels().data(), data.labels().size_bytes());
-  return fmt::format("{:016x}", hash.value());
-}
-
 }  // namespace detail
 
-template <class T, class Backend>
-const nlohmann::json& BasicTrainer<T, Backend>::fingerprint() const {
+template <class Model>
+const nlohmann::json& BasicTrainer<Model>::fingerprint() const {
   if (fingerprint_ != nullptr) return *fingerprint_;
   nlohmann::json options = to_json(options_);
   for (const char* name :
        {"output", "model", "data", "save", "save_dtype", "threads", "device", "checkpoint_every"})
     options.erase(name);
-  const index_t second = second_dev_ == nullptr ? 0 : second_dev_->tokens();
-  const ModelConfig& model = model_.config();  // what the count of parameters does not tell
-  const nlohmann::json made{
-      {"options", options},
-      {"examples", {train_.size(), train_.tokens(), dev_.size(), dev_.tokens(), second}},
-      {"examples_hash",
-       {{"train", detail::content_hash(train_)},
-        {"dev", detail::content_hash(dev_)},
-        {"second_dev", second_dev_ == nullptr ? "" : detail::content_hash(*second_dev_)}}},
-      {"model",
-       {{"num_attention_heads", model.heads},
-        {"layer_norm_eps", model.layer_norm_eps},
-        {"hidden_dropout_prob", model.hidden_dropout},
-        {"attention_probs_dropout_prob", model.attention_dropout},
-        {"classifier_dropout", model.classifier_dropout},
-        {"first_position", model.first_position()}}},
-      {"parameters", model_.parameters().count()}};
-  fingerprint_ = std::make_shared<const nlohmann::json>(made);
+  nlohmann::json made{{"options", options}, {"parameters", model_.parameters().count()}};
+  data_.describe(model_, made);
+  fingerprint_ = std::make_shared<const nlohmann::json>(std::move(made));
   return *fingerprint_;
 }
 
-template <class T, class Backend>
-void BasicTrainer<T, Backend>::save_state(const std::filesystem::path& path) {
+template <class Model>
+void BasicTrainer<Model>::save_state(const std::filesystem::path& path) {
   if (mlp_->collecting())
     throw StateError("the state cannot be saved while gradients are collected for a refresh");
   io::SafetensorsWriter writer;
@@ -95,7 +68,7 @@ void BasicTrainer<T, Backend>::save_state(const std::filesystem::path& path) {
                              {"since_best", since_best_},
                              {"report", detail::records_json(report_)},
                              {"hash", fmt::format("{:016x}", checkpoint_hash())}};
-  writer.metadata("type", detail::state_file_type);
+  writer.metadata("type", std::string(data_.state_type()));
   writer.metadata("state", state.dump());
   const std::filesystem::path aside = unchecked_state(path);
   writer.write(aside.string());
@@ -108,20 +81,21 @@ void BasicTrainer<T, Backend>::save_state(const std::filesystem::path& path) {
   if (error) throw IoError(path.string() + ": cannot be replaced: " + error.message());
 }
 
-template <class T, class Backend>
-void BasicTrainer<T, Backend>::check_written(const std::filesystem::path& path) {
+template <class Model>
+void BasicTrainer<Model>::check_written(const std::filesystem::path& path) {
   const io::SafetensorsFile file(path.string());
   detail::require_same_matrix<Backend>(ctx_, file, "weights", std::as_const(model_.parameters()).weights());
   detail::require_same_adam<T, Backend>(ctx_, file, "dense.", *dense_);
   mlp_->check_written(ctx_, file);
 }
 
-template <class T, class Backend>
-void BasicTrainer<T, Backend>::read_state(const std::filesystem::path& path) {
+template <class Model>
+void BasicTrainer<Model>::read_state(const std::filesystem::path& path) {
   const io::SafetensorsFile file(path.string());
   if (const auto type = file.metadata().find("type");
-      type == file.metadata().end() || type->second != detail::state_file_type)
-    throw IoError(path.string() + ": is no state of a run, expected type '" + detail::state_file_type + "'");
+      type == file.metadata().end() || type->second != data_.state_type())
+    throw IoError(path.string() + ": is no state of a run, expected type '" +
+                  std::string(data_.state_type()) + "'");
   nlohmann::json state;
   try {
     state = detail::parse_state(file.metadata("state"));
@@ -162,8 +136,8 @@ void BasicTrainer<T, Backend>::read_state(const std::filesystem::path& path) {
   resumed_ = true;
 }
 
-template <class T, class Backend>
-std::string BasicTrainer<T, Backend>::restore_state(const std::filesystem::path& path) {
+template <class Model>
+std::string BasicTrainer<Model>::restore_state(const std::filesystem::path& path) {
   const std::filesystem::path before = previous_state(path);
   std::string trouble;
   for (const std::filesystem::path& file : {path, before}) {
@@ -184,8 +158,8 @@ std::string BasicTrainer<T, Backend>::restore_state(const std::filesystem::path&
       "removes what is left of this run");
 }
 
-template <class T, class Backend>
-std::uint64_t BasicTrainer<T, Backend>::checkpoint_hash() const {
+template <class Model>
+std::uint64_t BasicTrainer<Model>::checkpoint_hash() const {
   return mlp_->hash_of_bases(ctx_, state_hash());
 }
 

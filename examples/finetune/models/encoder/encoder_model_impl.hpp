@@ -420,11 +420,12 @@ void EncoderModel<T, Backend>::backward_layer(Context& ctx, index_t l, MatrixVie
     if (on_mlp_gradient_ && trains_mlp()) on_mlp_gradient_(number);
   };
   p.down->backward(ctx, apart ? g_product : g, tokens_by(a.a, wide),
-                   lent(a.saved_down, p.down->saved_cols(true)), lent(g_work_, p.down->work_cols()), g_a);
+                   lent(a.saved_down, p.down->saved_cols(true)), lent(g_work_, p.down->work_cols()), g_a,
+                   InputGradient::overwrite);
   gradient_done(2 * l + 1);
   Ops::template gelu_backward<T>(ctx, tokens_by(a.slope, wide), g_a, p.d_up_bias);
   p.up->backward(ctx, g_a, tokens_by(a.x1, hidden), lent(a.saved_up, p.up->saved_cols(true)),
-                 lent(g_work_, p.up->work_cols()), g_mlp);
+                 lent(g_work_, p.up->work_cols()), g_mlp, InputGradient::overwrite);
   gradient_done(2 * l);
 
   const Dropout<C> drop1 = dropout(config_.hidden_dropout, l, attention_output_site);

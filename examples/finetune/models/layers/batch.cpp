@@ -28,6 +28,7 @@ void Batch::clear() {
   offsets.assign(1, 0);
   lengths.clear();
   labels.clear();
+  targets.clear();
 }
 
 void Batch::reserve(index_t max_tokens, index_t max_sequences) {
@@ -39,6 +40,7 @@ void Batch::reserve(index_t max_tokens, index_t max_sequences) {
   offsets.reserve(sequences_wanted + 1);
   lengths.reserve(sequences_wanted);
   labels.reserve(sequences_wanted);
+  targets.reserve(tokens_wanted);
 }
 
 void Batch::add(std::span<const std::int32_t> token_ids, std::span<const std::int32_t> token_type_ids,
@@ -63,6 +65,20 @@ void Batch::add(std::span<const std::int32_t> token_ids, std::span<const std::in
   offsets.push_back(offsets.back() + rows);
   lengths.push_back(length);
   labels.push_back(label);
+}
+
+void Batch::add_sequence(std::span<const std::int32_t> token_ids,
+                         std::span<const std::int32_t> token_targets) {
+  if (!token_targets.empty() && token_targets.size() != token_ids.size()) {
+    throw ModelError("batch: " + std::to_string(token_targets.size()) + " targets for " +
+                     std::to_string(token_ids.size()) + " tokens");
+  }
+  add(token_ids, {}, 0);
+  if (token_targets.empty()) {
+    targets.insert(targets.end(), token_ids.size(), -1);
+  } else {
+    targets.insert(targets.end(), token_targets.begin(), token_targets.end());
+  }
 }
 
 }  // namespace sparsegrad::finetune

@@ -22,6 +22,8 @@ struct Batch {
   std::vector<index_t> offsets{0};         ///< first row of each sequence, and the end
   std::vector<index_t> lengths;            ///< tokens of each sequence without padding
   std::vector<float> labels;               ///< class number or score of each sequence
+  /// Of decoders, a token: what the row of this token is to predict, or -1 where nothing is counted. Else empty.
+  std::vector<std::int32_t> targets;
 
   index_t tokens() const { return offsets.back(); }
   index_t sequences() const { return static_cast<index_t>(lengths.size()); }
@@ -38,6 +40,11 @@ struct Batch {
   /// `padded_length`, or `type_ids` has another length.
   void add(std::span<const std::int32_t> token_ids, std::span<const std::int32_t> token_type_ids, float label,
            index_t padded_length = 0, std::int32_t pad_id = 0);
+  /// Appends a decoder's sequence with positions 0, 1, ... and its targets, one a token (see `targets`); none given: a
+  /// sequence without targets, as generation has it. Never padded. Throws ModelError when the sequence is empty or
+  /// the targets are not as many as the tokens.
+  void add_sequence(std::span<const std::int32_t> token_ids,
+                    std::span<const std::int32_t> token_targets = {});
 };
 
 }  // namespace sparsegrad::finetune

@@ -19,8 +19,8 @@ class ConstantMatrix final : public MlpMatrix<T, Backend> {
     linear_.forward(ctx, x, y);
   }
   void backward(Context& ctx, MatrixView<T> dy, MatrixView<const T>, MatrixView<T>, MatrixView<T>,
-                MatrixView<T> dx) override {
-    linear_.backward(ctx, dy, {}, C(0), dx);
+                MatrixView<T> dx, InputGradient mode) override {
+    linear_.backward(ctx, dy, {}, mode == InputGradient::add ? C(1) : C(0), dx);
   }
 
  private:

@@ -32,13 +32,13 @@ struct Lora {
     Backend::template gemm<T>(ctx, Op::none, Op::transpose, C(1), x, a, C(0), xa);
     Backend::template gemm<T>(ctx, Op::none, Op::transpose, scale, xa, b, C(1), y);
   }
-  /// d_b += scale dy^T (x A^T); d_a += (scale dy B)^T x; dx += (scale dy B) A. `work` [tokens, rank].
+  /// d_b += scale dy^T (x A^T); d_a += (scale dy B)^T x; dx += (scale dy B) A, unless it is empty. `work` [tokens, rank].
   void backward(Context& ctx, MatrixView<const T> dy, MatrixView<const T> x, MatrixView<const T> xa,
                 MatrixView<T> work, MatrixView<T> dx) const {
     if (!d_b.empty()) wide_product<T, Backend>(ctx, Op::transpose, Op::none, scale, dy, xa, C(1), d_b);
     Backend::template gemm<T>(ctx, Op::none, Op::none, scale, dy, b, C(0), work);
     if (!d_a.empty()) wide_product<T, Backend>(ctx, Op::transpose, Op::none, C(1), work, x, C(1), d_a);
-    Backend::template gemm<T>(ctx, Op::none, Op::none, C(1), work, a, C(1), dx);
+    if (!dx.empty()) Backend::template gemm<T>(ctx, Op::none, Op::none, C(1), work, a, C(1), dx);
   }
 };
 

@@ -29,8 +29,8 @@ class LoraMatrix final : public MlpMatrix<T, Backend> {
     lora_.forward(ctx, x, saved, y);
   }
   void backward(Context& ctx, MatrixView<T> dy, MatrixView<const T> x, MatrixView<T> saved,
-                MatrixView<T> work, MatrixView<T> dx) override {
-    linear_.backward(ctx, dy, {}, C(0), dx);
+                MatrixView<T> work, MatrixView<T> dx, InputGradient mode) override {
+    linear_.backward(ctx, dy, {}, mode == InputGradient::add ? C(1) : C(0), dx);
     lora_.backward(ctx, dy, x, saved, work, dx);
   }
 

@@ -45,10 +45,10 @@ class MepropMatrix final : public TrainedMatrix<T, Backend> {
 
   bool changes_dy() const override { return true; }
   void backward(Context& ctx, MatrixView<T> dy, MatrixView<const T> x, MatrixView<T> saved,
-                MatrixView<T> work, MatrixView<T> dx) override {
+                MatrixView<T> work, MatrixView<T> dx, InputGradient mode) override {
     const auto k = static_cast<index_t>(std::ceil(share_ * static_cast<double>(dy.cols)));
     keep_largest_of_rows<T, Backend>(ctx, std::clamp<index_t>(k, 1, dy.cols), dy);
-    TrainedMatrix<T, Backend>::backward(ctx, dy, x, saved, work, dx);
+    TrainedMatrix<T, Backend>::backward(ctx, dy, x, saved, work, dx, mode);
   }
 
  private:

@@ -5,6 +5,7 @@
 
 #include <sparsegrad/core/low_precision.hpp>
 #include <sparsegrad/core/view.hpp>
+#include <sparsegrad/trained_weight.hpp>
 
 namespace sparsegrad::finetune {
 
@@ -35,9 +36,10 @@ class MlpMatrix {
 
   /// y = x W^T [tokens, out], with what an adapter adds.
   virtual void forward(Context& ctx, MatrixView<const T> x, MatrixView<T> saved, MatrixView<T> y) = 0;
-  /// dx = dy W, with what an adapter adds; adds to the gradients of what is trained here.
+  /// dx = dy W, with what an adapter adds (written, or added to by `mode`; skipped when empty); adds to the gradients of
+  /// what is trained here.
   virtual void backward(Context& ctx, MatrixView<T> dy, MatrixView<const T> x, MatrixView<T> saved,
-                        MatrixView<T> work, MatrixView<T> dx) = 0;
+                        MatrixView<T> work, MatrixView<T> dx, InputGradient mode) = 0;
 
   /// Makes W's values those of a matrix that does without the adapter, for a saved model. False where there is none.
   virtual bool merge(Context&, std::span<C> values) const {

@@ -32,38 +32,37 @@ struct MlpMatrices {
   std::vector<std::unique_ptr<MlpMatrix<T, Backend>>> matrices;
 };
 
-/// `names` are those of the weights in `parameters`, which must outlive the result.
+/// `names` are those of the weights in `parameters`, which must outlive the result. `chosen`, where it is given, says
+/// which of them `training` speaks of: the others are constants.
 template <class T, class Backend>
 MlpMatrices<T, Backend> make_mlp_matrices(typename Backend::Context& ctx, const MlpTraining& training,
                                           ParameterSet<T, Backend>& parameters,
-                                          const std::vector<std::string>& names) {
+                                          const std::vector<std::string>& names,
+                                          const std::vector<bool>& chosen = {}) {
   MlpMatrices<T, Backend> mlp;
-  if (!training.matrices) {
-    for (const std::string& name : names) {
-      const MatrixView<const T> weight = parameters.at(name).factor();
-      if (training.lora_rank > 0) {
-        const std::string matrix = name.substr(0, name.rfind(".weight"));
-        mlp.matrices.push_back(std::make_unique<LoraMatrix<T, Backend>>(
-            weight, parameters.at(matrix + ".lora_A.weight"), parameters.at(matrix + ".lora_B.weight"),
-            training.lora_scale));
-      } else {
-        mlp.matrices.push_back(std::make_unique<ConstantMatrix<T, Backend>>(weight));
-      }
-    }
-    return mlp;
-  }
-  for (const std::string& name : names) {
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    const std::string& name = names[i];
     const Parameter<T>& p = parameters.at(name);
-    if constexpr (is_low_precision<T>) {
-      mlp.layers.emplace_back(ctx, p.rounded, p.weight, nullptr);
+    const bool is_chosen = chosen.empty() || chosen[i];
+    if (is_chosen && training.matrices) {
+      if constexpr (is_low_precision<T>) {
+        mlp.layers.emplace_back(ctx, p.rounded, p.weight, nullptr);
+      } else {
+        mlp.layers.emplace_back(ctx, p.weight, nullptr);
+      }
+      auto& layer = mlp.layers.back();
+      if (training.meprop_share > 0) {
+        mlp.matrices.push_back(std::make_unique<MepropMatrix<T, Backend>>(layer, training.meprop_share));
+      } else {
+        mlp.matrices.push_back(std::make_unique<TrainedMatrix<T, Backend>>(layer));
+      }
+    } else if (is_chosen && training.lora_rank > 0) {
+      const std::string matrix = name.substr(0, name.rfind(".weight"));
+      mlp.matrices.push_back(std::make_unique<LoraMatrix<T, Backend>>(
+          p.factor(), parameters.at(matrix + ".lora_A.weight"), parameters.at(matrix + ".lora_B.weight"),
+          training.lora_scale));
     } else {
-      mlp.layers.emplace_back(ctx, p.weight, nullptr);
-    }
-    auto& layer = mlp.layers.back();
-    if (training.meprop_share > 0) {
-      mlp.matrices.push_back(std::make_unique<MepropMatrix<T, Backend>>(layer, training.meprop_share));
-    } else {
-      mlp.matrices.push_back(std::make_unique<TrainedMatrix<T, Backend>>(layer));
+      mlp.matrices.push_back(std::make_unique<ConstantMatrix<T, Backend>>(p.factor()));
     }
   }
   return mlp;

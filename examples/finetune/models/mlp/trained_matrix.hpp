@@ -24,8 +24,8 @@ class TrainedMatrix : public MlpMatrix<T, Backend> {
     input_ = layer_.forward(ctx, x, y, saved);
   }
   void backward(Context& ctx, MatrixView<T> dy, MatrixView<const T>, MatrixView<T>, MatrixView<T>,
-                MatrixView<T> dx) override {
-    layer_.backward(ctx, dy, input_, dx, nullptr);
+                MatrixView<T> dx, InputGradient mode) override {
+    layer_.backward(ctx, dy, input_, dx, nullptr, mode);
   }
 
  private:

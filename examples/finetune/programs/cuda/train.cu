@@ -9,7 +9,8 @@
 
 namespace sparsegrad::finetune {
 
-template class BasicTrainer<float, backend::Cuda>;
+template class GlueRunData<float, backend::Cuda>;
+template class BasicTrainer<EncoderModel<float, backend::Cuda>>;
 // In train_narrow.cu.
 extern template int run_train_on<bfloat16, backend::Cuda>(const TrainOptions&, const std::string&);
 extern template int run_train_on<float16, backend::Cuda>(const TrainOptions&, const std::string&);

@@ -7,6 +7,7 @@
 #include "support/fuzz.hpp"
 #include "tokenizer_checks.hpp"
 #include "tokenizers/byte_bpe.hpp"
+#include "tokenizers/split_patterns.hpp"
 #include "tokenizers/utf8.hpp"
 #include "tokenizers/wordpiece.hpp"
 
@@ -34,7 +35,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   if (!is_text) return 0;
   std::size_t together = 0;
-  for (const std::string_view word : split_words(parts[0])) {
+  for (const std::string_view word : split_words(parts[0], SplitPattern::gpt2)) {
     fuzz::require(!word.empty() && word.data() == parts[0].data() + together,
                   "words do not follow each other");
     together += word.size();

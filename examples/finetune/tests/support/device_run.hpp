@@ -44,7 +44,7 @@ struct DeviceRun {
         train(builtin_acceptability(Split::train), *tokenizer, 32, 160),
         dev(builtin_acceptability(Split::dev), *tokenizer, 32, 40) {
     load_weights(device_test_model(), model, options.seed);
-    trainer = std::make_unique<BasicTrainer<T, Backend>>(ctx, model, find_task("acceptability"), train, dev,
+    trainer = std::make_unique<GlueTrainer<T, Backend>>(ctx, model, find_task("acceptability"), train, dev,
                                                          options);
   }
 
@@ -53,7 +53,7 @@ struct DeviceRun {
   std::unique_ptr<Tokenizer> tokenizer;
   EncodedDataset train;
   EncodedDataset dev;
-  std::unique_ptr<BasicTrainer<T, Backend>> trainer;
+  std::unique_ptr<GlueTrainer<T, Backend>> trainer;
 };
 
 /// Losses of the steps of phase 1 and of training, and the last evaluation's loss.

@@ -1,36 +1,21 @@
 // A model's answers on a data set, and what they are worth.
 #pragma once
 
-#include <functional>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "models/host_backend.hpp"
 
 #include "data/encoded_dataset.hpp"
 #include "models/encoder/encoder_model.hpp"
-#include "training/evaluation/metrics.hpp"
+#include "training/evaluation/evaluation.hpp"
 
 namespace sparsegrad::finetune {
 
 /// The model on the CPU.
 using Model = EncoderModel<float, HostBackend>;
 using GlueContext = Model::Context;
-
-struct EvaluateOptions {
-  Padding padding = Padding::unpadded;
-  index_t max_tokens = 4096;   ///< rows of a batch (one example may have more)
-  index_t max_sequences = 64;  ///< examples of a batch
-  std::function<void(index_t done, index_t total)> progress;
-  std::function<bool()> cancelled;  ///< asked after each batch
-};
-
-struct Evaluation {
-  double loss = 0;  ///< mean over the examples
-  std::vector<Metric> metrics;
-  std::vector<float> logits;  ///< [examples, outputs]
-  index_t outputs = 0;
-  bool cancelled = false;  ///< nothing else is valid then
-};
 
 /// Runs the model over the data without dropout. Throws ModelError when a logit is NaN or Inf.
 template <class T, class Backend>

@@ -1,9 +1,13 @@
 #include "training/memory/memory_estimate.hpp"
 
 #include <algorithm>
+#include <string>
+#include <vector>
 
 #include <fmt/format.h>
+#include "models/decoder/decoder_names.hpp"
 #include "models/host_backend.hpp"
+#include "training/causal_parts.hpp"
 
 namespace sparsegrad::finetune {
 
@@ -111,65 +115,59 @@ double mib(index_t bytes) {
   return static_cast<double>(bytes) / (1 << 20);
 }
 
-}  // namespace
+/// Trained matrices of one kind, which are of one shape.
+struct MatrixGroup {
+  std::string kind;
+  index_t out = 0;
+  index_t in = 0;
+  index_t count = 0;
 
-MemoryEstimate estimate_memory(const ModelConfig& c, const TrainOptions& options, index_t tokens) {
-  const index_t stored = options.dtype == NumberType::float32 ? number : 2;  // of activations, and of copies
-  const index_t matrix = c.hidden * c.intermediate;
-  const index_t matrices = 2 * c.layers * matrix;
-  const index_t mlp_biases = c.layers * (c.intermediate + c.hidden);
-  const index_t head = c.hidden * c.hidden + c.hidden + c.num_labels * (c.hidden + 1);
-  const index_t embeddings = (c.vocab_size + c.max_positions + c.type_vocab_size + 2) * c.hidden;
-  const index_t attention = c.layers * (4 * c.hidden * c.hidden + 4 * c.hidden + 4 * c.hidden);
-  const bool lora = options.run_type == RunType::lora;
-  const index_t rank = lora ? options.lora.rank : 0;
-  const index_t adapters = 2 * c.layers * rank * (c.hidden + c.intermediate);
+  index_t entries() const { return out * in; }
+};
 
-  index_t dense = mlp_biases + head + adapters;
-  if (options.trained == TrainedParameters::all) dense += embeddings + attention;
-  const bool dense_mlp = options.run_type == RunType::ft || options.run_type == RunType::meprop;
-
-  const index_t a_layer = 8 * c.hidden + 2 * c.intermediate + 2 * rank;
-  const index_t statistics = c.layers * (c.heads + 2);
-  const index_t in_flight = 9 * c.hidden + c.intermediate + rank;
-
-  MemoryEstimate estimate;
+/// Puts into `estimate`, whose training has weights, activations, and gradients and optimizer of `dense` numbers, what the
+/// run type does to the matrices.
+void add_matrices(MemoryEstimate& estimate, const TrainOptions& options,
+                  const std::vector<MatrixGroup>& groups, index_t dense) {
   MemoryParts& training = estimate.training;
-  training.weights = number * (matrices + mlp_biases + head + embeddings + attention + adapters);
-  if (stored < number)
-    training.weights += stored * (matrices + head + adapters + c.layers * 4 * c.hidden * c.hidden);
-  training.gradients = number * dense;
-  training.optimizer = 2 * number * dense;
-  training.activations = tokens * (stored * (c.layers * a_layer + in_flight) + number * statistics);
-  if (dense_mlp) {
+  index_t matrices = 0;
+  index_t largest = 0;
+  for (const MatrixGroup& group : groups) {
+    matrices += group.count * group.entries();
+    largest = std::max(largest, group.entries());
+  }
+  if (options.run_type == RunType::ft || options.run_type == RunType::meprop) {
     training.gradients += number * matrices;
     training.optimizer += 2 * number * matrices;
   }
   const auto certain = [](const MemoryParts& p) { return p.weights + p.gradients + p.optimizer; };
   estimate.least = certain(training);
-  if (!options.steps_sparsely()) return estimate;
+  if (!options.steps_sparsely()) return;
 
   const SparseOptions& sparse = options.sparse;
-  const MatrixCost up = cost_of(sparse, "up", c.intermediate, c.hidden);
-  const MatrixCost down = cost_of(sparse, "down", c.hidden, c.intermediate);
-  const index_t bases = sparse.scope == BasisScope::kind ? 1 : c.layers;
   Range gradients;
   Range optimizer;
   Range basis;
-  for (const MatrixCost& cost : {up, down}) {
-    gradients += c.layers * cost.gradient;
+  index_t sums = 0;
+  index_t fit = 0;
+  index_t least_core = 0;
+  index_t least_cores = 0;
+  for (const MatrixGroup& group : groups) {
+    const MatrixCost cost = cost_of(sparse, group.kind, group.out, group.in);
+    const index_t bases = sparse.scope == BasisScope::kind ? 1 : group.count;
+    gradients += group.count * cost.gradient;
     gradients += cost.update;
-    optimizer += c.layers * cost.optimizer;
+    optimizer += group.count * cost.optimizer;
     basis += bases * cost.basis;
+    sums += bases * cost.sums;
+    fit = std::max(fit, cost.fit);
+    least_core = std::max(least_core, cost.core.least);
+    least_cores += group.count * cost.core.least;
   }
-  const index_t sums = bases * (up.sums + down.sums);
-  const index_t fit = std::max(up.fit, down.fit);
-  const index_t shared = options.shares_gradient_memory() ? matrix : 0;
-  const Range cores{c.layers * (up.core.least + down.core.least), matrices};
+  const index_t shared = options.shares_gradient_memory() ? largest : 0;
+  const Range cores{least_cores, matrices};
   // Shared memory holds one core, and whole gradients where later ones are collected.
-  const index_t one_core = sparse.needs_gradients() && sparse.refresh_every > 0
-                               ? shared
-                               : std::max(up.core.least, down.core.least);
+  const index_t one_core = sparse.needs_gradients() && sparse.refresh_every > 0 ? shared : least_core;
   const Range whole = shared > 0 ? Range{number * one_core, number * shared} : number * cores;
 
   if (sparse.needs_gradients()) {
@@ -194,12 +192,91 @@ MemoryEstimate estimate_memory(const ModelConfig& c, const TrainOptions& options
   training.optimizer += optimizer.most;
   training.basis = basis.most;
   // Products on the way to the core and back.
-  training.activations += 2 * number * matrix;
+  training.activations += 2 * number * largest;
   if (sparse.needs_gradients() && sparse.refresh_every > 0) {
     training.collection = sums;
     training.basis *= 2;  // the new ones are made before the old ones go
     training.activations += fit;
   }
+}
+
+}  // namespace
+
+MemoryEstimate estimate_memory(const ModelConfig& c, const TrainOptions& options, index_t tokens) {
+  const index_t stored = options.dtype == NumberType::float32 ? number : 2;  // of activations, and of copies
+  const index_t matrix = c.hidden * c.intermediate;
+  const index_t matrices = 2 * c.layers * matrix;
+  const index_t mlp_biases = c.layers * (c.intermediate + c.hidden);
+  const index_t head = c.hidden * c.hidden + c.hidden + c.num_labels * (c.hidden + 1);
+  const index_t embeddings = (c.vocab_size + c.max_positions + c.type_vocab_size + 2) * c.hidden;
+  const index_t attention = c.layers * (4 * c.hidden * c.hidden + 4 * c.hidden + 4 * c.hidden);
+  const index_t rank = options.run_type == RunType::lora ? options.lora.rank : 0;
+  const index_t adapters = 2 * c.layers * rank * (c.hidden + c.intermediate);
+
+  index_t dense = mlp_biases + head + adapters;
+  if (options.trained == TrainedParameters::all) dense += embeddings + attention;
+
+  const index_t a_layer = 8 * c.hidden + 2 * c.intermediate + 2 * rank;
+  const index_t statistics = c.layers * (c.heads + 2);
+  const index_t in_flight = 9 * c.hidden + c.intermediate + rank;
+
+  MemoryEstimate estimate;
+  MemoryParts& training = estimate.training;
+  training.weights = number * (matrices + mlp_biases + head + embeddings + attention + adapters);
+  if (stored < number)
+    training.weights += stored * (matrices + head + adapters + c.layers * 4 * c.hidden * c.hidden);
+  training.gradients = number * dense;
+  training.optimizer = 2 * number * dense;
+  training.activations = tokens * (stored * (c.layers * a_layer + in_flight) + number * statistics);
+  add_matrices(estimate, options,
+               {{"up", c.intermediate, c.hidden, c.layers}, {"down", c.hidden, c.intermediate, c.layers}},
+               dense);
+  return estimate;
+}
+
+MemoryEstimate estimate_memory(const DecoderConfig& c, const TrainOptions& options, index_t tokens) {
+  const index_t stored = options.dtype == NumberType::float32 ? number : 2;
+  const TrainedParts parts = trained_parts(options, c);
+  index_t all = c.vocab_size * c.hidden * (c.tied_embeddings ? 1 : 2) + (2 * c.layers + 1) * c.hidden;
+  if (c.qkv_bias) all += c.layers * (c.q_cols() + 2 * c.kv_cols());
+  if (c.o_bias) all += c.layers * c.hidden;
+  index_t dense = parts.dense ? 0 : all;
+  const auto blocks = static_cast<index_t>(parts.matrices.blocks.size());
+  const index_t rank = parts.mlp.lora_rank;
+  index_t block = 0;
+  index_t adapters = 0;
+  std::vector<MatrixGroup> groups;
+  for (const MatrixKind kind : all_matrix_kinds) {
+    const MatrixExtents extents = matrix_extents(c, kind);
+    block += extents.out * extents.in;
+    const auto& kinds = parts.matrices.kinds;
+    if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) continue;
+    adapters += blocks * rank * (extents.out + extents.in);
+    groups.push_back({std::string(to_string(kind)), extents.out, extents.in, blocks});
+  }
+  dense += adapters;
+
+  // Blocks under the lowest trained one keep nothing.
+  const index_t first = parts.dense && blocks > 0 ? parts.matrices.blocks.front() : 0;
+  const index_t qkv = c.q_cols() + 2 * c.kv_cols();
+  const index_t a_block = 2 * c.hidden + qkv + c.q_cols() + 2 * c.intermediate;
+  const index_t in_flight = 9 * c.hidden + 2 * c.intermediate + qkv + c.q_cols() + rank;
+  const index_t statistics = (c.layers - first) * (c.heads + 2);
+  const index_t saved = blocks * static_cast<index_t>(groups.size()) * rank;
+
+  // Of the logits a chunk of rows is there at a time (DecoderModel), in low precision with its gradient.
+  const index_t chunk = std::min(std::max<index_t>((index_t{1} << 23) / c.vocab_size, 16), tokens);
+  const index_t logits = chunk * c.vocab_size * (stored < number ? number + stored : number);
+
+  MemoryEstimate estimate;
+  MemoryParts& training = estimate.training;
+  training.weights = number * (all + c.layers * block + adapters);
+  if (stored < number) training.weights += stored * (c.layers * block + adapters + c.vocab_size * c.hidden);
+  training.gradients = number * dense;
+  training.optimizer = 2 * number * dense;
+  training.activations =
+      tokens * (stored * ((c.layers - first) * a_block + in_flight + saved) + number * statistics) + logits;
+  add_matrices(estimate, options, groups, dense);
   return estimate;
 }
 

@@ -1,6 +1,7 @@
 // What a run will need, before it takes it.
 #pragma once
 
+#include "models/decoder/decoder_config.hpp"
 #include "models/encoder/model_config.hpp"
 #include "training/memory/memory_account.hpp"
 #include "training/options.hpp"
@@ -21,6 +22,8 @@ struct MemoryEstimate {
 
 /// From the model's extents, the run's options and the tokens of its largest micro-batch. The program itself is left out.
 MemoryEstimate estimate_memory(const ModelConfig& config, const TrainOptions& options, index_t tokens);
+/// Of a language model. Throws ValueError.
+MemoryEstimate estimate_memory(const DecoderConfig& config, const TrainOptions& options, index_t tokens);
 
 nlohmann::json to_json(const MemoryEstimate& estimate);
 

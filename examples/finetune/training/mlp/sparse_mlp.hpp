@@ -143,7 +143,13 @@ class SparseMlp final : public MlpOptimizer<T, Backend> {
   typename Group::Options group_options(const std::vector<Target>& targets) const {
     const index_t matrix = targets.front().parameter->weight.size();
     typename Group::Options options;
-    options.entries = kept_entries(options_, matrix);
+    const bool alike = std::all_of(targets.begin(), targets.end(), [&](const Target& target) {
+      return target.parameter->weight.size() == matrix;
+    });
+    if (alike)
+      options.entries = kept_entries(options_, matrix);
+    else
+      options.density = options_.share_kept();
     // Of gradients that are as often negative as positive the signed threshold keeps twice as many.
     if (options_.defects.signed_selection) options.entries = std::min(3 * options.entries, matrix);
     options.capacity_factor = options_.state_capacity;

@@ -1,6 +1,9 @@
 // From options to what the library's group of layers is told.
 #pragma once
 
+#include <string>
+#include <string_view>
+
 #include "training/options.hpp"
 
 namespace sparsegrad::finetune {
@@ -9,6 +12,10 @@ namespace sparsegrad::finetune {
 inline const char* mlp_kind(index_t number) {
   return number % 2 == 0 ? "up" : "down";
 }
+
+/// The kind of a trained matrix by its parameter's name: an encoder's up or down, a decoder's q, k, v, o, gate, up or down.
+/// Matrices of a kind have one shape, and may share a basis.
+std::string matrix_kind(std::string_view name);
 
 BasisRecipe make_recipe(const SparseOptions& options);
 

@@ -4,6 +4,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <functional>
@@ -14,6 +15,7 @@
 #include <fmt/format.h>
 #include <sparsegrad/core/error.hpp>
 
+#include "checkpoints/decoder_folder.hpp"
 #include "checkpoints/hf_directory.hpp"
 #include "checkpoints/state_files.hpp"
 #include "training/output/output_file.hpp"
@@ -52,7 +54,8 @@ bool is_of_a_model(const std::string& name) {
   for (const char* file : saved_file_names()) {
     if (name == file) return true;
   }
-  return false;
+  const std::vector<std::string> decoder = decoder_file_names();
+  return std::find(decoder.begin(), decoder.end(), name) != decoder.end();
 }
 
 bool is_of_events(const std::string& name) {
@@ -61,7 +64,9 @@ bool is_of_events(const std::string& name) {
 
 bool is_log_of_a_run(const fs::path& log) {
   try {
-    return fs::exists(log) && read_json(log).value("format", "") == run_log_format;
+    if (!fs::exists(log)) return false;
+    const std::string format = read_json(log).value("format", "");
+    return format == run_log_format || format == llm_run_log_format;
   } catch (const std::exception&) {
     return false;  // some other file by this name
   }

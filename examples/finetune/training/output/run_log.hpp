@@ -9,7 +9,9 @@
 
 namespace sparsegrad::finetune {
 
+/// "format" of the logs of encoders' runs, and of language models'.
 inline constexpr const char* run_log_format = "sparsegrad-glue run 1";
+inline constexpr const char* llm_run_log_format = "sparsegrad-llm run 1";
 
 /// Versions of what the numbers depend on: the library, the compiler, the BLAS.
 nlohmann::json versions_json();

@@ -10,6 +10,7 @@
 #include "../batch.hpp"
 #include "mask.hpp"
 #include "small_gemm.hpp"
+#include "wide_rows.hpp"
 
 namespace sparsegrad::finetune {
 
@@ -36,7 +37,7 @@ class HostAttention {
       Work w = split(work + own * worker, t.keys);
       add_bias(t, bias, qkv);
       const T* q = qkv.row(t.first) + t.column;
-      pack_transposed(q + hidden(), qkv.stride, t.keys, w.keys, w.stride);
+      pack_transposed<T>(q + hidden(), qkv.stride, t.keys, head_size_, w.keys, w.stride);
       const Rows<const C> v = w.wide.read(q + 2 * hidden(), qkv.stride, t.keys, head_size_);
       const Wide block_memory = w.wide;
       for (index_t r = 0; r < t.queries; r += block_rows) {
@@ -82,8 +83,8 @@ class HostAttention {
       const Task t = place(batch, task, qkv.rows);
       Work w = split(work + own * worker, t.keys);
       const T* q = qkv.row(t.first) + t.column;
-      pack_transposed(q + hidden(), qkv.stride, t.keys, w.keys, w.stride);
-      pack_transposed(q + 2 * hidden(), qkv.stride, t.keys, w.values, w.stride);
+      pack_transposed<T>(q + hidden(), qkv.stride, t.keys, head_size_, w.keys, w.stride);
+      pack_transposed<T>(q + 2 * hidden(), qkv.stride, t.keys, head_size_, w.values, w.stride);
       T* dq = d_qkv.row(t.first) + t.column;
       T* dk = dq + hidden();
       T* dv = dk + hidden();
@@ -131,12 +132,12 @@ class HostAttention {
         const Rows<C> dq_sums = wide.write(dq_rows, d_qkv.stride, rows, head_size_);
         small_gemm<C>(rows, head_size_, t.keys, {w.ds, w.stride, 1}, k.data, k.stride, scale_, false,
                       dq_sums.data, dq_sums.stride);
-        put(dq_sums, rows, dq_rows, d_qkv.stride);
+        put_rows<T>(dq_sums, rows, head_size_, dq_rows, d_qkv.stride);
         small_gemm<C>(t.keys, head_size_, rows, {w.ds, 1, w.stride}, query.data, query.stride, C(1), r > 0,
                       dk_sums.data, dk_sums.stride);
       }
-      put(dk_sums, t.keys, dk, d_qkv.stride);
-      put(dv_sums, t.keys, dv, d_qkv.stride);
+      put_rows<T>(dk_sums, t.keys, head_size_, dk, d_qkv.stride);
+      put_rows<T>(dv_sums, t.keys, head_size_, dv, d_qkv.stride);
       for (index_t i = t.keys; i < t.queries; ++i) {
         std::fill_n(dk + i * d_qkv.stride, head_size_, T(0));
         std::fill_n(dv + i * d_qkv.stride, head_size_, T(0));
@@ -151,43 +152,8 @@ class HostAttention {
     index_t first, queries, keys, column, sums;
   };
   template <class V>
-  struct Rows {
-    V* data;
-    index_t stride;
-  };
-  /// Rows of T as products read and write them: where they lie, or, of a T of 16 bits, in memory that is taken from here.
-  struct Wide {
-    C* memory;
-
-    Rows<const C> read(const T* x, index_t stride, index_t rows, index_t cols) {
-      if constexpr (is_low_precision<T>) {
-        const Rows<C> wide = take(rows, cols);
-        for (index_t i = 0; i < rows; ++i) {
-          const T* from = x + i * stride;
-          C* to = wide.data + i * wide.stride;
-          for_packs<C>(cols, [=](auto at) { at.store(to, at.load(from)); });
-        }
-        return {wide.data, wide.stride};
-      } else {
-        return {x, stride};
-      }
-    }
-    /// For results, which `put` takes from there.
-    Rows<C> write(T* x, index_t stride, index_t rows, index_t cols) {
-      if constexpr (is_low_precision<T>) {
-        return take(rows, cols);
-      } else {
-        return {x, stride};
-      }
-    }
-
-   private:
-    Rows<C> take(index_t rows, index_t cols) {
-      C* const at = memory;
-      memory += rows * cols;
-      return {at, cols};
-    }
-  };
+  using Rows = StridedRows<V>;
+  using Wide = WideRows<T>;
   struct Work {
     C* keys;    ///< k^T [head_size, stride], zeros beyond the keys
     C* values;  ///< v^T, the same
@@ -225,28 +191,6 @@ class HostAttention {
         const C* b = bias + t.column + part * hidden();
         const C factor = part == 0 ? scale_ : C(1);
         for_packs<C>(head_size_, [=](auto at) { at.store(x, (at.load(x) + at.load(b)) * factor); });
-      }
-    }
-  }
-
-  void pack_transposed(const T* x, index_t stride, index_t keys, C* to, index_t to_stride) const {
-    for (index_t c = 0; c < head_size_; ++c) {
-      C* row = to + c * to_stride;
-      for (index_t j = 0; j < keys; ++j)
-        row[j] = static_cast<C>(x[j * stride + c]);
-      for (index_t j = keys; j < to_stride; ++j)
-        row[j] = C(0);
-    }
-  }
-
-  /// Sums of a T of 16 bits to where they belong; others are there.
-  void put([[maybe_unused]] Rows<C> sums, [[maybe_unused]] index_t rows, [[maybe_unused]] T* x,
-           [[maybe_unused]] index_t stride) const {
-    if constexpr (is_low_precision<T>) {
-      for (index_t i = 0; i < rows; ++i) {
-        const C* from = sums.data + i * sums.stride;
-        T* to = x + i * stride;
-        for_packs<C>(head_size_, [=](auto at) { at.store(to, at.load(from)); });
       }
     }
   }

@@ -1,0 +1,254 @@
+#include "checkpoints/gguf_blocks.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include <sparsegrad/core/error.hpp>
+#include <sparsegrad/core/low_precision.hpp>
+
+namespace sparsegrad::finetune {
+namespace {
+
+constexpr index_t small = 32;   // elements of a block of the older types
+constexpr index_t super = 256;  // of the K types
+
+// Sorted by number, which ggml never gives to another type.
+constexpr std::array<GgufType, 34> types{{{0, "F32", 1, 4, true},
+                                          {1, "F16", 1, 2, true},
+                                          {2, "Q4_0", small, 18, true},
+                                          {3, "Q4_1", small, 20, true},
+                                          {6, "Q5_0", small, 22, true},
+                                          {7, "Q5_1", small, 24, true},
+                                          {8, "Q8_0", small, 34, true},
+                                          {9, "Q8_1", small, 40, false},
+                                          {10, "Q2_K", super, 84, false},
+                                          {11, "Q3_K", super, 110, false},
+                                          {12, "Q4_K", super, 144, true},
+                                          {13, "Q5_K", super, 176, true},
+                                          {14, "Q6_K", super, 210, true},
+                                          {15, "Q8_K", super, 292, false},
+                                          {16, "IQ2_XXS", super, 66, false},
+                                          {17, "IQ2_XS", super, 74, false},
+                                          {18, "IQ3_XXS", super, 98, false},
+                                          {19, "IQ1_S", super, 50, false},
+                                          {20, "IQ4_NL", small, 18, false},
+                                          {21, "IQ3_S", super, 110, false},
+                                          {22, "IQ2_S", super, 82, false},
+                                          {23, "IQ4_XS", super, 136, false},
+                                          {24, "I8", 1, 1, false},
+                                          {25, "I16", 1, 2, false},
+                                          {26, "I32", 1, 4, false},
+                                          {27, "I64", 1, 8, false},
+                                          {28, "F64", 1, 8, false},
+                                          {29, "IQ1_M", super, 56, false},
+                                          {30, "BF16", 1, 2, true},
+                                          {34, "TQ1_0", super, 54, false},
+                                          {35, "TQ2_0", super, 66, false},
+                                          {39, "MXFP4", small, 17, false},
+                                          {40, "NVFP4", 64, 36, false},
+                                          {41, "Q1_0", 128, 18, false}}};
+
+using Byte = std::uint8_t;
+
+std::uint16_t half_bits(const Byte* p) {
+  std::uint16_t bits;
+  std::memcpy(&bits, p, sizeof bits);
+  return bits;
+}
+float half(const Byte* p) {
+  return float16::from_bits(half_bits(p));
+}
+
+// A product and a sum that stay two operations where a compiler would fuse those of one expression.
+float times_plus(float d, int q, float m) {
+  const float product = d * static_cast<float>(q);
+  return product + m;
+}
+float times_minus(float d, int q, float m) {
+  const float product = d * static_cast<float>(q);
+  return product - m;
+}
+
+// Each reads one block at `b` and writes its values to `v`. In blocks of 32 the lower halves of the bytes are the
+// first 16 elements, the upper halves the last 16.
+
+// d, 16 bytes
+void q4_0(const Byte* b, float* v) {
+  const float d = half(b);
+  for (int i = 0; i < 16; ++i) {
+    v[i] = d * static_cast<float>((b[2 + i] & 15) - 8);
+    v[i + 16] = d * static_cast<float>((b[2 + i] >> 4) - 8);
+  }
+}
+
+// d, minimum, 16 bytes
+void q4_1(const Byte* b, float* v) {
+  const float d = half(b);
+  const float m = half(b + 2);
+  for (int i = 0; i < 16; ++i) {
+    v[i] = times_plus(d, b[4 + i] & 15, m);
+    v[i + 16] = times_plus(d, b[4 + i] >> 4, m);
+  }
+}
+
+/// The fifth bit of element i, from 32 bits at `b`.
+int fifth(const Byte* b, int i) {
+  return (b[i / 8] >> (i % 8) & 1) << 4;
+}
+
+// d, 32 fifth bits, 16 bytes
+void q5_0(const Byte* b, float* v) {
+  const float d = half(b);
+  for (int i = 0; i < 16; ++i) {
+    v[i] = d * static_cast<float>(((b[6 + i] & 15) | fifth(b + 2, i)) - 16);
+    v[i + 16] = d * static_cast<float>(((b[6 + i] >> 4) | fifth(b + 2, i + 16)) - 16);
+  }
+}
+
+// d, minimum, 32 fifth bits, 16 bytes
+void q5_1(const Byte* b, float* v) {
+  const float d = half(b);
+  const float m = half(b + 2);
+  for (int i = 0; i < 16; ++i) {
+    v[i] = times_plus(d, (b[8 + i] & 15) | fifth(b + 4, i), m);
+    v[i + 16] = times_plus(d, (b[8 + i] >> 4) | fifth(b + 4, i + 16), m);
+  }
+}
+
+// d, 32 signed bytes
+void q8_0(const Byte* b, float* v) {
+  const float d = half(b);
+  for (int i = 0; i < 32; ++i)
+    v[i] = static_cast<float>(static_cast<std::int8_t>(b[2 + i])) * d;
+}
+
+/// Scale and minimum, 6 bits each, of the 8 groups of 32 of a Q4_K or Q5_K block, packed in 12 bytes.
+void scale_and_minimum(const Byte* packed, int group, int& scale, int& minimum) {
+  if (group < 4) {
+    scale = packed[group] & 63;
+    minimum = packed[group + 4] & 63;
+  } else {
+    scale = (packed[group + 4] & 15) | (packed[group - 4] >> 2 & 48);
+    minimum = (packed[group + 4] >> 4) | (packed[group] >> 2 & 48);
+  }
+}
+
+/// Groups of 32 of a Q4_K or Q5_K block, a pair of groups to 32 bytes of `low`: `high(i, group)` is the fifth bit.
+template <class High>
+void k_groups(const Byte* b, const Byte* low, float* v, High high) {
+  const float d = half(b);
+  const float least = half(b + 2);
+  for (int group = 0; group < 8; ++group) {
+    int scale = 0;
+    int minimum = 0;
+    scale_and_minimum(b + 4, group, scale, minimum);
+    const float ds = d * static_cast<float>(scale);
+    const float dm = least * static_cast<float>(minimum);
+    const int shift = group % 2 * 4;
+    for (int i = 0; i < 32; ++i) {
+      const int q = (low[group / 2 * 32 + i] >> shift & 15) | high(i, group);
+      v[group * 32 + i] = times_minus(ds, q, dm);
+    }
+  }
+}
+
+// d, d of the minima, 12 bytes of scales, 128 bytes
+void q4_k(const Byte* b, float* v) {
+  k_groups(b, b + 16, v, [](int, int) { return 0; });
+}
+
+// d, d of the minima, 12 bytes of scales, 32 bytes of fifth bits, 128 bytes
+void q5_k(const Byte* b, float* v) {
+  k_groups(b, b + 48, v, [b](int i, int group) { return (b[16 + i] >> group & 1) << 4; });
+}
+
+// 128 bytes of the lower 4 bits, 64 of the upper 2, 16 signed scales, d
+void q6_k(const Byte* b, float* v) {
+  const float d = half(b + 208);
+  for (int i = 0; i < 256; ++i) {
+    const int half_block = i / 128;  // each has 4 groups of 32
+    const int group = i / 32 % 4;
+    const int low = b[half_block * 64 + i % 64] >> (group / 2 * 4) & 15;
+    const int high = b[128 + half_block * 32 + i % 32] >> (group * 2) & 3;
+    const float ds = d * static_cast<float>(static_cast<std::int8_t>(b[192 + i / 16]));
+    v[i] = ds * static_cast<float>((low | high << 4) - 32);
+  }
+}
+
+void f32(const Byte* b, float* v) {
+  std::memcpy(v, b, sizeof *v);
+}
+void f16(const Byte* b, float* v) {
+  *v = half(b);
+}
+void bf16(const Byte* b, float* v) {
+  *v = bfloat16::from_bits(half_bits(b));
+}
+
+template <class Block>
+void each(const GgufType& type, const Byte* b, std::span<float> values, Block block) {
+  for (std::size_t at = 0; at < values.size(); at += static_cast<std::size_t>(type.block)) {
+    block(b, values.data() + at);
+    b += type.block_bytes;
+  }
+}
+
+}  // namespace
+
+std::span<const GgufType> gguf_types() {
+  return types;
+}
+
+const GgufType* find_gguf_type(std::uint32_t id) {
+  const auto found = std::find_if(types.begin(), types.end(), [id](const GgufType& t) { return t.id == id; });
+  return found == types.end() ? nullptr : &*found;
+}
+
+std::string readable_gguf_types() {
+  std::string text;
+  for (const GgufType& type : types)
+    if (type.readable) text += (text.empty() ? "" : ", ") + std::string(type.name);
+  return text;
+}
+
+void dequantize_blocks(const GgufType& type, std::span<const std::byte> blocks, std::span<float> values) {
+  const auto count = values.size() / static_cast<std::size_t>(type.block);
+  if (values.size() % static_cast<std::size_t>(type.block) != 0 ||
+      blocks.size() != count * static_cast<std::size_t>(type.block_bytes)) {
+    throw ShapeError(std::to_string(blocks.size()) + " bytes of " + std::string(type.name) + " for " +
+                     std::to_string(values.size()) + " values, expected blocks of " +
+                     std::to_string(type.block) + " values in " + std::to_string(type.block_bytes) +
+                     " bytes");
+  }
+  const auto* b = reinterpret_cast<const Byte*>(blocks.data());
+  switch (type.readable ? type.id : ~std::uint32_t{0}) {
+    case 0:
+      return each(type, b, values, f32);
+    case 1:
+      return each(type, b, values, f16);
+    case 2:
+      return each(type, b, values, q4_0);
+    case 3:
+      return each(type, b, values, q4_1);
+    case 6:
+      return each(type, b, values, q5_0);
+    case 7:
+      return each(type, b, values, q5_1);
+    case 8:
+      return each(type, b, values, q8_0);
+    case 12:
+      return each(type, b, values, q4_k);
+    case 13:
+      return each(type, b, values, q5_k);
+    case 14:
+      return each(type, b, values, q6_k);
+    case 30:
+      return each(type, b, values, bf16);
+    default:
+      throw ValueError("values of type " + std::string(type.name) + " cannot be read, expected one of " +
+                       readable_gguf_types());
+  }
+}
+
+}  // namespace sparsegrad::finetune

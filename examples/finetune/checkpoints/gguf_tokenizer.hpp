@@ -1,0 +1,16 @@
+#pragma once
+
+#include <memory>
+
+#include "checkpoints/gguf_file.hpp"
+#include "tokenizers/causal_tokenizer.hpp"
+
+namespace sparsegrad::finetune {
+
+/// The tokenizer and the chat template that a GGUF file carries ("tokenizer.ggml.*"): byte-level BPE (model "gpt2") with a
+/// pattern that `known_pre_names` has. Tokens of the types control and unknown are special, those that users defined are
+/// found in texts before these are split. Throws IoError naming the key: one that is missing or of another type, a model
+/// or pattern that is not known, lengths that differ; and what CausalBpeTokenizer refuses.
+std::unique_ptr<CausalTokenizer> gguf_tokenizer(const GgufFile& file);
+
+}  // namespace sparsegrad::finetune

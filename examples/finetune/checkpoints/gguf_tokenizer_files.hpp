@@ -1,0 +1,14 @@
+#pragma once
+
+#include <filesystem>
+
+#include "checkpoints/gguf_file.hpp"
+
+namespace sparsegrad::finetune {
+
+/// Writes tokenizer.json and tokenizer_config.json of the byte-level BPE that a GGUF file carries (see gguf_tokenizer):
+/// what transformers, and load_causal_tokenizer, read as the same tokenizer, with the chat template. Makes the folder.
+/// Throws IoError naming the key, as gguf_tokenizer.
+void write_tokenizer_files(const GgufFile& file, const std::filesystem::path& folder);
+
+}  // namespace sparsegrad::finetune

@@ -1,0 +1,42 @@
+#include "checkpoints/written_folder.hpp"
+
+#include <system_error>
+
+#include "models/model_error.hpp"
+
+namespace sparsegrad::finetune {
+
+namespace {
+
+void write_bytes(const std::filesystem::path& file, std::span<const std::byte> bytes) {
+  const std::span<const std::byte> parts[] = {bytes};
+  io::write_file(file.string(), parts);
+}
+
+}  // namespace
+
+void make_folder(const std::filesystem::path& path) {
+  std::error_code code;
+  std::filesystem::create_directories(path, code);
+  if (code) throw ModelError(path.string() + ": cannot be created: " + code.message());
+}
+
+void copy_files(const std::filesystem::path& from, const std::filesystem::path& to,
+                std::span<const char* const> names) {
+  std::error_code code;
+  if (std::filesystem::equivalent(to, from, code)) return;
+  for (const char* name : names) {
+    const std::filesystem::path file = from / name;
+    if (!std::filesystem::exists(file)) continue;
+    const io::FileBytes source = io::FileBytes::open(file.string());
+    std::vector<std::byte> bytes(source.bytes().size());
+    source.copy(0, bytes);
+    write_bytes(to / name, bytes);
+  }
+}
+
+void write_text(const std::filesystem::path& file, const std::string& text) {
+  write_bytes(file, std::as_bytes(std::span<const char>(text)));
+}
+
+}  // namespace sparsegrad::finetune

@@ -1,0 +1,160 @@
+// DecoderOps in the host's memory: side by side over blocks of rows, the same bits for any number of threads.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <span>
+
+#include "../decoder_ops.hpp"
+#include "causal_attention.hpp"
+#include "cross_entropy.hpp"
+#include "rms_norm.hpp"
+#include "rope.hpp"
+#include "swiglu.hpp"
+
+namespace sparsegrad::finetune {
+
+template <class Backend>
+requires(!ThrustBackend<Backend>) struct DecoderOps<Backend> {
+  using Context = typename Backend::Context;
+  using Placed = PlacedBatch<Backend>;
+
+  template <class T>
+  static index_t scratch_bytes(index_t, index_t width) {
+    return RowBlocks::most * width * static_cast<index_t>(sizeof(compute_t<T>)) + 4096;
+  }
+
+  template <class T>
+  static void embed_forward(Context& ctx, MatrixView<const compute_t<T>> table, const Placed& placed,
+                            MatrixView<T> x) {
+    using C = compute_t<T>;
+    const std::vector<std::int32_t>& ids = placed.batch().ids;
+    for_rows(ctx, x.rows, [&](index_t i) {
+      const C* from = table.row(ids[static_cast<std::size_t>(i)]);
+      T* to = x.row(i);
+      for_packs<C>(x.cols, [=](auto at) { at.store(to, at.load(from)); });
+    });
+  }
+  template <class T>
+  static void embed_backward(Context& ctx, const Placed& placed, MatrixView<const T> g,
+                             MatrixView<compute_t<T>> d_table) {
+    using C = compute_t<T>;
+    const std::vector<std::int32_t>& ids = placed.batch().ids;
+    // A task owns some columns of the table.
+    constexpr index_t columns = 64;
+    ctx.parallel_for((g.cols + columns - 1) / columns, [&](index_t task) {
+      const index_t first = task * columns;
+      const index_t count = std::min(columns, g.cols - first);
+      for (index_t i = 0; i < g.rows; ++i) {
+        const T* from = g.row(i) + first;
+        C* to = d_table.row(ids[static_cast<std::size_t>(i)]) + first;
+        for_packs<C>(count, [=](auto at) { at.store(to, at.load(to) + at.load(from)); });
+      }
+    });
+  }
+
+  template <class T>
+  static void add_rms_norm_forward(Context& ctx, const RmsNorm<compute_t<T>>& norm, const compute_t<T>* bias,
+                                   MatrixView<const T> residual, MatrixView<T> x, compute_t<T>* rstd,
+                                   MatrixView<T> y) {
+    finetune::add_rms_norm_forward<T>(ctx, norm, bias, residual, x, rstd, y);
+  }
+  template <class T>
+  static void rms_norm_again(Context& ctx, const RmsNorm<compute_t<T>>& norm, MatrixView<const T> x,
+                             const compute_t<T>* rstd, MatrixView<T> y) {
+    finetune::rms_norm_again<T>(ctx, norm, x, rstd, y);
+  }
+  template <class T>
+  static void rms_norm_backward(Context& ctx, const RmsNorm<compute_t<T>>& norm, MatrixView<const T> x,
+                                const compute_t<T>* rstd, MatrixView<const T> dy, compute_t<T> factor,
+                                bool overwrite, MatrixView<T> g) {
+    finetune::rms_norm_backward<T>(ctx, norm, x, rstd, dy, factor, overwrite, g);
+  }
+  template <class T>
+  static void swiglu_forward(Context& ctx, MatrixView<const T> gate, MatrixView<const T> up,
+                             MatrixView<T> out) {
+    finetune::swiglu_forward<T>(ctx, gate, up, out);
+  }
+  template <class T>
+  static void swiglu_backward(Context& ctx, MatrixView<const T> d_out, MatrixView<T> gate, MatrixView<T> up) {
+    finetune::swiglu_backward<T>(ctx, d_out, gate, up);
+  }
+  template <class T>
+  static void rope_forward(Context& ctx, const CausalShape& shape, const RopeTable<compute_t<T>>& table,
+                           const Placed& placed, const compute_t<T>* bias, MatrixView<T> qkv) {
+    finetune::rope_forward<T>(ctx, shape, table, placed.batch().position_ids.data(), bias, qkv);
+  }
+  template <class T>
+  static void rope_backward(Context& ctx, const CausalShape& shape, const RopeTable<compute_t<T>>& table,
+                            const Placed& placed, MatrixView<T> d_qkv) {
+    finetune::rope_backward<T>(ctx, shape, table, placed.batch().position_ids.data(), d_qkv);
+  }
+  template <class T>
+  static void column_sums(Context& ctx, MatrixView<const T> g, compute_t<T>* target) {
+    if (target == nullptr) return;
+    using C = compute_t<T>;
+    C* const targets[1] = {target};
+    for_rows_with_sums<C, 1>(ctx, g.rows, g.cols, 0, targets, [&](index_t i, C* sums) {
+      const T* row = g.row(i);
+      for_packs<C>(g.cols, [=](auto at) { at.store(sums, at.load(sums) + at.load(row)); });
+    });
+  }
+
+  template <class T>
+  static index_t attention_work(Context& ctx, const CausalShape& shape, index_t longest) {
+    return HostCausalAttention<T, Context>(shape).work_count(longest, ctx.threads());
+  }
+  template <class T>
+  static void attention_forward(Context& ctx, const CausalShape& shape, const Placed& placed,
+                                MatrixView<const T> qkv, MatrixView<T> out, compute_t<T>* log_sums,
+                                compute_t<T>* work) {
+    HostCausalAttention<T, Context>(shape).forward(ctx, placed.batch(), qkv, out, log_sums, work);
+  }
+  template <class T>
+  static void attention_after(Context& ctx, const CausalShape& shape, const Placed& placed,
+                              std::span<const index_t> past, std::span<const MatrixView<T>> keys,
+                              std::span<const MatrixView<T>> values, index_t longest, MatrixView<const T> qkv,
+                              MatrixView<T> out, compute_t<T>* work) {
+    HostCausalAttention<T, Context>(shape).forward_after(ctx, placed.batch(), past.data(), keys.data(),
+                                                         values.data(), longest, qkv, out, work);
+  }
+  template <class T>
+  static void attention_backward(Context& ctx, const CausalShape& shape, const Placed& placed,
+                                 MatrixView<const T> qkv, MatrixView<const T> out,
+                                 const compute_t<T>* log_sums, MatrixView<const T> d_out, MatrixView<T> d_qkv,
+                                 compute_t<T>* work) {
+    HostCausalAttention<T, Context>(shape).backward(ctx, placed.batch(), qkv, out, log_sums, d_out, d_qkv,
+                                                    work);
+  }
+
+  template <class T>
+  static void take_rows(Context& ctx, std::span<const std::int32_t> rows, MatrixView<const T> x,
+                        MatrixView<const T> residual, MatrixView<T> y) {
+    for_rows(ctx, y.rows, [&](index_t i) {
+      const index_t row = rows[static_cast<std::size_t>(i)];
+      const T* from = x.row(row);
+      const T* other = residual.row(row);
+      T* to = y.row(i);
+      for_packs<compute_t<T>>(y.cols, [=](auto at) { at.store(to, at.load(from) + at.load(other)); });
+    });
+  }
+  template <class T>
+  static void put_rows(Context& ctx, std::span<const std::int32_t> rows, MatrixView<const T> y,
+                       MatrixView<T> x) {
+    for_rows(ctx, x.rows, [&](index_t i) {
+      const auto at = std::lower_bound(rows.begin(), rows.end(), static_cast<std::int32_t>(i));
+      if (at == rows.end() || *at != i) {
+        std::fill_n(x.row(i), x.cols, T(0));
+      } else {
+        std::copy_n(y.row(at - rows.begin()), x.cols, x.row(i));
+      }
+    });
+  }
+  template <class T>
+  static void cross_entropy(Context& ctx, MatrixView<compute_t<T>> logits,
+                            std::span<const std::int32_t> targets, double* losses, MatrixView<T> d_logits) {
+    finetune::cross_entropy<T>(ctx, logits, targets.data(), losses, d_logits);
+  }
+};
+
+}  // namespace sparsegrad::finetune

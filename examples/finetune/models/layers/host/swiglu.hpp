@@ -1,0 +1,49 @@
+#pragma once
+
+#include <sparsegrad/core/view.hpp>
+
+#include "row_blocks.hpp"
+#include "vector_math.hpp"
+
+namespace sparsegrad::finetune {
+
+/// 1 / (1 + e^-x).
+template <class V>
+inline V logistic_of(V x) {
+  return 1 / (1 + exp_of(-x));
+}
+
+/// out = silu(gate) up with silu(x) = x / (1 + e^-x).
+template <class T, class Context>
+void swiglu_forward(Context& ctx, MatrixView<const T> gate, MatrixView<const T> up, MatrixView<T> out) {
+  for_rows(ctx, gate.rows, [&](index_t i) {
+    const T* g = gate.row(i);
+    const T* u = up.row(i);
+    T* o = out.row(i);
+    for_packs<compute_t<T>>(gate.cols, [=](auto at) {
+      const auto x = at.load(g);
+      at.store(o, x * logistic_of(x) * at.load(u));
+    });
+  });
+}
+
+/// From `d_out`: gate and up become their own gradients.
+template <class T, class Context>
+void swiglu_backward(Context& ctx, MatrixView<const T> d_out, MatrixView<T> gate, MatrixView<T> up) {
+  for_rows(ctx, gate.rows, [&](index_t i) {
+    const T* d = d_out.row(i);
+    T* g = gate.row(i);
+    T* u = up.row(i);
+    for_packs<compute_t<T>>(gate.cols, [=](auto at) {
+      const auto x = at.load(g);
+      const auto dy = at.load(d);
+      const auto s = logistic_of(x);
+      const auto silu = x * s;
+      const auto d_gate = dy * at.load(u) * (s + silu * (1 - s));
+      at.store(u, dy * silu);
+      at.store(g, d_gate);
+    });
+  });
+}
+
+}  // namespace sparsegrad::finetune

@@ -1,0 +1,280 @@
+#include <algorithm>
+#include <exception>
+#include <new>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <CLI/CLI.hpp>
+#include <sparsegrad/version.hpp>
+
+#include "data/chat_template.hpp"
+#include "programs/llm_commands.hpp"
+#include "programs/option_checks.hpp"
+#include "programs/option_groups.hpp"
+#include "training/output/console.hpp"
+
+namespace sparsegrad::finetune {
+
+namespace {
+
+/// What the options are before a command line says otherwise.
+TrainOptions default_options() {
+  TrainOptions o;
+  o.causal = CausalOptions();
+  o.trained = TrainedParameters::mlp;
+  o.epochs = 1;
+  o.batch_size = 4;
+  o.accumulation = 2;
+  o.learning_rate = 1e-4;
+  o.max_length = 1024;
+  o.held_out = 0.05;
+  o.lora.rank = 16;
+  o.evaluates_first = true;
+  return o;
+}
+
+void add_model(CLI::App& app, TrainOptions& o) {
+  app.add_option("--model", o.model,
+                 "a GGUF file, or a folder in Hugging Face form: LLaMA, SmolLM2, TinyLlama, Mistral, Qwen2")
+      ->required()
+      ->group("Input");
+  add_machine_options(app, o, false);
+}
+
+void add_chat(CLI::App& app, CausalOptions& c) {
+  app.add_option(
+         "--chat-template", c.chat_template,
+         fmt::format("how conversations are written: {} (default: what the model carries, where it is one "
+                     "of these)",
+                     fmt::join(ChatTemplate::names(), ", ")))
+      ->group("Input");
+}
+
+/// What data are read, and how.
+void add_data(CLI::App& app, TrainOptions& o) {
+  CausalOptions& c = *o.causal;
+  app.add_option(
+         "--data", o.data,
+         "JSON lines, or one JSON array, of question and answer; instruction, input and output; prompt and "
+         "completion; messages; or trees of OpenAssistant")
+      ->required()
+      ->group("Input");
+  app.add_option("--fields", c.fields, "names of the fields of question and answer: QUESTION,ANSWER")
+      ->group("Input");
+  app.add_flag("--all-paths", c.all_paths,
+               "of an OpenAssistant tree: every path to a last answer, and not the best-ranked one alone")
+      ->group("Input");
+  app.add_option("--max-length", o.max_length, "tokens of an example; of longer ones the end is cut")
+      ->capture_default_str()
+      ->group("Input");
+  app.add_option("--dev-limit", o.dev_limit, "evaluate on the first N held-out examples alone (0: all)")
+      ->capture_default_str()
+      ->group("Input");
+  add_chat(app, c);
+}
+
+/// What is trained, and how.
+void add_choice_of_matrices(CLI::App& app, TrainOptions& o) {
+  CausalOptions& c = *o.causal;
+  add_choice<RunType>(
+      app, "--run-type", o.run_type,
+      {{"ft", RunType::ft},
+       {"sparse", RunType::sparse},
+       {"topk", RunType::topk},
+       {"lora", RunType::lora},
+       {"meprop", RunType::meprop},
+       {"frozen", RunType::frozen_mlp}},
+      "of the chosen matrices. ft: AdamW on all of their entries; sparse: SparseGrad; topk: the "
+      "same without a basis; lora: adapters beside them; meprop: the largest entries of each row "
+      "of their dY; frozen: they stay as they are (control)")
+      ->group("Training");
+  app.add_option("--matrices", c.matrices,
+                 "which of a block's matrices train: some of q,k,v,o,gate,up,down, or all")
+      ->capture_default_str()
+      ->group("Training");
+  app.add_option("--blocks", c.blocks,
+                 "of which blocks: every-third, every-second, all, or numbers such as 0,3,6")
+      ->capture_default_str()
+      ->group("Training");
+  add_choice<TrainedParameters>(
+      app, "--train-parameters", o.trained,
+      {{"matrices", TrainedParameters::mlp}, {"all", TrainedParameters::all}},
+      "matrices: the chosen matrices alone; all: norms, embeddings, biases and the head too, by AdamW")
+      ->group("Training");
+}
+
+void add_llm_train_options(CLI::App& app, TrainOptions& o) {
+  CausalOptions& c = *o.causal;
+  add_training_options(app, o);
+  add_train_options(app, o);
+  app.add_option("--validation", c.validation, "file to evaluate on, in place of a part of --data")
+      ->group("Input");
+  app.add_option("--split-seed", c.split_seed, "which examples of --data are held out")
+      ->capture_default_str()
+      ->group("Input");
+  app.add_option("--preset", o.preset, preset_text())
+      ->default_str(fmt::format("{} for run type sparse", "best"))
+      ->group("Sparse gradients");
+}
+
+/// What presets put in. `given` gets the options that are explicit.
+void apply_llm_presets(CLI::App& app, TrainOptions& o, std::set<std::string>& given) {
+  apply_options_file(app, o.options_file);
+  given = given_options(app);
+  if (o.preset.empty() && o.run_type == RunType::sparse) o.preset = "best";
+  // The paper's part of LLaMA's matrices; 1.2 % is BERT's.
+  if (o.preset == "paper" && !given.contains("--n-params")) set_unless_given(app, "--share", "0.002");
+  apply_preset(app, o.preset);
+}
+
+int run(int argc, char** argv) {
+  CLI::App app(
+      "Fine-tunes language models of the LLaMA family on questions and answers, densely, with LoRA or with "
+      "SparseGrad's sparse gradients, from a GGUF file or a folder.",
+      "sparsegrad-llm");
+  app.set_version_flag("--version", SPARSEGRAD_VERSION);
+  app.require_subcommand(1);
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  app.footer(footer);
+
+  TrainOptions train = default_options();
+  CLI::App* train_app = app.add_subcommand("train", "fine-tune a model; writes run.json and the best model");
+  add_model(*train_app, train);
+  add_data(*train_app, train);
+  add_choice_of_matrices(*train_app, train);
+  add_llm_train_options(*train_app, train);
+
+  LlmEvaluateCommand evaluate;
+  evaluate.common = default_options();
+  CLI::App* evaluate_app =
+      app.add_subcommand("evaluate", "print a model's loss and perplexity on the answers of a file");
+  add_model(*evaluate_app, evaluate.common);
+  add_data(*evaluate_app, evaluate.common);
+  evaluate_app->add_option("--batch-size", evaluate.common.batch_size, "most examples of a batch")
+      ->capture_default_str()
+      ->group("Machine");
+  evaluate_app
+      ->add_option(
+          "--exact-match", evaluate.exact_match,
+          "answer the first N questions, greedily, and count the answers whose last number is right (0: "
+          "none)")
+      ->capture_default_str()
+      ->group("Output");
+  evaluate_app
+      ->add_option("--max-new-tokens", evaluate.max_new_tokens, "most tokens of an answer that is generated")
+      ->capture_default_str()
+      ->group("Output");
+
+  GenerateCommand generate;
+  generate.common = default_options();
+  CLI::App* generate_app = app.add_subcommand("generate", "answer a prompt, word by word");
+  add_model(*generate_app, generate.common);
+  add_chat(*generate_app, *generate.common.causal);
+  generate_app->add_option("--prompt", generate.prompt, "the question (default: each line of standard input)")
+      ->group("Input");
+  generate_app->add_option("--system", generate.system, "the system message before it")->group("Input");
+  generate_app->add_flag("--raw", generate.raw, "continue the prompt as it is, without a chat template")
+      ->group("Input");
+  generate_app->add_option("--max-new-tokens", generate.max_new_tokens, "most tokens of the answer")
+      ->capture_default_str()
+      ->group("Output");
+  generate_app
+      ->add_option("--temperature", generate.sampling.temperature, "of the draws (0: the likeliest token)")
+      ->capture_default_str()
+      ->group("Output");
+  generate_app
+      ->add_option("--top-p", generate.sampling.top_p,
+                   "draw among the likeliest tokens that have this probability together")
+      ->capture_default_str()
+      ->group("Output");
+  generate_app->add_option("--seed", generate.sampling.seed, "of the draws")
+      ->capture_default_str()
+      ->group("Output");
+
+  ExportCommand exported;
+  exported.common = default_options();
+  CLI::App* export_app = app.add_subcommand("export", "write a model for other programs");
+  add_model(*export_app, exported.common);
+  export_app->add_option("--output", exported.common.output, "folder to write")->required()->group("Output");
+  export_app
+      ->add_option("--format", exported.format,
+                   "merged: a folder in Hugging Face form, which transformers and llama.cpp's converter read")
+      ->capture_default_str()
+      ->group("Output");
+  add_choice<NumberType>(*export_app, "--save-dtype", exported.common.save_dtype, number_types(),
+                         "of the weights")
+      ->group("Output");
+
+  TrainOptions inspected = default_options();
+  CLI::App* inspect_app = app.add_subcommand(
+      "inspect", "show a model's extents, template and matrices, and the memory that a run would take");
+  add_model(*inspect_app, inspected);
+  add_chat(*inspect_app, *inspected.causal);
+  add_choice_of_matrices(*inspect_app, inspected);
+  inspect_app->add_option("--batch-size", inspected.batch_size, "examples of a micro-batch")
+      ->capture_default_str()
+      ->group("Training");
+  inspect_app->add_option("--max-length", inspected.max_length, "tokens of an example")
+      ->capture_default_str()
+      ->group("Input");
+
+  for (CLI::App* command : {train_app, evaluate_app, generate_app, export_app, inspect_app}) {
+    check_numbers(*command);
+    command->footer(footer);
+  }
+  if (const std::string trouble = empty_value(argc, argv); !trouble.empty()) {
+    print_error("sparsegrad-llm: {}\n", trouble);
+    return 2;
+  }
+  std::set<std::string> given;
+  try {
+    app.parse(parser_words(argc, argv));
+    if (train_app->parsed()) apply_llm_presets(*train_app, train, given);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  } catch (const std::exception& error) {
+    print_error("sparsegrad-llm: {}\n", error.what());
+    return 2;
+  }
+  try {
+    if (train_app->parsed()) {
+      std::vector<OptionEffect> effects = option_effects(train);
+      effects.push_back({{"--held-out", "--split-seed"},
+                         train.causal->validation.empty(),
+                         "--validation",
+                         "no file of its own to evaluate on"});
+      tell_effects(given, effects);
+      train.apply_run_type();
+      return run_llm_train(train);
+    }
+    if (evaluate_app->parsed()) return run_llm_evaluate(evaluate);
+    if (generate_app->parsed()) return run_generate(generate);
+    if (export_app->parsed()) return run_export(exported);
+    return run_llm_inspect(inspected);
+  } catch (const std::bad_alloc&) {
+    print_error(
+        "sparsegrad-llm: not enough memory; a smaller --batch-size with --accumulation, or a smaller "
+        "--max-length "
+        "needs less\n");
+    return 1;
+  } catch (const std::exception& error) {
+    print_error("sparsegrad-llm: {}\n", error.what());
+    return 1;
+  }
+}
+
+}  // namespace
+
+int run_llm_program(int argc, char** argv) {
+  prepare_console();
+  const int status = run(argc, argv);
+  const std::string lost = lost_output();
+  if (lost.empty()) return status;
+  print_error("sparsegrad-llm: standard output: {}; files are whole, what was printed is not\n", lost);
+  return status == 0 ? 1 : status;
+}
+
+}  // namespace sparsegrad::finetune

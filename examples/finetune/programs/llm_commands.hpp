@@ -1,0 +1,44 @@
+// The commands of sparsegrad-llm.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "training/generation.hpp"
+#include "training/options.hpp"
+
+namespace sparsegrad::finetune {
+
+/// Each returns the program's exit status; errors are exceptions.
+int run_llm_train(const TrainOptions& options);
+
+struct LlmEvaluateCommand {
+  TrainOptions common;
+  index_t exact_match = 0;  ///< examples whose answers are generated and compared; 0: none
+  index_t max_new_tokens = 256;
+};
+int run_llm_evaluate(const LlmEvaluateCommand& command);
+
+struct GenerateCommand {
+  TrainOptions common;
+  std::string prompt;  ///< empty: lines of standard input
+  std::string system;
+  bool raw = false;  ///< the prompt as it is, without the chat template
+  index_t max_new_tokens = 256;
+  SamplingOptions sampling;
+};
+int run_generate(const GenerateCommand& command);
+
+struct ExportCommand {
+  TrainOptions common;
+  std::string format = "merged";
+};
+int run_export(const ExportCommand& command);
+
+int run_llm_inspect(const TrainOptions& options);
+
+/// Reads the command line and runs what it says; reports errors on stderr.
+int run_llm_program(int argc, char** argv);
+
+}  // namespace sparsegrad::finetune

@@ -1,0 +1,109 @@
+#include <unistd.h>
+
+#include <chrono>
+#include <iostream>
+#include <string>
+
+#include <fmt/format.h>
+
+#include "programs/interrupt.hpp"
+#include "programs/llm_commands.hpp"
+#include "programs/llm_model.hpp"
+
+namespace sparsegrad::finetune {
+
+namespace {
+
+template <class T>
+int generate_on(const GenerateCommand& command) {
+  const TrainOptions& options = command.common;
+  const InterruptGuard guard;
+  CausalSession<T, HostBackend> session(options, command.raw);
+  session.load_model(options, nothing_trained());
+  const CausalSource& source = session.source();
+  GenerationLimits limits;
+  limits.max_new_tokens = command.max_new_tokens;
+  limits.end_ids = command.raw ? source.config().eos_token_ids : source.end_ids(session.chat());
+  limits.cancelled = InterruptGuard::requested;
+
+  const auto answer = [&](const std::string& text) {
+    std::vector<std::int32_t> prompt;
+    if (command.raw) {
+      prompt = source.encode(text);
+      const CausalSettings& settings = source.tokenizer().settings();
+      if (settings.adds_bos && settings.bos_id) prompt.insert(prompt.begin(), *settings.bos_id);
+    } else {
+      Conversation conversation;
+      if (!command.system.empty()) conversation.push_back({Role::system, command.system});
+      conversation.push_back({Role::user, text});
+      prompt = source.encode(session.chat().prompt(conversation));
+    }
+    using Clock = std::chrono::steady_clock;
+    const auto start = Clock::now();
+    auto first = start;
+    StreamingDecoder stream(source.tokenizer(), true);
+    const std::vector<std::int32_t> ids = generate<T, HostBackend>(
+        session.ctx(), session.model(), prompt, command.sampling, limits, [&](std::int32_t id) {
+          if (first == start) first = Clock::now();
+          print_text(stream.push(id));
+          flush_output();
+        });
+    print_text(stream.finish());
+    print("\n");
+    flush_output();
+    if (!options.quiet && ids.size() > 1) {
+      const std::chrono::duration<double> seconds = Clock::now() - first;
+      const std::chrono::duration<double> before = first - start;
+      print_error("({} tokens read in {:.2f} s; {} written, {:.1f} a second)\n", prompt.size(),
+                  before.count(), ids.size(), static_cast<double>(ids.size() - 1) / seconds.count());
+    }
+  };
+  if (!command.prompt.empty()) {
+    answer(command.prompt);
+  } else {
+    const bool talk = isatty(STDIN_FILENO) != 0;
+    for (std::string line; !InterruptGuard::requested();) {
+      if (talk) print_error("> ");
+      if (!std::getline(std::cin, line)) break;
+      if (!line.empty()) answer(line);
+    }
+  }
+  if (!InterruptGuard::requested()) return 0;
+  print_error("interrupted\n");
+  return interrupted_status;
+}
+
+template <class T>
+int export_on(const TrainOptions& options) {
+  CausalSession<T, HostBackend> session(options, true);
+  session.load_model(options, nothing_trained());
+  session.source().save(options.output, session.model(), file_type(options.save_dtype));
+  print("{}written: {}, {}\n", session.model_text(), options.output.string(), to_string(options.save_dtype));
+  return 0;
+}
+
+}  // namespace
+
+int run_generate(const GenerateCommand& command) {
+  command.sampling.check();
+  if (command.max_new_tokens < 1)
+    throw ValueError(fmt::format("--max-new-tokens is {}, expected at least 1", command.max_new_tokens));
+  return on_chosen_type(command.common, [&]<class T>(const TrainOptions& chosen, T) {
+    GenerateCommand own = command;
+    own.common = chosen;
+    return generate_on<T>(own);
+  });
+}
+
+int run_export(const ExportCommand& command) {
+  if (command.format != "merged") {
+    throw ValueError(
+        fmt::format("--format is '{}', expected merged: a folder in Hugging Face form", command.format));
+  }
+  std::error_code code;
+  if (std::filesystem::equivalent(command.common.output, command.common.model, code))
+    throw ValueError("--output is the model's own folder, expected another one");
+  return export_on<float>(command.common);
+}
+
+}  // namespace sparsegrad::finetune

@@ -1,0 +1,65 @@
+#include <algorithm>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "programs/llm_commands.hpp"
+#include "training/causal_parts.hpp"
+#include "training/causal_source.hpp"
+#include "training/memory/memory_estimate.hpp"
+#include "training/output/console.hpp"
+#include "training/output/train_output.hpp"
+
+namespace sparsegrad::finetune {
+
+int run_llm_inspect(const TrainOptions& options) {
+  options.check();
+  const CausalSource source(options.model);
+  const DecoderConfig& config = source.config();
+  print("model: {} ({})\n", options.model.string(), source.form());
+  print(
+      "       {}, {} blocks of width {}, MLP {}, {} heads of {} with {} for keys and values, {} positions\n",
+      to_string(config.family), config.layers, config.hidden, config.intermediate, config.heads,
+      config.head_size, config.kv_heads, config.max_positions);
+  print("       RoPE base {}, scaling {}; RMSNorm eps {}; output {}\n", config.rope.base,
+        to_string(config.rope.scaling), config.rms_norm_eps,
+        config.tied_embeddings ? "tied to the embeddings" : "of its own");
+  const CausalTokenizer& tokenizer = source.tokenizer();
+  print("tokenizer: {} tokens for {} rows of embeddings\n", tokenizer.vocab_size(), config.vocab_size);
+  for (const std::string& note : tokenizer.notes())
+    print("       note: {}\n", note);
+  try {
+    const ChatTemplate chat = source.chat_template(options.causal.value().chat_template);
+    print("chat template: {}\n", chat.name());
+    Conversation question{{Role::user, "QUESTION"}};
+    print("{}\n", chat.prompt(question));
+  } catch (const ValueError& error) {
+    print("chat template: {}\n", error.what());
+  }
+  const TrainedParts parts = trained_parts(options, config);
+  const std::string blocks = fmt::format("{}", fmt::join(parts.matrices.blocks, ", "));
+  print("trained: {} of blocks {}\n", options.causal->matrices, blocks);
+  index_t trained = 0;
+  for (const MatrixKind kind : parts.matrices.kinds) {
+    const MatrixExtents extents = matrix_extents(config, kind);
+    print("       {} {} x {}\n", to_string(kind), extents.out, extents.in);
+    trained += extents.out * extents.in * static_cast<index_t>(parts.matrices.blocks.size());
+  }
+  print("       {} weights in them\n", trained);
+  const index_t tokens = options.batch_size * options.max_length;
+  const MemoryEstimate estimate = estimate_memory(config, options, tokens);
+  for (const auto& [name, memory] :
+       {std::pair("phase 1", &estimate.phase1), std::pair("training", &estimate.training)}) {
+    const MemoryParts& p = *memory;
+    if (p.sum() == 0) continue;
+    print(
+        "memory of {}, run type {}, batches of {} tokens at most: {:.0f} MiB = weights {:.0f} + gradients "
+        "{:.0f} + "
+        "optimizer {:.0f} + activations {:.0f} + basis {:.1f} + collection {:.0f}\n",
+        name, to_string(options.run_type), tokens, mib(p.sum()), mib(p.weights), mib(p.gradients),
+        mib(p.optimizer), mib(p.activations), mib(p.basis), mib(p.collection));
+  }
+  return 0;
+}
+
+}  // namespace sparsegrad::finetune

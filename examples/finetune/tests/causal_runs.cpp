@@ -1,0 +1,221 @@
+// The training loop on a language model: resumes bit by bit, weights of micro-batches, evaluation, generation.
+#include <cmath>
+#include <memory>
+
+#include <sparsegrad/core/error.hpp>
+
+#include "support/tiny_decoder.hpp"
+#include "training/causal_parts.hpp"
+#include "training/causal_run_data.hpp"
+#include "training/causal_source.hpp"
+#include "training/generation.hpp"
+#include "training/trainer.hpp"
+
+using namespace sparsegrad;
+using namespace sparsegrad::finetune;
+using namespace sparsegrad::finetune::test;
+
+namespace {
+
+namespace fs = std::filesystem;
+
+using Model = DecoderModel<float, HostBackend>;
+
+const CausalSource& source() {
+  static const CausalSource opened(make_tiny_decoder(fresh_folder("causal_tiny")));
+  return opened;
+}
+
+CausalDataset data_of(int examples) {
+  const Conversations read =
+      read_conversations(write_sums(fresh_folder("causal_data") / "sums.jsonl", examples));
+  return CausalDataset(
+      "sums", read.examples, source().chat_template(""),
+      [](std::string_view text) { return source().encode(text); }, 64);
+}
+
+TrainOptions options_of(RunType type) {
+  TrainOptions options;
+  options.causal = CausalOptions();
+  options.causal->matrices = "up,down,k";
+  options.causal->blocks = "0,2";
+  options.trained = TrainedParameters::mlp;
+  options.run_type = type;
+  options.batch_size = 3;
+  options.accumulation = 2;
+  options.max_steps = 8;
+  options.epochs = 10;
+  options.learning_rate = 2e-3;
+  options.log_every = 1;
+  options.threads = 1;
+  options.sparse.phase1_steps = 2;
+  options.sparse.share = 0.2;
+  options.sparse.sides.width = "8";
+  options.sparse.refresh_every = type == RunType::sparse ? 5 : 0;
+  return options;
+}
+
+struct Run {
+  explicit Run(const TrainOptions& options)
+      : ctx(1),
+        train(data_of(30)),
+        held(data_of(7)),
+        model(ctx, source().config(), trained_parts(options, source().config())),
+        data(train, held) {
+    source().load(model, options.seed);
+    trainer = std::make_unique<BasicTrainer<Model>>(ctx, model, data, options);
+  }
+
+  HostBackend::Context ctx;
+  CausalDataset train;
+  CausalDataset held;
+  Model model;
+  CausalRunData<float, HostBackend> data;
+  std::unique_ptr<BasicTrainer<Model>> trainer;
+};
+
+}  // namespace
+
+TEST_CASE("a run that is ended and resumed has the bits of one that was not, whatever its type") {
+  for (const RunType type : {RunType::ft, RunType::sparse, RunType::topk, RunType::lora, RunType::meprop}) {
+    CAPTURE(std::string(to_string(type)));
+    const TrainOptions options = options_of(type);
+    Run whole(options);
+    whole.trainer->run();
+    REQUIRE(whole.trainer->steps_done() == 8);
+
+    const fs::path state = fresh_folder("causal_state") / "state.safetensors";
+    {
+      Run first(options);
+      TrainHooks hooks;
+      hooks.interrupted = [&] { return first.trainer->steps_done() >= 3; };
+      first.trainer->run(hooks);
+      REQUIRE(first.trainer->report().interrupted);
+      first.trainer->save_state(state);
+    }
+    Run second(options);
+    CHECK(second.trainer->restore_state(state).empty());
+    CHECK(second.trainer->steps_done() == 3);
+    second.trainer->run();
+    CHECK(second.trainer->state_hash() == whole.trainer->state_hash());
+    CHECK(second.trainer->report().evaluations.back().loss ==
+          whole.trainer->report().evaluations.back().loss);
+
+    TrainOptions others = options;
+    others.causal->blocks = "1,3";
+    Run third(others);
+    check_says(error_of([&] { third.trainer->restore_state(state); }), "the run had options/blocks \"0,2\"");
+  }
+}
+
+TEST_CASE("a step's loss and gradients do not depend on how its examples are put into micro-batches") {
+  const auto after_steps = [](index_t batch, index_t accumulation) {
+    TrainOptions options = options_of(RunType::ft);
+    options.batch_size = batch;
+    options.accumulation = accumulation;
+    Run run(options);
+    std::vector<double> result;
+    for (int i = 0; i < 3; ++i)
+      run.trainer->step();
+    for (const StepRecord& record : run.trainer->report().steps)
+      result.push_back(record.loss);
+    return result;
+  };
+  const std::vector<double> one = after_steps(6, 1);
+  const std::vector<double> three = after_steps(2, 3);
+  for (std::size_t i = 0; i < one.size(); ++i)
+    CHECK(three[i] == doctest::Approx(one[i]).epsilon(1e-5));
+}
+
+TEST_CASE("the loss of an evaluation is the mean over targets, whatever the batches") {
+  Run run(options_of(RunType::ft));
+  EvaluateOptions options;
+  options.max_sequences = 1;
+  const Evaluation single = evaluate_model<float, HostBackend>(run.ctx, run.model, run.held, options);
+  const Evaluation all = evaluate_model<float, HostBackend>(run.ctx, run.model, run.held);
+  CHECK(single.loss == doctest::Approx(all.loss).epsilon(1e-6));
+  double sum = 0;
+  double squares = 0;
+  std::vector<double> losses;
+  for (index_t i = 0; i < run.held.size(); ++i) {
+    Batch batch;
+    run.held.add_to(batch, i);
+    const auto result = run.model.forward(run.ctx, batch);
+    CHECK(result.counted == run.held.counted(i));
+    losses.push_back(result.loss * static_cast<double>(result.counted));
+    sum += losses.back();
+  }
+  const double mean = sum / static_cast<double>(run.held.counted());
+  CHECK(all.loss == doctest::Approx(mean).epsilon(1e-6));
+  for (index_t i = 0; i < run.held.size(); ++i) {
+    const double off = losses[static_cast<std::size_t>(i)] - static_cast<double>(run.held.counted(i)) * mean;
+    squares += off * off;
+  }
+  CHECK(all.metrics[0].value == doctest::Approx(std::exp(mean)).epsilon(1e-5));
+  CHECK(all.metrics[1].value ==
+        doctest::Approx(std::sqrt(squares * 7 / 6) / static_cast<double>(run.held.counted())).epsilon(1e-4));
+}
+
+TEST_CASE("greedy text is that of whole passes, and ends at its end tokens and limits") {
+  Run run(options_of(RunType::ft));
+  std::vector<std::int32_t> ids = source().encode("<|im_start|>user\n1+2?<|im_end|>\n");
+  GenerationLimits limits;
+  limits.max_new_tokens = 6;
+  const std::vector<std::int32_t> made = generate<float, HostBackend>(run.ctx, run.model, ids, {}, limits);
+  REQUIRE(made.size() == 6);
+  for (const std::int32_t token : made) {
+    Batch batch;
+    batch.add_sequence(ids);
+    const std::vector<float> logits = run.model.logits(run.ctx, batch);
+    const std::span<const float> last = std::span(logits).last(tiny_decoder_tokens);
+    CHECK(choose_token(last, {}, 0) == token);
+    ids.push_back(token);
+  }
+  limits.end_ids = {made[2]};
+  std::size_t first = 0;
+  while (made[first] != made[2])
+    ++first;
+  const std::vector<std::int32_t> ended =
+      generate<float, HostBackend>(run.ctx, run.model, std::span(ids).first(ids.size() - 6), {}, limits);
+  CHECK(ended == std::vector<std::int32_t>(made.begin(), made.begin() + static_cast<std::ptrdiff_t>(first)));
+  const std::vector<std::int32_t> full(192, 5);
+  check_says(error_of([&] { generate<float, HostBackend>(run.ctx, run.model, full, {}, limits); }),
+             "the prompt has 192 tokens, which leaves none");
+}
+
+TEST_CASE("draws follow the probabilities, and top-p cuts the rest off") {
+  const std::vector<float> logits{0, std::log(2.0F), std::log(5.0F), -30};
+  SamplingOptions options;
+  CHECK(choose_token(logits, options, 0) == 2);
+  options.temperature = 1;
+  std::vector<int> count(4);
+  for (std::uint64_t step = 0; step < 8000; ++step)
+    ++count[static_cast<std::size_t>(choose_token(logits, options, step))];
+  CHECK(count[0] == doctest::Approx(1000).epsilon(0.15));
+  CHECK(count[1] == doctest::Approx(2000).epsilon(0.1));
+  CHECK(count[2] == doctest::Approx(5000).epsilon(0.1));
+  options.top_p = 0.8;
+  for (std::uint64_t step = 0; step < 200; ++step)
+    CHECK(choose_token(logits, options, step) != 0);
+  const std::vector<float> broken(3, std::nanf(""));
+  check_says(error_of([&] { choose_token(broken, options, 0); }), "no finite maximum");
+}
+
+TEST_CASE("the number that an answer ends with") {
+  CHECK(final_number("24 clips.\n#### 1,072") == "1072");
+  CHECK(final_number("so it is 3 or -7.") == "-7");
+  CHECK(final_number("#### $2.50") == "2.5");
+  CHECK(final_number("He has 5.") == "5");
+  CHECK(final_number("none").empty());
+}
+
+TEST_CASE("matrices and blocks by their names") {
+  CHECK(parse_blocks("every-third", 30) == std::vector<index_t>{0, 3, 6, 9, 12, 15, 18, 21, 24, 27});
+  CHECK(parse_blocks("3,0", 4) == std::vector<index_t>{0, 3});
+  CHECK(parse_matrices("down,q") == std::vector<MatrixKind>{MatrixKind::q, MatrixKind::down});
+  CHECK(parse_matrices("all").size() == 7);
+  for (const char* text : {"", "0,", "-1", "4", "1,1", "x", "0 1"})
+    check_says(error_of([&] { parse_blocks(text, 4); }), "--blocks is '");
+  for (const char* text : {"", "up,", "gate,gate", "mlp"})
+    check_says(error_of([&] { parse_matrices(text); }), "--matrices is '");
+}

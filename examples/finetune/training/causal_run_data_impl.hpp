@@ -1,0 +1,78 @@
+// Definitions of CausalRunData, for the files that instantiate it.
+#pragma once
+
+#include <sparsegrad/core/float_bits.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "training/causal_run_data.hpp"
+
+namespace sparsegrad::finetune {
+
+template <class T, class Backend>
+Evaluation evaluate_model(typename Backend::Context& ctx, DecoderModel<T, Backend>& model,
+                          const CausalDataset& data, const EvaluateOptions& options) {
+  Evaluation result;
+  Batch batch;
+  std::vector<double> sums;  // of each example
+  double sum = 0;
+  for (index_t first = 0; first < data.size();) {
+    batch.clear();
+    index_t next = first;
+    while (next < data.size() && batch.sequences() < options.max_sequences &&
+           (next == first || batch.tokens() + data.length(next) <= options.max_tokens)) {
+      data.add_to(batch, next++);
+    }
+    const auto forward = model.forward(ctx, batch);
+    std::size_t at = 0;
+    for (index_t i = first; i < next; ++i) {
+      double own = 0;
+      for (index_t t = 0; t < data.counted(i); ++t)
+        own += forward.token_losses[at++];
+      if (!sparsegrad::is_finite(own)) {
+        throw ModelError(fmt::format("{}: the model's loss of example {} is {}, expected a finite number",
+                                     data.name(), i, own));
+      }
+      sums.push_back(own);
+      sum += own;
+    }
+    first = next;
+    if (options.progress) options.progress(first, data.size());
+    if (options.cancelled && options.cancelled()) {
+      result.cancelled = true;
+      return result;
+    }
+  }
+  const auto counted = static_cast<double>(std::max<index_t>(data.counted(), 1));
+  const auto examples = static_cast<double>(data.size());
+  result.loss = sum / counted;
+  double squares = 0;
+  for (index_t i = 0; i < data.size(); ++i) {
+    const double off = sums[static_cast<std::size_t>(i)] - static_cast<double>(data.counted(i)) * result.loss;
+    squares += off * off;
+  }
+  result.metrics.push_back({"perplexity", std::exp(result.loss), true});
+  const bool known = data.size() > 1;
+  result.metrics.push_back(
+      {"loss_standard_error", known ? std::sqrt(examples / (examples - 1) * squares) / counted : 0, known});
+  return result;
+}
+
+template <class T, class Backend>
+Evaluation CausalRunData<T, Backend>::evaluate(Context& ctx, Model& model, const EvaluateOptions& options) {
+  return evaluate_model<T, Backend>(ctx, model, held_, options);
+}
+
+template <class T, class Backend>
+void CausalRunData<T, Backend>::describe(const Model& model, nlohmann::json& fingerprint) const {
+  fingerprint["examples"] = {train_.size(), train_.tokens(), held_.size(), held_.tokens()};
+  fingerprint["examples_hash"] = {{"train", content_hash(train_)}, {"held_out", content_hash(held_)}};
+  fingerprint["model"] = fingerprint_of(model.config());
+}
+
+}  // namespace sparsegrad::finetune

@@ -1,0 +1,120 @@
+#include "training/causal_source.hpp"
+
+#include <algorithm>
+#include <fstream>
+#include <map>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "checkpoints/gguf_model.hpp"
+#include "checkpoints/gguf_tokenizer.hpp"
+#include "checkpoints/gguf_tokenizer_files.hpp"
+#include "models/host_backend.hpp"
+
+namespace sparsegrad::finetune {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+bool begins_with_gguf(const fs::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  char magic[4] = {};
+  in.read(magic, sizeof magic);
+  return in.gcount() == sizeof magic && std::string_view(magic, sizeof magic) == "GGUF";
+}
+
+}  // namespace
+
+CausalSource::CausalSource(const fs::path& path) : path_(path) {
+  std::error_code code;
+  if (fs::is_directory(path, code)) {
+    folder_ = open_decoder_folder(path);
+    tokenizer_ = load_causal_tokenizer(path);
+  } else if (!fs::exists(path, code)) {
+    throw ModelError(path.string() +
+                     ": there is no such file or folder, expected a GGUF file or a model's folder");
+  } else if (begins_with_gguf(path)) {
+    gguf_ = std::make_unique<GgufFile>(path.string());
+    folder_.config = gguf_config(*gguf_);
+    tokenizer_ = gguf_tokenizer(*gguf_);
+  } else {
+    throw ModelError(
+        path.string() +
+        ": expected a GGUF file, which begins with the letters GGUF, or a model's folder in Hugging "
+        "Face form");
+  }
+  const auto tokens = static_cast<index_t>(tokenizer_->vocab_size());
+  if (tokens > config().vocab_size) {
+    throw ModelError(
+        fmt::format("{}: the tokenizer has ids up to {}, the model {} rows of embeddings: the tokenizer is "
+                    "another model's",
+                    path.string(), tokens - 1, config().vocab_size));
+  }
+}
+
+std::string CausalSource::form() const {
+  if (gguf_ == nullptr) return "folder";
+  std::map<std::string, int> count;
+  for (const GgufTensor& tensor : gguf_->tensors())
+    ++count[std::string(tensor.type->name)];
+  std::string text = "GGUF";
+  for (const auto& [type, tensors] : count)
+    text += fmt::format(", {} tensors {}", tensors, type);
+  return text;
+}
+
+ChatTemplate CausalSource::chat_template(const std::string& name) const {
+  const CausalSettings& settings = tokenizer_->settings();
+  ChatTokens tokens;
+  if (settings.eos_id) tokens.eos = tokenizer_->token_of(*settings.eos_id);
+  if (settings.bos_id && (name != "plain" || settings.adds_bos))
+    tokens.bos = tokenizer_->token_of(*settings.bos_id);
+  if (name.empty()) return ChatTemplate::recognise(path_.string(), settings.chat_template, tokens);
+  const ChatTemplate chat(name, tokens);
+  for (const std::string& special : chat.special_texts()) {
+    if (tokenizer_->id_of(special)) continue;
+    throw ValueError(
+        fmt::format("--chat-template is {}, whose token '{}' the model's tokenizer does not have; expected "
+                    "one of the others, "
+                    "or plain",
+                    name, special));
+  }
+  return chat;
+}
+
+std::vector<std::int32_t> CausalSource::end_ids(const ChatTemplate& chat) const {
+  std::vector<std::int32_t> ids = config().eos_token_ids;
+  const CausalSettings& settings = tokenizer_->settings();
+  ids.insert(ids.end(), settings.end_ids.begin(), settings.end_ids.end());
+  if (settings.eos_id) ids.push_back(*settings.eos_id);
+  for (const std::string& special : chat.special_texts())
+    if (special == "<|im_end|>" || special == "<|eot_id|>")
+      if (const auto id = tokenizer_->id_of(special)) ids.push_back(*id);
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return ids;
+}
+
+template <class T, class Backend>
+void CausalSource::load(DecoderModel<T, Backend>& model, std::uint64_t seed) const {
+  if (gguf_ != nullptr)
+    (void)load_gguf_weights(*gguf_, model, seed);
+  else
+    (void)load_weights(folder_, model, seed);
+}
+
+template <class T, class Backend>
+void CausalSource::save(const fs::path& folder, const DecoderModel<T, Backend>& model, io::DType type) const {
+  if (gguf_ != nullptr) write_tokenizer_files(*gguf_, folder);
+  save_decoder(folder, folder_, model, type);
+}
+
+template void CausalSource::load(DecoderModel<float, HostBackend>&, std::uint64_t) const;
+template void CausalSource::load(DecoderModel<bfloat16, HostBackend>&, std::uint64_t) const;
+template void CausalSource::save(const fs::path&, const DecoderModel<float, HostBackend>&, io::DType) const;
+template void CausalSource::save(const fs::path&, const DecoderModel<bfloat16, HostBackend>&,
+                                 io::DType) const;
+
+}  // namespace sparsegrad::finetune
