@@ -212,7 +212,7 @@ def targets(data):
     rows = []
 
     def add(what, wanted, values, met, on, missing):
-        why = missing if not values else why_not(on, isa)
+        why = why_not(on, isa) or ("" if values else missing)
         met = None if why else met(statistics.median(values))
         rows.append({"section": section, "what": what, "wanted": wanted, "found": spread(values) if values else "", "met": met, "why": why})
 

@@ -68,7 +68,7 @@ def parts(a, folder, variants):
     cases = ["--program", str(programs / "benchmark_cases"), *threads]
     wanted = {
         "products": [str(build / "sparsegrad-bench"), "report"],
-        "bert_base": bert("--size", a.size, *sized(["--rounds", "2", "--steps", "3", "--warm", "1", "--case-seconds", "120"], ["--rounds", "3", "--steps", "6"])),
+        "bert_base": bert("--size", a.size, *sized(["--rounds", "2", "--steps", "3", "--warm", "1", "--case-seconds", "200"], ["--rounds", "3", "--steps", "6"])),
         "bert": bert(*sized(["--rounds", "2", "--steps", "5", "--case-seconds", "90"], [])) if a.model else "it needs --model",
         "parts": script("parts.py", *cases, *sized(["--rounds", "5"], ["--fit"])),
         "grid": script("grid.py", *cases, "--peers", "no", *sized(["--quick", "--rounds", "2", "--seconds", "0"], [])),
