@@ -38,7 +38,7 @@ call() {
   local options=(-print_final_stats=1 -timeout=60 -report_slow_units=1 -rss_limit_mb=2048 -malloc_limit_mb=256 -close_fd_mask=3
     "-artifact_prefix=$work/findings/$target-")
   local dictionary=$target
-  case $target in tokenizer_json | vocab_json | vocab_txt | merges_txt) dictionary=tokenizer ;; esac
+  case $target in tokenizer_json | causal_tokenizer | vocab_json | vocab_txt | merges_txt) dictionary=tokenizer ;; esac
   [[ ! -e $source/$dictionary.dict ]] || options+=("-dict=$source/$dictionary.dict")
   start=$(date +%s%N)
   "$program" "${options[@]}" "$@" "$new" "$work/corpus/$target" "$source/corpus/$target" > "$log" 2>&1 || status=$?

@@ -62,10 +62,8 @@ std::size_t leading_space(std::string_view text) {
 
 void AddedTokenMatcher::add(std::string pattern, const AddedToken& token) {
   if (pattern.empty()) return;
-  auto& bucket = by_first_byte_[static_cast<unsigned char>(pattern.front())];
-  bucket.push_back({std::move(pattern), token});
-  std::stable_sort(bucket.begin(), bucket.end(),
-                   [](const Entry& x, const Entry& y) { return x.pattern.size() > y.pattern.size(); });
+  ByPattern& same_length = by_first_byte_[static_cast<unsigned char>(pattern.front())][pattern.size()];
+  same_length.emplace(std::move(pattern), token);
   empty_ = false;
 }
 
@@ -74,15 +72,15 @@ std::vector<Stretch> AddedTokenMatcher::split(std::string_view text) const {
   if (text.empty()) return out;
   std::size_t done = 0;
   for (std::size_t at = 0; !empty_ && at < text.size();) {
-    const Entry* entry = find_at(text, at);
-    if (entry == nullptr) {
+    const Found found = find_at(text, at);
+    if (found.token == nullptr) {
       ++at;
       continue;
     }
     std::size_t start = at;
-    std::size_t stop = at + entry->pattern.size();
+    std::size_t stop = at + found.length;
     at = stop;
-    const AddedToken& token = entry->token;
+    const AddedToken& token = *found.token;
     if (token.single_word && (touches_word_before(text, start) || touches_word_after(text, stop))) continue;
     if (token.lstrip) start = std::max(strip_end(text.substr(0, start)), done);
     if (token.rstrip) stop += leading_space(text.substr(stop));
@@ -94,11 +92,13 @@ std::vector<Stretch> AddedTokenMatcher::split(std::string_view text) const {
   return out;
 }
 
-const AddedTokenMatcher::Entry* AddedTokenMatcher::find_at(std::string_view text, std::size_t at) const {
-  for (const Entry& entry : by_first_byte_[static_cast<unsigned char>(text[at])]) {
-    if (text.substr(at, entry.pattern.size()) == entry.pattern) return &entry;
+AddedTokenMatcher::Found AddedTokenMatcher::find_at(std::string_view text, std::size_t at) const {
+  for (const auto& [length, tokens] : by_first_byte_[static_cast<unsigned char>(text[at])]) {
+    if (length > text.size() - at) continue;
+    const auto found = tokens.find(text.substr(at, length));
+    if (found != tokens.end()) return {length, &found->second};
   }
-  return nullptr;
+  return {};
 }
 
 }  // namespace sparsegrad::finetune

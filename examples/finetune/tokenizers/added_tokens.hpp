@@ -3,6 +3,8 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -38,14 +40,17 @@ class AddedTokenMatcher {
   std::vector<Stretch> split(std::string_view text) const;
 
  private:
-  struct Entry {
-    std::string pattern;
-    AddedToken token;
+  /// A pattern's length, and the token.
+  struct Found {
+    std::size_t length = 0;
+    const AddedToken* token = nullptr;
   };
+  using ByPattern = std::map<std::string, AddedToken, std::less<>>;
 
-  const Entry* find_at(std::string_view text, std::size_t at) const;
+  Found find_at(std::string_view text, std::size_t at) const;
 
-  std::array<std::vector<Entry>, 256> by_first_byte_;
+  /// By the pattern's first byte, then by its length, the longest first.
+  std::array<std::map<std::size_t, ByPattern, std::greater<>>, 256> by_first_byte_;
   bool empty_ = true;
 };
 

@@ -141,6 +141,99 @@ seed("shards", "outside", text({"weight_map": listed | {"z": "../a.safetensors"}
 seed("shards", "long_name", text({"weight_map": listed | {"z": "s" * 300 + ".safetensors"}}), shard_a, shard_b)
 seed("shards", "adapter", text({"weight_map": {"base_layer.w": "a.safetensors"}}), shard(base_layer__w=[1.0]))
 
+# ---- GGUF ----------------------------------------------------------------------------------------------------------
+def gguf(entries, tensors=(), version=3, alignment=32):
+    """Entries: key to the number of its type, and its value as bytes. Tensors: name, extents, type, data."""
+    def string(value):
+        return struct.pack("<Q", len(value.encode())) + value.encode()
+
+    out = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(entries))
+    for key, (kind, value) in entries.items():
+        out += string(key) + struct.pack("<I", kind) + value
+    data = b""
+    for name, extents, kind, values in tensors:
+        out += string(name) + struct.pack(f"<I{len(extents)}QIQ", len(extents), *extents, kind, len(data))
+        data += values + bytes(-len(values) % alignment)
+    return out + bytes(-len(out) % alignment) + data
+
+
+def gguf_text(value):
+    return 8, struct.pack("<Q", len(value.encode())) + value.encode()
+
+
+def gguf_texts(values):
+    return 9, struct.pack("<IQ", 8, len(values)) + b"".join(gguf_text(value)[1] for value in values)
+
+
+def gguf_numbers(code, kind, values):
+    return 9, struct.pack(f"<IQ{len(values)}{code}", kind, len(values), *values)
+
+
+byte_letters = {b: chr(b) for b in [*range(33, 127), *range(161, 173), *range(174, 256)]}
+byte_letters |= {b: chr(256 + i) for i, b in enumerate(sorted(set(range(256)) - set(byte_letters)))}
+byte_tokens = [byte_letters[b] for b in range(256)]
+merged = ["he", "ll", "hell", "hello", "Ġhello"]
+gguf_merges = ["h e", "l l", "he ll", "hell o", "Ġ hello"]
+
+
+def gguf_tokenizer(tokens, merges, pre, **more):
+    tokens = tokens + ["<|im_start|>", "<tool>"]
+    entries = {"model": gguf_text("gpt2"), "pre": gguf_text(pre), "tokens": gguf_texts(tokens),
+               "token_type": gguf_numbers("i", 5, [1] * (len(tokens) - 2) + [3, 4]), "merges": gguf_texts(merges),
+               "bos_token_id": (4, struct.pack("<I", 0)), "eos_token_id": (4, struct.pack("<I", 1))} | more
+    return {"tokenizer.ggml." + key: value for key, value in entries.items()}
+
+
+all_types = {"uint8": (0, b"\xc8"), "int8": (1, b"\x9c"), "uint16": (2, b"\1\2"), "int16": (3, b"\1\xf2"), "uint32": (4, b"\1\2\3\4"),
+             "int32": (5, b"\1\2\3\xf4"), "float32": (6, struct.pack("<f", 0.5)), "bool": (7, b"\1"), "string": gguf_text("Grüße"),
+             "strings": gguf_texts(["a", "", "b"]), "numbers": gguf_numbers("f", 6, [1.5, 2.5]), "uint64": (10, b"\1" * 8),
+             "int64": (11, b"\xf1" * 8), "float64": (12, struct.pack("<d", 0.5)), "general.alignment": (4, struct.pack("<I", 64))}
+block_bytes = {0: 4, 1: 2, 2: 18, 3: 20, 6: 22, 7: 24, 8: 34, 12: 144, 13: 176, 14: 210, 30: 2, 26: 4, 10: 84}
+block_sizes = {0: 1, 1: 1, 30: 1, 26: 1, 12: 256, 13: 256, 14: 256, 10: 256}
+sizes = {"context_length": 16, "block_count": 1, "embedding_length": 4, "feed_forward_length": 6, "attention.head_count": 2,
+         "attention.head_count_kv": 1, "rope.dimension_count": 2}
+model = {"general.architecture": gguf_text("llama"), "llama.attention.layer_norm_rms_epsilon": (6, struct.pack("<f", 1e-5))}
+model |= {"llama." + key: (4, struct.pack("<I", value)) for key, value in sizes.items()}
+seed("gguf", "types", gguf(all_types, alignment=64))
+seed("gguf", "blocks", gguf({}, [(f"t{kind}", [block_sizes.get(kind, 32), 2], kind, bytes(range(100)) * 5)
+                                 for kind in block_bytes]))
+seed("gguf", "model", gguf(model, [("token_embd.weight", [4, 3], 0, bytes(48)), ("rope_freqs.weight", [1], 0, b"\0\0\x80\x3f")]))
+seed("gguf", "version_2", gguf(model, [("token_embd.weight", [4, 3], 0, bytes(48))], version=2))
+seed("gguf", "qwen2", gguf({key.replace("llama", "qwen2"): value for key, value in model.items()} | {
+    "general.architecture": gguf_text("qwen2"), "qwen2.rope.scaling.type": gguf_text("linear"),
+    "qwen2.rope.scaling.factor": (6, struct.pack("<f", 2))}, [("token_embd.weight", [4, 3], 0, bytes(48))]))
+for pre in ("gpt-2", "smollm", "llama-bpe", "qwen2"):
+    seed("gguf", f"tokenizer_{pre}", gguf(gguf_tokenizer(list("helo wrd!12") + ["Ġ"] + merged, gguf_merges, pre)))
+seed("gguf", "all_bytes", gguf(gguf_tokenizer(byte_tokens + merged, gguf_merges, "smollm", add_bos_token=(7, b"\1"))))
+
+
+# ---- causal tokenizers: tokenizer.json, tokenizer_config.json, generation_config.json, a text --------------------------
+def causal(pre, **model):
+    tokens = ["<|end|>", *list("helo wrd!12"), "Ġ", *merged]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    return {"added_tokens": [added("<|end|>", 0)], "normalizer": None, "pre_tokenizer": pre, "post_processor": None,
+            "decoder": {"type": "ByteLevel"}, "model": {"type": "BPE", "vocab": vocabulary, "merges": gguf_merges} | model}
+
+
+byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+qwen2 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+         r"\s+(?!\S)|\s+")
+split_by = [{"type": "Split", "pattern": {"Regex": qwen2}, "behavior": "Isolated", "invert": False},
+            byte_level | {"use_regex": False}]
+digits = [{"type": "Digits", "individual_digits": True}, byte_level]
+frame = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<|end|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+         "pair": [], "special_tokens": {"<|end|>": {"id": "<|end|>", "ids": [0], "tokens": ["<|end|>"]}}}
+settings = text({"eos_token": "<|end|>", "bos_token": {"content": "<|end|>"}, "chat_template": [{"name": "default", "template": "x"}],
+                 "added_tokens_decoder": {"40": {"content": "<new>", "special": True}}})
+ends = text({"eos_token_id": [0, 1]})
+sample = "Hello hello<|end|> we're\n\n 12"
+seed("causal_tokenizer", "gpt2", text(causal(byte_level)), settings, ends, sample)
+seed("causal_tokenizer", "smollm2", text(causal({"type": "Sequence", "pretokenizers": digits}, unk_token="<|end|>", fuse_unk=True)), "", "", sample)
+seed("causal_tokenizer", "qwen2", text(causal({"type": "Sequence", "pretokenizers": split_by}) | {"normalizer": {"type": "NFC"}}),
+     settings, "", "e\u0301 " + sample)
+seed("causal_tokenizer", "framed", text(causal(byte_level, ignore_merges=True) | {"post_processor": {
+    "type": "Sequence", "processors": [byte_level, frame]}}), "", text({"eos_token_id": 1}), sample)
+
 # ---- GLUE: the letters of task and file, then the file ----------------------------------------------------------------
 tasks = "cola sst2 mrpc stsb qqp mnli mnli-mm qnli rte wnli ax".split()
 files = {name: i for i, name in enumerate(
