@@ -1,8 +1,12 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstdint>
+#include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include <sparsegrad/core/view.hpp>
 
@@ -12,6 +16,37 @@
 #include "small_gemm.hpp"
 
 namespace sparsegrad::finetune {
+
+/// to[c, j] = from[j, c] of 4 rows and columns, in registers.
+template <class T>
+inline void transpose_four(const T* from, index_t from_stride, compute_t<T>* to, index_t to_stride) {
+  using C = compute_t<T>;
+  using Four = typename detail::VectorOf<C, 4>::type;
+  const auto row = [&](index_t j) {
+    Four v;
+    if constexpr (std::is_same_v<T, bfloat16>) {
+      typedef std::uint16_t Shorts __attribute__((vector_size(8)));
+      typedef std::uint32_t Words __attribute__((vector_size(16)));
+      Shorts bits;
+      std::memcpy(&bits, from + j * from_stride, sizeof bits);
+      v = std::bit_cast<Four>(__builtin_convertvector(bits, Words) << 16);
+    } else {
+      for (int l = 0; l < 4; ++l)
+        v[l] = static_cast<C>(from[j * from_stride + l]);
+    }
+    return v;
+  };
+  const Four a = row(0), b = row(1), c = row(2), d = row(3);
+  const Four ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+  const Four ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  const Four cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+  const Four cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  const auto put = [&](index_t column, Four v) { std::memcpy(to + column * to_stride, &v, sizeof v); };
+  put(0, __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5));
+  put(1, __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7));
+  put(2, __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5));
+  put(3, __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7));
+}
 
 /// Attention (see AttentionShape) in the host's memory. A task is one sequence and head; it writes only its own part of
 /// every result. Products are in C = compute_t<T>: a T of 16 bits is widened a task's part at a time.
@@ -39,6 +74,10 @@ class HostAttention {
       pack_transposed(q + hidden(), qkv.stride, t.keys, w.keys, w.stride);
       const Rows<const C> v = w.wide.read(q + 2 * hidden(), qkv.stride, t.keys, head_size_);
       const Wide block_memory = w.wide;
+      C terms[Simd<C>::width] = {};
+      for (index_t j = t.keys; j < w.stride; ++j)
+        terms[j - w.stride + Simd<C>::width] = std::numeric_limits<C>::lowest();
+      const Pack<C> beyond = load_pack<C>(terms);
       for (index_t r = 0; r < t.queries; r += block_rows) {
         const index_t rows = std::min(block_rows, t.queries - r);
         Wide wide = block_memory;
@@ -48,14 +87,17 @@ class HostAttention {
         C factor[block_rows];
         for (index_t i = 0; i < rows; ++i) {
           C* s = w.p + i * w.stride;
-          const C top = max_of(s, t.keys);
-          for_packs<C>(t.keys, [=](auto at) { at.store(s, exp_of(at.load(s) - top)); });
-          const C sum = sum_of<C>(t.keys, [=](auto at) { return at.load(s); });
+          // In whole vectors: places beyond the keys, which hold 0, get what e^x makes nothing of.
+          C* const last = s + w.stride - Simd<C>::width;
+          store_pack<C>(last, load_pack<C>(last) + beyond);
+          const C top = max_of(s, w.stride);
+          for_packs<C>(w.stride, [=](auto at) { at.store(s, exp_of(at.load(s) - top)); });
+          const C sum = sum_of<C>(w.stride, [=](auto at) { return at.load(s); });
           log_sums[t.sums + r + i] = top + std::log(sum);
           factor[i] = C(1) / sum;
           if (dropout.on()) {
             const auto mask = mask_row(dropout, t.sums + r + i);
-            for_packs<C>(t.keys, [=](auto at) { at.store(s, at.load(s) * mask(at)); });
+            for_packs<C>(w.stride, [=](auto at) { at.store(s, at.load(s) * mask(at)); });
           }
         }
         T* o = out.row(t.first + r) + t.column;
@@ -109,16 +151,17 @@ class HostAttention {
           const C* di = d_o.data + i * d_o.stride;
           const C log_sum = log_sums[t.sums + r + i];
           const C mean = sum_of<C>(head_size_, [=](auto at) { return at.load(oi) * at.load(di); });
+          // In whole vectors: no product reads what that leaves beyond the keys.
           if (dropout.on()) {
             const auto mask = mask_row(dropout, t.sums + r + i);
-            for_packs<C>(t.keys, [=](auto at) {
+            for_packs<C>(w.stride, [=](auto at) {
               const auto probability = exp_of(at.load(p) - log_sum);
               const auto multiplier = mask(at);
               at.store(ds, probability * (at.load(ds) * multiplier - mean));
               at.store(p, probability * multiplier);
             });
           } else {
-            for_packs<C>(t.keys, [=](auto at) {
+            for_packs<C>(w.stride, [=](auto at) {
               const auto probability = exp_of(at.load(p) - log_sum);
               at.store(ds, probability * (at.load(ds) - mean));
               at.store(p, probability);
@@ -230,12 +273,21 @@ class HostAttention {
   }
 
   void pack_transposed(const T* x, index_t stride, index_t keys, C* to, index_t to_stride) const {
+    // Rows of the result beyond the keys are zeros; blocks of 4 x 4 go through registers.
+    index_t j = 0;
+    for (; j + 4 <= keys; j += 4) {
+      const T* rows = x + j * stride;
+      index_t c = 0;
+      for (; c + 4 <= head_size_; c += 4)
+        transpose_four<T>(rows + c, stride, to + c * to_stride + j, to_stride);
+      for (; c < head_size_; ++c)
+        for (index_t i = 0; i < 4; ++i)
+          to[c * to_stride + j + i] = static_cast<C>(rows[i * stride + c]);
+    }
     for (index_t c = 0; c < head_size_; ++c) {
       C* row = to + c * to_stride;
-      for (index_t j = 0; j < keys; ++j)
-        row[j] = static_cast<C>(x[j * stride + c]);
-      for (index_t j = keys; j < to_stride; ++j)
-        row[j] = C(0);
+      for (index_t i = j; i < to_stride; ++i)
+        row[i] = i < keys ? static_cast<C>(x[i * stride + c]) : C(0);
     }
   }
 
