@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 
 #include <sparsegrad/core/config.hpp>
 #include <sparsegrad/core/host_device.hpp>
@@ -26,6 +27,9 @@ struct AdamWCoefficients {
   }
 };
 
+/// What is known of the moments of a block of elements.
+enum class MomentsState : std::uint8_t { unknown, zeros, others };
+
 /// A piece of an array that is trained: what one task, or one launch, updates.
 template <class T>
 struct AdamWPiece {
@@ -37,6 +41,8 @@ struct AdamWPiece {
   C* first = nullptr;  ///< moments
   C* second = nullptr;
   T* rounded = nullptr;  ///< of a narrow T: receives the new weight, unless it is null
+  MomentsState* states =
+      nullptr;  ///< on the CPU: of each block of elements (LayerOps::adamw_block); null: unknown
 };
 
 }  // namespace sparsegrad::finetune

@@ -32,6 +32,7 @@ namespace sparsegrad::finetune {
 /// | `tanh_forward(ctx, bias, x)`, `tanh_backward(ctx, y, g)` | x = tanh(x + bias); g *= 1 - y^2 |
 /// | `apply_mask(ctx, dropout, x)` | x *= mask |
 /// | `adamw_chunk` | elements of an array that one piece of the following has at most |
+/// | `adamw_block` | on the CPU: elements that have one MomentsState; divides adamw_chunk |
 /// | `adamw(ctx, pieces, clear)` | AdamW's update (see adamw.hpp) of each piece; then its gradient = 0 if `clear` |
 /// | `sums_of_squares(ctx, pieces, sums)` | of each piece's gradient, in double, to host memory |
 // clang-format on

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -60,13 +61,18 @@ class AdamW {
   /// The state, for files: (name, array) of "step" apart; moments concatenated in the order of the segments.
   MatrixView<C> first_moments() { return first_.matrix(1, first_.size()); }
   MatrixView<C> second_moments() { return second_.matrix(1, second_.size()); }
-  void set_steps(index_t steps) { steps_ = steps; }
+  /// Also says that the moments are others now.
+  void set_steps(index_t steps) {
+    steps_ = steps;
+    forget_states();
+  }
 
  private:
   struct Place {
     std::size_t segment;
     index_t begin;
   };
+  void forget_states() { std::fill(states_.begin(), states_.end(), MomentsState::unknown); }
   /// Makes the pieces' gradients those of the segments, which may have moved.
   void find_gradients() const;
 
@@ -74,6 +80,7 @@ class AdamW {
   mutable std::vector<AdamWPiece<T>> pieces_;
   std::vector<Place> places_;  ///< a piece
   mutable std::vector<double> sums_;
+  std::vector<MomentsState> states_;  ///< on the CPU: of the blocks of all pieces
   AdamWOptions options_;
   Buffer<C, Backend> first_;
   Buffer<C, Backend> second_;

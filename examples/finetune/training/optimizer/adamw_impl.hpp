@@ -32,12 +32,28 @@ AdamW<T, Backend>::AdamW(Context& ctx, std::vector<Segment> segments, AdamWOptio
                          nullptr,
                          first_.data() + state,
                          second_.data() + state,
-                         rounded == nullptr ? nullptr : rounded + begin});
+                         rounded == nullptr ? nullptr : rounded + begin,
+                         nullptr});
       places_.push_back({s, begin});
       state += count;
     }
   }
   sums_.resize(pieces_.size());
+  if constexpr (requires { LayerOps<Backend>::adamw_block; }) {
+    constexpr index_t block = LayerOps<Backend>::adamw_block;
+    const auto blocks = [](const AdamWPiece<T>& p) {
+      return static_cast<std::size_t>((p.count + block - 1) / block);
+    };
+    std::size_t all = 0;
+    for (const AdamWPiece<T>& piece : pieces_)
+      all += blocks(piece);
+    states_.assign(all, MomentsState::unknown);
+    MomentsState* next = states_.data();
+    for (AdamWPiece<T>& piece : pieces_) {
+      piece.states = next;
+      next += blocks(piece);
+    }
+  }
 }
 
 template <class T, class Backend>
@@ -45,6 +61,7 @@ void AdamW<T, Backend>::reset(Context& ctx) {
   first_.resize(ctx, first_.size());
   second_.resize(ctx, second_.size());
   steps_ = 0;
+  forget_states();
 }
 
 template <class T, class Backend>

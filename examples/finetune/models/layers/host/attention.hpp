@@ -40,6 +40,10 @@ class HostAttention {
       pack_transposed<T>(q + hidden(), qkv.stride, t.keys, head_size_, w.keys, w.stride);
       const Rows<const C> v = w.wide.read(q + 2 * hidden(), qkv.stride, t.keys, head_size_);
       const Wide block_memory = w.wide;
+      C terms[Simd<C>::width] = {};
+      for (index_t j = t.keys; j < w.stride; ++j)
+        terms[j - w.stride + Simd<C>::width] = std::numeric_limits<C>::lowest();
+      const Pack<C> beyond = load_pack<C>(terms);
       for (index_t r = 0; r < t.queries; r += block_rows) {
         const index_t rows = std::min(block_rows, t.queries - r);
         Wide wide = block_memory;
@@ -49,14 +53,17 @@ class HostAttention {
         C factor[block_rows];
         for (index_t i = 0; i < rows; ++i) {
           C* s = w.p + i * w.stride;
-          const C top = max_of(s, t.keys);
-          for_packs<C>(t.keys, [=](auto at) { at.store(s, exp_of(at.load(s) - top)); });
-          const C sum = sum_of<C>(t.keys, [=](auto at) { return at.load(s); });
+          // In whole vectors: places beyond the keys, which hold 0, get what e^x makes nothing of.
+          C* const last = s + w.stride - Simd<C>::width;
+          store_pack<C>(last, load_pack<C>(last) + beyond);
+          const C top = max_of(s, w.stride);
+          for_packs<C>(w.stride, [=](auto at) { at.store(s, exp_of(at.load(s) - top)); });
+          const C sum = sum_of<C>(w.stride, [=](auto at) { return at.load(s); });
           log_sums[t.sums + r + i] = top + std::log(sum);
           factor[i] = C(1) / sum;
           if (dropout.on()) {
             const auto mask = mask_row(dropout, t.sums + r + i);
-            for_packs<C>(t.keys, [=](auto at) { at.store(s, at.load(s) * mask(at)); });
+            for_packs<C>(w.stride, [=](auto at) { at.store(s, at.load(s) * mask(at)); });
           }
         }
         T* o = out.row(t.first + r) + t.column;
@@ -110,16 +117,17 @@ class HostAttention {
           const C* di = d_o.data + i * d_o.stride;
           const C log_sum = log_sums[t.sums + r + i];
           const C mean = sum_of<C>(head_size_, [=](auto at) { return at.load(oi) * at.load(di); });
+          // In whole vectors: no product reads what that leaves beyond the keys.
           if (dropout.on()) {
             const auto mask = mask_row(dropout, t.sums + r + i);
-            for_packs<C>(t.keys, [=](auto at) {
+            for_packs<C>(w.stride, [=](auto at) {
               const auto probability = exp_of(at.load(p) - log_sum);
               const auto multiplier = mask(at);
               at.store(ds, probability * (at.load(ds) * multiplier - mean));
               at.store(p, probability * multiplier);
             });
           } else {
-            for_packs<C>(t.keys, [=](auto at) {
+            for_packs<C>(w.stride, [=](auto at) {
               const auto probability = exp_of(at.load(p) - log_sum);
               at.store(ds, probability * (at.load(ds) - mean));
               at.store(p, probability);

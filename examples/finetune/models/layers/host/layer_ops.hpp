@@ -18,7 +18,8 @@ namespace sparsegrad::finetune {
 template <class Backend>
 requires(!ThrustBackend<Backend>) struct LayerOps<Backend> {
   using Context = typename Backend::Context;
-  static constexpr index_t adamw_chunk = index_t{1} << 16;
+  static constexpr index_t adamw_chunk = index_t{1} << 14;
+  static constexpr index_t adamw_block = finetune::adamw_block;
 
   using Placed = PlacedBatch<Backend>;
 

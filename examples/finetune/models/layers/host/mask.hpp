@@ -1,6 +1,8 @@
 #pragma once
 
+#include <array>
 #include <bit>
+#include <cstddef>
 #include <type_traits>
 
 #include "../dropout.hpp"
@@ -13,14 +15,20 @@ template <class T>
 struct MaskRow {
   typename Dropout<T>::Row row;
 
+  /// 0, 1, 2, ...: a constant, as compilers make such a vector one lane after the other.
+  static constexpr auto lane_numbers = [] {
+    std::array<std::uint32_t, Simd<float>::width> numbers{};
+    for (std::size_t l = 0; l < numbers.size(); ++l)
+      numbers[l] = static_cast<std::uint32_t>(l);
+    return numbers;
+  }();
+
   T operator()(ElementAt<T> at) const { return row.at(at.j); }
   Pack<T> operator()(PackAt<T> at) const {
     Pack<T> multipliers = Pack<T>{} + row.scale;
     if constexpr (std::is_same_v<T, float>) {
       using Words = detail::WordPack;
-      Words columns;
-      for (int l = 0; l < Simd<T>::width; ++l)
-        columns[l] = static_cast<std::uint32_t>(at.j) + static_cast<std::uint32_t>(l);
+      const Words columns = std::bit_cast<Words>(lane_numbers) + static_cast<std::uint32_t>(at.j);
       const Words dropped = (bits_at(row.key, columns) >> 1) - static_cast<std::uint32_t>(row.threshold);
       // Both are below 2^31: the difference is negative, bit 31, exactly when bits < threshold.
       const Words kept = (dropped >> 31) - 1U;

@@ -7,6 +7,10 @@
 #include <cstring>
 #include <type_traits>
 
+#if defined(__AVX512BF16__) && defined(__AVX512DQ__)
+#include <immintrin.h>
+#endif
+
 #include <sparsegrad/core/low_precision.hpp>
 
 namespace sparsegrad::finetune {
@@ -104,6 +108,18 @@ inline Pack<compute_t<T>> load_pack(const T* x) {
 template <class T>
 inline void store_pack(T* x, Pack<compute_t<T>> v) {
   if constexpr (is_low_precision<T>) {
+#if defined(__AVX512BF16__) && defined(__AVX512DQ__)
+    if constexpr (std::is_same_v<T, bfloat16>) {
+      // The processor's own conversion rounds alike, but takes subnormal numbers for zeros.
+      const auto wide = std::bit_cast<__m512>(v);
+      constexpr int subnormal = 0x20;
+      if (_mm512_fpclass_ps_mask(wide, subnormal) == 0) {
+        const __m256bh rounded = _mm512_cvtneps_pbh(wide);
+        std::memcpy(x, &rounded, sizeof rounded);
+        return;
+      }
+    }
+#endif
     const auto bits = __builtin_convertvector(detail::rounded_bits<T>(v), detail::ShortPack);
     std::memcpy(x, &bits, sizeof(bits));
   } else {

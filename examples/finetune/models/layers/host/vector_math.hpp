@@ -107,8 +107,30 @@ inline GeluPair<Pack<double>> gelu_of(Pack<double> x) {
           detail::by_lane(x, [](double v) { return gelu_of(v).derivative; })};
 }
 
+namespace detail {
+
+template <class T, int count>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(count * static_cast<int>(sizeof(T)))));
+};
+
+/// Folds the halves of v upon each other by f until one number is left.
+template <class T, int count, class V, class F>
+inline T folded(V v, F f) {
+  if constexpr (count == 2) {
+    return f(T(v[0]), T(v[1]));
+  } else {
+    using Half = typename VectorOf<T, count / 2>::type;
+    Half halves[2];
+    std::memcpy(halves, &v, sizeof v);
+    return folded<T, count / 2>(f(halves[0], halves[1]), f);
+  }
+}
+
+}  // namespace detail
+
 /// Sum of f(at) over the places of [0, n), in an order that depends on n alone: lane l of two packs side by side adds
-/// elements l, l + 2W, ...; then the lanes in pairs, then the rest.
+/// elements l, l + 2W, ..., the first one those of a single last pack too; then the lanes in pairs, then the rest.
 template <class T, class F>
 inline T sum_of(index_t n, F f) {
   constexpr int width = Simd<T>::width;
@@ -118,35 +140,30 @@ inline T sum_of(index_t n, F f) {
     low += f(PackAt<T>{j});
     high += f(PackAt<T>{j + width});
   }
-  low += high;
-  T sums[width];
-  std::memcpy(sums, &low, sizeof low);
-  for (int half = width / 2; half > 0; half /= 2) {
-    for (int l = 0; l < half; ++l)
-      sums[l] += sums[l + half];
+  if (j + width <= n) {
+    low += f(PackAt<T>{j});
+    j += width;
   }
+  low += high;
   T rest = 0;
   for (; j < n; ++j)
     rest += f(ElementAt<T>{j});
-  return sums[0] + rest;
+  return detail::folded<T, width>(low, [](auto a, auto b) { return a + b; }) + rest;
 }
 
 /// Largest of n > 0 elements that are not NaN.
 template <class T>
 inline T max_of(const T* x, index_t n) {
-  constexpr int lanes = 2 * Simd<T>::width;
+  constexpr int lanes = Simd<T>::width;
   T best = x[0];
   index_t j = 0;
   if (n >= lanes) {
-    T most[lanes];
-    for (int l = 0; l < lanes; ++l)
-      most[l] = x[l];
+    Pack<T> most = load_pack<T>(x);
     for (j = lanes; j + lanes <= n; j += lanes) {
-      for (int l = 0; l < lanes; ++l)
-        most[l] = x[j + l] > most[l] ? x[j + l] : most[l];
+      const Pack<T> next = load_pack<T>(x + j);
+      most = next > most ? next : most;
     }
-    for (int l = 0; l < lanes; ++l)
-      best = most[l] > best ? most[l] : best;
+    best = detail::folded<T, lanes>(most, [](auto a, auto b) { return b > a ? b : a; });
   }
   for (; j < n; ++j)
     best = x[j] > best ? x[j] : best;

@@ -1,0 +1,91 @@
+// Where the time of steps goes: StepProfile by itself, and train --profile.
+#include "models/host_backend.hpp"
+#include "run_result.hpp"
+
+using namespace sparsegrad;
+using namespace sparsegrad::finetune;
+using namespace sparsegrad::finetune::test;
+
+namespace {
+
+namespace fs = std::filesystem;
+
+}  // namespace
+
+TEST_CASE("a profile tells products apart by what they multiply, and counts what is needed at least") {
+  HostBackend::Context ctx(1);
+  StepProfile profile({.memory = 1e9, .products = 1e9, .narrow_products = 2e9}, 1);
+  std::vector<float> weight(6), x(6), y(4), other(9);
+  profile.add_weights(weight.data(), weight.data() + weight.size());
+  ctx.profile(&profile);
+  const MatrixView<float> w(weight.data(), 2, 3), tokens(x.data(), 2, 3), out(y.data(), 2, 2);
+  const MatrixView<float> d_weight(other.data(), 2, 3), square(other.data(), 3, 3);
+  const auto all = [&] {
+    HostBackend::gemm<float>(ctx, Op::none, Op::transpose, 1, tokens, w, 0, out);
+    HostBackend::gemm<float>(ctx, Op::none, Op::none, 1, out, w, 0, tokens);
+    HostBackend::gemm<float>(ctx, Op::transpose, Op::none, 1, out, tokens, 0, d_weight);
+    HostBackend::gemm<float>(ctx, Op::none, Op::transpose, 1, tokens, square, 0, d_weight);
+    HostBackend::gemm<float>(ctx, Op::transpose, Op::none, 1, out, d_weight, 0, w);
+    HostBackend::zero<float>(ctx, y.data(), 4);
+  };
+  for (int step = 0; step < StepProfile::left_out + 2; ++step) {
+    all();  // between steps nothing counts
+    profile.begin_step();
+    all();
+    profile.end_step(5);
+  }
+  CHECK(profile.steps() == 2);
+  CHECK(profile.tokens() == 10);
+  for (const Work kind : {Work::forward, Work::input_gradient, Work::weight_gradient, Work::weight_update}) {
+    CAPTURE(static_cast<int>(kind));
+    CHECK(profile.entry(kind).calls == 2);
+    CHECK(profile.entry(kind).flops == 2 * 24);
+    CHECK(profile.entry(kind).bytes == 2 * 4 * (6 + 6 + 4));
+    CHECK(profile.entry(kind).limit == doctest::Approx(2 * 64e-9));  // the bytes' time, which is longer
+  }
+  CHECK(profile.entry(Work::rotation).flops == 2 * 36);
+  CHECK(profile.entry(Work::memory).bytes == 2 * 16);
+  // What follows Adam belongs to the weights' update.
+  profile.begin_step();
+  profile.begin_update();
+  HostBackend::zero<float>(ctx, y.data(), 4);
+  HostBackend::gemm<float>(ctx, Op::none, Op::transpose, 1, tokens, square, 0, d_weight);
+  profile.end_step(5);
+  CHECK(profile.entry(Work::memory).calls == 2);
+  CHECK(profile.entry(Work::rotation).calls == 2);
+  CHECK(profile.entry(Work::weight_update).calls == 4);
+}
+
+TEST_CASE("train --profile: a table whose rows are the whole step, and the same numbers as without") {
+  const fs::path output = fresh_folder("profile");
+  for (const char* type : {"ft", "sparse --phase1-steps 2", "lora"}) {
+    for (const char* dtype : {"float", "bf16"}) {
+      CAPTURE(type);
+      CAPTURE(dtype);
+      const std::string words = std::string(" --run-type ") + type + " --max-steps 4 --dtype " + dtype;
+      const Finished plain = run(train_words(output / "plain", words));
+      REQUIRE_MESSAGE(plain.status == 0, plain.err);
+      CHECK(plain.out.find("profile") == std::string::npos);
+      const Finished counted = run(train_words(output / "counted", words + " --profile"));
+      REQUIRE_MESSAGE(counted.status == 0, counted.err);
+      for (const char* row :
+           {"profile: 2 steps of ", "| products: forward |", "| attention |", "| AdamW |", "| other |"})
+        CHECK_MESSAGE(counted.out.find(row) != std::string::npos, counted.out);
+      CHECK(content(output / "plain/model/model.safetensors") ==
+            content(output / "counted/model/model.safetensors"));
+      const nlohmann::json profile = json_of(output / "counted/run.json")["profile"];
+      CHECK_FALSE(json_of(output / "plain/run.json").contains("profile"));
+      double seconds = profile["other_seconds"];
+      CHECK(seconds >= 0);
+      for (const auto& [name, work] : profile["work"].items()) {
+        CHECK(work["limit"].get<double>() > 0);
+        seconds += work["seconds"].get<double>();
+      }
+      CHECK(seconds == doctest::Approx(profile["seconds"].get<double>()));
+      CHECK(profile["work"].contains("sparse Adam") ==
+            (std::string(type) != "ft" && std::string(type) != "lora"));
+    }
+  }
+  const Finished few = run(train_words(output / "few", " --run-type ft --max-steps 2 --profile"));
+  CHECK_MESSAGE(few.out.find("profile: no step beyond the first 2") != std::string::npos, few.out);
+}
