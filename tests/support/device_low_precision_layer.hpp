@@ -99,6 +99,8 @@ struct LayerPair {
         device_w(to_device<B>(ctx, rounded<T>(w))),
         device_master(to_device<B>(ctx, w)),
         device_b(to_device<B>(ctx, rounded<T>(b))) {
+    // Against a float layer; what rotations in terms of bfloat16 lose: unit/onednn_rotations.cpp.
+    options.rotations = RotationPrecision::full;
     rows = options.layout == WeightLayout::out_in ? out : in;
     cols = out + in - rows;
     wide = std::make_unique<Float>(host, MatrixView<float>(host_w.data(), rows, cols), b.data(), options);
