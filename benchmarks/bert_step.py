@@ -538,8 +538,9 @@ def main():
         a.scratch = folder
         a.model_folder = prepare_model(a, folder)
         config = json.loads((pathlib.Path(a.model_folder) / "config.json").read_text())
-        data["model"] = config.get("_name_or_path") or pathlib.Path(a.model_folder).name
         data["extents"] = [config["num_hidden_layers"], config["hidden_size"], config["num_attention_heads"], config["vocab_size"]]
+        unnamed = f"a BERT of {data['extents'][0]} layers, {data['extents'][1]} wide"
+        data["model"] = without_folders(config.get("_name_or_path") or "") or unnamed
 
         def keep():
             data["load_after"] = os.getloadavg()[0]
