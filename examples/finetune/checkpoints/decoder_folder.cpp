@@ -140,7 +140,7 @@ DecoderLoadReport load_weights(const DecoderFolder& folder, DecoderModel<T, Back
 template <class T, class Backend>
 void save_decoder(const fs::path& path, const DecoderFolder& source, const DecoderModel<T, Backend>& model,
                   io::DType dtype) {
-  make_folder(path);
+  make_model_folder(path);
   if (!source.path.empty()) copy_files(source.path, path, companions);
   write_text(path / config_file, to_json(model.config(), source.config_json, dtype).dump(2) + "\n");
   TensorsToWrite<compute_t<T>> tensors(dtype);

@@ -177,7 +177,7 @@ HeadMatch match_file_head(const ModelDirectory& directory, const std::string& te
 
 void write_companions(const std::filesystem::path& path, const ModelDirectory& source,
                       const ModelConfig& model_config, io::DType dtype) {
-  make_folder(path);
+  make_model_folder(path);
   copy_files(source.path, path, tokenizer_files);
   write_text(path / config_file, to_json(model_config, source.config_json, dtype).dump(2) + "\n");
 }

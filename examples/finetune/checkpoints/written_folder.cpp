@@ -15,7 +15,7 @@ void write_bytes(const std::filesystem::path& file, std::span<const std::byte> b
 
 }  // namespace
 
-void make_folder(const std::filesystem::path& path) {
+void make_model_folder(const std::filesystem::path& path) {
   std::error_code code;
   std::filesystem::create_directories(path, code);
   if (code) throw ModelError(path.string() + ": cannot be created: " + code.message());

@@ -12,7 +12,7 @@
 namespace sparsegrad::finetune {
 
 /// Makes the folder unless it is there. Throws ModelError.
-void make_folder(const std::filesystem::path& path);
+void make_model_folder(const std::filesystem::path& path);
 
 /// Copies those of the files that `from` has; nothing where both are one folder. Each is written aside and renamed.
 /// Throws IoError.
