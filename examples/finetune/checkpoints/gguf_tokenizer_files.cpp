@@ -124,7 +124,7 @@ void write_tokenizer_files(const GgufFile& file, const std::filesystem::path& fo
                          {"ignore_merges", *pattern == SplitPattern::llama3},
                          {"vocab", vocabulary},
                          {"merges", merges}}}};
-  make_folder(folder);
+  make_model_folder(folder);
   write_text(folder / "tokenizer.json", tokenizer.dump());
   write_text(folder / "tokenizer_config.json", config.dump(2) + "\n");
 }
