@@ -11,7 +11,7 @@
 #include <sparsegrad/backend/cpu_report.hpp>
 #include <sparsegrad/backend/fastest_of.hpp>
 
-#include "models/step_profile.hpp"
+#include "models/layers/step_profile.hpp"
 
 namespace sparsegrad::finetune {
 

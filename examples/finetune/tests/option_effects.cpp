@@ -64,9 +64,11 @@ TEST_CASE("options of other run types, of the other device and of models that ar
     CHECK(told({}, options).empty());
   }
   TrainOptions options;
-  CHECK(told({"--threads", "--deterministic", "--save-dtype", "--preset"}, options).empty());
+  CHECK(told({"--threads", "--deterministic", "--save-dtype", "--preset", "--profile"}, options).empty());
   options.save = false;
   options.device = Device::cuda;
+  CHECK(told({"--profile"}, options) ==
+        std::vector<std::string>{"--profile has no effect with --device cuda: it needs --device cpu"});
   CHECK(told({"--threads", "--deterministic", "--save-dtype"}, options) ==
         std::vector<std::string>{"--save-dtype has no effect with --no-save: it needs models that are saved",
                                  "--threads has no effect with --device cuda: it needs --device cpu",

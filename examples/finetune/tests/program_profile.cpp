@@ -65,7 +65,7 @@ TEST_CASE("train --profile: a table whose rows are the whole step, and the same 
       const std::string words = std::string(" --run-type ") + type + " --max-steps 4 --dtype " + dtype;
       const Finished plain = run(train_words(output / "plain", words));
       REQUIRE_MESSAGE(plain.status == 0, plain.err);
-      CHECK(plain.out.find("profile") == std::string::npos);
+      CHECK(plain.out.find("profile: ") == std::string::npos);
       const Finished counted = run(train_words(output / "counted", words + " --profile"));
       REQUIRE_MESSAGE(counted.status == 0, counted.err);
       for (const char* row :

@@ -9,7 +9,7 @@
 
 #include <fmt/format.h>
 
-#include "models/step_profile.hpp"
+#include "models/layers/step_profile.hpp"
 #include "replication/reference_defects.hpp"
 #include "training/glue_run_data_impl.hpp"
 #include "training/run_device.hpp"

@@ -5,7 +5,7 @@
 
 #include <nlohmann/json_fwd.hpp>
 
-#include "models/step_profile.hpp"
+#include "models/layers/step_profile.hpp"
 
 namespace sparsegrad::finetune {
 

@@ -6,12 +6,12 @@
 #include <span>
 
 #include "../layer_ops.hpp"
+#include "../step_profile.hpp"
 #include "adamw.hpp"
 #include "attention.hpp"
 #include "embeddings.hpp"
 #include "gelu.hpp"
 #include "layer_norm.hpp"
-#include "models/step_profile.hpp"
 
 namespace sparsegrad::finetune {
 
