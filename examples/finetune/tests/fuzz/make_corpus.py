@@ -119,6 +119,22 @@ seed("config_json", "roberta", text(bert | {"model_type": "roberta", "pad_token_
 seed("config_json", "same_names", text(bert | {"id2label": {"0": "no", "1": "no"}, "label2id": {"no": 1}}))
 seed("config_json", "largest_pad", text(bert | {"model_type": "roberta", "pad_token_id": 2147483647}))
 
+llama = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "vocab_size": 49152,
+         "max_position_embeddings": 8192, "num_hidden_layers": 30, "hidden_size": 576, "intermediate_size": 1536,
+         "num_attention_heads": 9, "num_key_value_heads": 3, "rms_norm_eps": 1e-5, "initializer_range": 0.02,
+         "tie_word_embeddings": True, "attention_bias": False, "mlp_bias": False, "rope_theta": 100000.0,
+         "rope_scaling": None, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None, "torch_dtype": "bfloat16"}
+llama3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 8192}
+seed("decoder_config", "llama", text(llama))
+seed("decoder_config", "llama3", text(llama | {"rope_scaling": llama3, "eos_token_id": [128001, 128009]}))
+seed("decoder_config", "rope_parameters", text(llama | {"rope_parameters": llama3 | {"rope_theta": 5e5}, "head_dim": 64}))
+seed("decoder_config", "linear", text(llama | {"rope_scaling": {"type": "linear", "factor": 2.0}, "attention_bias": True}))
+seed("decoder_config", "mistral", text(llama | {"model_type": "mistral", "sliding_window": None}))
+seed("decoder_config", "window", text(llama | {"model_type": "mistral", "sliding_window": 4096}))
+seed("decoder_config", "qwen2", text(llama | {"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 32768,
+                                              "max_window_layers": 21}))
+
 # ---- shards --------------------------------------------------------------------------------------------------------
 def shard(**numbers):
     header, data = {}, b""
@@ -325,6 +341,7 @@ seed("run_records", "no_list", text({"steps": None, "evaluations": {}, "best": N
 # ---- values that nest deep, for every reader of JSON -----------------------------------------------------------------
 deep = "[" * 300 + "]" * 300
 seed("config_json", "deep", text(bert)[:-1] + ',"id2label":' + deep + "}")
+seed("decoder_config", "deep", text(llama)[:-1] + ',"rope_parameters":' + deep + "}")
 seed("tokenizer_json", "deep", '{"model":{"type":"WordPiece","vocab":{"a":' + deep + "}}}")
 seed("options_file", "deep", '{"epochs":' + deep + "}")
 seed("run_json", "deep", '{"finished":true,"options":' + deep + "}")

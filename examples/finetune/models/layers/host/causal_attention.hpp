@@ -54,7 +54,10 @@ class HostCausalAttention {
                      const MatrixView<T>* values, index_t longest, MatrixView<const T> qkv, MatrixView<T> out,
                      C* work) const {
     const index_t own = per_worker(longest);
-    ctx.parallel_for(batch.sequences() * shape_.heads, [&](index_t task, int worker) {
+    index_t scores = 0;
+    for (std::size_t s = 0; s < batch.lengths.size(); ++s)
+      scores += batch.lengths[s] * (past[s] + batch.lengths[s]) * shape_.heads;
+    const auto task_of = [&](index_t task, int worker) {
       const Place t = place(batch, task, shape_.heads);
       const index_t column = t.head * shape_.head_size;
       const index_t kv_column = t.head / shape_.group() * shape_.head_size;
@@ -72,7 +75,14 @@ class HostCausalAttention {
       } else {
         attend(part, nullptr, work + own * worker);
       }
-    });
+    };
+    // What takes less time than waking threads does.
+    if (scores * shape_.head_size < index_t{1} << 18) {
+      for (index_t task = 0; task < batch.sequences() * shape_.heads; ++task)
+        task_of(task, 0);
+    } else {
+      ctx.parallel_for(batch.sequences() * shape_.heads, task_of);
+    }
   }
 
   /// From d_out [tokens, q_cols] and forward's arguments and results: d_qkv [tokens, cols].
