@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <numbers>
 #include <utility>
 
 #include <sparsegrad/core/float_bits.hpp>
@@ -95,7 +96,14 @@ void recognise_factors(const GgufFile& file, const DecoderConfig& config, RopeCo
   rope.low_frequency_factor = 1;
   rope.high_frequency_factor = 4;
   rope.original_max_positions = 8192;
-  rope.factor = static_cast<double>(*std::max_element(found.begin(), found.end()));
+  // The lowest frequency has the whole factor, or in the passage 1 / f = (1 - smooth) / factor + smooth.
+  const double f = static_cast<double>(found.back());
+  const double lowest = std::pow(rope.base, 2.0 / static_cast<double>(config.head_size) - 1);
+  const double turns = static_cast<double>(rope.original_max_positions) * lowest / (2 * std::numbers::pi);
+  const double smooth = std::clamp(
+      (turns - rope.low_frequency_factor) / (rope.high_frequency_factor - rope.low_frequency_factor), 0.0,
+      1.0);
+  rope.factor = (1 - smooth) / (1 / f - smooth);
   if (is_finite(rope.factor) && rope.factor >= 1 && equal(factors_of(rope, config.head_size))) return;
   throw ModelError(file.path() + ": the factors of \"" + std::string(rope_factors) +
                    "\" are none of LLaMA-3's (low_freq_factor 1, high_freq_factor 4, "
@@ -187,7 +195,7 @@ std::string gguf_name(std::string_view parameter) {
     const std::size_t dot = std::min(rest.find('.'), rest.size());
     const std::size_t kind = rest.rfind('.');
     for (const auto& [ours, theirs] : block_names) {
-      if (kind > dot && rest.substr(dot + 1, kind - dot - 1) == ours)
+      if (kind != std::string_view::npos && kind > dot && rest.substr(dot + 1, kind - dot - 1) == ours)
         return "blk." + std::string(rest.substr(0, dot)) + "." + std::string(theirs) +
                std::string(rest.substr(kind));
     }

@@ -72,7 +72,7 @@ TEST_CASE("models have Hugging Face's names, and rows in its order") {
     CHECK(config.tied_embeddings == !llama);
     CHECK(config.rope.base == (llama ? 500000 : 1000000));
     CHECK(config.rope.scaling == (llama ? RopeScaling::llama3 : RopeScaling::none));
-    if (llama) CHECK(config.rope.factor == 8);
+    if (llama) CHECK(config.rope.factor == doctest::Approx(8).epsilon(1e-5));
 
     HostBackend::Context ctx;
     DecoderModel<float, HostBackend> model(ctx, config);
@@ -127,7 +127,6 @@ TEST_CASE("models that the engine does not have are refused") {
              "is 'yarn', expected 'none' or 'linear'");
   check_says(refused(tiny().text("llama.rope.scaling.type", "linear")),
              "'llama.rope.scaling.factor' is missing");
-  check_says(refused(tiny().number("llama.rope.dimension_count", 1)), "expected all 1 columns");
   check_says(refused(tiny().number("llama.attention.key_length", 4).number("llama.rope.dimension_count", 2)),
              "'llama.rope.dimension_count' is 2, expected all 4 columns of a head");
   check_says(refused(tiny().number("llama.attention.value_length", 4)), "is 4, expected 2, as for keys");
