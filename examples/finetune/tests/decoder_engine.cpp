@@ -133,6 +133,42 @@ TEST_CASE("decoder: whatever is chosen has the gradient that it has when all is 
   CHECK(two.mlp_name(3) == "model.layers.2.mlp.down_proj.weight");
 }
 
+TEST_CASE("decoder: cores in a basis are those of the gradients, whatever their layers keep") {
+  Blas::Context ctx(2);
+  const Batch batch = random_batch({5, 50, 3}, 23);
+  const TrainedParts matrices{
+      .mlp = {}, .dense = [](std::string_view) { return false; }, .matrices = all_matrices(3)};
+  Model<double> whole(ctx, micro_decoder(), matrices);
+  Model<double> model(ctx, micro_decoder(), matrices);
+  fill(whole, 4);
+  fill(model, 4);
+  whole.forward(ctx, batch, {.training = true});
+  whole.backward(ctx, batch);
+  model.forward(ctx, batch, {.training = true});  // lays memory out for layers that keep their inputs
+  for (std::size_t i = 0; i < model.mlp().size(); ++i) {
+    auto& layer = model.mlp()[i];
+    const SideOrder in = i % 3 == 0 ? SideOrder::multiply_first : SideOrder::project_first;
+    layer.set_basis(ctx,
+                    TuckerBasis<double, Blas>::from_recipes(ctx, layer.out_extent(), layer.in_extent(),
+                                                            SideRecipe::random(4), SideRecipe::random(5)),
+                    Plan{.out = SideOrder::multiply_first, .in = in});
+    CHECK(layer.kept_cols() == (i % 3 == 0 ? 0 : 5));
+  }
+  model.forward(ctx, batch, {.training = true});
+  model.backward(ctx, batch);
+  for (std::size_t i = 0; i < model.mlp().size(); ++i) {
+    CAPTURE(model.mlp_name(static_cast<index_t>(i)));
+    auto& layer = model.mlp()[i];
+    const std::vector<double> found = copy_of(layer.core(ctx));
+    layer.clear();
+    layer.add_gradient(ctx, whole.mlp()[i].core(ctx));
+    const std::vector<double> wanted = copy_of(layer.core(ctx));
+    CHECK(*std::max_element(wanted.begin(), wanted.end()) > 1e-6);
+    for (std::size_t e = 0; e < wanted.size(); ++e)
+      CHECK(std::abs(found[e] - wanted[e]) < 1e-12);
+  }
+}
+
 TEST_CASE("decoder: meProp leaves the residual stream's gradient alone") {
   Blas::Context ctx(1);
   const Batch batch = random_batch({9}, 23);
