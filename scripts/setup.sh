@@ -14,7 +14,7 @@ packages=(
   build-essential cmake ninja-build ccache clang git
   libeigen3-dev libopenblas-openmp-dev liblapacke-dev libdnnl-dev
   doctest-dev libbenchmark-dev
-  nlohmann-json3-dev libcli11-dev libfmt-dev libicu-dev
+  nlohmann-json3-dev libcli11-dev libfmt-dev libicu-dev libsentencepiece-dev
   python3 python3-venv
 )
 python_packages=()

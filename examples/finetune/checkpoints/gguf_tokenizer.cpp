@@ -4,6 +4,8 @@
 #include <limits>
 #include <utility>
 
+#include "tokenizers/sentencepiece.hpp"
+
 namespace sparsegrad::finetune {
 namespace {
 
@@ -64,7 +66,7 @@ void read_tokens(const GgufFile& file, CausalBpeParts& parts) {
   }
 }
 
-void read_settings(const GgufFile& file, SplitPattern pattern, std::size_t tokens, CausalSettings& settings) {
+void read_settings(const GgufFile& file, bool adds_bos, std::size_t tokens, CausalSettings& settings) {
   settings.bos_id = id_at(file, "bos_token_id", tokens);
   settings.eos_id = id_at(file, "eos_token_id", tokens);
   settings.pad_id = id_at(file, "padding_token_id", tokens);
@@ -74,7 +76,7 @@ void read_settings(const GgufFile& file, SplitPattern pattern, std::size_t token
       settings.end_ids.push_back(*id);
   }
   // As llama.cpp has it where the file does not say.
-  settings.adds_bos = file.get<bool>(key("add_bos_token")).value_or(pattern == SplitPattern::llama3);
+  settings.adds_bos = file.get<bool>(key("add_bos_token")).value_or(adds_bos && settings.bos_id.has_value());
   settings.adds_eos = file.get<bool>(key("add_eos_token")).value_or(false);
   const auto require = [&](bool adds, const std::optional<std::int32_t>& id, const char* flag,
                            const char* name) {
@@ -86,13 +88,44 @@ void read_settings(const GgufFile& file, SplitPattern pattern, std::size_t token
   settings.chat_template = file.get<std::string_view>("tokenizer.chat_template").value_or("");
 }
 
+/// Pieces with scores, of the model "llama".
+std::unique_ptr<CausalTokenizer> read_sentencepiece(const GgufFile& file) {
+  const auto tokens = file.at<std::vector<std::string_view>>(key("tokens"));
+  const auto scores = file.at<std::vector<double>>(key("scores"));
+  const auto types = file.at<std::vector<std::int64_t>>(key("token_type"));
+  if (scores.size() != tokens.size() || types.size() != tokens.size()) {
+    throw file.error("'" + key("scores") + "' and '" + key("token_type") + "' have " +
+                     std::to_string(scores.size()) + " and " + std::to_string(types.size()) +
+                     " elements, expected one for each of the " + std::to_string(tokens.size()) + " tokens");
+  }
+  std::vector<Piece> pieces;
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    if (types[i] < 1 || types[i] > 6) {
+      throw file.error("'" + key("token_type") + "' has " + std::to_string(types[i]) + " at element " +
+                       std::to_string(i) + ", expected a number from 1 to 6");
+    }
+    pieces.push_back({tokens[i], static_cast<float>(scores[i]), static_cast<PieceType>(types[i])});
+  }
+  CausalSettings settings;
+  read_settings(file, true, tokens.size(), settings);
+  const bool prefix = file.get<bool>(key("add_space_prefix")).value_or(true);
+  return sentencepiece_tokenizer(sentencepiece_model(pieces, prefix), {}, settings, file.path());
+}
+
 }  // namespace
 
 std::unique_ptr<CausalTokenizer> gguf_tokenizer(const GgufFile& file) {
   const auto model = file.at<std::string_view>(key("model"));
+  if (model == "llama") {
+    try {
+      return read_sentencepiece(file);
+    } catch (const TokenizerError& error) {
+      throw IoError(error.what());
+    }
+  }
   if (model != "gpt2") {
     throw file.error("metadata '" + key("model") + "' is " + in_quotes(model) +
-                     ", expected \"gpt2\" (byte-level BPE)");
+                     ", expected \"gpt2\" (byte-level BPE) or \"llama\" (SentencePiece)");
   }
   const auto pre = file.get<std::string_view>(key("pre"));
   const auto pattern = pre ? pattern_of_pre(*pre) : std::nullopt;
@@ -106,7 +139,7 @@ std::unique_ptr<CausalTokenizer> gguf_tokenizer(const GgufFile& file) {
   parts.ignore_merges = *pattern == SplitPattern::llama3;
   read_tokens(file, parts);
   parts.merges = read_merges(file);
-  read_settings(file, *pattern, parts.vocabulary.size(), parts.settings);
+  read_settings(file, parts.pattern == SplitPattern::llama3, parts.vocabulary.size(), parts.settings);
   try {
     return std::make_unique<CausalBpeTokenizer>(std::move(parts));
   } catch (const TokenizerError& error) {

@@ -8,7 +8,8 @@
 namespace sparsegrad::finetune {
 
 /// The tokenizer and the chat template that a GGUF file carries ("tokenizer.ggml.*"): byte-level BPE (model "gpt2") with a
-/// pattern that `known_pre_names` has. Tokens of the types control and unknown are special, those that users defined are
+/// pattern that `known_pre_names` has. SentencePiece (model "llama") where the program has its library.
+/// Tokens of the types control and unknown are special, those that users defined are
 /// found in texts before these are split. Throws IoError naming the key: one that is missing or of another type, a model
 /// or pattern that is not known, lengths that differ; and what CausalBpeTokenizer refuses.
 std::unique_ptr<CausalTokenizer> gguf_tokenizer(const GgufFile& file);

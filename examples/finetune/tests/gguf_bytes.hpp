@@ -58,6 +58,16 @@ inline GgufFile gguf_from(const std::string& text) {
 /// A model's file of metadata and of tensors of zeros, both by name.
 class GgufModel {
  public:
+  /// A value with its type. The last one of a key counts.
+  GgufModel& entry(std::string_view key, const GgufBytes& bytes) {
+    for (auto& [known, old] : entries_) {
+      if (known != key) continue;
+      old = bytes.text;
+      return *this;
+    }
+    entries_.emplace_back(key, bytes.text);
+    return *this;
+  }
   GgufModel& text(std::string_view key, std::string_view value) {
     return entry(key, GgufBytes().u32(8).string(value));
   }
@@ -106,17 +116,6 @@ class GgufModel {
   GgufFile file() const { return gguf_from(bytes()); }
 
  private:
-  /// The last value of a key counts.
-  GgufModel& entry(std::string_view key, const GgufBytes& value) {
-    for (auto& [known, old] : entries_) {
-      if (known != key) continue;
-      old = value.text;
-      return *this;
-    }
-    entries_.emplace_back(key, value.text);
-    return *this;
-  }
-
   std::vector<std::pair<std::string, std::string>> entries_;
   GgufBytes infos_, data_;
   std::uint64_t tensors_ = 0;

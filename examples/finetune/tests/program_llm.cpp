@@ -14,7 +14,7 @@ namespace fs = std::filesystem;
 
 /// Runs the program with words separated by spaces.
 Finished llm(const std::string& words) {
-  const fs::path path = program().parent_path() / "sparsegrad-llm";
+  const fs::path path = fs::read_symlink("/proc/self/exe").parent_path().parent_path() / "sparsegrad-llm";
   REQUIRE_MESSAGE(fs::exists(path), path.string() << " is not built");
   return run_command("'" + path.string() + "' " + words);
 }
@@ -28,7 +28,7 @@ const fs::path& sums() {
   return path;
 }
 
-std::string train_words(const fs::path& output, const std::string& more) {
+std::string llm_train_words(const fs::path& output, const std::string& more) {
   return "train --model " + model().string() + " --data " + sums().string() + " --output " + output.string() +
          " --threads 1 --products blas --max-length 64 --held-out 0.2 --batch-size 4 --accumulation 2 "
          "--max-steps 12 "
@@ -68,7 +68,7 @@ TEST_CASE("every run type trains, evaluates, saves a model, and what it saved ha
     std::string more = "--run-type " + type + " --matrices up,down,q --blocks 0,3";
     if (type == "sparse") more += " --width-side 8 --phase1-steps 2";
     if (type == "lora") more += " --lora-scale 1 --lora-rank 4";
-    const Finished run = llm(train_words(output, more));
+    const Finished run = llm(llm_train_words(output, more));
     REQUIRE_MESSAGE(run.status == 0, run.err);
     const nlohmann::json log = json_of(output / "run.json");
     CHECK(log["format"] == "sparsegrad-llm run 1");
@@ -186,7 +186,7 @@ TEST_CASE("what is wrong with a model is told with its cure") {
 TEST_CASE("what is wrong with data and choices is told with its cure") {
   const fs::path output = fresh_folder("llm_refused");
   const auto refused = [&](const std::string& more, const std::string& message) {
-    const Finished finished = llm(train_words(output, more));
+    const Finished finished = llm(llm_train_words(output, more));
     CHECK(finished.status == 1);
     check_says(finished.err, message);
   };
@@ -211,11 +211,12 @@ TEST_CASE("what is wrong with data and choices is told with its cure") {
 
 TEST_CASE("examples that are too long are cut, and counted in log and text") {
   const fs::path output = fresh_folder("llm_long");
-  const Finished finished = llm(train_words(output, "--run-type ft --max-length 36 --max-steps 1 --no-save"));
+  const Finished finished =
+      llm(llm_train_words(output, "--run-type ft --max-length 25 --max-steps 1 --no-save"));
   REQUIRE_MESSAGE(finished.status == 0, finished.err);
   const nlohmann::json log = json_of(output / "run.json");
   const nlohmann::json& train = log["data"]["train"];
   CHECK(train["cut"].get<int>() > 0);
-  CHECK(train["longest"] == 36);
+  CHECK(train["longest"] == 25);
   check_says(finished.out, " cut to it");
 }

@@ -4,6 +4,7 @@
 
 #include "tokenizers/causal_tokenizer.hpp"
 #include "tokenizers/folder_settings.hpp"
+#include "tokenizers/sentencepiece.hpp"
 #include "tokenizers/tokenizer_files.hpp"
 
 namespace sparsegrad::finetune {
@@ -211,18 +212,57 @@ void read_ends(const Path& directory, CausalSettings& settings) {
   }
 }
 
+/// tokenizer.model, with the tokens and settings of tokenizer_config.json.
+std::unique_ptr<CausalTokenizer> read_sentencepiece(const Path& directory, const Path& file) {
+  const Path config_file = directory / "tokenizer_config.json";
+  const Json config = read_object_if_there(config_file);
+  std::vector<AddedToken> added;
+  read_more_added(config, config_file, added);
+  CausalSettings settings;
+  settings.adds_bos = flag(config, "add_bos_token", true, config_file);
+  settings.adds_eos = flag(config, "add_eos_token", false, config_file);
+  settings.chat_template = template_text(config, config_file);
+  std::error_code no_error;
+  if (const Path jinja = directory / "chat_template.jinja"; std::filesystem::exists(jinja, no_error))
+    settings.chat_template = read_file(jinja);
+  const std::string model = read_file(file);
+  const auto plain = sentencepiece_tokenizer(model, added, settings, file.string());
+  const auto take = [&](const char* key, std::optional<std::int32_t>& id) {
+    const auto text = token_text(config, key, config_file);
+    if (!text) return;
+    id = plain->id_of(*text);
+    if (!id) {
+      throw TokenizerError(config_file.string() + ": \"" + key + "\" is " + in_quotes(*text) +
+                           ", which is no token of tokenizer.model");
+    }
+  };
+  settings.bos_id = plain->settings().bos_id;
+  settings.eos_id = plain->settings().eos_id;
+  settings.pad_id = plain->settings().pad_id;
+  take("bos_token", settings.bos_id);
+  take("eos_token", settings.eos_id);
+  take("pad_token", settings.pad_id);
+  read_ends(directory, settings);
+  return sentencepiece_tokenizer(model, added, settings, file.string());
+}
+
 }  // namespace
 
 std::unique_ptr<CausalTokenizer> load_causal_tokenizer(const Path& directory) {
   require_directory(directory);
   const Path file = directory / "tokenizer.json";
+  const Path piece_file = directory / "tokenizer.model";
   std::error_code no_error;
-  if (!std::filesystem::exists(file, no_error)) {
-    const bool piece = std::filesystem::exists(directory / "tokenizer.model", no_error);
-    throw TokenizerError(directory.string() + ": expected tokenizer.json, found " +
-                         (piece ? "tokenizer.model, a SentencePiece model" : "none"));
-  }
-  CausalBpeParts parts = read_parts(read_json(file), file);
+  const bool has_piece = std::filesystem::exists(piece_file, no_error);
+  const bool has_json = std::filesystem::exists(file, no_error);
+  if (!has_piece && !has_json)
+    throw TokenizerError(directory.string() + ": expected tokenizer.json or tokenizer.model, found none");
+  const Json root = has_json ? read_json(file) : Json::object();
+  const auto model = root.find("model");
+  const bool falls_back =
+      model != root.end() && model->is_object() && flag(*model, "byte_fallback", false, file);
+  if (has_piece && (!has_json || falls_back)) return read_sentencepiece(directory, piece_file);
+  CausalBpeParts parts = read_parts(root, file);
   const Path config_file = directory / "tokenizer_config.json";
   const Path map_file = directory / "special_tokens_map.json";
   const Json config = read_object_if_there(config_file);

@@ -30,12 +30,16 @@ std::string CausalTokenizer::decode(std::span<const std::int32_t> ids, bool skip
   std::string bytes;
   for (const std::int32_t id : ids)
     if (!skip_special || !is_special(id)) bytes += bytes_of(id);
+  if (strips_first_space() && bytes.starts_with(' ')) bytes.erase(0, 1);
   return bytes;
 }
 
 std::string StreamingDecoder::push(std::int32_t id) {
   if (skip_special_ && tokenizer_.is_special(id)) return {};
-  return stream_.push(tokenizer_.bytes_of(id));
+  std::string bytes = tokenizer_.bytes_of(id);
+  const bool strips = std::exchange(at_begin_, false) && tokenizer_.strips_first_space();
+  if (strips && bytes.starts_with(' ')) bytes.erase(0, 1);
+  return stream_.push(bytes);
 }
 
 struct CausalBpeTokenizer::Impl {

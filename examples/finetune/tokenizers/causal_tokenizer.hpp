@@ -63,6 +63,9 @@ class CausalTokenizer {
   /// The largest id plus one. A model may have more rows.
   virtual std::size_t vocab_size() const = 0;
 
+  /// Whether a text that ids become loses a space at its begin, which encoding put there.
+  virtual bool strips_first_space() const { return false; }
+
   /// The bytes of ids one after the other; `to_utf8` makes them text as `tokenizers` does.
   std::string decode(std::span<const std::int32_t> ids, bool skip_special) const;
   /// Of the model's files.
@@ -76,10 +79,7 @@ class CausalTokenizer {
   CausalTokenizer(const CausalTokenizer&) = default;
   CausalTokenizer& operator=(const CausalTokenizer&) = default;
 
- private:
   CausalSettings settings_;
-
- protected:
   std::vector<std::string> notes_;
 };
 
@@ -97,6 +97,7 @@ class StreamingDecoder {
  private:
   const CausalTokenizer& tokenizer_;
   bool skip_special_;
+  bool at_begin_ = true;
   Utf8Stream stream_;
 };
 

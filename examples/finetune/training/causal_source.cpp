@@ -97,6 +97,13 @@ std::vector<std::int32_t> CausalSource::end_ids(const ChatTemplate& chat) const 
   return ids;
 }
 
+void CausalSource::require_savable() const {
+  if (gguf_ == nullptr || gguf_->at<std::string_view>("tokenizer.ggml.model") == "gpt2") return;
+  throw ModelError(path_.string() +
+                   ": its tokenizer is SentencePiece's, which cannot be written from a GGUF file to a model's folder; "
+                   "begin with the model's folder in Hugging Face form, or train with --no-save");
+}
+
 template <class T, class Backend>
 void CausalSource::load(DecoderModel<T, Backend>& model, std::uint64_t seed) const {
   if (gguf_ != nullptr)
@@ -107,6 +114,8 @@ void CausalSource::load(DecoderModel<T, Backend>& model, std::uint64_t seed) con
 
 template <class T, class Backend>
 void CausalSource::save(const fs::path& folder, const DecoderModel<T, Backend>& model, io::DType type) const {
+  require_savable();
+  require_savable();
   if (gguf_ != nullptr) write_tokenizer_files(*gguf_, folder);
   save_decoder(folder, folder_, model, type);
 }

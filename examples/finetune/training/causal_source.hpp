@@ -48,6 +48,8 @@ class CausalSource {
   /// Fills the model's weights; adapters are made from `seed`. Throws ModelError or IoError.
   template <class T, class Backend>
   void load(DecoderModel<T, Backend>& model, std::uint64_t seed) const;
+  /// Throws ModelError where `save` could not write the tokenizer: that of a GGUF file with SentencePiece.
+  void require_savable() const;
   /// Writes a folder that transformers loads, with the tokenizer's files, adapters merged. Throws ModelError or IoError.
   template <class T, class Backend>
   void save(const std::filesystem::path& folder, const DecoderModel<T, Backend>& model, io::DType type) const;

@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
 """Writes tests/golden/causal/: a byte-level BPE trained on this script's strings, as tokenizer.json with the pattern of
 each model (gpt2, smollm2, llama3, qwen2) and as smollm2.gguf, and strings.json, the ids of hard strings as the package
-`tokenizers` has them, with their text again. Needs: pip install tokenizers gguf (0.23.3, 0.19.0)."""
+`tokenizers` has them, with their text again. Of a SentencePiece model likewise: sentencepiece/tokenizer.model,
+sentencepiece.gguf and sentencepiece.json, ids and texts as the package `sentencepiece` has them. Needs: pip install tokenizers
+gguf sentencepiece (0.23.3, 0.19.0, 0.2.3)."""
 import ast
+import io
 import json
 import pathlib
 
 import gguf
+import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, processors, trainers
 from tokenizers import pre_tokenizers as pre
 from tokenizers.models import BPE
@@ -108,3 +112,33 @@ config = {"bos_token": "<|im_start|>", "eos_token": {"content": "<|im_end|>", "s
 for path in folder.glob("*/tokenizer.json"):  # short
     path.write_text(json.dumps(json.loads(path.read_text()), ensure_ascii=False, separators=(",", ":")) + "\n")
 (folder / "strings.json").write_text(json.dumps(goldens, ensure_ascii=True, separators=(",", ":")) + "\n")
+
+# ---- SentencePiece, with the settings of LLaMA's
+out = io.BytesIO()
+lines = ["the quick brown fox says hello world and the answer is 42", "two words café foxes 1 2 3 hello hello, it is 100 or 7; (see <here>)",
+         "what is the answer to the question, and why is it so? because the world says so"] * 30
+sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(lines), model_writer=out, vocab_size=340, model_type="bpe", byte_fallback=True, normalization_rule_name="identity",
+    remove_extra_whitespaces=False, add_dummy_prefix=True, split_digits=True, minloglevel=2)
+(folder / "sentencepiece").mkdir(exist_ok=True)
+(folder / "sentencepiece" / "tokenizer.model").write_bytes(out.getvalue())
+config = {"eos_token": "</s>", "pad_token": "<pad>", "chat_template": "{{ messages }}", "added_tokens_decoder": {
+    "340": {"content": "<pad>", "special": True}}}
+(folder / "sentencepiece" / "tokenizer_config.json").write_text(json.dumps(config) + "\n")
+pieces = sentencepiece.SentencePieceProcessor(model_proto=out.getvalue())
+count = pieces.vocab_size()
+strings = [text for text in STRINGS if len(text) < 40] + ["  two  spaces  ", "\u2581a \u2581", " lead"]
+ids = [pieces.encode(text) for text in strings]
+(folder / "sentencepiece.json").write_text(json.dumps(
+    {"strings": strings, "ids": ids, "decoded": [pieces.decode(one) for one in ids]}, separators=(",", ":")) + "\n")
+writer = gguf.GGUFWriter(folder / "sentencepiece.gguf", "llama")
+writer.add_tokenizer_model("llama")
+writer.add_token_list([pieces.id_to_piece(i) for i in range(count)])
+writer.add_token_scores([pieces.get_score(i) for i in range(count)])
+writer.add_token_types([2 if pieces.is_unknown(i) else 3 if pieces.is_control(i) else 6 if pieces.is_byte(i) else 1 for i in range(count)])
+writer.add_bos_token_id(1)
+writer.add_eos_token_id(2)
+writer.write_header_to_file()
+writer.write_kv_data_to_file()
+writer.write_tensors_to_file()
+writer.close()
