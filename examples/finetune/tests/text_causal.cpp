@@ -78,6 +78,24 @@ TEST_CASE("hard strings have the ids and texts of the package tokenizers") {
   }
 }
 
+TEST_CASE("words of each pattern") {
+  const auto words = [](std::string_view text, SplitPattern pattern) {
+    std::string joined;
+    for (const std::string_view word : split_words(text, pattern))
+      joined += (joined.empty() ? "" : "|") + std::string(word);
+    return joined;
+  };
+  // The long s is an s to those that look for 's in any case.
+  CHECK(words("'\u017Fa 'Sa", SplitPattern::llama3) == "'\u017F|a| '|Sa");
+  CHECK(words("'\u017Fa", SplitPattern::gpt2) == "'|\u017Fa");
+  CHECK(words("we'LL 1234567", SplitPattern::llama3) == "we|'LL| |123|456|7");
+  CHECK(words("we'LL 123", SplitPattern::qwen2) == "we|'LL| |1|2|3");
+  CHECK(words("we'll 123a", SplitPattern::smollm2) == "we|'ll| |1|2|3|a");
+  CHECK(words("we'll 123a", SplitPattern::gpt2) == "we|'ll| 123|a");
+  CHECK(words("a;\r\n\n  b \n c", SplitPattern::qwen2) == "a|;\r\n\n| | b| \n| c");
+  CHECK(words("(a !b", SplitPattern::llama3) == "(a| !|b");
+}
+
 TEST_CASE("a GGUF file's tokenizer is the folder's") {
   const sparsegrad::finetune::GgufFile file((golden / "smollm2.gguf").string());
   const auto tokenizer = gguf_tokenizer(file);

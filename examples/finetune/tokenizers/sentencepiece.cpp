@@ -62,6 +62,10 @@ std::string sentencepiece_model(const std::vector<Piece>& pieces, bool add_dummy
 
 #ifndef FINETUNE_SENTENCEPIECE
 
+bool has_sentencepiece() {
+  return false;
+}
+
 std::unique_ptr<CausalTokenizer> sentencepiece_tokenizer(const std::string&, const std::vector<AddedToken>&,
                                                          CausalSettings, const std::string& name) {
   throw TokenizerError(
@@ -71,6 +75,10 @@ std::unique_ptr<CausalTokenizer> sentencepiece_tokenizer(const std::string&, con
 }
 
 #else
+
+bool has_sentencepiece() {
+  return true;
+}
 
 namespace {
 

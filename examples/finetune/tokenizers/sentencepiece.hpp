@@ -12,6 +12,9 @@
 
 namespace sparsegrad::finetune {
 
+/// Whether the program was built with the library.
+bool has_sentencepiece();
+
 /// Types of pieces, as in sentencepiece_model.proto and in GGUF files.
 enum class PieceType : int { normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6 };
 
