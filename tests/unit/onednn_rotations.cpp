@@ -123,7 +123,8 @@ TEST_CASE("rotations: numbers of 8, 16 and 24 bits are exact in 1, 2 and 3 terms
   const auto signs = whole(40, 64, 1, 4);
   for (const auto& [precision, bits] : {std::pair(Precision::bf16x1, 8), std::pair(Precision::bf16x2, 16),
                                         std::pair(Precision::bf16x3, 18)}) {
-    CAPTURE(bits);
+    const int significant = bits;
+    CAPTURE(significant);
     const auto a = whole(50, 64, bits, 5);  // sums of 64 stay below 2^24
     const Matrix<double> exact = test::product(a, signs, false, true);
     Matrix<float> c(50, 40);
@@ -190,7 +191,8 @@ TEST_CASE("rotations: core and weight update of a layer, both layouts, against d
     for (const WeightLayout layout : {WeightLayout::out_in, WeightLayout::in_out}) {
       for (const Precision precision : all_precisions) {
         CAPTURE(to_string(precision));
-        CAPTURE(r);
+        const index_t rank = r;
+        CAPTURE(rank);
         B::Context ctx(2);
         const auto basis = TuckerBasis<float, B>::from_sides(side(ctx, out, r, 1), side(ctx, in, c, 2));
         const auto v = columns(ctx, basis->out());
