@@ -121,5 +121,14 @@ TEST_CASE("cpu_report: products far below the instruction set's rate are named w
   CHECK(detail::advice_on(report).empty());
 }
 
+TEST_CASE("what is said of OpenBLAS's kernels depends on the environment") {
+  using detail::openblas_advice;
+  CHECK(openblas_advice("Prescott", nullptr, "SkylakeX").find("set the environment variable") !=
+        std::string::npos);
+  CHECK(openblas_advice("Haswell", "Haswell", "SkylakeX").find("OPENBLAS_CORETYPE is Haswell; unset it") !=
+        std::string::npos);
+  CHECK(openblas_advice("Haswell", "Haswell", "Haswell").find("install a newer") != std::string::npos);
+}
+
 }  // namespace
 }  // namespace sparsegrad

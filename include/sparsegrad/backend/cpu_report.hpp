@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <string>
 #include <vector>
@@ -46,6 +47,19 @@ inline std::string rate_text(double flops) {
   return text;
 }
 
+/// What to do about OpenBLAS's kernels for `core`; `set` is the value of OPENBLAS_CORETYPE, null where it is
+/// not set.
+inline std::string openblas_advice(const char* core, const char* set, const std::string& wanted) {
+  std::string advice = std::string("OpenBLAS took its kernels for ") + core;
+  if (set != nullptr && set == wanted) return advice + ", as OPENBLAS_CORETYPE says; install a newer one. ";
+  if (set != nullptr) {
+    return advice + " because the environment variable OPENBLAS_CORETYPE is " + set +
+           "; unset it, or set it to " + wanted + " before the program starts. ";
+  }
+  return advice + "; set the environment variable OPENBLAS_CORETYPE=" + wanted +
+         " before the program starts, or install a newer OpenBLAS. ";
+}
+
 /// What to do where `fastest` or the BLAS are slow: below 0.6 of the peak.
 inline std::string advice_on(const CpuReport& report) {
   constexpr double enough = 0.6;
@@ -55,10 +69,8 @@ inline std::string advice_on(const CpuReport& report) {
     advice += "The BLAS multiplies floats at " + rate_text(r.of_float) + " a thread, where " +
               report.instruction_set + " allows " + rate_text(report.peak) + ". ";
     if (openblas_core_name != nullptr) {
-      advice += std::string("OpenBLAS took its kernels for ") + openblas_core_name() +
-                "; set the environment variable OPENBLAS_CORETYPE=" +
-                (report.instruction_set == "AVX-512" ? "SkylakeX" : "Haswell") +
-                " before the program starts, or install a newer OpenBLAS. ";
+      advice += openblas_advice(openblas_core_name(), std::getenv("OPENBLAS_CORETYPE"),
+                                report.instruction_set == "AVX-512" ? "SkylakeX" : "Haswell");
     } else {
       advice += "Link a BLAS that has kernels for this processor. ";
     }
