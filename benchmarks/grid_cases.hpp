@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include <sparsegrad/default_cost_model.hpp>
+
 #include "layer_cases.hpp"
 
 namespace sparsegrad::bench {
@@ -19,7 +21,7 @@ struct GridCase {
 
 /// Plans that differ for this basis, the cost model's choice first.
 template <class Basis>
-std::vector<Plan> plans_of(const Basis& basis, const Workload& work, const CostModel& model = {}) {
+std::vector<Plan> plans_of(const Basis& basis, const Workload& work, const CostModel& model) {
   const auto side = [](const auto& s) { return SideShape{s.kind(), s.extent(), s.rank()}; };
   std::vector<Plan> plans{choose_plan(side(basis.out()), side(basis.in()), work, model)};
   for (const SideOrder out : {SideOrder::multiply_first, SideOrder::project_first}) {
@@ -60,8 +62,9 @@ std::vector<GridCase> grid_cases(typename Backend::Context& ctx, const LayerShap
                                   }},
                      .family = family});
   };
+  const CostModel model = default_cost_model<T, Backend>(ctx, default_rotations<T, Backend>(ctx));
   const auto add_basis = [&](const std::string& family, const OnDemand<const Basis>& basis, index_t entries) {
-    const std::vector<Plan> plans = plans_of(*basis(), {shape.tokens, shape.micro_batches});
+    const std::vector<Plan> plans = plans_of(*basis(), {shape.tokens, shape.micro_batches}, model);
     for (const Plan& plan : plans) {
       add(family, [&ctx, basis, entries, plan](Data& d) {
         return std::make_shared<SparseStep<Backend, T>>(ctx, d, basis(), entries, plan);
