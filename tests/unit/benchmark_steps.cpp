@@ -116,7 +116,7 @@ TEST_CASE("all plans and the paper's order train the same weight") {
     const auto y = data.y();
     results.emplace_back(y.data, y.data + y.size());
   };
-  for (const Plan& plan : bench::plans_of(*basis, {tokens, 2}))
+  for (const Plan& plan : bench::plans_of(*basis, {tokens, 2}, CostModel{}))
     result([&](Data& d) { return bench::SparseStep<Backend>(ctx, d, basis, 10, plan); });
   result([&](Data& d) { return bench::InBasisStep<Backend>(ctx, d, basis); });
   REQUIRE(results.size() == 5);
