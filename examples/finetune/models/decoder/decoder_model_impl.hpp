@@ -282,17 +282,22 @@ void DecoderModel<T, Backend>::lay_out(Context& ctx) {
         }
       }
     }
-    take(normed_, tokens, hidden);
-    take(swiglu_, tokens, wide);
     take(last_x_, tokens, hidden);
     take(last_rstd_, tokens, 1);
     take(last_, tokens, hidden);
-    take(logits_, logit_rows(), config_.vocab_size);
-    take(attention_work_, Ops::template attention_work<T>(ctx, shape_, max_length_), 1);
     if (training) {
-      if (is_low_precision<T>) take(d_logits_, logit_rows(), config_.vocab_size);
       take(d_last_, tokens, hidden);
       take(g_, tokens, hidden);
+    }
+    // A chunk of logits lies where blocks work: there are no logits while a block computes.
+    const index_t shared_from = end;
+    take(logits_, logit_rows(), config_.vocab_size);
+    if (training && is_low_precision<T>) take(d_logits_, logit_rows(), config_.vocab_size);
+    const index_t logits_end = std::exchange(end, shared_from);
+    take(normed_, tokens, hidden);
+    take(swiglu_, tokens, wide);
+    take(attention_work_, Ops::template attention_work<T>(ctx, shape_, max_length_), 1);
+    if (training) {
       take(g_norm_, tokens, hidden);
       if (most.wide) take(g_wide_, tokens, wide);
       if (most.attention) take(g_context_, tokens, shape_.q_cols());
@@ -306,6 +311,7 @@ void DecoderModel<T, Backend>::lay_out(Context& ctx) {
       if (copies) take(g_copy_, tokens, hidden);
       take(g_work_, tokens, work);
     }
+    end = std::max(end, logits_end);
     if (!placing && end != arena_.size()) {
       arena_.release();  // never two of them: resize keeps the old memory until it has the new
       arena_.resize(ctx, end);
