@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "causal_checks.hpp"
 #include "checkpoints/gguf_model.hpp"
 #include "checkpoints/gguf_tokenizer.hpp"
-#include "causal_checks.hpp"
 #include "models/model_error.hpp"
 #include "support/fuzz.hpp"
 
