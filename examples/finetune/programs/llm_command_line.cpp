@@ -242,7 +242,9 @@ int run(int argc, char** argv) {
   try {
     if (train_app->parsed()) {
       std::vector<OptionEffect> effects = option_effects(train);
-      effects.push_back({{"--held-out", "--split-seed"}, train.causal->validation.empty(), "--validation",
+      effects.push_back({{"--held-out", "--split-seed"},
+                         train.causal->validation.empty(),
+                         "--validation",
                          "no file of its own to evaluate on"});
       tell_effects(given, effects);
       train.apply_run_type();
