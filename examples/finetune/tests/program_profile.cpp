@@ -1,4 +1,6 @@
 // Where the time of steps goes: StepProfile by itself, and train --profile.
+#include <functional>
+
 #include "models/host_backend.hpp"
 #include "run_result.hpp"
 #include "support/tiny_decoder.hpp"
@@ -13,8 +15,8 @@ namespace fs = std::filesystem;
 
 /// Runs four steps without and with --profile: `train(folder, more words)`. The table has the rows of any model and
 /// `rows`, their times are the whole of the steps, and the models are the same.
-template <class F>
-void check_profile(const fs::path& output, bool sparse, const std::vector<std::string>& rows, F&& train) {
+void check_profile(const fs::path& output, bool sparse, const std::vector<std::string>& rows,
+                   const std::function<Finished(const fs::path&, const std::string&)>& train) {
   const Finished plain = train(output / "plain", "");
   REQUIRE_MESSAGE(plain.status == 0, plain.err);
   CHECK(plain.out.find("profile: ") == std::string::npos);
