@@ -1,4 +1,4 @@
-// What models of all kinds are asked for, and what they tell of a pass.
+// What models of all kinds are asked for, and the memory that they own.
 #pragma once
 
 #include <cstdint>
@@ -27,13 +27,6 @@ struct ModelMemory {
   index_t dense_gradients = 0;
   index_t mlp_gradients = 0;  ///< owned by the SparseGradLinear layers; their bases are not counted
   index_t activations = 0;
-};
-
-/// Times of one pass in seconds, by kind of work.
-struct ModelTimes {
-  double products = 0;
-  double attention = 0;
-  double elementwise = 0;
 };
 
 }  // namespace sparsegrad::finetune

@@ -15,9 +15,9 @@
 
 namespace sparsegrad::finetune::test {
 
-inline std::filesystem::path program() {
+inline std::filesystem::path program(const std::string& name = "sparsegrad-glue") {
   const std::filesystem::path path =
-      std::filesystem::read_symlink("/proc/self/exe").parent_path().parent_path() / "sparsegrad-glue";
+      std::filesystem::read_symlink("/proc/self/exe").parent_path().parent_path() / name;
   REQUIRE_MESSAGE(std::filesystem::exists(path), path.string() << " is not built");
   return path;
 }
@@ -46,6 +46,11 @@ inline Finished run_command(const std::string& command, const std::string& befor
 /// Runs the program with words separated by spaces. `before` is shell.
 inline Finished run(const std::string& words, const std::string& before = "") {
   return run_command("'" + program().string() + "' " + words, before);
+}
+
+/// Runs the program for language models with words separated by spaces.
+inline Finished llm(const std::string& words) {
+  return run_command("'" + program("sparsegrad-llm").string() + "' " + words);
 }
 
 /// Runs the program with exactly these words. `variables` are put into its environment ("NAME=value").

@@ -12,13 +12,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Runs the program with words separated by spaces.
-Finished llm(const std::string& words) {
-  const fs::path path = fs::read_symlink("/proc/self/exe").parent_path().parent_path() / "sparsegrad-llm";
-  REQUIRE_MESSAGE(fs::exists(path), path.string() << " is not built");
-  return run_command("'" + path.string() + "' " + words);
-}
-
 const fs::path& model() {
   static const fs::path path = make_tiny_decoder(fresh_folder("llm_tiny"));
   return path;

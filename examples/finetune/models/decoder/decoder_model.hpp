@@ -125,12 +125,6 @@ class DecoderModel {
   std::optional<std::vector<C>> merged(const Parameter<T>& parameter) const;
 
   ModelMemory memory() const;
-  /// Sums over all passes since the last reset; measured only after `measure_times(true)`.
-  const ModelTimes& times() const { return times_; }
-  void measure_times(bool on) {
-    measuring_ = on;
-    times_ = {};
-  }
 
  private:
   using Ops = DecoderOps<Backend>;
@@ -205,9 +199,6 @@ class DecoderModel {
   /// g, or a copy of it for a matrix that changes its dY: g itself goes on along the residual path.
   MatrixView<T> kept_apart(Context& ctx, const Matrix& matrix, MatrixView<T> g);
 
-  template <class F>
-  void timed(double ModelTimes::*kind, F&& f);
-
   MatrixView<T> tokens_by(T* data, index_t cols) const { return MatrixView<T>(data, tokens_, cols); }
   MatrixView<T> rows_by(T* data) const {
     return MatrixView<T>(data, static_cast<index_t>(rows_.size()), config_.hidden);
@@ -265,8 +256,6 @@ class DecoderModel {
   bool training_ = false;
   bool backward_possible_ = false;
   std::function<void(index_t)> on_mlp_gradient_;
-  bool measuring_ = false;
-  ModelTimes times_;
 };
 
 }  // namespace sparsegrad::finetune

@@ -2,21 +2,12 @@
 #pragma once
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
 #include "models/decoder/decoder_model.hpp"
+#include "models/layers/step_profile.hpp"
 
 namespace sparsegrad::finetune {
-
-template <class T, class Backend>
-template <class F>
-void DecoderModel<T, Backend>::timed(double ModelTimes::*kind, F&& f) {
-  if (!measuring_) return f();
-  const auto start = std::chrono::steady_clock::now();
-  f();
-  times_.*kind += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 template <class T, class Backend>
 void DecoderModel<T, Backend>::check(const Batch& batch, bool with_targets) const {
@@ -48,18 +39,15 @@ template <class T, class Backend>
 template <class Attend>
 void DecoderModel<T, Backend>::forward_blocks(Context& ctx, Attend&& attend) {
   const index_t hidden = config_.hidden;
-  timed(&ModelTimes::elementwise,
-        [&] { Ops::template embed_forward<T>(ctx, table_, placed_, tokens_by(activations_[0].x, hidden)); });
+  Ops::template embed_forward<T>(ctx, table_, placed_, tokens_by(activations_[0].x, hidden));
   MatrixView<const T> residual;
   for (index_t l = 0; l < config_.layers; ++l) {
     forward_block(ctx, l, residual, attend);
     residual = tokens_by(activations_[static_cast<std::size_t>(l)].x1, hidden);
   }
-  timed(&ModelTimes::elementwise, [&] {
-    Ops::template take_rows<T>(ctx, rows_, tokens_by(tail_, hidden), residual, rows_by(last_x_));
-    Ops::template add_rms_norm_forward<T>(ctx, last_norm_, nullptr, MatrixView<const T>(), rows_by(last_x_),
-                                          last_rstd_, rows_by(last_));
-  });
+  Ops::template take_rows<T>(ctx, rows_, tokens_by(tail_, hidden), residual, rows_by(last_x_));
+  Ops::template add_rms_norm_forward<T>(ctx, last_norm_, nullptr, MatrixView<const T>(), rows_by(last_x_),
+                                        last_rstd_, rows_by(last_));
 }
 
 template <class T, class Backend>
@@ -82,43 +70,34 @@ void DecoderModel<T, Backend>::forward_block(Context& ctx, index_t l, MatrixView
     m.forward(ctx, in, lent(a.saved[static_cast<std::size_t>(kind)], m.saved_cols(training_)), out);
   };
 
-  timed(&ModelTimes::elementwise,
-        [&] { Ops::template add_rms_norm_forward<T>(ctx, b.norm1, nullptr, residual, x, a.rstd1, normed); });
-  timed(&ModelTimes::products, [&] {
-    const index_t q_cols = shape_.q_cols();
-    const index_t kv_cols = shape_.kv_cols();
-    product(MatrixKind::q, normed, qkv.block(0, 0, tokens_, q_cols));
-    product(MatrixKind::k, normed, qkv.block(0, q_cols, tokens_, kv_cols));
-    product(MatrixKind::v, normed, qkv.block(0, q_cols + kv_cols, tokens_, kv_cols));
-  });
-  timed(&ModelTimes::attention, [&] {
-    Ops::template rope_forward<T>(ctx, shape_, rope_, placed_, b.qkv_bias, qkv);
-    attend(l, qkv, context);
-  });
-  timed(&ModelTimes::products, [&] { product(MatrixKind::o, context, x1); });
-  timed(&ModelTimes::elementwise,
-        [&] { Ops::template add_rms_norm_forward<T>(ctx, b.norm2, b.o_bias, x, x1, a.rstd2, normed); });
-  timed(&ModelTimes::products, [&] {
-    product(MatrixKind::gate, normed, gate);
-    product(MatrixKind::up, normed, up);
-  });
-  timed(&ModelTimes::elementwise, [&] { Ops::template swiglu_forward<T>(ctx, gate, up, swiglu); });
+  Ops::template add_rms_norm_forward<T>(ctx, b.norm1, nullptr, residual, x, a.rstd1, normed);
+  const index_t q_cols = shape_.q_cols();
+  const index_t kv_cols = shape_.kv_cols();
+  product(MatrixKind::q, normed, qkv.block(0, 0, tokens_, q_cols));
+  product(MatrixKind::k, normed, qkv.block(0, q_cols, tokens_, kv_cols));
+  product(MatrixKind::v, normed, qkv.block(0, q_cols + kv_cols, tokens_, kv_cols));
+  Ops::template rope_forward<T>(ctx, shape_, rope_, placed_, b.qkv_bias, qkv);
+  attend(l, qkv, context);
+  product(MatrixKind::o, context, x1);
+  Ops::template add_rms_norm_forward<T>(ctx, b.norm2, b.o_bias, x, x1, a.rstd2, normed);
+  product(MatrixKind::gate, normed, gate);
+  product(MatrixKind::up, normed, up);
+  Ops::template swiglu_forward<T>(ctx, gate, up, swiglu);
   const bool is_last = l + 1 == config_.layers;
   T* next = is_last ? tail_ : activations_[static_cast<std::size_t>(l + 1)].x;
-  timed(&ModelTimes::products, [&] { product(MatrixKind::down, swiglu, tokens_by(next, hidden)); });
+  product(MatrixKind::down, swiglu, tokens_by(next, hidden));
 }
 
 template <class T, class Backend>
 template <class F>
 void DecoderModel<T, Backend>::for_logits(Context& ctx, F&& f) {
+  const HeadScope scope(ctx);
   const auto count = static_cast<index_t>(rows_.size());
   for (index_t first = 0; first < count; first += logit_rows()) {
     const index_t rows = std::min(logit_rows(), count - first);
     const MatrixView<C> logits(logits_, rows, config_.vocab_size);
     const MatrixView<const T> last = rows_by(last_).block(first, 0, rows, config_.hidden);
-    timed(&ModelTimes::products, [&] {
-      wide_product<T, Backend>(ctx, Op::none, Op::transpose, C(1), last, head_.weight, C(0), logits);
-    });
+    wide_product<T, Backend>(ctx, Op::none, Op::transpose, C(1), last, head_.weight, C(0), logits);
     f(first, logits);
   }
 }
@@ -134,10 +113,8 @@ MatrixView<T> DecoderModel<T, Backend>::loss_of(Context& ctx, index_t first, Mat
       d_logits = logits;
     }
   }
-  timed(&ModelTimes::elementwise, [&] {
-    Ops::template cross_entropy<T>(ctx, logits, std::span(targets_).subspan(static_cast<std::size_t>(first)),
-                                   token_losses_.data() + first, d_logits);
-  });
+  Ops::template cross_entropy<T>(ctx, logits, std::span(targets_).subspan(static_cast<std::size_t>(first)),
+                                 token_losses_.data() + first, d_logits);
   return d_logits;
 }
 
@@ -167,10 +144,8 @@ typename DecoderModel<T, Backend>::Result DecoderModel<T, Backend>::forward(Cont
   for_logits(ctx, [&](index_t first, MatrixView<C> logits) {
     const MatrixView<const T> d_logits = loss_of(ctx, first, logits, goes_on);
     if (!goes_on) return;
-    timed(&ModelTimes::products, [&] {
-      const MatrixView<T> d_last = rows_by(d_last_).block(first, 0, logits.rows, config_.hidden);
-      Backend::template gemm<T>(ctx, Op::none, Op::none, C(1), d_logits, head_.weight, C(0), d_last);
-    });
+    const MatrixView<T> d_last = rows_by(d_last_).block(first, 0, logits.rows, config_.hidden);
+    Backend::template gemm<T>(ctx, Op::none, Op::none, C(1), d_logits, head_.weight, C(0), d_last);
   });
   Result result;
   result.counted = static_cast<index_t>(rows_.size());
@@ -192,25 +167,21 @@ void DecoderModel<T, Backend>::backward(Context& ctx, const Batch& batch, double
   if (!head_.d_weight.empty()) {
     for_logits(ctx, [&](index_t first, MatrixView<C> logits) {
       const MatrixView<const T> d_logits = loss_of(ctx, first, logits, true);
-      timed(&ModelTimes::products, [&] {
-        wide_product<T, Backend>(ctx, Op::transpose, Op::none, factor, d_logits,
-                                 rows_by(last_).block(first, 0, logits.rows, config_.hidden), C(1),
-                                 head_.d_weight);
-      });
+      wide_product<T, Backend>(ctx, Op::transpose, Op::none, factor, d_logits,
+                               rows_by(last_).block(first, 0, logits.rows, config_.hidden), C(1),
+                               head_.d_weight);
     });
   }
   if (!wanted_.norm1) return;
   const MatrixView<T> g = tokens_by(g_, config_.hidden);
-  timed(&ModelTimes::elementwise, [&] {
-    // In place of the last states, which nobody reads again.
-    Ops::template rms_norm_backward<T>(ctx, last_norm_, rows_by(last_x_), last_rstd_, rows_by(d_last_),
-                                       factor, true, rows_by(last_));
-    Ops::template put_rows<T>(ctx, rows_, rows_by(last_), g);
-  });
+  // In place of the last states, which nobody reads again.
+  Ops::template rms_norm_backward<T>(ctx, last_norm_, rows_by(last_x_), last_rstd_, rows_by(d_last_), factor,
+                                     true, rows_by(last_));
+  Ops::template put_rows<T>(ctx, rows_, rows_by(last_), g);
   for (index_t l = config_.layers - 1; l >= 0 && blocks_[static_cast<std::size_t>(l)].wanted.block; --l)
     backward_block(ctx, l);
   if (d_table_.empty()) return;
-  timed(&ModelTimes::elementwise, [&] { Ops::template embed_backward<T>(ctx, placed_, g, d_table_); });
+  Ops::template embed_backward<T>(ctx, placed_, g, d_table_);
 }
 
 template <class T, class Backend>
@@ -244,25 +215,19 @@ void DecoderModel<T, Backend>::backward_block(Context& ctx, index_t l) {
   const MatrixView<T> swiglu = tokens_by(swiglu_, config_.intermediate);
   const MatrixView<T> g_wide = b.wanted.wide ? tokens_by(g_wide_, config_.intermediate) : MatrixView<T>();
 
-  if (needs_input(l, {MatrixKind::down}))
-    timed(&ModelTimes::elementwise, [&] { Ops::template swiglu_forward<T>(ctx, gate, up, swiglu); });
-  timed(&ModelTimes::products,
-        [&] { backward_matrix(ctx, l, MatrixKind::down, kept_apart(ctx, *b.down, g), swiglu, g_wide); });
+  if (needs_input(l, {MatrixKind::down})) Ops::template swiglu_forward<T>(ctx, gate, up, swiglu);
+  backward_matrix(ctx, l, MatrixKind::down, kept_apart(ctx, *b.down, g), swiglu, g_wide);
   if (!b.wanted.wide) return;
-  timed(&ModelTimes::elementwise, [&] { Ops::template swiglu_backward<T>(ctx, g_wide, gate, up); });
+  Ops::template swiglu_backward<T>(ctx, g_wide, gate, up);
   const MatrixView<T> normed = tokens_by(normed_, hidden);
   const MatrixView<T> x1 = tokens_by(a.x1, hidden);
   if (needs_input(l, {MatrixKind::gate, MatrixKind::up}))
-    timed(&ModelTimes::elementwise,
-          [&] { Ops::template rms_norm_again<T>(ctx, b.norm2, x1, a.rstd2, normed); });
+    Ops::template rms_norm_again<T>(ctx, b.norm2, x1, a.rstd2, normed);
   const MatrixView<T> g_norm = b.wanted.norm2 ? tokens_by(g_norm_, hidden) : MatrixView<T>();
-  timed(&ModelTimes::products, [&] {
-    backward_matrix(ctx, l, MatrixKind::up, up, normed, g_norm);
-    backward_matrix(ctx, l, MatrixKind::gate, gate, normed, g_norm, InputGradient::add);
-  });
+  backward_matrix(ctx, l, MatrixKind::up, up, normed, g_norm);
+  backward_matrix(ctx, l, MatrixKind::gate, gate, normed, g_norm, InputGradient::add);
   if (!b.wanted.norm2) return;
-  timed(&ModelTimes::elementwise,
-        [&] { Ops::template rms_norm_backward<T>(ctx, b.norm2, x1, a.rstd2, g_norm, C(1), false, g); });
+  Ops::template rms_norm_backward<T>(ctx, b.norm2, x1, a.rstd2, g_norm, C(1), false, g);
   if (b.wanted.attention) backward_attention(ctx, l);
 }
 
@@ -276,34 +241,26 @@ void DecoderModel<T, Backend>::backward_attention(Context& ctx, index_t l) {
   const MatrixView<T> g = tokens_by(g_, hidden);
   const MatrixView<T> context = tokens_by(a.context, q_cols);
   const MatrixView<T> g_context = b.wanted.qkv ? tokens_by(g_context_, q_cols) : MatrixView<T>();
-  timed(&ModelTimes::elementwise, [&] { Ops::template column_sums<T>(ctx, g, b.d_o_bias); });
-  timed(&ModelTimes::products,
-        [&] { backward_matrix(ctx, l, MatrixKind::o, kept_apart(ctx, *b.o, g), context, g_context); });
+  Ops::template column_sums<T>(ctx, g, b.d_o_bias);
+  backward_matrix(ctx, l, MatrixKind::o, kept_apart(ctx, *b.o, g), context, g_context);
   if (!b.wanted.qkv) return;
   const MatrixView<T> g_qkv = tokens_by(g_qkv_, shape_.cols());
-  timed(&ModelTimes::attention, [&] {
-    Ops::template attention_backward<T>(ctx, shape_, placed_, tokens_by(a.qkv, shape_.cols()), context,
-                                        a.log_sums, g_context, g_qkv, attention_work_);
-    Ops::template rope_backward<T>(ctx, shape_, rope_, placed_, g_qkv);
-  });
+  Ops::template attention_backward<T>(ctx, shape_, placed_, tokens_by(a.qkv, shape_.cols()), context,
+                                      a.log_sums, g_context, g_qkv, attention_work_);
+  Ops::template rope_backward<T>(ctx, shape_, rope_, placed_, g_qkv);
   const MatrixView<T> normed = tokens_by(normed_, hidden);
   const MatrixView<T> x = tokens_by(a.x, hidden);
-  timed(&ModelTimes::elementwise, [&] {
-    Ops::template column_sums<T>(ctx, g_qkv, b.d_qkv_bias);
-    if (needs_input(l, {MatrixKind::q, MatrixKind::k, MatrixKind::v}))
-      Ops::template rms_norm_again<T>(ctx, b.norm1, x, a.rstd1, normed);
-  });
+  Ops::template column_sums<T>(ctx, g_qkv, b.d_qkv_bias);
+  if (needs_input(l, {MatrixKind::q, MatrixKind::k, MatrixKind::v}))
+    Ops::template rms_norm_again<T>(ctx, b.norm1, x, a.rstd1, normed);
   const MatrixView<T> g_norm = b.wanted.norm1 ? tokens_by(g_norm_, hidden) : MatrixView<T>();
-  timed(&ModelTimes::products, [&] {
-    backward_matrix(ctx, l, MatrixKind::q, g_qkv.block(0, 0, tokens_, q_cols), normed, g_norm);
-    backward_matrix(ctx, l, MatrixKind::k, g_qkv.block(0, q_cols, tokens_, kv_cols), normed, g_norm,
-                    InputGradient::add);
-    backward_matrix(ctx, l, MatrixKind::v, g_qkv.block(0, q_cols + kv_cols, tokens_, kv_cols), normed, g_norm,
-                    InputGradient::add);
-  });
+  backward_matrix(ctx, l, MatrixKind::q, g_qkv.block(0, 0, tokens_, q_cols), normed, g_norm);
+  backward_matrix(ctx, l, MatrixKind::k, g_qkv.block(0, q_cols, tokens_, kv_cols), normed, g_norm,
+                  InputGradient::add);
+  backward_matrix(ctx, l, MatrixKind::v, g_qkv.block(0, q_cols + kv_cols, tokens_, kv_cols), normed, g_norm,
+                  InputGradient::add);
   if (!b.wanted.norm1) return;
-  timed(&ModelTimes::elementwise,
-        [&] { Ops::template rms_norm_backward<T>(ctx, b.norm1, x, a.rstd1, g_norm, C(1), false, g); });
+  Ops::template rms_norm_backward<T>(ctx, b.norm1, x, a.rstd1, g_norm, C(1), false, g);
 }
 
 template <class T, class Backend>

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "models/encoder/encoder_model.hpp"
+#include "models/layers/step_profile.hpp"
 
 namespace sparsegrad::finetune {
 
@@ -333,8 +334,10 @@ typename EncoderModel<T, Backend>::Result EncoderModel<T, Backend>::forward(Cont
   Result result;
   if (sequences > 0) Backend::template download<C>(ctx, logits_, host_logits_.data(), logits.size());
   result.logits = MatrixView<const C>(host_logits_.data(), sequences, config_.num_labels);
-  result.loss = loss_of<C>(config_.problem, result.logits, batch.labels,
-                           MatrixView<C>(host_d_logits_.data(), sequences, config_.num_labels));
+  profiled_bytes(ctx, Work::head, bytes_of<C>(2 * logits.size()), [&] {
+    result.loss = loss_of<C>(config_.problem, result.logits, batch.labels,
+                             MatrixView<C>(host_d_logits_.data(), sequences, config_.num_labels));
+  });
   backward_possible_ = training_;
   return result;
 }

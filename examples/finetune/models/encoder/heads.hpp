@@ -7,6 +7,7 @@
 #include "models/encoder/model_config.hpp"
 #include "models/layers/layer_ops.hpp"
 #include "models/layers/linear.hpp"
+#include "models/layers/step_profile.hpp"
 
 namespace sparsegrad::finetune {
 
@@ -20,12 +21,14 @@ struct Pooler {
   C* d_bias = nullptr;
 
   void forward(Context& ctx, MatrixView<const T> first, MatrixView<T> pooled) const {
+    const HeadScope scope(ctx);
     dense.forward(ctx, first, pooled);
     LayerOps<Backend>::template tanh_forward<T>(ctx, bias, pooled);
   }
   /// `g` = d pooled is overwritten by the gradient before tanh.
   void backward(Context& ctx, MatrixView<const T> first, MatrixView<const T> pooled, MatrixView<T> g,
                 MatrixView<T> d_first) const {
+    const HeadScope scope(ctx);
     LayerOps<Backend>::template tanh_backward<T>(ctx, pooled, g);
     if (d_bias != nullptr) Backend::template column_sums<T>(ctx, g, d_bias);
     dense.backward(ctx, g, first, C(0), d_first);
@@ -44,6 +47,7 @@ struct ClassificationHead {
 
   void forward(Context& ctx, const Dropout<C>& dropout, MatrixView<const T> pooled, MatrixView<T> dropped,
                MatrixView<C> logits) const {
+    const HeadScope scope(ctx);
     Backend::template copy<T>(ctx, pooled, dropped);
     LayerOps<Backend>::template apply_mask<T>(ctx, dropout, dropped);
     wide_product<T, Backend>(ctx, Op::none, Op::transpose, C(1), dropped, dense.weight, C(0), logits);
@@ -51,6 +55,7 @@ struct ClassificationHead {
   }
   void backward(Context& ctx, const Dropout<C>& dropout, MatrixView<const T> dropped,
                 MatrixView<const C> d_logits, MatrixView<T> d_pooled) const {
+    const HeadScope scope(ctx);
     if (d_bias != nullptr) Backend::template column_sums<C>(ctx, d_logits, d_bias);
     if constexpr (is_low_precision<T>) {
       auto frame = ctx.frame();

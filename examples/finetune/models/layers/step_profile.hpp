@@ -24,11 +24,12 @@ enum class Work {
   rotation,         ///< products with a basis that project tokens or gradients
   weight_update,    ///< W += V D U^T with its copies
   attention,        ///< with the bias of queries, keys and values
-  norm,             ///< LayerNorm with residual, dropout and bias
-  gelu,             ///< with its bias
+  rope,             ///< rotations by position, with the bias of queries, keys and values
+  norm,             ///< LayerNorm or RMSNorm with residual, dropout and bias
+  activation,       ///< GELU with its bias, or SwiGLU
   column_sums,      ///< bias gradients and bias additions that are passes of their own
   embeddings,       ///< both ways
-  head,             ///< what the head does besides products
+  head,             ///< the head and the loss, with their products
   adamw,            ///< dense AdamW
   selection,        ///< top-k and the search for NaN
   sparse_adam,      ///< SparseAdam's moments
@@ -68,7 +69,7 @@ struct MachineRates {
 /// small activations may be below its limit.
 class StepProfile {
  public:
-  static constexpr std::size_t kinds = 15;
+  static constexpr std::size_t kinds = 16;
   static constexpr int left_out = 2;  ///< first steps that do not count
 
   struct Entry {
@@ -119,6 +120,9 @@ class StepProfile {
   void begin_update() { updating_ = true; }
   bool updating() const { return updating_; }
 
+  /// Whether all work is that of the head; returns what was said before. See HeadScope.
+  bool in_head(bool yes) { return std::exchange(in_head_, yes); }
+
   /// The kind of C = op(A) op(B).
   Work product_kind(Op op_a, Op op_b, const void* b, const void* c) const {
     if (is_weight(c)) return Work::weight_update;
@@ -131,7 +135,7 @@ class StepProfile {
   template <class F>
   auto timed(Work kind, const Need& need, F&& f) {
     if (!recording_ || busy_) return f();
-    const Call call(*this, kind, need);
+    const Call call(*this, in_head_ ? Work::head : kind, need);
     return f();
   }
 
@@ -173,6 +177,7 @@ class StepProfile {
   bool recording_ = false;
   bool updating_ = false;
   bool busy_ = false;
+  bool in_head_ = false;
   double start_ = 0;
   double seconds_ = 0;
   double tokens_ = 0;
@@ -195,6 +200,41 @@ auto profiled(Context& ctx, Work kind, Needs&& need, F&& f) {
   if (profile == nullptr) return f();
   return profile->timed(kind, need(), f);
 }
+
+/// The same of work that reads and writes `bytes` at least.
+template <class Context, class F>
+auto profiled_bytes(Context& ctx, Work kind, double bytes, F&& f) {
+  return profiled(
+      ctx, kind,
+      [&] {
+        return StepProfile::Need{0, bytes};
+      },
+      f);
+}
+
+/// Bytes of `count` numbers.
+template <class V>
+double bytes_of(index_t count) {
+  return static_cast<double>(count) * sizeof(V);
+}
+
+/// While it lives, products, sums and copies are work of the head.
+class HeadScope {
+ public:
+  template <class Context>
+  explicit HeadScope(const Context& ctx) : profile_(profile_of(ctx)) {
+    if (profile_ != nullptr) before_ = profile_->in_head(true);
+  }
+  ~HeadScope() {
+    if (profile_ != nullptr) profile_->in_head(before_);
+  }
+  HeadScope(const HeadScope&) = delete;
+  HeadScope& operator=(const HeadScope&) = delete;
+
+ private:
+  StepProfile* profile_;
+  bool before_ = false;
+};
 
 /// Measures the machine with the context's threads and products, some tenths of a second: best of a few runs.
 template <class T, class Backend>

@@ -35,8 +35,8 @@ requires(!ThrustBackend<Backend>) struct LayerOps<Backend> {
                                  MatrixView<T> y) {
     // Three rows of tables are read.
     const double bytes = bytes_of<compute_t<T>>(3 * y.size()) + bytes_of<T>(2 * y.size());
-    passes(ctx, Work::embeddings, bytes,
-           [&] { finetune::embeddings_forward<T>(ctx, e, placed.batch(), dropout, xhat, rstd, y); });
+    profiled_bytes(ctx, Work::embeddings, bytes,
+                   [&] { finetune::embeddings_forward<T>(ctx, e, placed.batch(), dropout, xhat, rstd, y); });
   }
   template <class T>
   static void embeddings_backward(Context& ctx, const Embeddings<compute_t<T>>& e, const Placed& placed,
@@ -44,16 +44,17 @@ requires(!ThrustBackend<Backend>) struct LayerOps<Backend> {
                                   const compute_t<T>* rstd, MatrixView<T> g) {
     const double tables = e.trains_tables() ? 6 : 0;
     const double bytes = tables * bytes_of<compute_t<T>>(g.size()) + bytes_of<T>(2 * g.size());
-    passes(ctx, Work::embeddings, bytes,
-           [&] { finetune::embeddings_backward<T>(ctx, e, placed.batch(), dropout, xhat, rstd, g); });
+    profiled_bytes(ctx, Work::embeddings, bytes,
+                   [&] { finetune::embeddings_backward<T>(ctx, e, placed.batch(), dropout, xhat, rstd, g); });
   }
   template <class T>
   static void residual_norm_forward(Context& ctx, const LayerNorm<compute_t<T>>& norm,
                                     const Dropout<compute_t<T>>& dropout, const compute_t<T>* bias,
                                     MatrixView<T> x, MatrixView<const T> residual, compute_t<T>* rstd,
                                     MatrixView<T> y) {
-    passes(ctx, Work::norm, bytes_of<T>(4 * x.size()),
-           [&] { finetune::residual_norm_forward<T>(ctx, norm, dropout, bias, x, residual, rstd, y); });
+    profiled_bytes(ctx, Work::norm, bytes_of<T>(4 * x.size()), [&] {
+      finetune::residual_norm_forward<T>(ctx, norm, dropout, bias, x, residual, rstd, y);
+    });
   }
   template <class T>
   static void residual_norm_backward(Context& ctx, const LayerNorm<compute_t<T>>& norm,
@@ -61,25 +62,26 @@ requires(!ThrustBackend<Backend>) struct LayerOps<Backend> {
                                      const compute_t<T>* rstd, MatrixView<T> g, MatrixView<const T> extra,
                                      MatrixView<T> dx, compute_t<T>* d_bias) {
     const double bytes = bytes_of<T>(3 * g.size() + extra.size() + (dropout.on() ? dx.size() : 0));
-    passes(ctx, Work::norm, bytes, [&] {
+    profiled_bytes(ctx, Work::norm, bytes, [&] {
       finetune::residual_norm_backward<T>(ctx, norm, dropout, xhat, rstd, g, extra, dx, d_bias);
     });
   }
   template <class T>
   static void gelu_forward(Context& ctx, const compute_t<T>* bias, MatrixView<T> h, MatrixView<T> out) {
-    passes(ctx, Work::gelu, bytes_of<T>(3 * h.size()), [&] { finetune::gelu_forward<T>(ctx, bias, h, out); });
+    profiled_bytes(ctx, Work::activation, bytes_of<T>(3 * h.size()),
+                   [&] { finetune::gelu_forward<T>(ctx, bias, h, out); });
   }
   template <class T>
   static void gelu_backward(Context& ctx, MatrixView<const T> slope, MatrixView<T> g, compute_t<T>* d_bias) {
-    passes(ctx, Work::gelu, bytes_of<T>(3 * g.size()),
-           [&] { finetune::gelu_backward<T>(ctx, slope, g, d_bias); });
+    profiled_bytes(ctx, Work::activation, bytes_of<T>(3 * g.size()),
+                   [&] { finetune::gelu_backward<T>(ctx, slope, g, d_bias); });
   }
   template <class T>
   static void column_sums(Context& ctx, MatrixView<const T> g, compute_t<T>* target) {
     if (target == nullptr) return;
     using C = compute_t<T>;
     C* const targets[1] = {target};
-    passes(ctx, Work::column_sums, bytes_of<T>(g.size()), [&] {
+    profiled_bytes(ctx, Work::column_sums, bytes_of<T>(g.size()), [&] {
       for_rows_with_sums<C, 1>(ctx, g.rows, g.cols, 0, targets, [&](index_t i, C* sums) {
         const T* row = g.row(i);
         for_packs<C>(g.cols, [=](auto at) { at.store(sums, at.load(sums) + at.load(row)); });
@@ -122,14 +124,14 @@ requires(!ThrustBackend<Backend>) struct LayerOps<Backend> {
 
   template <class T>
   static void take_first(Context& ctx, const Placed& placed, MatrixView<const T> x, MatrixView<T> first) {
-    passes(ctx, Work::head, bytes_of<T>(2 * first.size()), [&] {
+    profiled_bytes(ctx, Work::head, bytes_of<T>(2 * first.size()), [&] {
       for_rows(ctx, first.rows,
                [&](index_t s) { std::copy_n(x.row(first_row(placed, s)), first.cols, first.row(s)); });
     });
   }
   template <class T>
   static void put_first(Context& ctx, const Placed& placed, MatrixView<const T> first, MatrixView<T> x) {
-    passes(ctx, Work::head, bytes_of<T>(x.size() + 2 * first.size()), [&] {
+    profiled_bytes(ctx, Work::head, bytes_of<T>(x.size() + 2 * first.size()), [&] {
       for_rows(ctx, x.rows, [&](index_t i) { std::fill_n(x.row(i), x.cols, T(0)); });
       for_rows(ctx, first.rows,
                [&](index_t s) { std::copy_n(first.row(s), first.cols, x.row(first_row(placed, s))); });
@@ -137,7 +139,7 @@ requires(!ThrustBackend<Backend>) struct LayerOps<Backend> {
   }
   template <class T>
   static void tanh_forward(Context& ctx, const compute_t<T>* bias, MatrixView<T> x) {
-    passes(ctx, Work::head, bytes_of<T>(2 * x.size()), [&] {
+    profiled_bytes(ctx, Work::head, bytes_of<T>(2 * x.size()), [&] {
       for_rows(ctx, x.rows, [&](index_t i) {
         T* row = x.row(i);
         for (index_t j = 0; j < x.cols; ++j)
@@ -148,7 +150,7 @@ requires(!ThrustBackend<Backend>) struct LayerOps<Backend> {
   template <class T>
   static void tanh_backward(Context& ctx, MatrixView<const T> y, MatrixView<T> g) {
     using C = compute_t<T>;
-    passes(ctx, Work::head, bytes_of<T>(3 * g.size()), [&] {
+    profiled_bytes(ctx, Work::head, bytes_of<T>(3 * g.size()), [&] {
       for_rows(ctx, g.rows, [&](index_t i) {
         T* gi = g.row(i);
         const T* yi = y.row(i);
@@ -162,7 +164,7 @@ requires(!ThrustBackend<Backend>) struct LayerOps<Backend> {
   template <class T>
   static void apply_mask(Context& ctx, const Dropout<compute_t<T>>& dropout, MatrixView<T> x) {
     if (!dropout.on()) return;
-    passes(ctx, Work::head, bytes_of<T>(2 * x.size()), [&] {
+    profiled_bytes(ctx, Work::head, bytes_of<T>(2 * x.size()), [&] {
       for_rows(ctx, x.rows, [&](index_t i) {
         T* row = x.row(i);
         const auto mask = mask_row(dropout, i);
@@ -191,7 +193,7 @@ requires(!ThrustBackend<Backend>) struct LayerOps<Backend> {
     double bytes = 0;
     for (const AdamWPiece<T>& p : pieces)
       bytes += bytes_of<compute_t<T>>(p.count);
-    passes(ctx, Work::adamw, bytes, [&] {
+    profiled_bytes(ctx, Work::adamw, bytes, [&] {
       ctx.parallel_for(static_cast<index_t>(pieces.size()), [&](index_t number) {
         const AdamWPiece<T>& p = pieces[static_cast<std::size_t>(number)];
         sums[number] = sum_of_squares<compute_t<T>>(p.gradient, p.count);
@@ -200,20 +202,6 @@ requires(!ThrustBackend<Backend>) struct LayerOps<Backend> {
   }
 
  private:
-  template <class V>
-  static double bytes_of(index_t count) {
-    return static_cast<double>(count) * sizeof(V);
-  }
-  /// Calls f, which reads and writes `bytes` at least.
-  template <class F>
-  static void passes(Context& ctx, Work kind, double bytes, F&& f) {
-    profiled(
-        ctx, kind,
-        [&] {
-          return StepProfile::Need{0, bytes};
-        },
-        f);
-  }
   /// Of `products` products of each sequence's rows with its keys, and so many elements of T.
   template <class T>
   static StepProfile::Need attention_need(const Placed& placed, index_t hidden, double products,
