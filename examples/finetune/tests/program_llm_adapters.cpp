@@ -173,7 +173,7 @@ TEST_CASE("runs that are no LoRA are refused with the way out") {
       "the bases of the run have the sides \"full\" (out) and \"full\" (in), expected one of a fixed rank");
   refused(run_of("kept", "--run-type sparse --width-side 5 --phase1-steps 3 --keep-phase1"),
           "less the base's is not of rank 5");
-  refused(run_of("16 bits", "--run-type lora --save-dtype bf16"), "saved its model as bf16");
+  refused(run_of("bf16", "--run-type lora --save-dtype bf16"), "saved its model as bf16");
   refused(run_of("all", "--run-type lora --train-parameters all"),
           "is none of the matrices that the run trained");
   refused(base().parent_path(), "there is no such file; an adapter is made of a run's model");
