@@ -11,7 +11,6 @@
 #include "checkpoints/config_file.hpp"
 #include "checkpoints/decoder_config_file.hpp"
 #include "checkpoints/model_folder.hpp"
-#include "checkpoints/model_weights.hpp"
 #include "checkpoints/written_folder.hpp"
 #include "models/host_backend.hpp"
 
@@ -31,22 +30,6 @@ std::string join(std::span<const std::string> names) {
   for (const std::string& name : names)
     text += (text.empty() ? "" : ", ") + name;
   return text;
-}
-
-std::string tensor_of(const ModelWeights& weights, const std::string& name) {
-  const std::string bare = bare_name(name);
-  const std::span<const std::string> found = weights.spelled(bare);
-  if (found.size() == 1) return found[0];
-  if (found.size() > 1) {
-    throw ModelError(weights.path() + ": several tensors could be \"" + name + "\": " + join(found) +
-                     "; expected one");
-  }
-  const char* cure = name == "lm_head.weight"
-                         ? "; if the head's matrix is the embeddings' table, set \"tie_word_embeddings\" to "
-                           "true in config.json"
-                         : "";
-  throw ModelError(weights.path() + ": the tensor \"" + name + "\" is missing" + weights.unlisted(bare) +
-                   cure);
 }
 
 /// The number of the block that a tensor is of; -1 where it is of none.
@@ -107,6 +90,22 @@ DecoderFolder open_decoder_folder(const fs::path& path) {
   return folder;
 }
 
+std::string decoder_tensor(const ModelWeights& weights, const std::string& name) {
+  const std::string bare = bare_name(name);
+  const std::span<const std::string> found = weights.spelled(bare);
+  if (found.size() == 1) return found[0];
+  if (found.size() > 1) {
+    throw ModelError(weights.path() + ": several tensors could be \"" + name + "\": " + join(found) +
+                     "; expected one");
+  }
+  const char* cure = name == "lm_head.weight"
+                         ? "; if the head's matrix is the embeddings' table, set \"tie_word_embeddings\" to "
+                           "true in config.json"
+                         : "";
+  throw ModelError(weights.path() + ": the tensor \"" + name + "\" is missing" + weights.unlisted(bare) +
+                   cure);
+}
+
 std::string DecoderLoadReport::text() const {
   return unused.empty() ? "" : "not used: " + join(unused);
 }
@@ -128,7 +127,7 @@ DecoderLoadReport load_weights(const DecoderFolder& folder, DecoderModel<T, Back
       made.insert(p.name);
       continue;
     }
-    const std::string at = tensor_of(file, p.name);
+    const std::string at = decoder_tensor(file, p.name);
     (void)file.find(at, shape_of(p));
     model.set_values(p.weight, file.template read_as<compute_t<T>>(at));
     used.insert(at);

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <sparsegrad/io/dtype.hpp>
 
+#include "checkpoints/model_weights.hpp"
 #include "models/decoder/decoder_model.hpp"
 
 namespace sparsegrad::finetune {
@@ -22,6 +23,10 @@ struct DecoderFolder {
 /// Reads config.json. Throws ModelError when it is malformed or of a model that the engine does not have, and where the
 /// folder is none with safetensors files.
 DecoderFolder open_decoder_folder(const std::filesystem::path& path);
+
+/// The name in the files of a parameter, which may have the wrappers of `load_weights`. Throws ModelError where there is
+/// none, or where there are several.
+std::string decoder_tensor(const ModelWeights& weights, const std::string& parameter);
 
 struct DecoderLoadReport {
   std::vector<std::string> unused;  ///< tensors that the model has no place for

@@ -143,6 +143,22 @@ void read_token_ids(const GgufFile& file, DecoderConfig& config) {
   }
 }
 
+bool has_turned_rows(const DecoderConfig& config, std::string_view parameter) {
+  return config.family != DecoderFamily::qwen2 && (parameter.find(".q_proj.") != std::string_view::npos ||
+                                                   parameter.find(".k_proj.") != std::string_view::npos);
+}
+
+/// Row 2 j + half of a head in the file is row half * head_size / 2 + j.
+index_t turned_row(const DecoderConfig& config, index_t row) {
+  const index_t within = row % config.head_size;
+  return row - within + within % 2 * (config.head_size / 2) + within / 2;
+}
+
+void copy_row(std::span<const float> from, index_t from_row, std::span<float> to, index_t to_row,
+              index_t cols) {
+  std::copy_n(from.begin() + from_row * cols, cols, to.begin() + to_row * cols);
+}
+
 }  // namespace
 
 DecoderConfig gguf_config(const GgufFile& file) {
@@ -215,20 +231,22 @@ std::vector<float> gguf_parameter(const GgufFile& file, const DecoderConfig& con
     throw ModelError(file.path() + ": tensor '" + name + "' has " + (is_nan(*wrong) ? "NaN" : "Inf") +
                      " at element " + std::to_string(wrong - values.begin()) + ", expected finite numbers");
   }
-  const bool turned = parameter.find(".q_proj.") != std::string_view::npos ||
-                      parameter.find(".k_proj.") != std::string_view::npos;
-  if (!turned || config.family == DecoderFamily::qwen2) return values;
-  // Row 2 j + half of a head becomes row half * head_size / 2 + j. A bias is a matrix of one column.
-  const auto width = static_cast<std::size_t>(rows > 0 ? cols : 1);
-  const auto head = static_cast<std::size_t>(config.head_size);
+  if (!has_turned_rows(config, parameter)) return values;
+  // A bias is a matrix of one column.
+  const index_t width = rows > 0 ? cols : 1;
   std::vector<float> ordered(values.size());
-  for (std::size_t row = 0; row * width < values.size(); ++row) {
-    const std::size_t within = row % head;
-    const std::size_t to = row - within + within % 2 * (head / 2) + within / 2;
-    std::copy_n(values.begin() + static_cast<std::ptrdiff_t>(row * width), width,
-                ordered.begin() + static_cast<std::ptrdiff_t>(to * width));
-  }
+  for (index_t row = 0; row * width < tensor.count(); ++row)
+    copy_row(values, row, ordered, turned_row(config, row), width);
   return ordered;
+}
+
+std::vector<float> gguf_row_order(const DecoderConfig& config, std::string_view parameter,
+                                  std::span<const float> values, index_t cols) {
+  std::vector<float> stored(values.begin(), values.end());
+  if (!has_turned_rows(config, parameter)) return stored;
+  for (index_t row = 0; row * cols < static_cast<index_t>(values.size()); ++row)
+    copy_row(values, turned_row(config, row), stored, row, cols);
+  return stored;
 }
 
 DecoderLoadReport unused_gguf_tensors(const GgufFile& file, const std::set<std::string, std::less<>>& used) {

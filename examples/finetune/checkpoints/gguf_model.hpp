@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -37,6 +38,11 @@ std::string gguf_name(std::string_view parameter);
 /// of another shape, of a type that cannot be read, or with NaN or Inf.
 std::vector<float> gguf_parameter(const GgufFile& file, const DecoderConfig& config,
                                   std::string_view parameter, index_t rows, index_t cols);
+
+/// The rows of q or k, or of B of an adapter beside them, in the order of a GGUF file: what `gguf_parameter` undoes.
+/// `values` [rows, cols] as Hugging Face has them; other parameters and architectures keep their order.
+std::vector<float> gguf_row_order(const DecoderConfig& config, std::string_view parameter,
+                                  std::span<const float> values, index_t cols);
 
 /// The tensors that are not of these `used` names. Throws ModelError where one is of a block: the model is another one
 /// then.

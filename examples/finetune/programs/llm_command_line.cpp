@@ -198,12 +198,23 @@ int run(int argc, char** argv) {
   exported.common = default_options();
   CLI::App* export_app = app.add_subcommand("export", "write a model for other programs");
   add_model(*export_app, exported.common);
-  export_app->add_option("--output", exported.common.output, "folder to write")->required()->group("Output");
+  export_app->add_option("--output", exported.common.output, "folder to write; of gguf-lora the file")
+      ->required()
+      ->group("Output");
   export_app
-      ->add_option("--format", exported.format,
-                   "merged: a folder in Hugging Face form, which transformers and llama.cpp's converter read")
+      ->add_option(
+          "--format", exported.format,
+          "merged: a folder in Hugging Face form, which transformers and llama.cpp's converter read; of a "
+          "run's "
+          "model OUT/model, what it changed as a LoRA, peft: a folder that the Python package peft loads; "
+          "gguf-lora: a file for llama.cpp's --lora")
       ->capture_default_str()
       ->group("Output");
+  export_app
+      ->add_option(
+          "--base", exported.base,
+          "of an adapter: the model that the run began from (default: the one that the run's log names)")
+      ->group("Input");
   add_choice<NumberType>(*export_app, "--save-dtype", exported.common.save_dtype, number_types(),
                          "of the weights")
       ->group("Output");

@@ -32,7 +32,8 @@ int run_generate(const GenerateCommand& command);
 
 struct ExportCommand {
   TrainOptions common;
-  std::string format = "merged";
+  std::string format = "merged";  ///< or "peft" or "gguf-lora"
+  std::filesystem::path base;     ///< of an adapter; empty: the model that the run's log names
 };
 int run_export(const ExportCommand& command);
 

@@ -73,15 +73,6 @@ int generate_on(const GenerateCommand& command) {
   return interrupted_status;
 }
 
-template <class T>
-int export_on(const TrainOptions& options) {
-  CausalSession<T, HostBackend> session(options, true);
-  session.load_model(options, nothing_trained());
-  session.source().save(options.output, session.model(), file_type(options.save_dtype));
-  print("{}written: {}, {}\n", session.model_text(), options.output.string(), to_string(options.save_dtype));
-  return 0;
-}
-
 }  // namespace
 
 int run_generate(const GenerateCommand& command) {
@@ -93,17 +84,6 @@ int run_generate(const GenerateCommand& command) {
     own.common = chosen;
     return generate_on<T>(own);
   });
-}
-
-int run_export(const ExportCommand& command) {
-  if (command.format != "merged") {
-    throw ValueError(
-        fmt::format("--format is '{}', expected merged: a folder in Hugging Face form", command.format));
-  }
-  std::error_code code;
-  if (std::filesystem::equivalent(command.common.output, command.common.model, code))
-    throw ValueError("--output is the model's own folder, expected another one");
-  return export_on<float>(command.common);
 }
 
 }  // namespace sparsegrad::finetune

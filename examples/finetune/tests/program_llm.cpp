@@ -119,7 +119,7 @@ TEST_CASE("evaluate, generate and export agree on one model") {
   const Finished second = llm(evaluate_words(exported));
   CHECK(number_after(second.out, "loss ") == loss);
   check_says(llm("export --format gguf --model " + model().string() + " --output " + exported.string()).err,
-             "--format is 'gguf', expected merged");
+             "--format is 'gguf', expected merged, peft or gguf-lora");
 
   const std::string ask = "generate --threads 1 --products blas --quiet --max-new-tokens 12 --model " +
                           model().string() + " --prompt 1+1? ";

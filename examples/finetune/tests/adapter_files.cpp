@@ -1,0 +1,100 @@
+// The parts of exported adapters: factors of low rank, GGUF files written and read again, rows as GGUF files order them.
+#include <doctest/doctest.h>
+
+#include <cmath>
+
+#include "checkpoints/gguf_file.hpp"
+#include "checkpoints/gguf_model.hpp"
+#include "checkpoints/gguf_writer.hpp"
+#include "checkpoints/low_rank.hpp"
+#include "files.hpp"
+#include "models/layers/random.hpp"
+
+using namespace sparsegrad;
+using namespace sparsegrad::finetune;
+using namespace sparsegrad::finetune::test;
+
+TEST_CASE("a matrix of rank 3 has factors of rank 3, of which none of rank 2, and zeros beyond its rank") {
+  for (const auto& [out, in] : {std::pair<index_t, index_t>{20, 13}, {9, 30}}) {
+    std::vector<double> matrix(static_cast<std::size_t>(out * in));
+    for (index_t i = 0; i < out; ++i)
+      for (index_t j = 0; j < in; ++j)
+        for (std::uint64_t r = 0; r < 3; ++r)
+          matrix[static_cast<std::size_t>(i * in + j)] += std::pow(10.0, -static_cast<double>(r)) *
+                                                          normal_at(r, static_cast<std::uint64_t>(i)) *
+                                                          normal_at(r + 10, static_cast<std::uint64_t>(j));
+    double norm = 0;
+    for (const double x : matrix)
+      norm += x * x;
+    norm = std::sqrt(norm);
+    CHECK(low_rank_factors(matrix, out, in, 3).residual < 1e-6 * norm);
+    CHECK(low_rank_factors(matrix, out, in, 2).residual > 1e-4 * norm);
+    const LowRankFactors more = low_rank_factors(matrix, out, in, 5);
+    CHECK(more.residual < 1e-6 * norm);
+    CHECK(more.a.size() == static_cast<std::size_t>(5 * in));
+    CHECK(more.b.size() == static_cast<std::size_t>(5 * out));
+    CHECK(low_rank_factors(std::vector<double>(matrix.size()), out, in, 2).a ==
+          std::vector<float>(static_cast<std::size_t>(2 * in)));
+    CHECK_THROWS_AS(low_rank_factors(matrix, out, in + 1, 2), ShapeError);
+    CHECK_THROWS_AS(low_rank_factors(matrix, out, in, 0), ShapeError);
+    CHECK_THROWS_AS(low_rank_factors(matrix, out, in, 14), ShapeError);
+  }
+}
+
+TEST_CASE("what the GGUF writer writes, the reader reads") {
+  const auto path = fresh_folder("gguf_writer") / "x.gguf";
+  const std::vector<float> values{1, 2, 3, 4.5F, -5, 0.25F};
+  GgufWriter writer;
+  writer.text("general.architecture", "llama");
+  writer.integer("a.number", 7);
+  writer.real("a.scale", 0.5F);
+  writer.tensor("first", {2, 3}, values, io::DType::f32);
+  writer.tensor("second", {3, 2}, values, io::DType::f16);
+  writer.tensor("third", {6}, values, io::DType::bf16);
+  check_says(error_of([&] { writer.text("a.scale", "x"); }), "metadata 'a.scale' stands already");
+  check_says(error_of([&] { writer.tensor("first", {6}, values, io::DType::f32); }),
+             "tensor 'first' stands already");
+  check_says(error_of([&] {
+               writer.tensor("fourth", {4, 2}, values, io::DType::f32);
+             }),
+             "tensor 'fourth' has 6 values, expected 8 of shape [4, 2]");
+  check_says(error_of([&] { writer.tensor("fourth", {6}, values, io::DType::f64); }),
+             "expected the type F32, F16 or BF16");
+  writer.write(path);
+
+  const GgufFile file(path.string());
+  CHECK(file.version() == 3);
+  CHECK(file.keys() == std::vector<std::string>{"a.number", "a.scale", "general.architecture"});
+  CHECK(file.at<std::string_view>("general.architecture") == "llama");
+  CHECK(file.at<std::int64_t>("a.number") == 7);
+  CHECK(file.at<double>("a.scale") == 0.5);
+  REQUIRE(file.tensors().size() == 3);
+  CHECK(file.tensor("first").type->name == "F32");
+  CHECK(file.tensor("second").type->name == "F16");
+  CHECK(file.tensor("third").type->name == "BF16");
+  CHECK(file.tensor("first").shape == std::vector<index_t>{2, 3});
+  CHECK(file.tensor("second").shape == std::vector<index_t>{3, 2});
+  for (const GgufTensor& tensor : file.tensors()) {
+    std::vector<float> read(values.size());
+    file.dequantize(tensor, 0, tensor.rows(), read);
+    CHECK(read == values);
+  }
+}
+
+TEST_CASE("the order of rows in a GGUF file is what reading one undoes") {
+  const auto golden = std::filesystem::path(SPARSEGRAD_TEST_DIR) / "golden" / "gguf";
+  for (const char* family : {"llama", "qwen2"}) {
+    CAPTURE(family);
+    const GgufFile file((golden / (std::string(family) + ".gguf")).string());
+    const DecoderConfig config = gguf_config(file);
+    for (const char* matrix : {"q", "k", "v"}) {
+      const std::string name = "model.layers.0.self_attn." + std::string(matrix) + "_proj.weight";
+      const GgufTensor& tensor = file.tensor(gguf_name(name));
+      std::vector<float> stored(static_cast<std::size_t>(tensor.count()));
+      file.dequantize(tensor, 0, tensor.rows(), stored);
+      const auto values = gguf_parameter(file, config, name, tensor.rows(), tensor.cols());
+      CHECK(gguf_row_order(config, name, values, tensor.cols()) == stored);
+      CHECK((values == stored) == (family == std::string("qwen2") || matrix == std::string("v")));
+    }
+  }
+}
