@@ -91,6 +91,10 @@ void add_choice_of_matrices(CLI::App& app, TrainOptions& o) {
       "same without a basis; lora: adapters beside them; meprop: the largest entries of each row "
       "of their dY; frozen: they stay as they are (control)")
       ->group("Training");
+  add_choice<Base>(app, "--base", c.base, {{"float", Base::in_float}, {"quantised", Base::quantised}},
+                   "what stays as it is, of a GGUF file. float: as what is trained; quantised: in the file's "
+                   "blocks, unpacked within the products")
+      ->group("Training");
   app.add_option("--matrices", c.matrices,
                  "which of a block's matrices train: some of q,k,v,o,gate,up,down, or all")
       ->capture_default_str()
