@@ -72,8 +72,8 @@ std::vector<std::string> unused_names(const ModelWeights& weights, const Decoder
 
 template <class T>
 std::vector<index_t> shape_of(const Parameter<T>& p) {
-  if (p.is_bias_or_norm()) return {p.weight.cols};
-  return {p.weight.rows, p.weight.cols};
+  if (p.is_bias_or_norm()) return {p.cols()};
+  return {p.rows(), p.cols()};
 }
 
 }  // namespace
@@ -147,6 +147,8 @@ void save_decoder(const fs::path& path, const DecoderFolder& source, const Decod
     if (p.kind == ParameterKind::adapter) continue;
     if (auto merged = model.merged(p)) {
       tensors.add(p.name, shape_of(p), std::move(*merged));
+    } else if (p.packed != nullptr) {
+      tensors.add(p.name, shape_of(p), model.values_of(p));
     } else if constexpr (std::is_same_v<T, float> && !ThrustBackend<Backend>) {
       tensors.add_view(p.name, shape_of(p),
                        std::span<const float>(p.weight.data, static_cast<std::size_t>(p.weight.size())));

@@ -487,6 +487,12 @@ const GgufTensor& GgufFile::tensor(std::string_view name, std::span<const index_
               io::shape_list_text(shape));
 }
 
+void GgufFile::require_whole(const GgufTensor& tensor) const {
+  if (tensor.bytes.empty()) return;
+  std::byte last;
+  file_.copy(static_cast<std::size_t>(&tensor.bytes.back() - file_.bytes().data()), {&last, 1});
+}
+
 void GgufFile::dequantize(const GgufTensor& tensor, index_t first, index_t last,
                           std::span<float> values) const {
   const GgufType& type = *tensor.type;

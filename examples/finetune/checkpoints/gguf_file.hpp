@@ -97,6 +97,10 @@ class GgufFile {
   /// short, ShapeError when rows or size do not fit.
   void dequantize(const GgufTensor& tensor, index_t first, index_t last, std::span<float> values) const;
 
+  /// Throws IoError when the file has become too short for this tensor's bytes. Without this a look at them is a fault of
+  /// memory then, as it still is in the moment between.
+  void require_whole(const GgufTensor& tensor) const;
+
   /// "<path>: <what>", for the readers of particular contents.
   IoError error(const std::string& what) const { return IoError(path_ + ": " + what); }
 

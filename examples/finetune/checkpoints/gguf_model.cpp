@@ -143,20 +143,14 @@ void read_token_ids(const GgufFile& file, DecoderConfig& config) {
   }
 }
 
-bool has_turned_rows(const DecoderConfig& config, std::string_view parameter) {
-  return config.family != DecoderFamily::qwen2 && (parameter.find(".q_proj.") != std::string_view::npos ||
-                                                   parameter.find(".k_proj.") != std::string_view::npos);
-}
-
-/// Row 2 j + half of a head in the file is row half * head_size / 2 + j.
-index_t turned_row(const DecoderConfig& config, index_t row) {
-  const index_t within = row % config.head_size;
-  return row - within + within % 2 * (config.head_size / 2) + within / 2;
-}
-
-void copy_row(std::span<const float> from, index_t from_row, std::span<float> to, index_t to_row,
-              index_t cols) {
-  std::copy_n(from.begin() + from_row * cols, cols, to.begin() + to_row * cols);
+/// `first`: the number of the first of these values in the tensor.
+void require_finite(const GgufFile& file, const std::string& tensor, std::span<const float> values,
+                    index_t first) {
+  const auto wrong = std::find_if(values.begin(), values.end(), [](const float& x) { return !is_finite(x); });
+  if (wrong == values.end()) return;
+  throw ModelError(file.path() + ": tensor '" + tensor + "' has " + (is_nan(*wrong) ? "NaN" : "Inf") +
+                   " at element " + std::to_string(first + (wrong - values.begin())) +
+                   ", expected finite numbers");
 }
 
 }  // namespace
@@ -219,6 +213,22 @@ std::string gguf_name(std::string_view parameter) {
   throw ModelError("a decoder of a GGUF file has no parameter \"" + std::string(parameter) + "\"");
 }
 
+bool has_interleaved_rows(const DecoderConfig& config, std::string_view parameter) {
+  return config.family != DecoderFamily::qwen2 && (parameter.find(".q_proj.") != std::string_view::npos ||
+                                                   parameter.find(".k_proj.") != std::string_view::npos);
+}
+
+void require_finite(const GgufFile& file, std::string_view parameter, const PackedMatrix& packed) {
+  packed.require_whole();
+  const std::string name = gguf_name(parameter);
+  const GgufTensor& tensor = file.tensor(name);
+  std::vector<float> row(static_cast<std::size_t>(tensor.cols()));
+  for (index_t i = 0; i < tensor.rows(); ++i) {
+    file.dequantize(tensor, i, i + 1, row);
+    require_finite(file, name, row, i * tensor.cols());
+  }
+}
+
 std::vector<float> gguf_parameter(const GgufFile& file, const DecoderConfig& config,
                                   std::string_view parameter, index_t rows, index_t cols) {
   const std::string name = gguf_name(parameter);
@@ -226,26 +236,26 @@ std::vector<float> gguf_parameter(const GgufFile& file, const DecoderConfig& con
   const GgufTensor& tensor = file.tensor(name, shape);
   std::vector<float> values(static_cast<std::size_t>(tensor.count()));
   file.dequantize(tensor, 0, tensor.rows(), values);
-  const auto wrong = std::find_if(values.begin(), values.end(), [](const float& x) { return !is_finite(x); });
-  if (wrong != values.end()) {
-    throw ModelError(file.path() + ": tensor '" + name + "' has " + (is_nan(*wrong) ? "NaN" : "Inf") +
-                     " at element " + std::to_string(wrong - values.begin()) + ", expected finite numbers");
-  }
-  if (!has_turned_rows(config, parameter)) return values;
+  require_finite(file, name, values, 0);
+  if (!has_interleaved_rows(config, parameter)) return values;
   // A bias is a matrix of one column.
-  const index_t width = rows > 0 ? cols : 1;
+  const auto width = static_cast<std::size_t>(rows > 0 ? cols : 1);
   std::vector<float> ordered(values.size());
-  for (index_t row = 0; row * width < tensor.count(); ++row)
-    copy_row(values, row, ordered, turned_row(config, row), width);
+  for (std::size_t row = 0; row * width < values.size(); ++row) {
+    const index_t from = stored_row(static_cast<index_t>(row), config.head_size);
+    std::copy_n(values.begin() + static_cast<std::ptrdiff_t>(from) * static_cast<std::ptrdiff_t>(width),
+                width, ordered.begin() + static_cast<std::ptrdiff_t>(row * width));
+  }
   return ordered;
 }
 
 std::vector<float> gguf_row_order(const DecoderConfig& config, std::string_view parameter,
                                   std::span<const float> values, index_t cols) {
   std::vector<float> stored(values.begin(), values.end());
-  if (!has_turned_rows(config, parameter)) return stored;
-  for (index_t row = 0; row * cols < static_cast<index_t>(values.size()); ++row)
-    copy_row(values, turned_row(config, row), stored, row, cols);
+  if (!has_interleaved_rows(config, parameter)) return stored;
+  for (index_t row = 0; row * cols < static_cast<index_t>(values.size()); ++row) {
+    std::copy_n(values.begin() + row * cols, cols, stored.begin() + stored_row(row, config.head_size) * cols);
+  }
   return stored;
 }
 

@@ -12,6 +12,7 @@
 #include "checkpoints/decoder_folder.hpp"
 #include "checkpoints/gguf_file.hpp"
 #include "models/decoder/decoder_config.hpp"
+#include "models/parameters/packed_matrix.hpp"
 
 // Decoders out of GGUF files. In short:
 //   const GgufFile file("model.gguf");
@@ -32,6 +33,16 @@ DecoderConfig gguf_config(const GgufFile& file);
 /// a name that a decoder does not have.
 std::string gguf_name(std::string_view parameter);
 
+/// Whether the file has the rows of this parameter's heads interleaved, see `gguf_parameter`.
+bool has_interleaved_rows(const DecoderConfig& config, std::string_view parameter);
+/// Where in such a parameter row `row` of Hugging Face's order stands: row half * head_size / 2 + j of a head is row
+/// 2 j + half in the file.
+constexpr index_t stored_row(index_t row, index_t head_size) {
+  const index_t within = row % head_size;
+  const index_t half = head_size / 2;
+  return row - within + within % half * 2 + within / half;
+}
+
 /// Values of a parameter as Hugging Face has them, [rows, cols], or [cols] where `rows` is 0. Files of the architecture
 /// "llama" hold the rows of q and k in another order, the two halves of a head interleaved (llama.cpp,
 /// convert_hf_to_gguf.py, permute), which is undone. Throws IoError or ModelError naming the tensor: one that is missing,
@@ -44,12 +55,15 @@ std::vector<float> gguf_parameter(const GgufFile& file, const DecoderConfig& con
 std::vector<float> gguf_row_order(const DecoderConfig& config, std::string_view parameter,
                                   std::span<const float> values, index_t cols);
 
+/// Throws ModelError naming the tensor where a packed parameter has NaN or Inf.
+void require_finite(const GgufFile& file, std::string_view parameter, const PackedMatrix& packed);
+
 /// The tensors that are not of these `used` names. Throws ModelError where one is of a block: the model is another one
 /// then.
 DecoderLoadReport unused_gguf_tensors(const GgufFile& file, const std::set<std::string, std::less<>>& used);
 
-/// Fills the model's weights; adapters are initialised with `seed`. Throws as `gguf_parameter` and `unused_gguf_tensors`
-/// do; the weights are unspecified then.
+/// Fills the model's weights, but for packed ones (gguf_packed), which are looked through; adapters are initialised with
+/// `seed`. Throws as `gguf_parameter` and `unused_gguf_tensors` do; the weights are unspecified then.
 template <class Model>
 DecoderLoadReport load_gguf_weights(const GgufFile& file, Model& model, std::uint64_t seed) {
   std::set<std::string, std::less<>> used;
@@ -59,11 +73,15 @@ DecoderLoadReport load_gguf_weights(const GgufFile& file, Model& model, std::uin
       made.insert(p.name);
       continue;
     }
+    used.insert(gguf_name(p.name));
+    if (p.packed != nullptr) {
+      require_finite(file, p.name, *p.packed);
+      continue;
+    }
     const index_t rows = p.is_bias_or_norm() ? 0 : p.weight.rows;
     const std::vector<float> values = gguf_parameter(file, model.config(), p.name, rows, p.weight.cols);
     const std::vector<typename Model::C> converted(values.begin(), values.end());
     model.set_values(p.weight, converted);
-    used.insert(gguf_name(p.name));
   }
   model.initialize(seed, [&](std::string_view name) { return made.contains(name); });
   return unused_gguf_tensors(file, used);

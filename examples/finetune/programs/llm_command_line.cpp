@@ -91,6 +91,10 @@ void add_choice_of_matrices(CLI::App& app, TrainOptions& o) {
       "same without a basis; lora: adapters beside them; meprop: the largest entries of each row "
       "of their dY; frozen: they stay as they are (control)")
       ->group("Training");
+  add_choice<Base>(app, "--base", c.base, {{"float", Base::in_float}, {"quantised", Base::quantised}},
+                   "what stays as it is, of a GGUF file. float: as what is trained; quantised: in the file's "
+                   "blocks, unpacked within the products")
+      ->group("Training");
   app.add_option("--matrices", c.matrices,
                  "which of a block's matrices train: some of q,k,v,o,gate,up,down, or all")
       ->capture_default_str()
@@ -212,7 +216,7 @@ int run(int argc, char** argv) {
       ->group("Output");
   export_app
       ->add_option(
-          "--base", exported.base,
+          "--base-model", exported.base,
           "of an adapter: the model that the run began from (default: the one that the run's log names)")
       ->group("Input");
   add_choice<NumberType>(*export_app, "--save-dtype", exported.common.save_dtype, number_types(),

@@ -54,7 +54,7 @@ int run_export(const ExportCommand& command) {
     throw ValueError(fmt::format("--format is '{}', expected merged, peft or gguf-lora", format));
   }
   if (format == "merged" && !command.base.empty())
-    throw ValueError("--base is for adapters, --format peft or gguf-lora; merged weights need no base");
+    throw ValueError("--base-model is for adapters, --format peft or gguf-lora; merged weights need no base");
   std::error_code code;
   if (fs::equivalent(command.common.output, command.common.model, code))
     throw ValueError("--output is the model's own folder, expected another one");

@@ -47,7 +47,8 @@ int run_llm_inspect(const TrainOptions& options) {
   }
   print("       {} weights in them\n", trained);
   const index_t tokens = options.batch_size * options.max_length;
-  const MemoryEstimate estimate = estimate_memory(config, options, tokens);
+  const MemoryEstimate estimate =
+      estimate_memory(config, options, tokens, source.packed(options.causal->base));
   for (const auto& [name, memory] :
        {std::pair("phase 1", &estimate.phase1), std::pair("training", &estimate.training)}) {
     const MemoryParts& p = *memory;

@@ -23,6 +23,7 @@ class CausalRun {
     if (options.save) session_.source().require_savable();
     // What is wrong with the choice of matrices is told before the data are read.
     (void)trained_parts(options, session_.source().config());
+    (void)session_.source().packed(options.causal->base);
     session_.load_data(options, true);
   }
 
@@ -33,7 +34,8 @@ class CausalRun {
     const CausalDataset& train = session_.train();
     const BatchExtents extents =
         measure_batches(options, train.size(), [&](index_t i) { return train.length(i); });
-    return estimate_memory(session_.source().config(), options, extents.max_tokens);
+    return estimate_memory(session_.source().config(), options, extents.max_tokens,
+                           session_.source().packed(options.causal->base));
   }
   BasicTrainer<DecoderModel<T, Backend>>& start(const TrainOptions& options) {
     session_.load_model(options, trained_parts(options, session_.source().config()));

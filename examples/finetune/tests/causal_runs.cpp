@@ -5,6 +5,7 @@
 #include <sparsegrad/core/error.hpp>
 
 #include "support/tiny_decoder.hpp"
+#include "support/tiny_gguf.hpp"
 #include "training/causal_parts.hpp"
 #include "training/causal_run_data.hpp"
 #include "training/causal_source.hpp"
@@ -56,13 +57,13 @@ TrainOptions options_of(RunType type) {
 }
 
 struct Run {
-  explicit Run(const TrainOptions& options)
+  explicit Run(const TrainOptions& options, const CausalSource& from = source())
       : ctx(1),
         train(data_of(30)),
         held(data_of(7)),
-        model(ctx, source().config(), trained_parts(options, source().config())),
+        model(ctx, from.config(), trained_parts(options, from.config()), from.packed(options.causal->base)),
         data(train, held) {
-    source().load(model, options.seed);
+    from.load(model, options.seed);
     trainer = std::make_unique<BasicTrainer<Model>>(ctx, model, data, options);
   }
 
@@ -106,6 +107,39 @@ TEST_CASE("a run that is ended and resumed has the bits of one that was not, wha
     Run third(others);
     check_says(error_of([&] { third.trainer->restore_state(state); }), "the run had options/blocks \"0,2\"");
   }
+}
+
+TEST_CASE("a run on a quantised base resumes bit by bit, and on the same base alone") {
+  const std::string bytes = tiny_gguf().bytes();
+  const fs::path file = write_file(fresh_folder("causal_gguf") / "tiny.gguf", bytes);
+  TrainOptions options = options_of(RunType::lora);
+  options.causal->base = Base::quantised;
+  const CausalSource base(file);
+  Run whole(options, base);
+  whole.trainer->run();
+  const fs::path state = fresh_folder("causal_base_state") / "state.safetensors";
+  {
+    Run first(options, base);
+    TrainHooks hooks;
+    hooks.interrupted = [&] { return first.trainer->steps_done() >= 3; };
+    first.trainer->run(hooks);
+    first.trainer->save_state(state);
+  }
+  Run second(options, base);
+  CHECK(second.trainer->restore_state(state).empty());
+  second.trainer->run();
+  CHECK(second.trainer->state_hash() == whole.trainer->state_hash());
+
+  // Another number in a block.
+  std::string changed = bytes;
+  const std::size_t at = bytes.size() - 40;
+  changed[at] = static_cast<char>(changed[at] ^ 1);
+  const CausalSource other(write_file(file.parent_path() / "other.gguf", changed));
+  Run third(options, other);
+  check_says(error_of([&] { third.trainer->restore_state(state); }), "the run had base_hash");
+  options.causal->base = Base::in_float;
+  Run fourth(options, base);
+  check_says(error_of([&] { fourth.trainer->restore_state(state); }), "base");
 }
 
 TEST_CASE("a step's loss and gradients do not depend on how its examples are put into micro-batches") {

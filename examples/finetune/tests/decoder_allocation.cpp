@@ -6,14 +6,39 @@
 #if !defined(__SANITIZE_ADDRESS__)  // which has its own allocation functions
 #include "support/allocation_counter.cpp"
 
+namespace {
+
+/// Stands for a matrix in a file.
+class StoredMatrix final : public sparsegrad::finetune::PackedMatrix {
+ public:
+  using index_t = sparsegrad::index_t;
+  StoredMatrix(index_t rows, index_t cols) : rows_(rows), cols_(cols) {}
+  index_t rows() const override { return rows_; }
+  index_t cols() const override { return cols_; }
+  index_t block() const override { return 32; }
+  std::span<const std::byte> bytes() const override { return {}; }
+  void require_whole() const override {}
+  void read(index_t row, index_t first, index_t last, float* values) const override {
+    for (index_t j = first; j < last; ++j)
+      values[j - first] = static_cast<float>((row * 3 + j * 5) % 7 - 3) / 30;
+  }
+
+ private:
+  index_t rows_, cols_;
+};
+
+}  // namespace
+
 TEST_CASE_TEMPLATE("decoder: training, evaluation and generation allocate nothing after reserve", T, float,
                    sparsegrad::bfloat16) {
   using namespace sparsegrad;
   using namespace sparsegrad::finetune;
   using namespace sparsegrad::finetune::test;
   using Blas = HostBackend;
-  for (const bool lora : {false, true}) {
+  for (const auto& [lora, packed] :
+       {std::pair(false, false), std::pair(true, false), std::pair(true, true)}) {
     CAPTURE(lora);
+    CAPTURE(packed);
     // Not oneDNN's products: they take some memory for a number of tokens that is new.
     Blas::Context ctx(2, false, HostBackend::all_of("cpu_blas"));
     DecoderConfig config = micro_decoder();
@@ -23,7 +48,16 @@ TEST_CASE_TEMPLATE("decoder: training, evaluation and generation allocate nothin
     config.qkv_bias = true;
     TrainedParts trained{.mlp = {}, .dense = {}, .matrices = all_matrices(3)};
     if (lora) trained.mlp = {.matrices = false, .lora_rank = 4};
-    DecoderModel<T, Blas> model(ctx, config, trained);
+    PackedMatrices stored;
+    if (packed) {
+      trained.dense = [](std::string_view) { return false; };
+      stored = [&](std::string_view name) -> std::shared_ptr<const PackedMatrix> {
+        for (const ParameterShape& shape : decoder_shapes(config, {}, 0))
+          if (shape.name == name) return std::make_shared<StoredMatrix>(shape.rows, shape.cols);
+        return nullptr;
+      };
+    }
+    DecoderModel<T, Blas> model(ctx, config, trained, stored);
     model.initialize(1);
     model.reserve(ctx, 400, 16, 80);
     AdamW<T, Blas> adam(ctx, trained_segments<T>(ctx, model, 0.01));

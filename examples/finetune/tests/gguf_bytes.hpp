@@ -104,6 +104,15 @@ class GgufModel {
     ++tensors_;
     return *this;
   }
+  /// Of the type of this number, with these bytes.
+  GgufModel& tensor(std::string_view name, const std::vector<std::uint64_t>& extents, std::uint32_t type,
+                    const std::string& bytes) {
+    infos_.tensor(name, extents, type, data_.text.size());
+    data_.text += bytes;
+    data_.pad(32);
+    ++tensors_;
+    return *this;
+  }
   std::string bytes() const {
     GgufBytes all;
     all.head(tensors_, entries_.size());

@@ -3,6 +3,7 @@
 
 #include "program.hpp"
 #include "support/tiny_decoder.hpp"
+#include "support/tiny_gguf.hpp"
 
 using namespace sparsegrad;
 using namespace sparsegrad::finetune;
@@ -104,6 +105,44 @@ TEST_CASE("every run type trains, evaluates, saves a model, and what it saved ha
   }
 }
 
+TEST_CASE("a quantised base trains as in float, with less memory") {
+  const fs::path gguf = write_file(fresh_folder("llm_gguf") / "tiny.gguf", tiny_gguf().bytes());
+  const auto words = [&](const std::string& name, const std::string& more) {
+    return llm_train_words(fresh_folder(name), "--model " + gguf.string() + " --dtype float " + more);
+  };
+  const auto log_of = [&](const std::string& name, const std::string& more) {
+    const Finished run = llm(words(name, more));
+    REQUIRE_MESSAGE(run.status == 0, run.err);
+    return json_of(fs::path(SPARSEGRAD_TEST_OUTPUT_DIR) / name / "run.json");
+  };
+  for (const std::string type : {"lora", "ft", "sparse", "frozen"}) {
+    CAPTURE(type);
+    std::string more = "--run-type " + type + " --blocks all";
+    if (type == "lora") more += " --matrices all --lora-rank 4 --lora-scale 1";
+    if (type == "sparse") more += " --width-side 8 --phase1-steps 2";
+    const nlohmann::json floats = log_of("llm_base_float", more);
+    const nlohmann::json packed = log_of("llm_base_quantised", more + " --base quantised");
+    CHECK(packed["options"]["base"] == "quantised");
+    CHECK(packed["trained"] == floats["trained"]);
+    REQUIRE(packed["evaluations"].size() == floats["evaluations"].size());
+    for (std::size_t i = 0; i < packed["evaluations"].size(); ++i)
+      CHECK(packed["evaluations"][i]["loss"].get<double>() ==
+            doctest::Approx(floats["evaluations"][i]["loss"].get<double>()).epsilon(1e-5));
+    CHECK(packed["memory_estimate"]["training"]["weights"] <
+          floats["memory_estimate"]["training"]["weights"]);
+    CHECK(packed["memory"]["parts_bytes"]["weights"].get<double>() ==
+          doctest::Approx(packed["memory_estimate"]["training"]["weights"].get<double>()).epsilon(0.05));
+    CHECK(packed["memory"]["sum_of_parts_bytes"].get<double>() <
+          1.05 * packed["memory_estimate"]["most_bytes"].get<double>() +
+              packed["memory"]["parts_bytes"]["program"].get<double>());
+    // The saved folder has all weights, those of the file too.
+    const fs::path saved = fs::path(SPARSEGRAD_TEST_OUTPUT_DIR) / "llm_base_quantised" / "model";
+    const fs::path other = fs::path(SPARSEGRAD_TEST_OUTPUT_DIR) / "llm_base_float" / "model";
+    CHECK(number_after(llm(evaluate_words(saved)).out, "loss ") ==
+          doctest::Approx(number_after(llm(evaluate_words(other)).out, "loss ")).epsilon(1e-5));
+  }
+}
+
 TEST_CASE("evaluate, generate and export agree on one model") {
   const Finished first = llm(evaluate_words(model(), "--exact-match 3 --max-new-tokens 8"));
   REQUIRE_MESSAGE(first.status == 0, first.err);
@@ -189,6 +228,7 @@ TEST_CASE("what is wrong with data and choices is told with its cure") {
   refused(
       "--blocks 0,4",
       "--blocks is '0,4', expected every-third, every-second, all, or numbers of the model's blocks, 0 to 3");
+  refused("--base quantised", "--base is quantised, expected a GGUF file then; ");
   refused("--max-length 500", "--max-length is 500, expected at most the model's 192 positions");
   refused("--max-length 8", "no example has an answer within --max-length 8 tokens");
   refused("--held-out 0", "leaves 60 to train on and 0 to evaluate on");

@@ -179,8 +179,10 @@ TEST_CASE("runs that are no LoRA are refused with the way out") {
   refused(base().parent_path(), "there is no such file; an adapter is made of a run's model");
 
   const fs::path other = make_tiny_decoder(fresh_folder("adapter_other"), tiny_decoder_tokens + 1);
-  refused(lora_run(), "expected as --base the one that the run began from", "--base " + other.string());
-  refused(lora_run(), "there is no such model, which the run began from", "--base " + (other / "x").string());
+  refused(lora_run(), "expected as --base-model the one that the run began from",
+          "--base-model " + other.string());
+  refused(lora_run(), "there is no such model, which the run began from",
+          "--base-model " + (other / "x").string());
   // The same extents and other weights, in a matrix that the run trained and in one that it did not.
   for (const auto& [name, message] : {std::pair("model.layers.2.mlp.down_proj.weight", "is not of rank 4"),
                                       std::pair("model.layers.1.mlp.down_proj.weight",
@@ -197,7 +199,7 @@ TEST_CASE("runs that are no LoRA are refused with the way out") {
       writer.add(tensor, whole.find(tensor).shape, std::move(values));
     }
     writer.write((near / "model.safetensors").string());
-    refused(lora_run(), message, "--base " + near.string());
+    refused(lora_run(), message, "--base-model " + near.string());
   }
 
   const fs::path log = lora_run() / "run.json";
@@ -217,8 +219,9 @@ TEST_CASE("outputs that do not fit the format are refused") {
   check_says(llm(export_words("peft", lora_run(), lora_run() / "run.json")).err,
              "is a file, expected as --output of peft");
   check_says(llm(export_words("peft", lora_run(), base())).err, "--output is the base model");
-  check_says(llm(export_words("merged", lora_run(), lora_run() / "m") + "--base " + base().string()).err,
-             "--base is for adapters");
+  check_says(
+      llm(export_words("merged", lora_run(), lora_run() / "m") + "--base-model " + base().string()).err,
+      "--base-model is for adapters");
   check_says(llm(export_words("gguf", lora_run(), lora_run() / "m")).err,
              "--format is 'gguf', expected merged, peft or gguf-lora");
 }

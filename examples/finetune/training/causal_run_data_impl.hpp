@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "training/causal_run_data.hpp"
+#include "training/state_arrays.hpp"
 
 namespace sparsegrad::finetune {
 
@@ -73,6 +74,15 @@ void CausalRunData<T, Backend>::describe(const Model& model, nlohmann::json& fin
   fingerprint["examples"] = {train_.size(), train_.tokens(), held_.size(), held_.tokens()};
   fingerprint["examples_hash"] = {{"train", content_hash(train_)}, {"held_out", content_hash(held_)}};
   fingerprint["model"] = fingerprint_of(model.config());
+  // What is no part of the state: the file must be the one of before.
+  Hash hash;
+  bool any = false;
+  for (const auto& p : model.parameters().all()) {
+    if (p.packed == nullptr) continue;
+    hash.add(p.packed->bytes().data(), p.packed->bytes().size());
+    any = true;
+  }
+  if (any) fingerprint["base_hash"] = fmt::format("{:016x}", hash.value());
 }
 
 }  // namespace sparsegrad::finetune

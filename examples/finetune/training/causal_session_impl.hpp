@@ -69,7 +69,8 @@ void CausalSession<T, Backend>::load_data(const TrainOptions& options, bool with
 
 template <class T, class Backend>
 void CausalSession<T, Backend>::load_model(const TrainOptions& options, const TrainedParts& trained) {
-  model_ = std::make_unique<Model>(ctx_, source_->config(), trained);
+  model_ = std::make_unique<Model>(ctx_, source_->config(), trained,
+                                   source_->packed(options.causal.value_or(CausalOptions()).base));
   restore_weights(options);
   RunDevice<Backend>::return_freed_memory();
 }

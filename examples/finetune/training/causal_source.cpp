@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "checkpoints/gguf_model.hpp"
+#include "checkpoints/gguf_packed.hpp"
 #include "checkpoints/gguf_tokenizer.hpp"
 #include "checkpoints/gguf_tokenizer_files.hpp"
 #include "models/host_backend.hpp"
@@ -103,6 +104,22 @@ void CausalSource::require_savable() const {
       path_.string() +
       ": its tokenizer is SentencePiece's, which cannot be written from a GGUF file to a model's folder; "
       "begin with the model's folder in Hugging Face form, or train with --no-save");
+}
+
+PackedMatrices CausalSource::packed(Base base) const {
+  if (base == Base::in_float) return {};
+  if (gguf_ == nullptr) {
+    throw ValueError(
+        fmt::format("--base is quantised, expected a GGUF file then; {} is a folder in Hugging Face form",
+                    path_.string()));
+  }
+  auto shapes = std::make_shared<std::map<std::string, std::pair<index_t, index_t>, std::less<>>>();
+  for (const ParameterShape& shape : decoder_shapes(config(), {}, 0))
+    (*shapes)[shape.name] = {shape.rows, shape.cols};
+  return [this, shapes](std::string_view name) {
+    const auto& [rows, cols] = shapes->find(name)->second;
+    return gguf_packed(*gguf_, config(), name, rows, cols);
+  };
 }
 
 template <class T, class Backend>

@@ -17,6 +17,7 @@
 #include "data/chat_template.hpp"
 #include "models/decoder/decoder_model.hpp"
 #include "tokenizers/causal_tokenizer.hpp"
+#include "training/options.hpp"
 
 namespace sparsegrad::finetune {
 
@@ -45,6 +46,9 @@ class CausalSource {
   /// The tokens that end an answer.
   std::vector<std::int32_t> end_ids(const ChatTemplate& chat) const;
 
+  /// What of the model may stay in the file's blocks, for a model that this object outlives. Throws ValueError for a
+  /// folder where that is wanted.
+  PackedMatrices packed(Base base) const;
   /// Fills the model's weights; adapters are made from `seed`. Throws ModelError or IoError.
   template <class T, class Backend>
   void load(DecoderModel<T, Backend>& model, std::uint64_t seed) const;

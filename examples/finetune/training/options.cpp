@@ -29,6 +29,10 @@ std::string_view to_string(RunType type) {
   return "?";
 }
 
+std::string_view to_string(Base base) {
+  return base == Base::in_float ? "float" : "quantised";
+}
+
 std::string_view to_string(TrainedParameters which) {
   return which == TrainedParameters::all ? "all" : "mlp";
 }
@@ -226,6 +230,7 @@ nlohmann::json to_json(const TrainOptions& o) {
     json["all_paths"] = c.all_paths;
     json["validation"] = c.validation.string();
     json["split_seed"] = c.split_seed;
+    json["base"] = to_string(c.base);
   }
   if (o.save_dtype != NumberType::float32) json["save_dtype"] = to_string(o.save_dtype);
   if (o.held_out > 0) json["held_out"] = o.held_out;

@@ -101,6 +101,13 @@ struct LoraOptions {
   LoraInit init = LoraInit::kaiming;
 };
 
+/// What the weights of a language model that are not trained in place are kept as.
+enum class Base {
+  in_float,   ///< as the trained ones: float, beside a copy of 16 bits with such a --dtype
+  quantised,  ///< in the blocks of the GGUF file
+};
+std::string_view to_string(Base base);
+
 /// What a language model's run has beside the options of all runs.
 struct CausalOptions {
   std::string matrices = "up,down";    ///< kinds, see parse_matrices
@@ -108,6 +115,7 @@ struct CausalOptions {
   std::string chat_template;           ///< a name of ChatTemplate; empty: the model's own
   std::string fields;      ///< "QUESTION,ANSWER", the names of the data's fields; empty: told from the data
   bool all_paths = false;  ///< of OpenAssistant trees
+  Base base = Base::in_float;
   std::filesystem::path validation;  ///< file that is evaluated on, in place of a part of the data
   std::uint64_t split_seed = 0;      ///< which part of the data that is
 };

@@ -128,10 +128,10 @@ void require_same_extents(const CausalSource& trained, const CausalSource& base)
   const std::string of_base = extents(base.config());
   const std::string of_trained = extents(trained.config());
   if (of_base == of_trained) return;
-  throw ModelError(
-      fmt::format("{}: the model has {}, but the run's model {}: expected as --base the one that the run "
-                  "began from",
-                  base.path().string(), of_base, of_trained));
+  throw ModelError(fmt::format(
+      "{}: the model has {}, but the run's model {}: expected as --base-model the one that the run "
+      "began from",
+      base.path().string(), of_base, of_trained));
 }
 
 double norm(std::span<const float> values) {
@@ -167,7 +167,7 @@ RunAdapter run_adapter(const fs::path& model, const fs::path& base) {
   }
   if (!fs::exists(result.base)) {
     throw ModelError(result.base.string() +
-                     ": there is no such model, which the run began from; say with --base "
+                     ": there is no such model, which the run began from; say with --base-model "
                      "where it is");
   }
   const CausalSource trained(model);
@@ -195,7 +195,7 @@ RunAdapter run_adapter(const fs::path& model, const fs::path& base) {
     throw ModelError(
         fmt::format("{}: \"{}\" is not the base's ({}) and is none of the matrices that the run trained: the "
                     "base is another "
-                    "one than the run began from (--base), or all parameters trained; an adapter holds "
+                    "one than the run began from (--base-model), or all parameters trained; an adapter holds "
                     "matrices alone, {}",
                     model.string(), p.name, result.base.string(), merged_cure));
   }

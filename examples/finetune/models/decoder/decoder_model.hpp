@@ -32,6 +32,7 @@
 #include "models/layers/decoder_ops.hpp"
 #include "models/layers/linear.hpp"
 #include "models/layers/placed_batch.hpp"
+#include "models/mlp/frozen_weight.hpp"
 #include "models/mlp/mlp_training.hpp"
 #include "models/model_passes.hpp"
 #include "models/parameters/parameter_set.hpp"
@@ -60,9 +61,11 @@ class DecoderModel {
   using MlpLayer = SparseGradLinear<T, Backend>;
   using Cache = KeyValueCache<T, Backend>;
 
-  /// Weights are zeros, those of norms ones. The context must outlive the model. Throws ModelError for an impossible
-  /// configuration or choice of matrices.
-  DecoderModel(Context& ctx, const DecoderConfig& config, TrainedParts trained = {});
+  /// Weights are zeros, those of norms ones; matrices, embeddings and head that are not trained in place stay in the form
+  /// that `packed` has of them. The context must outlive the model. Throws ModelError for an impossible configuration or
+  /// choice of matrices.
+  DecoderModel(Context& ctx, const DecoderConfig& config, TrainedParts trained = {},
+               const PackedMatrices& packed = {});
   DecoderModel(const DecoderModel&) = delete;
   DecoderModel& operator=(const DecoderModel&) = delete;
 
@@ -79,6 +82,8 @@ class DecoderModel {
   /// Copies between host memory and a matrix of the model's.
   void set_values(MatrixView<C> matrix, std::span<const C> values);
   std::vector<C> values(MatrixView<const C> matrix) const;
+  /// The values of a parameter, packed or not.
+  std::vector<C> values_of(const Parameter<T>& parameter) const;
 
   bool trains_mlp() const { return !mlp_.layers.empty(); }
   /// The chosen matrices' gradients, in ascending order of blocks and kinds. Empty when they are not trained, or have
@@ -216,9 +221,11 @@ class DecoderModel {
   std::vector<std::string> mlp_names_;
   std::vector<index_t> mlp_number_;  ///< by matrix: its number in mlp(), or -1
   CausalShape shape_;
-  MatrixView<const C> table_;
+  MatrixView<const C> table_;  ///< or packed_table_
+  FrozenWeight<T, Backend> packed_table_;
   MatrixView<C> d_table_;
-  Linear<T, Backend> head_;
+  FrozenWeight<T, Backend> head_;
+  MatrixView<C> d_head_;
   RmsNorm<C> last_norm_;
   std::vector<Block> blocks_;
   Wanted wanted_;  ///< of what follows the blocks: `block` at its input

@@ -16,6 +16,13 @@ inline const DecoderConfig& checked(const DecoderConfig& config) {
   return config;
 }
 
+inline std::vector<ParameterShape> placed_shapes(const DecoderConfig& config, const TrainedParts& trained,
+                                                 const PackedMatrices& packed) {
+  std::vector<ParameterShape> shapes = decoder_shapes(config, trained.matrices, trained.mlp.lora_rank);
+  keep_packed(shapes, trained, packed);
+  return shapes;
+}
+
 template <class T, class Backend>
 RmsNorm<compute_t<T>> rms_norm_of(ParameterSet<T, Backend>& parameters, const std::string& name, double eps) {
   const Parameter<T>& gamma = parameters.at(name);
@@ -25,11 +32,12 @@ RmsNorm<compute_t<T>> rms_norm_of(ParameterSet<T, Backend>& parameters, const st
 }  // namespace detail
 
 template <class T, class Backend>
-DecoderModel<T, Backend>::DecoderModel(Context& ctx, const DecoderConfig& config, TrainedParts trained)
+DecoderModel<T, Backend>::DecoderModel(Context& ctx, const DecoderConfig& config, TrainedParts trained,
+                                       const PackedMatrices& packed)
     : ctx_(ctx),
       config_(detail::checked(config)),
       trained_(std::move(trained)),
-      parameters_(ctx, decoder_shapes(config_, trained_.matrices, trained_.mlp.lora_rank), trained_.dense),
+      parameters_(ctx, detail::placed_shapes(config_, trained_, packed), trained_.dense),
       shape_{config_.heads, config_.kv_heads, config_.head_size},
       frequencies_(rope_frequencies(config_.rope, config_.head_size)) {
   if (trained_.mlp.lora_rank > 0 && trained_.mlp.matrices) {
@@ -70,7 +78,9 @@ void DecoderModel<T, Backend>::bind() {
   table_ = table.weight;
   d_table_ = table.gradient;
   const Parameter<T>& head = config_.tied_embeddings ? table : p.at("lm_head.weight");
-  head_ = {head.factor(), head.gradient};
+  if (table.packed != nullptr) packed_table_ = FrozenWeight<T, Backend>(table);
+  head_ = FrozenWeight<T, Backend>(head);
+  d_head_ = head.gradient;
   last_norm_ = detail::rms_norm_of(p, "model.norm.weight", eps);
   for (index_t l = 0; l < config_.layers; ++l) {
     Block block{};
@@ -124,7 +134,7 @@ void DecoderModel<T, Backend>::initialize(std::uint64_t seed, const ParameterRul
   std::uint64_t number = 0;
   for (const Parameter<T>& p : parameters_.all()) {
     const std::uint64_t key = stream_key(seed, ++number);
-    if (which(p.name)) set_values(p.weight, initial_values(p, key));
+    if (which(p.name) && p.packed == nullptr) set_values(p.weight, initial_values(p, key));
   }
 }
 
@@ -164,13 +174,26 @@ std::vector<compute_t<T>> DecoderModel<T, Backend>::values(MatrixView<const C> m
 }
 
 template <class T, class Backend>
+std::vector<compute_t<T>> DecoderModel<T, Backend>::values_of(const Parameter<T>& p) const {
+  if (p.packed == nullptr) return values(p.weight);
+  p.packed->require_whole();
+  std::vector<C> values(static_cast<std::size_t>(p.size()));
+  std::vector<float> row(static_cast<std::size_t>(p.cols()));
+  for (index_t i = 0; i < p.rows(); ++i) {
+    p.packed->read(i, 0, p.cols(), row.data());
+    std::copy(row.begin(), row.end(), values.begin() + i * p.cols());
+  }
+  return values;
+}
+
+template <class T, class Backend>
 std::optional<std::vector<compute_t<T>>> DecoderModel<T, Backend>::merged(
     const Parameter<T>& parameter) const {
   if (parameter.kind != ParameterKind::mlp_matrix) return std::nullopt;
   for (index_t l = 0; l < config_.layers; ++l) {
     for (const MatrixKind kind : all_matrix_kinds) {
       if (parameter.name != matrix_name(l, kind)) continue;
-      std::vector<C> merged = values(parameter.weight);
+      std::vector<C> merged = values_of(parameter);
       if (matrix(l, kind).merge(ctx_, merged)) return merged;
       return std::nullopt;
     }
@@ -204,10 +227,17 @@ void DecoderModel<T, Backend>::reserve(Context& ctx, index_t max_tokens, index_t
   token_losses_.reserve(tokens);
   index_t scratch = Ops::template scratch_bytes<T>(
       max_tokens_, std::max({shape_.cols(), config_.intermediate, config_.hidden}));
+  index_t unpacked = 0;
   // A host's products of 16 bits convert blocks there.
   if constexpr (is_low_precision<T> && !ThrustBackend<Backend>)
     scratch += Backend::template scratch_bound<C>(ctx, 0);
-  ctx.scratch().reserve(scratch);
+  for (const Parameter<T>& p : parameters_.all()) {
+    if constexpr (!ThrustBackend<Backend>) {
+      if (p.packed != nullptr)
+        unpacked = std::max(unpacked, FrozenWeight<T, Backend>::scratch_bytes(*p.packed, ctx.threads()));
+    }
+  }
+  ctx.scratch().reserve(scratch + unpacked);
 }
 
 template <class T, class Backend>

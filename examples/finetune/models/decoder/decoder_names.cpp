@@ -1,5 +1,6 @@
 #include "models/decoder/decoder_names.hpp"
 
+#include <set>
 #include <utility>
 
 namespace sparsegrad::finetune {
@@ -68,6 +69,22 @@ std::vector<ParameterShape> decoder_shapes(const DecoderConfig& c, const MatrixC
     }
   }
   return shapes;
+}
+
+void keep_packed(std::vector<ParameterShape>& shapes, const TrainedParts& trained,
+                 const PackedMatrices& packed) {
+  if (!packed) return;
+  std::set<std::string> in_place;
+  for (const index_t block : trained.matrices.blocks) {
+    for (const MatrixKind kind : trained.matrices.kinds)
+      if (trained.mlp.matrices) in_place.insert(matrix_name(block, kind));
+  }
+  for (ParameterShape& shape : shapes) {
+    const bool is_matrix = shape.kind == ParameterKind::mlp_matrix && !in_place.contains(shape.name);
+    const bool is_table = shape.kind == ParameterKind::dense && !shape.is_vector() && trained.dense &&
+                          !trained.dense(shape.name);
+    if (is_matrix || is_table) shape.packed = packed(shape.name);
+  }
 }
 
 }  // namespace sparsegrad::finetune

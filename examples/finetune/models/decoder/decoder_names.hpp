@@ -6,6 +6,7 @@
 
 #include "models/decoder/decoder_config.hpp"
 #include "models/mlp/matrix_choice.hpp"
+#include "models/model_passes.hpp"
 #include "models/parameters/parameter_shape.hpp"
 
 namespace sparsegrad::finetune {
@@ -31,5 +32,9 @@ MatrixExtents matrix_extents(const DecoderConfig& config, MatrixKind kind);
 ///     of each block: self_attn.{q,k,v,o}_proj.weight, mlp.{gate,up,down}_proj.weight
 std::vector<ParameterShape> decoder_shapes(const DecoderConfig& config, const MatrixChoice& choice,
                                            index_t lora_rank);
+
+/// Gives matrices and tables that `trained` leaves as they are their packed form, where they have one.
+void keep_packed(std::vector<ParameterShape>& shapes, const TrainedParts& trained,
+                 const PackedMatrices& packed);
 
 }  // namespace sparsegrad::finetune

@@ -39,7 +39,13 @@ template <class T, class Backend>
 template <class Attend>
 void DecoderModel<T, Backend>::forward_blocks(Context& ctx, Attend&& attend) {
   const index_t hidden = config_.hidden;
-  Ops::template embed_forward<T>(ctx, table_, placed_, tokens_by(activations_[0].x, hidden));
+  const MatrixView<T> x = tokens_by(activations_[0].x, hidden);
+  bool unpacked = false;
+  if constexpr (!ThrustBackend<Backend>) {
+    unpacked = packed_table_.is_packed();
+    if (unpacked) packed_table_.take_rows(ctx, placed_.batch().ids, x);
+  }
+  if (!unpacked) Ops::template embed_forward<T>(ctx, table_, placed_, x);
   MatrixView<const T> residual;
   for (index_t l = 0; l < config_.layers; ++l) {
     forward_block(ctx, l, residual, attend);
@@ -97,7 +103,7 @@ void DecoderModel<T, Backend>::for_logits(Context& ctx, F&& f) {
     const index_t rows = std::min(logit_rows(), count - first);
     const MatrixView<C> logits(logits_, rows, config_.vocab_size);
     const MatrixView<const T> last = rows_by(last_).block(first, 0, rows, config_.hidden);
-    wide_product<T, Backend>(ctx, Op::none, Op::transpose, C(1), last, head_.weight, C(0), logits);
+    head_.forward_wide(ctx, last, logits);
     f(first, logits);
   }
 }
@@ -145,7 +151,7 @@ typename DecoderModel<T, Backend>::Result DecoderModel<T, Backend>::forward(Cont
     const MatrixView<const T> d_logits = loss_of(ctx, first, logits, goes_on);
     if (!goes_on) return;
     const MatrixView<T> d_last = rows_by(d_last_).block(first, 0, logits.rows, config_.hidden);
-    Backend::template gemm<T>(ctx, Op::none, Op::none, C(1), d_logits, head_.weight, C(0), d_last);
+    head_.backward(ctx, d_logits, C(0), d_last);
   });
   Result result;
   result.counted = static_cast<index_t>(rows_.size());
@@ -164,12 +170,11 @@ void DecoderModel<T, Backend>::backward(Context& ctx, const Batch& batch, double
   backward_possible_ = false;
   const auto factor =
       static_cast<C>(loss_scale / static_cast<double>(std::max<std::size_t>(rows_.size(), 1)));
-  if (!head_.d_weight.empty()) {
+  if (!d_head_.empty()) {
     for_logits(ctx, [&](index_t first, MatrixView<C> logits) {
       const MatrixView<const T> d_logits = loss_of(ctx, first, logits, true);
       wide_product<T, Backend>(ctx, Op::transpose, Op::none, factor, d_logits,
-                               rows_by(last_).block(first, 0, logits.rows, config_.hidden), C(1),
-                               head_.d_weight);
+                               rows_by(last_).block(first, 0, logits.rows, config_.hidden), C(1), d_head_);
     });
   }
   if (!wanted_.norm1) return;

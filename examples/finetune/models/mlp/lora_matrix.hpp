@@ -2,22 +2,22 @@
 
 #include <vector>
 
-#include "models/layers/linear.hpp"
+#include "models/mlp/frozen_weight.hpp"
 #include "models/mlp/lora.hpp"
 #include "models/mlp/mlp_matrix.hpp"
 #include "models/parameters/parameter_set.hpp"
 
 namespace sparsegrad::finetune {
 
-/// Stays as it is, with an adapter beside it, whose two matrices are parameters of the dense optimizer: run type lora.
+/// Stays as it is, in memory or packed, with an adapter beside it, whose two matrices are parameters of the dense optimizer: run type lora.
 template <class T, class Backend>
 class LoraMatrix final : public MlpMatrix<T, Backend> {
  public:
   using C = compute_t<T>;
   using Context = typename Backend::Context;
 
-  LoraMatrix(MatrixView<const T> weight, const Parameter<T>& a, const Parameter<T>& b, double scale)
-      : linear_{weight, {}},
+  LoraMatrix(FrozenWeight<T, Backend> weight, const Parameter<T>& a, const Parameter<T>& b, double scale)
+      : weight_(std::move(weight)),
         lora_{a.factor(), b.factor(), a.gradient, b.gradient, static_cast<C>(scale)},
         a_(a.weight),
         b_(b.weight) {}
@@ -25,12 +25,12 @@ class LoraMatrix final : public MlpMatrix<T, Backend> {
   index_t saved_cols(bool) const override { return lora_.rank(); }
   index_t work_cols() const override { return lora_.rank(); }
   void forward(Context& ctx, MatrixView<const T> x, MatrixView<T> saved, MatrixView<T> y) override {
-    linear_.forward(ctx, x, y);
+    weight_.forward(ctx, x, y);
     lora_.forward(ctx, x, saved, y);
   }
   void backward(Context& ctx, MatrixView<T> dy, MatrixView<const T> x, MatrixView<T> saved,
                 MatrixView<T> work, MatrixView<T> dx, InputGradient mode) override {
-    linear_.backward(ctx, dy, {}, mode == InputGradient::add ? C(1) : C(0), dx);
+    weight_.backward(ctx, dy, mode == InputGradient::add ? C(1) : C(0), dx);
     lora_.backward(ctx, dy, x, saved, work, dx);
   }
 
@@ -58,7 +58,7 @@ class LoraMatrix final : public MlpMatrix<T, Backend> {
     return values;
   }
 
-  Linear<T, Backend> linear_;
+  FrozenWeight<T, Backend> weight_;
   Lora<T, Backend> lora_;
   MatrixView<const C> a_, b_;  ///< as they are trained and kept in files
 };

@@ -59,10 +59,10 @@ MlpMatrices<T, Backend> make_mlp_matrices(typename Backend::Context& ctx, const 
     } else if (is_chosen && training.lora_rank > 0) {
       const std::string matrix = name.substr(0, name.rfind(".weight"));
       mlp.matrices.push_back(std::make_unique<LoraMatrix<T, Backend>>(
-          p.factor(), parameters.at(matrix + ".lora_A.weight"), parameters.at(matrix + ".lora_B.weight"),
-          training.lora_scale));
+          FrozenWeight<T, Backend>(p), parameters.at(matrix + ".lora_A.weight"),
+          parameters.at(matrix + ".lora_B.weight"), training.lora_scale));
     } else {
-      mlp.matrices.push_back(std::make_unique<ConstantMatrix<T, Backend>>(p.factor()));
+      mlp.matrices.push_back(std::make_unique<ConstantMatrix<T, Backend>>(FrozenWeight<T, Backend>(p)));
     }
   }
   return mlp;

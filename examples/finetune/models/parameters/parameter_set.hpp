@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,8 +23,9 @@ struct Parameter {
   ParameterKind kind = ParameterKind::dense;
   bool vector = false;  ///< stored with one dimension: biases and LayerNorm
   MatrixView<C> weight;
-  MatrixView<C> gradient;  ///< empty: none is computed
-  MatrixView<T> rounded;   ///< of a narrow T: the weight rounded, where products read it
+  MatrixView<C> gradient;                      ///< empty: none is computed
+  MatrixView<T> rounded;                       ///< of a narrow T: the weight rounded, where products read it
+  std::shared_ptr<const PackedMatrix> packed;  ///< given: in place of the three, which are empty then
 
   /// The weight as an operand of products.
   MatrixView<T> factor() const {
@@ -34,6 +36,10 @@ struct Parameter {
     }
   }
 
+  index_t rows() const { return packed != nullptr ? packed->rows() : weight.rows; }
+  index_t cols() const { return packed != nullptr ? packed->cols() : weight.cols; }
+  index_t size() const { return rows() * cols(); }
+
   /// What weight decay usually leaves out.
   bool is_bias_or_norm() const { return vector; }
 };
@@ -41,7 +47,7 @@ struct Parameter {
 /// Chooses parameters by name.
 using ParameterRule = std::function<bool(std::string_view name)>;
 
-/// All parameters of a model, in one piece of memory, and the dense gradients of those that are trained, in
+/// All parameters of a model but packed ones, in one piece of memory, and the dense gradients of those that are trained, in
 /// another. Matrices of the MLPs have no gradient here.
 template <class T, class Backend>
 class ParameterSet {
@@ -61,7 +67,7 @@ class ParameterSet {
   const Parameter<T>& at(std::string_view name) const;
   const Parameter<T>* find(std::string_view name) const;
 
-  /// Every weight, with alignment gaps that stay zero: for hashes and copies.
+  /// Every weight that is not packed, with alignment gaps that stay zero: for hashes and copies.
   MatrixView<C> weights() { return weights_.matrix(1, weights_.size()); }
   MatrixView<const C> weights() const { return weights_.matrix(1, weights_.size()); }
   /// Every dense gradient.
@@ -71,7 +77,8 @@ class ParameterSet {
   /// After weights in `changed` were written other than by AdamW or a layer's step: rounds their copies anew.
   void round(Context& ctx, MatrixView<const C> changed);
 
-  index_t weight_bytes() const { return weights_.bytes() + rounded_.bytes(); }
+  /// Of packed ones the bytes of their file.
+  index_t weight_bytes() const { return weights_.bytes() + rounded_.bytes() + packed_bytes_; }
   index_t gradient_bytes() const { return gradients_.bytes(); }
   /// Numbers in all parameters.
   index_t count() const;
@@ -90,6 +97,7 @@ class ParameterSet {
   Buffer<C, Backend> weights_;
   Buffer<C, Backend> gradients_;
   Buffer<T, Backend> rounded_;
+  index_t packed_bytes_ = 0;
   std::vector<Parameter<T>> parameters_;
 };
 

@@ -45,6 +45,14 @@ ParameterSet<T, Backend>::ParameterSet(Context& ctx, const std::vector<Parameter
       group_trained = shape.kind == ParameterKind::adapter ||
                       (shape.kind == ParameterKind::dense && (!trained || trained(shape.name)));
     }
+    if (shape.packed != nullptr) {
+      if (group_trained || shape.joined)
+        throw ModelError("parameter \"" + shape.name + "\" is packed, and cannot be trained");
+      packed_bytes_ += static_cast<index_t>(shape.packed->bytes().size());
+      for (auto* at : {&weight_at, &gradient_at, &rounded_at})
+        at->push_back(-1);
+      continue;
+    }
     weight_at.push_back(weights.take(shape.rows * shape.cols, shape.joined));
     gradient_at.push_back(group_trained ? gradients.take(shape.rows * shape.cols, shape.joined) : -1);
     const bool copied = is_low_precision<T> && shape.is_factor();
@@ -59,6 +67,11 @@ ParameterSet<T, Backend>::ParameterSet(Context& ctx, const std::vector<Parameter
     parameter.name = shape.name;
     parameter.kind = shape.kind;
     parameter.vector = shape.is_vector();
+    parameter.packed = shape.packed;
+    if (weight_at[i] < 0) {
+      parameters_.push_back(std::move(parameter));
+      continue;
+    }
     parameter.weight = MatrixView<C>(weights_.data() + weight_at[i], shape.rows, shape.cols);
     if (gradient_at[i] >= 0) {
       parameter.gradient = MatrixView<C>(gradients_.data() + gradient_at[i], shape.rows, shape.cols);
@@ -111,7 +124,7 @@ template <class T, class Backend>
 index_t ParameterSet<T, Backend>::count() const {
   index_t sum = 0;
   for (const Parameter<T>& parameter : parameters_)
-    sum += parameter.weight.size();
+    sum += parameter.size();
   return sum;
 }
 

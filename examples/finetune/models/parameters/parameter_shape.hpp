@@ -1,8 +1,11 @@
 #pragma once
 
+#include <memory>
 #include <string>
 
 #include <sparsegrad/core/config.hpp>
+
+#include "models/parameters/packed_matrix.hpp"
 
 namespace sparsegrad::finetune {
 
@@ -21,6 +24,7 @@ struct ParameterShape {
   ParameterKind kind = ParameterKind::dense;
   bool joined = false;            ///< follows its predecessor without a gap
   bool read_by_products = false;  ///< an embeddings' table that is the head's matrix as well
+  std::shared_ptr<const PackedMatrix> packed = nullptr;  ///< given: takes no memory, and is not trained
 
   /// Stored with one dimension: biases and norms.
   bool is_vector() const {

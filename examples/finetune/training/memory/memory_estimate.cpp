@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include "models/decoder/decoder_names.hpp"
 #include "models/host_backend.hpp"
+#include "models/mlp/frozen_weight.hpp"
 #include "training/causal_parts.hpp"
 
 namespace sparsegrad::finetune {
@@ -234,7 +235,8 @@ MemoryEstimate estimate_memory(const ModelConfig& c, const TrainOptions& options
   return estimate;
 }
 
-MemoryEstimate estimate_memory(const DecoderConfig& c, const TrainOptions& options, index_t tokens) {
+MemoryEstimate estimate_memory(const DecoderConfig& c, const TrainOptions& options, index_t tokens,
+                               const PackedMatrices& packed) {
   const index_t stored = options.dtype == NumberType::float32 ? number : 2;
   const TrainedParts parts = trained_parts(options, c);
   index_t all = c.vocab_size * c.hidden * (c.tied_embeddings ? 1 : 2) + (2 * c.layers + 1) * c.hidden;
@@ -243,12 +245,10 @@ MemoryEstimate estimate_memory(const DecoderConfig& c, const TrainOptions& optio
   index_t dense = parts.dense ? 0 : all;
   const auto blocks = static_cast<index_t>(parts.matrices.blocks.size());
   const index_t rank = parts.mlp.lora_rank;
-  index_t block = 0;
   index_t adapters = 0;
   std::vector<MatrixGroup> groups;
   for (const MatrixKind kind : all_matrix_kinds) {
     const MatrixExtents extents = matrix_extents(c, kind);
-    block += extents.out * extents.in;
     const auto& kinds = parts.matrices.kinds;
     if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) continue;
     adapters += blocks * rank * (extents.out + extents.in);
@@ -270,12 +270,27 @@ MemoryEstimate estimate_memory(const DecoderConfig& c, const TrainOptions& optio
 
   MemoryEstimate estimate;
   MemoryParts& training = estimate.training;
-  training.weights = number * (all + c.layers * block + adapters);
-  if (stored < number) training.weights += stored * (c.layers * block + adapters + c.vocab_size * c.hidden);
+  std::vector<ParameterShape> shapes = decoder_shapes(c, parts.matrices, rank);
+  keep_packed(shapes, parts, packed);
+  index_t unpacked = 0;
+  for (const ParameterShape& shape : shapes) {
+    if (shape.packed != nullptr) {
+      const PackedMatrix& w = *shape.packed;
+      training.weights += static_cast<index_t>(w.bytes().size());
+      const auto threads = static_cast<index_t>(std::max(options.threads, 1));
+      unpacked = std::max(unpacked, stored == number
+                                        ? FrozenWeight<float, HostBackend>::scratch_bytes(w, threads)
+                                        : FrozenWeight<bfloat16, HostBackend>::scratch_bytes(w, threads));
+      continue;
+    }
+    const bool copied = stored < number && shape.is_factor();
+    training.weights += (copied ? number + stored : number) * shape.rows * shape.cols;
+  }
   training.gradients = number * dense;
   training.optimizer = 2 * number * dense;
   training.activations =
-      tokens * (stored * ((c.layers - first) * a_block + in_flight + saved) + number * statistics) + logits;
+      tokens * (stored * ((c.layers - first) * a_block + in_flight + saved) + number * statistics) + logits +
+      unpacked;
   add_matrices(estimate, options, groups, dense);
   return estimate;
 }

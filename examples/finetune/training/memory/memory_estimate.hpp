@@ -3,6 +3,7 @@
 
 #include "models/decoder/decoder_config.hpp"
 #include "models/encoder/model_config.hpp"
+#include "models/parameters/packed_matrix.hpp"
 #include "training/memory/memory_account.hpp"
 #include "training/options.hpp"
 
@@ -22,8 +23,10 @@ struct MemoryEstimate {
 
 /// From the model's extents, the run's options and the tokens of its largest micro-batch. The program itself is left out.
 MemoryEstimate estimate_memory(const ModelConfig& config, const TrainOptions& options, index_t tokens);
-/// Of a language model. Throws ValueError.
-MemoryEstimate estimate_memory(const DecoderConfig& config, const TrainOptions& options, index_t tokens);
+/// Of a language model, with weights that stay `packed` as the model has them (DecoderModel): the bytes of their file,
+/// and what they are unpacked into. Throws ValueError.
+MemoryEstimate estimate_memory(const DecoderConfig& config, const TrainOptions& options, index_t tokens,
+                               const PackedMatrices& packed = {});
 
 nlohmann::json to_json(const MemoryEstimate& estimate);
 
