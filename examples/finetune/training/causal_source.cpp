@@ -99,9 +99,10 @@ std::vector<std::int32_t> CausalSource::end_ids(const ChatTemplate& chat) const 
 
 void CausalSource::require_savable() const {
   if (gguf_ == nullptr || gguf_->at<std::string_view>("tokenizer.ggml.model") == "gpt2") return;
-  throw ModelError(path_.string() +
-                   ": its tokenizer is SentencePiece's, which cannot be written from a GGUF file to a model's folder; "
-                   "begin with the model's folder in Hugging Face form, or train with --no-save");
+  throw ModelError(
+      path_.string() +
+      ": its tokenizer is SentencePiece's, which cannot be written from a GGUF file to a model's folder; "
+      "begin with the model's folder in Hugging Face form, or train with --no-save");
 }
 
 template <class T, class Backend>
