@@ -97,4 +97,12 @@ TEST_CASE("the order of rows in a GGUF file is what reading one undoes") {
       CHECK((values == stored) == (family == std::string("qwen2") || matrix == std::string("v")));
     }
   }
+  // Of heads of 8, where the order is not its own inverse: first of one half, first of the other, ...
+  DecoderConfig config;
+  config.head_size = 8;
+  std::vector<float> rows(16);
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    rows[i] = static_cast<float>(i);
+  CHECK(gguf_row_order(config, "model.layers.0.self_attn.k_proj.weight", rows, 1) ==
+        std::vector<float>{0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15});
 }
