@@ -133,7 +133,6 @@ void CausalSource::load(DecoderModel<T, Backend>& model, std::uint64_t seed) con
 template <class T, class Backend>
 void CausalSource::save(const fs::path& folder, const DecoderModel<T, Backend>& model, io::DType type) const {
   require_savable();
-  require_savable();
   if (gguf_ != nullptr) write_tokenizer_files(*gguf_, folder);
   save_decoder(folder, folder_, model, type);
 }
