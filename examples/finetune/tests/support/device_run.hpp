@@ -45,7 +45,7 @@ struct DeviceRun {
         dev(builtin_acceptability(Split::dev), *tokenizer, 32, 40) {
     load_weights(device_test_model(), model, options.seed);
     trainer = std::make_unique<GlueTrainer<T, Backend>>(ctx, model, find_task("acceptability"), train, dev,
-                                                         options);
+                                                        options);
   }
 
   typename Backend::Context ctx;
