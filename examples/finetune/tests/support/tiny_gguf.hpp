@@ -27,7 +27,7 @@ inline std::string random_blocks(std::uint32_t type, index_t rows, index_t cols,
     for (index_t i = 0; i < t.block_bytes; ++i)
       bytes += static_cast<char>(mix_bits(seed * 7919 + ++number));
     const auto half = [&](std::size_t offset, double value) {
-      const auto bits = float16(static_cast<float>(value)).bits();
+      const auto bits = float16(static_cast<float>(value)).bits;
       std::memcpy(bytes.data() + at + offset, &bits, sizeof bits);
     };
     const double scale = 0.01 + 0.0001 * static_cast<double>(number % 97);
