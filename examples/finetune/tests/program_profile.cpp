@@ -142,11 +142,11 @@ TEST_CASE("sparsegrad-llm train --profile: the same table, with what decoders ha
     for (const char* dtype : {"float", "bf16"}) {
       CAPTURE(type);
       CAPTURE(dtype);
-      const std::string words =
-          "train --model " + model + " --data " + data + " --run-type " + type +
-          " --train-parameters all --threads 1 --products blas --max-length 64 --held-out 0.2 --batch-size 4 "
-          "--max-steps 4 --epochs 10 --dtype " +
-          dtype;
+      const std::string words = "train --model " + model + " --data " + data + " --run-type " + type +
+                                " --train-parameters all --threads 1 --products blas --max-length 64 "
+                                "--held-out 0.2 --batch-size 4 --accumulation 1 "
+                                "--max-steps 4 --epochs 10 --dtype " +
+                                dtype;
       check_profile(output, type.starts_with("sparse"), {"RoPE"},
                     [&](const fs::path& to, const std::string& more) {
                       return llm(words + " --output " + to.string() + more);
