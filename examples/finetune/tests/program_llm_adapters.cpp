@@ -17,12 +17,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-Finished llm(const std::string& words) {
-  const fs::path path = fs::read_symlink("/proc/self/exe").parent_path().parent_path() / "sparsegrad-llm";
-  REQUIRE_MESSAGE(fs::exists(path), path.string() << " is not built");
-  return run_command("'" + path.string() + "' " + words);
-}
-
 const fs::path& base() {
   static const fs::path path = make_tiny_decoder(fresh_folder("adapter_base"));
   return path;
