@@ -80,8 +80,10 @@ class DecoderModel {
   void initialize(std::uint64_t seed, const ParameterRule& which);
 
   /// Copies between host memory and a matrix of the model's.
-  void set_values(MatrixView<C> matrix, std::span<const C> values);
-  std::vector<C> values(MatrixView<const C> matrix) const;
+  void set_values(MatrixView<C> matrix, std::span<const C> values) {
+    parameters_.set_values(ctx_, matrix, values);
+  }
+  std::vector<C> values(MatrixView<const C> matrix) const { return parameters_.values(ctx_, matrix); }
   /// The values of a parameter, packed or not.
   std::vector<C> values_of(const Parameter<T>& parameter) const;
 
@@ -173,7 +175,6 @@ class DecoderModel {
   void require_room(Context& ctx, const Batch& batch, index_t longest, bool training);
   void require_positions(Context& ctx, index_t positions);
   void check(const Batch& batch, bool with_targets) const;
-  std::vector<index_t> saved_cols() const;
   Matrix& matrix(index_t block, MatrixKind kind) const {
     return *mlp_.matrices[all_matrix_kinds.size() * static_cast<std::size_t>(block) +
                           static_cast<std::size_t>(kind)];

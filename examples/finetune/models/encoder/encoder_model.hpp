@@ -59,8 +59,10 @@ class EncoderModel {
   void initialize(std::uint64_t seed, const ParameterRule& which);
 
   /// Copies between host memory and a matrix of the model's.
-  void set_values(MatrixView<C> matrix, std::span<const C> values);
-  std::vector<C> values(MatrixView<const C> matrix) const;
+  void set_values(MatrixView<C> matrix, std::span<const C> values) {
+    parameters_.set_values(ctx_, matrix, values);
+  }
+  std::vector<C> values(MatrixView<const C> matrix) const { return parameters_.values(ctx_, matrix); }
 
   bool trains_mlp() const { return !mlp_.layers.empty(); }
   /// The MLP matrices' gradients: of layer l, number 2 l is "up" (intermediate.dense) and 2 l + 1 "down" (output.dense).
@@ -140,7 +142,6 @@ class EncoderModel {
   std::vector<C> initial_values(const Parameter<T>& parameter, std::uint64_t key) const;
   void lay_out(Context& ctx);
   void require_room(Context& ctx, const Batch& batch, bool training);
-  std::vector<index_t> saved_cols() const;
   /// An MLP matrix's memory of this pass.
   MatrixView<T> lent(T* data, index_t cols) const {
     return cols > 0 ? tokens_by(data, cols) : MatrixView<T>();

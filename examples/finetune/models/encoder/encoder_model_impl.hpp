@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "models/encoder/encoder_model.hpp"
+#include "models/initial_values.hpp"
 #include "models/layers/step_profile.hpp"
 
 namespace sparsegrad::finetune {
@@ -120,37 +121,12 @@ void EncoderModel<T, Backend>::initialize(std::uint64_t seed, const ParameterRul
 template <class T, class Backend>
 std::vector<compute_t<T>> EncoderModel<T, Backend>::initial_values(const Parameter<T>& p,
                                                                    std::uint64_t key) const {
-  const auto count = static_cast<std::size_t>(p.weight.size());
-  if (p.is_bias_or_norm()) return std::vector<C>(count, p.name.ends_with(".weight") ? C(1) : C(0));
-  if (p.kind == ParameterKind::adapter) {
-    return initial_adapter<C>(p.name.ends_with(".lora_A.weight"), trained_.mlp.lora_init, p.weight.rows,
-                              p.weight.cols, key);
-  }
-  std::vector<C> values(count);
-  for (std::size_t i = 0; i < count; ++i)
-    values[i] = static_cast<C>(config_.initializer_range * normal_at(key, i));
+  std::vector<C> values = finetune::initial_values(p, config_.initializer_range, trained_.mlp.lora_init, key);
   const bool padded =
       p.name.ends_with("word_embeddings.weight") ||
       (config_.family == ModelFamily::roberta && p.name.ends_with("position_embeddings.weight"));
   if (padded && config_.pad_token_id >= 0 && config_.pad_token_id < p.weight.rows)
     std::fill_n(values.data() + config_.pad_token_id * p.weight.cols, p.weight.cols, C(0));
-  return values;
-}
-
-template <class T, class Backend>
-void EncoderModel<T, Backend>::set_values(MatrixView<C> matrix, std::span<const C> values) {
-  if (static_cast<index_t>(values.size()) != matrix.size() || !matrix.contiguous())
-    throw ModelError(std::to_string(values.size()) + " values were given for a matrix of " +
-                     std::to_string(matrix.size()));
-  if (values.empty()) return;
-  Backend::template upload<C>(ctx_, values.data(), matrix.data, matrix.size());
-  parameters_.round(ctx_, matrix);
-}
-
-template <class T, class Backend>
-std::vector<compute_t<T>> EncoderModel<T, Backend>::values(MatrixView<const C> matrix) const {
-  std::vector<C> values(static_cast<std::size_t>(matrix.size()));
-  if (!values.empty()) Backend::template download<C>(ctx_, matrix.data, values.data(), matrix.size());
   return values;
 }
 
@@ -164,14 +140,6 @@ std::optional<std::vector<compute_t<T>>> EncoderModel<T, Backend>::merged(
     if (mlp_.matrices[number]->merge(ctx_, merged)) return merged;
   }
   return std::nullopt;
-}
-
-template <class T, class Backend>
-std::vector<index_t> EncoderModel<T, Backend>::saved_cols() const {
-  std::vector<index_t> cols;
-  for (const auto& matrix : mlp_.matrices)
-    cols.push_back(matrix->saved_cols(true));
-  return cols;
 }
 
 template <class T, class Backend>
@@ -201,7 +169,7 @@ void EncoderModel<T, Backend>::lay_out(Context& ctx) {
   const bool training = room_for_training_;
   const index_t hidden = config_.hidden;
   const index_t wide = config_.intermediate;
-  laid_out_saved_ = saved_cols();
+  laid_out_saved_ = mlp_.saved_cols();
   activations_.assign(static_cast<std::size_t>(config_.layers), {});
   backward_possible_ = false;
 

@@ -30,6 +30,14 @@ struct MlpMatrices {
   using Layer = SparseGradLinear<T, Backend>;
   std::deque<Layer> layers;  ///< what optimizers read gradients from; empty when the matrices are constants
   std::vector<std::unique_ptr<MlpMatrix<T, Backend>>> matrices;
+
+  /// What each keeps in a training pass at present (MlpMatrix::saved_cols).
+  std::vector<index_t> saved_cols() const {
+    std::vector<index_t> cols;
+    for (const auto& matrix : matrices)
+      cols.push_back(matrix->saved_cols(true));
+    return cols;
+  }
 };
 
 /// `names` are those of the weights in `parameters`, which must outlive the result. `chosen`, where it is given, says

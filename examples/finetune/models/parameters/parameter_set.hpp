@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -76,6 +77,12 @@ class ParameterSet {
   void zero_gradients(Context& ctx);
   /// After weights in `changed` were written other than by AdamW or a layer's step: rounds their copies anew.
   void round(Context& ctx, MatrixView<const C> changed);
+
+  /// Copies host memory to a matrix of this set's, with its rounded copy. Throws ModelError where `values` are of another
+  /// number.
+  void set_values(Context& ctx, MatrixView<C> matrix, std::span<const C> values);
+  /// A matrix of this set's, in host memory.
+  std::vector<C> values(Context& ctx, MatrixView<const C> matrix) const;
 
   /// Of packed ones the bytes of their file.
   index_t weight_bytes() const { return weights_.bytes() + rounded_.bytes() + packed_bytes_; }

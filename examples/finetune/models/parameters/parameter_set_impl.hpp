@@ -121,6 +121,23 @@ void ParameterSet<T, Backend>::round(Context& ctx, MatrixView<const C> changed) 
 }
 
 template <class T, class Backend>
+void ParameterSet<T, Backend>::set_values(Context& ctx, MatrixView<C> matrix, std::span<const C> values) {
+  if (static_cast<index_t>(values.size()) != matrix.size() || !matrix.contiguous())
+    throw ModelError(std::to_string(values.size()) + " values were given for a matrix of " +
+                     std::to_string(matrix.size()));
+  if (values.empty()) return;
+  Backend::template upload<C>(ctx, values.data(), matrix.data, matrix.size());
+  round(ctx, matrix);
+}
+
+template <class T, class Backend>
+std::vector<compute_t<T>> ParameterSet<T, Backend>::values(Context& ctx, MatrixView<const C> matrix) const {
+  std::vector<C> values(static_cast<std::size_t>(matrix.size()));
+  if (!values.empty()) Backend::template download<C>(ctx, matrix.data, values.data(), matrix.size());
+  return values;
+}
+
+template <class T, class Backend>
 index_t ParameterSet<T, Backend>::count() const {
   index_t sum = 0;
   for (const Parameter<T>& parameter : parameters_)

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "checkpoints/config_file.hpp"
+#include "refusals.hpp"
 #include "support/fuzz.hpp"
 
 namespace fuzz = sparsegrad::fuzz;
@@ -22,14 +23,8 @@ bool same(const ModelConfig& a, const ModelConfig& b) {
          (a.label_names.empty() || a.label_names == b.label_names);
 }
 
-/// The number of a file is the number that was taken from it.
 void check_numbers(const nlohmann::json& json, const ModelConfig& config) {
-  const auto equal = [&](const char* key, std::int64_t taken) {
-    const auto at = json.find(key);
-    if (at != json.end() && at->is_number())
-      fuzz::require(*at == taken,
-                    std::string(key) + " is " + at->dump() + " and taken for " + std::to_string(taken));
-  };
+  const auto equal = [&](const char* key, std::int64_t taken) { test::check_number(json, key, taken); };
   equal("vocab_size", config.vocab_size);
   equal("max_position_embeddings", config.max_positions);
   equal("type_vocab_size", config.type_vocab_size);

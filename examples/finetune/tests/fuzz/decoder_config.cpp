@@ -7,6 +7,7 @@
 
 #include "checkpoints/config_file.hpp"
 #include "checkpoints/decoder_config_file.hpp"
+#include "refusals.hpp"
 #include "support/fuzz.hpp"
 
 namespace fuzz = sparsegrad::fuzz;
@@ -33,14 +34,8 @@ bool same(const DecoderConfig& a, const DecoderConfig& b) {
          a.pad_token_id == b.pad_token_id;
 }
 
-/// The number of a file is the number that was taken from it.
 void check_numbers(const nlohmann::json& json, const DecoderConfig& config) {
-  const auto equal = [&](const char* key, std::int64_t taken) {
-    const auto at = json.find(key);
-    if (at != json.end() && at->is_number())
-      fuzz::require(*at == taken,
-                    std::string(key) + " is " + at->dump() + " and taken for " + std::to_string(taken));
-  };
+  const auto equal = [&](const char* key, std::int64_t taken) { test::check_number(json, key, taken); };
   equal("vocab_size", config.vocab_size);
   equal("max_position_embeddings", config.max_positions);
   equal("num_hidden_layers", config.layers);

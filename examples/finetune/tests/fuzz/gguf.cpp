@@ -9,27 +9,13 @@
 #include "causal_checks.hpp"
 #include "checkpoints/gguf_model.hpp"
 #include "checkpoints/gguf_tokenizer.hpp"
-#include "models/model_error.hpp"
+#include "refusals.hpp"
 #include "support/fuzz.hpp"
 
 namespace fuzz = sparsegrad::fuzz;
 using namespace sparsegrad;
 using namespace sparsegrad::finetune;
-
-namespace {
-
-template <class Run>
-void may_refuse(Run run) {
-  try {
-    run();
-  } catch (const ModelError& error) {
-    fuzz::refused(error);
-  } catch (const IoError& error) {
-    fuzz::refused(error);
-  }
-}
-
-}  // namespace
+using sparsegrad::finetune::test::may_refuse;
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const auto* bytes = reinterpret_cast<const std::byte*>(data);

@@ -6,28 +6,13 @@
 #include <vector>
 
 #include "checkpoints/model_weights.hpp"
-#include "models/model_error.hpp"
+#include "refusals.hpp"
 #include "support/fuzz.hpp"
 
 namespace fuzz = sparsegrad::fuzz;
 using namespace sparsegrad;
 using namespace sparsegrad::finetune;
-
-namespace {
-
-/// Reads `run`'s files, or refuses them as it should.
-template <class Run>
-void may_refuse(Run run) {
-  try {
-    run();
-  } catch (const ModelError& error) {
-    fuzz::refused(error);
-  } catch (const IoError& error) {
-    fuzz::refused(error);
-  }
-}
-
-}  // namespace
+using sparsegrad::finetune::test::may_refuse;
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   static fuzz::Folders folders({"model.safetensors.index.json", "a.safetensors", "b.safetensors"});

@@ -8,6 +8,7 @@
 #include "../decoder_ops.hpp"
 #include "../step_profile.hpp"
 #include "causal_attention.hpp"
+#include "column_sums.hpp"
 #include "cross_entropy.hpp"
 #include "rms_norm.hpp"
 #include "rope.hpp"
@@ -106,15 +107,7 @@ requires(!ThrustBackend<Backend>) struct DecoderOps<Backend> {
   }
   template <class T>
   static void column_sums(Context& ctx, MatrixView<const T> g, compute_t<T>* target) {
-    if (target == nullptr) return;
-    using C = compute_t<T>;
-    C* const targets[1] = {target};
-    profiled_bytes(ctx, Work::column_sums, bytes_of<T>(g.size()), [&] {
-      for_rows_with_sums<C, 1>(ctx, g.rows, g.cols, 0, targets, [&](index_t i, C* sums) {
-        const T* row = g.row(i);
-        for_packs<C>(g.cols, [=](auto at) { at.store(sums, at.load(sums) + at.load(row)); });
-      });
-    });
+    host_column_sums(ctx, g, target);
   }
 
   template <class T>
