@@ -59,15 +59,19 @@ sparsegrad_backend default_backend() {
   return SPARSEGRAD_BACKEND_EIGEN;
 }
 
-constexpr const char* backend_names[] = {"the default", "Eigen", "BLAS", "oneDNN"};
+const char* backend_name(sparsegrad_backend backend) {
+  return backend == SPARSEGRAD_BACKEND_EIGEN  ? "Eigen"
+         : backend == SPARSEGRAD_BACKEND_BLAS ? "BLAS"
+                                              : "oneDNN";
+}
 
 MakeContext require_maker(sparsegrad_backend backend) {
   require_choice("backend", backend, 4);
   if (const MakeContext make = maker(backend)) return make;
   std::string available;
   for (std::int32_t b = SPARSEGRAD_BACKEND_EIGEN; b <= SPARSEGRAD_BACKEND_ONEDNN; ++b)
-    if (maker(b) != nullptr) available += std::string(available.empty() ? "" : ", ") + backend_names[b];
-  throw ValueError(std::string("backend is ") + backend_names[backend] +
+    if (maker(b) != nullptr) available += std::string(available.empty() ? "" : ", ") + backend_name(b);
+  throw ValueError(std::string("backend is ") + backend_name(backend) +
                    ", which this library was built without; it has " + available);
 }
 
