@@ -32,16 +32,16 @@ static size_t place(GptConfig config, float* base, GptParameters* p, GptTensor* 
   const size_t c = (size_t)config.channels;
   size_t used = 0;
   int n = 0;
-#define PLACE(pointer, numbers, is_matrix)                            \
-  do {                                                                \
-    (pointer) = base + used;                                          \
-    if (tensors != NULL) {                                            \
-      tensors[n].first = used;                                        \
-      tensors[n].count = (numbers);                                   \
-      tensors[n].decays = (is_matrix);                                \
-    }                                                                 \
-    ++n;                                                              \
-    used += (numbers);                                                \
+#define PLACE(pointer, numbers, is_matrix)         \
+  do {                                             \
+    (pointer) = base == NULL ? NULL : base + used; \
+    if (tensors != NULL) {                         \
+      tensors[n].first = used;                     \
+      tensors[n].count = (numbers);                \
+      tensors[n].decays = (is_matrix);             \
+    }                                              \
+    ++n;                                           \
+    used += (numbers);                             \
   } while (0)
   PLACE(p->tokens, (size_t)config.vocab * c, 1);
   PLACE(p->positions, (size_t)config.length * c, 1);
@@ -79,12 +79,12 @@ static float normal(uint64_t* state) {
 // ---- activations ------------------------------------------------------------------------------------------
 
 typedef struct LayerActivations {
-  float *norm1, *mean1, *rstd1;         // [N, C], [N], [N] with N = batch * length
-  float *qkv, *weights, *attention;     // [N, 3C], [batch, heads, length, length], [N, C]
-  float *middle;                        // [N, C], the stream after the attention
+  float *norm1, *mean1, *rstd1;      // [N, C], [N], [N] with N = batch * length
+  float *qkv, *weights, *attention;  // [N, 3C], [batch, heads, length, length], [N, C]
+  float* middle;                     // [N, C], the stream after the attention
   float *norm2, *mean2, *rstd2;
-  float *up, *gelu;                     // [N, 4C]
-  float *out;                           // [N, C], the stream after the layer
+  float *up, *gelu;  // [N, 4C]
+  float* out;        // [N, C], the stream after the layer
 } LayerActivations;
 
 struct GptActivations {
@@ -218,7 +218,8 @@ static void linear_backward(float* dx, float* dw, float* db, const float* dy, co
   }
 }
 
-static void norm(float* y, float* mean, float* rstd, const float* x, const float* w, const float* b, int n, int c) {
+static void norm(float* y, float* mean, float* rstd, const float* x, const float* w, const float* b, int n,
+                 int c) {
 #pragma omp parallel for
   for (int t = 0; t < n; ++t) {
     const float* row = x + (size_t)t * (size_t)c;
@@ -297,7 +298,8 @@ static void attention(float* y, float* weights, const float* qkv, GptConfig k) {
   }
 }
 
-static void attention_backward(float* dqkv, const float* dy, const float* weights, const float* qkv, GptConfig k) {
+static void attention_backward(float* dqkv, const float* dy, const float* weights, const float* qkv,
+                               GptConfig k) {
   const int c = k.channels, d = c / k.heads;
   const float scale = 1 / sqrtf((float)d);
   memset(dqkv, 0, (size_t)(k.batch * k.length * 3 * c) * sizeof(float));
@@ -404,7 +406,8 @@ void gpt_backward(Gpt* gpt, const int* inputs, const int* targets) {
   const size_t numbers = (size_t)n * (size_t)c;
   for (int t = 0; t < n; ++t)
     for (int v = 0; v < k.vocab; ++v)
-      a->d_logits[t * k.vocab + v] = (a->probabilities[t * k.vocab + v] - (v == targets[t] ? 1.0f : 0.0f)) / (float)n;
+      a->d_logits[t * k.vocab + v] =
+          (a->probabilities[t * k.vocab + v] - (v == targets[t] ? 1.0f : 0.0f)) / (float)n;
   linear_backward(a->d_branch, g->tokens, NULL, a->d_logits, a->norm, p->tokens, n, c, k.vocab);
   memset(a->d_stream, 0, numbers * sizeof(float));
   const float* last = k.layers > 0 ? a->layer[k.layers - 1].out : a->input;
@@ -418,12 +421,12 @@ void gpt_backward(Gpt* gpt, const int* inputs, const int* targets) {
     linear_backward(a->d_branch, d->up_w, d->up_b, a->d_wide2, layer->norm2, w->up_w, n, c, 4 * c);
     norm_backward(a->d_stream, d->norm2_w, d->norm2_b, a->d_branch, layer->middle, layer->mean2, layer->rstd2,
                   w->norm2_w, n, c);
-    linear_backward(a->d_branch, d->attention_w, d->attention_b, a->d_stream, layer->attention, w->attention_w, n, c,
-                    c);
+    linear_backward(a->d_branch, d->attention_w, d->attention_b, a->d_stream, layer->attention,
+                    w->attention_w, n, c, c);
     attention_backward(a->d_qkv, a->d_branch, layer->weights, layer->qkv, k);
     linear_backward(a->d_branch, d->qkv_w, d->qkv_b, a->d_qkv, layer->norm1, w->qkv_w, n, c, 3 * c);
-    norm_backward(a->d_stream, d->norm1_w, d->norm1_b, a->d_branch, stream, layer->mean1, layer->rstd1, w->norm1_w,
-                  n, c);
+    norm_backward(a->d_stream, d->norm1_w, d->norm1_b, a->d_branch, stream, layer->mean1, layer->rstd1,
+                  w->norm1_w, n, c);
   }
   for (int t = 0; t < n; ++t) {
     for (int i = 0; i < c; ++i) {
@@ -474,7 +477,8 @@ void gpt_adamw(Gpt* gpt, float learning_rate, float weight_decay, float scale) {
       const float gradient = scale * g[i];
       tensor->m[i] = beta1 * tensor->m[i] + (1 - beta1) * gradient;
       tensor->v[i] = beta2 * tensor->v[i] + (1 - beta2) * gradient * gradient;
-      w[i] -= decay * w[i] + learning_rate * tensor->m[i] * correct1 / (sqrtf(tensor->v[i] * correct2) + 1e-8f);
+      w[i] -=
+          decay * w[i] + learning_rate * tensor->m[i] * correct1 / (sqrtf(tensor->v[i] * correct2) + 1e-8f);
     }
   }
 }

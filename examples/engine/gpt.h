@@ -19,12 +19,12 @@ typedef struct GptConfig {
 
 // Pointers into a block; matrices are [out, in], row by row.
 typedef struct GptLayer {
-  float *norm1_w, *norm1_b;        // [C]
-  float *qkv_w, *qkv_b;            // [3C, C], [3C]
+  float *norm1_w, *norm1_b;          // [C]
+  float *qkv_w, *qkv_b;              // [3C, C], [3C]
   float *attention_w, *attention_b;  // [C, C], [C]
-  float *norm2_w, *norm2_b;        // [C]
-  float *up_w, *up_b;              // [4C, C], [4C]
-  float *down_w, *down_b;          // [C, 4C], [C]
+  float *norm2_w, *norm2_b;          // [C]
+  float *up_w, *up_b;                // [4C, C], [4C]
+  float *down_w, *down_b;            // [C, 4C], [C]
 } GptLayer;
 
 typedef struct GptParameters {
@@ -37,22 +37,22 @@ typedef struct GptParameters {
 // One tensor of the block, as the optimizer walks it.
 typedef struct GptTensor {
   size_t first, count;
-  int decays;       // matrices decay, biases and norms do not
-  int skip;         // another optimizer trains it: no moments
-  float *m, *v;     // AdamW's moments
+  int decays;    // matrices decay, biases and norms do not
+  int skip;      // another optimizer trains it: no moments
+  float *m, *v;  // AdamW's moments
 } GptTensor;
 
 typedef struct GptActivations GptActivations;
 
 typedef struct Gpt {
   GptConfig config;
-  size_t count;                  // numbers in a block
+  size_t count;  // numbers in a block
   float *block, *gradient_block;
-  GptParameters p, g;            // both blocks by name
+  GptParameters p, g;  // both blocks by name
   GptTensor* tensors;
   int tensor_count;
   GptActivations* activations;
-  struct Arena* arena;           // all memory but the moments
+  struct Arena* arena;  // all memory but the moments
   int64_t adamw_steps;
 } Gpt;
 
