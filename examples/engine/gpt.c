@@ -482,10 +482,3 @@ void gpt_adamw(Gpt* gpt, float learning_rate, float weight_decay, float scale) {
     }
   }
 }
-
-size_t gpt_moment_bytes(const Gpt* gpt) {
-  size_t bytes = 0;
-  for (int t = 0; t < gpt->tensor_count; ++t)
-    if (!gpt->tensors[t].skip) bytes += 2 * gpt->tensors[t].count * sizeof(float);
-  return bytes;
-}

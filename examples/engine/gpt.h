@@ -72,7 +72,5 @@ void gpt_skip(Gpt* gpt, const float* weight);
 double gpt_squared_norm(const Gpt* gpt);
 // One step of AdamW for all that is not left out, on gradients times `scale`.
 void gpt_adamw(Gpt* gpt, float learning_rate, float weight_decay, float scale);
-// Bytes of AdamW's moments of what is (`skipped` = 0) or is not (1) its own.
-size_t gpt_moment_bytes(const Gpt* gpt);
 
 #endif
