@@ -18,25 +18,31 @@ foreach(component IN LISTS sparsegrad_components)
     FILE sparsegrad-${component}.cmake)
 endforeach()
 
-# The C library is installed where it was built: the headers alone serve those who did not build it.
+# The compiled libraries are installed where they were built: the headers alone serve those who did not build them.
 set(sparsegrad_arch_independent ARCH_INDEPENDENT)
+set(sparsegrad_libraries "")
 if(SPARSEGRAD_C)
+  list(APPEND sparsegrad_libraries c c_static)
+endif()
+if(SPARSEGRAD_COMPILED)
+  list(APPEND sparsegrad_libraries compiled)
+endif()
+foreach(component IN LISTS sparsegrad_libraries)
   set(sparsegrad_arch_independent "")
-  foreach(component c c_static)
-    set_target_properties(sparsegrad_${component} PROPERTIES EXPORT_NAME ${component})
-    install(TARGETS sparsegrad_${component} EXPORT sparsegrad-${component} OPTIONAL
-      LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}" ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}")
-    install(EXPORT sparsegrad-${component} NAMESPACE sparsegrad:: DESTINATION "${sparsegrad_package_dir}"
-      FILE sparsegrad-${component}.cmake)
-  endforeach()
-
+  set_target_properties(sparsegrad_${component} PROPERTIES EXPORT_NAME ${component})
+  install(TARGETS sparsegrad_${component} EXPORT sparsegrad-${component} OPTIONAL
+    LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}" ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}")
+  install(EXPORT sparsegrad-${component} NAMESPACE sparsegrad:: DESTINATION "${sparsegrad_package_dir}"
+    FILE sparsegrad-${component}.cmake)
+endforeach()
+if(SPARSEGRAD_C)
   file(RELATIVE_PATH sparsegrad_pc_up "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
   string(REGEX REPLACE "/$" "" sparsegrad_pc_up "${sparsegrad_pc_up}")
   set(sparsegrad_pc_private "")
-  if("onednn" IN_LIST SPARSEGRAD_C_BACKENDS)
+  if("onednn" IN_LIST SPARSEGRAD_BACKENDS)
     string(APPEND sparsegrad_pc_private "${OneDNN_LIBRARY} ")
   endif()
-  if("blas" IN_LIST SPARSEGRAD_C_BACKENDS OR "onednn" IN_LIST SPARSEGRAD_C_BACKENDS)
+  if("blas" IN_LIST SPARSEGRAD_BACKENDS OR "onednn" IN_LIST SPARSEGRAD_BACKENDS)
     string(APPEND sparsegrad_pc_private "${CBLASLAPACKE_LAPACKE_LIBRARY} ${CBLASLAPACKE_BLAS_LIBRARY} ")
   endif()
   string(APPEND sparsegrad_pc_private "-lstdc++ -lm -pthread")

@@ -7,7 +7,7 @@
 #include <sparsegrad/needs C++20>
 #endif
 #if !defined(__cpp_exceptions) && !defined(_CPPUNWIND)
-#error "sparsegrad reports errors by exceptions: compile without -fno-exceptions, or use sparsegrad/c/sparsegrad.h"
+#error "sparsegrad reports errors by exceptions: without them (-fno-exceptions) use sparsegrad/c/sparsegrad.h"
 #include <sparsegrad/needs exceptions>
 #endif
 
