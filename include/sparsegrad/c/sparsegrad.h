@@ -25,16 +25,18 @@
 //   members. A NULL in place of options stands for the defaults.
 // - One call at a time on a context and what was made with it; several contexts may work side by
 //   side.
+/// @file
+/// The C interface.
 #ifndef SPARSEGRAD_C_SPARSEGRAD_H
 #define SPARSEGRAD_C_SPARSEGRAD_H
 
 #include <stddef.h>
 #include <stdint.h>
 
+/// Marks a function that the library exports.
 #if defined(__GNUC__)
 #define SPARSEGRAD_C_API __attribute__((visibility("default")))
 #else
-/// Marks a function that the library exports.
 #define SPARSEGRAD_C_API
 #endif
 
@@ -168,14 +170,14 @@ SPARSEGRAD_C_API int32_t sparsegrad_backend_available(sparsegrad_backend backend
 /// One task of an executor: run it as task(argument, number, worker).
 typedef void (*sparsegrad_task)(void* argument, int64_t number, int32_t worker);
 
-/// The caller's own threads, in place of the library's. With OpenMP:
+/// The caller's own threads, in place of the library's. With OpenMP `run` is
 ///
 ///     static void run(void* user, int64_t count, sparsegrad_task task, void* argument) {
 ///     #pragma omp parallel for schedule(dynamic)
 ///       for (int64_t i = 0; i < count; ++i) task(argument, i, omp_get_thread_num());
 ///     }
-///     options.executor.run = run;
-///     options.executor.concurrency = omp_get_max_threads();
+///
+/// and `concurrency` is omp_get_max_threads().
 typedef struct sparsegrad_executor {
   /// Calls task(argument, i, worker) once for each i in [0, count), 0 <= worker < concurrency, no
   /// worker number used by two threads at once; returns when all calls have ended. Tasks do not
