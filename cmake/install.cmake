@@ -18,10 +18,42 @@ foreach(component IN LISTS sparsegrad_components)
     FILE sparsegrad-${component}.cmake)
 endforeach()
 
+# The compiled libraries are installed where they were built: the headers alone serve those who did not build them.
+set(sparsegrad_arch_independent ARCH_INDEPENDENT)
+set(sparsegrad_libraries "")
+if(SPARSEGRAD_C)
+  list(APPEND sparsegrad_libraries c c_static)
+endif()
+if(SPARSEGRAD_COMPILED)
+  list(APPEND sparsegrad_libraries compiled)
+endif()
+foreach(component IN LISTS sparsegrad_libraries)
+  set(sparsegrad_arch_independent "")
+  set_target_properties(sparsegrad_${component} PROPERTIES EXPORT_NAME ${component})
+  install(TARGETS sparsegrad_${component} EXPORT sparsegrad-${component} OPTIONAL
+    LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}" ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}")
+  install(EXPORT sparsegrad-${component} NAMESPACE sparsegrad:: DESTINATION "${sparsegrad_package_dir}"
+    FILE sparsegrad-${component}.cmake)
+endforeach()
+if(SPARSEGRAD_C)
+  file(RELATIVE_PATH sparsegrad_pc_up "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
+  string(REGEX REPLACE "/$" "" sparsegrad_pc_up "${sparsegrad_pc_up}")
+  set(sparsegrad_pc_private "")
+  if("onednn" IN_LIST SPARSEGRAD_BACKENDS)
+    string(APPEND sparsegrad_pc_private "${OneDNN_LIBRARY} ")
+  endif()
+  if("blas" IN_LIST SPARSEGRAD_BACKENDS OR "onednn" IN_LIST SPARSEGRAD_BACKENDS)
+    string(APPEND sparsegrad_pc_private "${CBLASLAPACKE_LAPACKE_LIBRARY} ${CBLASLAPACKE_BLAS_LIBRARY} ")
+  endif()
+  string(APPEND sparsegrad_pc_private "-lstdc++ -lm -pthread")
+  configure_file("${PROJECT_SOURCE_DIR}/cmake/sparsegrad.pc.in" "${PROJECT_BINARY_DIR}/cmake/sparsegrad.pc" @ONLY)
+  install(FILES "${PROJECT_BINARY_DIR}/cmake/sparsegrad.pc" DESTINATION "${CMAKE_INSTALL_LIBDIR}/pkgconfig")
+endif()
+
 configure_package_config_file("${PROJECT_SOURCE_DIR}/cmake/sparsegrad-config.cmake.in"
   "${PROJECT_BINARY_DIR}/cmake/sparsegrad-config.cmake" INSTALL_DESTINATION "${sparsegrad_package_dir}")
 write_basic_package_version_file("${PROJECT_BINARY_DIR}/cmake/sparsegrad-config-version.cmake"
-  COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
+  COMPATIBILITY SameMinorVersion ${sparsegrad_arch_independent})
 install(FILES
   "${PROJECT_BINARY_DIR}/cmake/sparsegrad-config.cmake"
   "${PROJECT_BINARY_DIR}/cmake/sparsegrad-config-version.cmake"

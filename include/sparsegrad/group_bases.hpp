@@ -92,11 +92,7 @@ class GroupBases {
   /// Takes layer i out of the group; the layers behind it move up by one number. It keeps its basis
   /// and goes on as if it had never been in a group; what the optimizer and a selector knew of it is
   /// gone. Throws StateError while it holds a gradient or gradients are collected.
-  void remove(Context& ctx, index_t i) {
-    require_open(ctx, "remove");
-    members_.at(i).require_idle("remove");
-    members_.remove(ctx, i);
-  }
+  void remove(Context& ctx, index_t i);
 
   /// The gradient of weight i in this step: dW of the weight's shape, or its transpose by `layout`,
   /// in C, bfloat16 or half. Borrowed until the step (or clear); nothing is copied. A second one in
@@ -143,15 +139,7 @@ class GroupBases {
   /// again starts anew. Throws ShapeError when layers of one kind differ in extents under
   /// BasisScope::kind, StateError while a layer holds a gradient or can form none; what
   /// recipe.sides throws.
-  void collect(Context& ctx, const BasisRecipe& recipe) {
-    require_host_counts("collect");
-    require_layers("collect");
-    check(ctx);
-    members_.require_idle("collect");
-    collection_ = members_.start_collection(ctx, recipe);
-    members_.form_weight_gradients(ctx);
-    warmup_left_ = 0;
-  }
+  void collect(Context& ctx, const BasisRecipe& recipe);
   /// Whether gradients are being collected for bases.
   bool collecting() const { return collection_.has_value(); }
   /// Whether steps only collect: the first warmup_steps.
@@ -159,101 +147,39 @@ class GroupBases {
 
   /// Ends a collection without a fit: bases and moments stay as they are. Throws StateError while a
   /// layer holds a gradient.
-  void stop_collecting(Context& ctx) {
-    members_.require_idle("stop_collecting");
-    for (Member& m : members_.all()) {
-      members_.end_collection(ctx, m);
-      if (m.optimizer == nullptr && members_.has_positions(m)) members_.prepare(ctx, m);
-    }
-    collection_.reset();
-    warmup_left_ = 0;
-  }
+  void stop_collecting(Context& ctx);
 
   /// Finishes a step of which only the gradients are wanted: hands them to the accumulators, then
   /// forgets them. Layers that have ended their step before it take part again where they had
   /// another backward since: that is one gradient more. NaN and Inf: NonFiniteError under
   /// NonFinite::raise, else that layer's gradient is not added. Returns how many were not. Throws
   /// StateError without `collect`, outside of a warm-up.
-  index_t end_collecting_step(Context& ctx) {
-    begin_collecting_step(ctx);
-    for (const Member& m : members_.all())
-      members_.require_one_selection(m);
-    for (Member& m : members_.all()) {
-      // A layer that ended its step may have had another backward since: one more gradient.
-      const bool ended = m.is_selected() || (m.progress == Progress::collected && !m.source->accumulating());
-      if (ended) continue;
-      // Gradients that take turns in one memory make room for each other; others stand until all
-      // are taken.
-      m.named([&] {
-        if (members_.rules().clears_selected) {
-          m.collect(ctx, members_.rules());
-        } else {
-          m.finish_collecting(ctx, members_.rules());
-        }
-      });
-    }
-    index_t refused = 0;
-    for (const Member& m : members_.all())
-      refused += m.refused ? 1 : 0;
-    clear(ctx);
-    return refused;
-  }
+  index_t end_collecting_step(Context& ctx);
   /// The same for layer i alone, whose gradient memory is free then; end_collecting_step(ctx) ends
   /// the step of all.
-  void end_collecting_step(Context& ctx, index_t i) {
-    Member& m = members_.at(i);
-    begin_collecting_step(ctx);
-    m.named([&] { m.collect(ctx, members_.rules()); });
-  }
+  void end_collecting_step(Context& ctx, index_t i);
 
   /// Fits the bases from what was collected, sets them and rebases the optimizers; ends the
   /// collection. (Recipes that need no gradients want a `collect` as well, but no step after it.)
   /// Returns what the rebase of each layer did, zeros under MomentsPolicy::reset. Throws StateError
   /// without `collect`, while a layer holds a gradient, or when gradients were needed and none
   /// came; what TuckerBasis::fit throws.
-  std::vector<RebaseReport> refresh(Context& ctx, MomentsPolicy moments = MomentsPolicy::reset) {
-    if (!collecting()) throw StateError("refresh: nothing was collected; call collect first");
-    require_host_counts("refresh");
-    check(ctx);
-    members_.require_idle("refresh");
-    for (const Member& m : members_.all())
-      m.source->require_new_basis("refresh");
-    collection_->fit(ctx);
-    std::vector<RebaseReport> reports;
-    for (Member& m : members_.all()) {
-      members_.end_collection(ctx, m);
-      reports.push_back(members_.set_basis(ctx, m, collection_->basis(m.number), moments));
-    }
-    collection_.reset();
-    warmup_left_ = 0;
-    members_.shrink_gradient_memory(ctx);
-    reserve_again(ctx);
-    return reports;
-  }
+  std::vector<RebaseReport> refresh(Context& ctx, MomentsPolicy moments = MomentsPolicy::reset);
 
   /// Sets a basis of the caller's own for one layer; null: none. Returns what the rebase of its
   /// optimizer did, zeros under MomentsPolicy::reset. Throws ShapeError; StateError while the layer
   /// holds a gradient, or a selection that no step has taken.
   RebaseReport set_basis(Context& ctx, index_t i, std::shared_ptr<const Basis> basis,
-                         MomentsPolicy moments = MomentsPolicy::reset) {
-    require_host_counts("set_basis");
-    check(ctx);
-    const RebaseReport report = members_.set_basis(ctx, members_.at(i), std::move(basis), moments);
-    reserve_again(ctx);
-    return report;
-  }
+                         MomentsPolicy moments = MomentsPolicy::reset);
 
   /// Waits for the steps that did not wait (BatchedStep): returns how many of them changed nothing,
   /// for NaN or Inf, since the last call. Throws NonFiniteError where the policy is `raise` and
   /// there were any. To be called before the optimizers' states are saved; whatever changes bases
   /// or layers calls it.
-  index_t check(Context& ctx) { return step_.check(ctx, members_.all()); }
+  index_t check(Context& ctx);
 
   /// Forgets all gradients and selections.
-  void clear(Context&) {
-    for (Member& m : members_.all())
-      m.clear();
-  }
+  void clear(Context&);
 
  protected:
   /// One weight matrix with its state.
@@ -267,37 +193,18 @@ class GroupBases {
   using Step = std::conditional_t<steps_together, BatchedStep<T, B, O>, SequentialStep<T, B, O>>;
 
   /// Throws ValueError for options out of range.
-  explicit GroupBases(Options options) : warmup_left_(options.warmup_steps), members_(std::move(options)) {
-    if (warmup_left_ < 0)
-      throw ValueError("warmup_steps is " + std::to_string(warmup_left_) + ", expected >= 0");
-    if (warmup_left_ > 0) require_recipe(this->options().recipe);
-    if (const index_t limit = members_.options().recipe.gram_limit_bytes; limit < 0)
-      throw ValueError("gram_limit_bytes is " + std::to_string(limit) + ", expected >= 0");
-  }
-  ~GroupBases() = default;
+  explicit GroupBases(Options options);
+  ~GroupBases();
 
   /// The warm-up's collection begins with the first gradient that is asked for; the sources have
   /// formed whole gradients since they were added.
-  void begin_warm_up(Context& ctx) {
-    if (warming_up() && !collecting()) collection_ = members_.start_collection(ctx, options().recipe);
-  }
+  void begin_warm_up(Context& ctx);
   /// The same for end_collecting_step, which would drop the gradients outside of a collection.
-  void begin_collecting_step(Context& ctx) {
-    begin_warm_up(ctx);
-    if (!collecting())
-      throw StateError("end_collecting_step: no gradients are being collected; call collect first");
-  }
+  void begin_collecting_step(Context& ctx);
   /// Takes the memory that later steps with up to `max_tokens` tokens need, in the present bases.
-  void reserve_steps(Context& ctx, index_t max_tokens) {
-    members_.reserve(ctx, max_tokens);
-    step_.reserve(ctx, members_.all());
-    reserved_tokens_ = max_tokens;
-  }
+  void reserve_steps(Context& ctx, index_t max_tokens);
   /// The same after a change of bases, where it was asked for before.
-  void reserve_again(Context& ctx) {
-    if (reserved_tokens_ && !collecting() && members_.all_have_optimizers())
-      reserve_steps(ctx, *reserved_tokens_);
-  }
+  void reserve_again(Context& ctx);
   /// Throws StateError, naming the caller, for a group without layers.
   void require_layers(const char* call) const {
     if (size() == 0)
@@ -322,61 +229,219 @@ class GroupBases {
   Step step_;                                        ///< takes the steps
 
  private:
-  void require_open(Context& ctx, const char* call) {
-    require_host_counts(call);
-    require_not_collecting(call, collecting());
-    check(ctx);
-  }
-  index_t append(Context& ctx, Member member, const std::string& kind) {
-    step_.attach(ctx);
-    return members_.add(ctx, std::move(member), kind, warming_up());
-  }
+  void require_open(Context& ctx, const char* call);
+  index_t append(Context& ctx, Member member, const std::string& kind);
   index_t add_weight(Context& ctx, const TrainedWeight<T>& weight, const std::string& kind,
-                     const WeightOptions<C>& options) {
-    require_open(ctx, "add_weight");
-    members_.require_apart("add_weight", nullptr, weight);
-    Member member;
-    member.own_weight = std::make_unique<TrainedWeight<T>>(weight);
-    member.weight = member.own_weight.get();
-    member.rotations =
-        options.rotations ? available_rotations<C, B>(ctx, *options.rotations) : default_rotations<T, B>(ctx);
-    member.cost_model =
-        options.cost_model ? *options.cost_model : default_cost_model<T, B>(ctx, member.rotations);
-    member.given = std::make_unique<GivenGradient<C, B>>(ctx, weight.out_extent(), weight.in_extent(),
-                                                         member.cost_model, member.rotations);
-    member.source = member.given.get();
-    if (!options.gradient.empty()) member.given->keep({options.gradient, options.layout});
-    members_.join(ctx, *member.given, warming_up());
-    return append(ctx, std::move(member), kind);
-  }
-  void set_gradient(index_t i, const WeightGradientView<C>& dw) {
-    Member& m = members_.at(i);
-    if (m.given == nullptr) {
-      throw StateError("set_gradient: layer " + m.text() +
-                       " makes its own gradient (add); only a weight of add_weight is given one");
-    }
-    m.named([&] {
-      std::visit([&](const auto& matrix) { require_apart("the weight", m.weight->master, "dW", matrix); },
-                 dw.matrix);
-      m.given->set(dw);
-    });
-  }
-  void rebind(index_t i, const TrainedWeight<T>& moved, ConstMatrixView<C> gradient) {
-    Member& m = members_.at(i);
-    if (m.given == nullptr)
-      throw StateError("rebind: layer " + m.text() + " was added by `add`; call the layer's own rebind");
-    m.named([&] {
-      require_shape("weight", moved.weight.rows, moved.weight.cols, m.weight->weight.rows,
-                    m.weight->weight.cols, "extents of the weight before");
-      members_.require_apart("rebind", nullptr, moved, i);
-      if (gradient.empty() && m.given->keeps()) {
-        throw ValueError(
-            "rebind: the gradient stands in memory that add_weight was given; give its place as well");
-      }
-      if (!gradient.empty()) m.given->keep({gradient, moved.layout});
-      m.own_weight->rebind(moved);
-    });
-  }
+                     const WeightOptions<C>& options);
+  void set_gradient(index_t i, const WeightGradientView<C>& dw);
+  void rebind(index_t i, const TrainedWeight<T>& moved, ConstMatrixView<C> gradient);
 };
+
+template <class T, Backend B, class O>
+void GroupBases<T, B, O>::remove(Context& ctx, index_t i) {
+  require_open(ctx, "remove");
+  members_.at(i).require_idle("remove");
+  members_.remove(ctx, i);
+}
+
+template <class T, Backend B, class O>
+void GroupBases<T, B, O>::collect(Context& ctx, const BasisRecipe& recipe) {
+  require_host_counts("collect");
+  require_layers("collect");
+  check(ctx);
+  members_.require_idle("collect");
+  collection_ = members_.start_collection(ctx, recipe);
+  members_.form_weight_gradients(ctx);
+  warmup_left_ = 0;
+}
+
+template <class T, Backend B, class O>
+void GroupBases<T, B, O>::stop_collecting(Context& ctx) {
+  members_.require_idle("stop_collecting");
+  for (Member& m : members_.all()) {
+    members_.end_collection(ctx, m);
+    if (m.optimizer == nullptr && members_.has_positions(m)) members_.prepare(ctx, m);
+  }
+  collection_.reset();
+  warmup_left_ = 0;
+}
+
+template <class T, Backend B, class O>
+index_t GroupBases<T, B, O>::end_collecting_step(Context& ctx) {
+  begin_collecting_step(ctx);
+  for (const Member& m : members_.all())
+    members_.require_one_selection(m);
+  for (Member& m : members_.all()) {
+    // A layer that ended its step may have had another backward since: one more gradient.
+    const bool ended = m.is_selected() || (m.progress == Progress::collected && !m.source->accumulating());
+    if (ended) continue;
+    // Gradients that take turns in one memory make room for each other; others stand until all
+    // are taken.
+    m.named([&] {
+      if (members_.rules().clears_selected) {
+        m.collect(ctx, members_.rules());
+      } else {
+        m.finish_collecting(ctx, members_.rules());
+      }
+    });
+  }
+  index_t refused = 0;
+  for (const Member& m : members_.all())
+    refused += m.refused ? 1 : 0;
+  clear(ctx);
+  return refused;
+}
+
+template <class T, Backend B, class O>
+void GroupBases<T, B, O>::end_collecting_step(Context& ctx, index_t i) {
+  Member& m = members_.at(i);
+  begin_collecting_step(ctx);
+  m.named([&] { m.collect(ctx, members_.rules()); });
+}
+
+template <class T, Backend B, class O>
+std::vector<RebaseReport> GroupBases<T, B, O>::refresh(Context& ctx, MomentsPolicy moments) {
+  if (!collecting()) throw StateError("refresh: nothing was collected; call collect first");
+  require_host_counts("refresh");
+  check(ctx);
+  members_.require_idle("refresh");
+  for (const Member& m : members_.all())
+    m.source->require_new_basis("refresh");
+  collection_->fit(ctx);
+  std::vector<RebaseReport> reports;
+  for (Member& m : members_.all()) {
+    members_.end_collection(ctx, m);
+    reports.push_back(members_.set_basis(ctx, m, collection_->basis(m.number), moments));
+  }
+  collection_.reset();
+  warmup_left_ = 0;
+  members_.shrink_gradient_memory(ctx);
+  reserve_again(ctx);
+  return reports;
+}
+
+template <class T, Backend B, class O>
+RebaseReport GroupBases<T, B, O>::set_basis(Context& ctx, index_t i, std::shared_ptr<const Basis> basis,
+                                            MomentsPolicy moments) {
+  require_host_counts("set_basis");
+  check(ctx);
+  const RebaseReport report = members_.set_basis(ctx, members_.at(i), std::move(basis), moments);
+  reserve_again(ctx);
+  return report;
+}
+
+template <class T, Backend B, class O>
+index_t GroupBases<T, B, O>::check(Context& ctx) {
+  return step_.check(ctx, members_.all());
+}
+
+template <class T, Backend B, class O>
+void GroupBases<T, B, O>::clear(Context&) {
+  for (Member& m : members_.all())
+    m.clear();
+}
+
+template <class T, Backend B, class O>
+GroupBases<T, B, O>::GroupBases(Options options)
+    : warmup_left_(options.warmup_steps), members_(std::move(options)) {
+  if (warmup_left_ < 0)
+    throw ValueError("warmup_steps is " + std::to_string(warmup_left_) + ", expected >= 0");
+  if (warmup_left_ > 0) require_recipe(this->options().recipe);
+  if (const index_t limit = members_.options().recipe.gram_limit_bytes; limit < 0)
+    throw ValueError("gram_limit_bytes is " + std::to_string(limit) + ", expected >= 0");
+}
+
+template <class T, Backend B, class O>
+GroupBases<T, B, O>::~GroupBases() = default;
+
+template <class T, Backend B, class O>
+void GroupBases<T, B, O>::begin_warm_up(Context& ctx) {
+  if (warming_up() && !collecting()) collection_ = members_.start_collection(ctx, options().recipe);
+}
+
+template <class T, Backend B, class O>
+void GroupBases<T, B, O>::begin_collecting_step(Context& ctx) {
+  begin_warm_up(ctx);
+  if (!collecting())
+    throw StateError("end_collecting_step: no gradients are being collected; call collect first");
+}
+
+template <class T, Backend B, class O>
+void GroupBases<T, B, O>::reserve_steps(Context& ctx, index_t max_tokens) {
+  members_.reserve(ctx, max_tokens);
+  step_.reserve(ctx, members_.all());
+  reserved_tokens_ = max_tokens;
+}
+
+template <class T, Backend B, class O>
+void GroupBases<T, B, O>::reserve_again(Context& ctx) {
+  if (reserved_tokens_ && !collecting() && members_.all_have_optimizers())
+    reserve_steps(ctx, *reserved_tokens_);
+}
+
+template <class T, Backend B, class O>
+void GroupBases<T, B, O>::require_open(Context& ctx, const char* call) {
+  require_host_counts(call);
+  require_not_collecting(call, collecting());
+  check(ctx);
+}
+
+template <class T, Backend B, class O>
+index_t GroupBases<T, B, O>::append(Context& ctx, Member member, const std::string& kind) {
+  step_.attach(ctx);
+  return members_.add(ctx, std::move(member), kind, warming_up());
+}
+
+template <class T, Backend B, class O>
+index_t GroupBases<T, B, O>::add_weight(Context& ctx, const TrainedWeight<T>& weight, const std::string& kind,
+                                        const WeightOptions<C>& options) {
+  require_open(ctx, "add_weight");
+  members_.require_apart("add_weight", nullptr, weight);
+  Member member;
+  member.own_weight = std::make_unique<TrainedWeight<T>>(weight);
+  member.weight = member.own_weight.get();
+  member.rotations =
+      options.rotations ? available_rotations<C, B>(ctx, *options.rotations) : default_rotations<T, B>(ctx);
+  member.cost_model =
+      options.cost_model ? *options.cost_model : default_cost_model<T, B>(ctx, member.rotations);
+  member.given = std::make_unique<GivenGradient<C, B>>(ctx, weight.out_extent(), weight.in_extent(),
+                                                       member.cost_model, member.rotations);
+  member.source = member.given.get();
+  if (!options.gradient.empty()) member.given->keep({options.gradient, options.layout});
+  members_.join(ctx, *member.given, warming_up());
+  return append(ctx, std::move(member), kind);
+}
+
+template <class T, Backend B, class O>
+void GroupBases<T, B, O>::set_gradient(index_t i, const WeightGradientView<C>& dw) {
+  Member& m = members_.at(i);
+  if (m.given == nullptr) {
+    throw StateError("set_gradient: layer " + m.text() +
+                     " makes its own gradient (add); only a weight of add_weight is given one");
+  }
+  m.named([&] {
+    std::visit([&](const auto& matrix) { require_apart("the weight", m.weight->master, "dW", matrix); },
+               dw.matrix);
+    m.given->set(dw);
+  });
+}
+
+template <class T, Backend B, class O>
+void GroupBases<T, B, O>::rebind(index_t i, const TrainedWeight<T>& moved, ConstMatrixView<C> gradient) {
+  Member& m = members_.at(i);
+  if (m.given == nullptr)
+    throw StateError("rebind: layer " + m.text() + " was added by `add`; call the layer's own rebind");
+  m.named([&] {
+    require_shape("weight", moved.weight.rows, moved.weight.cols, m.weight->weight.rows,
+                  m.weight->weight.cols, "extents of the weight before");
+    members_.require_apart("rebind", nullptr, moved, i);
+    if (gradient.empty() && m.given->keeps()) {
+      throw ValueError(
+          "rebind: the gradient stands in memory that add_weight was given; give its place as well");
+    }
+    if (!gradient.empty()) m.given->keep({gradient, moved.layout});
+    m.own_weight->rebind(moved);
+  });
+}
 
 }  // namespace sparsegrad

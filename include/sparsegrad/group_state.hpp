@@ -48,21 +48,22 @@ void require_member_state(typename B::Context& ctx, const Members& members, cons
   require_shape("the saved basis", saved.basis->out_extent(), saved.basis->in_extent(),
                 m.source->out_extent(), m.source->in_extent(), "out x in of the layer");
   m.source->require_basis(*saved.basis);
-  using Optimizer = typename decltype(m.optimizer)::element_type;
-  Optimizer(ctx, rows, cols, members.optimizer_options(m, *saved.basis)).restore(ctx, saved.optimizer);
+  // Before the optimizer's capacity, which follows from it.
   const index_t kept = members.wanted(m, *saved.basis);
   if (saved.kept != 0 && saved.kept != kept) {
     throw ValueError("the saved state was made with " + std::to_string(saved.kept) +
                      " kept entries a step, expected " + std::to_string(kept) +
                      ": the density is another, or `entries`");
   }
+  using Optimizer = typename decltype(m.optimizer)::element_type;
+  Optimizer(ctx, rows, cols, members.optimizer_options(m, *saved.basis)).restore(ctx, saved.optimizer);
   if (saved.selector.empty()) return;
   if (!m.selector.saves()) {
     throw ValueError(
         "the saved state has one of a selector, and the layer has none that keeps a state; call use_selector "
         "first");
   }
-  m.selector.check_state(rows, cols, members.wanted(m, *saved.basis), saved.selector);
+  m.selector.check_state(rows, cols, kept, saved.selector);
 }
 
 template <class C, Backend B, class Members>

@@ -113,10 +113,7 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   /// and take the same steps. All must finish the same layers in the same order; one without a
   /// gradient of its own takes part with 0. Null: none. Throws StateError while a layer holds a
   /// gradient.
-  void use_reduce(Reduce<C, B> reduce) {
-    members_.require_idle("use_reduce");
-    members_.rules().reduce = std::move(reduce);
-  }
+  void use_reduce(Reduce<C, B> reduce);
 
   /// After this no call of a step with up to `max_tokens` tokens allocates, but for a state that
   /// goes dense (Overflow::go_dense), and for a first dW that must be copied (GivenGradient). Steps
@@ -128,22 +125,10 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   /// keeps nothing and the layer takes no part in the step. `need_norm`: also computes the norm that
   /// squared_norm wants of layers that were selected before it. Throws what the selector throws,
   /// and StateError, with share_gradient_memory, for a second selection in one step.
-  SelectReport select(Context& ctx, index_t i, bool need_norm = false) {
-    Member& m = members_.at(i);
-    members_.require_one_selection(m);
-    begin_warm_up(ctx);
-    if (!m.takes_part(members_.rules())) return {};
-    if (m.optimizer == nullptr)
-      members_.prepare(ctx, m);  // a step before the refresh that the collection is for
-    return m.named([&] { return m.select(ctx, members_.rules(), need_norm); });
-  }
+  SelectReport select(Context& ctx, index_t i, bool need_norm = false);
 
   /// The finished core of layer i, after `use_reduce`'s function.
-  MatrixView<const C> finish(Context& ctx, index_t i) {
-    Member& m = members_.at(i);
-    begin_warm_up(ctx);
-    return m.named([&] { return m.finish(ctx, members_.rules()); });
-  }
+  MatrixView<const C> finish(Context& ctx, index_t i);
 
   /// Sum of squares of all cores (of the values of sources that select by themselves) before
   /// grad_scale: for clipping over these and all other parameters of a model. Finishes the
@@ -152,10 +137,7 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   ///     grad_scale = min(1, max_norm / sqrt(group.squared_norm(ctx) + that of the other parameters))
   ///
   /// Throws StateError for a layer that was selected without need_norm.
-  double squared_norm(Context& ctx) {
-    begin_warm_up(ctx);
-    return members_.squared_norm(ctx);
-  }
+  double squared_norm(Context& ctx);
 
   /// The step of all layers: select; check everything; then moments, weights, clear. A layer
   /// without a gradient since the last clear takes no part, as if it were not in the group. When it
@@ -166,25 +148,7 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   /// kept entries beyond the type of the sums (NonFinite::skip: the step is left out), CapacityError under
   /// Overflow::error, ValueError for bad options, StateError without layers, or for a backward after
   /// select in shared gradient memory.
-  GroupReport step(Context& ctx, const GroupStep& options) {
-    const StepOptions step_options = options.for_optimizer();
-    const double decay = require_decay<C>(options);
-    require_layers("step");
-    for (const Member& m : members_.all())
-      members_.require_one_selection(m);
-    if (warming_up()) return warm_up(ctx);
-    members_.prepare_missing(ctx);
-    const bool guarded =
-        step_.select_together(ctx, members_.all(), members_.rules(), options.grad_scale, false);
-    GroupReport report;
-    if (members_.select(ctx, report) && (guarded || members_.stays_finite(ctx, step_options, report))) {
-      members_.require_step(ctx, step_options);
-      members_.commit(ctx, report);
-      step_.update(ctx, members_.all(), step_options, decay, report);
-    }
-    clear(ctx);
-    return report;
-  }
+  GroupReport step(Context& ctx, const GroupStep& options);
 
   /// From now on the steps are counted in the backend's memory as well, from what the optimizers
   /// have counted: a step that was captured in a CUDA graph goes on with the bias correction at
@@ -203,42 +167,16 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   /// plans, optimizer states, states of selectors; arrays in host memory. On a BatchedBackend after
   /// `check`, which corrects the counts of steps that changed nothing. Throws StateError while
   /// gradients are collected or held.
-  State state(Context& ctx) const {
-    if (warming_up())
-      throw StateError(
-          "state: the group warms up, and what it has collected is in no file; save after the warm-up");
-    require_not_collecting("state", collecting());
-    members_.require_idle("state");
-    for (const Member& m : members_.all())
-      if (m.optimizer == nullptr) members_.require_positions(m);
-    return detail::group_state<C, B>(ctx, members_);
-  }
+  State state(Context& ctx) const;
 
   /// Takes a state over, into a group with the same options and layers (and selectors where they
   /// had a state), whose weights the caller restores; the warm-up is over then. The plans stay
   /// until a basis changes or set_plan is called. Throws ValueError, naming layer and difference,
   /// or StateError as `state`.
-  void restore(Context& ctx, const State& state) {
-    check(ctx);
-    require_host_counts("restore");
-    require_not_collecting("restore", collecting() && !warming_up());
-    members_.require_idle("restore");
-    detail::require_group_state<C, B>(ctx, members_, state);
-    for (Member& m : members_.all())
-      members_.end_collection(ctx, m);
-    detail::restore_group_state<C, B>(ctx, members_, state);
-    collection_.reset();
-    warmup_left_ = 0;
-    this->reserve_again(ctx);
-  }
+  void restore(Context& ctx, const State& state);
 
   /// Bytes that the group, its layers' gradients and `ctx`'s scratch hold.
-  GroupMemory memory(Context& ctx) const {
-    GroupMemory sum = members_.memory();
-    if (collection_) sum.collection = collection_->bytes();
-    sum.scratch = ctx.scratch().bytes();
-    return sum;
-  }
+  GroupMemory memory(Context& ctx) const;
 
  private:
   using Bases::begin_warm_up;
@@ -261,21 +199,119 @@ class SparseGradGroup : public GroupBases<T, B, O> {
     }
     if (empty) throw ValueError("use_selector: the function is empty; nullptr stands for TopK");
   }
-  GroupReport warm_up(Context& ctx) {
-    GroupReport report;
-    report.warming_up = true;
-    begin_warm_up(ctx);
-    for (const Member& m : members_.all())
-      report.without_gradient +=
-          m.takes_part(members_.rules()) || m.progress == Member::Progress::collected ? 0 : 1;
-    report.skipped = this->end_collecting_step(ctx) > 0;
-    if (warmup_left_ > 1 && collection_->needs_gradients()) {
-      --warmup_left_;
-    } else {
-      this->refresh(ctx);
-    }
-    return report;
-  }
+  GroupReport warm_up(Context& ctx);
 };
+
+template <class T, Backend B, class O>
+requires CoreOptimizer<O, compute_t<T>, B>
+void SparseGradGroup<T, B, O>::use_reduce(Reduce<C, B> reduce) {
+  members_.require_idle("use_reduce");
+  members_.rules().reduce = std::move(reduce);
+}
+
+template <class T, Backend B, class O>
+requires CoreOptimizer<O, compute_t<T>, B> SelectReport SparseGradGroup<T, B, O>::select(Context& ctx,
+                                                                                         index_t i,
+                                                                                         bool need_norm) {
+  Member& m = members_.at(i);
+  members_.require_one_selection(m);
+  begin_warm_up(ctx);
+  if (!m.takes_part(members_.rules())) return {};
+  if (m.optimizer == nullptr)
+    members_.prepare(ctx, m);  // a step before the refresh that the collection is for
+  return m.named([&] { return m.select(ctx, members_.rules(), need_norm); });
+}
+
+template <class T, Backend B, class O>
+requires CoreOptimizer<O, compute_t<T>, B>
+auto SparseGradGroup<T, B, O>::finish(Context& ctx, index_t i) -> MatrixView<const C> {
+  Member& m = members_.at(i);
+  begin_warm_up(ctx);
+  return m.named([&] { return m.finish(ctx, members_.rules()); });
+}
+
+template <class T, Backend B, class O>
+requires CoreOptimizer<O, compute_t<T>, B>
+double SparseGradGroup<T, B, O>::squared_norm(Context& ctx) {
+  begin_warm_up(ctx);
+  return members_.squared_norm(ctx);
+}
+
+template <class T, Backend B, class O>
+requires CoreOptimizer<O, compute_t<T>, B> GroupReport
+SparseGradGroup<T, B, O>::step(Context& ctx, const GroupStep& options) {
+  const StepOptions step_options = options.for_optimizer();
+  const double decay = require_decay<C>(options);
+  require_layers("step");
+  for (const Member& m : members_.all())
+    members_.require_one_selection(m);
+  if (warming_up()) return warm_up(ctx);
+  members_.prepare_missing(ctx);
+  const bool guarded =
+      step_.select_together(ctx, members_.all(), members_.rules(), options.grad_scale, false);
+  GroupReport report;
+  if (members_.select(ctx, report) && (guarded || members_.stays_finite(ctx, step_options, report))) {
+    members_.require_step(ctx, step_options);
+    members_.commit(ctx, report);
+    step_.update(ctx, members_.all(), step_options, decay, report);
+  }
+  clear(ctx);
+  return report;
+}
+
+template <class T, Backend B, class O>
+requires CoreOptimizer<O, compute_t<T>, B>
+auto SparseGradGroup<T, B, O>::state(Context& ctx) const -> State {
+  if (warming_up())
+    throw StateError(
+        "state: the group warms up, and what it has collected is in no file; save after the warm-up");
+  require_not_collecting("state", collecting());
+  members_.require_idle("state");
+  for (const Member& m : members_.all())
+    if (m.optimizer == nullptr) members_.require_positions(m);
+  return detail::group_state<C, B>(ctx, members_);
+}
+
+template <class T, Backend B, class O>
+requires CoreOptimizer<O, compute_t<T>, B>
+void SparseGradGroup<T, B, O>::restore(Context& ctx, const State& state) {
+  check(ctx);
+  require_host_counts("restore");
+  require_not_collecting("restore", collecting() && !warming_up());
+  members_.require_idle("restore");
+  detail::require_group_state<C, B>(ctx, members_, state);
+  for (Member& m : members_.all())
+    members_.end_collection(ctx, m);
+  detail::restore_group_state<C, B>(ctx, members_, state);
+  collection_.reset();
+  warmup_left_ = 0;
+  this->reserve_again(ctx);
+}
+
+template <class T, Backend B, class O>
+requires CoreOptimizer<O, compute_t<T>, B> GroupMemory SparseGradGroup<T, B, O>::memory(Context& ctx)
+const {
+  GroupMemory sum = members_.memory();
+  if (collection_) sum.collection = collection_->bytes();
+  sum.scratch = ctx.scratch().bytes();
+  return sum;
+}
+
+template <class T, Backend B, class O>
+requires CoreOptimizer<O, compute_t<T>, B> GroupReport SparseGradGroup<T, B, O>::warm_up(Context& ctx) {
+  GroupReport report;
+  report.warming_up = true;
+  begin_warm_up(ctx);
+  for (const Member& m : members_.all())
+    report.without_gradient +=
+        m.takes_part(members_.rules()) || m.progress == Member::Progress::collected ? 0 : 1;
+  report.skipped = this->end_collecting_step(ctx) > 0;
+  if (warmup_left_ > 1 && collection_->needs_gradients()) {
+    --warmup_left_;
+  } else {
+    this->refresh(ctx);
+  }
+  return report;
+}
 
 }  // namespace sparsegrad

@@ -97,6 +97,7 @@ class SparseGradLinear {
       : SparseGradLinear(ctx, TrainedWeight<T>(weight, master, options.layout), bias, options) {
     round_master(ctx);
   }
+  ~SparseGradLinear();
   SparseGradLinear(const SparseGradLinear&) = delete;
   SparseGradLinear& operator=(const SparseGradLinear&) = delete;
 
@@ -147,30 +148,14 @@ class SparseGradLinear {
   index_t gradient_bytes() const { return gradient_.bytes(); }
 
   /// CoreGradient::set_basis, set_plan.
-  void set_basis(Context& ctx, std::shared_ptr<const Basis> basis, std::optional<Plan> plan = {}) {
-    gradient_.set_basis(ctx, std::move(basis), plan);
-  }
+  void set_basis(Context& ctx, std::shared_ptr<const Basis> basis, std::optional<Plan> plan = {});
   /// Sets the order of the products; without one the cost model chooses for the workload.
-  void set_plan(Context& ctx, std::optional<Plan> plan, Workload workload = {}) {
-    gradient_.set_plan(ctx, plan, workload);
-    options_.plan = plan;
-    options_.workload = workload;
-  }
+  void set_plan(Context& ctx, std::optional<Plan> plan, Workload workload = {});
 
   /// After this no call of a step with up to `max_tokens` tokens allocates. `update_capacity`: the
   /// most entries of an update (0: the whole core). Throws ValueError when one of them is negative,
   /// or more than can be counted.
-  void reserve(Context& ctx, index_t max_tokens, index_t update_capacity = 0) {
-    const index_t core = basis()->rows() * basis()->cols();
-    if (update_capacity < 0 || update_capacity > core) {
-      throw ValueError("update_capacity is " + std::to_string(update_capacity) +
-                       ", expected 0 <= update_capacity <= " + std::to_string(core));
-    }
-    const index_t update =
-        add_expanded_scratch<C, B>(ctx, *basis(), update_capacity > 0 ? update_capacity : core, rotations());
-    ctx.scratch().reserve(std::max(gradient_.scratch_bytes(ctx, max_tokens), update) + (index_t{1} << 20));
-    gradient_.reserve(ctx, max_tokens);
-  }
+  void reserve(Context& ctx, index_t max_tokens, index_t update_capacity = 0);
 
   /// Columns of the memory that `forward` wants for x U: CoreGradient::kept_cols.
   index_t kept_cols() const { return gradient_.kept_cols(); }
@@ -179,14 +164,7 @@ class SparseGradLinear {
   /// where kept_cols() > 0; without it x is kept. What the result refers to must live until its
   /// backward. Throws ShapeError, and ValueError when y or keep overlaps what is read, before
   /// anything is written.
-  SavedInput<T> forward(Context& ctx, ConstMatrixView<T> x, MatrixView<T> y, MatrixView<T> keep = {}) const {
-    require_shape("X", x.rows, x.cols, x.rows, in_extent(), "tokens x in");
-    require_shape("Y", y.rows, y.cols, x.rows, out_extent(), "tokens x out");
-    require_forward_apart<T>(weight_.weight, bias_, x, y, keep);
-    const SavedInput<T> saved = gradient_.save(ctx, x, keep);
-    linear_forward<B, T>(ctx, weight_.weight, weight_.layout, bias_, x, y);
-    return saved;
-  }
+  SavedInput<T> forward(Context& ctx, ConstMatrixView<T> x, MatrixView<T> y, MatrixView<T> keep = {}) const;
 
   /// dX = dY W (written, or added to by `mode`; skipped when empty), db += column sums of dY
   /// (skipped when null), and the layer's gradient += that of these tokens. dX may lie where X was.
@@ -194,23 +172,17 @@ class SparseGradLinear {
   /// core() or select() until clear(), or in another layer's turn of a shared gradient memory.
   /// Nothing has changed then.
   void backward(Context& ctx, ConstMatrixView<T> dy, const SavedInput<T>& saved, MatrixView<T> dx, C* db,
-                InputGradient mode = InputGradient::overwrite) {
-    if (!dx.empty()) require_shape("dX", dx.rows, dx.cols, dy.rows, in_extent(), "tokens x in");
-    require_backward_apart<T>(weight_.weight, bias_, dy, dx, db);
-    gradient_.add_tokens(ctx, dy, saved);
-    if (db != nullptr && dy.rows > 0) B::template column_sums<T>(ctx, dy, db);
-    if (!dx.empty()) linear_input_gradient<B, T>(ctx, weight_.weight, weight_.layout, dy, mode, dx);
-  }
+                InputGradient mode = InputGradient::overwrite);
 
   /// Adds a weight gradient that the engine computed itself, dW [out, in] in C (also for a weight
   /// stored [in, out]), by a copy. An engine that has W and dW and no use for forward and backward
   /// spares it: SparseGradGroup::add_weight. Throws ShapeError, StateError as backward.
-  void add_gradient(Context& ctx, ConstMatrixView<C> dw) { gradient_.add(ctx, dw); }
+  void add_gradient(Context& ctx, ConstMatrixView<C> dw);
 
   /// The finished core gradient [r, c], contiguous, to be changed in place (an all-reduce,
   /// clipping) until `select`. Further calls return the same view until `clear`. Without any
   /// backward it is 0. Throws StateError in another layer's turn of a shared gradient memory.
-  MatrixView<C> core(Context& ctx) { return gradient_.own_core(ctx); }
+  MatrixView<C> core(Context& ctx);
 
   /// Writes the kept entries of the core to `s` [r, c], as select_entries.
   template <class S>
@@ -222,9 +194,7 @@ class SparseGradLinear {
   }
 
   /// W <- (1 - decay) W + V D U^T: update_weight.
-  void apply(Context& ctx, const SparseGradient<C, B>& d, double decay = 0) {
-    update_weight<T, B>(ctx, weight_, *basis(), d, decay, cost_model(), rotations());
-  }
+  void apply(Context& ctx, const SparseGradient<C, B>& d, double decay = 0);
 
   /// Forgets the gradient: the next backward starts a new sum, and a shared gradient memory is
   /// free.
@@ -233,20 +203,89 @@ class SparseGradLinear {
   void clear(Context&) { gradient_.clear(); }
 
  private:
-  SparseGradLinear(Context& ctx, const TrainedWeight<T>& weight, const T* bias, const LinearOptions& options)
-      : weight_(weight),
-        bias_(bias),
-        options_(options),
-        gradient_(ctx, weight.out_extent(), weight.in_extent(),
-                  {.plan = options.plan,
-                   .workload = options.workload,
-                   .cost_model = options.cost_model,
-                   .rotations = options.rotations}) {}
+  SparseGradLinear(Context& ctx, const TrainedWeight<T>& weight, const T* bias, const LinearOptions& options);
 
   TrainedWeight<T> weight_;
   const T* bias_ = nullptr;
   LinearOptions options_;
   CoreGradient<T, B> gradient_;
 };
+
+template <class T, Backend B>
+void SparseGradLinear<T, B>::set_basis(Context& ctx, std::shared_ptr<const Basis> basis,
+                                       std::optional<Plan> plan) {
+  gradient_.set_basis(ctx, std::move(basis), plan);
+}
+
+template <class T, Backend B>
+void SparseGradLinear<T, B>::set_plan(Context& ctx, std::optional<Plan> plan, Workload workload) {
+  gradient_.set_plan(ctx, plan, workload);
+  options_.plan = plan;
+  options_.workload = workload;
+}
+
+template <class T, Backend B>
+void SparseGradLinear<T, B>::reserve(Context& ctx, index_t max_tokens, index_t update_capacity) {
+  const index_t core = basis()->rows() * basis()->cols();
+  if (update_capacity < 0 || update_capacity > core) {
+    throw ValueError("update_capacity is " + std::to_string(update_capacity) +
+                     ", expected 0 <= update_capacity <= " + std::to_string(core));
+  }
+  const index_t update =
+      add_expanded_scratch<C, B>(ctx, *basis(), update_capacity > 0 ? update_capacity : core, rotations());
+  ctx.scratch().reserve(std::max(gradient_.scratch_bytes(ctx, max_tokens), update) + (index_t{1} << 20));
+  gradient_.reserve(ctx, max_tokens);
+}
+
+template <class T, Backend B>
+SavedInput<T> SparseGradLinear<T, B>::forward(Context& ctx, ConstMatrixView<T> x, MatrixView<T> y,
+                                              MatrixView<T> keep) const {
+  require_shape("X", x.rows, x.cols, x.rows, in_extent(), "tokens x in");
+  require_shape("Y", y.rows, y.cols, x.rows, out_extent(), "tokens x out");
+  require_forward_apart<T>(weight_.weight, bias_, x, y, keep);
+  const SavedInput<T> saved = gradient_.save(ctx, x, keep);
+  linear_forward<B, T>(ctx, weight_.weight, weight_.layout, bias_, x, y);
+  return saved;
+}
+
+template <class T, Backend B>
+void SparseGradLinear<T, B>::backward(Context& ctx, ConstMatrixView<T> dy, const SavedInput<T>& saved,
+                                      MatrixView<T> dx, C* db, InputGradient mode) {
+  if (!dx.empty()) require_shape("dX", dx.rows, dx.cols, dy.rows, in_extent(), "tokens x in");
+  require_backward_apart<T>(weight_.weight, bias_, dy, dx, db);
+  gradient_.add_tokens(ctx, dy, saved);
+  if (db != nullptr && dy.rows > 0) B::template column_sums<T>(ctx, dy, db);
+  if (!dx.empty()) linear_input_gradient<B, T>(ctx, weight_.weight, weight_.layout, dy, mode, dx);
+}
+
+template <class T, Backend B>
+void SparseGradLinear<T, B>::add_gradient(Context& ctx, ConstMatrixView<C> dw) {
+  gradient_.add(ctx, dw);
+}
+
+template <class T, Backend B>
+auto SparseGradLinear<T, B>::core(Context& ctx) -> MatrixView<C> {
+  return gradient_.own_core(ctx);
+}
+
+template <class T, Backend B>
+void SparseGradLinear<T, B>::apply(Context& ctx, const SparseGradient<C, B>& d, double decay) {
+  update_weight<T, B>(ctx, weight_, *basis(), d, decay, cost_model(), rotations());
+}
+
+template <class T, Backend B>
+SparseGradLinear<T, B>::SparseGradLinear(Context& ctx, const TrainedWeight<T>& weight, const T* bias,
+                                         const LinearOptions& options)
+    : weight_(weight),
+      bias_(bias),
+      options_(options),
+      gradient_(ctx, weight.out_extent(), weight.in_extent(),
+                {.plan = options.plan,
+                 .workload = options.workload,
+                 .cost_model = options.cost_model,
+                 .rotations = options.rotations}) {}
+
+template <class T, Backend B>
+SparseGradLinear<T, B>::~SparseGradLinear() = default;
 
 }  // namespace sparsegrad

@@ -32,3 +32,8 @@
 
 // a whole model
 #include "sparse_grad_group.hpp"
+
+// Float classes of the default backend come from the library sparsegrad::compiled.
+#ifdef SPARSEGRAD_COMPILED
+#include "compiled/cpu.hpp"
+#endif

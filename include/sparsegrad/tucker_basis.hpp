@@ -151,11 +151,7 @@ class TuckerBasis {
   /// Throws ValueError when r > out or c > in, and, stating the defect, when max |V^T V - I| or max
   /// |U^T U - I| exceeds the tolerance.
   static Pointer from_factors(Context& ctx, ConstMatrixView<T> v, ConstMatrixView<T> u,
-                              double tolerance = default_tolerance) {
-    Pointer basis = from_sides(Side::from_factor(ctx, v), Side::from_factor(ctx, u));
-    basis->require_orthonormal(ctx, tolerance);
-    return basis;
-  }
+                              double tolerance = default_tolerance);
   /// Makes a basis of two sides, which are taken over and not checked.
   static Pointer from_sides(Side out, Side in) {
     BasisReport report;
@@ -235,69 +231,18 @@ class TuckerBasis {
   /// Projects a gradient onto the basis: C = V^T G U, G [out, in], C [r, c].
   /// The product that the cost model finds cheaper comes first. Throws ShapeError; ValueError when
   /// the two overlap.
-  void project(Context& ctx, ConstMatrixView<T> g, MatrixView<T> core) const {
-    require_shape("gradient", g.rows, g.cols, out_extent(), in_extent(), "out x in of the basis");
-    require_shape("core", core.rows, core.cols, rows(), cols(), "rows x cols of the core");
-    require_apart("the core", core, "the gradient", g);
-    if (!out_.rotates()) return in_.project_columns(ctx, g, core);
-    if (!in_.rotates()) return out_.project_rows(ctx, g, core);
-    auto frame = ctx.frame();
-    if (CostModel().projects_columns_first(shape_of(out_), shape_of(in_))) {
-      const MatrixView<T> half = frame.template matrix<T>(g.rows, cols());
-      in_.project_columns(ctx, g, half);
-      out_.project_rows(ctx, half, core);
-    } else {
-      const MatrixView<T> half = frame.template matrix<T>(rows(), g.cols);
-      out_.project_rows(ctx, g, half);
-      in_.project_columns(ctx, half, core);
-    }
-  }
+  void project(Context& ctx, ConstMatrixView<T> g, MatrixView<T> core) const;
 
   /// Expands a core to a gradient: G = V C U^T + beta G, C [r, c], G [out, in].
   /// beta = 0 overwrites G, NaN included. The product that the cost model finds cheaper comes
   /// first. Throws ShapeError; ValueError when the two overlap.
-  void expand(Context& ctx, ConstMatrixView<T> core, T beta, MatrixView<T> g) const {
-    require_shape("gradient", g.rows, g.cols, out_extent(), in_extent(), "out x in of the basis");
-    require_shape("core", core.rows, core.cols, rows(), cols(), "rows x cols of the core");
-    require_apart("the gradient", g, "the core", core);
-    if (!out_.rotates()) return in_.expand_columns(ctx, core, beta, g);
-    if (!in_.rotates()) return out_.expand_rows(ctx, core, beta, g);
-    auto frame = ctx.frame();
-    if (CostModel().expands_columns_first(shape_of(out_), shape_of(in_))) {
-      const MatrixView<T> half = frame.template matrix<T>(rows(), g.cols);
-      in_.expand_columns(ctx, core, T(0), half);
-      out_.expand_rows(ctx, half, beta, g);
-    } else {
-      const MatrixView<T> half = frame.template matrix<T>(g.rows, cols());
-      out_.expand_rows(ctx, core, T(0), half);
-      in_.expand_columns(ctx, half, beta, g);
-    }
-  }
+  void expand(Context& ctx, ConstMatrixView<T> core, T beta, MatrixView<T> g) const;
 
   /// How much of a gradient's energy k entries hold, as it is and in the basis. k is at most the
   /// number of entries.
   /// Throws ShapeError; ValueError when k < 0 or a matrix has 2^31 entries or more; NonFiniteError
   /// when ||G||^2 is not finite.
-  EnergyFractions energy(Context& ctx, ConstMatrixView<T> g, index_t k) const {
-    require_shape("gradient", g.rows, g.cols, out_extent(), in_extent(), "out x in of the basis");
-    if (k < 0) throw ValueError("k is " + std::to_string(k) + ", expected k >= 0");
-    EnergyFractions fractions;
-    const double total = g.empty() ? 0.0 : B::template squared_norm<T>(ctx, g);
-    if (!is_finite(total)) throw NonFiniteError("energy: the gradient's squared norm is not finite");
-    if (total <= 0) return fractions;
-    const FullPrecision exact(ctx);
-    const auto fraction_of = [&](double part) { return std::clamp(part / total, 0.0, 1.0); };
-    auto frame = ctx.frame();
-    const MatrixView<T> memory = frame.template matrix<T>(std::max(g.size(), rows() * cols()), 1);
-    const MatrixView<T> whole(memory.data, g.rows, g.cols);
-    B::template copy<T>(ctx, g, whole);
-    fractions.raw_top_k = fraction_of(top_energy(ctx, whole, k));
-    const MatrixView<T> core(memory.data, rows(), cols());
-    project(ctx, g, core);
-    fractions.basis_top_k = fraction_of(top_energy(ctx, core, k));
-    if (!core.empty()) fractions.kept_block = fraction_of(B::template squared_norm<T>(ctx, core));
-    return fractions;
-  }
+  EnergyFractions energy(Context& ctx, ConstMatrixView<T> g, index_t k) const;
 
   /// Measures max |V^T V - I| and max |U^T U - I| with products in T, in O(out r^2 + in c^2).
   /// Identity and Hadamard sides count as 0, by construction.
@@ -344,20 +289,7 @@ class TuckerBasis {
   }
 
   static Pointer fit_sides(Context& ctx, const Accumulator& sums, Accumulator* consumed,
-                           const SideRecipe& out_recipe, const SideRecipe& in_recipe) {
-    // All refusals come before the first side is worked on.
-    detail::require_fit<T, B>(sums, GradientSide::out, out_recipe);
-    detail::require_fit<T, B>(sums, GradientSide::in, in_recipe);
-    BasisReport report;
-    report.gradients = sums.count();
-    report.total_energy = sums.total_energy();
-    auto out = detail::fit_side<T, B>(ctx, sums, consumed, GradientSide::out, out_recipe);
-    auto in = detail::fit_side<T, B>(ctx, sums, consumed, GradientSide::in, in_recipe);
-    report.out = {std::move(out.spectrum), out.kept_energy, out.tail_energy};
-    report.in = {std::move(in.spectrum), in.kept_energy, in.tail_energy};
-    wait_for(ctx);
-    return from_sides(std::move(out.side), std::move(in.side), std::move(report));
-  }
+                           const SideRecipe& out_recipe, const SideRecipe& in_recipe);
 
   void require_orthonormal(Context& ctx, double tolerance) const {
     const OrthogonalityDefect defect = orthogonality_defect(ctx);
@@ -371,31 +303,7 @@ class TuckerBasis {
     check("U", defect.in);
   }
 
-  static double side_defect(Context& ctx, const Side& side) {
-    if (!side.has_factor()) return 0;
-    const FullPrecision exact(ctx);
-    constexpr index_t step = 64;
-    const index_t r = side.rank();
-    std::vector<T> host(static_cast<std::size_t>(step * r));
-    double worst = 0;
-    for (index_t first = 0; first < r; first += step) {
-      const index_t rows = std::min(step, r - first);
-      auto frame = ctx.frame();
-      const MatrixView<T> products = frame.template matrix<T>(rows, r);
-      B::template gemm<T>(ctx, Op::none, Op::transpose, T(1),
-                          side.factor().block(first, 0, rows, side.extent()), side.factor(), T(0), products);
-      B::template download<T>(ctx, products.data, host.data(), rows * r);
-      for (index_t i = 0; i < rows; ++i) {
-        for (index_t j = 0; j < r; ++j) {
-          const double value = static_cast<double>(host[static_cast<std::size_t>(i * r + j)]);
-          const double defect = std::abs(value - (first + i == j ? 1.0 : 0.0));
-          if (!is_finite(defect)) return std::numeric_limits<double>::max();
-          worst = std::max(worst, defect);
-        }
-      }
-    }
-    return worst;
-  }
+  static double side_defect(Context& ctx, const Side& side);
 
   static double top_energy(Context& ctx, MatrixView<T> a, index_t k) {
     const index_t n = a.size();
@@ -420,5 +328,117 @@ class TuckerBasis {
   mutable std::unique_ptr<LowPrecisionBasis<float16, B>> float16_;
   mutable std::array<std::unique_ptr<SplitBasis<B>>, 3> splits_;  ///< of one, two and three terms
 };
+
+template <class T, Backend B>
+auto TuckerBasis<T, B>::from_factors(Context& ctx, ConstMatrixView<T> v, ConstMatrixView<T> u,
+                                     double tolerance) -> Pointer {
+  Pointer basis = from_sides(Side::from_factor(ctx, v), Side::from_factor(ctx, u));
+  basis->require_orthonormal(ctx, tolerance);
+  return basis;
+}
+
+template <class T, Backend B>
+void TuckerBasis<T, B>::project(Context& ctx, ConstMatrixView<T> g, MatrixView<T> core) const {
+  require_shape("gradient", g.rows, g.cols, out_extent(), in_extent(), "out x in of the basis");
+  require_shape("core", core.rows, core.cols, rows(), cols(), "rows x cols of the core");
+  require_apart("the core", core, "the gradient", g);
+  if (!out_.rotates()) return in_.project_columns(ctx, g, core);
+  if (!in_.rotates()) return out_.project_rows(ctx, g, core);
+  auto frame = ctx.frame();
+  if (CostModel().projects_columns_first(shape_of(out_), shape_of(in_))) {
+    const MatrixView<T> half = frame.template matrix<T>(g.rows, cols());
+    in_.project_columns(ctx, g, half);
+    out_.project_rows(ctx, half, core);
+  } else {
+    const MatrixView<T> half = frame.template matrix<T>(rows(), g.cols);
+    out_.project_rows(ctx, g, half);
+    in_.project_columns(ctx, half, core);
+  }
+}
+
+template <class T, Backend B>
+void TuckerBasis<T, B>::expand(Context& ctx, ConstMatrixView<T> core, T beta, MatrixView<T> g) const {
+  require_shape("gradient", g.rows, g.cols, out_extent(), in_extent(), "out x in of the basis");
+  require_shape("core", core.rows, core.cols, rows(), cols(), "rows x cols of the core");
+  require_apart("the gradient", g, "the core", core);
+  if (!out_.rotates()) return in_.expand_columns(ctx, core, beta, g);
+  if (!in_.rotates()) return out_.expand_rows(ctx, core, beta, g);
+  auto frame = ctx.frame();
+  if (CostModel().expands_columns_first(shape_of(out_), shape_of(in_))) {
+    const MatrixView<T> half = frame.template matrix<T>(rows(), g.cols);
+    in_.expand_columns(ctx, core, T(0), half);
+    out_.expand_rows(ctx, half, beta, g);
+  } else {
+    const MatrixView<T> half = frame.template matrix<T>(g.rows, cols());
+    out_.expand_rows(ctx, core, T(0), half);
+    in_.expand_columns(ctx, half, beta, g);
+  }
+}
+
+template <class T, Backend B>
+EnergyFractions TuckerBasis<T, B>::energy(Context& ctx, ConstMatrixView<T> g, index_t k) const {
+  require_shape("gradient", g.rows, g.cols, out_extent(), in_extent(), "out x in of the basis");
+  if (k < 0) throw ValueError("k is " + std::to_string(k) + ", expected k >= 0");
+  EnergyFractions fractions;
+  const double total = g.empty() ? 0.0 : B::template squared_norm<T>(ctx, g);
+  if (!is_finite(total)) throw NonFiniteError("energy: the gradient's squared norm is not finite");
+  if (total <= 0) return fractions;
+  const FullPrecision exact(ctx);
+  const auto fraction_of = [&](double part) { return std::clamp(part / total, 0.0, 1.0); };
+  auto frame = ctx.frame();
+  const MatrixView<T> memory = frame.template matrix<T>(std::max(g.size(), rows() * cols()), 1);
+  const MatrixView<T> whole(memory.data, g.rows, g.cols);
+  B::template copy<T>(ctx, g, whole);
+  fractions.raw_top_k = fraction_of(top_energy(ctx, whole, k));
+  const MatrixView<T> core(memory.data, rows(), cols());
+  project(ctx, g, core);
+  fractions.basis_top_k = fraction_of(top_energy(ctx, core, k));
+  if (!core.empty()) fractions.kept_block = fraction_of(B::template squared_norm<T>(ctx, core));
+  return fractions;
+}
+
+template <class T, Backend B>
+auto TuckerBasis<T, B>::fit_sides(Context& ctx, const Accumulator& sums, Accumulator* consumed,
+                                  const SideRecipe& out_recipe, const SideRecipe& in_recipe) -> Pointer {
+  // All refusals come before the first side is worked on.
+  detail::require_fit<T, B>(sums, GradientSide::out, out_recipe);
+  detail::require_fit<T, B>(sums, GradientSide::in, in_recipe);
+  BasisReport report;
+  report.gradients = sums.count();
+  report.total_energy = sums.total_energy();
+  auto out = detail::fit_side<T, B>(ctx, sums, consumed, GradientSide::out, out_recipe);
+  auto in = detail::fit_side<T, B>(ctx, sums, consumed, GradientSide::in, in_recipe);
+  report.out = {std::move(out.spectrum), out.kept_energy, out.tail_energy};
+  report.in = {std::move(in.spectrum), in.kept_energy, in.tail_energy};
+  wait_for(ctx);
+  return from_sides(std::move(out.side), std::move(in.side), std::move(report));
+}
+
+template <class T, Backend B>
+double TuckerBasis<T, B>::side_defect(Context& ctx, const Side& side) {
+  if (!side.has_factor()) return 0;
+  const FullPrecision exact(ctx);
+  constexpr index_t step = 64;
+  const index_t r = side.rank();
+  std::vector<T> host(static_cast<std::size_t>(step * r));
+  double worst = 0;
+  for (index_t first = 0; first < r; first += step) {
+    const index_t rows = std::min(step, r - first);
+    auto frame = ctx.frame();
+    const MatrixView<T> products = frame.template matrix<T>(rows, r);
+    B::template gemm<T>(ctx, Op::none, Op::transpose, T(1),
+                        side.factor().block(first, 0, rows, side.extent()), side.factor(), T(0), products);
+    B::template download<T>(ctx, products.data, host.data(), rows * r);
+    for (index_t i = 0; i < rows; ++i) {
+      for (index_t j = 0; j < r; ++j) {
+        const double value = static_cast<double>(host[static_cast<std::size_t>(i * r + j)]);
+        const double defect = std::abs(value - (first + i == j ? 1.0 : 0.0));
+        if (!is_finite(defect)) return std::numeric_limits<double>::max();
+        worst = std::max(worst, defect);
+      }
+    }
+  }
+  return worst;
+}
 
 }  // namespace sparsegrad

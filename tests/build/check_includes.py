@@ -19,6 +19,7 @@ MAY = {
     "backend": {"core", "backend"},
     "extras": {"core", "stages", "extras"},
     "io": {"core", "stages", "io"},
+    "compiled": {"core", "stages", "backend", "compiled"},
 }
 
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""check_snippets.py ROOT CXX [FLAG...]: the C++ that the documentation shows compiles.
+"""check_snippets.py ROOT CXX [FLAG...]: the C++ and the C that the documentation shows compile.
 
 Snippets are the ```cpp blocks of README.md, docs/ and examples/README.md, and in comments of headers the indented
 paragraphs (five spaces) of which a line ends in a semicolon or an opening brace. Each is a function of its own, with the names
-of snippet_context.hpp. Those that call CUDA itself are left out and counted. FLAGs are the compiler's, as -isystem DIR.
+of snippet_context.hpp. Those that call CUDA itself are left out and counted. C stands in ```c blocks and in
+comments of .h files, with the names of snippet_context.h; what begins with `static` stands outside of functions. FLAGs are the compiler's, as -isystem DIR.
 """
 
 import pathlib
@@ -18,10 +19,10 @@ compiler = [flag for flag in sys.argv[2:] if flag != "-isystem/usr/include"]
 context = pathlib.Path(__file__).parent / "snippet_context.hpp"
 
 
-def of_page(path):
-    """(line, text) of each ```cpp block."""
+def of_page(path, language="cpp"):
+    """(line, text) of each block in a language."""
     text = path.read_text()
-    for block in re.finditer(r"^```cpp\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+    for block in re.finditer(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         yield text.count("\n", 0, block.start(1)) + 1, block.group(1)
 
 
@@ -45,7 +46,26 @@ def snippets():
         if page.exists():
             yield from ((page, line, text) for line, text in of_page(page))
     for header in sorted((root / "include").rglob("*.*")):
+        if header.suffix == ".h":
+            continue
         yield from ((header, line, text) for line, text in of_header(header))
+
+
+def c_snippets():
+    for page in sorted((root / "docs").rglob("*.md")):
+        yield from ((page, line, text) for line, text in of_page(page, "c"))
+    for header in sorted((root / "include").rglob("*.h")):
+        yield from ((header, line, text) for line, text in of_header(header))
+
+
+def c_program(all_snippets):
+    """The same in C."""
+    parts = [f'#include "{context.with_suffix(".h")}"']
+    for number, (path, line, text) in enumerate(all_snippets):
+        place = f'#line {line} "{path.relative_to(root)}"\n'
+        outside = re.search(r"^static ", text, re.MULTILINE)
+        parts.append(f"{place}{text}" if outside else f"void snippet_{number}(void);\nvoid snippet_{number}(void) {{\n{place}{text}}}\n")
+    return "\n".join(parts)
 
 
 def program(all_snippets):
@@ -66,16 +86,25 @@ def program(all_snippets):
 found = list(snippets())
 cuda = [s for s in found if re.search(r"\bcuda[A-Z]\w*\(|_cuda\.cuh", s[2])]
 compiled = [s for s in found if s not in cuda]
-if len(sys.argv) > 2 and compiled:
+in_c = list(c_snippets())
+
+
+def must_compile(text, suffix, flags):
     with tempfile.TemporaryDirectory() as folder:
-        source = pathlib.Path(folder) / "snippets.cpp"
-        source.write_text(program(compiled))
-        command = [*compiler, "-std=c++20", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-Wno-unused",
+        source = pathlib.Path(folder) / f"snippets{suffix}"
+        source.write_text(text)
+        command = [*compiler, *flags, "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-Wno-unused",
                    "-Wno-unused-parameter", "-Wno-return-type", "-I", str(root / "include"), str(source)]
         result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0:
         print("\n".join(result.stderr.splitlines()[:60]))
-        print("code that the documentation shows does not compile (names that it may take for given: snippet_context.hpp)")
+        print("code that the documentation shows does not compile (names that it may take for given: snippet_context.hpp, .h)")
         sys.exit(1)
-print(f"{len(compiled)} snippets compile; {len(cuda)} call CUDA and were left out")
+
+
+if len(sys.argv) > 2 and in_c:
+    must_compile(c_program(in_c), ".c", ["-x", "c", "-std=c11", "-fopenmp"])
+if len(sys.argv) > 2 and compiled:
+    must_compile(program(compiled), ".cpp", ["-std=c++20"])
+print(f"{len(compiled)} snippets and {len(in_c)} in C compile; {len(cuda)} call CUDA and were left out")
 sys.exit(0 if compiled else 1)

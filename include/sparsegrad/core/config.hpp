@@ -1,5 +1,15 @@
-// Basic types of the library.
+// Basic types of the library, and what it asks of the compiler.
 #pragma once
+
+// One error each, not the thousands that would follow: the missing header ends the compilation.
+#if !defined(__cpp_concepts) || __cpp_concepts < 201907L
+#error "sparsegrad needs C++20 (g++ 12 or clang 14, -std=c++20, or newer)"
+#include <sparsegrad/needs C++20>
+#endif
+#if !defined(__cpp_exceptions) && !defined(_CPPUNWIND)
+#error "sparsegrad reports errors by exceptions: without them (-fno-exceptions) use sparsegrad/c/sparsegrad.h"
+#include <sparsegrad/needs exceptions>
+#endif
 
 #include <cstdint>
 #include <type_traits>

@@ -14,14 +14,24 @@
 
 namespace sparsegrad::io::detail {
 
+/// "FILE: 'PREFIX'", or "FILE" for an object that has the file to itself: how messages about it begin.
+inline std::string about(const SafetensorsFile& file, const std::string& prefix) {
+  return prefix.empty() ? file.path() : file.path() + ": '" + prefix + "'";
+}
+
+/// The same where the object is not there.
+inline std::string nothing_there(const SafetensorsFile& file, const std::string& prefix) {
+  return file.path() +
+         (prefix.empty() ? ": has no metadata 'type'" : ": holds nothing under '" + prefix + "'");
+}
+
 inline void require_type(const SafetensorsFile& file, const std::string& prefix, const char* expected) {
   const auto at = file.metadata().find(prefix + "type");
   if (at == file.metadata().end()) {
-    throw IoError(file.path() + ": holds nothing under '" + prefix + "', expected a " + expected);
+    throw IoError(nothing_there(file, prefix) + ", expected a " + expected);
   }
   if (at->second != expected) {
-    throw IoError(file.path() + ": '" + prefix + "' is a '" + at->second + "', expected a '" + expected +
-                  "'");
+    throw IoError(about(file, prefix) + " is a '" + at->second + "', expected a '" + expected + "'");
   }
 }
 
@@ -79,9 +89,9 @@ auto as_io_error(const SafetensorsFile& file, const std::string& prefix, F&& f) 
   } catch (const IoError&) {
     throw;
   } catch (const Error& error) {
-    throw IoError(file.path() + ": '" + prefix + "': " + error.what());
+    throw IoError(about(file, prefix) + ": " + error.what());
   } catch (const std::bad_alloc&) {
-    throw IoError(file.path() + ": '" + prefix + "' needs more memory than there is");
+    throw IoError(about(file, prefix) + " needs more memory than there is");
   }
 }
 

@@ -136,7 +136,7 @@ void get(typename B::Context& ctx, const SafetensorsFile& file, const std::strin
   try {
     group.restore(ctx, state);
   } catch (const ValueError& error) {
-    throw IoError(file.path() + ": '" + prefix + "': " + error.what());
+    throw IoError(detail::about(file, prefix) + ": " + error.what());
   }
 }
 

@@ -3,6 +3,8 @@
 
 #include <charconv>
 #include <cstdint>
+#include <locale>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -21,12 +23,22 @@ namespace detail {
                    "random[:rank[:seed]] or hadamard[:seed]");
 }
 
-/// The number that is all of `part`; `text` is what an error names.
+/// The integer that is all of `part`; `text` is what an error names.
 template <class Number>
 Number side_recipe_number(std::string_view part, std::string_view text) {
   Number value{};
   const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), value);
   if (error != std::errc() || end != part.data() + part.size()) refuse_side_recipe(text);
+  return value;
+}
+/// The fraction that is all of `text`. By a stream, since libc++ before 20 has no from_chars of double.
+inline double side_recipe_fraction(std::string_view text) {
+  if (text.find_first_not_of("0123456789.eE+-") != std::string_view::npos || text.front() == '+')
+    refuse_side_recipe(text);
+  std::istringstream in{std::string(text)};
+  in.imbue(std::locale::classic());
+  double value = 0;
+  if (!(in >> value) || in.peek() != std::istringstream::traits_type::eof()) refuse_side_recipe(text);
   return value;
 }
 
@@ -68,7 +80,7 @@ inline SideRecipe parse_side_recipe(std::string_view text) {
   if (head.find_first_not_of("0123456789") == std::string_view::npos) {
     return SideRecipe::hosvd(detail::side_recipe_number<index_t>(head, text));
   }
-  return SideRecipe::hosvd(Truncation::energy(detail::side_recipe_number<double>(head, text)));
+  return SideRecipe::hosvd(Truncation::energy(detail::side_recipe_fraction(head)));
 }
 
 /// The text that `parse_side_recipe` turns into the same recipe; "custom" for a callable, which no

@@ -94,11 +94,11 @@ OptimizerState<T> get_state(const SafetensorsFile& file, const std::string& pref
   OptimizerState<T> s;
   const auto type = file.metadata().find(prefix + "type");
   if (type == file.metadata().end())
-    throw IoError(file.path() + ": holds nothing under '" + prefix + "', expected an optimizer's state");
+    throw IoError(detail::nothing_there(file, prefix) + ", expected an optimizer's state");
   s.type = type->second;
   const bool adam = s.type == detail::adam_type;
   if (!adam && !file.metadata().contains(prefix + "arrays")) {
-    throw IoError(file.path() + ": '" + prefix + "' is a '" + s.type + "', expected an optimizer's state");
+    throw IoError(detail::about(file, prefix) + " is a '" + s.type + "', expected an optimizer's state");
   }
   const std::vector<std::int64_t> extents = detail::read_list<std::int64_t>(file, prefix + "extents", 3);
   s.rows = extents[0];

@@ -1,0 +1,12 @@
+// The C interface on backend::Cpu.
+#include <sparsegrad/backend/cpu.hpp>
+
+#include "context_handle.hpp"
+
+namespace sparsegrad::c {
+
+std::unique_ptr<AnyContext> make_eigen_context(const sparsegrad_context_options& options) {
+  return ContextHandle<backend::Cpu>::make(SPARSEGRAD_BACKEND_EIGEN, options);
+}
+
+}  // namespace sparsegrad::c
