@@ -2,7 +2,9 @@
 // be stored in 16 bits: they are converted on the way to and from registers.
 #pragma once
 
+#include <array>
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -35,6 +37,18 @@ struct Simd {
 
 template <class T>
 using Pack = typename Simd<T>::type;
+
+/// 0, 1, 2, ...: a constant, as compilers make such a vector one lane after the other.
+template <class T>
+inline Pack<T> lane_numbers() {
+  static constexpr auto constant = [] {
+    std::array<T, static_cast<std::size_t>(Simd<T>::width)> numbers{};
+    for (std::size_t l = 0; l < numbers.size(); ++l)
+      numbers[l] = static_cast<T>(l);
+    return numbers;
+  }();
+  return std::bit_cast<Pack<T>>(constant);
+}
 
 namespace detail {
 
