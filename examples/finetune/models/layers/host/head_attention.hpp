@@ -161,7 +161,7 @@ class HeadAttention {
       });
       Pack<C> sum = {};
       const index_t of_any = for_keys(block, lane, [&](index_t j, auto seen) {
-        const Pack<C> power = seen(exp_of(load_pack<C>(scores + j * lanes) - top), C(0));
+        const Pack<C> power = seen(exp_for<T>(load_pack<C>(scores + j * lanes) - top), C(0));
         sum += power;
         store_pack<C>(scores + j * lanes, power * mask(j, lane));
       });
@@ -181,7 +181,7 @@ class HeadAttention {
       const index_t of_any = for_keys(block, lane, [&](index_t j, auto seen) {
         C* const score = scores_ + j * lanes + lane;
         C* const d_score = d_scores_ + j * lanes + lane;
-        const Pack<C> probability = seen(exp_of(load_pack<C>(score) - logarithm), C(0));
+        const Pack<C> probability = seen(exp_for<T>(load_pack<C>(score) - logarithm), C(0));
         const Pack<C> multiplier = mask(j, lane);
         store_pack<C>(d_score, probability * (load_pack<C>(d_score) * multiplier - mean));
         store_pack<C>(score, probability * multiplier);
