@@ -65,6 +65,18 @@ TEST_CASE("FastestOf: the fastest of each type, in doubt the first") {
         ProductChoice{"cpu_blas", "cpu_blas", "cpu"});
 }
 
+TEST_CASE("FastestOf: products with few rows count as much as large ones") {
+  const auto of_float = [](double first_few, double second_few) {
+    return Either::fastest(
+               {{"cpu_blas", 100, 50, 20, first_few, 50, 20}, {"cpu", 110, 50, 20, second_few, 50, 20}})
+        .of_float;
+  };
+  CHECK(of_float(40, 40) == "cpu_blas");  // 1.1 and 1 times as fast: 1.049
+  CHECK(of_float(40, 44) == "cpu");
+  CHECK(of_float(40, 30) == "cpu_blas");
+  CHECK(of_float(40, 0) == "cpu");  // not measured
+}
+
 TEST_CASE("FastestOf: a context says its choice; another one can be made with it") {
   Either::Context measured(1);
   Either::Context same(1, true, measured.products());
@@ -90,6 +102,8 @@ TEST_CASE("cpu_report: rates are measured and told") {
   for (const ProductRates& r : report.rates) {
     CHECK(r.of_float > 0);
     CHECK(r.of_double > 0);
+    CHECK(r.few_of_float > 0);
+    CHECK(r.few_of_double > 0);
   }
   const std::string text = to_string(report);
   CAPTURE(text);

@@ -23,14 +23,18 @@ struct Dropout {
 
   SPARSEGRAD_HOST_DEVICE bool on() const { return threshold > 0; }
 
+  /// What an element with these random bits is multiplied by.
+  SPARSEGRAD_HOST_DEVICE static T multiplier(std::uint32_t bits, std::int32_t below, T kept) {
+    return static_cast<std::int32_t>(bits >> 1) < below ? T(0) : kept;
+  }
+
   /// Multipliers of one row.
   struct Row {
     std::uint64_t key;
     std::int32_t threshold;
     T scale;
     SPARSEGRAD_HOST_DEVICE T at(index_t column) const {
-      const auto bits = static_cast<std::int32_t>(bits_at(key, static_cast<std::uint32_t>(column)) >> 1);
-      return bits < threshold ? T(0) : scale;
+      return multiplier(bits_at(key, static_cast<std::uint32_t>(column)), threshold, scale);
     }
   };
   SPARSEGRAD_HOST_DEVICE Row row(index_t number) const {

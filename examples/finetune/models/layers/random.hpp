@@ -22,15 +22,19 @@ SPARSEGRAD_HOST_DEVICE inline std::uint64_t stream_key(std::uint64_t key, std::u
   return mix_bits(key ^ mix_bits(number));
 }
 
-/// 32 bits at `column` of the row whose key is `row_key`; U is std::uint32_t or a vector of them.
-template <class U>
-SPARSEGRAD_HOST_DEVICE inline U bits_at(std::uint64_t row_key, U column) {
-  U x = column * 0x9E3779B1U + static_cast<std::uint32_t>(row_key);
+/// 32 bits at `column` of the row whose key has these halves; each is a std::uint32_t or a vector of them.
+template <class K, class U>
+SPARSEGRAD_HOST_DEVICE inline auto bits_at(K key_low, K key_high, U column) {
+  auto x = column * 0x9E3779B1U + key_low;
   x ^= x >> 16;
   x *= 0x7FEB352DU;
-  x ^= (x >> 15) ^ static_cast<std::uint32_t>(row_key >> 32);
+  x ^= (x >> 15) ^ key_high;
   x *= 0x846CA68BU;
   return x ^ (x >> 16);
+}
+template <class U>
+SPARSEGRAD_HOST_DEVICE inline U bits_at(std::uint64_t row_key, U column) {
+  return bits_at(static_cast<std::uint32_t>(row_key), static_cast<std::uint32_t>(row_key >> 32), column);
 }
 
 /// Number `i` of the stream `key`, uniform in [0, 1).

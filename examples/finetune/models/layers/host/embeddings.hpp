@@ -16,17 +16,17 @@ void embeddings_forward(Context& ctx, const Embeddings<compute_t<T>>& e, const B
     const C* w = e.word.row(batch.ids[token]);
     const C* p = e.position.row(batch.position_ids[token]);
     const C* t = e.type.row(batch.type_ids[token]);
-    for_packs<C>(n, [=](auto at) { at.store(z, at.load(w) + at.load(t) + at.load(p)); });
+    const auto sum = [=](auto at) { return at.load(w) + at.load(t) + at.load(p); };
     T* normalized = xhat.row(i);
     T* out = y.row(i);
     if (dropout.on()) {
-      const auto mask = mask_row(dropout, i);
-      rstd[i] = normalize_row(e.norm, z, n, [=](auto at, auto x, auto value) {
-        at.store(normalized, x);
-        at.store(out, value * mask(at));
-      });
+      rstd[i] =
+          normalize_row(e.norm, n, sum, z, [=, mask = mask_row(dropout, i)](auto at, auto x, auto value) {
+            at.store(normalized, x);
+            at.store(out, value * mask(at));
+          });
     } else {
-      rstd[i] = normalize_row(e.norm, z, n, [=](auto at, auto x, auto value) {
+      rstd[i] = normalize_row(e.norm, n, sum, z, [=](auto at, auto x, auto value) {
         at.store(normalized, x);
         at.store(out, value);
       });
@@ -45,15 +45,13 @@ void embeddings_backward(Context& ctx, const Embeddings<compute_t<T>>& e, const 
   for_rows_with_sums<C, 2>(ctx, g.rows, n, work_row_size<T>(n), targets, [&](index_t i, C* sums) {
     T* gi = g.row(i);
     C* z = work_row<T>(gi, sums + 2 * n);
+    const auto put = [=](auto at, auto dz) { at.store(gi, dz); };
     if (dropout.on()) {
-      const auto mask = mask_row(dropout, i);
-      for_packs<C>(n, [=](auto at) { at.store(z, at.load(gi) * mask(at)); });
-    } else if constexpr (is_low_precision<T>) {
-      for_packs<C>(n, [=](auto at) { at.store(z, at.load(gi)); });
-    }
-    normalize_row_backward<T>(e.norm, z, xhat.row(i), rstd[i], sums, n);
-    if constexpr (is_low_precision<T>) {
-      for_packs<C>(n, [=](auto at) { at.store(gi, at.load(z)); });
+      const auto dy = [=, mask = mask_row(dropout, i)](auto at) { return at.load(gi) * mask(at); };
+      normalize_row_backward<T>(e.norm, n, dy, xhat.row(i), rstd[i], sums, z, put);
+    } else {
+      const auto dy = [=](auto at) { return at.load(gi); };
+      normalize_row_backward<T>(e.norm, n, dy, xhat.row(i), rstd[i], sums, z, put);
     }
   });
   // A task owns some columns of all tables.

@@ -9,14 +9,20 @@
 
 namespace sparsegrad::finetune {
 
-/// Calls put(at, xhat, gamma * xhat + beta) over the row z, which put may overwrite where it is at. Returns
-/// 1 / sqrt(var + eps).
-template <class C, class Put>
-inline C normalize_row(const LayerNorm<C>& norm, const C* z, index_t n, Put put) {
+/// Normalises the row z(at), which is kept in `row`. Calls put(at, xhat, gamma * xhat + beta), which may overwrite `row`
+/// where it is at. Returns 1 / sqrt(var + eps).
+template <class C, class Z, class Put>
+inline C normalize_row(const LayerNorm<C>& norm, index_t n, Z z, C* row, Put put) {
   const C inverse_n = C(1) / static_cast<C>(n);
-  const C mean = sum_of<C>(n, [=](auto at) { return at.load(z); }) * inverse_n;
+  const C mean = sum_of<C>(n,
+                           [=](auto at) {
+                             const auto value = z(at);
+                             at.store(row, value);
+                             return value;
+                           }) *
+                 inverse_n;
   const auto square = [=](auto at) {
-    const auto difference = at.load(z) - mean;
+    const auto difference = at.load(row) - mean;
     return difference * difference;
   };
   const C var = sum_of<C>(n, square) * inverse_n;
@@ -24,28 +30,31 @@ inline C normalize_row(const LayerNorm<C>& norm, const C* z, index_t n, Put put)
   const C* gamma = norm.gamma;
   const C* beta = norm.beta;
   for_packs<C>(n, [=](auto at) {
-    const auto xhat = (at.load(z) - mean) * rstd;
+    const auto xhat = (at.load(row) - mean) * rstd;
     put(at, xhat, at.load(gamma) * xhat + at.load(beta));
   });
   return rstd;
 }
 
-/// dz from g = dy, in place of it; sums[0, n) += g xhat, sums[n, 2n) += g.
-template <class T, class C>
-inline void normalize_row_backward(const LayerNorm<C>& norm, C* g, const T* xhat, C rstd, C* sums,
-                                   index_t n) {
+/// From dy(at), the gradient of a row's result: put(at, dz), the one before; sums[0, n) += dy xhat, sums[n, 2n) += dy.
+/// `row` is memory of n elements, which put may overwrite where it is at.
+template <class T, class C, class Dy, class Put>
+inline void normalize_row_backward(const LayerNorm<C>& norm, index_t n, Dy dy, const T* xhat, C rstd, C* sums,
+                                   C* row, Put put) {
   const C* gamma = norm.gamma;
   C* sums_beta = sums + n;
-  for_packs<C>(n, [=](auto at) {
-    const auto dy = at.load(g);
-    at.store(sums, at.load(sums) + dy * at.load(xhat));
-    at.store(sums_beta, at.load(sums_beta) + dy);
-    at.store(g, dy * at.load(gamma));
+  const auto dots = sums_of<C, 2>(n, [=](auto at) {
+    const auto g = dy(at);
+    const auto x = at.load(xhat);
+    at.store(sums, at.load(sums) + g * x);
+    at.store(sums_beta, at.load(sums_beta) + g);
+    const auto d_xhat = g * at.load(gamma);
+    at.store(row, d_xhat);
+    return terms(d_xhat, d_xhat * x);
   });
-  const C inverse_n = C(1) / static_cast<C>(n);
-  const C mean = sum_of<C>(n, [=](auto at) { return at.load(g); }) * inverse_n;
-  const C slope = sum_of<C>(n, [=](auto at) { return at.load(g) * at.load(xhat); }) * inverse_n;
-  for_packs<C>(n, [=](auto at) { at.store(g, rstd * (at.load(g) - mean - at.load(xhat) * slope)); });
+  const C mean = dots.of[0] / static_cast<C>(n);
+  const C slope = dots.of[1] / static_cast<C>(n);
+  for_packs<C>(n, [=](auto at) { put(at, rstd * (at.load(row) - mean - at.load(xhat) * slope)); });
 }
 
 /// The end of a sub-layer: y = LayerNorm(dropout(x + bias) + residual).
@@ -60,16 +69,19 @@ void residual_norm_forward(Context& ctx, const LayerNorm<compute_t<T>>& norm,
     T* xi = x.row(i);
     T* yi = y.row(i);
     const T* r = residual.row(i);
-    if (dropout.on()) {
-      const auto mask = mask_row(dropout, i);
-      for_packs<C>(n, [=](auto at) { at.store(z, (at.load(xi) + at.load(bias)) * mask(at) + at.load(r)); });
-    } else {
-      for_packs<C>(n, [=](auto at) { at.store(z, at.load(xi) + at.load(bias) + at.load(r)); });
-    }
-    rstd[i] = normalize_row(norm, z, n, [=](auto at, auto xhat, auto value) {
+    const auto put = [=](auto at, auto xhat, auto value) {
       at.store(xi, xhat);
       at.store(yi, value);
-    });
+    };
+    if (dropout.on()) {
+      const auto sum = [=, mask = mask_row(dropout, i)](auto at) {
+        return (at.load(xi) + at.load(bias)) * mask(at) + at.load(r);
+      };
+      rstd[i] = normalize_row(norm, n, sum, z, put);
+    } else {
+      const auto sum = [=](auto at) { return at.load(xi) + at.load(bias) + at.load(r); };
+      rstd[i] = normalize_row(norm, n, sum, z, put);
+    }
   });
 }
 
@@ -87,34 +99,28 @@ void residual_norm_backward(Context& ctx, const LayerNorm<compute_t<T>>& norm,
   for_rows_with_sums<C, 3>(ctx, g.rows, n, work_row_size<T>(n), targets, [&](index_t i, C* sums) {
     T* gi = g.row(i);
     C* z = work_row<T>(gi, sums + 3 * n);
-    if (!extra.empty()) {
-      const T* e = extra.row(i);
-      for_packs<C>(n, [=](auto at) { at.store(z, at.load(gi) + at.load(e)); });
-    } else if constexpr (is_low_precision<T>) {
-      for_packs<C>(n, [=](auto at) { at.store(z, at.load(gi)); });
-    }
-    normalize_row_backward<T>(norm, z, xhat.row(i), rstd[i], sums, n);
     C* sums_bias = sums + 2 * n;
-    // z is gi, unless T has 16 bits.
-    const auto put_dz = [=](auto at, auto dz) {
-      if constexpr (is_low_precision<T>) at.store(gi, dz);
+    const auto from = [&](auto dy) {
+      if (dropout.on()) {
+        T* d = dx.row(i);
+        normalize_row_backward<T>(norm, n, dy, xhat.row(i), rstd[i], sums, z,
+                                  [=, mask = mask_row(dropout, i)](auto at, auto dz) {
+                                    const auto kept = dz * mask(at);
+                                    at.store(gi, dz);
+                                    at.store(d, kept);
+                                    at.store(sums_bias, at.load(sums_bias) + kept);
+                                  });
+      } else {
+        normalize_row_backward<T>(norm, n, dy, xhat.row(i), rstd[i], sums, z, [=](auto at, auto dz) {
+          at.store(gi, dz);
+          at.store(sums_bias, at.load(sums_bias) + dz);
+        });
+      }
     };
-    if (dropout.on()) {
-      T* d = dx.row(i);
-      const auto mask = mask_row(dropout, i);
-      for_packs<C>(n, [=](auto at) {
-        const auto dz = at.load(z);
-        const auto kept = dz * mask(at);
-        put_dz(at, dz);
-        at.store(d, kept);
-        at.store(sums_bias, at.load(sums_bias) + kept);
-      });
+    if (extra.empty()) {
+      from([=](auto at) { return at.load(gi); });
     } else {
-      for_packs<C>(n, [=](auto at) {
-        const auto dz = at.load(z);
-        put_dz(at, dz);
-        at.store(sums_bias, at.load(sums_bias) + dz);
-      });
+      from([=, e = extra.row(i)](auto at) { return at.load(gi) + at.load(e); });
     }
   });
 }

@@ -17,13 +17,6 @@ inline void rms_norm_row(const RmsNorm<compute_t<T>>& norm, const T* x, compute_
   for_packs<compute_t<T>>(n, [=](auto at) { at.store(y, at.load(gamma) * (at.load(x) * rstd)); });
 }
 
-template <class T>
-inline compute_t<T> rms_of_row(const RmsNorm<compute_t<T>>& norm, const T* x, index_t n) {
-  using C = compute_t<T>;
-  const C squares = sum_of<C>(n, [=](auto at) { return at.load(x) * at.load(x); });
-  return C(1) / std::sqrt(squares / static_cast<C>(n) + norm.eps);
-}
-
 /// x += residual + bias (each may be left out: empty, null); then y = norm(x), and `rstd` [tokens] what backward needs
 /// beside x.
 template <class T, class Context>
@@ -34,15 +27,23 @@ void add_rms_norm_forward(Context& ctx, const RmsNorm<compute_t<T>>& norm, const
   const index_t n = x.cols;
   for_rows(ctx, x.rows, [&](index_t i) {
     T* xi = x.row(i);
-    if (!residual.empty()) {
-      const T* r = residual.row(i);
-      if (bias != nullptr) {
-        for_packs<C>(n, [=](auto at) { at.store(xi, at.load(xi) + at.load(bias) + at.load(r)); });
-      } else {
-        for_packs<C>(n, [=](auto at) { at.store(xi, at.load(xi) + at.load(r)); });
-      }
+    const auto add = [&](auto sum) {
+      return sum_of<C>(n, [=](auto at) {
+        const auto value = sum(at);
+        at.store(xi, value);
+        return value * value;
+      });
+    };
+    const T* r = residual.row(i);
+    C squares;
+    if (residual.empty()) {
+      squares = sum_of<C>(n, [=](auto at) { return at.load(xi) * at.load(xi); });
+    } else if (bias == nullptr) {
+      squares = add([=](auto at) { return at.load(xi) + at.load(r); });
+    } else {
+      squares = add([=](auto at) { return at.load(xi) + at.load(bias) + at.load(r); });
     }
-    rstd[i] = rms_of_row<T>(norm, xi, n);
+    rstd[i] = C(1) / std::sqrt(squares / static_cast<C>(n) + norm.eps);
     rms_norm_row<T>(norm, xi, rstd[i], n, y.row(i));
   });
 }
@@ -62,32 +63,34 @@ void rms_norm_backward(Context& ctx, const RmsNorm<compute_t<T>>& norm, MatrixVi
                        MatrixView<T> g) {
   using C = compute_t<T>;
   const index_t n = x.cols;
-  const auto row = [&](index_t i) {
+  const C* gamma = norm.gamma;
+  // dy_of(at) is called once for each place.
+  const auto row = [&](index_t i, auto dy_of) {
     const T* xi = x.row(i);
     const T* di = dy.row(i);
     T* gi = g.row(i);
-    const C* gamma = norm.gamma;
     const C r = rstd[i];
-    const C slope = sum_of<C>(n, [=](auto at) { return at.load(di) * at.load(gamma) * at.load(xi); }) *
+    const C slope = sum_of<C>(n, [=](auto at) { return dy_of(at) * at.load(gamma) * at.load(xi); }) *
                     (r * r) / static_cast<C>(n);
     const C scale = factor * r;
+    const auto dx = [=](auto at) { return scale * (at.load(di) * at.load(gamma) - at.load(xi) * slope); };
     if (overwrite) {
-      for_packs<C>(
-          n, [=](auto at) { at.store(gi, scale * (at.load(di) * at.load(gamma) - at.load(xi) * slope)); });
+      for_packs<C>(n, [=](auto at) { at.store(gi, dx(at)); });
     } else {
-      for_packs<C>(n, [=](auto at) {
-        at.store(gi, at.load(gi) + scale * (at.load(di) * at.load(gamma) - at.load(xi) * slope));
-      });
+      for_packs<C>(n, [=](auto at) { at.store(gi, at.load(gi) + dx(at)); });
     }
   };
-  if (norm.d_gamma == nullptr) return for_rows(ctx, x.rows, row);
+  if (norm.d_gamma == nullptr) {
+    return for_rows(ctx, x.rows,
+                    [&](index_t i) { row(i, [di = dy.row(i)](auto at) { return at.load(di); }); });
+  }
   C* const targets[1] = {norm.d_gamma};
   for_rows_with_sums<C, 1>(ctx, x.rows, n, 0, targets, [&](index_t i, C* sums) {
-    const T* xi = x.row(i);
-    const T* di = dy.row(i);
-    const C scale = factor * rstd[i];
-    for_packs<C>(n, [=](auto at) { at.store(sums, at.load(sums) + at.load(di) * (at.load(xi) * scale)); });
-    row(i);
+    row(i, [=, di = dy.row(i), xi = x.row(i), scale = factor * rstd[i]](auto at) {
+      const auto d = at.load(di);
+      at.store(sums, at.load(sums) + d * (at.load(xi) * scale));
+      return d;
+    });
   });
 }
 

@@ -49,35 +49,17 @@ inline void small_tile(index_t depth, const T* __restrict a, index_t row_step, i
   }
 }
 
-template <class T, int Vectors>
+/// All rows of the result, as many as Rows at a time.
+template <class T, int Rows, int Vectors>
 inline void small_rows(index_t m, index_t depth, SmallLeft<T> a, const T* b, index_t b_stride, T alpha,
                        bool add, T* c, index_t c_stride) {
-  constexpr int full = 6;
-  index_t i = 0;
-  for (; i + full <= m; i += full) {
-    small_tile<T, full, Vectors>(depth, a.data + i * a.row_step, a.row_step, a.col_step, b, b_stride, alpha,
-                                 add, c + i * c_stride, c_stride);
+  for (; m >= Rows; m -= Rows) {
+    small_tile<T, Rows, Vectors>(depth, a.data, a.row_step, a.col_step, b, b_stride, alpha, add, c, c_stride);
+    a.data += Rows * a.row_step;
+    c += Rows * c_stride;
   }
-  const T* rest = a.data + i * a.row_step;
-  T* c_rest = c + i * c_stride;
-  switch (m - i) {
-    case 5:
-      return small_tile<T, 5, Vectors>(depth, rest, a.row_step, a.col_step, b, b_stride, alpha, add, c_rest,
-                                       c_stride);
-    case 4:
-      return small_tile<T, 4, Vectors>(depth, rest, a.row_step, a.col_step, b, b_stride, alpha, add, c_rest,
-                                       c_stride);
-    case 3:
-      return small_tile<T, 3, Vectors>(depth, rest, a.row_step, a.col_step, b, b_stride, alpha, add, c_rest,
-                                       c_stride);
-    case 2:
-      return small_tile<T, 2, Vectors>(depth, rest, a.row_step, a.col_step, b, b_stride, alpha, add, c_rest,
-                                       c_stride);
-    case 1:
-      return small_tile<T, 1, Vectors>(depth, rest, a.row_step, a.col_step, b, b_stride, alpha, add, c_rest,
-                                       c_stride);
-    default:
-      return;
+  if constexpr (Rows > 1) {
+    if (m > 0) small_rows<T, Rows - 1, Vectors>(m, depth, a, b, b_stride, alpha, add, c, c_stride);
   }
 }
 
@@ -89,10 +71,11 @@ inline void small_gemm(index_t m, index_t n, index_t depth, SmallLeft<T> a, cons
                        T alpha, bool add, T* c, index_t c_stride) {
   constexpr index_t width = Simd<T>::width;
   index_t j = 0;
+  // Twelve sums in registers: fewer do not fill the multipliers' pipelines.
   for (; j + 2 * width <= n; j += 2 * width)
-    detail::small_rows<T, 2>(m, depth, a, b + j, b_stride, alpha, add, c + j, c_stride);
+    detail::small_rows<T, 6, 2>(m, depth, a, b + j, b_stride, alpha, add, c + j, c_stride);
   for (; j + width <= n; j += width)
-    detail::small_rows<T, 1>(m, depth, a, b + j, b_stride, alpha, add, c + j, c_stride);
+    detail::small_rows<T, 12, 1>(m, depth, a, b + j, b_stride, alpha, add, c + j, c_stride);
   for (; j < n; ++j) {
     for (index_t i = 0; i < m; ++i) {
       T sum = 0;

@@ -7,10 +7,10 @@
 
 namespace sparsegrad::finetune {
 
-/// 1 / (1 + e^-x).
-template <class V>
-inline V logistic_of(V x) {
-  return 1 / (1 + exp_of(-x));
+/// 1 / (1 + e^-x) for results that are rounded to T.
+template <class T, class V>
+inline V logistic_for(V x) {
+  return 1 / (1 + exp_for<T>(-x));
 }
 
 /// out = silu(gate) up with silu(x) = x / (1 + e^-x).
@@ -22,7 +22,7 @@ void swiglu_forward(Context& ctx, MatrixView<const T> gate, MatrixView<const T> 
     T* o = out.row(i);
     for_packs<compute_t<T>>(gate.cols, [=](auto at) {
       const auto x = at.load(g);
-      at.store(o, x * logistic_of(x) * at.load(u));
+      at.store(o, x * logistic_for<T>(x) * at.load(u));
     });
   });
 }
@@ -37,7 +37,7 @@ void swiglu_backward(Context& ctx, MatrixView<const T> d_out, MatrixView<T> gate
     for_packs<compute_t<T>>(gate.cols, [=](auto at) {
       const auto x = at.load(g);
       const auto dy = at.load(d);
-      const auto s = logistic_of(x);
+      const auto s = logistic_for<T>(x);
       const auto silu = x * s;
       const auto d_gate = dy * at.load(u) * (s + silu * (1 - s));
       at.store(u, dy * silu);
