@@ -13,8 +13,7 @@ using DeviceBackend = sparsegrad::test::Fenced<sparsegrad::backend::ThrustHost>;
 #include "models/decoder/decoder_model_impl.hpp"
 #include "models/decoder/decoder_passes_impl.hpp"
 #include "models/parameters/parameter_set_impl.hpp"
-#include "support/decoder_goldens.hpp"
-#include "support/device_decoder.hpp"
+#include "support/device_float_decoder.hpp"
 #include "training/optimizer/adamw_impl.hpp"
 
 namespace sparsegrad::finetune {
