@@ -219,12 +219,7 @@ struct CausalAttention {
     });
     wait_for_warp();
     constexpr int piece = 16 / static_cast<int>(sizeof(T));
-#if defined(__CUDA_ARCH__)
-    const int step = 32;
-#else
-    const int step = 1;
-#endif
-    for (int e = lane(); e < side * (Width / piece); e += step) {
+    for (int e = lane(); e < side * (Width / piece); e += lanes_of_warp()) {
       const int r = e / (Width / piece);
       const int c = e % (Width / piece) * piece;
       if (r >= count || c >= grid.head_size) continue;
