@@ -183,10 +183,12 @@ TEST_CASE_TEMPLATE("gemm: same bits for any number of threads when deterministic
   });
 }
 
-TEST_CASE_TEMPLATE("gemm_batched: products of differing shapes", T, float, double) {
+TEST_CASE_TEMPLATE("gemm_batched: products of differing shapes, and of equal ones in a row", T, float,
+                   double) {
   Random random(4);
-  const std::vector<std::array<index_t, 3>> sizes = {{3, 5, 7},    {0, 4, 2}, {1, 1, 1},
-                                                     {64, 33, 40}, {5, 6, 0}, {17, 2, 90}};
+  const std::vector<std::array<index_t, 3>> sizes = {{3, 5, 7},    {0, 4, 2},   {1, 1, 1},
+                                                     {64, 33, 40}, {5, 6, 0},   {17, 2, 90},
+                                                     {17, 2, 90},  {17, 2, 90}, {8, 8, 8}};
   for (const Op op_a : ops) {
     for (const Op op_b : ops) {
       std::vector<PaddedMatrix<T>> as, bs, cs, expected;

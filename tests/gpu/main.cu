@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <cstdio>
+#include <cstdlib>
 
 #include <cuda_runtime_api.h>
 
@@ -13,5 +14,8 @@ int main(int argc, char** argv) {
     std::printf("skipped: no CUDA device (%s)\n", cudaGetErrorString(status));
     return 77;
   }
-  return doctest::Context(argc, argv).run();
+  const int result = doctest::Context(argc, argv).run();
+  // Without what static objects do at the end: memory of `new` may be managed, and CUDA is at its end too.
+  std::fflush(nullptr);
+  std::_Exit(result);
 }

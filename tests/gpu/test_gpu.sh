@@ -17,6 +17,7 @@ results=$project_root/benchmarks/results
 tests=$project_root/build/cuda/tests/gpu
 program=$project_root/build/finetune-cuda/sparsegrad-glue
 program_tests=$project_root/build/finetune-cuda/tests/gpu
+of_program=(narrow_engine engine decoder_narrow decoder train decoder_train)
 page=""
 logs=$project_root/build/cuda/gpu_logs
 log_of_last=""
@@ -32,7 +33,7 @@ build_all() {
   configure cuda "-DCMAKE_CUDA_ARCHITECTURES=$architectures"
   build cuda tests_gpu benchmark_gpu
   configure_finetune cuda "-DCMAKE_CUDA_ARCHITECTURES=$architectures"
-  build_finetune cuda tests_gpu sparsegrad-glue
+  build_finetune cuda tests_gpu sparsegrad-glue sparsegrad-llm
 }
 
 # attempt SECONDS NAME COMMAND...: one line of the page's table; output goes to NAME's log.
@@ -89,18 +90,20 @@ run_all() {
     echo "|---|---|---|"
   } > "$page"
 
-  # CUDA_LAUNCH_BLOCKING: the contract's tests read on the host without waiting (tests/gpu/managed_memory.cu).
+  # No kernel is to be loaded for the first time inside a capture.
+  export CUDA_MODULE_LOADING=EAGER
   local test tool
-  for test in context contract method low_precision_primitives low_precision_layer; do
-    if [[ -x $tests/test_gpu_$test ]]; then
-      local blocking=0
-      if [[ $test == contract ]]; then blocking=1; fi
-      attempt 120 "test_gpu_$test" env CUDA_LAUNCH_BLOCKING=$blocking "$tests/test_gpu_$test"
-    fi
+  for test in context low_precision_primitives low_precision_layer method; do
+    if [[ -x $tests/test_gpu_$test ]]; then attempt 120 "test_gpu_$test" "$tests/test_gpu_$test"; fi
   done
-  for test in engine train narrow_engine; do
+  for test in "${of_program[@]}"; do
     if [[ -x $program_tests/test_gpu_$test ]]; then attempt 120 "test_gpu_$test" "$program_tests/test_gpu_$test"; fi
   done
+  # CUDA_LAUNCH_BLOCKING: the contract's tests read on the host without waiting (tests/gpu/managed_memory.cu). Last, as all
+  # its memory is managed.
+  if [[ -x $tests/test_gpu_contract ]]; then
+    attempt 120 "test_gpu_contract" env CUDA_LAUNCH_BLOCKING=1 "$tests/test_gpu_contract"
+  fi
 
   # Before the sanitizers, which take whatever time is left. One call a group, so that one that fails keeps the others.
   local figures=$logs/figures.txt bench=$project_root/build/cuda/benchmarks/benchmark_gpu
@@ -134,10 +137,14 @@ run_all() {
       local checks=(--tool "$tool" --error-exitcode 1)
       # A test asks for more memory than there is: a call that is to fail is no error.
       if [[ $tool == memcheck ]]; then checks+=(--report-api-errors no); fi
-      for test in context contract low_precision_primitives method low_precision_layer; do
-        [[ -x $tests/test_gpu_$test ]] || continue
-        attempt 120 "compute-sanitizer $tool: test_gpu_$test" env CUDA_LAUNCH_BLOCKING=1 \
-          compute-sanitizer "${checks[@]}" "$tests/test_gpu_$test"
+      local binary
+      for binary in "$program_tests"/test_gpu_{narrow_engine,decoder_narrow,engine,decoder} \
+        "$tests"/test_gpu_{context,low_precision_primitives,method,low_precision_layer,contract}; do
+        [[ -x $binary ]] || continue
+        # Managed memory counts as never written where the host has written it.
+        if [[ $tool == initcheck && $binary == */test_gpu_contract ]]; then continue; fi
+        attempt 120 "compute-sanitizer $tool: ${binary##*/}" env CUDA_LAUNCH_BLOCKING=1 \
+          compute-sanitizer "${checks[@]}" "$binary"
       done
     done
   else

@@ -1,17 +1,11 @@
-#include "checkpoints/decoder_folder.hpp"
+#include "checkpoints/decoder_folder_impl.hpp"
 
+#include <array>
 #include <charconv>
-#include <set>
-#include <span>
-#include <type_traits>
-#include <utility>
-
-#include <sparsegrad/io/safetensors.hpp>
 
 #include "checkpoints/config_file.hpp"
 #include "checkpoints/decoder_config_file.hpp"
 #include "checkpoints/model_folder.hpp"
-#include "checkpoints/written_folder.hpp"
 #include "models/host_backend.hpp"
 
 namespace sparsegrad::finetune {
@@ -20,7 +14,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* companions[] = {
+constexpr std::array<const char*, 10> companions{
     "tokenizer.json",     "tokenizer_config.json", "special_tokens_map.json", "vocab.json",
     "merges.txt",         "added_tokens.json",     "tokenizer.model",         "chat_template.jinja",
     "chat_template.json", "generation_config.json"};
@@ -44,9 +38,15 @@ index_t block_of(std::string_view tensor) {
   return error == std::errc() && number >= 0 ? number : -1;
 }
 
-/// The names that are not `used`. Throws ModelError where one is of a block: the model is another one then.
-std::vector<std::string> unused_names(const ModelWeights& weights, const DecoderConfig& config,
-                                      const std::set<std::string>& used) {
+}  // namespace
+
+std::span<const char* const> detail::decoder_companions() {
+  return companions;
+}
+
+std::vector<std::string> detail::unused_decoder_tensors(const ModelWeights& weights,
+                                                        const DecoderConfig& config,
+                                                        const std::set<std::string>& used) {
   std::vector<std::string> unused;
   for (const std::string& name : weights.names()) {
     // The frequencies of the positions, which the first LLaMAs' files hold.
@@ -69,14 +69,6 @@ std::vector<std::string> unused_names(const ModelWeights& weights, const Decoder
     unused.push_back(std::string("the shards of ") + shards_file + " (" + weights_file + " goes first)");
   return unused;
 }
-
-template <class T>
-std::vector<index_t> shape_of(const Parameter<T>& p) {
-  if (p.is_bias_or_norm()) return {p.cols()};
-  return {p.rows(), p.cols()};
-}
-
-}  // namespace
 
 DecoderFolder open_decoder_folder(const fs::path& path) {
   require_model_folder(path);
@@ -114,49 +106,6 @@ std::vector<std::string> decoder_file_names() {
   std::vector<std::string> names{weights_file, config_file};
   names.insert(names.end(), std::begin(companions), std::end(companions));
   return names;
-}
-
-template <class T, class Backend>
-DecoderLoadReport load_weights(const DecoderFolder& folder, DecoderModel<T, Backend>& model,
-                               std::uint64_t seed) {
-  const ModelWeights file(folder.path);
-  std::set<std::string> used;
-  std::set<std::string, std::less<>> made;
-  for (Parameter<T>& p : model.parameters().all()) {
-    if (p.kind == ParameterKind::adapter) {
-      made.insert(p.name);
-      continue;
-    }
-    const std::string at = decoder_tensor(file, p.name);
-    (void)file.find(at, shape_of(p));
-    model.set_values(p.weight, file.template read_as<compute_t<T>>(at));
-    used.insert(at);
-  }
-  model.initialize(seed, [&](std::string_view name) { return made.contains(name); });
-  return {unused_names(file, model.config(), used)};
-}
-
-template <class T, class Backend>
-void save_decoder(const fs::path& path, const DecoderFolder& source, const DecoderModel<T, Backend>& model,
-                  io::DType dtype) {
-  make_model_folder(path);
-  if (!source.path.empty()) copy_files(source.path, path, companions);
-  write_text(path / config_file, to_json(model.config(), source.config_json, dtype).dump(2) + "\n");
-  TensorsToWrite<compute_t<T>> tensors(dtype);
-  for (const Parameter<T>& p : model.parameters().all()) {
-    if (p.kind == ParameterKind::adapter) continue;
-    if (auto merged = model.merged(p)) {
-      tensors.add(p.name, shape_of(p), std::move(*merged));
-    } else if (p.packed != nullptr) {
-      tensors.add(p.name, shape_of(p), model.values_of(p));
-    } else if constexpr (std::is_same_v<T, float> && !ThrustBackend<Backend>) {
-      tensors.add_view(p.name, shape_of(p),
-                       std::span<const float>(p.weight.data, static_cast<std::size_t>(p.weight.size())));
-    } else {
-      tensors.add(p.name, shape_of(p), model.values(p.weight));
-    }
-  }
-  tensors.write(path / weights_file);
 }
 
 #define SPARSEGRAD_DECODER_INSTANTIATE(T)                                                                \

@@ -36,12 +36,12 @@ TrainOptions default_options() {
   return o;
 }
 
-void add_model(CLI::App& app, TrainOptions& o) {
+void add_model(CLI::App& app, TrainOptions& o, bool gpu = false) {
   app.add_option("--model", o.model,
                  "a GGUF file, or a folder in Hugging Face form: LLaMA, SmolLM2, TinyLlama, Mistral, Qwen2")
       ->required()
       ->group("Input");
-  add_machine_options(app, o, false);
+  add_machine_options(app, o, gpu);
 }
 
 void add_chat(CLI::App& app, CausalOptions& c) {
@@ -146,7 +146,7 @@ int run(int argc, char** argv) {
 
   TrainOptions train = default_options();
   CLI::App* train_app = app.add_subcommand("train", "fine-tune a model; writes run.json and the best model");
-  add_model(*train_app, train);
+  add_model(*train_app, train, true);
   add_data(*train_app, train);
   add_choice_of_matrices(*train_app, train);
   add_llm_train_options(*train_app, train);
@@ -155,7 +155,7 @@ int run(int argc, char** argv) {
   evaluate.common = default_options();
   CLI::App* evaluate_app =
       app.add_subcommand("evaluate", "print a model's loss and perplexity on the answers of a file");
-  add_model(*evaluate_app, evaluate.common);
+  add_model(*evaluate_app, evaluate.common, true);
   add_data(*evaluate_app, evaluate.common);
   evaluate_app->add_option("--batch-size", evaluate.common.batch_size, "most examples of a batch")
       ->capture_default_str()
@@ -175,7 +175,7 @@ int run(int argc, char** argv) {
   GenerateCommand generate;
   generate.common = default_options();
   CLI::App* generate_app = app.add_subcommand("generate", "answer a prompt, word by word");
-  add_model(*generate_app, generate.common);
+  add_model(*generate_app, generate.common, true);
   add_chat(*generate_app, *generate.common.causal);
   generate_app->add_option("--prompt", generate.prompt, "the question (default: each line of standard input)")
       ->group("Input");

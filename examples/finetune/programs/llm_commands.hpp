@@ -12,6 +12,8 @@ namespace sparsegrad::finetune {
 
 /// Each returns the program's exit status; errors are exceptions.
 int run_llm_train(const TrainOptions& options);
+/// In a program without CUDA it throws ValueError, as the others on a GPU.
+int run_llm_train_on_cuda(const TrainOptions& options);
 
 struct LlmEvaluateCommand {
   TrainOptions common;
@@ -19,6 +21,7 @@ struct LlmEvaluateCommand {
   index_t max_new_tokens = 256;
 };
 int run_llm_evaluate(const LlmEvaluateCommand& command);
+int run_llm_evaluate_on_cuda(const LlmEvaluateCommand& command);
 
 struct GenerateCommand {
   TrainOptions common;
@@ -29,6 +32,7 @@ struct GenerateCommand {
   SamplingOptions sampling;
 };
 int run_generate(const GenerateCommand& command);
+int run_generate_on_cuda(const GenerateCommand& command);
 
 struct ExportCommand {
   TrainOptions common;

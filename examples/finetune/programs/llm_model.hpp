@@ -18,7 +18,6 @@ inline TrainedParts nothing_trained() {
 /// Calls f(options, T()) with the products and the type of numbers that the options ask for, or let the machine choose.
 template <class F>
 int on_chosen_type(const TrainOptions& options, F&& f) {
-  options.check_device();
   TrainOptions chosen = options;
   const Products products = choose_products(options);
   chosen.product_choice = products.choice;

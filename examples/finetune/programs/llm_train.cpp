@@ -7,6 +7,7 @@ namespace sparsegrad::finetune {
 int run_llm_train(const TrainOptions& options) {
   options.check();
   if (options.data.empty()) throw ValueError("--data FILE is missing: questions and answers to train on");
+  if (options.device == Device::cuda) return run_llm_train_on_cuda(options);
   TrainOptions chosen = options;
   const Products products =
       choose_products(options, options.output.empty() ? "" : OutputFolder::log_in(options.output));

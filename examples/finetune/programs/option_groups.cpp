@@ -20,7 +20,7 @@ void add_machine_options(CLI::App& app, TrainOptions& o, bool gpu) {
   if (gpu) {
     add_choice<Device>(
         app, "--device", o.device, {{"cpu", Device::cpu}, {"cuda", Device::cuda}},
-        "cuda: an NVIDIA GPU, in a program that was built with SPARSEGRAD_CUDA (train and evaluate)")
+        "cuda: an NVIDIA GPU, in a program that was built with SPARSEGRAD_CUDA")
         ->group("Machine");
   }
   app.add_option_function<std::string>(

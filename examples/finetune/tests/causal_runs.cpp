@@ -1,16 +1,12 @@
 // The training loop on a language model: resumes bit by bit, weights of micro-batches, evaluation, generation.
 #include <cmath>
-#include <memory>
 
 #include <sparsegrad/core/error.hpp>
 
-#include "support/tiny_decoder.hpp"
+#include "support/causal_run.hpp"
 #include "support/tiny_gguf.hpp"
 #include "training/causal_parts.hpp"
-#include "training/causal_run_data.hpp"
-#include "training/causal_source.hpp"
 #include "training/generation.hpp"
-#include "training/trainer.hpp"
 
 using namespace sparsegrad;
 using namespace sparsegrad::finetune;
@@ -20,60 +16,15 @@ namespace {
 
 namespace fs = std::filesystem;
 
-using Model = DecoderModel<float, HostBackend>;
+using Run = CausalTestRun<float, HostBackend>;
 
 const CausalSource& source() {
-  static const CausalSource opened(make_tiny_decoder(fresh_folder("causal_tiny")));
-  return opened;
-}
-
-CausalDataset data_of(int examples) {
-  const Conversations read =
-      read_conversations(write_sums(fresh_folder("causal_data") / "sums.jsonl", examples));
-  return CausalDataset(
-      "sums", read.examples, source().chat_template(""),
-      [](std::string_view text) { return source().encode(text); }, 64);
+  return causal_test_source();
 }
 
 TrainOptions options_of(RunType type) {
-  TrainOptions options;
-  options.causal = CausalOptions();
-  options.causal->matrices = "up,down,k";
-  options.causal->blocks = "0,2";
-  options.trained = TrainedParameters::mlp;
-  options.run_type = type;
-  options.batch_size = 3;
-  options.accumulation = 2;
-  options.max_steps = 8;
-  options.epochs = 10;
-  options.learning_rate = 2e-3;
-  options.log_every = 1;
-  options.threads = 1;
-  options.sparse.phase1_steps = 2;
-  options.sparse.share = 0.2;
-  options.sparse.sides.width = "8";
-  options.sparse.refresh_every = type == RunType::sparse ? 5 : 0;
-  return options;
+  return causal_options(type);
 }
-
-struct Run {
-  explicit Run(const TrainOptions& options, const CausalSource& from = source())
-      : ctx(1),
-        train(data_of(30)),
-        held(data_of(7)),
-        model(ctx, from.config(), trained_parts(options, from.config()), from.packed(options.causal->base)),
-        data(train, held) {
-    from.load(model, options.seed);
-    trainer = std::make_unique<BasicTrainer<Model>>(ctx, model, data, options);
-  }
-
-  HostBackend::Context ctx;
-  CausalDataset train;
-  CausalDataset held;
-  Model model;
-  CausalRunData<float, HostBackend> data;
-  std::unique_ptr<BasicTrainer<Model>> trainer;
-};
 
 }  // namespace
 

@@ -31,8 +31,8 @@ inline Batch decoder_batch(const nlohmann::json& rows) {
 }
 
 /// The gradient of a parameter, wherever it is kept; empty where it has none.
-template <class T>
-MatrixView<compute_t<T>> gradient_of(HostBackend::Context& ctx, DecoderModel<T, HostBackend>& model,
+template <class T, class Backend>
+MatrixView<compute_t<T>> gradient_of(typename Backend::Context& ctx, DecoderModel<T, Backend>& model,
                                      const std::string& name) {
   for (index_t i = 0; i < static_cast<index_t>(model.mlp().size()); ++i) {
     if (model.mlp_name(i) == name) return model.mlp()[static_cast<std::size_t>(i)].core(ctx);
@@ -40,19 +40,19 @@ MatrixView<compute_t<T>> gradient_of(HostBackend::Context& ctx, DecoderModel<T, 
   return model.parameters().at(name).gradient;
 }
 
-template <class T>
-void clear_gradients(HostBackend::Context& ctx, DecoderModel<T, HostBackend>& model) {
+template <class T, class Backend>
+void clear_gradients(typename Backend::Context& ctx, DecoderModel<T, Backend>& model) {
   model.parameters().zero_gradients(ctx);
   for (auto& layer : model.mlp())
     layer.clear(ctx);
 }
 
 /// What AdamW trains: every dense gradient, and the matrices' cores.
-template <class T>
-std::vector<typename AdamW<T, HostBackend>::Segment> trained_segments(HostBackend::Context& ctx,
-                                                                      DecoderModel<T, HostBackend>& model,
-                                                                      double decay) {
-  std::vector<typename AdamW<T, HostBackend>::Segment> segments;
+template <class T, class Backend>
+std::vector<typename AdamW<T, Backend>::Segment> trained_segments(typename Backend::Context& ctx,
+                                                                  DecoderModel<T, Backend>& model,
+                                                                  double decay) {
+  std::vector<typename AdamW<T, Backend>::Segment> segments;
   for (auto& p : model.parameters().all()) {
     if (!p.gradient.empty())
       segments.push_back({p.name, p.weight.data, p.gradient.data, p.weight.size(), decay, p.rounded.data});
@@ -87,8 +87,8 @@ inline DecoderConfig micro_decoder() {
 }
 
 /// Numbers large enough for every gradient to matter.
-template <class T>
-void fill(DecoderModel<T, HostBackend>& model, std::uint64_t seed) {
+template <class T, class Backend>
+void fill(DecoderModel<T, Backend>& model, std::uint64_t seed) {
   using C = compute_t<T>;
   for (auto& p : model.parameters().all()) {
     const std::uint64_t key = stream_key(seed, std::hash<std::string>()(p.name));

@@ -1,4 +1,4 @@
-#include "training/causal_source.hpp"
+#include "training/causal_source_impl.hpp"
 
 #include <algorithm>
 #include <fstream>
@@ -120,21 +120,6 @@ PackedMatrices CausalSource::packed(Base base) const {
     const auto& [rows, cols] = shapes->find(name)->second;
     return gguf_packed(*gguf_, config(), name, rows, cols);
   };
-}
-
-template <class T, class Backend>
-void CausalSource::load(DecoderModel<T, Backend>& model, std::uint64_t seed) const {
-  if (gguf_ != nullptr)
-    (void)load_gguf_weights(*gguf_, model, seed);
-  else
-    (void)load_weights(folder_, model, seed);
-}
-
-template <class T, class Backend>
-void CausalSource::save(const fs::path& folder, const DecoderModel<T, Backend>& model, io::DType type) const {
-  require_savable();
-  if (gguf_ != nullptr) write_tokenizer_files(*gguf_, folder);
-  save_decoder(folder, folder_, model, type);
 }
 
 template void CausalSource::load(DecoderModel<float, HostBackend>&, std::uint64_t) const;

@@ -168,6 +168,11 @@ void TrainOptions::check_device() const {
     throw ValueError("--dtype is auto, expected float, bf16 or fp16 with --device cuda");
   if (device == Device::cuda && products != "auto")
     throw ValueError(fmt::format("--products is {}, expected auto with --device cuda", products));
+  if (device == Device::cuda && causal && causal->base == Base::quantised) {
+    throw ValueError(
+        "--base is quantised, expected float with --device cuda: the file's blocks are unpacked on the CPU "
+        "alone");
+  }
   if (device == Device::cpu && tf32)
     throw ValueError("--tf32 is given, expected it with --device cuda alone: a CPU has no TF32 products");
   if (device == Device::cpu && dtype == NumberType::float16) {

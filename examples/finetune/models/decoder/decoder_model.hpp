@@ -255,6 +255,7 @@ class DecoderModel {
   T *tail_ = nullptr, *normed_ = nullptr, *swiglu_ = nullptr;
   T *last_x_ = nullptr, *last_ = nullptr, *d_last_ = nullptr, *d_logits_ = nullptr;
   C *last_rstd_ = nullptr, *logits_ = nullptr, *attention_work_ = nullptr;
+  double* losses_ = nullptr;  ///< of the counted rows, in the backend's memory
   // Gradients in flight.
   T *g_ = nullptr, *g_copy_ = nullptr, *g_norm_ = nullptr, *g_wide_ = nullptr, *g_context_ = nullptr,
     *g_qkv_ = nullptr, *g_work_ = nullptr;

@@ -282,6 +282,7 @@ void DecoderModel<T, Backend>::lay_out(Context& ctx) {
     }
     take(last_x_, tokens, hidden);
     take(last_rstd_, tokens, 1);
+    take(losses_, tokens, 1);
     take(last_, tokens, hidden);
     if (training) {
       take(d_last_, tokens, hidden);
@@ -294,7 +295,7 @@ void DecoderModel<T, Backend>::lay_out(Context& ctx) {
     const index_t logits_end = std::exchange(end, shared_from);
     take(normed_, tokens, hidden);
     take(swiglu_, tokens, wide);
-    take(attention_work_, Ops::template attention_work<T>(ctx, shape_, max_length_), 1);
+    take(attention_work_, Ops::template attention_work<T>(ctx, shape_, tokens, max_length_), 1);
     if (training) {
       take(g_norm_, tokens, hidden);
       if (most.wide) take(g_wide_, tokens, wide);

@@ -51,7 +51,7 @@ void DecoderModel<T, Backend>::forward_blocks(Context& ctx, Attend&& attend) {
     forward_block(ctx, l, residual, attend);
     residual = tokens_by(activations_[static_cast<std::size_t>(l)].x1, hidden);
   }
-  Ops::template take_rows<T>(ctx, rows_, tokens_by(tail_, hidden), residual, rows_by(last_x_));
+  Ops::template take_rows<T>(ctx, placed_, tokens_by(tail_, hidden), residual, rows_by(last_x_));
   Ops::template add_rms_norm_forward<T>(ctx, last_norm_, nullptr, MatrixView<const T>(), rows_by(last_x_),
                                         last_rstd_, rows_by(last_));
 }
@@ -119,8 +119,7 @@ MatrixView<T> DecoderModel<T, Backend>::loss_of(Context& ctx, index_t first, Mat
       d_logits = logits;
     }
   }
-  Ops::template cross_entropy<T>(ctx, logits, std::span(targets_).subspan(static_cast<std::size_t>(first)),
-                                 token_losses_.data() + first, d_logits);
+  Ops::template cross_entropy<T>(ctx, placed_, first, logits, losses_ + first, d_logits);
   return d_logits;
 }
 
@@ -129,7 +128,6 @@ typename DecoderModel<T, Backend>::Result DecoderModel<T, Backend>::forward(Cont
                                                                             const ForwardOptions& options) {
   check(batch, true);
   require_room(ctx, batch, batch.longest(), options.training);
-  placed_.place(ctx, batch, options.training && !d_table_.empty());
   tokens_ = batch.tokens();
   training_ = options.training;
   backward_possible_ = false;
@@ -141,6 +139,7 @@ typename DecoderModel<T, Backend>::Result DecoderModel<T, Backend>::forward(Cont
     targets_.push_back(batch.targets[i]);
   }
   token_losses_.resize(rows_.size());
+  placed_.place(ctx, batch, options.training && !d_table_.empty(), {rows_, targets_});
   forward_blocks(ctx, [&](index_t l, MatrixView<const T> qkv, MatrixView<T> context) {
     Ops::template attention_forward<T>(ctx, shape_, placed_, qkv, context,
                                        activations_[static_cast<std::size_t>(l)].log_sums, attention_work_);
@@ -155,6 +154,8 @@ typename DecoderModel<T, Backend>::Result DecoderModel<T, Backend>::forward(Cont
   });
   Result result;
   result.counted = static_cast<index_t>(rows_.size());
+  if (result.counted > 0)
+    Backend::template download<double>(ctx, losses_, token_losses_.data(), result.counted);
   result.token_losses = token_losses_;
   for (const double loss : token_losses_)
     result.loss += loss;
@@ -182,7 +183,7 @@ void DecoderModel<T, Backend>::backward(Context& ctx, const Batch& batch, double
   // In place of the last states, which nobody reads again.
   Ops::template rms_norm_backward<T>(ctx, last_norm_, rows_by(last_x_), last_rstd_, rows_by(d_last_), factor,
                                      true, rows_by(last_));
-  Ops::template put_rows<T>(ctx, rows_, rows_by(last_), g);
+  Ops::template put_rows<T>(ctx, placed_, rows_by(last_), g);
   for (index_t l = config_.layers - 1; l >= 0 && blocks_[static_cast<std::size_t>(l)].wanted.block; --l)
     backward_block(ctx, l);
   if (d_table_.empty()) return;
@@ -280,12 +281,12 @@ template <class T, class Backend>
 std::vector<compute_t<T>> DecoderModel<T, Backend>::logits(Context& ctx, const Batch& batch) {
   check(batch, false);
   require_room(ctx, batch, batch.longest(), false);
-  placed_.place(ctx, batch, false);
   tokens_ = batch.tokens();
   training_ = backward_possible_ = false;
   rows_.clear();
   for (index_t i = 0; i < tokens_; ++i)
     rows_.push_back(static_cast<std::int32_t>(i));
+  placed_.place(ctx, batch, false, {rows_, {}});
   forward_blocks(ctx, [&](index_t l, MatrixView<const T> qkv, MatrixView<T> context) {
     Ops::template attention_forward<T>(ctx, shape_, placed_, qkv, context,
                                        activations_[static_cast<std::size_t>(l)].log_sums, attention_work_);
@@ -336,7 +337,7 @@ MatrixView<const compute_t<T>> DecoderModel<T, Backend>::decode(Context& ctx, st
   }
   check(following_, false);
   require_room(ctx, following_, longest, false);
-  placed_.place(ctx, following_, false);
+  placed_.place(ctx, following_, false, {rows_, {}});
   tokens_ = batch.tokens();
   training_ = backward_possible_ = false;
   const index_t q_cols = shape_.q_cols();

@@ -11,7 +11,8 @@
 namespace sparsegrad::finetune {
 
 // clang-format off
-/// Specialised in host/decoder_ops.hpp; a file that instantiates a DecoderModel includes it.
+/// Specialised in host/decoder_ops.hpp and device/decoder_ops.cuh; a file that instantiates a DecoderModel includes one of
+/// them.
 ///
 /// | member | meaning |
 /// |---|---|
@@ -26,13 +27,13 @@ namespace sparsegrad::finetune {
 /// | `rope_forward(ctx, shape, table, placed, bias, qkv)` | qkv += bias (null: none), then q and k are rotated to their positions |
 /// | `rope_backward(ctx, shape, table, placed, d_qkv)` | the gradient before the rotation |
 /// | `column_sums(ctx, g, sums)` | sums[j] += sum_i g(i, j) (null: nothing) |
-/// | `attention_work<T>(ctx, shape, longest)` | elements of `work` below for `longest` keys |
+/// | `attention_work<T>(ctx, shape, tokens, longest)` | elements of `work` below for `tokens` rows and `longest` keys |
 /// | `attention_forward(ctx, shape, placed, qkv, out, log_sums, work)` | CausalShape; log_sums [heads, tokens] |
 /// | `attention_after(ctx, shape, placed, past, keys, values, longest, qkv, out, work)` | the same of tokens that follow past[s] others, whose keys and values are rows of keys[s] and values[s] with the new ones behind |
 /// | `attention_backward(ctx, shape, placed, qkv, out, log_sums, d_out, d_qkv, work)` | the gradient of q (rotated), k (rotated) and v |
-/// | `take_rows(ctx, rows, x, residual, y)` | y.row(i) = x.row(rows[i]) + residual.row(rows[i]) |
-/// | `put_rows(ctx, rows, y, x)` | x.row(rows[i]) = y.row(i), all other rows 0; rows rise |
-/// | `cross_entropy(ctx, logits, targets, losses, d_logits)` | of each row -log softmax(row)[target], to host memory, and its gradient (empty: not wanted) |
+/// | `take_rows(ctx, placed, x, residual, y)` | y.row(i) = x.row(r) + residual.row(r) for r = row i of those counted (CountedRows) |
+/// | `put_rows(ctx, placed, y, x)` | x.row(r) = y.row(i), all other rows 0 |
+/// | `cross_entropy(ctx, placed, first, logits, losses, d_logits)` | of the counted rows from `first` on: losses[i] = -log softmax(row)[target], and its gradient (empty: not wanted) |
 // clang-format on
 template <class Backend>
 struct DecoderOps;

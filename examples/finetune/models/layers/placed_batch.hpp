@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <numeric>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include <sparsegrad/core/buffer.hpp>
@@ -18,18 +20,29 @@ concept ThrustBackend = requires {
   typename Backend::System;
 };
 
-/// A batch where the kernels can read it: on the host the batch itself, which must live on.
+/// Rows of a decoder's batch of which logits are made, in rising order, and what they are to predict (empty: nothing).
+struct CountedRows {
+  std::span<const std::int32_t> rows;
+  std::span<const std::int32_t> targets;
+};
+
+/// A batch where the kernels can read it: on the host the batch itself, which must live on with the rows counted.
 template <class Backend>
 class PlacedBatch {
  public:
   using Context = typename Backend::Context;
 
   void reserve(Context&, index_t, index_t) {}
-  void place(Context&, const Batch& batch, bool) { batch_ = &batch; }
+  void place(Context&, const Batch& batch, bool, const CountedRows& counted = {}) {
+    batch_ = &batch;
+    counted_ = counted;
+  }
   const Batch& batch() const { return *batch_; }
+  const CountedRows& counted() const { return counted_; }
 
  private:
   const Batch* batch_ = nullptr;
+  CountedRows counted_;
 };
 
 /// The tokens of a batch by the row of a table that each one took: what summing their gradients in a fixed order, and
@@ -56,6 +69,8 @@ struct BatchArrays {
   const std::int32_t* types = nullptr;
   const std::int32_t* offsets = nullptr;  ///< [sequences + 1]
   const std::int32_t* lengths = nullptr;
+  const std::int32_t* rows = nullptr;     ///< CountedRows
+  const std::int32_t* targets = nullptr;  ///< CountedRows
   index_t tokens = 0;
   index_t sequences = 0;
   index_t longest = 0;
@@ -71,13 +86,15 @@ class PlacedBatch<Backend> {
   void reserve(Context& ctx, index_t tokens, index_t sequences) {
     const index_t wanted = count(tokens, sequences);
     staging_.reserve(static_cast<std::size_t>(wanted));
+    offsets_.reserve(static_cast<std::size_t>(sequences) + 1);
     if (wanted > memory_.size()) memory_.resize(ctx, wanted);
   }
 
   /// One copy to the backend; `with_groups`: with those that gradients of the embeddings need.
-  void place(Context& ctx, const Batch& batch, bool with_groups) {
+  void place(Context& ctx, const Batch& batch, bool with_groups, const CountedRows& counted = {}) {
     reserve(ctx, batch.tokens(), batch.sequences());
     staging_.clear();
+    offsets_ = batch.offsets;
     arrays_ = {};
     arrays_.tokens = batch.tokens();
     arrays_.sequences = batch.sequences();
@@ -87,6 +104,8 @@ class PlacedBatch<Backend> {
     arrays_.types = put(batch.type_ids);
     arrays_.offsets = put(batch.offsets);
     arrays_.lengths = put(batch.lengths);
+    arrays_.rows = put(counted.rows);
+    arrays_.targets = put(counted.targets);
     if (with_groups) {
       arrays_.by_id = put_groups(batch.ids);
       arrays_.by_position = put_groups(batch.position_ids);
@@ -96,19 +115,24 @@ class PlacedBatch<Backend> {
                                            static_cast<index_t>(staging_.size()));
   }
   const BatchArrays& arrays() const { return arrays_; }
+  /// The first row of a sequence and how many it has, on the host.
+  std::pair<index_t, index_t> rows_of(index_t sequence) const {
+    const auto s = static_cast<std::size_t>(sequence);
+    return {offsets_[s], offsets_[s + 1] - offsets_[s]};
+  }
 
  private:
   static index_t count(index_t tokens, index_t sequences) {
-    return 3 * tokens + 2 * sequences + 1 + 3 * (4 * tokens + 2);
+    return 5 * tokens + 2 * sequences + 1 + 3 * (4 * tokens + 2);
   }
 
   /// Where the next number will stand.
   const std::int32_t* end() const { return memory_.data() + staging_.size(); }
 
-  template <class V>
-  const std::int32_t* put(const std::vector<V>& values) {
+  template <class Values>
+  const std::int32_t* put(const Values& values) {
     const std::int32_t* at = end();
-    for (const V value : values)
+    for (const auto value : values)
       staging_.push_back(static_cast<std::int32_t>(value));
     return at;
   }
@@ -146,6 +170,7 @@ class PlacedBatch<Backend> {
 
   Buffer<std::int32_t, Backend> memory_;
   std::vector<std::int32_t> staging_, sorted_, piece_begin_, group_begin_, row_;
+  std::vector<index_t> offsets_;
   BatchArrays arrays_;
 };
 

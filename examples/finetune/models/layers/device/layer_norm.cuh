@@ -4,34 +4,10 @@
 #include <cmath>
 
 #include "../layer_norm.hpp"
+#include "block_sum.cuh"
 #include "mask.cuh"
 
 namespace sparsegrad::finetune::device {
-
-/// Sum over a block's threads in three phases of a kernel: every thread `put`s its part, then all `gather`, then all
-/// may ask for the `total`. The order of the additions is fixed.
-template <int Threads>
-struct BlockSum {
-  static constexpr int groups = 8;
-  static constexpr int members = Threads / groups;
-  double part[Threads];
-  double group[groups];
-
-  SPARSEGRAD_HOST_DEVICE void put(int thread, double x) { part[thread] = x; }
-  SPARSEGRAD_HOST_DEVICE void gather(int thread) {
-    if (thread >= groups) return;
-    double sum = 0;
-    for (int e = 0; e < members; ++e)
-      sum += part[thread * members + e];
-    group[thread] = sum;
-  }
-  SPARSEGRAD_HOST_DEVICE double total() const {
-    double sum = 0;
-    for (int e = 0; e < groups; ++e)
-      sum += group[e];
-    return sum;
-  }
-};
 
 /// xhat and y = dropout(gamma xhat + beta) of the rows z(i, j) that Source gives. Asks for a z several times, the last
 /// time before it writes the entry: xhat may be what Source reads, and nothing is rounded to T on the way.

@@ -6,6 +6,8 @@
 #include <sparsegrad/core/host_device.hpp>
 #include <sparsegrad/core/low_precision.hpp>
 
+#include "lanes.cuh"
+
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -33,13 +35,6 @@ struct WarpThread {
     return first < (1 << 30);
   }
 };
-
-/// What the warp's threads wrote to shared memory is there for all of them.
-SPARSEGRAD_HOST_DEVICE inline void wait_for_warp() {
-#if defined(__CUDA_ARCH__)
-  __syncwarp();
-#endif
-}
 
 /// A 16 x 16 tile of sums in float, held by all threads of a warp. The operands lie in shared memory, each tile's start
 /// aligned to 32 bytes, strides multiples of 8.

@@ -111,7 +111,7 @@ requires(!ThrustBackend<Backend>) struct DecoderOps<Backend> {
   }
 
   template <class T>
-  static index_t attention_work(Context& ctx, const CausalShape& shape, index_t longest) {
+  static index_t attention_work(Context& ctx, const CausalShape& shape, index_t, index_t longest) {
     return HostCausalAttention<T, Context>(shape).work_count(longest, ctx.threads());
   }
   template <class T>
@@ -149,8 +149,9 @@ requires(!ThrustBackend<Backend>) struct DecoderOps<Backend> {
   }
 
   template <class T>
-  static void take_rows(Context& ctx, std::span<const std::int32_t> rows, MatrixView<const T> x,
+  static void take_rows(Context& ctx, const Placed& placed, MatrixView<const T> x,
                         MatrixView<const T> residual, MatrixView<T> y) {
+    const std::span<const std::int32_t> rows = placed.counted().rows;
     profiled_bytes(ctx, Work::head, bytes_of<T>(3 * y.size()), [&] {
       for_rows(ctx, y.rows, [&](index_t i) {
         const index_t row = rows[static_cast<std::size_t>(i)];
@@ -162,8 +163,8 @@ requires(!ThrustBackend<Backend>) struct DecoderOps<Backend> {
     });
   }
   template <class T>
-  static void put_rows(Context& ctx, std::span<const std::int32_t> rows, MatrixView<const T> y,
-                       MatrixView<T> x) {
+  static void put_rows(Context& ctx, const Placed& placed, MatrixView<const T> y, MatrixView<T> x) {
+    const std::span<const std::int32_t> rows = placed.counted().rows;
     profiled_bytes(ctx, Work::head, bytes_of<T>(x.size() + y.size()), [&] {
       for_rows(ctx, x.rows, [&](index_t i) {
         const auto at = std::lower_bound(rows.begin(), rows.end(), static_cast<std::int32_t>(i));
@@ -176,10 +177,11 @@ requires(!ThrustBackend<Backend>) struct DecoderOps<Backend> {
     });
   }
   template <class T>
-  static void cross_entropy(Context& ctx, MatrixView<compute_t<T>> logits,
-                            std::span<const std::int32_t> targets, double* losses, MatrixView<T> d_logits) {
+  static void cross_entropy(Context& ctx, const Placed& placed, index_t first,
+                            MatrixView<compute_t<T>> logits, double* losses, MatrixView<T> d_logits) {
+    const std::int32_t* const targets = placed.counted().targets.data() + first;
     profiled_bytes(ctx, Work::head, bytes_of<compute_t<T>>(logits.size()) + bytes_of<T>(d_logits.size()),
-                   [&] { finetune::cross_entropy<T>(ctx, logits, targets.data(), losses, d_logits); });
+                   [&] { finetune::cross_entropy<T>(ctx, logits, targets, losses, d_logits); });
   }
 
  private:

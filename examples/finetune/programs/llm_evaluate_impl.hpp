@@ -1,3 +1,6 @@
+// Definition of run_llm_evaluate_on, for the files that instantiate it.
+#pragma once
+
 #include <algorithm>
 
 #include <fmt/format.h>
@@ -6,17 +9,16 @@
 #include "programs/llm_commands.hpp"
 #include "programs/llm_model.hpp"
 #include "training/causal_run_data.hpp"
+#include "training/generation.hpp"
 #include "training/output/progress_bar.hpp"
 
 namespace sparsegrad::finetune {
 
-namespace {
-
-template <class T>
-int evaluate_on(const LlmEvaluateCommand& command) {
+template <class T, class Backend>
+int run_llm_evaluate_on(const LlmEvaluateCommand& command) {
   const TrainOptions& options = command.common;
   const InterruptGuard guard;
-  CausalSession<T, HostBackend> session(options);
+  CausalSession<T, Backend> session(options);
   session.load_data(options, false);
   session.load_model(options, nothing_trained());
   const CausalDataset& data = session.held();
@@ -30,7 +32,7 @@ int evaluate_on(const LlmEvaluateCommand& command) {
   evaluate.cancelled = InterruptGuard::requested;
   session.model().reserve(session.ctx(), std::min<index_t>(evaluate.max_tokens, data.tokens()),
                           evaluate.max_sequences, data.longest(), false);
-  const Evaluation result = evaluate_model<T, HostBackend>(session.ctx(), session.model(), data, evaluate);
+  const Evaluation result = evaluate_model<T, Backend>(session.ctx(), session.model(), data, evaluate);
   bar.clear();
   if (result.cancelled) {
     print_error("interrupted\n");
@@ -57,7 +59,7 @@ int evaluate_on(const LlmEvaluateCommand& command) {
     const std::vector<std::int32_t> prompt = session.source().encode(session.chat().prompt(question));
     if (static_cast<index_t>(prompt.size()) >= session.source().config().max_positions) continue;
     const std::vector<std::int32_t> ids =
-        generate<T, HostBackend>(session.ctx(), session.model(), prompt, {}, limits);
+        generate<T, Backend>(session.ctx(), session.model(), prompt, {}, limits);
     if (InterruptGuard::requested()) {
       bar.clear();
       print_error("interrupted\n");
@@ -72,18 +74,6 @@ int evaluate_on(const LlmEvaluateCommand& command) {
   print("exact_match {:.6f} ({} of {}, the last number of a greedy answer)\n",
         asked > 0 ? static_cast<double>(right) / static_cast<double>(asked) : 0.0, right, asked);
   return 0;
-}
-
-}  // namespace
-
-int run_llm_evaluate(const LlmEvaluateCommand& command) {
-  if (command.common.data.empty())
-    throw ValueError("--data FILE is missing: questions and answers to evaluate on");
-  return on_chosen_type(command.common, [&]<class T>(const TrainOptions& chosen, T) {
-    LlmEvaluateCommand own = command;
-    own.common = chosen;
-    return evaluate_on<T>(own);
-  });
 }
 
 }  // namespace sparsegrad::finetune

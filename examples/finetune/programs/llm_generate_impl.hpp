@@ -1,3 +1,6 @@
+// Definition of run_generate_on, for the files that instantiate it.
+#pragma once
+
 #include <unistd.h>
 
 #include <chrono>
@@ -12,13 +15,11 @@
 
 namespace sparsegrad::finetune {
 
-namespace {
-
-template <class T>
-int generate_on(const GenerateCommand& command) {
+template <class T, class Backend>
+int run_generate_on(const GenerateCommand& command) {
   const TrainOptions& options = command.common;
   const InterruptGuard guard;
-  CausalSession<T, HostBackend> session(options, command.raw);
+  CausalSession<T, Backend> session(options, command.raw);
   session.load_model(options, nothing_trained());
   const CausalSource& source = session.source();
   GenerationLimits limits;
@@ -42,7 +43,7 @@ int generate_on(const GenerateCommand& command) {
     const auto start = Clock::now();
     auto first = start;
     StreamingDecoder stream(source.tokenizer(), true);
-    const std::vector<std::int32_t> ids = generate<T, HostBackend>(
+    const std::vector<std::int32_t> ids = generate<T, Backend>(
         session.ctx(), session.model(), prompt, command.sampling, limits, [&](std::int32_t id) {
           if (first == start) first = Clock::now();
           print_text(stream.push(id));
@@ -71,19 +72,6 @@ int generate_on(const GenerateCommand& command) {
   if (!InterruptGuard::requested()) return 0;
   print_error("interrupted\n");
   return interrupted_status;
-}
-
-}  // namespace
-
-int run_generate(const GenerateCommand& command) {
-  command.sampling.check();
-  if (command.max_new_tokens < 1)
-    throw ValueError(fmt::format("--max-new-tokens is {}, expected at least 1", command.max_new_tokens));
-  return on_chosen_type(command.common, [&]<class T>(const TrainOptions& chosen, T) {
-    GenerateCommand own = command;
-    own.common = chosen;
-    return generate_on<T>(own);
-  });
 }
 
 }  // namespace sparsegrad::finetune

@@ -1,0 +1,13 @@
+// The decoder in 16 bits on a backend whose memory is not the host's, against the CPU's in float (see device_decoder.hpp).
+#pragma once
+
+#include "support/device_decoder.hpp"
+
+namespace sparsegrad::finetune::test {
+
+TEST_CASE_TEMPLATE("device decoder in 16 bits is the CPU's in float to some roundings", T, bfloat16,
+                   float16) {
+  check_all_decoders<T, float>(16 * low_precision_epsilon<T> / 2);
+}
+
+}  // namespace sparsegrad::finetune::test

@@ -1,0 +1,168 @@
+// The decoder's kernels with every thread of a block for itself, against the CPU's layers: which lane holds what, what is
+// copied when, and who waits for whom.
+#define SPARSEGRAD_EMULATED_LANES
+#include "support/lane_emulation.hpp"
+
+#include <sparsegrad/backend/thrust_host.cuh>
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <random>
+#include <vector>
+
+#include "models/host_backend.hpp"
+
+#include "models/layers/device/decoder_ops.cuh"
+#include "models/layers/host/decoder_ops.hpp"
+#include "support/device_memory.hpp"
+
+namespace sparsegrad::finetune::test {
+namespace {
+
+struct LaneSystem : backend::portable::HostSystem {
+  template <class K>
+  static void launch(Context&, index_t blocks, const K& kernel) {
+    device::emulated::run_blocks(blocks, kernel);
+  }
+};
+struct Lanes : backend::ThrustHost {
+  using System = LaneSystem;
+};
+using LaneOps = DecoderOps<Lanes>;
+using HostOps = DecoderOps<HostBackend>;
+
+/// Numbers in T and in float, which are equal to begin with.
+template <class T>
+struct Numbers {
+  Numbers(Lanes::Context& ctx, index_t rows, index_t cols, std::mt19937_64& random)
+      : rows(rows),
+        cols(cols),
+        device(ctx, rows * cols),
+        host(sparsegrad::test::normal<float>(random, rows * cols)) {
+    for (index_t i = 0; i < rows * cols; ++i) {
+      device.data()[i] = static_cast<T>(host[static_cast<std::size_t>(i)]);
+      host[static_cast<std::size_t>(i)] = static_cast<float>(device.data()[i]);
+    }
+  }
+  MatrixView<T> on_device() { return device.matrix(rows, cols); }
+  MatrixView<float> on_host() { return MatrixView<float>(host.data(), rows, cols); }
+  /// How far off the device's numbers are, as a part of the largest.
+  double difference() const {
+    double worst = 0;
+    double most = 0;
+    for (std::size_t i = 0; i < host.size(); ++i) {
+      const double off = std::abs(static_cast<double>(host[i]) - static_cast<double>(device.data()[i]));
+      worst = off > worst || off != off ? off : worst;
+      most = std::max(most, std::abs(static_cast<double>(host[i])));
+    }
+    return worst / most;
+  }
+
+  index_t rows, cols;
+  Buffer<T, Lanes> device;
+  std::vector<float> host;
+};
+
+/// The largest difference from the CPU's attention in float, as a multiple of what rounding may do.
+template <class T>
+double attention_difference(const CausalShape& shape, const std::vector<index_t>& lengths) {
+  double worst = 0;
+  const auto check_near = [&](const auto& numbers, double roundings) {
+    const double slack = roundings * (is_low_precision<T> ? low_precision_epsilon<T> : 2e-6);
+    const double part = numbers.difference() / slack;
+    worst = part > worst || part != part ? part : worst;
+  };
+  Lanes::Context ctx;
+  HostBackend::Context cpu(1);
+  std::mt19937_64 random(7);
+  Batch batch;
+  for (const index_t length : lengths)
+    batch.add_sequence(std::vector<std::int32_t>(static_cast<std::size_t>(length), 1));
+  PlacedBatch<Lanes> placed;
+  placed.place(ctx, batch, false);
+  PlacedBatch<HostBackend> host_placed;
+  host_placed.place(cpu, batch, false);
+  const index_t tokens = batch.tokens();
+
+  Numbers<T> qkv(ctx, tokens, shape.cols(), random);
+  Numbers<T> out(ctx, tokens, shape.q_cols(), random);
+  Numbers<compute_t<T>> sums(ctx, shape.heads, tokens, random);
+  std::vector<float> work(
+      static_cast<std::size_t>(HostOps::attention_work<float>(cpu, shape, tokens, batch.longest())));
+  HostOps::attention_forward<float>(cpu, shape, host_placed, qkv.on_host(), out.on_host(), sums.host.data(),
+                                    work.data());
+  LaneOps::attention_forward<T>(ctx, shape, placed, qkv.on_device(), out.on_device(), sums.device.data(),
+                                nullptr);
+  check_near(out, 6);
+  check_near(sums, 6);
+
+  Numbers<T> d_out(ctx, tokens, shape.q_cols(), random);
+  Numbers<T> d_qkv(ctx, tokens, shape.cols(), random);
+  Buffer<compute_t<T>, Lanes> delta(ctx, LaneOps::attention_work<T>(ctx, shape, tokens, batch.longest()));
+  HostOps::attention_backward<float>(cpu, shape, host_placed, qkv.on_host(), out.on_host(), sums.host.data(),
+                                     d_out.on_host(), d_qkv.on_host(), work.data());
+  LaneOps::attention_backward<T>(ctx, shape, placed, qkv.on_device(), out.on_device(), sums.device.data(),
+                                 d_out.on_device(), d_qkv.on_device(), delta.data());
+  check_near(d_qkv, 12);
+
+  // The last rows of each sequence as ones that follow the others, whose keys are elsewhere.
+  std::vector<index_t> past;
+  std::vector<MatrixView<T>> keys, values;
+  std::vector<MatrixView<float>> host_keys, host_values;
+  Batch following;
+  for (std::size_t s = 0; s < lengths.size(); ++s) {
+    const index_t last = std::min<index_t>(lengths[s], 1 + static_cast<index_t>(s) % 3);
+    past.push_back(lengths[s] - last);
+    following.add_sequence(std::vector<std::int32_t>(static_cast<std::size_t>(last), 1));
+    const index_t first = batch.offsets[s];
+    keys.push_back(qkv.on_device().block(first, shape.q_cols(), lengths[s], shape.kv_cols()));
+    values.push_back(
+        qkv.on_device().block(first, shape.q_cols() + shape.kv_cols(), lengths[s], shape.kv_cols()));
+    host_keys.push_back(qkv.on_host().block(first, shape.q_cols(), lengths[s], shape.kv_cols()));
+    host_values.push_back(
+        qkv.on_host().block(first, shape.q_cols() + shape.kv_cols(), lengths[s], shape.kv_cols()));
+  }
+  Numbers<T> next(ctx, following.tokens(), shape.cols(), random);
+  Numbers<T> answer(ctx, following.tokens(), shape.q_cols(), random);
+  placed.place(ctx, following, false);
+  host_placed.place(cpu, following, false);
+  HostOps::attention_after<float>(cpu, shape, host_placed, past, host_keys, host_values, batch.longest(),
+                                  next.on_host(), answer.on_host(), work.data());
+  LaneOps::attention_after<T>(ctx, shape, placed, past, keys, values, batch.longest(), next.on_device(),
+                              answer.on_device(), nullptr);
+  check_near(answer, 6);
+  return worst;
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("lanes: attention is the CPU's", T, float, bfloat16, float16) {
+  CHECK(attention_difference<T>({2, 2, 64}, {70, 1, 33}) < 1);
+  CHECK(attention_difference<T>({6, 2, 64}, {40, 65}) < 1);
+  CHECK(attention_difference<T>({3, 1, 48}, {50}) < 1);
+  CHECK(attention_difference<T>({4, 2, 10}, {37, 2}) < 1);  // no packs
+  CHECK(attention_difference<T>({4, 2, 128}, {40, 17}) < 1);
+  CHECK(attention_difference<T>({2, 1, 80}, {35}) < 1);
+}
+
+TEST_CASE("lanes: every wait is needed") {
+  const auto whole = [] {
+    return std::max(attention_difference<bfloat16>({6, 2, 64}, {70, 40}),
+                    attention_difference<float>({6, 2, 64}, {70, 40}));
+  };
+  device::emulated::Sites& sites = device::emulated::Sites::all();
+  sites.seen.clear();
+  REQUIRE(whole() < 1);
+  const std::set<device::emulated::Site> seen = sites.seen;
+  CHECK(seen.size() >= 8);
+  for (const device::emulated::Site& site : seen) {
+    CAPTURE(site.first);
+    CAPTURE(site.second);
+    sites.left_out = site;
+    CHECK_FALSE(whole() < 1);
+  }
+  sites.left_out = {};
+}
+
+}  // namespace sparsegrad::finetune::test

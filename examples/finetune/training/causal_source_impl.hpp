@@ -1,0 +1,27 @@
+// Definitions of CausalSource's templates, for the files that instantiate them.
+#pragma once
+
+#include "checkpoints/decoder_folder.hpp"
+#include "checkpoints/gguf_model.hpp"
+#include "checkpoints/gguf_tokenizer_files.hpp"
+#include "training/causal_source.hpp"
+
+namespace sparsegrad::finetune {
+
+template <class T, class Backend>
+void CausalSource::load(DecoderModel<T, Backend>& model, std::uint64_t seed) const {
+  if (gguf_ != nullptr)
+    (void)load_gguf_weights(*gguf_, model, seed);
+  else
+    (void)load_weights(folder_, model, seed);
+}
+
+template <class T, class Backend>
+void CausalSource::save(const std::filesystem::path& folder, const DecoderModel<T, Backend>& model,
+                        io::DType type) const {
+  require_savable();
+  if (gguf_ != nullptr) write_tokenizer_files(*gguf_, folder);
+  save_decoder(folder, folder_, model, type);
+}
+
+}  // namespace sparsegrad::finetune
