@@ -3,7 +3,6 @@
 #include <charconv>
 #include <set>
 #include <span>
-#include <type_traits>
 #include <utility>
 
 #include <sparsegrad/io/safetensors.hpp>
@@ -145,16 +144,10 @@ void save_decoder(const fs::path& path, const DecoderFolder& source, const Decod
   TensorsToWrite<compute_t<T>> tensors(dtype);
   for (const Parameter<T>& p : model.parameters().all()) {
     if (p.kind == ParameterKind::adapter) continue;
-    if (auto merged = model.merged(p)) {
-      tensors.add(p.name, shape_of(p), std::move(*merged));
-    } else if (p.packed != nullptr) {
-      tensors.add(p.name, shape_of(p), model.values_of(p));
-    } else if constexpr (std::is_same_v<T, float> && !ThrustBackend<Backend>) {
-      tensors.add_view(p.name, shape_of(p),
-                       std::span<const float>(p.weight.data, static_cast<std::size_t>(p.weight.size())));
-    } else {
-      tensors.add(p.name, shape_of(p), model.values(p.weight));
-    }
+    tensors.add(p.name, shape_of(p), [&model, &p] {
+      auto merged = model.merged(p);
+      return merged ? std::move(*merged) : model.values_of(p);
+    });
   }
   tensors.write(path / weights_file);
 }
