@@ -41,10 +41,17 @@ class GroupBases {
   /// ValueError when the layer, or memory of its weight, is in the group already; StateError while
   /// collecting, or, where gradient memory is shared or a warm-up comes, when the layer holds a
   /// gradient or the memory must grow in another's turn.
+  ///
+  /// A layer whose weight is kept elsewhere (TrainedWeight::elsewhere), and it alone, comes with a
+  /// function that takes its updates; not where all layers step together (BatchedStep), nor with an
+  /// optimizer that changes the weight itself. Throws ValueError otherwise.
   template <class L>
-  requires GroupLayer<L, T, B> index_t add(Context& ctx, L& layer, const std::string& kind) {
+  requires GroupLayer<L, T, B> index_t add(Context& ctx, L& layer, const std::string& kind,
+                                           ApplyUpdate<C, B> apply = {}) {
     require_open(ctx, "add");
+    require_updates(layer.trained_weight().empty(), static_cast<bool>(apply));
     Member member;
+    member.apply = std::move(apply);
     member.source = &layer.gradient();
     member.weight = &layer.trained_weight();
     members_.require_apart("add", member.source, *member.weight);
@@ -231,6 +238,19 @@ class GroupBases {
  private:
   void require_open(Context& ctx, const char* call);
   index_t append(Context& ctx, Member member, const std::string& kind);
+  static void require_updates(bool elsewhere, bool has_function) {
+    if (elsewhere != has_function) {
+      throw ValueError(elsewhere
+                           ? "add: the layer's weight is kept elsewhere, expected a function that takes "
+                             "its updates"
+                           : "add: a function for the updates was given, expected none: the layer has a "
+                             "weight, which takes them");
+    }
+    if (has_function && (steps_together || RemainderOptimizer<O, C, B>))
+      throw ValueError(
+          "add: the layer's weight is kept elsewhere, expected one in memory: this group's step changes "
+          "weights itself");
+  }
   index_t add_weight(Context& ctx, const TrainedWeight<T>& weight, const std::string& kind,
                      const WeightOptions<C>& options);
   void set_gradient(index_t i, const WeightGradientView<C>& dw);

@@ -44,6 +44,14 @@ struct WeightOptions {
 template <class C, Backend B>
 using Reduce = std::function<void(typename B::Context&, MatrixView<C>)>;
 
+/// Takes the updates of a weight that is kept elsewhere: W <- (1 - decay) W + V D U^T, D carrying
+/// -lr. Called in a step when all of it has been checked; what it throws leaves the layers before it
+/// stepped.
+template <class C, Backend B>
+using ApplyUpdate =
+    std::function<void(typename B::Context&, const std::shared_ptr<const TuckerBasis<C, B>>& basis,
+                       const SparseGradient<C, B>& d, double decay)>;
+
 /// What a group's members have in common in a step.
 template <class C, Backend B>
 struct MemberRules {
@@ -120,6 +128,7 @@ struct GroupMember {
   std::unique_ptr<GivenGradient<C, B>> given;    ///< the source, of a weight whose engine makes dW itself
   std::unique_ptr<TrainedWeight<T>> own_weight;  ///< the weight, where there is no layer that has it
   const TrainedWeight<T>* weight = nullptr;      ///< the weight that is trained
+  ApplyUpdate<C, B> apply;  ///< takes the updates in place of a weight; empty: `weight` does
   /// Chooses the order of the products of the weight's update.
   CostModel cost_model;
   RotationPrecision rotations = RotationPrecision::full;  ///< of the weight's update

@@ -44,6 +44,7 @@ class SequentialStep {
     const StepReport step = m.optimizer->step(ctx, m.gradient, options, *m.update);
     report.became_dense += step.went_dense ? 1 : 0;
     report.evicted += step.evicted;
+    if (m.apply) return m.apply(ctx, m.source->basis(), *m.update, decay);
     update_weight<T, B>(ctx, *m.weight, m.basis(), *m.update, decay, m.cost_model, m.rotations);
     if constexpr (RemainderOptimizer<O, C, B>) {
       m.optimizer->use_remainder(ctx, m.remainder(ctx, options));

@@ -97,6 +97,11 @@ class SparseGradLinear {
       : SparseGradLinear(ctx, TrainedWeight<T>(weight, master, options.layout), bias, options) {
     round_master(ctx);
   }
+  /// The gradient alone, of a weight W [out, in] that is kept elsewhere: y, dX and the update of W
+  /// are the caller's, who gives a group a function for it (SparseGradGroup::add). Throws ShapeError
+  /// unless out > 0 and in > 0.
+  SparseGradLinear(Context& ctx, index_t out, index_t in, LinearOptions options = {})
+      : SparseGradLinear(ctx, TrainedWeight<T>::elsewhere(out, in), nullptr, options) {}
   ~SparseGradLinear();
   SparseGradLinear(const SparseGradLinear&) = delete;
   SparseGradLinear& operator=(const SparseGradLinear&) = delete;
@@ -205,6 +210,13 @@ class SparseGradLinear {
  private:
   SparseGradLinear(Context& ctx, const TrainedWeight<T>& weight, const T* bias, const LinearOptions& options);
 
+  void require_weight(const char* call) const {
+    if (!weight_.empty()) return;
+    throw StateError(std::string(call) +
+                     ": the layer's weight is kept elsewhere, expected its product there: the layer has the "
+                     "gradient alone");
+  }
+
   TrainedWeight<T> weight_;
   const T* bias_ = nullptr;
   LinearOptions options_;
@@ -242,6 +254,7 @@ SavedInput<T> SparseGradLinear<T, B>::forward(Context& ctx, ConstMatrixView<T> x
                                               MatrixView<T> keep) const {
   require_shape("X", x.rows, x.cols, x.rows, in_extent(), "tokens x in");
   require_shape("Y", y.rows, y.cols, x.rows, out_extent(), "tokens x out");
+  require_weight("forward");
   require_forward_apart<T>(weight_.weight, bias_, x, y, keep);
   const SavedInput<T> saved = gradient_.save(ctx, x, keep);
   linear_forward<B, T>(ctx, weight_.weight, weight_.layout, bias_, x, y);
@@ -251,7 +264,10 @@ SavedInput<T> SparseGradLinear<T, B>::forward(Context& ctx, ConstMatrixView<T> x
 template <class T, Backend B>
 void SparseGradLinear<T, B>::backward(Context& ctx, ConstMatrixView<T> dy, const SavedInput<T>& saved,
                                       MatrixView<T> dx, C* db, InputGradient mode) {
-  if (!dx.empty()) require_shape("dX", dx.rows, dx.cols, dy.rows, in_extent(), "tokens x in");
+  if (!dx.empty()) {
+    require_shape("dX", dx.rows, dx.cols, dy.rows, in_extent(), "tokens x in");
+    require_weight("backward");
+  }
   require_backward_apart<T>(weight_.weight, bias_, dy, dx, db);
   gradient_.add_tokens(ctx, dy, saved);
   if (db != nullptr && dy.rows > 0) B::template column_sums<T>(ctx, dy, db);
@@ -270,6 +286,7 @@ auto SparseGradLinear<T, B>::core(Context& ctx) -> MatrixView<C> {
 
 template <class T, Backend B>
 void SparseGradLinear<T, B>::apply(Context& ctx, const SparseGradient<C, B>& d, double decay) {
+  require_weight("apply");
   update_weight<T, B>(ctx, weight_, *basis(), d, decay, cost_model(), rotations());
 }
 

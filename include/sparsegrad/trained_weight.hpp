@@ -48,14 +48,26 @@ struct TrainedWeight {
     require_apart("the weight", weight, "its master", master);
   }
 
+  /// A weight of these extents that is kept elsewhere, in whatever form: no memory is referred to.
+  /// Throws ShapeError when it has no elements.
+  static TrainedWeight elsewhere(index_t out, index_t in) {
+    TrainedWeight w;
+    w.weight.rows = w.master.rows = out;
+    w.weight.cols = w.master.cols = in;
+    w.weight.stride = w.master.stride = in;
+    w.require_extents();
+    return w;
+  }
+
   /// Extent of the out side.
   index_t out_extent() const { return layout == WeightLayout::out_in ? weight.rows : weight.cols; }
   /// Extent of the in side.
   index_t in_extent() const { return layout == WeightLayout::out_in ? weight.cols : weight.rows; }
-  /// Whether there is no weight.
+  /// Whether there is no weight in memory.
   bool empty() const { return weight.data == nullptr; }
   /// Whether an update of one would change the other.
   bool overlaps(const TrainedWeight& other) const {
+    if (empty() || other.empty()) return false;
     if (overlap(weight, other.weight) || overlap(master, other.master)) return true;
     return is_low_precision<T> && (overlap(weight, other.master) || overlap(master, other.weight));
   }
@@ -68,10 +80,12 @@ struct TrainedWeight {
     *this = moved;
   }
 
-  /// W = round(master); nothing where the weight is its own master.
+  /// W = round(master); nothing where the weight is its own master, or kept elsewhere.
   template <Backend B>
   void round(typename B::Context& ctx) const {
-    if constexpr (is_low_precision<T>) B::template round_to<T>(ctx, master, weight);
+    if constexpr (is_low_precision<T>) {
+      if (!empty()) B::template round_to<T>(ctx, master, weight);
+    }
   }
 
  private:

@@ -299,3 +299,69 @@ TEST_CASE("a saved state is for one number of kept entries, also where the optim
     if (factor == 0.0) CHECK_NOTHROW(denser.restore(other.ctx, state));
   }
 }
+
+TEST_CASE("updates of a weight that is kept elsewhere go to a function") {
+  Model near;
+  Group usual(keeping(5));
+  near.add_to(usual);
+  Model far;
+  Group group(keeping(5));
+  std::vector<std::unique_ptr<Layer>> layers;
+  for (std::size_t i = 0; i < 3; ++i) {
+    const index_t out = far.layers[i]->out_extent();
+    const index_t in = far.layers[i]->in_extent();
+    layers.push_back(std::make_unique<Layer>(far.ctx, out, in));
+    CHECK(layers[i]->trained_weight().empty());
+    MatrixView<double> weight(far.weights[i].data(), out, in);
+    CHECK(message_of([&] { group.add(far.ctx, *layers[i], "x"); }) ==
+          "add: the layer's weight is kept elsewhere, expected a function that takes its updates");
+    group.add(far.ctx, *layers[i], i == 2 ? "down" : "up",
+              [weight](B::Context& ctx, const auto& basis, const auto& d, double decay) {
+                update_weight<double, B>(ctx, TrainedWeight<double>(weight, WeightLayout::out_in), *basis, d,
+                                         decay);
+              });
+    CHECK(
+        message_of([&] {
+          group.add(far.ctx, *far.layers[i], "x", [](B::Context&, const auto&, const auto&, double) {});
+        }) ==
+        "add: a function for the updates was given, expected none: the layer has a weight, which takes them");
+  }
+  CHECK(group.size() == 3);
+  const auto recipe =
+      recipe_of(SideRecipe::hosvd(Truncation::full()), SideRecipe::hosvd(Truncation::rank(3)));
+  usual.collect(near.ctx, recipe);
+  group.collect(far.ctx, recipe);
+  const auto gradients = [&] {
+    for (std::size_t i = 0; i < 3; ++i) {
+      const oracle::Matrix g = near.add_gradient(i);
+      layers[i]->add_gradient(far.ctx, MatrixView<const double>(g.data.data(), g.rows, g.cols));
+    }
+  };
+  gradients();
+  usual.end_collecting_step(near.ctx);
+  group.end_collecting_step(far.ctx);
+  usual.refresh(near.ctx);
+  group.refresh(far.ctx);
+  for (int step = 0; step < 3; ++step) {
+    gradients();
+    usual.step(near.ctx, {.learning_rate = 0.1, .weight_decay = 0.1});
+    group.step(far.ctx, {.learning_rate = 0.1, .weight_decay = 0.1});
+  }
+  CHECK(far.weights == near.weights);
+
+  const std::vector<double> x(12);
+  std::vector<double> y(16);
+  const MatrixView<const double> tokens(x.data(), 2, 6);
+  CHECK(message_of([&] {
+          layers[0]->forward(far.ctx, tokens, {y.data(), 2, 8});
+        }).starts_with("forward: the layer's weight is kept elsewhere"));
+  const MatrixView<const double> dy(y.data(), 2, 8);
+  std::vector<double> dx(12);
+  CHECK(message_of([&] {
+          layers[0]->backward(far.ctx, dy, {tokens}, {dx.data(), 2, 6}, nullptr);
+        }).starts_with("backward: the layer's weight is kept elsewhere"));
+  SparseGradient<double, B> d(far.ctx, 8, 3, 1);
+  CHECK(message_of([&] { layers[0]->apply(far.ctx, d); }).starts_with("apply: the layer's weight"));
+  layers[0]->backward(far.ctx, dy, {tokens}, {}, nullptr);  // the gradient alone
+  CHECK(layers[0]->accumulating());
+}

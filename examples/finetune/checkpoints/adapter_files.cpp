@@ -37,8 +37,8 @@ void write_peft_adapter(const std::filesystem::path& folder, const Adapter& adap
     add_once(modules, module.substr(module.rfind('.') + 1));
     add_once(blocks, m.block);
     const std::string key = "base_model.model." + module;
-    tensors.add_view(key + ".lora_A.weight", {adapter.rank, m.extents.in}, m.a);
-    tensors.add_view(key + ".lora_B.weight", {m.extents.out, adapter.rank}, m.b);
+    tensors.add(key + ".lora_A.weight", {adapter.rank, m.extents.in}, [&m] { return m.a; });
+    tensors.add(key + ".lora_B.weight", {m.extents.out, adapter.rank}, [&m] { return m.b; });
   }
   const nlohmann::json config{{"peft_type", "LORA"},
                               {"task_type", "CAUSAL_LM"},

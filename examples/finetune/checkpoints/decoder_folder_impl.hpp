@@ -4,7 +4,6 @@
 #include <set>
 #include <span>
 #include <string>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -64,16 +63,10 @@ void save_decoder(const std::filesystem::path& path, const DecoderFolder& source
   TensorsToWrite<compute_t<T>> tensors(dtype);
   for (const Parameter<T>& p : model.parameters().all()) {
     if (p.kind == ParameterKind::adapter) continue;
-    if (auto merged = model.merged(p)) {
-      tensors.add(p.name, detail::decoder_shape_of(p), std::move(*merged));
-    } else if (p.packed != nullptr) {
-      tensors.add(p.name, detail::decoder_shape_of(p), model.values_of(p));
-    } else if constexpr (std::is_same_v<T, float> && !ThrustBackend<Backend>) {
-      tensors.add_view(p.name, detail::decoder_shape_of(p),
-                       std::span<const float>(p.weight.data, static_cast<std::size_t>(p.weight.size())));
-    } else {
-      tensors.add(p.name, detail::decoder_shape_of(p), model.values(p.weight));
-    }
+    tensors.add(p.name, detail::decoder_shape_of(p), [&model, &p] {
+      auto merged = model.merged(p);
+      return merged ? std::move(*merged) : model.values_of(p);
+    });
   }
   tensors.write(path / weights_file);
 }

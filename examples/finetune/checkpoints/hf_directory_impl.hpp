@@ -2,7 +2,6 @@
 #pragma once
 
 #include <set>
-#include <type_traits>
 #include <utility>
 
 #include <sparsegrad/io/safetensors.hpp>
@@ -93,15 +92,10 @@ void save_model(const std::filesystem::path& path, const ModelDirectory& source,
   TensorsToWrite<C> tensors(dtype);
   for (const Parameter<T>& p : model.parameters().all()) {
     if (p.kind == ParameterKind::adapter) continue;
-    const std::vector<index_t> shape = detail::shape_of(p);
-    if (auto merged = model.merged(p)) {
-      tensors.add(p.name, shape, std::move(*merged));
-    } else if constexpr (std::is_same_v<T, float> && !ThrustBackend<Backend>) {
-      tensors.add_view(p.name, shape,
-                       std::span<const T>(p.weight.data, static_cast<std::size_t>(p.weight.size())));
-    } else {
-      tensors.add(p.name, shape, model.values(p.weight));
-    }
+    tensors.add(p.name, detail::shape_of(p), [&model, &p] {
+      auto merged = model.merged(p);
+      return merged ? std::move(*merged) : model.values(p.weight);
+    });
   }
   tensors.write(detail::weights_path(path));
 }

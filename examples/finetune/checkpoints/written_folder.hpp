@@ -2,8 +2,10 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -22,33 +24,32 @@ void copy_files(const std::filesystem::path& from, const std::filesystem::path& 
 /// Writes a file aside and renames it. Throws IoError.
 void write_text(const std::filesystem::path& file, const std::string& text);
 
-/// Tensors of numbers in C, written as F32, BF16 or F16.
+/// Tensors of numbers in C, written as F32, BF16 or F16, one in memory at a time.
 template <class C>
 class TensorsToWrite {
  public:
   explicit TensorsToWrite(io::DType dtype) : dtype_(dtype) { writer_.metadata("format", "pt"); }
 
-  void add(const std::string& name, const std::vector<index_t>& shape, std::vector<C> values) {
-    add_values(name, shape, std::span<const C>(values));
-  }
-  /// Of values that live until `write`: without a copy where they are stored as they are.
-  void add_view(const std::string& name, const std::vector<index_t>& shape, std::span<const C> values) {
-    if constexpr (std::is_same_v<C, float>) {
-      if (dtype_ == io::DType::f32) return writer_.add(name, shape, values);
-    }
-    add_values(name, shape, values);
+  /// One whose values `make` gives when it is written.
+  void add(const std::string& name, const std::vector<index_t>& shape, std::function<std::vector<C>()> make) {
+    if (dtype_ == io::DType::bf16) return add_as<bfloat16>(name, shape, std::move(make));
+    if (dtype_ == io::DType::f16) return add_as<float16>(name, shape, std::move(make));
+    add_as<float>(name, shape, std::move(make));
   }
   /// Throws IoError.
   void write(const std::filesystem::path& file) const { writer_.write(file.string()); }
 
  private:
-  void add_values(const std::string& name, const std::vector<index_t>& shape, std::span<const C> x) {
-    if (dtype_ == io::DType::bf16) {
-      writer_.add(name, shape, std::vector<bfloat16>(x.begin(), x.end()));
-    } else if (dtype_ == io::DType::f16) {
-      writer_.add(name, shape, std::vector<float16>(x.begin(), x.end()));
+  template <class X>
+  void add_as(const std::string& name, const std::vector<index_t>& shape,
+              std::function<std::vector<C>()> make) {
+    if constexpr (std::is_same_v<X, C>) {
+      writer_.add_made<X>(name, shape, std::move(make));
     } else {
-      writer_.add(name, shape, std::vector<float>(x.begin(), x.end()));
+      writer_.add_made<X>(name, shape, [make = std::move(make)] {
+        const std::vector<C> values = make();
+        return std::vector<X>(values.begin(), values.end());
+      });
     }
   }
 

@@ -32,6 +32,7 @@ TrainOptions default_options() {
   o.max_length = 1024;
   o.held_out = 0.05;
   o.lora.rank = 16;
+  o.sparse.phase1_fixed_matrices = true;
   o.evaluates_first = true;
   return o;
 }
@@ -76,6 +77,14 @@ void add_data(CLI::App& app, TrainOptions& o) {
   add_chat(app, c);
 }
 
+/// How weights that are not trained in place are kept.
+void add_base(CLI::App& app, CausalOptions& c) {
+  add_choice<Base>(app, "--base", c.base, {{"float", Base::in_float}, {"quantised", Base::quantised}},
+                   "what stays as it is, of a GGUF file. float: unpacked when it is read; quantised: in the "
+                   "file's blocks, unpacked within the products")
+      ->group("Machine");
+}
+
 /// What is trained, and how.
 void add_choice_of_matrices(CLI::App& app, TrainOptions& o) {
   CausalOptions& c = *o.causal;
@@ -91,10 +100,7 @@ void add_choice_of_matrices(CLI::App& app, TrainOptions& o) {
       "same without a basis; lora: adapters beside them; meprop: the largest entries of each row "
       "of their dY; frozen: they stay as they are (control)")
       ->group("Training");
-  add_choice<Base>(app, "--base", c.base, {{"float", Base::in_float}, {"quantised", Base::quantised}},
-                   "what stays as it is, of a GGUF file. float: as what is trained; quantised: in the file's "
-                   "blocks, unpacked within the products")
-      ->group("Training");
+  add_base(app, c);
   app.add_option("--matrices", c.matrices,
                  "which of a block's matrices train: some of q,k,v,o,gate,up,down, or all")
       ->capture_default_str()
@@ -119,6 +125,10 @@ void add_llm_train_options(CLI::App& app, TrainOptions& o) {
   app.add_option("--split-seed", c.split_seed, "which examples of --data are held out")
       ->capture_default_str()
       ->group("Input");
+  app.get_option("--phase1-fixed-matrices")
+      ->description(
+          "in phase 1 the matrices only give their gradients, each micro-batch's for itself (default; "
+          "--phase1-fixed-matrices=false trains them meanwhile by AdamW and puts them back)");
   app.add_option("--preset", o.preset, preset_text())
       ->default_str(fmt::format("{} for run type sparse", "best"))
       ->group("Sparse gradients");
@@ -156,6 +166,7 @@ int run(int argc, char** argv) {
   CLI::App* evaluate_app =
       app.add_subcommand("evaluate", "print a model's loss and perplexity on the answers of a file");
   add_model(*evaluate_app, evaluate.common, true);
+  add_base(*evaluate_app, *evaluate.common.causal);
   add_data(*evaluate_app, evaluate.common);
   evaluate_app->add_option("--batch-size", evaluate.common.batch_size, "most examples of a batch")
       ->capture_default_str()
@@ -176,6 +187,7 @@ int run(int argc, char** argv) {
   generate.common = default_options();
   CLI::App* generate_app = app.add_subcommand("generate", "answer a prompt, word by word");
   add_model(*generate_app, generate.common, true);
+  add_base(*generate_app, *generate.common.causal);
   add_chat(*generate_app, *generate.common.causal);
   generate_app->add_option("--prompt", generate.prompt, "the question (default: each line of standard input)")
       ->group("Input");

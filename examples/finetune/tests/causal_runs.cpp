@@ -1,5 +1,7 @@
 // The training loop on a language model: resumes bit by bit, weights of micro-batches, evaluation, generation.
 #include <cmath>
+#include <functional>
+#include <memory>
 
 #include <sparsegrad/core/error.hpp>
 
@@ -91,6 +93,125 @@ TEST_CASE("a run on a quantised base resumes bit by bit, and on the same base al
   options.causal->base = Base::in_float;
   Run fourth(options, base);
   check_says(error_of([&] { fourth.trainer->restore_state(state); }), "base");
+}
+
+TEST_CASE("updates beside a quantised base: the losses and weights of a float base, and exact resume") {
+  const CausalSource base(
+      write_file(fresh_folder("causal_beside") / "tiny.gguf", tiny_gguf("llama", true).bytes()));
+  struct Variant {
+    const char* name;
+    std::function<void(TrainOptions&)> set;
+    double of_matrices = 1;  ///< the update's memory is below this share of the matrices in float
+  };
+  const auto sides = [](const char* width, const char* other) {
+    return [=](TrainOptions& o) {
+      o.sparse.sides.width = width;
+      o.sparse.sides.other = other;
+    };
+  };
+  const std::vector<Variant> variants{
+      {"one side", sides("8", "identity"), 0.6},
+      {"two sides", sides("8", "6"), 0.3},
+      {"full sides", sides("full", "full")},
+      {"random and Hadamard", sides("random:8", "hadamard")},
+      {"topk", [](TrainOptions& o) { o.run_type = RunType::topk; }},
+      {"refreshes, moments moved, decay",
+       [](TrainOptions& o) {
+         o.sparse.sides.width = "8";
+         o.sparse.refresh_every = 3;
+         o.sparse.moments = MomentsPolicy::transport;
+         o.weight_decay = 0.1;
+       }},
+      {"dense core, clipped, a basis a matrix",
+       [](TrainOptions& o) {
+         o.sparse.adam = AdamSemantics::dense_core;
+         o.sparse.scope = BasisScope::layer;
+         o.clip_norm = 0.5;
+       }},
+      {"single micro-batches", [](TrainOptions& o) { o.accumulation = 1; }},
+  };
+  for (const Variant& variant : variants) {
+    CAPTURE(variant.name);
+    TrainOptions options = options_of(RunType::sparse);
+    options.sparse.refresh_every = 0;
+    options.sparse.phase1_fixed_matrices = true;
+    variant.set(options);
+    options.apply_run_type();
+    Run floats(options, base);
+    floats.trainer->run();
+    options.causal->base = Base::quantised;
+    Run packed(options, base);
+    packed.trainer->run();
+    const TrainReport& found = packed.trainer->report();
+    const TrainReport& wanted = floats.trainer->report();
+    REQUIRE(found.steps.size() == wanted.steps.size());
+    for (std::size_t i = 0; i < found.steps.size(); ++i)
+      CHECK(found.steps[i].loss == doctest::Approx(wanted.steps[i].loss).epsilon(1e-5));
+    CHECK(found.evaluations.back().loss == doctest::Approx(wanted.evaluations.back().loss).epsilon(1e-5));
+    CHECK(wanted.evaluations.back().loss < wanted.steps.front().loss - 0.05);
+
+    index_t update_bytes = 0;
+    index_t matrix_bytes = 0;
+    double change = 0;
+    for (index_t i = 0; i < static_cast<index_t>(packed.model.mlp().size()); ++i) {
+      const std::string name = packed.model.mlp_name(i);
+      const auto& p = packed.model.parameters().at(name);
+      REQUIRE(p.packed != nullptr);
+      REQUIRE(p.weight.empty());
+      const std::vector<float> before = packed.model.values_of(p);
+      const std::vector<float> after = packed.model.merged(p).value();
+      const std::vector<float> other = floats.model.values_of(floats.model.parameters().at(name));
+      double off = 0;
+      for (std::size_t e = 0; e < after.size(); ++e) {
+        off = std::max(off, std::abs(static_cast<double>(after[e]) - static_cast<double>(other[e])));
+        change = std::max(change, std::abs(static_cast<double>(after[e]) - static_cast<double>(before[e])));
+      }
+      CHECK(off < 2e-5);
+      update_bytes += packed.model.mlp_update(i)->bytes();
+      matrix_bytes += 4 * p.size();
+    }
+    CHECK(change > 1e-3);
+    CHECK(static_cast<double>(update_bytes) <= variant.of_matrices * static_cast<double>(matrix_bytes));
+
+    const fs::path state = fresh_folder("causal_beside_state") / "state.safetensors";
+    {
+      Run first(options, base);
+      TrainHooks hooks;
+      hooks.interrupted = [&] { return first.trainer->steps_done() >= 5; };
+      first.trainer->run(hooks);
+      REQUIRE(first.trainer->steps_done() < 8);
+      first.trainer->save_state(state);
+    }
+    Run second(options, base);
+    CHECK(second.trainer->restore_state(state).empty());
+    second.trainer->run();
+    CHECK(second.trainer->state_hash() == packed.trainer->state_hash());
+    CHECK(second.trainer->report().evaluations.back().loss == found.evaluations.back().loss);
+  }
+  TrainOptions options = options_of(RunType::sparse);
+  options.causal->base = Base::quantised;
+  check_says(error_of([&] { Run run(options, base); }), "--phase1-fixed-matrices is false, expected true");
+}
+
+TEST_CASE("phase 1 with fixed matrices has one gradient in memory at a time") {
+  const auto most = [](bool turns) {
+    TrainOptions options = options_of(RunType::sparse);
+    options.sparse.phase1_fixed_matrices = true;
+    options.sparse.share_gradient_memory = turns;
+    Run run(options);
+    REQUIRE(run.trainer->collect_bases());
+    return run.trainer->report().phase1.memory.parts.gradients;
+  };
+  index_t largest = 0;
+  index_t all = 0;
+  Run run(options_of(RunType::sparse));
+  for (const auto& layer : run.model.mlp()) {
+    const index_t bytes = 4 * layer.out_extent() * layer.in_extent();
+    largest = std::max(largest, bytes);
+    all += bytes;
+  }
+  CHECK(most(true) == largest);
+  CHECK(most(false) == all);
 }
 
 TEST_CASE("a step's loss and gradients do not depend on how its examples are put into micro-batches") {

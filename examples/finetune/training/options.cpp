@@ -144,6 +144,12 @@ void TrainOptions::check() const {
   require(sparse.refresh_window >= 1, "--refresh-window", sparse.refresh_window, "at least 1 step");
   require(sparse.refresh_every == 0 || sparse.refresh_window <= sparse.refresh_every, "--refresh-window",
           sparse.refresh_window, "at most --refresh-every");
+  require(
+      !causal || causal->base != Base::quantised || sparse.phase1_fixed_matrices || !sparse.needs_gradients(),
+      "--phase1-fixed-matrices", "false",
+      "true with --base quantised: a phase 1 that trains the matrices needs them in float, which --base "
+      "float "
+      "has");
   require(sparse.phase1_steps >= 1, "--phase1-steps", sparse.phase1_steps, "at least 1 step");
   require(finite_from_zero(sparse.state_capacity), "--state-capacity", sparse.state_capacity,
           "a factor from 1, or 0 for a dense state");

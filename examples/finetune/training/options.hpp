@@ -183,6 +183,14 @@ struct TrainOptions {
     return steps_sparsely() && sparse.share_gradient_memory && accumulation == 1 && clip_norm == 0 &&
            device == Device::cpu;
   }
+  /// Whether one gradient memory serves all matrices in phase 1, each micro-batch's gradient being summed for itself:
+  /// where the steps do that too, and where no step of phase 1 wants the matrices' gradients.
+  bool phase1_takes_turns() const {
+    const bool unused =
+        sparse.phase1_fixed_matrices && (clip_norm == 0 || (causal && trained == TrainedParameters::mlp));
+    return shares_gradient_memory() ||
+           (unused && steps_sparsely() && sparse.share_gradient_memory && device == Device::cpu);
+  }
   /// Throws ValueError naming the option, what it is and what was expected.
   void check() const;
   /// The part of `check` that all commands need.

@@ -17,6 +17,7 @@ bool is_mlp_bias_or_head(std::string_view name) {
 MlpTraining matrix_training(const TrainOptions& options) {
   MlpTraining training;
   training.matrices = options.trains_matrices();
+  training.sparsely = options.steps_sparsely();
   if (options.run_type == RunType::lora) {
     training.lora_rank = options.lora.rank;
     training.lora_scale =

@@ -92,6 +92,7 @@ auto BasicTrainer<Model>::mlp_targets() -> std::vector<MlpTarget<T, Backend>> {
   for (auto& layer : model_.mlp()) {
     const Parameter<T>& parameter = model_.parameters().at(model_.mlp_name(number));
     targets.push_back({&layer, &parameter, matrix_kind(model_.mlp_name(number))});
+    if constexpr (requires { model_.mlp_update(number); }) targets.back().update = model_.mlp_update(number);
     ++number;
   }
   return targets;
@@ -240,6 +241,9 @@ bool BasicTrainer<Model>::collect_bases(const TrainHooks& hooks) {
   const SparseOptions& sparse_options = options_.sparse;
   const bool resets = RunDevice<Backend>::reset_peak();
   bool whole = true;
+  // One gradient memory for all: each matrix's gradient is taken as soon as it is there.
+  const bool in_turns = sparse_options.needs_gradients() && options_.phase1_takes_turns();
+  if (in_turns) sparse_->share_memory(ctx_);
   sparse_->start_collecting(ctx_);
   if (sparse_options.needs_gradients()) {
     reserve();
@@ -261,23 +265,21 @@ bool BasicTrainer<Model>::collect_bases(const TrainHooks& hooks) {
     const std::uint64_t pass = pass_;
     if (!fixed)
       phase1_mlp_ = std::make_unique<DenseMlp<T, Backend>>(ctx_, mlp_targets(), options_.weight_decay);
-    const bool shared = sparse_->shares_gradient_memory();
     double rate = 0;
     const auto use_gradient = [&](index_t number, double scale) {
       (void)sparse_->gradient(ctx_, number);  // complete now, and in the sums
       if (!fixed) phase1_mlp_->step_one(ctx_, number, rate, scale);
       sparse_->end_collecting_step(ctx_, number);
     };
-    // With one memory for all, each matrix is stepped as soon as its gradient is there.
     const detail::MlpGradientScope<Model> scope(
-        model_, shared ? [&](index_t number) { use_gradient(number, 1); } : std::function<void(index_t)>());
+        model_, in_turns ? [&](index_t number) { use_gradient(number, 1); } : std::function<void(index_t)>());
     for (index_t s = 0; s < sparse_options.phase1_steps && whole; ++s) {
       if (hooks.progress) hooks.progress("phase 1", s, sparse_options.phase1_steps);
       rate = options_.learning_rate * rate_.factor(std::min(s, report_.steps_planned - 1));
       report_.phase1.losses.push_back(accumulate().loss);
       if (gradients_are_whole()) {
         const double scale = gradient_scale();
-        for (index_t i = 0; i < sparse_->group().size() && !shared; ++i)
+        for (index_t i = 0; i < sparse_->group().size() && !in_turns; ++i)
           use_gradient(i, scale);
         sparse_->end_collecting_step(ctx_);
         dense_->step(ctx_, {.learning_rate = rate, .grad_scale = scale, .clear_gradients = true});
@@ -297,11 +299,13 @@ bool BasicTrainer<Model>::collect_bases(const TrainHooks& hooks) {
   }
   if (!whole) {
     sparse_->stop_collecting(ctx_);
+    if (in_turns) sparse_->end_sharing(ctx_);
     return false;
   }
   const auto fit = Clock::now();
   ctx_.scratch().forget_most_used();
   sparse_->fit(ctx_);
+  if (in_turns) sparse_->end_sharing(ctx_);
   report_.phase1.fit_seconds = detail::seconds_since(fit);
   report_.phase1.seconds = detail::seconds_since(start);
   report_.phase1.memory.note(memory_now());

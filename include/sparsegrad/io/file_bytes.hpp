@@ -193,7 +193,11 @@ class FileBytes {
 /// file beside it is removed. A path that exists and is no regular file (a device, a pipe) is
 /// written to directly; a symbolic link is followed, also to a file that is not there yet. Throws
 /// IoError with the system's reason.
-inline void write_file(const std::string& path, std::span<const std::span<const std::byte>> parts) {
+///
+/// `part(i)` gives part i of `count`, as a span that is good until the next call: so that a file may
+/// be larger than memory. What it throws is passed on, and the old file stays as it was.
+template <class Part>
+void write_file(const std::string& path, std::size_t count, Part&& part) {
 #if defined(SPARSEGRAD_IO_POSIX)
   const std::string target = detail::resolved(path);
   struct stat status {};
@@ -203,8 +207,8 @@ inline void write_file(const std::string& path, std::span<const std::span<const 
     const detail::Descriptor fd(
         detail::uninterrupted([&] { return ::open(target.c_str(), O_WRONLY | O_CLOEXEC); }));
     if (fd.get() < 0) throw detail::system_error(path, "cannot be opened for writing", errno);
-    for (const std::span<const std::byte> part : parts) {
-      const int code = detail::write_all(fd.get(), part);
+    for (std::size_t i = 0; i < count; ++i) {
+      const int code = detail::write_all(fd.get(), part(i));
       if (code != 0) throw detail::system_error(path, "cannot be written", code);
     }
     return;
@@ -230,9 +234,14 @@ inline void write_file(const std::string& path, std::span<const std::span<const 
     ::unlink(aside.c_str());
     throw detail::system_error(path, what, code);
   };
-  for (const std::span<const std::byte> part : parts) {
-    const int code = detail::write_all(fd.get(), part);
-    if (code != 0) fail("cannot be written", code);
+  try {
+    for (std::size_t i = 0; i < count; ++i) {
+      const int code = detail::write_all(fd.get(), part(i));
+      if (code != 0) throw detail::system_error(path, "cannot be written", code);
+    }
+  } catch (...) {
+    ::unlink(aside.c_str());
+    throw;
   }
   if (exists) (void)::fchmod(fd.get(), status.st_mode & 07777);
   if (detail::uninterrupted([&] { return ::fsync(fd.get()); }) != 0)
@@ -248,16 +257,18 @@ inline void write_file(const std::string& path, std::span<const std::span<const 
   if (directory.get() >= 0) (void)::fsync(directory.get());
 #else
   const std::string aside = path + ".tmp";
-  {
+  try {
     std::ofstream out(aside, std::ios::binary | std::ios::trunc);
-    for (const std::span<const std::byte> part : parts)
-      out.write(reinterpret_cast<const char*>(part.data()), static_cast<std::streamsize>(part.size()));
-    out.close();
-    if (!out) {
-      std::error_code ignored;
-      std::filesystem::remove(aside, ignored);
-      throw IoError(path + ": cannot be written");
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::span<const std::byte> bytes = part(i);
+      out.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
     }
+    out.close();
+    if (!out) throw IoError(path + ": cannot be written");
+  } catch (...) {
+    std::error_code ignored;
+    std::filesystem::remove(aside, ignored);
+    throw;
   }
   std::error_code code;
   std::filesystem::rename(aside, path, code);
@@ -267,6 +278,11 @@ inline void write_file(const std::string& path, std::span<const std::span<const 
     throw IoError(path + ": cannot be replaced: " + code.message());
   }
 #endif
+}
+
+/// The same of parts that are all there.
+inline void write_file(const std::string& path, std::span<const std::span<const std::byte>> parts) {
+  write_file(path, parts.size(), [&](std::size_t i) { return parts[i]; });
 }
 
 }  // namespace sparsegrad::io

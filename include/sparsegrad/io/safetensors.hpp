@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -201,6 +202,15 @@ class SafetensorsWriter {
     const auto owner = std::make_shared<const std::vector<X>>(std::move(values));
     add(std::move(name), dtype_of<X>(), std::move(shape), std::as_bytes(std::span<const X>(*owner)), owner);
   }
+  /// Elements that `make` gives when they are written, one such array in memory at a time. What it
+  /// throws ends `write`, as ShapeError does where their number is not the shape's.
+  template <class X>
+  void add_made(std::string name, std::vector<index_t> shape, std::function<std::vector<X>()> make) {
+    add(std::move(name), dtype_of<X>(), std::move(shape), {}, nullptr, [make = std::move(make)] {
+      const auto owner = std::make_shared<const std::vector<X>>(make());
+      return Made{std::as_bytes(std::span<const X>(*owner)), owner};
+    });
+  }
 
   /// Sets an entry of the metadata. Throws ValueError for a key set before.
   void metadata(std::string key, std::string value) {
@@ -212,10 +222,13 @@ class SafetensorsWriter {
   /// was), ValueError when a name or text is not UTF-8 or the header exceeds 100 MB.
   void write(const std::string& path) const {
     const Layout layout = lay_out();
-    std::vector<std::span<const std::byte>> parts{std::as_bytes(std::span<const char>(layout.header))};
-    for (const std::size_t i : layout.order)
-      parts.push_back(arrays_[i].bytes);
-    write_file(path, parts);
+    Made made;
+    write_file(path, layout.order.size() + 1, [&](std::size_t part) {
+      if (part == 0) return std::as_bytes(std::span<const char>(layout.header));
+      made = {};
+      made = arrays_[layout.order[part - 1]].content();
+      return made.bytes;
+    });
   }
 
   /// The file's bytes.
@@ -227,17 +240,32 @@ class SafetensorsWriter {
     };
     append(std::as_bytes(std::span<const char>(layout.header)));
     for (const std::size_t i : layout.order)
-      append(arrays_[i].bytes);
+      append(arrays_[i].content().bytes);
     return all;
   }
 
  private:
+  /// Bytes with what owns them.
+  struct Made {
+    std::span<const std::byte> bytes;
+    std::shared_ptr<const void> owner;
+  };
   struct Array {
     std::string name;
     DType dtype = DType::f32;
     std::vector<index_t> shape;
-    std::span<const std::byte> bytes;
-    std::shared_ptr<const void> owner;
+    index_t size = 0;  ///< in bytes
+    Made given;
+    std::function<Made()> make;  ///< empty: `given`
+
+    Made content() const {
+      if (!make) return given;
+      Made made = make();
+      if (static_cast<index_t>(made.bytes.size()) == size) return made;
+      throw ShapeError("tensor '" + name + "' has " + std::to_string(made.bytes.size()) +
+                       " bytes when it is written, expected " + std::to_string(size) + " for shape " +
+                       shape_list_text(shape) + " of " + std::string(info(dtype).name));
+    }
   };
   struct Layout {
     std::string header;  ///< with its length before it
@@ -245,7 +273,7 @@ class SafetensorsWriter {
   };
 
   void add(std::string name, DType dtype, std::vector<index_t> shape, std::span<const std::byte> bytes,
-           std::shared_ptr<const void> owner) {
+           std::shared_ptr<const void> owner, std::function<Made()> make = {}) {
     if (name == "__metadata__") throw ValueError("a tensor cannot be named '__metadata__'");
     const bool negative = std::any_of(shape.begin(), shape.end(), [](index_t extent) { return extent < 0; });
     const std::optional<index_t> expected = negative ? std::nullopt : detail::bytes_of(shape, dtype);
@@ -253,14 +281,15 @@ class SafetensorsWriter {
       throw ShapeError("tensor '" + name + "' has shape " + shape_list_text(shape) +
                        ", expected extents >= 0 whose product is below 2^63");
     }
-    if (static_cast<index_t>(bytes.size()) != *expected) {
+    if ((make && *expected < 0) || (!make && static_cast<index_t>(bytes.size()) != *expected)) {
       const std::string found = std::to_string(bytes.size()) + " bytes, expected ";
       throw ShapeError("tensor '" + name + "' has " + found +
                        (*expected < 0 ? "whole bytes" : std::to_string(*expected)) + " for shape " +
                        shape_list_text(shape) + " of " + std::string(info(dtype).name));
     }
     if (!names_.emplace(name, 0).second) throw ValueError("tensor '" + name + "' is added twice");
-    arrays_.push_back({std::move(name), dtype, std::move(shape), bytes, std::move(owner)});
+    arrays_.push_back(
+        {std::move(name), dtype, std::move(shape), *expected, {bytes, std::move(owner)}, std::move(make)});
   }
 
   Layout lay_out() const {
@@ -274,7 +303,7 @@ class SafetensorsWriter {
     index_t begin = 0;
     for (const std::size_t i : layout.order) {
       const Array& array = arrays_[i];
-      const index_t end = begin + static_cast<index_t>(array.bytes.size());
+      const index_t end = begin + array.size;
       entries.push_back({array.name, array.dtype, array.shape, begin, end});
       begin = end;
     }

@@ -91,6 +91,10 @@ class DecoderModel {
   /// The chosen matrices' gradients, in ascending order of blocks and kinds. Empty when they are not trained, or have
   /// adapters.
   std::deque<MlpLayer>& mlp() { return mlp_.layers; }
+  /// What keeps the updates of mlp()[number] beside a matrix that stays packed; null: they go to the matrix itself.
+  AccumulatedUpdate<C, Backend>* mlp_update(index_t number) {
+    return mlp_.updates[static_cast<std::size_t>(number)].get();
+  }
   /// The parameter's name of mlp()[number].
   std::string mlp_name(index_t number) const { return mlp_names_[static_cast<std::size_t>(number)]; }
 
@@ -128,7 +132,7 @@ class DecoderModel {
   /// [sequences, vocab].
   MatrixView<const C> decode(Context& ctx, std::span<Cache* const> caches, const Batch& batch);
 
-  /// What a file of the model holds for a matrix that is not W itself: W with its adapter. Else nothing.
+  /// What a file of the model holds for a matrix that is not W itself: W with its adapter or its updates. Else nothing.
   std::optional<std::vector<C>> merged(const Parameter<T>& parameter) const;
 
   ModelMemory memory() const;

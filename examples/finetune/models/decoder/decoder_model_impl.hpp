@@ -205,6 +205,15 @@ void DecoderModel<T, Backend>::reserve(Context& ctx, index_t max_tokens, index_t
         unpacked = std::max(unpacked, FrozenWeight<T, Backend>::scratch_bytes(*p.packed, ctx.threads()));
     }
   }
+  for (std::size_t i = 0; i < mlp_.updates.size(); ++i) {
+    if constexpr (!ThrustBackend<Backend>) {
+      if (const auto* update = mlp_.updates[i].get(); update != nullptr) {
+        const index_t whole =
+            FrozenWeight<T, Backend>::updated_scratch_bytes(update->rows(), update->cols(), ctx.threads());
+        unpacked = std::max(unpacked, whole + update->scratch_bytes(ctx, *mlp_.layers[i].basis()));
+      }
+    }
+  }
   ctx.scratch().reserve(scratch + unpacked);
 }
 
@@ -340,6 +349,8 @@ ModelMemory DecoderModel<T, Backend>::memory() const {
   memory.dense_gradients = parameters_.gradient_bytes();
   for (const MlpLayer& layer : mlp_.layers)
     memory.mlp_gradients += layer.gradient_bytes();
+  for (const auto& update : mlp_.updates)
+    memory.weights += update == nullptr ? 0 : update->bytes();
   memory.activations = arena_.bytes();
   return memory;
 }

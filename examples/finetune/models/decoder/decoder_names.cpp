@@ -77,7 +77,7 @@ void keep_packed(std::vector<ParameterShape>& shapes, const TrainedParts& traine
   std::set<std::string> in_place;
   for (const index_t block : trained.matrices.blocks) {
     for (const MatrixKind kind : trained.matrices.kinds)
-      if (trained.mlp.matrices) in_place.insert(matrix_name(block, kind));
+      if (trained.mlp.matrices && !trained.mlp.sparsely) in_place.insert(matrix_name(block, kind));
   }
   for (ParameterShape& shape : shapes) {
     const bool is_matrix = shape.kind == ParameterKind::mlp_matrix && !in_place.contains(shape.name);

@@ -33,7 +33,7 @@ MatrixExtents matrix_extents(const DecoderConfig& config, MatrixKind kind);
 std::vector<ParameterShape> decoder_shapes(const DecoderConfig& config, const MatrixChoice& choice,
                                            index_t lora_rank);
 
-/// Gives matrices and tables that `trained` leaves as they are their packed form, where they have one.
+/// Gives matrices and tables that `trained` does not train in place their packed form, where they have one.
 void keep_packed(std::vector<ParameterShape>& shapes, const TrainedParts& trained,
                  const PackedMatrices& packed);
 

@@ -12,6 +12,7 @@
 #include "models/mlp/lora_matrix.hpp"
 #include "models/mlp/meprop_matrix.hpp"
 #include "models/mlp/trained_matrix.hpp"
+#include "models/mlp/updated_matrix.hpp"
 
 namespace sparsegrad::finetune {
 
@@ -21,6 +22,7 @@ struct MlpTraining {
   index_t lora_rank = 0;  ///< with constant matrices, > 0: each has an adapter of this rank
   double lora_scale = 1;
   LoraInit lora_init = LoraInit::kaiming;
+  bool sparsely = false;    ///< by updates that are kept beside matrices that stay packed
   double meprop_share = 0;  ///< with trained matrices, > 0: share of each row of their dY that is kept
 };
 
@@ -28,7 +30,10 @@ struct MlpTraining {
 template <class T, class Backend>
 struct MlpMatrices {
   using Layer = SparseGradLinear<T, Backend>;
+  using Update = AccumulatedUpdate<compute_t<T>, Backend>;
   std::deque<Layer> layers;  ///< what optimizers read gradients from; empty when the matrices are constants
+  std::deque<std::unique_ptr<Update>>
+      updates;  ///< of each layer, where updates are kept beside it, else null
   std::vector<std::unique_ptr<MlpMatrix<T, Backend>>> matrices;
 
   /// What each keeps in a training pass at present (MlpMatrix::saved_cols).
@@ -52,7 +57,18 @@ MlpMatrices<T, Backend> make_mlp_matrices(typename Backend::Context& ctx, const 
     const std::string& name = names[i];
     const Parameter<T>& p = parameters.at(name);
     const bool is_chosen = chosen.empty() || chosen[i];
-    if (is_chosen && training.matrices) {
+    if (is_chosen && training.matrices && p.packed != nullptr) {
+      if constexpr (ThrustBackend<Backend>) {
+        (void)FrozenWeight<T, Backend>(p);  // refuses it
+      } else {
+        using Update = typename MlpMatrices<T, Backend>::Update;
+        mlp.layers.emplace_back(ctx, p.rows(), p.cols());
+        mlp.updates.push_back(std::make_unique<Update>(p.rows(), p.cols(), mlp.layers.back().rotations()));
+        mlp.matrices.push_back(
+            std::make_unique<UpdatedMatrix<T, Backend>>(mlp.layers.back(), p, *mlp.updates.back()));
+      }
+    } else if (is_chosen && training.matrices) {
+      mlp.updates.push_back(nullptr);
       if constexpr (is_low_precision<T>) {
         mlp.layers.emplace_back(ctx, p.rounded, p.weight, nullptr);
       } else {

@@ -28,7 +28,7 @@ class TrainedMatrix : public MlpMatrix<T, Backend> {
     layer_.backward(ctx, dy, input_, dx, nullptr, mode);
   }
 
- private:
+ protected:
   Layer& layer_;
   SavedInput<T> input_;
 };

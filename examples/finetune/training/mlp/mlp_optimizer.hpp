@@ -8,6 +8,7 @@
 #include <sparsegrad/io/safetensors.hpp>
 #include <sparsegrad/sparse_grad_linear.hpp>
 
+#include "models/mlp/accumulated_update.hpp"
 #include "models/parameters/parameter_set.hpp"
 #include "training/memory/memory_account.hpp"
 #include "training/state_arrays.hpp"
@@ -20,6 +21,8 @@ struct MlpTarget {
   SparseGradLinear<T, Backend>* layer;  ///< its gradient
   const Parameter<T>* parameter;
   std::string kind;  ///< matrices of a kind may share a basis
+  /// Where its updates go in place of the parameter; null: to the parameter.
+  AccumulatedUpdate<compute_t<T>, Backend>* update = nullptr;
 };
 
 /// The optimizer of all MLP matrices. Each way to train them is a class; a trainer chooses once (make_mlp_optimizer). This

@@ -13,6 +13,7 @@
 #include "replication/reference_defects.hpp"
 #include "training/mlp/mlp_optimizer.hpp"
 #include "training/mlp/sparse_setup.hpp"
+#include "training/mlp/update_state.hpp"
 
 namespace sparsegrad::finetune {
 
@@ -29,19 +30,26 @@ class SparseMlp final : public MlpOptimizer<T, Backend> {
   SparseMlp(Context& ctx, const std::vector<Target>& targets, const SparseOptions& options,
             double weight_decay, const Workload& workload, bool shared)
       : options_(options), weight_decay_(weight_decay), shared_(shared), group_(group_options(targets)) {
-    const index_t matrix = targets.front().parameter->weight.size();
+    const index_t matrix = targets.front().parameter->size();
     if (options_.defects.signed_selection)
       group_.use_selector(SignedThreshold<Backend>{kept_entries(options_, matrix)});
     for (const Target& target : targets) {
       target.layer->set_plan(ctx, parse_plan(options_.plan), workload);
-      group_.add(ctx, *target.layer, target.kind);
-      sparse_parameters_ += target.parameter->weight.size();
+      add(ctx, target);
+      sparse_parameters_ += target.parameter->size();
     }
   }
 
   Group& group() { return group_; }
   const Group& group() const { return group_; }
-  bool shares_gradient_memory() const { return shared_; }
+
+  /// One gradient memory for all matrices until `end_sharing`; nothing where they share one anyway.
+  void share_memory(Context& ctx) {
+    if (!shared_) set_memory(ctx, std::make_shared<GradientMemory<float, Backend>>());
+  }
+  void end_sharing(Context& ctx) {
+    if (!shared_) set_memory(ctx, nullptr);
+  }
 
   /// Phase 1: all gradients up to `fit` go to the sums that bases are fitted to, or to nothing after `stop_collecting`.
   /// `end_collecting_step` ends a step that is not this optimizer's, for one matrix and then for all.
@@ -92,6 +100,7 @@ class SparseMlp final : public MlpOptimizer<T, Backend> {
   void add_memory(Context& ctx, index_t, MemoryParts& parts) const override {
     const GroupMemory group = group_.memory(ctx);
     parts.gradients += group.gradients + group.sparse_gradients;
+    if (phase1_memory_ != nullptr) parts.gradients += phase1_memory_->bytes();
     parts.optimizer += group.optimizer + group.selectors;
     parts.basis = group.bases;
     parts.collection = group.collection;
@@ -106,6 +115,7 @@ class SparseMlp final : public MlpOptimizer<T, Backend> {
         hash.add(array.values.data(), array.values.size() * sizeof(float));
       hash.add(state.count.data(), state.count.size() * sizeof(std::int32_t));
     }
+    detail::add_updates<Backend>(ctx, hash, updates_);
   }
   std::uint64_t hash_of_bases(Context& ctx, std::uint64_t hash) override {
     for (index_t i = 0; i < group_.size(); ++i) {
@@ -123,6 +133,7 @@ class SparseMlp final : public MlpOptimizer<T, Backend> {
   }
   void save(Context& ctx, io::SafetensorsWriter& writer, nlohmann::json&) override {
     io::put(ctx, writer, file_prefix, group_);
+    detail::put_updates<Backend>(ctx, writer, updates_, present_bases());
   }
   void check_written(Context& ctx, const io::SafetensorsFile& file) override {
     const auto written = io::get_group_state<float, Backend>(ctx, file, file_prefix);
@@ -132,20 +143,42 @@ class SparseMlp final : public MlpOptimizer<T, Backend> {
         throw IoError(
             fmt::format("{}: the optimizer of MLP matrix {} is not what was written to it", file.path(), i));
     }
+    detail::require_same_updates<Backend>(ctx, file, updates_);
   }
   void restore(Context& ctx, const io::SafetensorsFile& file, const nlohmann::json&) override {
     io::get(ctx, file, file_prefix, group_);
+    detail::get_updates<Backend>(ctx, file, updates_, present_bases());
   }
 
  private:
   static constexpr const char* file_prefix = "sparse.";
 
+  void add(Context& ctx, const Target& target) {
+    layers_.push_back(target.layer);
+    updates_.push_back(target.update);
+    if (target.update == nullptr) {
+      group_.add(ctx, *target.layer, target.kind);
+      return;
+    }
+    group_.add(ctx, *target.layer, target.kind,
+               [update = target.update](Context& c, const auto& basis, const auto& d, double decay) {
+                 update->add(c, basis, d, decay);
+               });
+  }
+  detail::BasisOf<Backend> present_bases() const {
+    return [this](std::size_t i) { return group_.basis(static_cast<index_t>(i)); };
+  }
+  void set_memory(Context& ctx, std::shared_ptr<GradientMemory<float, Backend>> memory) {
+    for (auto* layer : layers_)
+      layer->gradient().share_memory(ctx, memory);
+    phase1_memory_ = std::move(memory);
+  }
+
   typename Group::Options group_options(const std::vector<Target>& targets) const {
-    const index_t matrix = targets.front().parameter->weight.size();
+    const index_t matrix = targets.front().parameter->size();
     typename Group::Options options;
-    const bool alike = std::all_of(targets.begin(), targets.end(), [&](const Target& target) {
-      return target.parameter->weight.size() == matrix;
-    });
+    const bool alike = std::all_of(targets.begin(), targets.end(),
+                                   [&](const Target& target) { return target.parameter->size() == matrix; });
     if (alike)
       options.entries = kept_entries(options_, matrix);
     else
@@ -166,6 +199,9 @@ class SparseMlp final : public MlpOptimizer<T, Backend> {
   SparseOptions options_;
   double weight_decay_;
   bool shared_;
+  std::vector<SparseGradLinear<T, Backend>*> layers_;
+  std::vector<AccumulatedUpdate<float, Backend>*> updates_;  ///< as MlpTarget's
+  std::shared_ptr<GradientMemory<float, Backend>> phase1_memory_;
   index_t sparse_parameters_ = 0;
   Group group_;
 };
