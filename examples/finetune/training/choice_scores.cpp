@@ -1,0 +1,96 @@
+#include "training/choice_scores.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <deque>
+
+#include <fmt/format.h>
+#include <sparsegrad/core/float_bits.hpp>
+
+#include "models/host_backend.hpp"
+
+namespace sparsegrad::finetune {
+
+namespace {
+
+/// Rows that all examples have in common, none of which predicts anything.
+std::size_t common_rows(const CausalDataset& answers) {
+  std::size_t rows = answers.ids(0).size();
+  for (index_t i = 0; i < answers.size(); ++i) {
+    const auto ids = answers.ids(i);
+    const auto targets = answers.targets(i);
+    std::size_t same = 0;
+    while (same < std::min(rows, ids.size()) && ids[same] == answers.ids(0)[same] && targets[same] < 0)
+      ++same;
+    rows = same;
+  }
+  return rows;
+}
+
+std::size_t best_of(std::span<const ChoiceScore> scores, bool per_token) {
+  const auto value = [&](const ChoiceScore& score) {
+    return per_token ? score.per_token() : score.log_likelihood;
+  };
+  const auto best =
+      std::max_element(scores.begin(), scores.end(),
+                       [&](const ChoiceScore& a, const ChoiceScore& b) { return value(a) < value(b); });
+  return static_cast<std::size_t>(best - scores.begin());
+}
+
+}  // namespace
+
+template <class T, class Backend>
+std::vector<ChoiceScore> score_choices(typename Backend::Context& ctx, DecoderModel<T, Backend>& model,
+                                       const CausalDataset& answers) {
+  using Cache = KeyValueCache<T, Backend>;
+  std::vector<ChoiceScore> scores;
+  if (answers.size() == 0) return scores;
+  const std::size_t common = common_rows(answers);
+  std::deque<Cache> caches;
+  std::vector<Cache*> pointers;
+  Batch batch;
+  for (index_t i = 0; i < answers.size(); ++i) {
+    caches.emplace_back(ctx, model.config(), answers.longest());
+    pointers.push_back(&caches.back());
+    if (i == 0 && common > 0) model.decode(ctx, caches[0], answers.ids(0).first(common));
+    if (i > 0) caches.back().copy_from(ctx, caches[0]);
+    batch.add_sequence(answers.ids(i).subspan(common), answers.targets(i).subspan(common));
+  }
+  const std::span<const double> losses = model.token_losses_after(ctx, pointers, batch);
+  std::size_t at = 0;
+  for (index_t i = 0; i < answers.size(); ++i) {
+    ChoiceScore score;
+    score.tokens = answers.counted(i);
+    for (index_t t = 0; t < score.tokens; ++t)
+      score.log_likelihood -= losses[at++];
+    if (!sparsegrad::is_finite(score.log_likelihood)) {
+      throw ModelError(fmt::format("{}: the model's loss of a choice is {}, expected a finite number",
+                                   answers.name(), -score.log_likelihood));
+    }
+    scores.push_back(score);
+  }
+  return scores;
+}
+
+void ChoiceAccuracy::add(std::span<const ChoiceScore> scores, std::size_t right_choice) {
+  ++questions;
+  right += best_of(scores, false) == right_choice ? 1 : 0;
+  right_per_token += best_of(scores, true) == right_choice ? 1 : 0;
+}
+
+double ChoiceAccuracy::share(index_t count) const {
+  return questions > 0 ? static_cast<double>(count) / static_cast<double>(questions) : 0;
+}
+
+double ChoiceAccuracy::standard_error(index_t count) const {
+  if (questions < 2) return 0;
+  const double p = share(count);
+  return std::sqrt(p * (1 - p) / static_cast<double>(questions - 1));
+}
+
+template std::vector<ChoiceScore> score_choices(HostBackend::Context&, DecoderModel<float, HostBackend>&,
+                                                const CausalDataset&);
+template std::vector<ChoiceScore> score_choices(HostBackend::Context&, DecoderModel<bfloat16, HostBackend>&,
+                                                const CausalDataset&);
+
+}  // namespace sparsegrad::finetune
