@@ -188,12 +188,32 @@ class Reader {
     };
   }
 
+  void add_choices(const std::string& kind, const json& object) {
+    ChoiceRecord record;
+    try {
+      record = read_choices(kind, object);
+    } catch (const DataError& error) {
+      fail(error.what());
+    }
+    if (record.choices.texts.empty()) {
+      ++found_.unanswered;
+      return;
+    }
+    const std::size_t before = found_.examples.size();
+    add_pair(std::move(record.question), record.choices.texts[record.choices.right]);
+    if (found_.examples.size() > before) found_.choices.push_back(std::move(record.choices));
+  }
+
   /// What makes conversations of records like this one.
   std::function<void(const json&)> converter(const json& first) {
     if (!format_.question.empty() || !format_.answer.empty()) {
       if (format_.question.empty() || format_.answer.empty())
         throw DataError("the fields of question and answer go together: one of the two is not named");
       return pair_of(format_.question, format_.answer);
+    }
+    if (const std::string kind = multiple_choice_kind(first); !kind.empty()) {
+      found_.kind = kind;
+      return [this, kind](const json& object) { add_choices(kind, object); };
     }
     const auto has = [&](const char* name) { return first.contains(name); };
     if (has("messages") || has("conversations")) {
@@ -228,8 +248,9 @@ class Reader {
     fail(fmt::format(
         "the fields are {}; expected question and answer; instruction, input and output; prompt and "
         "completion; "
-        "input and output; messages; conversations; or a tree of OpenAssistant. Or name them: --fields "
-        "QUESTION,ANSWER",
+        "input and output; messages; conversations; a tree of OpenAssistant; or, of multiple choice, "
+        "question, "
+        "choices and answerKey. Or name them: --fields QUESTION,ANSWER",
         names_of(first)));
   }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "data/data_error.hpp"
+#include "data/multiple_choice.hpp"
 
 namespace sparsegrad::finetune {
 
@@ -36,9 +37,10 @@ struct ConversationFormat {
 /// The conversations of a file.
 struct Conversations {
   std::vector<Conversation> examples;
-  std::string kind;            ///< what the records are: "question, answer"
-  std::size_t unanswered = 0;  ///< records without an answer, which are not among the examples
-  std::size_t synthetic = 0;   ///< OpenAssistant trees that a model wrote, which are not either
+  std::vector<Choices> choices;  ///< of each example, where the records are of multiple choice
+  std::string kind;              ///< what the records are: "question, answer"
+  std::size_t unanswered = 0;    ///< records without an answer, which are not among the examples
+  std::size_t synthetic = 0;     ///< OpenAssistant trees that a model wrote, which are not either
 };
 
 /// Reads a file of JSON lines, or of one JSON array, of objects that are all of one kind, told from the first one:
@@ -50,6 +52,7 @@ struct Conversations {
 ///     messages: [{role, content}, ...]         (roles system, user, assistant)
 ///     conversations: [{from, value}, ...]      (ShareGPT's: system, human, gpt)
 ///     prompt: {text, role, replies: [...]}     (a tree of OpenAssistant)
+/// and those of multiple choice (multiple_choice_kind), whose answer is the right choice.
 /// Throws DataError naming file and line: it cannot be read, is malformed or cut short, a field is missing or no text, an
 /// answer is empty, messages do not take turns.
 Conversations read_conversations(const std::filesystem::path& file, const ConversationFormat& format = {});

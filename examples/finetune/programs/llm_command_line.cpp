@@ -101,6 +101,15 @@ void add_choice_of_matrices(CLI::App& app, TrainOptions& o) {
       "of their dY; frozen: they stay as they are (control)")
       ->group("Training");
   add_base(app, c);
+  app.add_flag("--recompute", c.recompute,
+               "keep of a block's activations its input alone, and compute the others again in the backward "
+               "pass: the same numbers in less memory and more time")
+      ->group("Training");
+  app.add_option("--tokens-per-batch", o.tokens_per_batch,
+                 "fill micro-batches with the examples of a step (--batch-size times --accumulation) up to N "
+                 "tokens, in place of --batch-size examples each (0: do not)")
+      ->capture_default_str()
+      ->group("Training");
   app.add_option("--matrices", c.matrices,
                  "which of a block's matrices train: some of q,k,v,o,gate,up,down, or all")
       ->capture_default_str()
@@ -121,6 +130,14 @@ void add_llm_train_options(CLI::App& app, TrainOptions& o) {
   add_training_options(app, o);
   add_train_options(app, o);
   app.add_option("--validation", c.validation, "file to evaluate on, in place of a part of --data")
+      ->group("Input");
+  app.add_option("--evaluate-also", c.evaluate_also,
+                 "NAME=FILE, which may be repeated: with each evaluation the loss on the answers of another "
+                 "file too, which chooses nothing; before and after training it shows what is forgotten. Its "
+                 "fields are told from its first record")
+      ->type_name("NAME=FILE")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->allow_extra_args(false)
       ->group("Input");
   app.add_option("--split-seed", c.split_seed, "which examples of --data are held out")
       ->capture_default_str()
@@ -176,6 +193,12 @@ int run(int argc, char** argv) {
           "--exact-match", evaluate.exact_match,
           "answer the first N questions, greedily, and count the answers whose last number is right (0: "
           "none)")
+      ->capture_default_str()
+      ->group("Output");
+  evaluate_app
+      ->add_option("--choices", evaluate.choices,
+                   "of records of multiple choice, compare the likelihoods of the choices of the first N "
+                   "questions (0: none)")
       ->capture_default_str()
       ->group("Output");
   evaluate_app
@@ -273,6 +296,10 @@ int run(int argc, char** argv) {
                          train.causal->validation.empty(),
                          "--validation",
                          "no file of its own to evaluate on"});
+      effects.push_back({{"--recompute"},
+                         train.run_type != RunType::frozen_mlp || train.trained == TrainedParameters::all,
+                         "--run-type frozen",
+                         "something to train"});
       tell_effects(given, effects);
       train.apply_run_type();
       return run_llm_train(train);

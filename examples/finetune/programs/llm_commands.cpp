@@ -11,6 +11,11 @@ namespace sparsegrad::finetune {
 int run_llm_evaluate(const LlmEvaluateCommand& command) {
   if (command.common.data.empty())
     throw ValueError("--data FILE is missing: questions and answers to evaluate on");
+  if (command.choices < 0 || command.exact_match < 0) {
+    throw ValueError(fmt::format("{} is {}, expected a number of questions, 0 for none",
+                                 command.choices < 0 ? "--choices" : "--exact-match",
+                                 command.choices < 0 ? command.choices : command.exact_match));
+  }
   command.common.check_device();
   if (command.common.device == Device::cuda) return run_llm_evaluate_on_cuda(command);
   return on_chosen_type(command.common, [&]<class T>(const TrainOptions& chosen, T) {

@@ -19,6 +19,7 @@ struct LlmEvaluateCommand {
   TrainOptions common;
   index_t exact_match = 0;  ///< examples whose answers are generated and compared; 0: none
   index_t max_new_tokens = 256;
+  index_t choices = 0;  ///< questions of multiple choice whose choices are compared; 0: none
 };
 int run_llm_evaluate(const LlmEvaluateCommand& command);
 int run_llm_evaluate_on_cuda(const LlmEvaluateCommand& command);

@@ -46,7 +46,8 @@ int run_llm_inspect(const TrainOptions& options) {
     trained += extents.out * extents.in * static_cast<index_t>(parts.matrices.blocks.size());
   }
   print("       {} weights in them\n", trained);
-  const index_t tokens = options.batch_size * options.max_length;
+  const index_t tokens =
+      options.tokens_per_batch > 0 ? options.tokens_per_batch : options.batch_size * options.max_length;
   const MemoryEstimate estimate =
       estimate_memory(config, options, tokens, source.packed(options.causal->base));
   for (const auto& [name, memory] :

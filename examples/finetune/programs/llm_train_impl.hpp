@@ -2,6 +2,8 @@
 #pragma once
 
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "programs/llm_commands.hpp"
 #include "programs/run_training.hpp"
@@ -40,12 +42,23 @@ class CausalRun {
   BasicTrainer<DecoderModel<T, Backend>>& start(const TrainOptions& options) {
     session_.load_model(options, trained_parts(options, session_.source().config()));
     data_.emplace(session_.train(), session_.held());
+    for (const auto& [name, data] : session_.also())
+      data_->also_evaluate(name, data);
     trainer_.emplace(session_.ctx(), session_.model(), *data_, options, session_.program_bytes());
     return *trainer_;
   }
   void describe(nlohmann::json& log) const {
     log["data"] = session_.data_json();
     log["model"] = session_.model_json();
+  }
+  void describe_results(const TrainReport& report, nlohmann::json& log) const {
+    for (const Forgetting& f : forgetting_of(report, also_names()))
+      log["forgetting"][f.name] = {{"before", f.before}, {"best", f.best}, {"last", f.last}};
+  }
+  void tell_results(const TrainReport& report) const {
+    for (const Forgetting& f : forgetting_of(report, also_names()))
+      print("loss on {}: {:.4f} before, {:.4f} of the best model ({:+.4f})\n", f.name, f.before, f.best,
+            f.best - f.before);
   }
   void warn() const {
     for (const std::string& note : session_.source().tokenizer().notes())
@@ -58,6 +71,13 @@ class CausalRun {
   }
 
  private:
+  std::vector<std::string> also_names() const {
+    std::vector<std::string> names;
+    for (const auto& [name, data] : session_.also())
+      names.push_back(name);
+    return names;
+  }
+
   CausalSession<T, Backend> session_;
   std::optional<CausalRunData<T, Backend>> data_;
   std::optional<BasicTrainer<DecoderModel<T, Backend>>> trainer_;

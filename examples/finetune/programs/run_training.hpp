@@ -38,6 +38,7 @@ std::unique_ptr<StepProfile> make_profile(typename Backend::Context& ctx,
 ///     estimate(options)             what it will take
 ///     start(options) -> trainer     makes the model and its trainer
 ///     ctx(), program_bytes(), parameters(), describe(log), warn(), tell(options), restore_weights(options), save(folder, type)
+///     describe_results(report, log), tell_results(report)     what it says beside the report's own
 /// `products`: what the log says of the products. Returns the exit status; errors are exceptions.
 template <class Run>
 int run_training(const TrainOptions& options, const std::string& products) {
@@ -100,6 +101,7 @@ int run_training(const TrainOptions& options, const std::string& products) {
   const auto write_log = [&](bool finished) {
     events.update(trainer.report());
     log.update(to_json(trainer.report()));
+    run.describe_results(trainer.report(), log);
     if (profile != nullptr && profile->steps() > 0) log["profile"] = to_json(*profile);
     log["finished"] = finished;
     write_json(log_path, log);
@@ -188,6 +190,7 @@ int run_training(const TrainOptions& options, const std::string& products) {
       const EvaluationRecord& best = report.evaluations[*report.best];
       print("best: step {}, {}\n", best.step, metrics_text(best.metrics));
     }
+    run.tell_results(report);
     if (profile != nullptr) print("{}", profile_text(*profile));
     print("log: {}\n", log_path.string());
     if (options.save) print("model: {}\n", model_path.string());

@@ -42,6 +42,8 @@ class GlueRun {
     log["tokenizer"] = to_json(session_.tokenizer_report());
     log["model"] = session_.model_json();
   }
+  void describe_results(const TrainReport&, nlohmann::json&) const {}
+  void tell_results(const TrainReport&) const {}
   void warn() const { warn_of_unknown(session_); }
   void tell(const TrainOptions& options) {
     print("data: {}\n", session_.source().text);

@@ -8,6 +8,9 @@
 #include "support/causal_run.hpp"
 #include "support/tiny_gguf.hpp"
 #include "training/causal_parts.hpp"
+#include "training/causal_run_data.hpp"
+#include "training/causal_source.hpp"
+#include "training/choice_scores.hpp"
 #include "training/generation.hpp"
 
 using namespace sparsegrad;
@@ -59,6 +62,28 @@ TEST_CASE("a run that is ended and resumed has the bits of one that was not, wha
     others.causal->blocks = "1,3";
     Run third(others);
     check_says(error_of([&] { third.trainer->restore_state(state); }), "the run had options/blocks \"0,2\"");
+  }
+}
+
+TEST_CASE("a run that computes its activations again has the bits of one that keeps them, in less memory") {
+  for (const RunType type : {RunType::ft, RunType::sparse, RunType::topk, RunType::lora, RunType::meprop}) {
+    for (const bool low : {false, true}) {
+      CAPTURE(std::string(to_string(type)));
+      CAPTURE(low);
+      TrainOptions options = options_of(type);
+      options.max_steps = 6;
+      // Kept in projected form where one side is of low rank; one gradient memory for all in steps of one micro-batch.
+      options.accumulation = low ? 1 : 2;
+      if (low) options.sparse.sides = {"identity", "identity", "", "4"};
+      Run keeps(options);
+      keeps.trainer->run();
+      options.causal->recompute = true;
+      Run again(options);
+      again.trainer->run();
+      REQUIRE(again.trainer->steps_done() == 6);
+      CHECK(again.trainer->state_hash() == keeps.trainer->state_hash());
+      CHECK(again.model.memory().activations < keeps.model.memory().activations);
+    }
   }
 }
 
@@ -287,6 +312,46 @@ TEST_CASE("greedy text is that of whole passes, and ends at its end tokens and l
   const std::vector<std::int32_t> full(192, 5);
   check_says(error_of([&] { generate<float, HostBackend>(run.ctx, run.model, full, {}, limits); }),
              "the prompt has 192 tokens, which leaves none");
+}
+
+TEST_CASE("a choice's score is the log likelihood of its answer, whatever the choices share") {
+  Run run(options_of(RunType::ft));
+  const TextEncoder encode = [](std::string_view text) { return source().encode(text); };
+  const auto answers_of = [&](const std::vector<std::pair<std::string, std::string>>& pairs) {
+    std::vector<Conversation> conversations;
+    for (const auto& [question, answer] : pairs)
+      conversations.push_back({{Role::user, question}, {Role::assistant, answer}});
+    // Of a template that begins with nothing of its own, so that questions may share nothing.
+    return CausalDataset("choices", conversations, ChatTemplate("plain", {"", "<|im_end|>"}), encode, 64);
+  };
+  // Answers that begin alike, one that is the beginning of another, and questions that share nothing.
+  for (const auto& pairs : {std::vector<std::pair<std::string, std::string>>{
+                                {"1+2?", "three"}, {"1+2?", "thre"}, {"1+2?", "four or so"}, {"1+2?", "3"}},
+                            {{"a", "us"}, {"bbbb", "us"}}}) {
+    const CausalDataset answers = answers_of(pairs);
+    const std::vector<ChoiceScore> scores = score_choices<float, HostBackend>(run.ctx, run.model, answers);
+    REQUIRE(scores.size() == pairs.size());
+    for (index_t i = 0; i < answers.size(); ++i) {
+      Batch batch;
+      answers.add_to(batch, i);
+      const auto whole = run.model.forward(run.ctx, batch);
+      const ChoiceScore& score = scores[static_cast<std::size_t>(i)];
+      CHECK(score.tokens == whole.counted);
+      CHECK(score.per_token() == doctest::Approx(-whole.loss).epsilon(1e-5));
+    }
+  }
+  // The token that ends the answer counts.
+  CHECK(score_choices<float, HostBackend>(run.ctx, run.model, answers_of({{"a", "b"}}))[0].tokens == 2);
+
+  ChoiceAccuracy accuracy;
+  const std::vector<ChoiceScore> scores{{-4, 4}, {-3, 1}, {-3, 1}};
+  accuracy.add(scores, 1);
+  accuracy.add(scores, 0);
+  accuracy.add(scores, 2);
+  CHECK(accuracy.right == 1);
+  CHECK(accuracy.right_per_token == 1);
+  CHECK(accuracy.share(1) == doctest::Approx(1.0 / 3));
+  CHECK(accuracy.standard_error(1) == doctest::Approx(std::sqrt(2.0 / 9 / 2)));
 }
 
 TEST_CASE("draws follow the probabilities, and top-p cuts the rest off") {

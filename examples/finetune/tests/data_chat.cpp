@@ -92,6 +92,72 @@ TEST_CASE("records of all kinds become conversations") {
   CHECK(none.unanswered == 1);
 }
 
+TEST_CASE("records of multiple choice have their choices, and the right one as their answer") {
+  const auto check = [](const std::string& text, const std::string& kind, const Conversation& wanted,
+                        const std::vector<std::string>& choices, std::size_t right) {
+    CAPTURE(text);
+    const Conversations found = read(text);
+    CHECK(found.kind == kind);
+    REQUIRE(found.examples.size() == 1);
+    CHECK(found.examples[0] == wanted);
+    REQUIRE(found.choices.size() == 1);
+    CHECK(found.choices[0].texts == choices);
+    CHECK(found.choices[0].right == right);
+  };
+  const std::string instruction = "Which? Answer1: a Answer2: b\n\nAnswer format: answer1/answer2";
+  check(nlohmann::json{{"instruction", instruction},
+                       {"input", ""},
+                       {"output", "the correct answer is answer2"},
+                       {"answer", "answer2"}}
+            .dump(),
+        "instruction, output, answer of multiple choice", pair(instruction, "the correct answer is answer2"),
+        {"the correct answer is answer1", "the correct answer is answer2"}, 1);
+  check(R"({"id": "M_1", "question": {"stem": "Q", "choices": [{"text": "a", "label": "A"},)"
+        R"({"text": "b", "label": "B"}, {"text": "c", "label": "C"}]}, "answerKey": "C"})",
+        "question with stem and choices, answerKey", pair("Q", "c"), {"a", "b", "c"}, 2);
+  check(R"({"question": "Q", "choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answerKey": "1"})",
+        "question, choices with text and label, answerKey", pair("Q", "a"), {"a", "b"}, 0);
+  check(R"({"question_stem": "Q", "choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answerKey": "1"})",
+        "question, choices with text and label, answerKey", pair("Q", "a"), {"a", "b"}, 0);
+  check(R"({"question": "Q", "subject": "s", "choices": ["a", "b"], "answer": 1})",
+        "question, choices, answer by its number", pair("Q", "b"), {"a", "b"}, 1);
+
+  // A test set without its answers.
+  const std::string known =
+      R"({"question": "Q", "choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answerKey": )";
+  const Conversations some = read(known + "\"2\"}\n" + known + "\"\"}\n");
+  CHECK(some.examples.size() == 1);
+  CHECK(some.choices.size() == 1);
+  CHECK(some.unanswered == 1);
+  // Instructions without a choice are what they were.
+  const Conversations plain = read(R"({"instruction": "Q", "output": "5", "answer": "5"})");
+  CHECK(plain.kind == "instruction, input, output");
+  CHECK(plain.choices.empty());
+
+  const auto refuses = [](const std::string& text, const std::string& message) {
+    check_says(refused(text), message);
+  };
+  refuses(known + "\"3\"}",
+          "data.jsonl:1: answerKey is \"3\", expected one of the labels of the choices: 1, 2");
+  refuses(known + "1}", "the field \"answerKey\" of a record of multiple choice is number, expected a text");
+  refuses(R"({"question": "Q", "choices": {"text": ["a"], "label": ["1", "2"]}, "answerKey": "1"})",
+          "1 texts of choices have 2 labels");
+  refuses(R"({"question": "Q", "choices": {"text": ["a"], "label": ["1"]}, "answerKey": "1"})",
+          "a question has a single choice");
+  refuses(R"({"question": "Q", "choices": ["a", ""], "answer": 0})", "a choice is empty");
+  refuses(R"({"question": "Q", "choices": ["a", "b"], "answer": 2})",
+          "the field \"answer\" is 2, expected a number of one of the 2 choices");
+  refuses(R"({"question": "Q", "choices": ["a", "b"], "answer": -1})", "the field \"answer\" is -1");
+  refuses(R"({"question": {"stem": "Q", "choices": [{"text": "a"}, {"text": "b"}]}, "answerKey": "A"})",
+          "the field \"label\" of a record of multiple choice is missing");
+  refuses(R"({"instruction": "Q Answer format: x/y", "output": "it is z", "answer": "z"})",
+          "the answer is \"z\", expected one of those that the instruction ends with");
+  refuses(R"({"instruction": "Q Answer format: x/y", "output": "it is so", "answer": "y"})",
+          "expected the answer \"y\" in it");
+  const std::string good = R"({"question": "Q", "choices": ["a", "b"], "answer": 0})";
+  refuses(good + "\n" + R"({"question": "Q", "answer": "A"})", "data.jsonl:2: the field \"choices\"");
+}
+
 TEST_CASE("trees of OpenAssistant: the best-ranked path, or all; synthetic ones are left out") {
   const std::string tree = R"({"prompt": {"text": "Q", "role": "prompter", "synthetic": false, "replies": [
     {"text": "worse", "role": "assistant", "rank": 1, "replies": []},

@@ -59,6 +59,7 @@ TEST_CASE_TEMPLATE("decoder: training, evaluation and generation allocate nothin
     }
     DecoderModel<T, Blas> model(ctx, config, trained, stored);
     model.initialize(1);
+    model.recompute(packed);
     model.reserve(ctx, 400, 16, 80);
     AdamW<T, Blas> adam(ctx, trained_segments<T>(ctx, model, 0.01));
     KeyValueCache<T, Blas> cache(ctx, config, 80);

@@ -80,6 +80,45 @@ TEST_CASE("decoder: gradients equal finite differences, for every kind of parame
   }
 }
 
+TEST_CASE_TEMPLATE("decoder: computing activations again gives the same bits", T, float, double,
+                   sparsegrad::bfloat16) {
+  Blas::Context ctx(2);
+  const Batch batch = random_batch({5, 1, 60, 2}, 23);
+  const ParameterRule none = [](std::string_view) { return false; };
+  const std::vector<TrainedParts> choices{
+      everything(),
+      {.mlp = {.matrices = false, .lora_rank = 3, .lora_scale = 0.7},
+       .dense = none,
+       .matrices = all_matrices(3)},
+      {.mlp = {}, .dense = none, .matrices = {{1}, {MatrixKind::down}}},
+      {.mlp = {.meprop_share = 0.5}, .dense = none, .matrices = {{0, 2}, {MatrixKind::q, MatrixKind::up}}}};
+  for (const Variant variant : {Variant::plain, Variant::tied_with_biases}) {
+    for (const TrainedParts& trained : choices) {
+      Model<T> keeps(ctx, config_of(variant), trained);
+      Model<T> again(ctx, config_of(variant), trained);
+      again.recompute(true);
+      for (Model<T>* model : {&keeps, &again}) {
+        fill(*model, 3);
+        for (int pass = 0; pass < 2; ++pass) {
+          // An evaluation between two passes.
+          (void)model->forward(ctx, random_batch({7, 9}, 23, 2));
+          model->forward(ctx, batch, {.training = true});
+          model->backward(ctx, batch, 0.5);
+        }
+      }
+      CHECK(again.memory().activations < keeps.memory().activations);
+      for (auto& p : keeps.parameters().all()) {
+        CAPTURE(p.name);
+        const auto wanted = gradient_of<T>(ctx, keeps, p.name);
+        const auto found = gradient_of<T>(ctx, again, p.name);
+        REQUIRE(found.size() == wanted.size());
+        for (index_t i = 0; i < wanted.size(); ++i)
+          CHECK(found.data[i] == wanted.data[i]);
+      }
+    }
+  }
+}
+
 TEST_CASE("decoder: whatever is chosen has the gradient that it has when all is trained") {
   Blas::Context ctx(2);
   const Batch batch = random_batch({5, 50, 3}, 23);

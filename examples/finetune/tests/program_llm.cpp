@@ -181,6 +181,93 @@ TEST_CASE("evaluate, generate and export agree on one model") {
     check_says(inspected.out, text);
 }
 
+TEST_CASE("the loss on other files is told with each evaluation, and chooses nothing") {
+  const fs::path other = write_file(fresh_folder("llm_also") / "words.jsonl",
+                                    "{\"prompt\": \"a?\", \"response\": \"bus\"}\n"
+                                    "{\"prompt\": \"b?\", \"response\": \"us us\"}\n");
+  const fs::path output = fresh_folder("llm_also_run");
+  const std::string also =
+      "--evaluate-also words=" + other.string() + " --evaluate-also same=" + sums().string();
+  const Finished run = llm(llm_train_words(output, "--run-type ft --eval-every 4 " + also));
+  REQUIRE_MESSAGE(run.status == 0, run.err);
+  const nlohmann::json log = json_of(output / "run.json");
+  CHECK(log["options"]["evaluate_also"].size() == 2);
+  CHECK(log["data"]["also"]["words"]["examples"] == 2);
+  CHECK(log["data"]["train"]["examples"] == 48);
+  const nlohmann::json first = log["evaluations"].front()["metrics"];
+  const auto evaluated = [&](const fs::path& folder, const fs::path& file) {
+    const Finished finished = llm(evaluate_words(folder, "--data " + file.string()));
+    REQUIRE_MESSAGE(finished.status == 0, finished.err);
+    return number_after(finished.out, "loss ");
+  };
+  CHECK(first["loss_words"].get<double>() == doctest::Approx(evaluated(model(), other)).epsilon(1e-5));
+  CHECK(first["loss_same"].get<double>() == doctest::Approx(evaluated(model(), sums())).epsilon(1e-5));
+  CHECK(first["loss_standard_error_words"].get<double>() > 0);
+  const nlohmann::json& words = log["forgetting"]["words"];
+  CHECK(words["before"] == first["loss_words"]);
+  CHECK(words["last"] == log["evaluations"].back()["metrics"]["loss_words"]);
+  CHECK(words["best"].get<double>() == doctest::Approx(evaluated(output / "model", other)).epsilon(1e-5));
+  CHECK(log["forgetting"]["same"]["best"].get<double>() < log["forgetting"]["same"]["before"].get<double>());
+  check_says(run.out, "loss on words: ");
+
+  // A run without them has the same model.
+  const fs::path alone = fresh_folder("llm_also_alone");
+  REQUIRE(llm(llm_train_words(alone, "--run-type ft --eval-every 4")).status == 0);
+  CHECK(content(alone / "model" / "model.safetensors") == content(output / "model" / "model.safetensors"));
+  CHECK(!json_of(alone / "run.json").contains("forgetting"));
+
+  for (const auto& [text, message] :
+       {std::pair("words", "--evaluate-also is 'words', expected NAME=FILE"),
+        std::pair("=x", "--evaluate-also is '=x', expected NAME=FILE"),
+        std::pair("a/b=x", "expected NAME=FILE with a name of letters, digits, _ and -"),
+        std::pair("a=x --evaluate-also a=y", "--evaluate-also names 'a' twice"),
+        std::pair("a=none.jsonl", "none.jsonl")}) {
+    const Finished refused = llm(llm_train_words(output, std::string("--evaluate-also ") + text));
+    CHECK(refused.status == 1);
+    check_says(refused.err, message);
+  }
+}
+
+TEST_CASE("multiple choice: the likeliest answer is compared with the right one") {
+  std::string text;
+  for (int i = 0; i < 12; ++i) {
+    const std::string letter(1, static_cast<char>('a' + i));
+    text +=
+        nlohmann::json{{"question", letter + "?"},
+                       {"choices", {{"text", {letter, "us", "no " + letter}}, {"label", {"A", "B", "C"}}}},
+                       {"answerKey", "A"}}
+            .dump() +
+        "\n";
+  }
+  const fs::path data = write_file(fresh_folder("llm_choices") / "choices.jsonl", text);
+  const std::string file = "--data " + data.string() + " ";
+  const Finished before = llm(evaluate_words(model(), file + "--choices 100"));
+  REQUIRE_MESSAGE(before.status == 0, before.err);
+  check_says(before.out, "of 12 questions, by the log likelihood of the whole answer)");
+  check_says(before.out, "of 12 questions, by its mean a token)");
+  check_says(llm(evaluate_words(model(), file + "--choices 5")).out, "of 5 questions");
+  // Trained on the right choices, the model chooses them.
+  const fs::path output = fresh_folder("llm_choices_run");
+  const Finished run =
+      llm(llm_train_words(output, file + "--validation " + data.string() +
+                                      " --run-type ft --matrices all --blocks all --max-steps 30 "
+                                      "--epochs 30"));
+  REQUIRE_MESSAGE(run.status == 0, run.err);
+  const Finished after = llm(evaluate_words(output / "model", file + "--choices 100"));
+  CHECK(number_after(after.out, "choice_accuracy ") > number_after(before.out, "choice_accuracy "));
+  CHECK(number_after(after.out, "choice_accuracy ") > 0.8);
+
+  const auto refused = [&](const std::string& more, const std::string& message) {
+    const Finished finished = llm(evaluate_words(model(), more));
+    CHECK(finished.status == 1);
+    check_says(finished.err, message);
+  };
+  refused("--choices 5", "--choices is 5, expected records of multiple choice");
+  refused("--choices 5", "are: question, answer");
+  refused(file + "--choices -1", "--choices is -1, expected a number of questions, 0 for none");
+  refused("--batch-size 0", "--batch-size is 0, expected at least 1 example");
+}
+
 TEST_CASE("what is wrong with a model is told with its cure") {
   const auto refused = [&](const fs::path& folder, const std::string& message, const std::string& more = "") {
     const Finished finished = llm(evaluate_words(folder, more));

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Searches learning rate and batch size of `sparsegrad-glue train` with Optuna's TPE.
+"""Searches learning rate and batch size of `sparsegrad-glue train`, or of `sparsegrad-llm train`, with Optuna's TPE.
 
 glue_optimize.py --program P --output DIR [--trials 40] [--timeout 3600] [--objective held-out|dev] -- option of train...
 
 The study lives in DIR/study.db (SQLite): a search that was ended goes on when it is called again, and
 `cd DIR && optuna-dashboard sqlite:///study.db` shows it. Each trial's run is in DIR/trials/N. A trial whose metric falls behind
-the median of the others after as many examples is ended early. Writes DIR/best.json for `train --options` after each
+the median of the others after as many examples is ended early; of a language model it is the loss on held-out answers, with
+its sign turned. Writes DIR/best.json for `train --options` after each
 trial that is the best so far.
 Exit status: 0 the trials are done, or their time is over; 1 an error, or no trial was finished; 3 optuna is missing.
 """
@@ -41,15 +42,21 @@ class TrialFailed(Exception):
     """The program ended with an error that says nothing about the learning rate."""
 
 
+def value_of(log, evaluation):
+    """What the search makes large: the main metric, or of a language model the loss, with its sign turned."""
+    if str(log.get("format")).startswith("sparsegrad-llm"):
+        return -evaluation["loss"]
+    return evaluation["metrics"].get(log["best"]["metric"]) or 0.0
+
+
 def read_evaluations(log):
-    """(examples seen, main metric) of every evaluation so far; the log is replaced whole, so that it can be read at any
+    """(examples seen, value) of every evaluation so far; the log is replaced whole, so that it can be read at any
     time. Examples, as trials of different batch sizes are compared after the same number of them."""
     found = read_json(log)
-    best = found.get("best") if isinstance(found, dict) else None
-    if not best:
+    if not isinstance(found, dict) or not found.get("best"):
         return []
     examples = found["data"]["train"]["examples"]
-    return [(round(e["epoch"] * examples), e["metrics"].get(best["metric"]) or 0.0) for e in found["evaluations"]]
+    return [(round(e["epoch"] * examples), value_of(found, e)) for e in found["evaluations"]]
 
 
 def end(process):
@@ -97,7 +104,7 @@ def run_trial(trial, optuna, command, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--program", required=True, help="sparsegrad-glue")
+    parser.add_argument("--program", required=True, help="sparsegrad-glue or sparsegrad-llm")
     parser.add_argument("--output", required=True)
     parser.add_argument("--trials", type=int, default=40, help="those of earlier calls included")
     parser.add_argument("--timeout", type=float, default=0, help="seconds after which no trial starts (0: none)")

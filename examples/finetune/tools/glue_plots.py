@@ -1,4 +1,4 @@
-"""The plots of glue_bench.py and main_job.py. Each function returns the file, or None where matplotlib is missing."""
+"""The plots of glue_bench.py, main_job.py and llm_demo.py. Each function returns the file, or None where matplotlib is missing."""
 
 import textwrap
 
@@ -133,7 +133,7 @@ def metric_curve(log):
     return [(e["step"], e["metrics"].get(name) or 0.0) for e in log["evaluations"]]
 
 
-def draw_curves(runs, metric_name, target):
+def draw_curves(runs, metric_name, target, curve_of_dev=metric_curve):
     """Training loss and dev metric against steps; a line a kind. runs: {title: [log of each seed, ...]}"""
     plt = pyplot() if any(runs.values()) else None
     if plt is None:
@@ -141,7 +141,7 @@ def draw_curves(runs, metric_name, target):
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
     for number, (title, logs) in enumerate(runs.items()):
         look = style(number)
-        for panel, curve_of in zip(axes, (loss_curve, metric_curve)):
+        for panel, curve_of in zip(axes, (loss_curve, curve_of_dev)):
             curves = [curve for curve in map(curve_of, logs) if curve]
             if not curves:
                 continue
@@ -155,7 +155,7 @@ def draw_curves(runs, metric_name, target):
             if len(curves) > 1:
                 panel.fill_between(steps, low, high, color=look["color"], alpha=0.12, linewidth=0)
     axes[0].set_ylabel("training loss, exponential mean")
-    axes[1].set_ylabel(f"{metric_name} on dev")
+    axes[1].set_ylabel(f"{metric_name} on dev" if curve_of_dev is metric_curve else metric_name)
     for panel in axes:
         panel.set_xlabel("step")
         panel.grid(alpha=0.3)

@@ -1,5 +1,7 @@
 #include "training/causal_run_data.hpp"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
@@ -14,6 +16,21 @@ std::string content_hash(const CausalDataset& data) {
   hash.add(data.ids().data(), data.ids().size_bytes());
   hash.add(data.targets().data(), data.targets().size_bytes());
   return fmt::format("{:016x}", hash.value());
+}
+
+std::vector<Forgetting> forgetting_of(const TrainReport& report, std::span<const std::string> names) {
+  std::vector<Forgetting> all;
+  if (report.evaluations.empty() || !report.best) return all;
+  for (const std::string& name : names) {
+    const auto loss = [&](const EvaluationRecord& record) {
+      const auto found = std::find_if(record.metrics.begin(), record.metrics.end(),
+                                      [&](const Metric& metric) { return metric.name == "loss_" + name; });
+      return found == record.metrics.end() ? 0 : found->value;
+    };
+    all.push_back({name, loss(report.evaluations.front()), loss(report.evaluations[*report.best]),
+                   loss(report.evaluations.back())});
+  }
+  return all;
 }
 
 nlohmann::json fingerprint_of(const DecoderConfig& config) {

@@ -1,7 +1,10 @@
 // Conversations as a run's data, and what they say of a language model.
 #pragma once
 
+#include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <nlohmann/json_fwd.hpp>
 
@@ -37,6 +40,12 @@ class CausalRunData final : public RunData<DecoderModel<T, Backend>> {
   /// Both are borrowed.
   CausalRunData(const CausalDataset& train, const CausalDataset& held) : train_(train), held_(held) {}
 
+  /// Evaluates further data (borrowed) with each evaluation of what is held out: metrics loss_NAME and
+  /// loss_standard_error_NAME, which choose nothing.
+  void also_evaluate(std::string name, const CausalDataset& data) {
+    also_.emplace_back(std::move(name), &data);
+  }
+
   const std::string& name() const override { return train_.name(); }
   index_t size() const override { return train_.size(); }
   index_t rows(index_t i) const override { return train_.length(i); }
@@ -52,6 +61,18 @@ class CausalRunData final : public RunData<DecoderModel<T, Backend>> {
  private:
   const CausalDataset& train_;
   const CausalDataset& held_;
+  std::vector<std::pair<std::string, const CausalDataset*>> also_;
 };
+
+/// The loss on further data before a run, in its best model, and at its end.
+struct Forgetting {
+  std::string name;
+  double before = 0;
+  double best = 0;
+  double last = 0;
+};
+
+/// What a run's evaluations say of the data of these names; empty before the first evaluation.
+std::vector<Forgetting> forgetting_of(const TrainReport& report, std::span<const std::string> names);
 
 }  // namespace sparsegrad::finetune

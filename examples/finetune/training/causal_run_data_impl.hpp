@@ -66,13 +66,26 @@ Evaluation evaluate_model(typename Backend::Context& ctx, DecoderModel<T, Backen
 
 template <class T, class Backend>
 Evaluation CausalRunData<T, Backend>::evaluate(Context& ctx, Model& model, const EvaluateOptions& options) {
-  return evaluate_model<T, Backend>(ctx, model, held_, options);
+  Evaluation result = evaluate_model<T, Backend>(ctx, model, held_, options);
+  for (const auto& [name, data] : also_) {
+    if (result.cancelled) return result;
+    const Evaluation other = evaluate_model<T, Backend>(ctx, model, *data, options);
+    result.cancelled = other.cancelled;
+    result.metrics.push_back({"loss_" + name, other.loss, true});
+    for (const Metric& metric : other.metrics) {
+      if (metric.name == "loss_standard_error")
+        result.metrics.push_back({metric.name + "_" + name, metric.value, metric.defined});
+    }
+  }
+  return result;
 }
 
 template <class T, class Backend>
 void CausalRunData<T, Backend>::describe(const Model& model, nlohmann::json& fingerprint) const {
   fingerprint["examples"] = {train_.size(), train_.tokens(), held_.size(), held_.tokens()};
   fingerprint["examples_hash"] = {{"train", content_hash(train_)}, {"held_out", content_hash(held_)}};
+  for (const auto& [name, data] : also_)
+    fingerprint["examples_hash"]["also"][name] = content_hash(*data);
   fingerprint["model"] = fingerprint_of(model.config());
   // What is no part of the state: the file must be the one of before.
   Hash hash;

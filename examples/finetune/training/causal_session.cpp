@@ -10,6 +10,28 @@ index_t causal_max_length(const TrainOptions& options, const DecoderConfig& conf
   return options.max_length > 0 ? options.max_length : config.max_positions;
 }
 
+std::vector<AlsoEvaluated> also_evaluated(const CausalOptions& options) {
+  std::vector<AlsoEvaluated> files;
+  for (const std::string& text : options.evaluate_also) {
+    const std::size_t equals = text.find('=');
+    const std::string name = text.substr(0, equals);
+    const bool is_name = !name.empty() && std::all_of(name.begin(), name.end(), [](char c) {
+      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+             c == '-';
+    });
+    if (equals == std::string::npos || !is_name || equals + 1 == text.size()) {
+      throw ValueError(fmt::format(
+          "--evaluate-also is '{}', expected NAME=FILE with a name of letters, digits, _ and -", text));
+    }
+    for (const AlsoEvaluated& other : files) {
+      if (other.name != name) continue;
+      throw ValueError(fmt::format("--evaluate-also names '{}' twice, expected a name for each file", name));
+    }
+    files.push_back({name, text.substr(equals + 1)});
+  }
+  return files;
+}
+
 ConversationFormat conversation_format(const CausalOptions& options) {
   ConversationFormat format;
   format.all_paths = options.all_paths;

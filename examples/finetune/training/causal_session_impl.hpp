@@ -27,15 +27,17 @@ void CausalSession<T, Backend>::load_data(const TrainOptions& options, bool with
   const CausalOptions& causal = options.causal.value();
   const index_t max_length = causal_max_length(options, source_->config());
   const ConversationFormat format = conversation_format(causal);
+  const std::vector<AlsoEvaluated> also = also_evaluated(causal);
   const TextEncoder encode = [&](std::string_view text) { return source_->encode(text); };
   const auto read = [&](const std::filesystem::path& file) {
     Conversations found = read_conversations(file, format);
     data_kind_ = found.kind;
     unanswered_ += found.unanswered;
     synthetic_ += found.synthetic;
+    if (!with_train) held_choices_ = std::move(found.choices);
     return std::move(found.examples);
   };
-  const auto limit = [](std::vector<Conversation>& examples, index_t most) {
+  const auto limit = [](auto& examples, index_t most) {
     if (most > 0 && most < static_cast<index_t>(examples.size()))
       examples.resize(static_cast<std::size_t>(most));
   };
@@ -51,9 +53,21 @@ void CausalSession<T, Backend>::load_data(const TrainOptions& options, bool with
   else if (!with_train)
     held = read(options.data);
   limit(held, options.dev_limit);
+  limit(held_choices_, options.dev_limit);
   const std::string name = causal.validation.empty() ? options.data.string() : causal.validation.string();
   held_ = std::make_unique<CausalDataset>(name, held, *chat_, encode, max_length);
-  for (const CausalDataset* data : {train_.get(), held_.get()}) {
+  std::vector<const CausalDataset*> all{train_.get(), held_.get()};
+  also_.reserve(also.size());
+  for (const AlsoEvaluated& one : also) {
+    // Another file may well have other fields than those that --fields names.
+    ConversationFormat own;
+    own.all_paths = format.all_paths;
+    std::vector<Conversation> examples = read_conversations(one.file, own).examples;
+    limit(examples, options.dev_limit);
+    also_.emplace_back(one.name, CausalDataset(one.file.string(), examples, *chat_, encode, max_length));
+    all.push_back(&also_.back().second);
+  }
+  for (const CausalDataset* data : all) {
     if (data == nullptr || data->size() > 0) continue;
     throw DataError(fmt::format(
         "{}: no example has an answer within --max-length {} tokens (the longest has {}, {} were left out); "
@@ -69,8 +83,9 @@ void CausalSession<T, Backend>::load_data(const TrainOptions& options, bool with
 
 template <class T, class Backend>
 void CausalSession<T, Backend>::load_model(const TrainOptions& options, const TrainedParts& trained) {
-  model_ = std::make_unique<Model>(ctx_, source_->config(), trained,
-                                   source_->packed(options.causal.value_or(CausalOptions()).base));
+  const CausalOptions causal = options.causal.value_or(CausalOptions());
+  model_ = std::make_unique<Model>(ctx_, source_->config(), trained, source_->packed(causal.base));
+  model_->recompute(causal.recompute);
   restore_weights(options);
   RunDevice<Backend>::return_freed_memory();
 }
@@ -81,12 +96,15 @@ nlohmann::json CausalSession<T, Backend>::data_json() const {
                       {"chat_template", chat_->name()},
                       {"unanswered_records", unanswered_},
                       {"synthetic_trees", synthetic_}};
-  for (const auto& [name, data] : {std::pair("train", train_.get()), std::pair("held_out", held_.get())}) {
-    if (data == nullptr) continue;
-    json[name] = {{"file", data->name()},        {"examples", data->size()},   {"tokens", data->tokens()},
-                  {"counted", data->counted()},  {"longest", data->longest()}, {"cut", data->cut()},
-                  {"left_out", data->left_out()}};
-  }
+  const auto describe = [](const CausalDataset& data) -> nlohmann::json {
+    return {{"file", data.name()},        {"examples", data.size()},   {"tokens", data.tokens()},
+            {"counted", data.counted()},  {"longest", data.longest()}, {"cut", data.cut()},
+            {"left_out", data.left_out()}};
+  };
+  if (train_ != nullptr) json["train"] = describe(*train_);
+  json["held_out"] = describe(*held_);
+  for (const auto& [name, data] : also_)
+    json["also"][name] = describe(data);
   return json;
 }
 
@@ -108,15 +126,18 @@ nlohmann::json CausalSession<T, Backend>::model_json() const {
 template <class T, class Backend>
 std::string CausalSession<T, Backend>::data_text() const {
   std::string text = fmt::format("data: {}, chat template {}\n", data_kind_, chat_->name());
-  for (const auto& [name, data] : {std::pair("training", train_.get()), std::pair("held-out", held_.get())}) {
-    if (data == nullptr) continue;
+  const auto tell = [&](const std::string& name, const CausalDataset& data) {
     text += fmt::format("      {} {} examples of {}: {} tokens, {} of them answers; the longest has {}",
-                        data->size(), name, data->name(), data->tokens(), data->counted(), data->longest());
-    if (data->cut() > 0) text += fmt::format("; {} cut to it", data->cut());
-    if (data->left_out() > 0)
-      text += fmt::format("; {} left out, whose questions alone are longer", data->left_out());
+                        data.size(), name, data.name(), data.tokens(), data.counted(), data.longest());
+    if (data.cut() > 0) text += fmt::format("; {} cut to it", data.cut());
+    if (data.left_out() > 0)
+      text += fmt::format("; {} left out, whose questions alone are longer", data.left_out());
     text += "\n";
-  }
+  };
+  if (train_ != nullptr) tell("training", *train_);
+  tell("held-out", *held_);
+  for (const auto& [name, data] : also_)
+    tell(fmt::format("'{}'", name), data);
   if (unanswered_ > 0) text += fmt::format("      {} records without an answer left out\n", unanswered_);
   if (synthetic_ > 0) text += fmt::format("      {} synthetic trees left out\n", synthetic_);
   return text;

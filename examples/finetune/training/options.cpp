@@ -107,6 +107,8 @@ void TrainOptions::check() const {
   require(accumulation >= 1, "--accumulation", accumulation, "at least 1 micro-batch");
   require(accumulation <= std::numeric_limits<index_t>::max() / 2 / batch_size, "--accumulation",
           accumulation, "fewer micro-batches: a step has less than 2^62 examples");
+  require(tokens_per_batch >= 0, "--tokens-per-batch", tokens_per_batch,
+          "a number of tokens, 0 for micro-batches of --batch-size examples");
   require(finite_from_zero(learning_rate), "--learning-rate", learning_rate, "a finite number from 0");
   require(finite_from_zero(rate_of_mlp()), "--sparse-learning-rate", rate_of_mlp(), "a finite number from 0");
   require(finite_from_zero(weight_decay), "--weight-decay", weight_decay, "a finite number from 0");
@@ -242,6 +244,9 @@ nlohmann::json to_json(const TrainOptions& o) {
     json["validation"] = c.validation.string();
     json["split_seed"] = c.split_seed;
     json["base"] = to_string(c.base);
+    if (c.recompute) json["recompute"] = true;
+    if (o.tokens_per_batch > 0) json["tokens_per_batch"] = o.tokens_per_batch;
+    if (!c.evaluate_also.empty()) json["evaluate_also"] = c.evaluate_also;
   }
   if (o.save_dtype != NumberType::float32) json["save_dtype"] = to_string(o.save_dtype);
   if (o.held_out > 0) json["held_out"] = o.held_out;

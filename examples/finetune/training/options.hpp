@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <nlohmann/json_fwd.hpp>
 #include <sparsegrad/io/dtype.hpp>
@@ -116,8 +117,10 @@ struct CausalOptions {
   std::string fields;      ///< "QUESTION,ANSWER", the names of the data's fields; empty: told from the data
   bool all_paths = false;  ///< of OpenAssistant trees
   Base base = Base::in_float;
-  std::filesystem::path validation;  ///< file that is evaluated on, in place of a part of the data
-  std::uint64_t split_seed = 0;      ///< which part of the data that is
+  bool recompute = false;                  ///< blocks keep their input alone, see DecoderModel::recompute
+  std::filesystem::path validation;        ///< file that is evaluated on, in place of a part of the data
+  std::vector<std::string> evaluate_also;  ///< "NAME=FILE": further files, which choose nothing
+  std::uint64_t split_seed = 0;            ///< which part of the data that is
 };
 
 struct TrainOptions {
@@ -135,6 +138,7 @@ struct TrainOptions {
   index_t max_steps = 0;  ///< 0: no limit beside the epochs
   index_t batch_size = 32;
   index_t accumulation = 1;
+  index_t tokens_per_batch = 0;  ///< when positive: tokens of a micro-batch, in place of batch_size examples
   double learning_rate = 3e-5;
   std::optional<double> sparse_learning_rate;  ///< not given: learning_rate
   double weight_decay = 0;
@@ -180,8 +184,8 @@ struct TrainOptions {
   void apply_run_type();
   double rate_of_mlp() const { return sparse_learning_rate.value_or(learning_rate); }
   bool shares_gradient_memory() const {
-    return steps_sparsely() && sparse.share_gradient_memory && accumulation == 1 && clip_norm == 0 &&
-           device == Device::cpu;
+    return steps_sparsely() && sparse.share_gradient_memory && accumulation == 1 && tokens_per_batch == 0 &&
+           clip_norm == 0 && device == Device::cpu;
   }
   /// Whether one gradient memory serves all matrices in phase 1, each micro-batch's gradient being summed for itself:
   /// where the steps do that too, and where no step of phase 1 wants the matrices' gradients.

@@ -28,30 +28,55 @@ Sampler sampler_of(const TrainOptions& options, index_t examples) {
   return Sampler(examples, stream_key(options.seed, order_stream), options.shuffle);
 }
 
+std::size_t next_micro_batch(const TrainOptions& options, std::span<const index_t> examples,
+                             const std::function<index_t(index_t i)>& rows_of) {
+  if (options.tokens_per_batch == 0)
+    return std::min(examples.size(), static_cast<std::size_t>(options.batch_size));
+  index_t tokens = 0;
+  std::size_t count = 0;
+  while (count < examples.size()) {
+    const index_t own = rows_of(examples[count]);
+    if (own > options.tokens_per_batch) {
+      throw ValueError(
+          fmt::format("--tokens-per-batch is {}, expected at least the {} tokens of the longest example; or "
+                      "give a smaller "
+                      "--max-length, which cuts it",
+                      options.tokens_per_batch, own));
+    }
+    if (tokens + own > options.tokens_per_batch) break;
+    tokens += own;
+    ++count;
+  }
+  return count;
+}
+
 BatchExtents measure_batches(const TrainOptions& options, index_t examples,
                              const std::function<index_t(index_t i)>& rows_of) {
   BatchExtents extents;
   Sampler walk = sampler_of(options, examples);
-  const auto batch_size = static_cast<std::size_t>(options.batch_size);
   double tokens = 0;
   index_t batches = 0;
   const index_t steps = std::min<index_t>(planned_steps(options, examples), 20000);
   for (index_t s = 0; s < steps; ++s) {
-    const std::span<const index_t> all = walk.take(options.batch_size * options.accumulation);
-    for (std::size_t first = 0; first < all.size(); first += batch_size) {
+    std::span<const index_t> all = walk.take(options.batch_size * options.accumulation);
+    while (!all.empty()) {
+      const std::size_t count = next_micro_batch(options, all, rows_of);
       index_t rows = 0;
-      for (const index_t i : all.subspan(first, std::min(all.size() - first, batch_size))) {
+      for (const index_t i : all.first(count)) {
         const index_t own = rows_of(i);
         rows += own;
         extents.max_rows = std::max(extents.max_rows, own);
       }
+      all = all.subspan(count);
       extents.max_tokens = std::max(extents.max_tokens, rows);
+      extents.max_examples = std::max(extents.max_examples, static_cast<index_t>(count));
       tokens += static_cast<double>(rows);
       ++batches;
     }
   }
   const double mean = tokens / static_cast<double>(std::max<index_t>(batches, 1));
   extents.mean_tokens = std::max<index_t>(1, static_cast<index_t>(mean));
+  extents.mean_batches = std::max<index_t>(1, (batches + steps - 1) / std::max<index_t>(steps, 1));
   return extents;
 }
 

@@ -1,7 +1,9 @@
 // How many steps a run has, in which order it sees the examples, and how large its batches are.
 #pragma once
 
+#include <cstddef>
 #include <functional>
+#include <span>
 
 #include "data/encoded_dataset.hpp"
 #include "training/options.hpp"
@@ -17,10 +19,17 @@ Sampler sampler_of(const TrainOptions& options, index_t examples);
 
 /// Rows of a run's micro-batches.
 struct BatchExtents {
-  index_t max_tokens = 0;   ///< of the largest micro-batch
-  index_t max_rows = 0;     ///< of one sequence
-  index_t mean_tokens = 1;  ///< of a micro-batch
+  index_t max_tokens = 0;    ///< of the largest micro-batch
+  index_t max_rows = 0;      ///< of one sequence
+  index_t max_examples = 1;  ///< of a micro-batch
+  index_t mean_tokens = 1;   ///< of a micro-batch
+  index_t mean_batches = 1;  ///< of a step
 };
+
+/// How many of a step's examples, the first ones, make the next micro-batch: batch_size, or under tokens_per_batch as many
+/// as have no more rows than that together. Throws ValueError for an example that alone has more.
+std::size_t next_micro_batch(const TrainOptions& options, std::span<const index_t> examples,
+                             const std::function<index_t(index_t i)>& rows_of);
 
 /// Of the first steps, 20000 at most: what a few epochs show is what all of them are like; a longer batch later on makes
 /// the model take more room.

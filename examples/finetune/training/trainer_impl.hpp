@@ -80,8 +80,8 @@ BasicTrainer<Model>::BasicTrainer(Context& ctx, Model& model, RunData<Model>& da
     dense.push_back({p.name, p.weight.data, p.gradient.data, p.weight.size(), decay, p.rounded.data});
   }
   dense_ = std::make_unique<AdamW<T, Backend>>(ctx_, std::move(dense));
-  mlp_ = make_mlp_optimizer<T, Backend>(ctx_, options_, mlp_targets(),
-                                        {extents_.mean_tokens, options_.accumulation});
+  const index_t batches = options_.tokens_per_batch > 0 ? extents_.mean_batches : options_.accumulation;
+  mlp_ = make_mlp_optimizer<T, Backend>(ctx_, options_, mlp_targets(), {extents_.mean_tokens, batches});
   sparse_ = dynamic_cast<SparseMlp<T, Backend>*>(mlp_.get());
 }
 
@@ -106,9 +106,8 @@ double BasicTrainer<Model>::epoch() const {
 
 template <class Model>
 void BasicTrainer<Model>::reserve() {
-  const index_t examples = std::min(options_.batch_size, data_.size());
-  batch_.reserve(extents_.max_tokens, examples);
-  model_.reserve(ctx_, extents_.max_tokens, examples, extents_.max_rows);
+  batch_.reserve(extents_.max_tokens, extents_.max_examples);
+  model_.reserve(ctx_, extents_.max_tokens, extents_.max_examples, extents_.max_rows);
 }
 
 template <class Model>
@@ -172,9 +171,10 @@ typename BasicTrainer<Model>::StepLoss BasicTrainer<Model>::accumulate() {
   for (const index_t i : all)
     total += static_cast<double>(data_.weight(i));
   StepLoss sum;
-  for (std::size_t first = 0; first < all.size(); first += static_cast<std::size_t>(options_.batch_size)) {
-    const auto micro =
-        all.subspan(first, std::min(all.size() - first, static_cast<std::size_t>(options_.batch_size)));
+  const auto rows_of = [&](index_t i) { return data_.rows(i); };
+  for (std::size_t first = 0; first < all.size();) {
+    const auto micro = all.subspan(first, next_micro_batch(options_, all.subspan(first), rows_of));
+    first += micro.size();
     batch_.clear();
     double weight = 0;
     for (const index_t i : micro) {
@@ -383,7 +383,7 @@ void BasicTrainer<Model>::evaluate(const TrainHooks& hooks, bool& stop) {
   options.padding = options_.padding;
   // Within the room that training takes anyway.
   options.max_tokens = extents_.max_tokens;
-  options.max_sequences = std::min(options_.batch_size, data_.size());
+  options.max_sequences = extents_.max_examples;
   options.cancelled = [&] { return may_stop() && hooks.interrupted && hooks.interrupted(); };
   if (hooks.progress)
     options.progress = [&](index_t done, index_t total) { hooks.progress("evaluation", done, total); };

@@ -40,8 +40,8 @@ template <class Model>
 const nlohmann::json& BasicTrainer<Model>::fingerprint() const {
   if (fingerprint_ != nullptr) return *fingerprint_;
   nlohmann::json options = to_json(options_);
-  for (const char* name :
-       {"output", "model", "data", "save", "save_dtype", "threads", "device", "checkpoint_every"})
+  for (const char* name : {"output", "model", "data", "save", "save_dtype", "threads", "device",
+                           "checkpoint_every", "recompute"})
     options.erase(name);
   nlohmann::json made{{"options", options}, {"parameters", model_.parameters().count()}};
   data_.describe(model_, made);

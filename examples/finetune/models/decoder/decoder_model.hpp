@@ -49,7 +49,8 @@ namespace sparsegrad::finetune {
 /// MlpMatrix objects.
 ///
 /// A block keeps x, x1, q, k, v, the attention's result, gate and up; norms and silu(gate) up are computed again where
-/// backward needs them. Under the lowest trained parameter nothing is kept and backward ends.
+/// backward needs them. Under the lowest trained parameter nothing is kept and backward ends. With recompute(true) a block
+/// keeps x alone.
 ///
 /// T = bfloat16: activations, their gradients and the operands of products are stored in T; weights and their gradients,
 /// every sum, statistics, logits and losses are in C = compute_t<T>, as EncoderModel has them.
@@ -98,6 +99,13 @@ class DecoderModel {
   /// The parameter's name of mlp()[number].
   std::string mlp_name(index_t number) const { return mlp_names_[static_cast<std::size_t>(number)]; }
 
+  /// Of a block nothing is kept but its input, and backward runs its forward again: the same bits for far less memory, and
+  /// the time of a forward more. Before reserve; else the next pass takes its room anew.
+  void recompute(bool on) {
+    recomputes_ = on;
+    room_for_training_ = false;
+  }
+
   /// After this, passes over at most so many tokens, sequences and rows a sequence allocate nothing, unless a layer's
   /// basis or collection changes what it keeps. `training` false: for evaluation alone, with far less memory.
   void reserve(Context& ctx, index_t max_tokens, index_t max_sequences, index_t max_length,
@@ -131,6 +139,11 @@ class DecoderModel {
   /// The same for several sequences side by side: sequence s of the batch goes on from *caches[s]. Logits
   /// [sequences, vocab].
   MatrixView<const C> decode(Context& ctx, std::span<Cache* const> caches, const Batch& batch);
+
+  /// -log of the probability of each counted target of sequences that go on from *caches, in the order of rows, until the
+  /// next pass: what forward has for them after all that the caches hold. Throws as decode, and for targets out of range.
+  std::span<const double> token_losses_after(Context& ctx, std::span<Cache* const> caches,
+                                             const Batch& batch);
 
   /// What a file of the model holds for a matrix that is not W itself: W with its adapter or its updates. Else nothing.
   std::optional<std::vector<C>> merged(const Parameter<T>& parameter) const;
@@ -189,6 +202,17 @@ class DecoderModel {
   void forward_blocks(Context& ctx, Attend&& attend);
   template <class Attend>
   void forward_block(Context& ctx, index_t l, MatrixView<const T> residual, Attend&& attend);
+  /// The end of a block, from gate and up to what the next one adds to its input.
+  void forward_down(Context& ctx, index_t l);
+  void forward_matrix(Context& ctx, index_t l, MatrixKind kind, MatrixView<const T> x, MatrixView<T> y);
+  /// Attention of whole sequences.
+  void attend(Context& ctx, index_t l, MatrixView<const T> qkv, MatrixView<T> context);
+  /// What a block's backward wants of its forward, from the block's input.
+  void forward_again(Context& ctx, index_t l);
+  /// Blocks of sequences that go on from caches, up to the last norm of rows_; appends to the caches.
+  void forward_after(Context& ctx, std::span<Cache* const> caches, const Batch& batch, bool with_targets);
+  /// The rows of a batch that have a target, and those.
+  void take_targets(const Batch& batch);
   /// Calls f(first, logits) for logits of rows_ from `first` on, a chunk at a time.
   template <class F>
   void for_logits(Context& ctx, F&& f);
@@ -254,6 +278,7 @@ class DecoderModel {
   index_t max_sequences_ = 0;
   index_t max_length_ = 0;
   bool room_for_training_ = false;
+  bool recomputes_ = false;
   std::vector<index_t> laid_out_saved_;  ///< of the matrices, while training
   std::vector<BlockActivations> activations_;
   T *tail_ = nullptr, *normed_ = nullptr, *swiglu_ = nullptr;

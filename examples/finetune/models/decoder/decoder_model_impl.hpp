@@ -270,8 +270,9 @@ void DecoderModel<T, Backend>::lay_out(Context& ctx) {
     if (!training) take(lent_in_evaluation, tokens, most_saved);
     for (std::size_t l = 0; l < activations_.size(); ++l) {
       BlockActivations& a = activations_[l];
-      const Wanted keeps = training ? blocks_[l].wanted : Wanted{};
-      give(keeps.qkv, a.x, shared.x, tokens, hidden);
+      const Wanted wanted = training ? blocks_[l].wanted : Wanted{};
+      const Wanted keeps = recomputes_ ? Wanted{} : wanted;
+      give(keeps.qkv || (recomputes_ && wanted.block), a.x, shared.x, tokens, hidden);
       give(keeps.qkv, a.rstd1, shared.rstd1, tokens, 1);
       give(keeps.qkv, a.qkv, shared.qkv, tokens, shape_.cols());
       give(keeps.qkv, a.log_sums, shared.log_sums, tokens, config_.heads);
@@ -281,11 +282,14 @@ void DecoderModel<T, Backend>::lay_out(Context& ctx) {
       give(keeps.block, a.gate, shared.gate, tokens, wide);
       give(keeps.block, a.up, shared.up, tokens, wide);
       for (const MatrixKind kind : all_matrix_kinds) {
-        T*& saved = a.saved[static_cast<std::size_t>(kind)];
+        const auto number = static_cast<std::size_t>(kind);
         if (training) {
-          take(saved, tokens, matrix(static_cast<index_t>(l), kind).saved_cols(true));
+          index_t cols = matrix(static_cast<index_t>(l), kind).saved_cols(true);
+          for (index_t other = 0; recomputes_ && other < config_.layers; ++other)
+            cols = std::max(cols, matrix(other, kind).saved_cols(true));
+          give(!recomputes_, a.saved[number], shared.saved[number], tokens, cols);
         } else {
-          saved = lent_in_evaluation;
+          a.saved[number] = lent_in_evaluation;
         }
       }
     }

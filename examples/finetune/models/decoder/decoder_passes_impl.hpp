@@ -49,6 +49,7 @@ void DecoderModel<T, Backend>::forward_blocks(Context& ctx, Attend&& attend) {
   MatrixView<const T> residual;
   for (index_t l = 0; l < config_.layers; ++l) {
     forward_block(ctx, l, residual, attend);
+    forward_down(ctx, l);
     residual = tokens_by(activations_[static_cast<std::size_t>(l)].x1, hidden);
   }
   Ops::template take_rows<T>(ctx, placed_, tokens_by(tail_, hidden), residual, rows_by(last_x_));
@@ -70,10 +71,8 @@ void DecoderModel<T, Backend>::forward_block(Context& ctx, index_t l, MatrixView
   const MatrixView<T> context = tokens_by(a.context, shape_.q_cols());
   const MatrixView<T> gate = tokens_by(a.gate, config_.intermediate);
   const MatrixView<T> up = tokens_by(a.up, config_.intermediate);
-  const MatrixView<T> swiglu = tokens_by(swiglu_, config_.intermediate);
   const auto product = [&](MatrixKind kind, MatrixView<const T> in, MatrixView<T> out) {
-    Matrix& m = matrix(l, kind);
-    m.forward(ctx, in, lent(a.saved[static_cast<std::size_t>(kind)], m.saved_cols(training_)), out);
+    forward_matrix(ctx, l, kind, in, out);
   };
 
   Ops::template add_rms_norm_forward<T>(ctx, b.norm1, nullptr, residual, x, a.rstd1, normed);
@@ -88,10 +87,32 @@ void DecoderModel<T, Backend>::forward_block(Context& ctx, index_t l, MatrixView
   Ops::template add_rms_norm_forward<T>(ctx, b.norm2, b.o_bias, x, x1, a.rstd2, normed);
   product(MatrixKind::gate, normed, gate);
   product(MatrixKind::up, normed, up);
-  Ops::template swiglu_forward<T>(ctx, gate, up, swiglu);
+}
+
+template <class T, class Backend>
+void DecoderModel<T, Backend>::forward_down(Context& ctx, index_t l) {
+  const BlockActivations& a = activations_[static_cast<std::size_t>(l)];
+  const MatrixView<T> swiglu = tokens_by(swiglu_, config_.intermediate);
+  Ops::template swiglu_forward<T>(ctx, tokens_by(a.gate, config_.intermediate),
+                                  tokens_by(a.up, config_.intermediate), swiglu);
   const bool is_last = l + 1 == config_.layers;
   T* next = is_last ? tail_ : activations_[static_cast<std::size_t>(l + 1)].x;
-  product(MatrixKind::down, swiglu, tokens_by(next, hidden));
+  forward_matrix(ctx, l, MatrixKind::down, swiglu, tokens_by(next, config_.hidden));
+}
+
+template <class T, class Backend>
+void DecoderModel<T, Backend>::forward_matrix(Context& ctx, index_t l, MatrixKind kind, MatrixView<const T> x,
+                                              MatrixView<T> y) {
+  Matrix& m = matrix(l, kind);
+  const BlockActivations& a = activations_[static_cast<std::size_t>(l)];
+  m.forward(ctx, x, lent(a.saved[static_cast<std::size_t>(kind)], m.saved_cols(training_)), y);
+}
+
+template <class T, class Backend>
+void DecoderModel<T, Backend>::attend(Context& ctx, index_t l, MatrixView<const T> qkv,
+                                      MatrixView<T> context) {
+  Ops::template attention_forward<T>(ctx, shape_, placed_, qkv, context,
+                                     activations_[static_cast<std::size_t>(l)].log_sums, attention_work_);
 }
 
 template <class T, class Backend>
@@ -124,13 +145,7 @@ MatrixView<T> DecoderModel<T, Backend>::loss_of(Context& ctx, index_t first, Mat
 }
 
 template <class T, class Backend>
-typename DecoderModel<T, Backend>::Result DecoderModel<T, Backend>::forward(Context& ctx, const Batch& batch,
-                                                                            const ForwardOptions& options) {
-  check(batch, true);
-  require_room(ctx, batch, batch.longest(), options.training);
-  tokens_ = batch.tokens();
-  training_ = options.training;
-  backward_possible_ = false;
+void DecoderModel<T, Backend>::take_targets(const Batch& batch) {
   rows_.clear();
   targets_.clear();
   for (std::size_t i = 0; i < batch.targets.size(); ++i) {
@@ -139,11 +154,20 @@ typename DecoderModel<T, Backend>::Result DecoderModel<T, Backend>::forward(Cont
     targets_.push_back(batch.targets[i]);
   }
   token_losses_.resize(rows_.size());
+}
+
+template <class T, class Backend>
+typename DecoderModel<T, Backend>::Result DecoderModel<T, Backend>::forward(Context& ctx, const Batch& batch,
+                                                                            const ForwardOptions& options) {
+  check(batch, true);
+  require_room(ctx, batch, batch.longest(), options.training);
+  tokens_ = batch.tokens();
+  training_ = options.training;
+  backward_possible_ = false;
+  take_targets(batch);
   placed_.place(ctx, batch, options.training && !d_table_.empty(), {rows_, targets_});
-  forward_blocks(ctx, [&](index_t l, MatrixView<const T> qkv, MatrixView<T> context) {
-    Ops::template attention_forward<T>(ctx, shape_, placed_, qkv, context,
-                                       activations_[static_cast<std::size_t>(l)].log_sums, attention_work_);
-  });
+  forward_blocks(
+      ctx, [&](index_t l, MatrixView<const T> qkv, MatrixView<T> context) { attend(ctx, l, qkv, context); });
   // The logits are there now and never again: their gradient goes on to the last states at once.
   const bool goes_on = training_ && wanted_.norm1;
   for_logits(ctx, [&](index_t first, MatrixView<C> logits) {
@@ -184,10 +208,24 @@ void DecoderModel<T, Backend>::backward(Context& ctx, const Batch& batch, double
   Ops::template rms_norm_backward<T>(ctx, last_norm_, rows_by(last_x_), last_rstd_, rows_by(d_last_), factor,
                                      true, rows_by(last_));
   Ops::template put_rows<T>(ctx, placed_, rows_by(last_), g);
-  for (index_t l = config_.layers - 1; l >= 0 && blocks_[static_cast<std::size_t>(l)].wanted.block; --l)
+  for (index_t l = config_.layers - 1; l >= 0 && blocks_[static_cast<std::size_t>(l)].wanted.block; --l) {
+    // What the last block computed is still there.
+    if (recomputes_ && l + 1 < config_.layers) forward_again(ctx, l);
     backward_block(ctx, l);
+  }
   if (d_table_.empty()) return;
   Ops::template embed_backward<T>(ctx, placed_, g, d_table_);
+}
+
+template <class T, class Backend>
+void DecoderModel<T, Backend>::forward_again(Context& ctx, index_t l) {
+  // Its input has the residual already.
+  forward_block(ctx, l, MatrixView<const T>(),
+                [&](index_t block, MatrixView<const T> qkv, MatrixView<T> context) {
+                  attend(ctx, block, qkv, context);
+                });
+  // The block's result is wanted by nobody, what its last matrix saves is.
+  if (matrix(l, MatrixKind::down).saved_cols(true) > 0) forward_down(ctx, l);
 }
 
 template <class T, class Backend>
@@ -287,10 +325,8 @@ std::vector<compute_t<T>> DecoderModel<T, Backend>::logits(Context& ctx, const B
   for (index_t i = 0; i < tokens_; ++i)
     rows_.push_back(static_cast<std::int32_t>(i));
   placed_.place(ctx, batch, false, {rows_, {}});
-  forward_blocks(ctx, [&](index_t l, MatrixView<const T> qkv, MatrixView<T> context) {
-    Ops::template attention_forward<T>(ctx, shape_, placed_, qkv, context,
-                                       activations_[static_cast<std::size_t>(l)].log_sums, attention_work_);
-  });
+  forward_blocks(
+      ctx, [&](index_t l, MatrixView<const T> qkv, MatrixView<T> context) { attend(ctx, l, qkv, context); });
   std::vector<C> all(static_cast<std::size_t>(tokens_ * config_.vocab_size));
   for_logits(ctx, [&](index_t first, MatrixView<C> logits) {
     Backend::template download<C>(ctx, logits.data, all.data() + first * config_.vocab_size, logits.size());
@@ -310,8 +346,8 @@ std::span<const compute_t<T>> DecoderModel<T, Backend>::decode(Context& ctx, Cac
 }
 
 template <class T, class Backend>
-MatrixView<const compute_t<T>> DecoderModel<T, Backend>::decode(Context& ctx, std::span<Cache* const> caches,
-                                                                const Batch& batch) {
+void DecoderModel<T, Backend>::forward_after(Context& ctx, std::span<Cache* const> caches, const Batch& batch,
+                                             bool with_targets) {
   const auto sequences = static_cast<std::size_t>(batch.sequences());
   if (caches.size() != sequences) {
     throw ModelError("decode: " + std::to_string(caches.size()) + " caches for " + std::to_string(sequences) +
@@ -319,7 +355,6 @@ MatrixView<const compute_t<T>> DecoderModel<T, Backend>::decode(Context& ctx, st
   }
   following_ = batch;
   past_.clear();
-  rows_.clear();
   index_t longest = 1;
   for (std::size_t s = 0; s < sequences; ++s) {
     const Cache& cache = *caches[s];
@@ -333,13 +368,14 @@ MatrixView<const compute_t<T>> DecoderModel<T, Backend>::decode(Context& ctx, st
     for (index_t i = batch.offsets[s]; i < batch.offsets[s + 1]; ++i)
       following_.position_ids[static_cast<std::size_t>(i)] =
           static_cast<std::int32_t>(cache.length() + i - batch.offsets[s]);
-    rows_.push_back(static_cast<std::int32_t>(batch.offsets[s + 1] - 1));
   }
-  check(following_, false);
+  check(following_, with_targets);
   require_room(ctx, following_, longest, false);
-  placed_.place(ctx, following_, false, {rows_, {}});
+  placed_.place(
+      ctx, following_, false,
+      {rows_, with_targets ? std::span<const std::int32_t>(targets_) : std::span<const std::int32_t>()});
   tokens_ = batch.tokens();
-  training_ = backward_possible_ = false;
+  training_ = false;
   const index_t q_cols = shape_.q_cols();
   const index_t kv_cols = shape_.kv_cols();
   forward_blocks(ctx, [&](index_t l, MatrixView<const T> qkv, MatrixView<T> context) {
@@ -358,14 +394,38 @@ MatrixView<const compute_t<T>> DecoderModel<T, Backend>::decode(Context& ctx, st
     Ops::template attention_after<T>(ctx, shape_, placed_, past_, keys_, values_, longest, qkv, context,
                                      attention_work_);
   });
-  host_logits_.resize(sequences * static_cast<std::size_t>(config_.vocab_size));
+  for (std::size_t s = 0; s < sequences; ++s)
+    caches[s]->lengthen(batch.lengths[s]);
+}
+
+template <class T, class Backend>
+MatrixView<const compute_t<T>> DecoderModel<T, Backend>::decode(Context& ctx, std::span<Cache* const> caches,
+                                                                const Batch& batch) {
+  backward_possible_ = false;
+  rows_.clear();
+  for (std::size_t s = 1; s < batch.offsets.size(); ++s)
+    rows_.push_back(static_cast<std::int32_t>(batch.offsets[s] - 1));
+  forward_after(ctx, caches, batch, false);
+  host_logits_.resize(rows_.size() * static_cast<std::size_t>(config_.vocab_size));
   for_logits(ctx, [&](index_t first, MatrixView<C> logits) {
     Backend::template download<C>(ctx, logits.data, host_logits_.data() + first * config_.vocab_size,
                                   logits.size());
   });
-  for (std::size_t s = 0; s < sequences; ++s)
-    caches[s]->lengthen(batch.lengths[s]);
-  return MatrixView<const C>(host_logits_.data(), static_cast<index_t>(sequences), config_.vocab_size);
+  return MatrixView<const C>(host_logits_.data(), batch.sequences(), config_.vocab_size);
+}
+
+template <class T, class Backend>
+std::span<const double> DecoderModel<T, Backend>::token_losses_after(Context& ctx,
+                                                                     std::span<Cache* const> caches,
+                                                                     const Batch& batch) {
+  backward_possible_ = false;
+  take_targets(batch);
+  forward_after(ctx, caches, batch, true);
+  for_logits(ctx, [&](index_t first, MatrixView<C> logits) { (void)loss_of(ctx, first, logits, false); });
+  if (!rows_.empty())
+    Backend::template download<double>(ctx, losses_, token_losses_.data(),
+                                       static_cast<index_t>(rows_.size()));
+  return token_losses_;
 }
 
 }  // namespace sparsegrad::finetune

@@ -32,6 +32,19 @@ class KeyValueCache {
   index_t bytes() const { return memory_.bytes(); }
   /// Forgets all tokens but the first `length`: to begin anew, or to go on from a shared beginning.
   void shorten(index_t length) { length_ = std::min(length, length_); }
+  /// Holds what `other` holds, of the same model: a beginning that several sequences share. Throws ModelError where its
+  /// tokens do not fit.
+  void copy_from(Context& ctx, KeyValueCache& other) {
+    if (other.length_ > capacity_) {
+      throw ModelError("a cache for " + std::to_string(capacity_) + " tokens was to take " +
+                       std::to_string(other.length_));
+    }
+    length_ = other.length_;
+    if (length_ == 0) return;
+    for (index_t i = 0; i < 2 * layers_; ++i)
+      Backend::template copy<T>(ctx, other.at(i).block(0, 0, length_, cols_),
+                                at(i).block(0, 0, length_, cols_));
+  }
 
   /// [capacity, kv_cols] of a block; for DecoderModel.
   MatrixView<T> keys(index_t block) { return at(2 * block); }

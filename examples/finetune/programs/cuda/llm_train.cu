@@ -8,6 +8,7 @@
 #include "training/causal_run_data_impl.hpp"
 #include "training/causal_session_impl.hpp"
 #include "training/causal_source_impl.hpp"
+#include "training/choice_scores_impl.hpp"
 #include "training/generation_impl.hpp"
 #include "training/trainer_impl.hpp"
 #include "training/trainer_state_impl.hpp"

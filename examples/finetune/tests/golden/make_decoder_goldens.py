@@ -4,7 +4,7 @@
     make_decoder_goldens.py OUTPUT_DIR      (decoder_tiny, beside this script)
 
 Tiny decoders with random weights, one folder a variant: logits, loss, every gradient, the losses of 20 AdamW steps and
-greedy tokens; of one variant also LoRA's of peft, from adapters that are given. Each sequence is computed by itself, so
+greedy tokens, log likelihoods of answers to choose from; of one variant also LoRA's of peft, from adapters that are given. Each sequence is computed by itself, so
 that nothing is padded; the loss is the mean over the targets of the batch that are counted. In double precision with
 dropout 0 (the norms, softmax and rotations of transformers round to float in between).
 """
@@ -122,6 +122,17 @@ def greedy(model, prompt):
     return ids[len(prompt):]
 
 
+def choices(model, prompt, batch):
+    """The log likelihoods of three answers to a prompt: each token given all before it."""
+    answers = [row["ids"][:n] for row, n in zip(batch, (1, 6, 3))]
+    likelihoods = []
+    for answer in answers:
+        logits = logits_of(model, {"ids": prompt + answer})[len(prompt) - 1:-1]
+        chosen = torch.log_softmax(logits, -1).gather(1, torch.tensor(answer)[:, None])
+        likelihoods.append(chosen.sum().item())
+    return {"answers": answers, "log_likelihoods": likelihoods}
+
+
 def with_lora(model, batches, folder):
     """peft's adapters on some matrices of block 1, from A and B that are both random."""
     model = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0,
@@ -181,6 +192,7 @@ def make(output, variant):
         "weight_decay": WEIGHT_DECAY,
         "prompt": prompt,
         "greedy": greedy(model.eval(), prompt),
+        "choices": choices(model, prompt, batches[2]),
     }
     model.train()
     golden["adamw_losses"] = adamw_losses(model, batches)

@@ -58,6 +58,7 @@ struct CausalTestRun {
         model(ctx, from.config(), trained_parts(options, from.config()), from.packed(options.causal->base)),
         data(train, held) {
     from.load(model, options.seed);
+    model.recompute(options.causal->recompute);
     trainer = std::make_unique<BasicTrainer<Model>>(ctx, model, data, options);
   }
 

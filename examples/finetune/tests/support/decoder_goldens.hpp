@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
 
 #include <doctest/doctest.h>
 
@@ -108,6 +109,40 @@ TEST_CASE("decoder: greedy tokens are transformers'") {
       generated.push_back(ids[0]);
     }
     CHECK(generated == golden["greedy"].get<std::vector<std::int32_t>>());
+  }
+}
+
+TEST_CASE("decoder: log likelihoods of answers to choose from are transformers'") {
+  DeviceBackend::Context ctx;
+  for (const char* variant : decoder_variants) {
+    CAPTURE(variant);
+    const json golden = golden_of(variant);
+    const DecoderFolder folder = open_decoder_folder(decoder_goldens() / variant);
+    GoldenDecoder model(ctx, folder.config, {.mlp = {.matrices = false}, .dense = {}, .matrices = {}});
+    load_weights(folder, model, 1);
+    const auto prompt = golden["prompt"].get<std::vector<std::int32_t>>();
+    const std::span<const std::int32_t> before = std::span(prompt).first(prompt.size() - 1);
+    KeyValueCache<float, DeviceBackend> shared(ctx, folder.config, 40);
+    model.decode(ctx, shared, before);
+    std::deque<KeyValueCache<float, DeviceBackend>> caches;
+    std::vector<KeyValueCache<float, DeviceBackend>*> pointers;
+    Batch batch;
+    for (const json& answer : golden["choices"]["answers"]) {
+      const auto targets = answer.get<std::vector<std::int32_t>>();
+      std::vector<std::int32_t> ids{prompt.back()};
+      ids.insert(ids.end(), targets.begin(), targets.end() - 1);
+      batch.add_sequence(ids, targets);
+      caches.emplace_back(ctx, folder.config, 30).copy_from(ctx, shared);
+      pointers.push_back(&caches.back());
+    }
+    const std::span<const double> losses = model.token_losses_after(ctx, pointers, batch);
+    std::size_t at = 0;
+    for (std::size_t i = 0; i < pointers.size(); ++i) {
+      double sum = 0;
+      for (index_t t = 0; t < batch.lengths[i]; ++t)
+        sum -= losses[at++];
+      CHECK(sum == doctest::Approx(golden["choices"]["log_likelihoods"][i].get<double>()).epsilon(1e-5));
+    }
   }
 }
 

@@ -7,7 +7,7 @@ import sqlite3
 import types
 import unittest
 
-from support import FAKE, HAS_OPTUNA, FolderCase, is_running, needs_optuna
+from support import FAKE, HAS_OPTUNA, HERE, FolderCase, is_running, needs_optuna
 
 import glue_optimize
 
@@ -47,6 +47,12 @@ class TrialRun(FolderCase):
             # The fake program evaluates after every second of 12 steps.
             self.assertEqual([step for step, _ in trial.reports], [2 * batch * n for n in range(1, 7)])
             self.assertEqual(value, max(value for _, value in trial.reports))
+
+    def test_of_a_language_model_the_loss_is_made_small(self):
+        trial, folder = Trial(), self.folder / "trial"
+        command = [str(HERE / "fake_llm.py"), "train", "--run-type", "sparse", "--output", str(folder)]
+        self.assertEqual(glue_optimize.run_trial(trial, self.OPTUNA, command, folder), -0.5)
+        self.assertEqual(trial.reports, [(0, -1.5), (480, -0.5)])
 
     def test_a_pruned_trial_s_run_is_ended(self):
         with self.assertRaises(Pruned):

@@ -259,10 +259,13 @@ MemoryEstimate estimate_memory(const DecoderConfig& c, const TrainOptions& optio
   // Blocks under the lowest trained one keep nothing.
   const index_t first = parts.dense && blocks > 0 ? parts.matrices.blocks.front() : 0;
   const index_t qkv = c.q_cols() + 2 * c.kv_cols();
-  const index_t a_block = 2 * c.hidden + qkv + c.q_cols() + 2 * c.intermediate;
-  const index_t in_flight = 9 * c.hidden + 2 * c.intermediate + qkv + c.q_cols() + rank;
-  const index_t statistics = (c.layers - first) * (c.heads + 2);
-  const index_t saved = blocks * static_cast<index_t>(groups.size()) * rank;
+  const bool recomputes = options.causal && options.causal->recompute;
+  const index_t whole_block = 2 * c.hidden + qkv + c.q_cols() + 2 * c.intermediate;
+  const index_t a_block = recomputes ? c.hidden : whole_block;
+  index_t in_flight = 9 * c.hidden + 2 * c.intermediate + qkv + c.q_cols() + rank;
+  if (recomputes) in_flight += whole_block;
+  const index_t statistics = (recomputes ? 1 : c.layers - first) * (c.heads + 2);
+  const index_t saved = (recomputes ? 1 : blocks) * static_cast<index_t>(groups.size()) * rank;
 
   // Of the logits a chunk of rows is there at a time (DecoderModel), in low precision with its gradient.
   const index_t chunk = std::min(std::max<index_t>((index_t{1} << 23) / c.vocab_size, 16), tokens);
