@@ -90,6 +90,16 @@ void read_settings(const GgufFile& file, bool adds_bos, std::size_t tokens, Caus
 
 /// Pieces with scores, of the model "llama".
 std::unique_ptr<CausalTokenizer> read_sentencepiece(const GgufFile& file) {
+  const PieceModel model = gguf_pieces(file);
+  CausalSettings settings;
+  read_settings(file, true, model.pieces.size(), settings);
+  return sentencepiece_tokenizer(sentencepiece_model(model.pieces, model.add_dummy_prefix), {}, settings,
+                                 file.path());
+}
+
+}  // namespace
+
+PieceModel gguf_pieces(const GgufFile& file) {
   const auto tokens = file.at<std::vector<std::string_view>>(key("tokens"));
   const auto scores = file.at<std::vector<double>>(key("scores"));
   const auto types = file.at<std::vector<std::int64_t>>(key("token_type"));
@@ -98,21 +108,17 @@ std::unique_ptr<CausalTokenizer> read_sentencepiece(const GgufFile& file) {
                      std::to_string(scores.size()) + " and " + std::to_string(types.size()) +
                      " elements, expected one for each of the " + std::to_string(tokens.size()) + " tokens");
   }
-  std::vector<Piece> pieces;
+  PieceModel model;
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     if (types[i] < 1 || types[i] > 6) {
       throw file.error("'" + key("token_type") + "' has " + std::to_string(types[i]) + " at element " +
                        std::to_string(i) + ", expected a number from 1 to 6");
     }
-    pieces.push_back({tokens[i], static_cast<float>(scores[i]), static_cast<PieceType>(types[i])});
+    model.pieces.push_back({tokens[i], static_cast<float>(scores[i]), static_cast<PieceType>(types[i])});
   }
-  CausalSettings settings;
-  read_settings(file, true, tokens.size(), settings);
-  const bool prefix = file.get<bool>(key("add_space_prefix")).value_or(true);
-  return sentencepiece_tokenizer(sentencepiece_model(pieces, prefix), {}, settings, file.path());
+  model.add_dummy_prefix = file.get<bool>(key("add_space_prefix")).value_or(true);
+  return model;
 }
-
-}  // namespace
 
 std::unique_ptr<CausalTokenizer> gguf_tokenizer(const GgufFile& file) {
   const auto model = file.at<std::string_view>(key("model"));

@@ -226,11 +226,13 @@ nlohmann::json to_json(const TrainOptions& o) {
     json["matrices"] = c.matrices;
     json["blocks"] = c.blocks;
     json["chat_template"] = c.chat_template;
+    if (c.chat_date != default_chat_date) json["chat_date"] = c.chat_date;
     json["fields"] = c.fields;
     json["all_paths"] = c.all_paths;
     json["validation"] = c.validation.string();
     json["split_seed"] = c.split_seed;
     json["base"] = to_string(c.base);
+    if (!c.start.empty()) json["adapter"] = c.start.string();
   }
   if (o.save_dtype != NumberType::float32) json["save_dtype"] = to_string(o.save_dtype);
   if (o.held_out > 0) json["held_out"] = o.held_out;

@@ -13,6 +13,7 @@
 
 #include <sparsegrad/backend/product_choice.hpp>
 
+#include "data/chat_template.hpp"
 #include "data/padding.hpp"
 #include "models/mlp/lora.hpp"
 #include "replication/defects.hpp"
@@ -110,12 +111,15 @@ std::string_view to_string(Base base);
 
 /// What a language model's run has beside the options of all runs.
 struct CausalOptions {
-  std::string matrices = "up,down";    ///< kinds, see parse_matrices
-  std::string blocks = "every-third";  ///< see parse_blocks
-  std::string chat_template;           ///< a name of ChatTemplate; empty: the model's own
+  std::string matrices = "up,down";          ///< kinds, see parse_matrices
+  std::string blocks = "every-third";        ///< see parse_blocks
+  std::string chat_template;                 ///< a name of ChatTemplate; empty: the model's own
+  std::string chat_date{default_chat_date};  ///< what LLaMA-3.1's template and its like give as today's date
   std::string fields;      ///< "QUESTION,ANSWER", the names of the data's fields; empty: told from the data
   bool all_paths = false;  ///< of OpenAssistant trees
   Base base = Base::in_float;
+  std::filesystem::path change;  ///< an adapter or a delta that is put on the model's weights; empty: none
+  std::filesystem::path start;   ///< an adapter that a run of type lora goes on from; empty: none
   std::filesystem::path validation;  ///< file that is evaluated on, in place of a part of the data
   std::uint64_t split_seed = 0;      ///< which part of the data that is
 };
