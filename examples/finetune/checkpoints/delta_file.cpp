@@ -71,6 +71,7 @@ class Reader {
     if (factors) {
       const io::Tensor a = file_.find(p.name + a_mark);
       delta.rank = a.shape.empty() ? 0 : a.shape[0];
+      if (delta.rank < 1) throw file_.error(p.name + a_mark, "has no rows, expected the rank");
       delta.a = values(p.name + a_mark, {delta.rank, p.cols});
       delta.b = values(p.name + b_mark, {p.rows, delta.rank});
     }

@@ -6,16 +6,13 @@
 #include <sparsegrad/core/error.hpp>
 
 #include "checkpoints/gguf_model.hpp"
+#include "checkpoints/gguf_tokenizer.hpp"
 #include "tokenizers/causal_folder.hpp"
 #include "tokenizers/sentencepiece.hpp"
 
 namespace sparsegrad::finetune {
 
 namespace {
-
-std::string key(const char* name) {
-  return std::string("tokenizer.ggml.") + name;
-}
 
 /// Tokens by id, with types (PieceType) and, of SentencePiece, scores.
 struct Tokens {
@@ -41,7 +38,7 @@ struct Tokens {
 void put_settings(const CausalSettings& settings, std::span<const std::int32_t> ends, GgufWriter& writer,
                   std::vector<std::string>& notes) {
   const auto put = [&](const char* name, const std::optional<std::int32_t>& id) {
-    if (id) writer.integer(key(name), static_cast<std::uint32_t>(*id));
+    if (id) writer.integer(gguf_tokenizer_key(name), static_cast<std::uint32_t>(*id));
   };
   put("bos_token_id", settings.bos_id);
   put("padding_token_id", settings.pad_id);
@@ -60,8 +57,8 @@ void put_settings(const CausalSettings& settings, std::span<const std::int32_t> 
   for (std::size_t i = std::size(names); i < all.size(); ++i)
     notes.push_back("the token " + std::to_string(all[i]) +
                     " ends answers too, and a GGUF file names three such");
-  writer.truth(key("add_bos_token"), settings.adds_bos);
-  writer.truth(key("add_eos_token"), settings.adds_eos);
+  writer.truth(gguf_tokenizer_key("add_bos_token"), settings.adds_bos);
+  writer.truth(gguf_tokenizer_key("add_eos_token"), settings.adds_eos);
   if (!settings.chat_template.empty()) writer.text("tokenizer.chat_template", settings.chat_template);
 }
 
@@ -93,11 +90,11 @@ void put_bpe(const CausalBpeParts& parts, const std::string& path, index_t rows,
   std::vector<std::string> merges;
   for (const auto& [left, right] : parts.merges)
     merges.push_back(left + " " + right);
-  writer.text(key("model"), "gpt2");
-  writer.text(key("pre"), pre_of_pattern(parts.pattern));
-  writer.texts(key("tokens"), tokens.texts);
-  writer.integers(key("token_type"), tokens.types);
-  writer.texts(key("merges"), merges);
+  writer.text(gguf_tokenizer_key("model"), "gpt2");
+  writer.text(gguf_tokenizer_key("pre"), pre_of_pattern(parts.pattern));
+  writer.texts(gguf_tokenizer_key("tokens"), tokens.texts);
+  writer.integers(gguf_tokenizer_key("token_type"), tokens.types);
+  writer.texts(gguf_tokenizer_key("merges"), merges);
 }
 
 void put_pieces(const PieceFiles& files, index_t rows, GgufWriter& writer) {
@@ -107,18 +104,18 @@ void put_pieces(const PieceFiles& files, index_t rows, GgufWriter& writer) {
   for (const Piece& piece : model.pieces) {
     tokens.scores[static_cast<std::size_t>(id)] = piece.score;
     if (piece.type == PieceType::unknown)
-      writer.integer(key("unknown_token_id"), static_cast<std::uint32_t>(id));
+      writer.integer(gguf_tokenizer_key("unknown_token_id"), static_cast<std::uint32_t>(id));
     tokens.set(id++, piece.text, piece.type);
   }
   // Beside the pieces alone: "<unk>" as an added token stays what it is.
   for (const AddedToken& token : files.added)
     if (token.id >= id) tokens.set(token);
-  writer.text(key("model"), "llama");
-  writer.text(key("pre"), "default");
-  writer.texts(key("tokens"), tokens.texts);
-  writer.reals(key("scores"), tokens.scores);
-  writer.integers(key("token_type"), tokens.types);
-  writer.truth(key("add_space_prefix"), model.add_dummy_prefix);
+  writer.text(gguf_tokenizer_key("model"), "llama");
+  writer.text(gguf_tokenizer_key("pre"), "default");
+  writer.texts(gguf_tokenizer_key("tokens"), tokens.texts);
+  writer.reals(gguf_tokenizer_key("scores"), tokens.scores);
+  writer.integers(gguf_tokenizer_key("token_type"), tokens.types);
+  writer.truth(gguf_tokenizer_key("add_space_prefix"), model.add_dummy_prefix);
 }
 
 }  // namespace

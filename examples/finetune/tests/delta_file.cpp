@@ -94,6 +94,7 @@ TEST_CASE("files that are no deltas of the model are refused with file and tenso
   check_says(refused("a.weight.values", {}, {}), "'a.weight.values' is missing");
   check_says(refused("a.weight", {2, 3}, {1, 2, 3, 4, 5, 6}), "is there in two forms");
   check_says(refused("b.weight.lora_B", {2, 2}, {1, 2, 3, 4}), "has shape [2, 2], expected [2, 1]");
+  check_says(refused("b.weight.lora_A", {0, 2}, {}), "has no rows, expected the rank");
   check_says(refused("c.norm.weight", {2}, {1, std::numeric_limits<float>::infinity()}),
              "has Inf at element 1");
   check_says(refused("e.weight", {2}, {1, 2}), "1 of its tensors are of no parameter of the model");
