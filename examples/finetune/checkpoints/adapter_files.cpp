@@ -27,6 +27,14 @@ void add_once(std::vector<X>& list, const X& x) {
 
 }  // namespace
 
+std::vector<float> zero_padded(std::span<const float> values, index_t rows, index_t cols, index_t to_rows,
+                               index_t to_cols) {
+  std::vector<float> result(static_cast<std::size_t>(to_rows * to_cols));
+  for (index_t i = 0; i < rows; ++i)
+    std::copy_n(values.begin() + i * cols, cols, result.begin() + i * to_cols);
+  return result;
+}
+
 void write_peft_adapter(const std::filesystem::path& folder, const Adapter& adapter, const std::string& base,
                         io::DType type) {
   std::vector<std::string> modules;
@@ -44,7 +52,7 @@ void write_peft_adapter(const std::filesystem::path& folder, const Adapter& adap
                               {"task_type", "CAUSAL_LM"},
                               {"base_model_name_or_path", base},
                               {"r", adapter.rank},
-                              {"lora_alpha", adapter.rank},
+                              {"lora_alpha", adapter.scale * static_cast<double>(adapter.rank)},
                               {"lora_dropout", 0.0},
                               {"target_modules", modules},
                               {"layers_to_transform", blocks},
@@ -61,10 +69,10 @@ void write_peft_adapter(const std::filesystem::path& folder, const Adapter& adap
 void write_gguf_adapter(const std::filesystem::path& file, const Adapter& adapter,
                         const DecoderConfig& config, io::DType type) {
   GgufWriter writer;
-  writer.text("general.architecture", config.family == DecoderFamily::qwen2 ? "qwen2" : "llama");
+  writer.text("general.architecture", gguf_architecture(config));
   writer.text("general.type", "adapter");
   writer.text("adapter.type", "lora");
-  writer.real("adapter.lora.alpha", static_cast<float>(adapter.rank));
+  writer.real("adapter.lora.alpha", static_cast<float>(adapter.scale * static_cast<double>(adapter.rank)));
   for (const AdapterMatrix& m : adapter.matrices) {
     const std::string parameter = matrix_name(m.block, m.kind);
     const std::string name = gguf_name(parameter);

@@ -2,9 +2,13 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
+#include <string>
+#include <type_traits>
 
 #include <sparsegrad/core/error.hpp>
+#include <sparsegrad/core/float_bits.hpp>
 #include <sparsegrad/core/low_precision.hpp>
 
 namespace sparsegrad::finetune {
@@ -186,6 +190,38 @@ void bf16(const Byte* b, float* v) {
   *v = bfloat16::from_bits(half_bits(b));
 }
 
+void require_sizes(const GgufType& type, std::size_t bytes, std::size_t values) {
+  const auto block = static_cast<std::size_t>(type.block);
+  if (values % block == 0 && bytes == values / block * static_cast<std::size_t>(type.block_bytes)) return;
+  throw ShapeError(std::to_string(bytes) + " bytes of " + std::string(type.name) + " for " +
+                   std::to_string(values) + " values, expected blocks of " + std::to_string(type.block) +
+                   " values in " + std::to_string(type.block_bytes) + " bytes");
+}
+
+/// Writes x in 16 bits, where those have room for it.
+template <class Half>
+void store_half(float x, Byte* b) {
+  const Half half(x);
+  if (is_finite(x) && !is_finite(static_cast<float>(half))) {
+    throw ValueError("the value " + std::to_string(x) + " has no room in " +
+                     (std::is_same_v<Half, float16> ? "F16, whose largest is 65504" : "BF16"));
+  }
+  std::memcpy(b, &half.bits, sizeof half.bits);
+}
+
+// The scale is applied before it is rounded to 16 bits, as ggml does it.
+void to_q8_0(const float* v, Byte* b) {
+  float most = 0;
+  for (int i = 0; i < small; ++i)
+    most = std::max(most, std::abs(v[i]));
+  const float d = most / 127.0F;
+  const float one_by_d = 1.0F / d;
+  const float inverse = is_finite(one_by_d) ? one_by_d : 0.0F;  // of zeros, and of what F16 takes for zeros
+  store_half<float16>(d, b);
+  for (int i = 0; i < small; ++i)
+    b[2 + i] = static_cast<Byte>(static_cast<std::int8_t>(std::round(v[i] * inverse)));
+}
+
 template <class Block>
 void each(const GgufType& type, const Byte* b, std::span<float> values, Block block) {
   for (std::size_t at = 0; at < values.size(); at += static_cast<std::size_t>(type.block)) {
@@ -205,6 +241,13 @@ const GgufType* find_gguf_type(std::uint32_t id) {
   return found == types.end() ? nullptr : &*found;
 }
 
+const GgufType& gguf_type(std::string_view name) {
+  const auto found =
+      std::find_if(types.begin(), types.end(), [name](const GgufType& t) { return t.name == name; });
+  if (found == types.end()) throw ValueError("ggml has no type " + std::string(name));
+  return *found;
+}
+
 std::string readable_gguf_types() {
   std::string text;
   for (const GgufType& type : types)
@@ -212,15 +255,32 @@ std::string readable_gguf_types() {
   return text;
 }
 
-void dequantize_blocks(const GgufType& type, std::span<const std::byte> blocks, std::span<float> values) {
-  const auto count = values.size() / static_cast<std::size_t>(type.block);
-  if (values.size() % static_cast<std::size_t>(type.block) != 0 ||
-      blocks.size() != count * static_cast<std::size_t>(type.block_bytes)) {
-    throw ShapeError(std::to_string(blocks.size()) + " bytes of " + std::string(type.name) + " for " +
-                     std::to_string(values.size()) + " values, expected blocks of " +
-                     std::to_string(type.block) + " values in " + std::to_string(type.block_bytes) +
-                     " bytes");
+void quantize_blocks(const GgufType& type, std::span<const float> values, std::span<std::byte> blocks) {
+  require_sizes(type, blocks.size(), values.size());
+  auto* b = reinterpret_cast<Byte*>(blocks.data());
+  const auto each = [&](auto block) {
+    for (std::size_t at = 0; at < values.size(); at += static_cast<std::size_t>(type.block)) {
+      block(values.data() + at, b);
+      b += type.block_bytes;
+    }
+  };
+  switch (type.id) {
+    case 0:
+      return each([](const float* v, Byte* to) { std::memcpy(to, v, sizeof *v); });
+    case 1:
+      return each([](const float* v, Byte* to) { store_half<float16>(*v, to); });
+    case 8:
+      return each(to_q8_0);
+    case 30:
+      return each([](const float* v, Byte* to) { store_half<bfloat16>(*v, to); });
+    default:
+      throw ValueError("values of type " + std::string(type.name) +
+                       " cannot be written, expected one of F32, F16, BF16, Q8_0");
   }
+}
+
+void dequantize_blocks(const GgufType& type, std::span<const std::byte> blocks, std::span<float> values) {
+  require_sizes(type, blocks.size(), values.size());
   const auto* b = reinterpret_cast<const Byte*>(blocks.data());
   switch (type.readable ? type.id : ~std::uint32_t{0}) {
     case 0:

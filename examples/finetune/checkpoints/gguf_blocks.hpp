@@ -30,6 +30,8 @@ struct GgufType {
 std::span<const GgufType> gguf_types();
 /// The type of this number; null when there is none.
 const GgufType* find_gguf_type(std::uint32_t id);
+/// The type of this name ("Q8_0"), which ggml has.
+const GgufType& gguf_type(std::string_view name);
 /// Names of the types that can be read, for messages: "F32, F16, ...".
 std::string readable_gguf_types();
 
@@ -37,5 +39,10 @@ std::string readable_gguf_types();
 /// every product and sum is rounded to float by itself. `blocks` has `values.size() / type.block` blocks. Throws
 /// ShapeError when the sizes do not fit, ValueError when the type cannot be read.
 void dequantize_blocks(const GgufType& type, std::span<const std::byte> blocks, std::span<float> values);
+
+/// Whole blocks of F32, F16, BF16 or Q8_0, rounded to the nearest, bit by bit those of the Python package `gguf`
+/// (gguf.quants.quantize). Throws ShapeError when the sizes do not fit; ValueError for another type, and for a value that
+/// has none there: beyond 65504 in F16, or a block of Q8_0 whose scale, its largest value by 127, is.
+void quantize_blocks(const GgufType& type, std::span<const float> values, std::span<std::byte> blocks);
 
 }  // namespace sparsegrad::finetune

@@ -231,7 +231,10 @@ void GgufFile::read_entries(Reader& reader, std::uint64_t count) {
   for (std::uint64_t i = 0; i < count; ++i) {
     const std::string_view key = reader.text("the key of metadata entry " + std::to_string(i + 1));
     const std::string where = "metadata " + cited(key);
-    const Entry entry = read_value(reader, where);
+    const std::size_t begin = reader.position();
+    Entry entry = read_value(reader, where);
+    entry.begin = begin;
+    entry.end = reader.position();
     if (!entries_.emplace(std::string(key), entry).second) throw error(where + " stands twice");
   }
 }
@@ -441,6 +444,12 @@ template std::optional<std::vector<double>> GgufFile::get(std::string_view) cons
 template std::optional<std::vector<bool>> GgufFile::get(std::string_view) const;
 template std::optional<std::vector<std::string_view>> GgufFile::get(std::string_view) const;
 
+std::span<const std::byte> GgufFile::value_bytes(std::string_view key) const {
+  const Entry* entry = find(key);
+  if (entry == nullptr) throw missing(key);
+  return file_.bytes().subspan(entry->begin, entry->end - entry->begin);
+}
+
 std::string GgufFile::text_of(std::string_view key) const {
   const Entry* entry = find(key);
   if (entry == nullptr) throw missing(key);
@@ -491,6 +500,12 @@ void GgufFile::require_whole(const GgufTensor& tensor) const {
   if (tensor.bytes.empty()) return;
   std::byte last;
   file_.copy(static_cast<std::size_t>(&tensor.bytes.back() - file_.bytes().data()), {&last, 1});
+}
+
+std::vector<std::byte> GgufFile::blocks(const GgufTensor& tensor) const {
+  std::vector<std::byte> blocks(tensor.bytes.size());
+  file_.copy(static_cast<std::size_t>(tensor.bytes.data() - file_.bytes().data()), blocks);
+  return blocks;
 }
 
 void GgufFile::dequantize(const GgufTensor& tensor, index_t first, index_t last,

@@ -81,6 +81,9 @@ class GgufFile {
     if (auto value = get<T>(key)) return *value;
     throw missing(key);
   }
+  /// A value with its type in front, as the file has it: for a file that is written from this one. Throws IoError where
+  /// the key is not there.
+  std::span<const std::byte> value_bytes(std::string_view key) const;
   /// A value for people: texts in quotes and cut, arrays by their type, length and first elements.
   std::string text_of(std::string_view key) const;
 
@@ -97,6 +100,9 @@ class GgufFile {
   /// short, ShapeError when rows or size do not fit.
   void dequantize(const GgufTensor& tensor, index_t first, index_t last, std::span<float> values) const;
 
+  /// A copy of a tensor's blocks. Throws IoError when the file has become too short.
+  std::vector<std::byte> blocks(const GgufTensor& tensor) const;
+
   /// Throws IoError when the file has become too short for this tensor's bytes. Without this a look at them is a fault of
   /// memory then, as it still is in the moment between.
   void require_whole(const GgufTensor& tensor) const;
@@ -110,7 +116,9 @@ class GgufFile {
     std::uint32_t type = 0;   ///< of the value, or of an array's elements
     bool is_array = false;    ///< or one value
     std::uint64_t count = 1;  ///< of elements
-    std::size_t offset = 0;   ///< of the first element in the file
+    std::size_t begin = 0;    ///< of the value's type in the file
+    std::size_t offset = 0;   ///< of the first element
+    std::size_t end = 0;      ///< behind the last one
   };
   class Reader;
 

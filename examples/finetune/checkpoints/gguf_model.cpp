@@ -196,6 +196,16 @@ DecoderConfig gguf_config(const GgufFile& file) {
   return config;
 }
 
+std::string_view gguf_architecture(const DecoderConfig& config) {
+  return config.family == DecoderFamily::qwen2 ? "qwen2" : "llama";
+}
+
+std::vector<float> gguf_rope_factors(const DecoderConfig& config) {
+  if (config.rope.scaling != RopeScaling::llama3) return {};
+  const std::vector<double> factors = factors_of(config.rope, config.head_size);
+  return {factors.begin(), factors.end()};
+}
+
 std::string gguf_name(std::string_view parameter) {
   for (const auto& [ours, theirs] : whole_names)
     if (ours == parameter) return std::string(theirs);
@@ -237,16 +247,16 @@ std::vector<float> gguf_parameter(const GgufFile& file, const DecoderConfig& con
   std::vector<float> values(static_cast<std::size_t>(tensor.count()));
   file.dequantize(tensor, 0, tensor.rows(), values);
   require_finite(file, name, values, 0);
+  return hugging_face_row_order(config, parameter, values, rows > 0 ? cols : 1);
+}
+
+std::vector<float> hugging_face_row_order(const DecoderConfig& config, std::string_view parameter,
+                                          std::span<const float> stored, index_t cols) {
+  std::vector<float> values(stored.begin(), stored.end());
   if (!has_interleaved_rows(config, parameter)) return values;
-  // A bias is a matrix of one column.
-  const auto width = static_cast<std::size_t>(rows > 0 ? cols : 1);
-  std::vector<float> ordered(values.size());
-  for (std::size_t row = 0; row * width < values.size(); ++row) {
-    const index_t from = stored_row(static_cast<index_t>(row), config.head_size);
-    std::copy_n(values.begin() + static_cast<std::ptrdiff_t>(from) * static_cast<std::ptrdiff_t>(width),
-                width, ordered.begin() + static_cast<std::ptrdiff_t>(row * width));
-  }
-  return ordered;
+  for (index_t row = 0; row * cols < static_cast<index_t>(stored.size()); ++row)
+    std::copy_n(stored.begin() + stored_row(row, config.head_size) * cols, cols, values.begin() + row * cols);
+  return values;
 }
 
 std::vector<float> gguf_row_order(const DecoderConfig& config, std::string_view parameter,

@@ -29,6 +29,13 @@ namespace sparsegrad::finetune {
 /// part of a split file, experts, a window of attention, another scaling.
 DecoderConfig gguf_config(const GgufFile& file);
 
+/// "general.architecture" of a file of such a model: "llama", of Mistral's too, or "qwen2".
+std::string_view gguf_architecture(const DecoderConfig& config);
+
+/// "rope_freqs.weight" [head_size / 2]: by what LLaMA-3's scaling divides the frequencies of the positions. Empty for
+/// another scaling, of which metadata tell.
+std::vector<float> gguf_rope_factors(const DecoderConfig& config);
+
 /// The file's name of a parameter: "blk.3.ffn_up.weight" of "model.layers.3.mlp.up_proj.weight". Throws ModelError for
 /// a name that a decoder does not have.
 std::string gguf_name(std::string_view parameter);
@@ -51,9 +58,13 @@ std::vector<float> gguf_parameter(const GgufFile& file, const DecoderConfig& con
                                   std::string_view parameter, index_t rows, index_t cols);
 
 /// The rows of q or k, or of B of an adapter beside them, in the order of a GGUF file: what `gguf_parameter` undoes.
-/// `values` [rows, cols] as Hugging Face has them; other parameters and architectures keep their order.
+/// `values` [rows, cols] as Hugging Face has them, a bias as one column; other parameters and architectures keep their
+/// order.
 std::vector<float> gguf_row_order(const DecoderConfig& config, std::string_view parameter,
                                   std::span<const float> values, index_t cols);
+/// The other way: from a GGUF file's order to Hugging Face's.
+std::vector<float> hugging_face_row_order(const DecoderConfig& config, std::string_view parameter,
+                                          std::span<const float> stored, index_t cols);
 
 /// Throws ModelError naming the tensor where a packed parameter has NaN or Inf.
 void require_finite(const GgufFile& file, std::string_view parameter, const PackedMatrix& packed);

@@ -11,6 +11,8 @@
 #include <sparsegrad/core/config.hpp>
 #include <sparsegrad/io/dtype.hpp>
 
+#include "checkpoints/gguf_blocks.hpp"
+
 // In short:
 //   GgufWriter writer;
 //   writer.text("general.architecture", "llama");
@@ -20,17 +22,32 @@
 
 namespace sparsegrad::finetune {
 
-/// Writes GGUF files of version 3, little-endian, with tensors that are not quantised; GgufFile reads them.
+/// Writes GGUF files of version 3, little-endian; GgufFile reads them.
 class GgufWriter {
  public:
-  /// A key of the metadata, each once, with a string, a uint32 or a float32. Throws ValueError where it stands already.
+  /// A key of the metadata, each once, with a string, a uint32, a float32 or a bool, or an array of strings, float32 or
+  /// int32. Throws ValueError where it stands already.
   void text(std::string_view key, std::string_view value);
   void integer(std::string_view key, std::uint32_t value);
   void real(std::string_view key, float value);
-  /// A tensor as F32, F16 or BF16, its values copied. `shape`: the slowest extent first, as Hugging Face has it. Throws
-  /// ShapeError where values and shape do not fit, ValueError for another type or a name that stands already.
+  void truth(std::string_view key, bool value);
+  void texts(std::string_view key, std::span<const std::string> values);
+  void reals(std::string_view key, std::span<const float> values);
+  void integers(std::string_view key, std::span<const std::int32_t> values);
+  /// A value as another file has it: GgufFile::value_bytes.
+  void value(std::string_view key, std::span<const std::byte> bytes);
+
+  /// A tensor as F32, F16, BF16 or Q8_0 (quantize_blocks), its values copied. `shape`: the slowest extent first, as
+  /// Hugging Face has it. Throws ShapeError where values and shape do not fit, ValueError naming the tensor for what
+  /// quantize_blocks refuses and a name that stands already.
+  void tensor(std::string_view name, const std::vector<index_t>& shape, std::span<const float> values,
+              const GgufType& type);
+  /// The same as F32, F16 or BF16.
   void tensor(std::string_view name, const std::vector<index_t>& shape, std::span<const float> values,
               io::DType type);
+  /// A tensor whose blocks are there.
+  void tensor(std::string_view name, const std::vector<index_t>& shape, const GgufType& type,
+              std::vector<std::byte> blocks);
   /// Writes aside and renames. Throws IoError.
   void write(const std::filesystem::path& file) const;
 
@@ -41,7 +58,9 @@ class GgufWriter {
     std::uint32_t type;
     std::vector<std::byte> bytes;
   };
+  void key(std::string_view name);
   void key(std::string_view name, std::uint32_t type);
+  void array(std::string_view name, std::uint32_t type, std::size_t count);
 
   std::vector<std::string> keys_;
   std::string entries_;

@@ -11,10 +11,11 @@ namespace sparsegrad::finetune {
 
 namespace {
 
-constexpr std::array<std::string_view, 7> all_names{"chatml", "smollm2", "qwen2", "llama3",
-                                                    "llama2", "mistral", "zephyr"};
-constexpr std::array<std::string_view, 8> all_names_with_plain{"chatml", "smollm2", "qwen2",  "llama3",
-                                                               "llama2", "mistral", "zephyr", "plain"};
+constexpr std::array<std::string_view, 11> all_names_with_plain{
+    "chatml",  "smollm2",    "qwen2",        "llama3", "llama3.1", "llama2",
+    "mistral", "mistral-v3", "mistral-nemo", "zephyr", "plain"};
+constexpr std::span<const std::string_view> all_names(all_names_with_plain.data(),
+                                                      all_names_with_plain.size() - 1);
 
 constexpr std::string_view smollm2_system =
     "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
@@ -30,6 +31,14 @@ std::string stripped(std::string_view text) {
   const std::size_t first = text.find_first_not_of(blanks);
   if (first == std::string_view::npos) return {};
   return std::string(text.substr(first, text.find_last_not_of(blanks) - first + 1));
+}
+
+bool is_llama3(std::string_view name) {
+  return name == "llama3" || name == "llama3.1";
+}
+
+bool is_mistral(std::string_view name) {
+  return name.starts_with("mistral");
 }
 
 bool is_chatml(std::string_view name) {
@@ -76,9 +85,26 @@ ChatTemplate ChatTemplate::recognise(std::string_view source, std::string_view t
         "--chat-template plain, which trains on questions and answers without one",
         source, why, fmt::join(all_names, "|")));
   };
+  // The blanks around questions and answers tell v0.3 and Nemo apart; both have the system message in the last question.
+  const auto later_mistral = [&] {
+    const bool system_last = has(text, "loop.last and system_message is defined");
+    const bool alternates = !has(text, "[SYSTEM_PROMPT]") && system_last;
+    const bool blank_before = has(text, "\"[INST] \" + message[\"content\"] + \"[/INST]\"");
+    const bool blank_answer = has(text, "\" \" + message[\"content\"]|trim + eos_token");
+    const bool no_blank = has(text, "\"[INST]\" + message[\"content\"] + \"[/INST]\"");
+    const bool plain_answer = has(text, "{{- message[\"content\"] + eos_token");
+    if (alternates && blank_before && blank_answer) return ChatTemplate("mistral-v3", tokens);
+    if (alternates && no_blank && plain_answer) return ChatTemplate("mistral-nemo", tokens);
+    throw unknown("a later one of Mistral's, neither v0.3's nor Nemo's: not known");
+  };
   if (text.empty()) throw unknown("missing: it is no chat model, or its template was left out");
-  for (const std::string_view part : {"<think>", "enable_thinking", "reasoning_content", "strftime_now"})
-    if (has(text, part)) throw unknown(fmt::format("not known: it has \"{}\"", part));
+  const bool is_llama31 = has(text, "<|start_header_id|>") && has(text, "<|eot_id|>") &&
+                          has(text, "Cutting Knowledge Date: December 2023\\n") &&
+                          has(text, "\"Today Date: \" + date_string");
+  for (const std::string_view part : {"<think>", "enable_thinking", "reasoning_content", "strftime_now"}) {
+    const bool is_date = is_llama31 && part == "strftime_now";
+    if (has(text, part) && !is_date) throw unknown(fmt::format("not known: it has \"{}\"", part));
+  }
   const auto named = [&](std::string_view name) { return ChatTemplate(name, tokens); };
   if (has(text, "<|im_start|>") && has(text, "<|im_end|>") && !has(text, "<|im_sep|>")) {
     ChatTemplate found = named("chatml");
@@ -92,14 +118,14 @@ ChatTemplate ChatTemplate::recognise(std::string_view source, std::string_view t
     return found;
   }
   if (has(text, "<|start_header_id|>") && has(text, "<|eot_id|>")) {
+    if (is_llama31) return named("llama3.1");
     if (has(text, "Cutting Knowledge Date"))
-      throw unknown("LLaMA-3.1's, which puts dates and tools before the conversation: not known");
+      throw unknown("one that is like LLaMA-3.1's, with other dates: not known");
     return named("llama3");
   }
   if (has(text, "[INST]")) {
     if (has(text, "<<SYS>>")) return named("llama2");
-    if (has(text, "[AVAILABLE_TOOLS]") || has(text, "[SYSTEM_PROMPT]"))
-      throw unknown("a later one of Mistral's, with tools: not known");
+    if (has(text, "[AVAILABLE_TOOLS]") || has(text, "[SYSTEM_PROMPT]")) return later_mistral();
     ChatTemplate found = named("mistral");
     if (has(text, "eos_token + ' '") || has(text, "eos_token + \" \"")) found.after_answer_ = " ";
     return found;
@@ -112,7 +138,7 @@ ChatTemplate ChatTemplate::recognise(std::string_view source, std::string_view t
 std::vector<std::string> ChatTemplate::special_texts() const {
   std::vector<std::string> texts;
   if (is_chatml(name_)) texts = {"<|im_start|>", "<|im_end|>"};
-  if (name_ == "llama3") texts = {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"};
+  if (is_llama3(name_)) texts = {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"};
   return texts;
 }
 
@@ -127,10 +153,18 @@ std::vector<ChatPiece> ChatTemplate::render(const Conversation& conversation) co
   };
   const bool has_system = !conversation.empty() && conversation.front().role == Role::system;
   const bool chatml = is_chatml(name_);
-  if (name_ == "llama3" || name_ == "mistral" || name_ == "plain") put(false, tokens_.bos);
+  if (is_llama3(name_) || is_mistral(name_) || name_ == "plain") put(false, tokens_.bos);
   if (chatml && !has_system && !system_.empty())
     put(false, "<|im_start|>system\n" + system_ + "<|im_end|>\n");
-  std::string system;  // of llama2, within the first question
+  if (name_ == "llama3.1") {
+    put(false,
+        "<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday Date: " +
+            tokens_.date + "\n\n" + (has_system ? stripped(conversation.front().text) : "") + "<|eot_id|>");
+  }
+  std::string system;  // of llama2 and the later Mistrals, within a question
+  const Message* last_question = nullptr;
+  for (const Message& message : conversation)
+    if (message.role == Role::user) last_question = &message;
   for (const Message& message : conversation) {
     const bool answer = message.role == Role::assistant;
     const std::string role(to_string(message.role));
@@ -139,7 +173,8 @@ std::vector<ChatPiece> ChatTemplate::render(const Conversation& conversation) co
       put(false, "<|im_start|>" + role + "\n");
       put(answer, text + "<|im_end|>");
       put(false, "\n");
-    } else if (name_ == "llama3") {
+    } else if (is_llama3(name_)) {
+      if (name_ == "llama3.1" && &message == &conversation.front() && has_system) continue;
       put(false, "<|start_header_id|>" + role + "<|end_header_id|>\n\n");
       put(answer, stripped(text) + "<|eot_id|>");
     } else if (name_ == "zephyr") {
@@ -154,6 +189,15 @@ std::vector<ChatPiece> ChatTemplate::render(const Conversation& conversation) co
       } else {
         put(false, tokens_.bos + "[INST] " + stripped(system + text) + " [/INST]");
         system.clear();
+      }
+    } else if (name_ == "mistral-v3" || name_ == "mistral-nemo") {
+      const std::string blank = name_ == "mistral-v3" ? " " : "";
+      if (message.role == Role::system) {
+        system = text + "\n\n";
+      } else if (answer) {
+        put(true, name_ == "mistral-v3" ? " " + stripped(text) + tokens_.eos : text + tokens_.eos);
+      } else {
+        put(false, "[INST]" + blank + (&message == last_question ? system : "") + text + "[/INST]");
       }
     } else if (name_ == "mistral") {
       if (message.role == Role::system) {
@@ -181,7 +225,7 @@ std::string ChatTemplate::prompt(const Conversation& conversation) const {
   for (const ChatPiece& piece : render(conversation))
     text += piece.text;
   if (is_chatml(name_)) text += "<|im_start|>assistant\n";
-  if (name_ == "llama3") text += "<|start_header_id|>assistant<|end_header_id|>\n\n";
+  if (is_llama3(name_)) text += "<|start_header_id|>assistant<|end_header_id|>\n\n";
   if (name_ == "zephyr") text += "<|assistant|>\n";
   return text;
 }

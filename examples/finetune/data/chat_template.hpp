@@ -16,20 +16,30 @@ struct ChatPiece {
   bool predicted = false;  ///< an answer, with the token that ends it
 };
 
-/// The texts of a model's tokens that templates put in; empty where it has none.
+/// The date that the templates of LLaMA-3.1, 3.2 and 3.3 fall back on.
+inline constexpr const char* default_chat_date = "26 Jul 2024";
+
+/// What templates put in beside the conversation: the texts of a model's tokens, empty where it has none, and a date.
 struct ChatTokens {
   std::string bos;
   std::string eos;
+  std::string date = default_chat_date;
 };
 
 /// Writes conversations as one kind of model was trained to read them; the text is that of transformers'
-/// apply_chat_template.
+/// apply_chat_template. Tools are not written.
+///
+/// The system message stands in Mistral's last question: transformers leaves it out of a conversation that ends with an
+/// answer, but writes it where that answer is asked for; it is written here in both.
 ///
 ///     chatml     <|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n
 ///     smollm2    chatml, with its system message where there is none; qwen2 likewise
 ///     llama3     <|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nQ<|eot_id|>...
+///     llama3.1   the same behind a system message that tells dates (LLaMA-3.1, 3.2 and 3.3)
 ///     llama2     <s>[INST] Q [/INST] A </s>
-///     mistral    <s>[INST] Q [/INST]A</s>
+///     mistral    <s>[INST] Q [/INST]A</s>                          (7B-Instruct v0.1 and v0.2)
+///     mistral-v3 <s>[INST] Q[/INST] A</s>                          (v0.3, Large 2407)
+///     mistral-nemo <s>[INST]Q[/INST]A</s>                          (Nemo's: the same without blanks)
 ///     zephyr     <|user|>\nQ</s>\n<|assistant|>\nA</s>\n            (TinyLlama)
 ///     plain      Q\nA</s>\n                                         (for models without a template)
 class ChatTemplate {

@@ -45,12 +45,23 @@ void add_model(CLI::App& app, TrainOptions& o, bool gpu = false) {
   add_machine_options(app, o, gpu);
 }
 
+/// What is put on the model.
+void add_change(CLI::App& app, CausalOptions& c) {
+  app.add_option("--adapter", c.change,
+                 "what is put on the model: a peft folder, a GGUF LoRA, or a delta of export --format delta")
+      ->group("Input");
+}
+
 void add_chat(CLI::App& app, CausalOptions& c) {
   app.add_option(
          "--chat-template", c.chat_template,
          fmt::format("how conversations are written: {} (default: what the model carries, where it is one "
                      "of these)",
                      fmt::join(ChatTemplate::names(), ", ")))
+      ->group("Input");
+  app.add_option("--chat-date", c.chat_date,
+                 "the date that LLaMA-3.1's template and its like tell the model as today's")
+      ->capture_default_str()
       ->group("Input");
 }
 
@@ -129,6 +140,11 @@ void add_llm_train_options(CLI::App& app, TrainOptions& o) {
   CausalOptions& c = *o.causal;
   add_training_options(app, o);
   add_train_options(app, o);
+  app.add_option(
+         "--adapter", c.start,
+         "a LoRA to go on from, a peft folder or a GGUF file: the run is of type lora, with its matrices, "
+         "blocks, rank and scale")
+      ->group("Input");
   app.add_option("--validation", c.validation, "file to evaluate on, in place of a part of --data")
       ->group("Input");
   app.add_option("--evaluate-also", c.evaluate_also,
@@ -155,6 +171,13 @@ void add_llm_train_options(CLI::App& app, TrainOptions& o) {
 void apply_llm_presets(CLI::App& app, TrainOptions& o, std::set<std::string>& given) {
   apply_options_file(app, o.options_file);
   given = given_options(app);
+  if (!o.causal->start.empty()) {
+    for (const char* name : {"--matrices", "--blocks", "--lora-rank", "--lora-scale"}) {
+      if (given.contains(name))
+        throw ValueError(fmt::format("{} is given, expected it without --adapter, whose it is then", name));
+    }
+    set_unless_given(app, "--run-type", "lora");
+  }
   if (o.preset.empty() && o.run_type == RunType::sparse) o.preset = "best";
   // The paper's part of LLaMA's matrices; 1.2 % is BERT's.
   if (o.preset == "paper" && !given.contains("--n-params")) set_unless_given(app, "--share", "0.002");
@@ -184,6 +207,7 @@ int run(int argc, char** argv) {
       app.add_subcommand("evaluate", "print a model's loss and perplexity on the answers of a file");
   add_model(*evaluate_app, evaluate.common, true);
   add_base(*evaluate_app, *evaluate.common.causal);
+  add_change(*evaluate_app, *evaluate.common.causal);
   add_data(*evaluate_app, evaluate.common);
   evaluate_app->add_option("--batch-size", evaluate.common.batch_size, "most examples of a batch")
       ->capture_default_str()
@@ -211,6 +235,7 @@ int run(int argc, char** argv) {
   CLI::App* generate_app = app.add_subcommand("generate", "answer a prompt, word by word");
   add_model(*generate_app, generate.common, true);
   add_base(*generate_app, *generate.common.causal);
+  add_change(*generate_app, *generate.common.causal);
   add_chat(*generate_app, *generate.common.causal);
   generate_app->add_option("--prompt", generate.prompt, "the question (default: each line of standard input)")
       ->group("Input");
@@ -237,25 +262,33 @@ int run(int argc, char** argv) {
   exported.common = default_options();
   CLI::App* export_app = app.add_subcommand("export", "write a model for other programs");
   add_model(*export_app, exported.common);
-  export_app->add_option("--output", exported.common.output, "folder to write; of gguf-lora the file")
+  add_change(*export_app, *exported.common.causal);
+  export_app
+      ->add_option("--output", exported.common.output,
+                   "folder to write; of gguf, gguf-lora and delta the file")
       ->required()
       ->group("Output");
   export_app
       ->add_option(
           "--format", exported.format,
-          "merged: a folder in Hugging Face form, which transformers and llama.cpp's converter read; of a "
-          "run's "
-          "model OUT/model, what it changed as a LoRA, peft: a folder that the Python package peft loads; "
-          "gguf-lora: a file for llama.cpp's --lora")
+          "merged: a folder in Hugging Face form, which transformers reads; gguf: a file for llama.cpp; of a "
+          "run's model OUT/model, what it changed, delta: a file that --adapter puts on the run's base, of "
+          "any "
+          "run; as a LoRA, peft: a folder that the Python package peft loads; gguf-lora: a file for "
+          "llama.cpp's "
+          "--lora")
       ->capture_default_str()
       ->group("Output");
   export_app
       ->add_option(
           "--base-model", exported.base,
-          "of an adapter: the model that the run began from (default: the one that the run's log names)")
+          "of an adapter or a delta: the model that the run began from (default: the one that the run's "
+          "log names)")
       ->group("Input");
-  add_choice<NumberType>(*export_app, "--save-dtype", exported.common.save_dtype, number_types(),
-                         "of the weights")
+  export_app
+      ->add_option("--save-dtype", exported.save_dtype,
+                   "of the weights: bf16, float or fp16; of gguf q8_0 too")
+      ->capture_default_str()
       ->group("Output");
 
   TrainOptions inspected = default_options();

@@ -37,8 +37,9 @@ int run_generate_on_cuda(const GenerateCommand& command);
 
 struct ExportCommand {
   TrainOptions common;
-  std::string format = "merged";  ///< or "peft" or "gguf-lora"
-  std::filesystem::path base;     ///< of an adapter; empty: the model that the run's log names
+  std::string format = "merged";     ///< or "gguf", "peft", "gguf-lora" or "delta"
+  std::string save_dtype = "float";  ///< or "bf16" or "fp16"; of "gguf" also "q8_0"
+  std::filesystem::path base;        ///< of an adapter or delta; empty: the model that the run's log names
 };
 int run_export(const ExportCommand& command);
 

@@ -1,3 +1,4 @@
+#include <map>
 #include <string>
 #include <string_view>
 
@@ -5,7 +6,10 @@
 
 #include "programs/llm_commands.hpp"
 #include "programs/llm_model.hpp"
+#include "programs/option_groups.hpp"
+#include "training/gguf_export.hpp"
 #include "training/run_adapter.hpp"
+#include "training/run_delta.hpp"
 
 namespace sparsegrad::finetune {
 
@@ -13,55 +17,136 @@ namespace {
 
 namespace fs = std::filesystem;
 
-void export_merged(const TrainOptions& options) {
+/// The type that --save-dtype names. Throws ValueError.
+io::DType file_type_of(const ExportCommand& command) {
+  const std::map<std::string, NumberType> types = number_types();
+  const auto found = types.find(command.save_dtype);
+  if (found != types.end()) return file_type(found->second);
+  throw ValueError(fmt::format("--save-dtype is '{}', expected bf16, float or fp16{}", command.save_dtype,
+                               command.save_dtype == "q8_0" ? "; --format gguf has q8_0" : ""));
+}
+
+const GgufType& gguf_type_of(const std::string& save_dtype) {
+  const std::map<std::string, std::string> names{
+      {"float", "F32"}, {"bf16", "BF16"}, {"fp16", "F16"}, {"q8_0", "Q8_0"}};
+  const auto found = names.find(save_dtype);
+  if (found != names.end()) return gguf_type(found->second);
+  throw ValueError(
+      fmt::format("--save-dtype is '{}', expected bf16, float, fp16 or q8_0 of --format gguf", save_dtype));
+}
+
+/// Before the work: a folder is no place for a file, and a file none for a folder.
+void require_place(const ExportCommand& command, bool file, const char* example) {
+  const fs::path& output = command.common.output;
+  std::error_code code;
+  if (file && (fs::is_directory(output, code) || !output.has_filename())) {
+    throw ValueError(fmt::format("{}: is a folder, expected as --output of {} the file to write, such as {}",
+                                 output.string(), command.format, example));
+  }
+  if (!file && fs::exists(output, code) && !fs::is_directory(output, code)) {
+    throw ValueError(fmt::format("{}: is a file, expected as --output of {} the folder to write",
+                                 output.string(), command.format));
+  }
+}
+
+void require_not_base(const fs::path& output, const fs::path& base) {
+  std::error_code code;
+  if (fs::equivalent(output, base, code))
+    throw ValueError(output.string() + ": --output is the base model, expected another path");
+}
+
+void tell_written(const fs::path& output, std::string_view type) {
+  print("written: {}, {}\n", output.string(), type);
+}
+
+void export_merged(const ExportCommand& command) {
+  require_place(command, false, "");
+  const TrainOptions& options = command.common;
+  const io::DType type = file_type_of(command);
   CausalSession<float, HostBackend> session(options, true);
   session.load_model(options, nothing_trained());
-  session.source().save(options.output, session.model(), file_type(options.save_dtype));
-  print("{}written: {}, {}\n", session.model_text(), options.output.string(), to_string(options.save_dtype));
+  session.source().save(options.output, session.model(), type);
+  print("{}", session.model_text());
+  tell_written(options.output, command.save_dtype);
+}
+
+void export_gguf(const ExportCommand& command) {
+  require_place(command, true, "model.gguf");
+  const TrainOptions& options = command.common;
+  const GgufType& type = gguf_type_of(command.save_dtype);
+  const CausalSource source(options.model, options.causal.value().change);
+  const std::vector<std::string> notes = write_gguf_model(source, type, options.output);
+  print("model: {} ({})\n", options.model.string(), source.form());
+  for (const std::string& note : notes)
+    print("note: {}\n", note);
+  tell_written(options.output, type.name);
 }
 
 void export_adapter(const ExportCommand& command) {
   const TrainOptions& options = command.common;
   const bool peft = command.format == "peft";
-  std::error_code code;
-  if (!peft && (fs::is_directory(options.output, code) || !options.output.has_filename())) {
-    throw ValueError(
-        options.output.string() +
-        ": is a folder, expected as --output of gguf-lora the file to write, such as adapter.gguf");
-  }
-  if (peft && fs::exists(options.output, code) && !fs::is_directory(options.output, code)) {
-    throw ValueError(options.output.string() +
-                     ": is a file, expected as --output of peft the folder to write");
-  }
+  require_place(command, !peft, "adapter.gguf");
+  const io::DType type = file_type_of(command);
   const RunAdapter run = run_adapter(options.model, command.base);
-  if (fs::equivalent(options.output, run.base, code))
-    throw ValueError(options.output.string() + ": --output is the base model, expected another path");
-  const io::DType type = file_type(options.save_dtype);
+  require_not_base(options.output, run.base);
   if (peft)
     write_peft_adapter(options.output, run.adapter, run.base.string(), type);
   else
     write_gguf_adapter(options.output, run.adapter, run.config, type);
   print("adapter: rank {} beside {} matrices of {}; rounding beside it {:.1e} of a matrix's norm\n",
         run.adapter.rank, run.adapter.matrices.size(), run.base.string(), run.rounding);
-  print("written: {}, {}\n", options.output.string(), to_string(options.save_dtype));
+  tell_written(options.output, command.save_dtype);
+}
+
+void export_delta(const ExportCommand& command) {
+  require_place(command, true, "delta.safetensors");
+  const fs::path& output = command.common.output;
+  if (output.extension() != ".safetensors") {
+    throw ValueError(fmt::format("{}: expected as --output of delta a file *.safetensors", output.string()));
+  }
+  if (command.save_dtype != "float") {
+    throw ValueError(fmt::format("--save-dtype is {}, expected float: a delta gives the run's own numbers",
+                                 command.save_dtype));
+  }
+  const RunDelta run = run_delta(command.common.model, command.base);
+  require_not_base(output, run.base);
+  write_delta(output, run.delta, run.shapes);
+  print("delta: {} of {} parameters of {} changed: {} by their entries, {} by factors, {} whole\n",
+        run.delta.parameters.size(), run.shapes.size(), run.base.string(), run.by_entries, run.by_factors,
+        run.whole);
+  print("       {:.1f} MB, of {:.1f} MB of a whole model\n", static_cast<double>(fs::file_size(output)) / 1e6,
+        static_cast<double>(run.model_bytes) / 1e6);
+  tell_written(output, "float");
 }
 
 }  // namespace
 
 int run_export(const ExportCommand& command) {
   const std::string_view format = command.format;
-  if (format != "merged" && format != "peft" && format != "gguf-lora") {
-    throw ValueError(fmt::format("--format is '{}', expected merged, peft or gguf-lora", format));
+  const std::map<std::string_view, void (*)(const ExportCommand&)> formats{{"merged", export_merged},
+                                                                           {"gguf", export_gguf},
+                                                                           {"peft", export_adapter},
+                                                                           {"gguf-lora", export_adapter},
+                                                                           {"delta", export_delta}};
+  const auto found = formats.find(format);
+  if (found == formats.end()) {
+    throw ValueError(
+        fmt::format("--format is '{}', expected merged, gguf, peft, gguf-lora or delta", format));
   }
-  if (format == "merged" && !command.base.empty())
-    throw ValueError("--base-model is for adapters, --format peft or gguf-lora; merged weights need no base");
+  const bool whole = format == "merged" || format == "gguf";
+  if (whole && !command.base.empty()) {
+    throw ValueError(
+        "--base-model is for adapters and deltas, --format peft, gguf-lora or delta; whole weights need no "
+        "base");
+  }
+  if (!whole && !command.common.causal.value().change.empty()) {
+    throw ValueError(fmt::format(
+        "--adapter is put on whole weights, --format merged or gguf; {} is made of a run's model", format));
+  }
   std::error_code code;
   if (fs::equivalent(command.common.output, command.common.model, code))
-    throw ValueError("--output is the model's own folder, expected another one");
-  if (format == "merged")
-    export_merged(command.common);
-  else
-    export_adapter(command);
+    throw ValueError("--output is the model itself, expected another path");
+  found->second(command);
   return 0;
 }
 

@@ -29,7 +29,8 @@ int run_llm_inspect(const TrainOptions& options) {
   for (const std::string& note : tokenizer.notes())
     print("       note: {}\n", note);
   try {
-    const ChatTemplate chat = source.chat_template(options.causal.value().chat_template);
+    const ChatTemplate chat =
+        source.chat_template(options.causal.value().chat_template, options.causal->chat_date);
     print("chat template: {}\n", chat.name());
     Conversation question{{Role::user, "QUESTION"}};
     print("{}\n", chat.prompt(question));

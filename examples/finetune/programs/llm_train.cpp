@@ -1,4 +1,5 @@
 #include "programs/llm_train_impl.hpp"
+#include "training/adapter_start.hpp"
 #include "training/output/output_folder.hpp"
 #include "training/products.hpp"
 
@@ -7,8 +8,8 @@ namespace sparsegrad::finetune {
 int run_llm_train(const TrainOptions& options) {
   options.check();
   if (options.data.empty()) throw ValueError("--data FILE is missing: questions and answers to train on");
-  if (options.device == Device::cuda) return run_llm_train_on_cuda(options);
-  TrainOptions chosen = options;
+  TrainOptions chosen = options.causal.value().start.empty() ? options : options_of_start(options);
+  if (chosen.device == Device::cuda) return run_llm_train_on_cuda(chosen);
   const Products products =
       choose_products(options, options.output.empty() ? "" : OutputFolder::log_in(options.output));
   chosen.product_choice = products.choice;

@@ -22,7 +22,6 @@ class CausalRun {
   static constexpr const char* matrices = "chosen";
 
   explicit CausalRun(const TrainOptions& options) : session_(options) {
-    if (options.save) session_.source().require_savable();
     // What is wrong with the choice of matrices is told before the data are read.
     (void)trained_parts(options, session_.source().config());
     (void)session_.source().packed(options.causal->base);

@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+#include <bit>
 #include <cstring>
 #include <functional>
 
@@ -69,6 +70,32 @@ TEST_CASE("blocks of every type have the values of the package gguf, bit by bit"
       wrong += bits_of(values[i]) != std::stoul(bits[i], nullptr, 16);
     CHECK(wrong == 0);
   }
+}
+
+TEST_CASE("values become the blocks of the package gguf, bit by bit") {
+  std::ifstream stream(golden / "quantised.json");
+  const auto golden_blocks = nlohmann::json::parse(stream);
+  std::vector<float> values;
+  for (const auto& bits : golden_blocks.at("bits"))
+    values.push_back(
+        std::bit_cast<float>(static_cast<std::uint32_t>(std::stoul(bits.get<std::string>(), nullptr, 16))));
+  for (const char* name : {"F32", "F16", "BF16", "Q8_0"}) {
+    CAPTURE(name);
+    const GgufType& type = gguf_type(name);
+    const std::vector<std::byte> wanted = from_hex(golden_blocks.at(name));
+    std::vector<std::byte> blocks(wanted.size());
+    quantize_blocks(type, values, blocks);
+    CHECK(blocks == wanted);
+  }
+  std::vector<std::byte> blocks(34);
+  std::vector<float> large(32, 1e30F);
+  check_says(error_of([&] { quantize_blocks(gguf_type("Q8_0"), large, blocks); }), "has no room in F16");
+  blocks.resize(64);
+  check_says(error_of([&] { quantize_blocks(gguf_type("F16"), large, blocks); }), "has no room in F16");
+  check_says(error_of([&] { quantize_blocks(gguf_type("Q8_0"), large, blocks); }),
+             "64 bytes of Q8_0 for 32 values");
+  blocks.resize(18);
+  check_says(error_of([&] { quantize_blocks(gguf_type("Q4_0"), large, blocks); }), "Q4_0 cannot be written");
 }
 
 TEST_CASE("sizes of blocks and types without values are refused") {

@@ -88,6 +88,29 @@ TEST_CASE("models have Hugging Face's names, and rows in its order") {
   }
 }
 
+TEST_CASE("rows of heads of 8, where the order is not its own inverse") {
+  const GgufFile file((golden / "heads8.gguf").string());
+  const DecoderConfig config = gguf_config(file);
+  CHECK(config.head_size == 8);
+  std::ifstream stream(golden / "heads8.json");
+  const auto goldens = nlohmann::json::parse(stream);
+  CHECK(goldens.size() == 4);
+  for (const auto& [name, wanted] : goldens.items()) {
+    CAPTURE(name);
+    const bool bias = name.ends_with(".bias");
+    const GgufTensor& tensor = file.tensor(gguf_name(name));
+    const index_t rows = bias ? tensor.count() : tensor.rows();
+    const auto values = wanted.get<std::vector<float>>();
+    CHECK(gguf_parameter(file, config, name, bias ? 0 : rows, bias ? rows : tensor.cols()) == values);
+    std::vector<float> stored(values.size());
+    file.dequantize(tensor, 0, tensor.rows(), stored);
+    CHECK(stored != values);
+    const index_t cols = bias ? 1 : tensor.cols();
+    CHECK(gguf_row_order(config, name, values, cols) == stored);
+    CHECK(hugging_face_row_order(config, name, stored, cols) == values);
+  }
+}
+
 TEST_CASE("names of parameters") {
   CHECK(gguf_name("model.embed_tokens.weight") == "token_embd.weight");
   CHECK(gguf_name("lm_head.weight") == "output.weight");

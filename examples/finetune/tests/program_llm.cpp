@@ -157,8 +157,8 @@ TEST_CASE("evaluate, generate and export agree on one model") {
   CHECK(content(exported / "tokenizer.json") == content(model() / "tokenizer.json"));
   const Finished second = llm(evaluate_words(exported));
   CHECK(number_after(second.out, "loss ") == loss);
-  check_says(llm("export --format gguf --model " + model().string() + " --output " + exported.string()).err,
-             "--format is 'gguf', expected merged, peft or gguf-lora");
+  check_says(llm("export --format onnx --model " + model().string() + " --output " + exported.string()).err,
+             "--format is 'onnx', expected merged, gguf, peft, gguf-lora or delta");
 
   const std::string ask = "generate --threads 1 --products blas --quiet --max-new-tokens 12 --model " +
                           model().string() + " --prompt 1+1? ";

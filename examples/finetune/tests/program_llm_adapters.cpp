@@ -170,7 +170,7 @@ TEST_CASE("runs that are no LoRA are refused with the way out") {
   refused(run_of("bf16", "--run-type lora --save-dtype bf16"), "saved its model as bf16");
   refused(run_of("all", "--run-type lora --train-parameters all"),
           "is none of the matrices that the run trained");
-  refused(base().parent_path(), "there is no such file; an adapter is made of a run's model");
+  refused(base().parent_path(), "there is no such file; adapters and deltas are made of a run's model");
 
   const fs::path other = make_tiny_decoder(fresh_folder("adapter_other"), tiny_decoder_tokens + 1);
   refused(lora_run(), "expected as --base-model the one that the run began from",
@@ -215,7 +215,7 @@ TEST_CASE("outputs that do not fit the format are refused") {
   check_says(llm(export_words("peft", lora_run(), base())).err, "--output is the base model");
   check_says(
       llm(export_words("merged", lora_run(), lora_run() / "m") + "--base-model " + base().string()).err,
-      "--base-model is for adapters");
-  check_says(llm(export_words("gguf", lora_run(), lora_run() / "m")).err,
-             "--format is 'gguf', expected merged, peft or gguf-lora");
+      "--base-model is for adapters and deltas");
+  check_says(llm(export_words("onnx", lora_run(), lora_run() / "m")).err,
+             "--format is 'onnx', expected merged, gguf, peft, gguf-lora or delta");
 }

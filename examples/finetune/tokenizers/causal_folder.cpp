@@ -1,8 +1,8 @@
-// Causal tokenizers of Hugging Face folders.
+#include "tokenizers/causal_folder.hpp"
+
 #include <algorithm>
 #include <utility>
 
-#include "tokenizers/causal_tokenizer.hpp"
 #include "tokenizers/folder_settings.hpp"
 #include "tokenizers/sentencepiece.hpp"
 #include "tokenizers/tokenizer_files.hpp"
@@ -213,7 +213,7 @@ void read_ends(const Path& directory, CausalSettings& settings) {
 }
 
 /// tokenizer.model, with the tokens and settings of tokenizer_config.json.
-std::unique_ptr<CausalTokenizer> read_sentencepiece(const Path& directory, const Path& file) {
+PieceFiles read_sentencepiece(const Path& directory, const Path& file) {
   const Path config_file = directory / "tokenizer_config.json";
   const Json config = read_object_if_there(config_file);
   std::vector<AddedToken> added;
@@ -225,7 +225,7 @@ std::unique_ptr<CausalTokenizer> read_sentencepiece(const Path& directory, const
   std::error_code no_error;
   if (const Path jinja = directory / "chat_template.jinja"; std::filesystem::exists(jinja, no_error))
     settings.chat_template = read_file(jinja);
-  const std::string model = read_file(file);
+  std::string model = read_file(file);
   const auto plain = sentencepiece_tokenizer(model, added, settings, file.string());
   const auto take = [&](const char* key, std::optional<std::int32_t>& id) {
     const auto text = token_text(config, key, config_file);
@@ -243,12 +243,12 @@ std::unique_ptr<CausalTokenizer> read_sentencepiece(const Path& directory, const
   take("eos_token", settings.eos_id);
   take("pad_token", settings.pad_id);
   read_ends(directory, settings);
-  return sentencepiece_tokenizer(model, added, settings, file.string());
+  return {file.string(), std::move(model), std::move(added), std::move(settings)};
 }
 
 }  // namespace
 
-std::unique_ptr<CausalTokenizer> load_causal_tokenizer(const Path& directory) {
+CausalFolder read_causal_folder(const Path& directory) {
   require_directory(directory);
   const Path file = directory / "tokenizer.json";
   const Path piece_file = directory / "tokenizer.model";
@@ -261,7 +261,8 @@ std::unique_ptr<CausalTokenizer> load_causal_tokenizer(const Path& directory) {
   const auto model = root.find("model");
   const bool falls_back =
       model != root.end() && model->is_object() && flag(*model, "byte_fallback", false, file);
-  if (has_piece && (!has_json || falls_back)) return read_sentencepiece(directory, piece_file);
+  if (has_piece && (!has_json || falls_back))
+    return {piece_file.string(), std::nullopt, read_sentencepiece(directory, piece_file)};
   CausalBpeParts parts = read_parts(root, file);
   const Path config_file = directory / "tokenizer_config.json";
   const Path map_file = directory / "special_tokens_map.json";
@@ -287,8 +288,17 @@ std::unique_ptr<CausalTokenizer> load_causal_tokenizer(const Path& directory) {
   if (const Path jinja = directory / "chat_template.jinja"; std::filesystem::exists(jinja, no_error))
     settings.chat_template = read_file(jinja);
   read_ends(directory, settings);
+  return {file.string(), std::move(parts), std::nullopt};
+}
+
+std::unique_ptr<CausalTokenizer> load_causal_tokenizer(const Path& directory) {
+  CausalFolder folder = read_causal_folder(directory);
+  if (folder.pieces) {
+    const PieceFiles& p = *folder.pieces;
+    return sentencepiece_tokenizer(p.model, p.added, p.settings, p.path);
+  }
   std::unique_ptr<CausalTokenizer> tokenizer;
-  naming_file(file, [&] { tokenizer = std::make_unique<CausalBpeTokenizer>(std::move(parts)); });
+  naming_file(folder.path, [&] { tokenizer = std::make_unique<CausalBpeTokenizer>(std::move(*folder.bpe)); });
   return tokenizer;
 }
 

@@ -1,6 +1,7 @@
 #include "tokenizers/sentencepiece.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <unordered_map>
@@ -31,7 +32,116 @@ void append_bytes(unsigned field, std::string_view value, std::string& out) {
   out += value;
 }
 
+/// The fields of a message one after the other.
+class Fields {
+ public:
+  Fields(std::string_view bytes, const std::string& name) : rest_(bytes), name_(name) {}
+
+  unsigned number = 0;
+  std::uint64_t value = 0;  ///< of a varint, or the bits of 32 or 64
+  std::string_view text;    ///< of bytes
+
+  /// Moves to the next one; false at the end.
+  bool next() {
+    if (rest_.empty()) return false;
+    const std::uint64_t key = varint();
+    number = static_cast<unsigned>(key >> 3U);
+    switch (key & 7U) {
+      case 0:
+        value = varint();
+        return true;
+      case 1:
+        value = bits(8);
+        return true;
+      case 2:
+        text = take(varint());
+        return true;
+      case 5:
+        value = bits(4);
+        return true;
+      default:
+        throw malformed();
+    }
+  }
+
+ private:
+  TokenizerError malformed() const {
+    return TokenizerError(name_ +
+                          ": expected a SentencePiece model, found bytes that are none (file truncated?)");
+  }
+  std::uint64_t varint() {
+    std::uint64_t x = 0;
+    for (unsigned shift = 0; shift < 64; shift += 7) {
+      const auto byte = static_cast<unsigned char>(take(1)[0]);
+      x |= static_cast<std::uint64_t>(byte & 0x7FU) << shift;
+      if ((byte & 0x80U) == 0) return x;
+    }
+    throw malformed();
+  }
+  std::uint64_t bits(std::size_t size) {
+    std::uint64_t x = 0;
+    std::memcpy(&x, take(size).data(), size);
+    return x;
+  }
+  std::string_view take(std::uint64_t size) {
+    if (size > rest_.size()) throw malformed();
+    const std::string_view part = rest_.substr(0, static_cast<std::size_t>(size));
+    rest_.remove_prefix(part.size());
+    return part;
+  }
+
+  std::string_view rest_;
+  const std::string& name_;
+};
+
+Piece read_piece(std::string_view bytes, const std::string& name) {
+  Piece piece;
+  for (Fields fields(bytes, name); fields.next();) {
+    if (fields.number == 1) piece.text = fields.text;
+    if (fields.number == 2) piece.score = std::bit_cast<float>(static_cast<std::uint32_t>(fields.value));
+    if (fields.number != 3) continue;
+    if (fields.value < 1 || fields.value > 6) {
+      throw TokenizerError(name + ": a piece has the type " + std::to_string(fields.value) +
+                           ", expected a number from 1 to 6");
+    }
+    piece.type = static_cast<PieceType>(fields.value);
+  }
+  return piece;
+}
+
 }  // namespace
+
+PieceModel read_piece_model(std::string_view model, const std::string& name) {
+  const auto refuse = [&](const char* what) {
+    return TokenizerError(name + ": the SentencePiece model " + what);
+  };
+  PieceModel result;
+  std::uint64_t type = 1;  // as sentencepiece_model.proto has it where a file says nothing
+  bool removes_blanks = true;
+  for (Fields fields(model, name); fields.next();) {
+    if (fields.number == 1) result.pieces.push_back(read_piece(fields.text, name));
+    if (fields.number == 2) {
+      for (Fields trainer(fields.text, name); trainer.next();) {
+        if (trainer.number == 3) type = trainer.value;
+        if (trainer.number == 24 && trainer.value != 0)
+          throw refuse("has blanks as suffixes, expected them before words");
+      }
+    }
+    if (fields.number != 3) continue;
+    for (Fields normalizer(fields.text, name); normalizer.next();) {
+      if (normalizer.number == 2 && !normalizer.text.empty())
+        throw refuse("normalises texts, expected \"identity\" as LLaMA's");
+      if (normalizer.number == 3) result.add_dummy_prefix = normalizer.value != 0;
+      if (normalizer.number == 4) removes_blanks = normalizer.value != 0;
+      if (normalizer.number == 5 && normalizer.value == 0)
+        throw refuse("keeps blanks as they are, expected U+2581 for them");
+    }
+  }
+  if (result.pieces.empty()) throw refuse("has no pieces");
+  if (type != 2) throw refuse("is not of byte-pair encoding");
+  if (removes_blanks) throw refuse("removes blanks that follow one another, expected all to stay");
+  return result;
+}
 
 std::string sentencepiece_model(const std::vector<Piece>& pieces, bool add_dummy_prefix) {
   std::string model;

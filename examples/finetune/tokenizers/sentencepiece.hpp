@@ -29,6 +29,15 @@ struct Piece {
 /// byte, without normalisation.
 std::string sentencepiece_model(const std::vector<Piece>& pieces, bool add_dummy_prefix);
 
+/// What a model's bytes hold, as far as `sentencepiece_model` writes it.
+struct PieceModel {
+  std::vector<Piece> pieces;  ///< their texts lie in the model's bytes
+  bool add_dummy_prefix = true;
+};
+/// Reads the bytes of a tokenizer.model, without the library. Throws TokenizerError beginning with `name`: malformed
+/// bytes; a model that is not of byte-pair encoding, or that normalises texts, of which LLaMA's know nothing.
+PieceModel read_piece_model(std::string_view model, const std::string& name);
+
 /// The tokenizer of a tokenizer.model's bytes. A text's first word gets a space before it where the model says so; what
 /// follows a special token gets none, as in transformers with "legacy": false. `added` are tokens beside the model's pieces,
 /// found first. Settings without ids get the model's. Throws TokenizerError beginning with `name`: bytes that are no model,

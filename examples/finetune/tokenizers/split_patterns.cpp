@@ -147,6 +147,12 @@ std::optional<SplitPattern> pattern_of_pre(std::string_view pre) {
   return std::nullopt;
 }
 
+std::string_view pre_of_pattern(SplitPattern pattern) {
+  for (const auto& [name, known] : pre_names)
+    if (known == pattern) return name;
+  return {};
+}
+
 std::string known_pre_names() {
   std::string text;
   for (const auto& [name, pattern] : pre_names)

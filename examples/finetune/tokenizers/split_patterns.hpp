@@ -25,6 +25,8 @@ std::optional<SplitPattern> pattern_of_regex(std::string_view regex);
 
 /// The pattern that a GGUF file's "tokenizer.ggml.pre" names; nothing where it is none of `known_pre_names`.
 std::optional<SplitPattern> pattern_of_pre(std::string_view pre);
+/// The name of a pattern there.
+std::string_view pre_of_pattern(SplitPattern pattern);
 /// Names that `pattern_of_pre` knows, for messages.
 std::string known_pre_names();
 

@@ -58,7 +58,8 @@ class CausalSession {
   /// Makes the model with what `trained` says, and loads its weights.
   void load_model(const TrainOptions& options, const TrainedParts& trained);
   Model& model() { return *model_; }
-  void restore_weights(const TrainOptions& options) { source_->load(*model_, options.seed); }
+  /// Loads the weights again, and into the adapters what the run starts from.
+  void restore_weights(const TrainOptions& options);
 
   /// Data and model for the run's log.
   nlohmann::json data_json() const;

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "checkpoints/adapter_reader.hpp"
 #include "data/conversation.hpp"
 #include "training/causal_session.hpp"
 #include "training/run_device.hpp"
@@ -17,10 +18,10 @@ namespace sparsegrad::finetune {
 template <class T, class Backend>
 CausalSession<T, Backend>::CausalSession(const TrainOptions& options, bool raw)
     : ctx_(RunDevice<Backend>::make_context(options)),
-      source_(std::make_unique<CausalSource>(options.model)),
+      source_(std::make_unique<CausalSource>(options.model, options.causal.value().change)),
       chat_(raw ? nullptr
-                : std::make_unique<ChatTemplate>(
-                      source_->chat_template(options.causal.value().chat_template))) {}
+                : std::make_unique<ChatTemplate>(source_->chat_template(options.causal.value().chat_template,
+                                                                        options.causal->chat_date))) {}
 
 template <class T, class Backend>
 void CausalSession<T, Backend>::load_data(const TrainOptions& options, bool with_train) {
@@ -79,6 +80,20 @@ void CausalSession<T, Backend>::load_data(const TrainOptions& options, bool with
   held_conversations_ = std::move(held);
   RunDevice<Backend>::return_freed_memory();
   program_bytes_ = RunDevice<Backend>::memory_in_use();
+}
+
+template <class T, class Backend>
+void CausalSession<T, Backend>::restore_weights(const TrainOptions& options) {
+  source_->load(*model_, options.seed);
+  const std::filesystem::path& start = options.causal.value().start;
+  if (start.empty()) return;
+  const Adapter adapter = read_adapter(start, source_->config());
+  for (const AdapterMatrix& m : adapter.matrices) {
+    const std::string name = matrix_name(m.block, m.kind);
+    const std::string matrix = name.substr(0, name.rfind(".weight"));
+    model_->set_values(model_->parameters().at(matrix + ".lora_A.weight").weight, m.a);
+    model_->set_values(model_->parameters().at(matrix + ".lora_B.weight").weight, m.b);
+  }
 }
 
 template <class T, class Backend>

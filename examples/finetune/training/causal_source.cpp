@@ -12,6 +12,7 @@
 #include "checkpoints/gguf_tokenizer.hpp"
 #include "checkpoints/gguf_tokenizer_files.hpp"
 #include "models/host_backend.hpp"
+#include "training/source_weights.hpp"
 
 namespace sparsegrad::finetune {
 
@@ -28,7 +29,7 @@ bool begins_with_gguf(const fs::path& path) {
 
 }  // namespace
 
-CausalSource::CausalSource(const fs::path& path) : path_(path) {
+CausalSource::CausalSource(const fs::path& path, const fs::path& change) : path_(path) {
   std::error_code code;
   if (fs::is_directory(path, code)) {
     folder_ = open_decoder_folder(path);
@@ -53,22 +54,25 @@ CausalSource::CausalSource(const fs::path& path) : path_(path) {
                     "another model's",
                     path.string(), tokens - 1, config().vocab_size));
   }
+  if (!change.empty()) change_ = read_weight_change(change, config());
 }
 
 std::string CausalSource::form() const {
-  if (gguf_ == nullptr) return "folder";
+  const std::string changed = change_ != nullptr ? ", with a " + change_->text() : "";
+  if (gguf_ == nullptr) return "folder" + changed;
   std::map<std::string, int> count;
   for (const GgufTensor& tensor : gguf_->tensors())
     ++count[std::string(tensor.type->name)];
   std::string text = "GGUF";
   for (const auto& [type, tensors] : count)
     text += fmt::format(", {} tensors {}", tensors, type);
-  return text;
+  return text + changed;
 }
 
-ChatTemplate CausalSource::chat_template(const std::string& name) const {
+ChatTemplate CausalSource::chat_template(const std::string& name, const std::string& date) const {
   const CausalSettings& settings = tokenizer_->settings();
   ChatTokens tokens;
+  tokens.date = date;
   if (settings.eos_id) tokens.eos = tokenizer_->token_of(*settings.eos_id);
   if (settings.bos_id && (name != "plain" || settings.adds_bos))
     tokens.bos = tokenizer_->token_of(*settings.bos_id);
@@ -98,14 +102,6 @@ std::vector<std::int32_t> CausalSource::end_ids(const ChatTemplate& chat) const 
   return ids;
 }
 
-void CausalSource::require_savable() const {
-  if (gguf_ == nullptr || gguf_->at<std::string_view>("tokenizer.ggml.model") == "gpt2") return;
-  throw ModelError(
-      path_.string() +
-      ": its tokenizer is SentencePiece's, which cannot be written from a GGUF file to a model's folder; "
-      "begin with the model's folder in Hugging Face form, or train with --no-save");
-}
-
 PackedMatrices CausalSource::packed(Base base) const {
   if (base == Base::in_float) return {};
   if (gguf_ == nullptr) {
@@ -116,7 +112,8 @@ PackedMatrices CausalSource::packed(Base base) const {
   auto shapes = std::make_shared<std::map<std::string, std::pair<index_t, index_t>, std::less<>>>();
   for (const ParameterShape& shape : decoder_shapes(config(), {}, 0))
     (*shapes)[shape.name] = {shape.rows, shape.cols};
-  return [this, shapes](std::string_view name) {
+  return [this, shapes](std::string_view name) -> std::shared_ptr<const PackedMatrix> {
+    if (change_ != nullptr && change_->changes(name)) return nullptr;
     const auto& [rows, cols] = shapes->find(name)->second;
     return gguf_packed(*gguf_, config(), name, rows, cols);
   };

@@ -14,6 +14,7 @@
 
 #include "checkpoints/decoder_folder.hpp"
 #include "checkpoints/gguf_file.hpp"
+#include "checkpoints/weight_change.hpp"
 #include "data/chat_template.hpp"
 #include "models/decoder/decoder_model.hpp"
 #include "tokenizers/causal_tokenizer.hpp"
@@ -24,21 +25,25 @@ namespace sparsegrad::finetune {
 /// A model's configuration, tokenizer, chat template and weights, whatever the form of its files.
 class CausalSource {
  public:
-  /// Opens a folder, or a GGUF file; reads all but the weights. Throws ModelError, IoError or TokenizerError: neither of
-  /// them, an architecture or quantisation that is not known, a tokenizer that does not fit the model.
-  explicit CausalSource(const std::filesystem::path& path);
+  /// Opens a folder, or a GGUF file; reads all but the weights. `change`: an adapter or a delta that is put on the
+  /// weights as they are read; empty: none. Throws ModelError, IoError or TokenizerError: neither of them, an architecture
+  /// or quantisation that is not known, a tokenizer that does not fit the model, a change that does not fit it.
+  explicit CausalSource(const std::filesystem::path& path, const std::filesystem::path& change = {});
 
   const std::filesystem::path& path() const { return path_; }
   bool is_gguf() const { return gguf_ != nullptr; }
-  /// For people: "GGUF, Q4_1, F32 and Q8_0", or "folder".
+  /// Null where nothing is put on the weights.
+  const WeightChange* change() const { return change_.get(); }
+  /// For people: "GGUF, Q4_1, F32 and Q8_0", or "folder"; with a change that is put on it.
   std::string form() const;
   const DecoderConfig& config() const { return folder_.config; }
   const CausalTokenizer& tokenizer() const { return *tokenizer_; }
   /// Null for a folder.
   const GgufFile* gguf() const { return gguf_.get(); }
 
-  /// The template by its name, or where that is empty the model's own. Throws ValueError.
-  ChatTemplate chat_template(const std::string& name) const;
+  /// The template by its name, or where that is empty the model's own; `date` is what it gives as today's, where it does.
+  /// Throws ValueError.
+  ChatTemplate chat_template(const std::string& name, const std::string& date = default_chat_date) const;
   /// Ids of a text in which special tokens are spelt out, as transformers reads what a chat template has written.
   std::vector<std::int32_t> encode(std::string_view text) const {
     return tokenizer_->encode(text, SpecialText::parsed);
@@ -46,14 +51,12 @@ class CausalSource {
   /// The tokens that end an answer.
   std::vector<std::int32_t> end_ids(const ChatTemplate& chat) const;
 
-  /// What of the model may stay in the file's blocks, for a model that this object outlives. Throws ValueError for a
-  /// folder where that is wanted.
+  /// What of the model may stay in the file's blocks, for a model that this object outlives: all but what a change is put
+  /// on. Throws ValueError for a folder where that is wanted.
   PackedMatrices packed(Base base) const;
   /// Fills the model's weights; adapters are made from `seed`. Throws ModelError or IoError.
   template <class T, class Backend>
   void load(DecoderModel<T, Backend>& model, std::uint64_t seed) const;
-  /// Throws ModelError where `save` could not write the tokenizer: that of a GGUF file with SentencePiece.
-  void require_savable() const;
   /// Writes a folder that transformers loads, with the tokenizer's files, adapters merged. Throws ModelError or IoError.
   template <class T, class Backend>
   void save(const std::filesystem::path& folder, const DecoderModel<T, Backend>& model, io::DType type) const;
@@ -63,6 +66,7 @@ class CausalSource {
   DecoderFolder folder_;
   std::unique_ptr<GgufFile> gguf_;
   std::unique_ptr<CausalTokenizer> tokenizer_;
+  std::unique_ptr<WeightChange> change_;
 };
 
 }  // namespace sparsegrad::finetune

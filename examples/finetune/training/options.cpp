@@ -239,6 +239,7 @@ nlohmann::json to_json(const TrainOptions& o) {
     json["matrices"] = c.matrices;
     json["blocks"] = c.blocks;
     json["chat_template"] = c.chat_template;
+    if (c.chat_date != default_chat_date) json["chat_date"] = c.chat_date;
     json["fields"] = c.fields;
     json["all_paths"] = c.all_paths;
     json["validation"] = c.validation.string();
@@ -247,6 +248,7 @@ nlohmann::json to_json(const TrainOptions& o) {
     if (c.recompute) json["recompute"] = true;
     if (o.tokens_per_batch > 0) json["tokens_per_batch"] = o.tokens_per_batch;
     if (!c.evaluate_also.empty()) json["evaluate_also"] = c.evaluate_also;
+    if (!c.start.empty()) json["adapter"] = c.start.string();
   }
   if (o.save_dtype != NumberType::float32) json["save_dtype"] = to_string(o.save_dtype);
   if (o.held_out > 0) json["held_out"] = o.held_out;

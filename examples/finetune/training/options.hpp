@@ -14,6 +14,7 @@
 
 #include <sparsegrad/backend/product_choice.hpp>
 
+#include "data/chat_template.hpp"
 #include "data/padding.hpp"
 #include "models/mlp/lora.hpp"
 #include "replication/defects.hpp"
@@ -111,9 +112,10 @@ std::string_view to_string(Base base);
 
 /// What a language model's run has beside the options of all runs.
 struct CausalOptions {
-  std::string matrices = "up,down";    ///< kinds, see parse_matrices
-  std::string blocks = "every-third";  ///< see parse_blocks
-  std::string chat_template;           ///< a name of ChatTemplate; empty: the model's own
+  std::string matrices = "up,down";          ///< kinds, see parse_matrices
+  std::string blocks = "every-third";        ///< see parse_blocks
+  std::string chat_template;                 ///< a name of ChatTemplate; empty: the model's own
+  std::string chat_date{default_chat_date};  ///< what LLaMA-3.1's template and its like give as today's date
   std::string fields;      ///< "QUESTION,ANSWER", the names of the data's fields; empty: told from the data
   bool all_paths = false;  ///< of OpenAssistant trees
   Base base = Base::in_float;
@@ -121,6 +123,8 @@ struct CausalOptions {
   std::filesystem::path validation;        ///< file that is evaluated on, in place of a part of the data
   std::vector<std::string> evaluate_also;  ///< "NAME=FILE": further files, which choose nothing
   std::uint64_t split_seed = 0;            ///< which part of the data that is
+  std::filesystem::path change;  ///< an adapter or a delta that is put on the model's weights; empty: none
+  std::filesystem::path start;   ///< an adapter that a run of type lora goes on from; empty: none
 };
 
 struct TrainOptions {

@@ -133,6 +133,15 @@ def choices(model, prompt, batch):
     return {"answers": answers, "log_likelihoods": likelihoods}
 
 
+def save_peft(model, folder):
+    """The adapters as peft saves them, in float."""
+    model.save_pretrained(folder, state_dict={k: v.float() for k, v in model.state_dict().items()})
+    (folder / "README.md").unlink()
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = "llama"
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+
+
 def with_lora(model, batches, folder):
     """peft's adapters on some matrices of block 1, from A and B that are both random."""
     model = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0,
@@ -145,6 +154,7 @@ def with_lora(model, batches, folder):
             if "lora_" in name:
                 p.copy_((0.3 * torch.randn(p.shape, generator=generator)).double())
                 start[name.replace("base_model.model.", "").replace(".default", "")] = p.detach().float().clone()
+    save_peft(model, folder / "peft")
     result = {"rank": RANK, "alpha": ALPHA, "loss": loss_of(model, batches[0]).item(),
               "logits": logits_of(model, batches[0][0]).tolist()}
     model.zero_grad()

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Writes tests/golden/gguf/: blocks.json, random blocks of every type that is read with the bits of their values as the
-package `gguf` has them, and tiny.gguf, a file that its writer made. Needs: pip install gguf (0.19.0)."""
+package `gguf` has them, quantised.json, values with the blocks that it makes of them, and tiny.gguf, a file that its
+writer made. Needs: pip install gguf (0.19.0)."""
 import json
 import pathlib
 
@@ -46,6 +47,21 @@ for kind in [Type.F32, Type.F16, Type.BF16, *halves]:
     cases.append({"type": kind.name, "id": int(kind), "bytes": data.tobytes().hex(),
                   "bits": [f"{x:08x}" for x in values.reshape(-1).view("<u4")]})
 (folder / "blocks.json").write_text(json.dumps(cases, indent=0) + "\n")
+
+def written():
+    """Values of every size that has room in 16 bits, ties, zeros and blocks of numbers near nothing."""
+    draw = np.random.default_rng(11)
+    values = [draw.standard_normal(32), draw.standard_normal(32) * 3e4, draw.integers(-254, 255, 32) / 2,
+              np.zeros(32), draw.standard_normal(32) * 1e-39, draw.standard_normal(32) * 1e-7,
+              np.where(np.arange(32) == 5, -1, 0), draw.standard_normal(32) * 10.0 ** draw.integers(-6, 4, 32)]
+    return np.concatenate(values).astype(np.float32)
+
+
+given = written()
+(folder / "quantised.json").write_text(json.dumps(
+    {"bits": [f"{x:08x}" for x in given.view("<u4")],
+     **{kind.name: np.ascontiguousarray(gguf.quantize(given, kind)).tobytes().hex()
+        for kind in (Type.F32, Type.F16, Type.BF16, Type.Q8_0)}}, indent=0) + "\n")
 
 writer = gguf.GGUFWriter(folder / "tiny.gguf", "llama")
 writer.add_custom_alignment(64)

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Writes tests/golden/gguf/llama.gguf and qwen2.gguf: tiny random models as llama.cpp's convert_hf_to_gguf.py stores
-them, and model.json: their values under Hugging Face's names, with rows as Hugging Face has them. Needs: pip install gguf."""
+them, and model.json: their values under Hugging Face's names, with rows as Hugging Face has them. Also heads8.gguf and
+heads8.json, q and k of a model with heads of 8: from there on the order of rows is not its own inverse. Needs: pip
+install gguf."""
 import json
 import pathlib
 
@@ -75,3 +77,25 @@ for family in ("llama", "qwen2"):
     writer.close()
     goldens[family] = tensors
 (folder / "model.json").write_text(json.dumps(goldens, separators=(",", ":")) + "\n")
+
+writer = gguf.GGUFWriter(folder / "heads8.gguf", "llama")
+writer.add_context_length(32)
+writer.add_block_count(1)
+writer.add_embedding_length(4)
+writer.add_feed_forward_length(4)
+writer.add_head_count(2)
+writer.add_head_count_kv(1)
+writer.add_layer_norm_rms_eps(1e-5)
+writer.add_key_length(8)
+writer.add_tensor("token_embd.weight", values(3, 4))
+tensors = {}
+for kind, heads in (("q", 2), ("k", 1)):
+    for part, shape in (("weight", (heads * 8, 4)), ("bias", (heads * 8,))):
+        array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+        tensors[f"model.layers.0.self_attn.{kind}_proj.{part}"] = array.reshape(-1).tolist()
+        writer.add_tensor(f"blk.0.attn_{kind}.{part}", np.ascontiguousarray(permute(array, heads)))
+writer.write_header_to_file()
+writer.write_kv_data_to_file()
+writer.write_tensors_to_file()
+writer.close()
+(folder / "heads8.json").write_text(json.dumps(tensors, separators=(",", ":")) + "\n")
