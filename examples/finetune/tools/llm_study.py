@@ -32,8 +32,8 @@ import time
 from glue_plots import finish, pyplot, style
 from glue_runs import Failed, Runner, interval, markdown, mebibytes, read_json, run_tool, say, spread, write_aside
 
-PAPER = "--run-type sparse --preset paper --phase1-steps 11"
-BEST = "--run-type sparse --preset best"
+PAPER = "--run-type sparse --preset paper --phase1-steps 5"
+BEST = "--run-type sparse --preset best --phase1-steps 5"
 # Options, and the rate that the search begins with.
 KINDS = {
     "ft": ("ft", "--run-type ft", 1e-4),
