@@ -109,10 +109,11 @@ def program_run(a, case):
     command += ["--max-steps", str(a.steps), "--no-shuffle", "--log-every", "1", "--no-save", "--quiet", "--threads", str(a.threads)]
     run_command(command, a.case_seconds)
     log = json.loads((pathlib.Path(folder) / "run.json").read_text())
-    # The log has training time and tokens up to each step.
-    records = [{"seconds": 0, "tokens": 0}, *log["steps"]]
-    seconds, tokens = ([y[name] - x[name] for x, y in zip(records, records[1:])] for name in ("seconds", "tokens"))
-    found = counted(a, seconds, tokens, [record["loss"] for record in log["steps"]], log["memory"]["process_peak_bytes"])
+    # The log has the training time up to each step.
+    until = [0, *(record["seconds"] for record in log["steps"])]
+    seconds = [y - x for x, y in zip(until, until[1:])]
+    tokens, losses = ([record[name] for record in log["steps"]] for name in ("tokens", "loss"))
+    found = counted(a, seconds, tokens, losses, log["memory"]["process_peak_bytes"])
     return {**found, "trained": log["trained"]["dense_parameters"] + log["trained"]["sparse_entries_a_step"]}
 
 

@@ -36,17 +36,17 @@ PAPER = "--run-type sparse --preset paper --phase1-steps 5"
 BEST = "--run-type sparse --preset best --phase1-steps 5"
 # Options, and the rate that the search begins with.
 KINDS = {
-    "ft": ("ft", "--run-type ft", 1e-4),
-    "lora": ("LoRA, rank 32", "--run-type lora --lora-rank 32 --lora-scale 1", 1e-3),
-    "sparse-paper": ("sparse (paper), 0.2 %", PAPER, 1e-3),
-    "sparse-best": ("sparse (best), one side of 64", BEST, 3e-4),
-    "topk": ("top-k 0.2 %, no basis", "--run-type topk --share 0.002", 1e-3),
-    "meprop": ("meProp, 5 % of a row of dY", "--run-type meprop", 1e-4),
-    "sparse-random": ("sparse (paper) in a random basis", f"{PAPER} --width-side random --other-side random", 1e-3),
-    "sparse-random-64": ("sparse (best) in a random basis", f"{BEST} --width-side random:64", 3e-4),
-    "lora-46": ("LoRA, rank 46: entries of best", "--run-type lora --lora-rank 46 --lora-scale 1", 1e-3),
-    "lora-1": ("LoRA, rank 1: entries of paper", "--run-type lora --lora-rank 1 --lora-scale 1", 3e-3),
-    "sparse-paper-8": ("sparse (paper), 7.6 %: entries of LoRA 32", f"{PAPER} --share 0.0764", 3e-4),
+    "ft": ("ft", "--run-type ft", 3e-4),
+    "lora": ("LoRA, rank 32", "--run-type lora --lora-rank 32 --lora-scale 1", 3e-3),
+    "sparse-paper": ("sparse (paper), 0.2 %", PAPER, 3e-3),
+    "sparse-best": ("sparse (best), one side of 64", BEST, 1e-3),
+    "topk": ("top-k 0.2 %, no basis", "--run-type topk --share 0.002", 3e-3),
+    "meprop": ("meProp, 5 % of a row of dY", "--run-type meprop", 3e-4),
+    "sparse-random": ("sparse (paper) in a random basis", f"{PAPER} --width-side random --other-side random", 3e-3),
+    "sparse-random-64": ("sparse (best) in a random basis", f"{BEST} --width-side random:64", 1e-3),
+    "lora-46": ("LoRA, rank 46: entries of best", "--run-type lora --lora-rank 46 --lora-scale 1", 3e-3),
+    "lora-1": ("LoRA, rank 1: entries of paper", "--run-type lora --lora-rank 1 --lora-scale 1", 1e-2),
+    "sparse-paper-8": ("sparse (paper), 7.6 %: entries of LoRA 32", f"{PAPER} --share 0.0764", 1e-3),
 }
 FROZEN = "frozen"
 SEEDS = [42, 3705, 2023, 37, 7777]

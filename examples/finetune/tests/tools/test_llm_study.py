@@ -62,7 +62,7 @@ class Study(StudyCase):
         self.study(*words)
         text = (self.output / "table.md").read_text()
         rates = markdown_table(text, "validation loss, seed 1")
-        # From 1e-4 over 3e-4 to the first that is worse, and from 1e-3 likewise; the search has seed 1.
+        # From 3e-4 and 3e-3 to the first worse one on both sides; the search has seed 1.
         self.assertEqual([title for title, cell in rates["ft"].items() if cell], ["1e-4", "3e-4", "1e-3"])
         self.assertEqual(rates["ft"]["3e-4"], "**1.3001**")
         self.assertEqual([title for title, cell in rates["LoRA, rank 32"].items() if cell], ["1e-3", "3e-3", "1e-2"])
@@ -88,7 +88,7 @@ class Study(StudyCase):
 
     def test_a_kind_that_fails_leaves_the_others(self):
         text = self.study("--kinds", "meprop", "ft", "--seeds", 2, status=1)
-        self.assertIn("meProp, 5 % of a row of dY, rate 0.0001, seed 1: status 1: error: no memory", text)
+        self.assertIn("meProp, 5 % of a row of dY, rate 0.0003, seed 1: status 1: error: no memory", text)
         table = markdown_table((self.output / "table.md").read_text(), "run")
         self.assertEqual([*table], ["frozen", "ft"])
 
