@@ -4,9 +4,10 @@
 llm_study.py --program P --model MODEL --data FILE --output DIR [--other FILE] [--where lang=en] [--kinds ft lora ...]
              [--seeds 42 3705 ...] [--rate KIND=NUMBER] [--hours H] [-- option of train...]
 
-1. Rates: from a first guess, up and down by factors of 3 until the best has a worse one on both sides. One run a rate, seed 1.
+1. Rates: from a first guess, up and down by factors of 3 until the best, by the mean over the seeds 1 and 2, has a worse one on
+   both sides.
 2. Seeds: every kind once a round, at its best rate. A seed decides the order of the examples and which of them are held out,
-   and never is the search's. With --other, the loss on that file (its first --other-limit records) is taken of every saved
+   and it never is one of the search's. With --other, the loss on that file (its first --other-limit records) is taken of every saved
    model and of the one it began from: what a run forgets. The saved model is removed then.
 
 The validation loss is that of the last step, over what was held out; before the first step it is that of the model as it comes,
@@ -25,6 +26,7 @@ import os
 import pathlib
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -50,7 +52,7 @@ KINDS = {
 }
 FROZEN = "frozen"
 SEEDS = [42, 3705, 2023, 37, 7777]
-SEARCH_SEED = 1
+SEARCH_SEEDS = [1, 2]
 DIVERGED = float("inf")
 
 
@@ -128,7 +130,7 @@ class Study:
             best = min(tried, key=tried.get) if tried else None
             losses = ["" if p not in tried else "diverged" if tried[p] == DIVERGED else f"{tried[p]:.4f}" for p in places]
             rows.append([KINDS[kind][0], *(f"**{text}**" if p == best else text for p, text in zip(places, losses))])
-        return markdown(["validation loss, seed 1", *(f"{grid_rate(p):.0e}".replace("e-0", "e-") for p in places)], rows)
+        return markdown(["mean validation loss, seeds 1 and 2", *(f"{grid_rate(p):.0e}".replace("e-0", "e-") for p in places)], rows)
 
     def frozen(self):
         """{seed: a Run of it}: all that began from a seed's data have the same loss before their first step."""
@@ -193,7 +195,7 @@ class Study:
         names += ["phase1_peak_bytes", "training_seconds", "phase1_seconds", "steps", "tokens"]
         rows = [names]
         for kind, tried in self.tried.items():
-            rows += [[kind, SEARCH_SEED, grid_rate(place), None, loss] for place, loss in sorted(tried.items())]
+            rows += [[kind, "search", grid_rate(place), None, loss] for place, loss in sorted(tried.items())]
         for kind, runs in self.runs.items():
             for seed, run in runs.items():
                 row = [kind, seed, run.rate, run.before, run.loss, self.before_other, run.other, run.trained, run.entries, run.peak]
@@ -285,8 +287,8 @@ def parsed():
     parser.add_argument("--any-program", action="store_true", help="take finished runs of other builds of the program, too")
     parser.add_argument("more", nargs="*", help="after --: further options of every train command")
     a = parser.parse_args()
-    if SEARCH_SEED in a.seeds:
-        raise SystemExit(f"--seeds has {SEARCH_SEED}, the seed of the search")
+    if {*SEARCH_SEEDS} & {*a.seeds}:
+        raise SystemExit(f"--seeds has {' and '.join(map(str, SEARCH_SEEDS))}, the seeds of the search")
     rates = {}
     for text in a.rate:
         kind, _, value = text.partition("=")
@@ -336,10 +338,11 @@ def main():
                     a.rates[kind] = best_rate(tried)
                 break
             rate, failures = grid_rate(place), len(study.failed)
-            log = run(kind, rate, SEARCH_SEED, output / "rates" / kind / f"{rate:g}", "--no-save")
+            folder = output / "rates" / kind / f"{rate:g}"
+            logs = [run(kind, rate, seed, folder / str(seed), "--no-save") for seed in SEARCH_SEEDS]
             if len(study.failed) > failures:
                 break
-            tried[place] = DIVERGED if log is None else Run(log).loss
+            tried[place] = DIVERGED if None in logs else statistics.fmean(Run(log).loss for log in logs)
             study.write(output)
 
     if a.other and not is_over():
