@@ -8,6 +8,9 @@
 #                            whole BERT steps in float and bf16 against torch, parts, the grid, other programs, targets. --quick
 #                            takes under twenty minutes on two idle cores after the build, without it two hours; options of
 #                            benchmarks/report.py (--model DIR --data DIR: a real BERT and CoLA too)
+#   run.sh llm --model FILE --data FILE [option...]
+#                            a language model's step and generation against transformers, peft and llama.cpp, some eight
+#                            minutes after the build, benchmarks/results/<machine>/llm.md; options of benchmarks/llm_step.py
 #   run.sh gpu [option...]   backend::Cuda on this machine's GPU, benchmarks/results/gpu.json; options of Google Benchmark
 # Plots need matplotlib, the comparison with other programs torch, transformers, peft and tensorly in .venv (scripts/setup.sh
 # --peers; or name a Python that has them in PYTHON); what is missing is left out and said.
@@ -44,6 +47,12 @@ case ${1:-} in
     configure_finetune release
     build_finetune release sparsegrad-glue
     "$python" -B benchmarks/report.py "${@:2}"
+    ;;
+  llm)
+    build release benchmark_cases
+    configure_finetune release
+    build_finetune release sparsegrad-llm
+    "$python" -B benchmarks/llm_step.py "${@:2}"
     ;;
   *)
     build release benchmark_compare

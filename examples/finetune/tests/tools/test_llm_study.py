@@ -1,0 +1,129 @@
+"""tools/llm_study.py over a program that imitates sparsegrad-llm: its losses are functions of its options."""
+
+import json
+import math
+import sys
+import unittest
+
+from support import FolderCase, markdown_table, rows_of
+
+import llm_study
+
+# The best rates are 3e-4, of LoRA 3e-3; meprop fails, and beyond 3e-2 every loss is NaN. A seed moves all kinds alike, but for 0.001.
+FAKE = """
+import json, math, os, sys
+def option(name, default=None): return sys.argv[sys.argv.index(name) + 1] if name in sys.argv else default
+if sys.argv[1] == "--version": print("1"); sys.exit()
+with open(os.environ["FAKE_CALLS"], "a") as calls: calls.write(" ".join(sys.argv[1:]) + "\\n")
+if sys.argv[1] == "evaluate":
+    print("loss", "2.5" if "run.txt" not in os.listdir(option("--model")) else "2.625")
+    sys.exit()
+kind, rate, seed = option("--run-type"), float(option("--learning-rate")), int(option("--seed"))
+if kind == "meprop": sys.exit("error: no memory")
+if rate > 2e-2: sys.exit("error: the loss is nan, expected a finite number")
+best, number = (3e-3, 1) if kind == "lora" else (3e-4, 0)
+before = 1.5 + seed / 1e3
+loss = before - 0.2 + 0.1 * math.log(rate / best) ** 2 + 0.01 * number + 0.001 * number * (seed % 3)
+out = option("--output")
+if "--no-save" not in sys.argv:
+    os.makedirs(os.path.join(out, "model"))
+    open(os.path.join(out, "model", "run.txt"), "w").close()
+counts = {"examples": 9, "tokens": 90, "counted": 60}
+log = {"options": {"learning_rate": rate}, "data": {"train": counts, "held_out": counts}, "steps_done": 7, "tokens": 90}
+log["evaluations"] = [{"step": 0, "loss": before}, {"step": 7, "loss": loss}]
+log["best"] = {"step": 7 if loss < before else 0}
+log["trained"] = {"dense_parameters": 0, "sparse_parameters": 5000, "sparse_entries_a_step": 1000}
+log["memory"] = {"process_peak_bytes": 2**30}
+log["phase1"] = {"steps": 0}
+log["time"] = {"training_seconds": 30.0, "phase1_seconds": 0}
+log["finished"] = True
+json.dump(log, open(os.path.join(out, "run.json"), "w"))
+"""
+
+
+class StudyCase(FolderCase):
+    def setUp(self):
+        super().setUp()
+        self.program, self.model, self.data = (self.folder / name for name in ("program", "model", "data.jsonl"))
+        self.program.write_text(f"#!{sys.executable}\n" + FAKE)
+        self.program.chmod(0o755)
+        self.model.mkdir()
+        self.data.write_text('{"lang": "en", "a": 1}\n{"lang": "es", "a": 2}\n{"lang": "en", "a": 3}\n')
+        self.output = self.folder / "out"
+
+    def study(self, *more, status=0):
+        words = ["--program", self.program, "--model", self.model, "--data", self.data, "--output", self.output]
+        return self.call("llm_study.py", [*words, *more], status)
+
+
+class Study(StudyCase):
+    def test_rates_seeds_and_tables(self):
+        words = ["--kinds", "ft", "lora", "--seeds", 3, 4, 5, "--other", self.data, "--where", "lang=en", "--", "--epochs", "1"]
+        self.study(*words)
+        text = (self.output / "table.md").read_text()
+        rates = markdown_table(text, "mean validation loss, seeds 1 and 2")
+        # From 3e-4 and 3e-3 to the first worse one on both sides; the search has the seeds 1 and 2.
+        self.assertEqual([title for title, cell in rates["ft"].items() if cell], ["1e-4", "3e-4", "1e-3"])
+        self.assertEqual(rates["ft"]["3e-4"], "**1.3015**")
+        self.assertEqual([title for title, cell in rates["LoRA, rank 32"].items() if cell], ["1e-3", "3e-3", "1e-2"])
+        table = markdown_table(text, "run")
+        self.assertEqual(table["frozen"]["validation loss"], "1.5040 ± 0.0010")
+        self.assertEqual((table["ft"]["rate"], table["ft"]["minus frozen"]), ("3e-4", "-0.2000 [-0.2000, -0.2000]"))
+        # Seeds 3, 4 and 5 are 0.010, 0.011 and 0.012 behind: Student's t of 2 degrees times 0.001 / sqrt(3).
+        half = 4.302653 * 0.001 / math.sqrt(3)
+        self.assertEqual(table["LoRA, rank 32"]["minus ft"], f"+0.0110 [+{0.011 - half:.4f}, +{0.011 + half:.4f}]")
+        self.assertEqual(table["ft"]["other text, after minus before"], "+0.1250 [+0.1250, +0.1250]")
+        row = next(row for row in rows_of(self.output / "runs.csv") if row["kind"] == "lora" and row["seed"] == "3")
+        self.assertAlmostEqual(float(row["loss"]), 1.503 - 0.2 + 0.01, places=9)
+        # Saved models are gone, and what there was is not made again.
+        self.assertEqual([*self.output.glob("seeds/**/model")], [])
+        calls = self.calls.read_text()
+        words[4:7] = [3, 4, 5, 6]
+        self.study(*words)
+        again = self.calls.read_text().removeprefix(calls).splitlines()
+        self.assertEqual([line.split()[0] for line in again], ["train", "evaluate"] * 2)
+        chosen = next(self.output.glob("data-*.jsonl"))
+        self.assertEqual([json.loads(line)["a"] for line in chosen.read_text().splitlines()], [1, 3])
+        self.assertIn(f"--data {chosen}", calls)
+
+    def test_a_kind_that_fails_leaves_the_others(self):
+        text = self.study("--kinds", "meprop", "ft", "--seeds", 3, status=1)
+        self.assertIn("meProp, 5 % of a row of dY, rate 0.0003, seed 1: status 1: error: no memory", text)
+        table = markdown_table((self.output / "table.md").read_text(), "run")
+        self.assertEqual([*table], ["frozen", "ft"])
+
+    def test_a_rate_of_ones_own(self):
+        self.study("--kinds", "ft", "--rate", "ft=2e-4", "--seeds", 3)
+        self.assertEqual(len(self.calls.read_text().splitlines()), 1)
+
+    def test_what_cannot_be_read_is_refused(self):
+        self.assertIn("seeds of the search", self.study("--seeds", 2, 3, status=1))
+        self.assertIn("expected KIND=NUMBER", self.study("--rate", "ft=no", status=1))
+        self.assertIn("no record has lang=fr", self.study("--where", "lang=fr", status=1))
+
+
+class Search(unittest.TestCase):
+    def search(self, loss, start):
+        tried = {}
+        while (place := llm_study.next_place(tried, start)) is not None:
+            tried[place] = loss(place)
+        return tried
+
+    def test_the_best_has_a_worse_one_on_both_sides(self):
+        for start in range(-12, -2):
+            tried = self.search(lambda place: (place + 7) ** 2, start)
+            self.assertEqual({-8, -7, -6} - {*tried}, set(), start)
+
+    def test_rates_that_diverge(self):
+        tried = self.search(lambda place: llm_study.DIVERGED if place > -7 else -place, -3)
+        self.assertEqual(min(tried, key=tried.get), -7)
+        self.assertIn(-8, tried)
+        self.assertLessEqual(len(self.search(lambda place: llm_study.DIVERGED, -3)), 8)
+
+    def test_grid(self):
+        self.assertEqual([llm_study.grid_rate(place) for place in range(-9, -5)], [3e-5, 1e-4, 3e-4, 1e-3])
+        self.assertEqual([llm_study.place_of(rate) for rate in (1e-4, 3e-3)], [-8, -5])
+
+
+if __name__ == "__main__":
+    unittest.main()
