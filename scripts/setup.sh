@@ -2,7 +2,7 @@
 # setup.sh [--lint] [--docs] [--python] [--peers]
 # Installs what the project is built from: Debian packages, and with --python a virtual environment in .venv for
 # the scripts that draw and search. Does nothing where everything is there.
-#   --lint    also clang-format, clang-tidy, shellcheck and valgrind
+#   --lint    also clang-format, clang-tidy, shellcheck, valgrind and libc++
 #   --docs    also doxygen, for the target docs
 #   --python  also .venv with numpy, matplotlib and optuna
 #   --peers   the same with the programs that benchmarks/ compares with: torch, transformers, peft, tensorly; some 6 GB
@@ -11,7 +11,7 @@ set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 packages=(
-  build-essential cmake ninja-build ccache clang git
+  build-essential cmake ninja-build ccache clang git pkg-config
   libeigen3-dev libopenblas-openmp-dev liblapacke-dev libdnnl-dev
   doctest-dev libbenchmark-dev
   nlohmann-json3-dev libcli11-dev libfmt-dev libicu-dev libsentencepiece-dev
@@ -20,7 +20,7 @@ packages=(
 python_packages=()
 for argument in "$@"; do
   case $argument in
-    --lint) packages+=(clang-format clang-tidy shellcheck valgrind) ;;
+    --lint) packages+=(clang-format clang-tidy libc++-dev libc++abi-dev shellcheck valgrind) ;;
     --docs) packages+=(doxygen) ;;
     --python) python_packages+=(numpy matplotlib optuna) ;;
     --peers) python_packages+=(numpy matplotlib optuna torch transformers peft tensorly) ;;

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <limits>
 #include <random>
@@ -598,3 +599,43 @@ TEST_CASE("safetensors: an old file stays whole when the new one fails") {
 }
 
 #endif
+
+TEST_CASE(
+    "arrays that are made when they are written: the same file, one at a time, and the old one when making "
+    "fails") {
+  const std::vector<float> a{1, 2, 3, 4, 5, 6};
+  const std::vector<std::int64_t> b{7, 8};
+  SafetensorsWriter given;
+  given.add("a", {2, 3}, a);
+  given.add("b", {2}, b);
+  given.metadata("key", "text");
+  SafetensorsWriter made;
+  int calls = 0;
+  made.add_made<float>("a", {2, 3}, [&] {
+    ++calls;
+    return a;
+  });
+  made.add_made<std::int64_t>("b", {2}, [&] { return b; });
+  made.metadata("key", "text");
+  CHECK(made.bytes() == given.bytes());
+  CHECK(calls == 1);
+  const std::string path = folder + "/made.safetensors";
+  made.write(path);
+  CHECK(calls == 2);
+  CHECK(SafetensorsFile(path).read<float>("a") == a);
+
+  const auto refuses = [&](std::function<std::vector<float>()> make) {
+    SafetensorsWriter writer;
+    writer.add_made<float>("c", {4}, std::move(make));
+    const std::string text = message([&] { writer.write(path); });
+    CHECK(SafetensorsFile(path).read<float>("a") == a);
+    for (const auto& entry : std::filesystem::directory_iterator(folder))
+      CHECK(entry.path().string().find(".tmp-") == std::string::npos);
+    return text;
+  };
+  CHECK(refuses([] { return std::vector<float>(3); }) ==
+        "tensor 'c' has 12 bytes when it is written, expected 16 for shape [4] of F32");
+  CHECK(refuses([]() -> std::vector<float> { throw ValueError("cannot be made"); }) == "cannot be made");
+  CHECK_THROWS_AS(made.add_made<float>("d", {-1}, [&] { return a; }), ShapeError);
+  CHECK_THROWS_AS(made.add_made<float>("a", {6}, [&] { return a; }), ValueError);
+}

@@ -292,14 +292,14 @@ int run(int argc, char** argv) {
       ->group("Output");
 
   TrainOptions inspected = default_options();
-  CLI::App* inspect_app = app.add_subcommand(
-      "inspect", "show a model's extents, template and matrices, and the memory that a run would take");
+  CLI::App* inspect_app = app.add_subcommand("inspect",
+                                             "show a model's extents, template and matrices, and the memory "
+                                             "that a run with these options would take");
   add_model(*inspect_app, inspected);
   add_chat(*inspect_app, *inspected.causal);
   add_choice_of_matrices(*inspect_app, inspected);
-  inspect_app->add_option("--batch-size", inspected.batch_size, "examples of a micro-batch")
-      ->capture_default_str()
-      ->group("Training");
+  add_llm_train_options(*inspect_app, inspected);
+  inspect_app->get_option("--output")->required(false);
   inspect_app->add_option("--max-length", inspected.max_length, "tokens of an example")
       ->capture_default_str()
       ->group("Input");
@@ -316,6 +316,10 @@ int run(int argc, char** argv) {
   try {
     app.parse(parser_words(argc, argv));
     if (train_app->parsed()) apply_llm_presets(*train_app, train, given);
+    if (inspect_app->parsed()) {
+      apply_llm_presets(*inspect_app, inspected, given);
+      inspected.apply_run_type();
+    }
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   } catch (const std::exception& error) {

@@ -7,6 +7,7 @@
 #include "training/causal_parts.hpp"
 #include "training/causal_source.hpp"
 #include "training/memory/memory_estimate.hpp"
+#include "training/memory/process_memory.hpp"
 #include "training/output/console.hpp"
 #include "training/output/train_output.hpp"
 
@@ -50,7 +51,7 @@ int run_llm_inspect(const TrainOptions& options) {
   const index_t tokens =
       options.tokens_per_batch > 0 ? options.tokens_per_batch : options.batch_size * options.max_length;
   const MemoryEstimate estimate =
-      estimate_memory(config, options, tokens, source.packed(options.causal->base));
+      estimate_memory(config, options, tokens, source.packed(options.causal->base), options.max_steps);
   for (const auto& [name, memory] :
        {std::pair("phase 1", &estimate.phase1), std::pair("training", &estimate.training)}) {
     const MemoryParts& p = *memory;
@@ -62,6 +63,8 @@ int run_llm_inspect(const TrainOptions& options) {
         name, to_string(options.run_type), tokens, mib(p.sum()), mib(p.weights), mib(p.gradients),
         mib(p.optimizer), mib(p.activations), mib(p.basis), mib(p.collection));
   }
+  print("       beside the program's {:.0f} MiB; {:.0f} MiB are free\n", mib(process_memory().resident),
+        mib(available_memory()));
   return 0;
 }
 

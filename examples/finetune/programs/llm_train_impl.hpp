@@ -36,7 +36,8 @@ class CausalRun {
     const BatchExtents extents =
         measure_batches(options, train.size(), [&](index_t i) { return train.length(i); });
     return estimate_memory(session_.source().config(), options, extents.max_tokens,
-                           session_.source().packed(options.causal->base));
+                           session_.source().packed(options.causal->base),
+                           planned_steps(options, train.size()));
   }
   BasicTrainer<DecoderModel<T, Backend>>& start(const TrainOptions& options) {
     session_.load_model(options, trained_parts(options, session_.source().config()));

@@ -134,6 +134,9 @@ void add_train_options(CLI::App& app, TrainOptions& o) {
                  "folder for run.json, model/ (the best one) and, after an interrupt, checkpoint/")
       ->required()
       ->group("Output");
+  app.add_flag("--ignore-memory", o.ignore_memory,
+               "train though the estimate of its memory is above what is free; the system may end the run")
+      ->group("Machine");
   app.add_flag_callback(
          "--no-save", [&o] { o.save = false; }, "write no models, only the log")
       ->group("Output");

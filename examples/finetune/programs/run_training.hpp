@@ -67,7 +67,7 @@ int run_training(const TrainOptions& options, const std::string& products) {
           mib(run.program_bytes()), first ? ", in phase 1" : "");
     flush_output();
   }
-  require_memory(estimate, RunDevice<Backend>::available_memory());
+  require_memory(estimate, RunDevice<Backend>::available_memory(), !options.ignore_memory);
   for (MemoryParts* parts : {&estimate.phase1, &estimate.training})
     if (parts->sum() > 0) parts->program = run.program_bytes();
   auto& trainer = run.start(options);

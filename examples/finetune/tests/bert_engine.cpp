@@ -106,6 +106,46 @@ TEST_CASE("exp and gelu") {
   CHECK(std::isfinite(exp_of(1000.0F)));
 }
 
+TEST_CASE("exp and gelu of results that are rounded to 16 bits, and the logarithm") {
+  double exp_error = 0;
+  double gelu_error = 0;
+  double slope_error = 0;
+  double share_error = 0;
+  for (int i = -60000; i <= 60000; ++i) {
+    const float x = static_cast<float>(i) * 2e-4F;
+    const auto exact = static_cast<double>(x);
+    const double scale = 1 + std::abs(exact);
+    const auto power = static_cast<double>(exp_for<bfloat16>(7 * x));
+    exp_error =
+        std::max(exp_error, std::abs(power / std::exp(static_cast<double>(7 * x)) - 1) / (1 + 7 * scale));
+    const auto pair = gelu_for<bfloat16>(x);
+    const auto wanted = gelu_of(exact);
+    gelu_error = std::max(gelu_error, std::abs(static_cast<double>(pair.value) - wanted.value) / scale);
+    slope_error =
+        std::max(slope_error, std::abs(static_cast<double>(pair.derivative) - wanted.derivative) / scale);
+    if (i != 0)
+      share_error = std::max(share_error, std::abs(static_cast<double>(pair.value) / wanted.value - 1));
+  }
+  CHECK(exp_error < 1e-7);
+  CHECK(gelu_error < 1e-6);
+  CHECK(slope_error < 1e-6);
+  CHECK(share_error < 2e-3);
+  CHECK(exp_for<bfloat16>(-1e30F) < 1e-37F);
+  CHECK(std::isfinite(exp_for<bfloat16>(1e30F)));
+  CHECK(exp_for<float>(1.5F) == exp_of(1.5F));
+  CHECK(gelu_for<float>(1.5F).value == gelu_of(1.5F).value);
+
+  double log_error = 0;
+  for (float x = 1e-6F; x < 1e6F; x *= 1.001F) {
+    const double wanted = std::log(static_cast<double>(x));
+    const Pack<float> found = log_of(Pack<float>{} + x);
+    log_error =
+        std::max(log_error, std::abs(static_cast<double>(found[0]) - wanted) / (1 + std::abs(wanted)));
+  }
+  CHECK(log_error < 1e-7);
+  CHECK(log_of(Pack<float>{} + 1.0F)[0] == 0);
+}
+
 TEST_CASE("gradients equal finite differences, for every kind of parameter, with dropout on") {
   Blas::Context ctx(2);
   enum class Variant { classification, regression, roberta, lora };

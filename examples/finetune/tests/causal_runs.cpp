@@ -124,7 +124,7 @@ TEST_CASE("updates beside a quantised base: the losses and weights of a float ba
   const CausalSource base(
       write_file(fresh_folder("causal_beside") / "tiny.gguf", tiny_gguf("llama", true).bytes()));
   struct Variant {
-    const char* name;
+    std::string name;
     std::function<void(TrainOptions&)> set;
     double of_matrices = 1;  ///< the update's memory is below this share of the matrices in float
   };
@@ -143,10 +143,12 @@ TEST_CASE("updates beside a quantised base: the losses and weights of a float ba
       {"refreshes, moments moved, decay",
        [](TrainOptions& o) {
          o.sparse.sides.width = "8";
+         o.sparse.sides.other = "identity";
          o.sparse.refresh_every = 3;
          o.sparse.moments = MomentsPolicy::transport;
          o.weight_decay = 0.1;
-       }},
+       },
+       2},
       {"dense core, clipped, a basis a matrix",
        [](TrainOptions& o) {
          o.sparse.adam = AdamSemantics::dense_core;

@@ -60,6 +60,20 @@ TEST_CASE("packs of a mask are its elements") {
   }
 }
 
+TEST_CASE_TEMPLATE("columns of a mask are its elements", T, float, double) {
+  const Dropout<T> dropout(0.3, 77);
+  constexpr index_t rows = 21;
+  const MaskColumns<T, 32> mask(dropout, 5, rows);
+  constexpr index_t width = Simd<T>::width;
+  for (index_t lane = 0; lane < rows; lane += width) {
+    for (index_t column = 0; column < 40; ++column) {
+      const Pack<T> pack = mask(column, lane);
+      for (index_t l = 0; l < std::min(width, rows - lane); ++l)
+        CHECK(pack[l] == dropout.row(5 + lane + l).at(column));
+    }
+  }
+}
+
 TEST_CASE_TEMPLATE("attention is that of plain loops, for sequences of any length", T, float, double,
                    bfloat16) {
   using C = compute_t<T>;

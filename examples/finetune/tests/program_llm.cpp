@@ -115,7 +115,7 @@ TEST_CASE("a quantised base trains as in float, with less memory") {
     REQUIRE_MESSAGE(run.status == 0, run.err);
     return json_of(fs::path(SPARSEGRAD_TEST_OUTPUT_DIR) / name / "run.json");
   };
-  for (const std::string type : {"lora", "ft", "sparse", "frozen"}) {
+  for (const std::string type : {"lora", "ft", "sparse", "frozen", "topk", "meprop"}) {
     CAPTURE(type);
     std::string more = "--run-type " + type + " --blocks all";
     if (type == "lora") more += " --matrices all --lora-rank 4 --lora-scale 1";
@@ -141,6 +141,32 @@ TEST_CASE("a quantised base trains as in float, with less memory") {
     CHECK(number_after(llm(evaluate_words(saved)).out, "loss ") ==
           doctest::Approx(number_after(llm(evaluate_words(other)).out, "loss ")).epsilon(1e-5));
   }
+  const std::string off =
+      llm(words("llm_base_off", "--base quantised --run-type sparse --phase1-fixed-matrices=false")).err;
+  check_says(off, "--phase1-fixed-matrices is false, expected true with --base quantised");
+
+  // Evaluation and generation.
+  const std::string with = " --base quantised --dtype float";
+  CHECK(number_after(llm(evaluate_words(gguf, with)).out, "loss ") ==
+        doctest::Approx(number_after(llm(evaluate_words(gguf, "--dtype float")).out, "loss ")).epsilon(1e-5));
+  const std::string ask = "generate --model " + gguf.string() +
+                          " --prompt 1+2? --max-new-tokens 6 --threads 1 --products blas --quiet";
+  const Finished answer = llm(ask + with);
+  REQUIRE_MESSAGE(answer.status == 0, answer.err);
+  CHECK(answer.out == llm(ask + " --dtype float").out);
+  check_says(llm(evaluate_words(model(), with)).err, "--base is quantised, expected a GGUF file then");
+
+  // The memory that there is, and the one that is not.
+  const std::string inspected =
+      llm("inspect --model " + gguf.string() + " --base quantised --run-type sparse").out;
+  check_says(inspected, "memory of phase 1");
+  check_says(inspected, "MiB are free");
+  const std::string much = "--run-type lora --lora-rank 30000 --blocks all --no-save --max-steps 1 ";
+#if !defined(__SANITIZE_ADDRESS__)
+  const Finished refused = llm(words("llm_memory", much), "ulimit -v 600000; OPENBLAS_NUM_THREADS=1 ");
+  CHECK(refused.status == 1);
+  check_says(refused.err, "this run needs at least");
+#endif
 }
 
 TEST_CASE("evaluate, generate and export agree on one model") {

@@ -174,7 +174,8 @@ struct TrainOptions {
   bool save = true;
   NumberType save_dtype = NumberType::float32;
   bool quiet = false;
-  bool profile = false;  ///< on the CPU: tells where the steps' time goes
+  bool ignore_memory = false;  ///< trains though the estimate is above the memory that is free
+  bool profile = false;        ///< on the CPU: tells where the steps' time goes
   SparseOptions sparse;
   LoraOptions lora;
   double meprop_share = 0.05;           ///< of each row of dY

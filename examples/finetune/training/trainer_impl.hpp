@@ -278,7 +278,8 @@ bool BasicTrainer<Model>::collect_bases(const TrainHooks& hooks) {
       rate = options_.learning_rate * rate_.factor(std::min(s, report_.steps_planned - 1));
       report_.phase1.losses.push_back(accumulate().loss);
       if (gradients_are_whole()) {
-        const double scale = gradient_scale();
+        // In turns the gradients are gone, and where they would be clipped no step of phase 1 wants them.
+        const double scale = in_turns ? 1 / loss_scale_.scale : gradient_scale();
         for (index_t i = 0; i < sparse_->group().size() && !in_turns; ++i)
           use_gradient(i, scale);
         sparse_->end_collecting_step(ctx_);

@@ -73,6 +73,7 @@ struct MatrixCost {
   Range basis;       ///< shared under BasisScope::kind
   index_t sums = 0;  ///< as the basis
   index_t fit = 0;   ///< working memory of the fit
+  index_t kept = 0;  ///< entries that a step changes
 };
 
 index_t entries_bytes(index_t kept, index_t core) {
@@ -87,6 +88,7 @@ MatrixCost cost_of(const SparseOptions& options, const std::string& kind, index_
   cost.core = {rows.least * cols.least, rows.most * cols.most};
   index_t kept = kept_entries(options, out * in);
   if (options.defects.signed_selection) kept = std::min(3 * kept, out * in);
+  cost.kept = kept;
   const auto optimizer = [&](index_t core, bool most) {
     SparseAdamOptions adam;
     adam.semantics = options.adam;
@@ -126,10 +128,26 @@ struct MatrixGroup {
   index_t entries() const { return out * in; }
 };
 
+/// What updates take that are kept beside a matrix (AccumulatedUpdate), after `steps` steps of the same basis (0: not
+/// known): entries with their places, or all numbers of the core where that is less; with refreshes those of earlier
+/// bases, at most a matrix.
+Range update_bytes(const SparseOptions& options, const MatrixGroup& group, const MatrixCost& cost,
+                   index_t steps) {
+  const auto of = [&](index_t core, index_t entries) {
+    return std::min(number * core, (number + place) * std::min(entries, core));
+  };
+  const index_t times = steps > 0 ? std::min(steps, cost.core.most) : cost.core.most;
+  Range bytes{of(cost.core.least, cost.kept), of(cost.core.most, times * cost.kept)};
+  if (options.needs_gradients() && options.refresh_every > 0 && (steps == 0 || steps > options.refresh_every))
+    bytes.most += number * group.entries();
+  return bytes;
+}
+
 /// Puts into `estimate`, whose training has weights, activations, and gradients and optimizer of `dense` numbers, what the
-/// run type does to the matrices.
+/// run type does to the matrices. `beside`: sparse updates are kept beside matrices that stay as they are, for `steps` steps.
 void add_matrices(MemoryEstimate& estimate, const TrainOptions& options,
-                  const std::vector<MatrixGroup>& groups, index_t dense) {
+                  const std::vector<MatrixGroup>& groups, index_t dense, bool beside = false,
+                  index_t steps = 0) {
   MemoryParts& training = estimate.training;
   index_t matrices = 0;
   index_t largest = 0;
@@ -149,6 +167,7 @@ void add_matrices(MemoryEstimate& estimate, const TrainOptions& options,
   Range gradients;
   Range optimizer;
   Range basis;
+  Range updates;
   index_t sums = 0;
   index_t fit = 0;
   index_t least_core = 0;
@@ -162,6 +181,7 @@ void add_matrices(MemoryEstimate& estimate, const TrainOptions& options,
     basis += bases * cost.basis;
     sums += bases * cost.sums;
     fit = std::max(fit, cost.fit);
+    if (beside) updates += group.count * update_bytes(sparse, group, cost, steps);
     least_core = std::max(least_core, cost.core.least);
     least_cores += group.count * cost.core.least;
   }
@@ -174,7 +194,7 @@ void add_matrices(MemoryEstimate& estimate, const TrainOptions& options,
   if (sparse.needs_gradients()) {
     MemoryParts& phase1 = estimate.phase1;
     phase1 = training;
-    phase1.gradients += number * (shared > 0 ? shared : matrices);
+    phase1.gradients += number * (options.phase1_takes_turns() ? largest : matrices);
     phase1.collection = sums;
     MemoryParts end = phase1;  // the dense optimizer of the matrices is gone when the bases are fitted
     end.activations += fit;
@@ -187,12 +207,13 @@ void add_matrices(MemoryEstimate& estimate, const TrainOptions& options,
     estimate.least = certain(phase1) + phase1.collection;
     if (end.sum() > phase1.sum()) phase1 = end;
   }
-  estimate.least = std::max(
-      estimate.least, certain(training) + whole.least + gradients.least + optimizer.least + basis.least);
+  estimate.least = std::max(estimate.least, certain(training) + whole.least + gradients.least +
+                                                optimizer.least + basis.least + updates.least);
+  training.weights += updates.most;
   training.gradients += whole.most + gradients.most;
   training.optimizer += optimizer.most;
   training.basis = basis.most;
-  // Products on the way to the core and back.
+  // Products on the way to the core and back; or, larger, a matrix with its update and the copy of 16 bits.
   training.activations += 2 * number * largest;
   if (sparse.needs_gradients() && sparse.refresh_every > 0) {
     training.collection = sums;
@@ -236,7 +257,7 @@ MemoryEstimate estimate_memory(const ModelConfig& c, const TrainOptions& options
 }
 
 MemoryEstimate estimate_memory(const DecoderConfig& c, const TrainOptions& options, index_t tokens,
-                               const PackedMatrices& packed) {
+                               const PackedMatrices& packed, index_t steps) {
   const index_t stored = options.dtype == NumberType::float32 ? number : 2;
   const TrainedParts parts = trained_parts(options, c);
   index_t all = c.vocab_size * c.hidden * (c.tied_embeddings ? 1 : 2) + (2 * c.layers + 1) * c.hidden;
@@ -276,10 +297,12 @@ MemoryEstimate estimate_memory(const DecoderConfig& c, const TrainOptions& optio
   std::vector<ParameterShape> shapes = decoder_shapes(c, parts.matrices, rank);
   keep_packed(shapes, parts, packed);
   index_t unpacked = 0;
+  bool beside = false;
   for (const ParameterShape& shape : shapes) {
     if (shape.packed != nullptr) {
       const PackedMatrix& w = *shape.packed;
       training.weights += static_cast<index_t>(w.bytes().size());
+      beside = beside || shape.kind == ParameterKind::mlp_matrix;
       const auto threads = static_cast<index_t>(std::max(options.threads, 1));
       unpacked = std::max(unpacked, stored == number
                                         ? FrozenWeight<float, HostBackend>::scratch_bytes(w, threads)
@@ -294,7 +317,7 @@ MemoryEstimate estimate_memory(const DecoderConfig& c, const TrainOptions& optio
   training.activations =
       tokens * (stored * ((c.layers - first) * a_block + in_flight + saved) + number * statistics) + logits +
       unpacked;
-  add_matrices(estimate, options, groups, dense);
+  add_matrices(estimate, options, groups, dense, beside && parts.mlp.sparsely, steps);
   return estimate;
 }
 
@@ -306,18 +329,20 @@ nlohmann::json to_json(const MemoryEstimate& estimate) {
           {"most_bytes", estimate.largest().sum()}};
 }
 
-void require_memory(const MemoryEstimate& estimate, index_t available) {
-  if (available <= 0 || estimate.least <= available) return;
+void require_memory(const MemoryEstimate& estimate, index_t available, bool all_of_it) {
   const MemoryParts& p = estimate.largest();
+  const bool fits = estimate.least <= available;
+  if (available <= 0 || (fits && (!all_of_it || p.sum() <= available))) return;
   throw ModelError(fmt::format(
       "this run needs at least {:.0f} MiB of memory, and up to {:.0f} (weights {:.0f}, gradients {:.0f}, "
       "optimizer "
       "{:.0f}, activations {:.0f}, bases and what they are fitted from {:.0f}{}); {:.0f} MiB are available. "
-      "A smaller "
-      "model, --run-type sparse --phase1-fixed-matrices or lora, or --train-parameters mlp need less",
+      "A smaller model or --batch-size, --run-type lora or sparse --phase1-fixed-matrices, trained matrices "
+      "alone "
+      "(--train-parameters), or a GGUF file with --base quantised need less{}",
       mib(estimate.least), mib(p.sum()), mib(p.weights), mib(p.gradients), mib(p.optimizer),
       mib(p.activations), mib(p.basis + p.collection), &p == &estimate.phase1 ? ", in phase 1" : "",
-      mib(available)));
+      mib(available), fits ? "; --ignore-memory goes on all the same" : ""));
 }
 
 }  // namespace sparsegrad::finetune

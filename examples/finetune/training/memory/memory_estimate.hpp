@@ -24,13 +24,15 @@ struct MemoryEstimate {
 /// From the model's extents, the run's options and the tokens of its largest micro-batch. The program itself is left out.
 MemoryEstimate estimate_memory(const ModelConfig& config, const TrainOptions& options, index_t tokens);
 /// Of a language model, with weights that stay `packed` as the model has them (DecoderModel): the bytes of their file,
-/// and what they are unpacked into. Throws ValueError.
+/// and what they are unpacked into. Updates beside them are of all entries that `steps` steps may choose (0: not known, all
+/// of the core). Throws ValueError.
 MemoryEstimate estimate_memory(const DecoderConfig& config, const TrainOptions& options, index_t tokens,
-                               const PackedMatrices& packed = {});
+                               const PackedMatrices& packed = {}, index_t steps = 0);
 
 nlohmann::json to_json(const MemoryEstimate& estimate);
 
-/// Throws ModelError when `estimate.least` exceeds `available` bytes (0: not known), saying how much is needed.
-void require_memory(const MemoryEstimate& estimate, index_t available);
+/// Throws ModelError when `estimate.least` exceeds `available` bytes (0: not known), or, with `all_of_it`, its largest phase
+/// does: saying how much is needed of what, and what needs less.
+void require_memory(const MemoryEstimate& estimate, index_t available, bool all_of_it = false);
 
 }  // namespace sparsegrad::finetune

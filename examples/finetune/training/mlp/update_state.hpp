@@ -74,7 +74,7 @@ void put_updates(typename Backend::Context& ctx, io::SafetensorsWriter& writer,
       io::put<float, Backend>(ctx, writer, fmt::format("update.basis.{}.", bases.size()), *basis);
       bases.push_back(basis.get());
     }
-    writer.add(update_name(i) + "basis_of", {static_cast<index_t>(basis_of.size())}, std::move(basis_of));
+    writer.add(update_name(i) + "basis_of", {static_cast<index_t>(terms.size())}, std::move(basis_of));
     writer.add(update_name(i) + "keep", {1}, std::vector<double>{updates[i]->keep()});
   }
 }
