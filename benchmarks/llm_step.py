@@ -114,7 +114,7 @@ def program_run(a, case):
     seconds = [y - x for x, y in zip(until, until[1:])]
     tokens, losses = ([record[name] for record in log["steps"]] for name in ("tokens", "loss"))
     found = counted(a, seconds, tokens, losses, log["memory"]["process_peak_bytes"])
-    return {**found, "trained": log["trained"]["dense_parameters"] + log["trained"]["sparse_entries_a_step"]}
+    return {**found, "trained": log["trained"]["dense_parameters"] + log["steps"][-1]["kept_entries"]}
 
 
 def peer_run(a, case):

@@ -29,9 +29,9 @@ kind = option("--run-type")
 if kind == "sparse" and "quantised" in sys.argv: sys.exit("not beside these blocks")
 os.makedirs(option("--output"), exist_ok=True)
 steps = range(int(option("--max-steps")))
-log = {"steps": [{"seconds": 3 + factor * (i + 1), "tokens": 100, "loss": 1.5} for i in steps]}
+log = {"steps": [{"seconds": 3 + factor * (i + 1), "tokens": 100, "loss": 1.5, "kept_entries": 2**20} for i in steps]}
 log["memory"] = {"process_peak_bytes": (100 if kind == "lora" else 101) * 2**20}
-log["trained"] = {"dense_parameters": 0, "sparse_parameters": 9, "sparse_entries_a_step": 2**20}
+log["trained"] = {"dense_parameters": 0, "sparse_parameters": 9, "sparse_entries_a_step": 9}
 json.dump(log, open(os.path.join(option("--output"), "run.json"), "w"))
 """
 

@@ -101,7 +101,8 @@ class Run:
         self.rate = log["options"]["learning_rate"]
         trained = log["trained"]
         self.trained = trained["dense_parameters"] + trained["sparse_parameters"]
-        self.entries = trained["dense_parameters"] + trained["sparse_entries_a_step"]
+        # What the last step kept: with truncated sides a step has no more entries than the core.
+        self.entries = trained["dense_parameters"] + log["steps"][-1]["kept_entries"]
         self.peak = log["memory"]["process_peak_bytes"]
         self.phase1_peak = log["phase1"]["memory"]["process_peak_bytes"] if log["phase1"]["steps"] else None
         self.seconds = log["time"]["training_seconds"]

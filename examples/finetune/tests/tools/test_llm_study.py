@@ -33,6 +33,7 @@ log = {"options": {"learning_rate": rate}, "data": {"train": counts, "held_out":
 log["evaluations"] = [{"step": 0, "loss": before}, {"step": 7, "loss": loss}]
 log["best"] = {"step": 7 if loss < before else 0}
 log["trained"] = {"dense_parameters": 0, "sparse_parameters": 5000, "sparse_entries_a_step": 1000}
+log["steps"] = [{"kept_entries": 700}]
 log["memory"] = {"process_peak_bytes": 2**30}
 log["phase1"] = {"steps": 0}
 log["time"] = {"training_seconds": 30.0, "phase1_seconds": 0}
@@ -73,6 +74,8 @@ class Study(StudyCase):
         half = 4.302653 * 0.001 / math.sqrt(3)
         self.assertEqual(table["LoRA, rank 32"]["minus ft"], f"+0.0110 [+{0.011 - half:.4f}, +{0.011 + half:.4f}]")
         self.assertEqual(table["ft"]["other text, after minus before"], "+0.1250 [+0.1250, +0.1250]")
+        costs = markdown_table(text[text.index("| run | entries") :], "run")
+        self.assertEqual((costs["ft"]["entries that may train"], costs["ft"]["that a step changes"]), ("5,000", "700"))
         row = next(row for row in rows_of(self.output / "runs.csv") if row["kind"] == "lora" and row["seed"] == "3")
         self.assertAlmostEqual(float(row["loss"]), 1.503 - 0.2 + 0.01, places=9)
         # Saved models are gone, and what there was is not made again.
