@@ -49,7 +49,8 @@ class GroupBases {
   requires GroupLayer<L, T, B> index_t add(Context& ctx, L& layer, const std::string& kind,
                                            ApplyUpdate<C, B> apply = {}) {
     require_open(ctx, "add");
-    require_updates(layer.trained_weight().empty(), static_cast<bool>(apply));
+    require_updates(layer.trained_weight().empty(), static_cast<bool>(apply),
+                    steps_together || RemainderOptimizer<O, C, B>);
     Member member;
     member.apply = std::move(apply);
     member.source = &layer.gradient();
@@ -238,19 +239,6 @@ class GroupBases {
  private:
   void require_open(Context& ctx, const char* call);
   index_t append(Context& ctx, Member member, const std::string& kind);
-  static void require_updates(bool elsewhere, bool has_function) {
-    if (elsewhere != has_function) {
-      throw ValueError(elsewhere
-                           ? "add: the layer's weight is kept elsewhere, expected a function that takes "
-                             "its updates"
-                           : "add: a function for the updates was given, expected none: the layer has a "
-                             "weight, which takes them");
-    }
-    if (has_function && (steps_together || RemainderOptimizer<O, C, B>))
-      throw ValueError(
-          "add: the layer's weight is kept elsewhere, expected one in memory: this group's step changes "
-          "weights itself");
-  }
   index_t add_weight(Context& ctx, const TrainedWeight<T>& weight, const std::string& kind,
                      const WeightOptions<C>& options);
   void set_gradient(index_t i, const WeightGradientView<C>& dw);

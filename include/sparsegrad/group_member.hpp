@@ -323,4 +323,19 @@ struct GroupMember {
   }
 };
 
+/// Throws ValueError unless a weight that is kept elsewhere, and it alone, comes with a function for
+/// its updates, into a group whose step does not change weights itself.
+inline void require_updates(bool elsewhere, bool has_function, bool changes_weights) {
+  if (elsewhere != has_function) {
+    throw ValueError(elsewhere ? "add: the layer's weight is kept elsewhere, expected a function that takes "
+                                 "its updates"
+                               : "add: a function for the updates was given, expected none: the layer has a "
+                                 "weight, which takes them");
+  }
+  if (has_function && changes_weights)
+    throw ValueError(
+        "add: the layer's weight is kept elsewhere, expected one in memory: this group's step changes "
+        "weights itself");
+}
+
 }  // namespace sparsegrad
