@@ -53,13 +53,8 @@ class GroupBases {
                     steps_together || RemainderOptimizer<O, C, B>);
     Member member;
     member.apply = std::move(apply);
-    member.source = &layer.gradient();
-    member.weight = &layer.trained_weight();
+    member.take(ctx, layer);
     members_.require_apart("add", member.source, *member.weight);
-    member.rotations = default_rotations<T, B>(ctx);
-    if constexpr (requires { layer.rotations(); }) member.rotations = layer.rotations();
-    member.cost_model = default_cost_model<T, B>(ctx, member.rotations);
-    if constexpr (requires { layer.cost_model(); }) member.cost_model = layer.cost_model();
     members_.join(ctx, layer.gradient(), warming_up());
     return append(ctx, std::move(member), kind);
   }

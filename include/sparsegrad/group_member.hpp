@@ -12,6 +12,7 @@
 
 #include "core_optimizer.hpp"
 #include "core_source.hpp"
+#include "default_cost_model.hpp"
 #include "given_gradient.hpp"
 #include "selector.hpp"
 #include "top_k.hpp"
@@ -144,6 +145,17 @@ struct GroupMember {
   /// Whether the gradient of this step was left out of the sums, for NaN or Inf.
   bool refused = false;
   std::optional<double> squared_norm;  ///< of the gradient, where it was asked for
+
+  /// Becomes the member of a layer: its gradient, weight, and how its products are made.
+  template <class L>
+  void take(Context& ctx, L& layer) {
+    source = &layer.gradient();
+    weight = &layer.trained_weight();
+    rotations = default_rotations<T, B>(ctx);
+    if constexpr (requires { layer.rotations(); }) rotations = layer.rotations();
+    cost_model = default_cost_model<T, B>(ctx, rotations);
+    if constexpr (requires { layer.cost_model(); }) cost_model = layer.cost_model();
+  }
 
   /// Its basis.
   const Basis& basis() const { return *source->basis(); }
