@@ -268,7 +268,7 @@ void SparseGradLinear<T, B>::backward(Context& ctx, ConstMatrixView<T> dy, const
     require_shape("dX", dx.rows, dx.cols, dy.rows, in_extent(), "tokens x in");
     require_weight("backward");
   }
-  require_backward_apart<T>(weight_.weight, bias_, dy, dx, db);
+  require_backward_apart<T>(weight_.empty() ? MatrixView<T>() : weight_.weight, bias_, dy, dx, db);
   gradient_.add_tokens(ctx, dy, saved);
   if (db != nullptr && dy.rows > 0) B::template column_sums<T>(ctx, dy, db);
   if (!dx.empty()) linear_input_gradient<B, T>(ctx, weight_.weight, weight_.layout, dy, mode, dx);

@@ -128,6 +128,24 @@ struct MatrixGroup {
   index_t entries() const { return out * in; }
 };
 
+/// Elements that a matrix's gradient takes (CoreGradient) in steps whose micro-batches have `tokens` tokens.
+index_t gradient_elements(const TrainOptions& options, const MatrixGroup& group, index_t tokens) {
+  const SideRecipes rules = options.sparse.sides.rules(group.kind);
+  const auto shape = [](const SideRecipe& rule, index_t extent) {
+    const bool identity = std::holds_alternative<SideRecipe::Identity>(rule.choice());
+    const bool hadamard = std::holds_alternative<SideRecipe::Hadamard>(rule.choice());
+    const SideKind kind = identity ? SideKind::identity : hadamard ? SideKind::hadamard : SideKind::factor;
+    return SideShape{kind, extent, rank_of(rule, extent).most};
+  };
+  const SideShape out = shape(rules.out, group.out);
+  const SideShape in = shape(rules.in, group.in);
+  const Plan plan =
+      parse_plan(options.sparse.plan).value_or(choose_plan(out, in, {tokens, options.accumulation}));
+  const index_t rows = plan.out == SideOrder::project_first ? out.rank : group.out;
+  const index_t cols = plan.in == SideOrder::project_first ? in.rank : group.in;
+  return std::max(rows * cols, out.rank * in.rank);
+}
+
 /// What updates take that are kept beside a matrix (AccumulatedUpdate), after `steps` steps of the same basis (0: not
 /// known): entries with their places, or all numbers of the core where that is less; with refreshes those of earlier
 /// bases, at most a matrix.
@@ -144,10 +162,11 @@ Range update_bytes(const SparseOptions& options, const MatrixGroup& group, const
 }
 
 /// Puts into `estimate`, whose training has weights, activations, and gradients and optimizer of `dense` numbers, what the
-/// run type does to the matrices. `beside`: sparse updates are kept beside matrices that stay as they are, for `steps` steps.
+/// run type does to the matrices. `tokens` of a micro-batch say how gradients are summed (0: not known). `beside`: sparse
+/// updates are kept beside matrices that stay as they are, for `steps` steps.
 void add_matrices(MemoryEstimate& estimate, const TrainOptions& options,
-                  const std::vector<MatrixGroup>& groups, index_t dense, bool beside = false,
-                  index_t steps = 0) {
+                  const std::vector<MatrixGroup>& groups, index_t dense, index_t tokens = 0,
+                  bool beside = false, index_t steps = 0) {
   MemoryParts& training = estimate.training;
   index_t matrices = 0;
   index_t largest = 0;
@@ -172,6 +191,7 @@ void add_matrices(MemoryEstimate& estimate, const TrainOptions& options,
   index_t fit = 0;
   index_t least_core = 0;
   index_t least_cores = 0;
+  index_t summed = 0;
   for (const MatrixGroup& group : groups) {
     const MatrixCost cost = cost_of(sparse, group.kind, group.out, group.in);
     const index_t bases = sparse.scope == BasisScope::kind ? 1 : group.count;
@@ -184,9 +204,12 @@ void add_matrices(MemoryEstimate& estimate, const TrainOptions& options,
     if (beside) updates += group.count * update_bytes(sparse, group, cost, steps);
     least_core = std::max(least_core, cost.core.least);
     least_cores += group.count * cost.core.least;
+    summed += group.count * gradient_elements(options, group, std::max<index_t>(tokens, 1));
   }
   const index_t shared = options.shares_gradient_memory() ? largest : 0;
-  const Range cores{least_cores, matrices};
+  // Later bases are fitted to whole gradients.
+  const bool knows_sums = tokens > 0 && !(sparse.needs_gradients() && sparse.refresh_every > 0);
+  const Range cores{least_cores, knows_sums ? summed : matrices};
   // Shared memory holds one core, and whole gradients where later ones are collected.
   const index_t one_core = sparse.needs_gradients() && sparse.refresh_every > 0 ? shared : least_core;
   const Range whole = shared > 0 ? Range{number * one_core, number * shared} : number * cores;
@@ -317,7 +340,7 @@ MemoryEstimate estimate_memory(const DecoderConfig& c, const TrainOptions& optio
   training.activations =
       tokens * (stored * ((c.layers - first) * a_block + in_flight + saved) + number * statistics) + logits +
       unpacked;
-  add_matrices(estimate, options, groups, dense, beside && parts.mlp.sparsely, steps);
+  add_matrices(estimate, options, groups, dense, tokens, beside && parts.mlp.sparsely, steps);
   return estimate;
 }
 
