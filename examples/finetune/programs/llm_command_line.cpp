@@ -71,7 +71,7 @@ void add_data(CLI::App& app, TrainOptions& o) {
   app.add_option(
          "--data", o.data,
          "JSON lines, or one JSON array, of question and answer; instruction, input and output; prompt and "
-         "completion; messages; or trees of OpenAssistant")
+         "completion; messages; trees of OpenAssistant; or multiple choice")
       ->required()
       ->group("Input");
   app.add_option("--fields", c.fields, "names of the fields of question and answer: QUESTION,ANSWER")

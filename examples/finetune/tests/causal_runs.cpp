@@ -242,10 +242,11 @@ TEST_CASE("phase 1 with fixed matrices has one gradient in memory at a time") {
 }
 
 TEST_CASE("a step's loss and gradients do not depend on how its examples are put into micro-batches") {
-  const auto after_steps = [](index_t batch, index_t accumulation) {
+  const auto after_steps = [](index_t batch, index_t accumulation, index_t tokens = 0) {
     TrainOptions options = options_of(RunType::ft);
     options.batch_size = batch;
     options.accumulation = accumulation;
+    options.tokens_per_batch = tokens;
     Run run(options);
     std::vector<double> result;
     for (int i = 0; i < 3; ++i)
@@ -256,8 +257,41 @@ TEST_CASE("a step's loss and gradients do not depend on how its examples are put
   };
   const std::vector<double> one = after_steps(6, 1);
   const std::vector<double> three = after_steps(2, 3);
-  for (std::size_t i = 0; i < one.size(); ++i)
+  const std::vector<double> by_tokens = after_steps(2, 3, 70);
+  for (std::size_t i = 0; i < one.size(); ++i) {
     CHECK(three[i] == doctest::Approx(one[i]).epsilon(1e-5));
+    CHECK(by_tokens[i] == doctest::Approx(one[i]).epsilon(1e-5));
+  }
+}
+
+TEST_CASE("micro-batches are filled by tokens, in the order of the examples") {
+  TrainOptions options = options_of(RunType::ft);
+  const std::vector<index_t> rows{30, 10, 20, 61, 5, 64};
+  const std::vector<index_t> step{0, 1, 2, 3, 4};
+  const auto rows_of = [&](index_t i) { return rows[static_cast<std::size_t>(i)]; };
+  const auto sizes = [&](index_t tokens) {
+    options.tokens_per_batch = tokens;
+    std::vector<std::size_t> found;
+    for (std::span<const index_t> rest(step); !rest.empty(); rest = rest.subspan(found.back()))
+      found.push_back(next_micro_batch(options, rest, rows_of));
+    return found;
+  };
+  CHECK(sizes(0) == std::vector<std::size_t>{3, 2});
+  CHECK(sizes(61) == std::vector<std::size_t>{3, 1, 1});
+  CHECK(sizes(66) == std::vector<std::size_t>{3, 2});
+  CHECK(sizes(1000) == std::vector<std::size_t>{5});
+  check_says(error_of([&] { sizes(60); }),
+             "--tokens-per-batch is 60, expected at least the 61 tokens of the longest example");
+
+  options.tokens_per_batch = 70;
+  options.shuffle = false;
+  options.epochs = 1;
+  options.max_steps = 0;
+  const BatchExtents extents = measure_batches(options, 6, rows_of);
+  CHECK(extents.max_tokens == 66);  // 30 10 20, 61 5, 64
+  CHECK(extents.max_examples == 3);
+  CHECK(extents.mean_batches == 3);
+  CHECK(extents.mean_tokens == 63);
 }
 
 TEST_CASE("the loss of an evaluation is the mean over targets, whatever the batches") {

@@ -345,6 +345,8 @@ TEST_CASE("what is wrong with data and choices is told with its cure") {
   refused("--base quantised", "--base is quantised, expected a GGUF file then; ");
   refused("--max-length 500", "--max-length is 500, expected at most the model's 192 positions");
   refused("--max-length 8", "no example has an answer within --max-length 8 tokens");
+  refused("--tokens-per-batch 9", "--tokens-per-batch is 9, expected at least the ");
+  refused("--tokens-per-batch -1", "--tokens-per-batch is -1, expected a number of tokens, 0 for");
   refused("--held-out 0", "leaves 60 to train on and 0 to evaluate on");
   refused("--fields question", "expected the names of the question's and the answer's field");
   refused("--fields question,reply", "sums.jsonl:1: the record has no field \"reply\"");

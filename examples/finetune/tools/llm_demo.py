@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fine-tunes a language model on questions and answers sparsely, with LoRA, and, as a control, not at all; compares.
 
-llm_demo.py --program P --model FILE --output DIR [--data FILE]
+llm_demo.py --program P --model FILE --output DIR [--data FILE] [-- option of train...]
 
 Without --data the questions are generated (word_problems.py). A run that is finished under the same options is not
 repeated. Writes table.md, curves.png, and the sparse run's adapter for peft and for llama.cpp; shows one question that the
@@ -28,9 +28,9 @@ KINDS = {
     "lora": {"title": "LoRA, rank 16", "options": "--run-type lora --lora-rank 16 --lora-scale 2 --learning-rate 1e-3"},
     "frozen": {"title": "nothing trained (control)", "options": "--run-type frozen --max-steps 1"},
 }
-TRAIN, HELD, ASKED = 480, 80, 40
+TRAIN, HELD = 400, 64
 COMMON = ["--epochs", "1", "--batch-size", "8", "--accumulation", "1", "--max-length", "256", "--schedule", "linear"]
-COMMON += ["--eval-every", "20", "--log-every", "1"]
+COMMON += ["--eval-every", "25", "--log-every", "1"]
 
 
 def records_of(path):
@@ -61,7 +61,7 @@ class Demo:
         self.arguments = arguments
         self.output = arguments.output
         self.machine = ["--dtype", arguments.dtype, *(["--threads", str(arguments.threads)] if arguments.threads else [])]
-        self.runner = Runner(arguments.program, 1, 0, [*COMMON, *self.machine])
+        self.runner = Runner(arguments.program, 1, 0, [*COMMON, *self.machine, *arguments.more])
 
     def ask(self, words, questions=None):
         """What another command of the program prints."""
@@ -73,8 +73,8 @@ class Demo:
 
     def exact_match(self, model, held):
         """Right answers among the first questions that are held out, and how many those are."""
-        words = ["evaluate", "--model", model, "--data", held, "--quiet", "--max-length", "256", "--dev-limit", ASKED]
-        text = self.ask([*words, "--exact-match", ASKED, "--max-new-tokens", "100", *self.machine])
+        words = ["evaluate", "--model", model, "--data", held, "--quiet", "--max-length", "256", "--dev-limit", self.arguments.ask]
+        text = self.ask([*words, "--exact-match", self.arguments.ask, "--max-new-tokens", "100", *self.machine])
         found = re.search(r"^exact_match \S+ \((\d+) of (\d+)", text, re.MULTILINE)
         return (int(found[1]), int(found[2])) if found else (0, 0)
 
@@ -107,13 +107,17 @@ def losses(log):
     return evaluations[0]["loss"], best["loss"]
 
 
+def held_curve(log):
+    return [(e["step"], e["loss"]) for e in log["evaluations"]]
+
+
 def seconds_of(log):
     return log["time"]["training_seconds"] + log["time"]["phase1_seconds"]
 
 
 def trained_of(log):
-    trained = log["trained"]
-    return trained["sparse_entries_a_step"] or trained["dense_parameters"]
+    """Numbers that a step changes: the kept entries of the cores, or all of the adapters."""
+    return log["steps"][-1]["kept_entries"] or log["trained"]["dense_parameters"]
 
 
 def table(logs, right, base_right):
@@ -186,7 +190,11 @@ def main():
     parser.add_argument("--data", type=pathlib.Path, help="questions and answers; without it they are generated")
     parser.add_argument("--dtype", default="auto", help="of activations, train's --dtype (auto)")
     parser.add_argument("--threads", type=int, default=0, help="0: all")
+    parser.add_argument("--ask", type=int, default=32, help="held-out questions that are answered before and after (32)")
+    parser.add_argument("more", nargs="*", help="after --: further options of every train command")
     arguments = parser.parse_args()
+    if not 1 <= arguments.ask <= HELD:
+        parser.error(f"--ask is {arguments.ask}, expected 1 to {HELD}")
     # A relative name means another folder in another place.
     arguments.model = os.path.abspath(arguments.model)
     arguments.output = pathlib.Path(os.path.abspath(arguments.output))
@@ -215,9 +223,7 @@ def main():
     text = f"{pathlib.Path(arguments.model).name}; {name}: {TRAIN} to train on, {HELD} held out\n\n{text}\n{shown}\n"
     write_aside(demo.output / "table.md", text)
     curves = {KINDS[kind]["title"]: [log] for kind, log in logs.items() if kind in right and kind != "frozen"}
-    plot = draw_curves(curves, "loss of held-out answers", demo.output / "curves.png", lambda log: [
-        (e["step"], e["loss"]) for e in log["evaluations"]
-    ])
+    plot = draw_curves(curves, "loss of held-out answers", demo.output / "curves.png", held_curve)
     say("\n" + text)
     if "sparse" in right:
         found = example(demo, held, models["sparse"])

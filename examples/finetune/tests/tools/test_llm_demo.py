@@ -32,6 +32,7 @@ class Demo(FolderCase):
         self.assertEqual((row["loss before"], row["loss after"]), ("1.500", "0.500"))
         self.assertEqual((row["right before"], row["right after"]), ("4 of 40", "30 of 40"))
         self.assertEqual((row["seconds"], row["peak MiB"], row["numbers trained"]), ("23", "400", "1000"))
+        self.assertEqual(table["LoRA, rank 16"]["numbers trained"], "500")
         self.assertEqual(table["nothing trained (control)"]["loss after"], "1.500")
         self.assertEqual(table["nothing trained (control)"]["right after"], "4 of 40")
         self.assertIn("answers 30 of 40 questions rightly where it answered 4 before; LoRA comes to 0.50 and 30", text)
@@ -49,7 +50,7 @@ class Demo(FolderCase):
         held, train = (
             {record["question"] for record in self.part(name)} for name in ("held", "train")
         )
-        self.assertEqual((len(held), len(train), len(held & train)), (80, 480, 0))
+        self.assertEqual((len(held), len(train), len(held & train)), (64, 400, 0))
         for words in self.lines("train"):
             self.assertIn("held.jsonl", words[words.index("--validation") + 1])
 
@@ -66,10 +67,11 @@ class Demo(FolderCase):
         records = [{"question": f"What is {i} + 1?", "answer": f"#### {i + 1}"} for i in range(200)]
         self.demo("--data", self.data(records))
         held = self.part("held")
-        self.assertEqual(len(held), 80)
+        self.assertEqual(len(held), 64)
         self.assertTrue(all(record in records for record in held))
+        self.assertIn("--ask is 65, expected 1 to 64", self.demo("--ask", 65, status=2))
         text = self.demo("--data", self.data(records[:100]), status=1)
-        self.assertIn("--data has 100 records, expected at least 160", text)
+        self.assertIn("--data has 100 records, expected at least 128", text)
         (self.folder / "torn.jsonl").write_text('{"question": ')
         self.assertIn("expected JSON lines", self.demo("--data", self.folder / "torn.jsonl", status=1))
 
