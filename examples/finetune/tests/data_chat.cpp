@@ -235,6 +235,19 @@ TEST_CASE("templates are recognised, and write what transformers writes") {
   }
 }
 
+TEST_CASE(
+    "LLaMA-3.1's template tells the date that is given; Mistral's later ones put the system message last") {
+  const ChatTemplate dated("llama3.1", {"<s>", "</s>", "01 Jan 2025"});
+  check_says(dated.prompt({{Role::user, "Q"}}), "\nToday Date: 01 Jan 2025\n\n<|eot_id|>");
+  const Conversation two{{Role::system, "S"}, {Role::user, "Q"}, {Role::assistant, "A"}, {Role::user, "R"}};
+  CHECK(ChatTemplate("mistral-v3", {"<s>", "</s>"}).prompt(two) ==
+        "<s>[INST] Q[/INST] A</s>[INST] S\n\nR[/INST]");
+  CHECK(ChatTemplate("mistral-nemo", {"<s>", "</s>"}).prompt(two) ==
+        "<s>[INST]Q[/INST]A</s>[INST]S\n\nR[/INST]");
+  for (const char* name : {"llama3.1", "mistral-v3", "plain"})
+    CHECK_FALSE(ChatTemplate(name, {"<s>", "</s>"}).prompt({}).empty());
+}
+
 TEST_CASE("a template that is not known is refused with what to give") {
   const auto why = [](std::string_view text) {
     return error_of([&] { (void)ChatTemplate::recognise("m.gguf", text, {}); });
@@ -244,6 +257,7 @@ TEST_CASE("a template that is not known is refused with what to give") {
              "not known. Give the one that it is closest to, --chat-template chatml|smollm2");
   check_says(why("<|im_start|><|im_end|> {% if enable_thinking %}"), "it has \"enable_thinking\"");
   check_says(why("<|start_header_id|><|eot_id|> Cutting Knowledge Date"), "LLaMA-3.1's");
+  check_says(why("[INST] [AVAILABLE_TOOLS] {{ message }}"), "neither v0.3's nor Nemo's");
   check_says(error_of([] { ChatTemplate("gpt", {}); }),
              "--chat-template is 'gpt', expected one of: chatml, smollm2");
   const ChatTemplate mistral("mistral", {"<s>", "</s>"});

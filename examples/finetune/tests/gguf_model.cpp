@@ -95,12 +95,13 @@ TEST_CASE("rows of heads of 8, where the order is not its own inverse") {
   std::ifstream stream(golden / "heads8.json");
   const auto goldens = nlohmann::json::parse(stream);
   CHECK(goldens.size() == 4);
-  for (const auto& [name, wanted] : goldens.items()) {
+  for (const auto& entry : goldens.items()) {
+    const std::string& name = entry.key();
     CAPTURE(name);
     const bool bias = name.ends_with(".bias");
     const GgufTensor& tensor = file.tensor(gguf_name(name));
     const index_t rows = bias ? tensor.count() : tensor.rows();
-    const auto values = wanted.get<std::vector<float>>();
+    const auto values = entry.value().get<std::vector<float>>();
     CHECK(gguf_parameter(file, config, name, bias ? 0 : rows, bias ? rows : tensor.cols()) == values);
     std::vector<float> stored(values.size());
     file.dequantize(tensor, 0, tensor.rows(), stored);

@@ -54,6 +54,7 @@ def written():
     values = [draw.standard_normal(32), draw.standard_normal(32) * 3e4, draw.integers(-254, 255, 32) / 2,
               np.zeros(32), draw.standard_normal(32) * 1e-39, draw.standard_normal(32) * 1e-7,
               np.where(np.arange(32) == 5, -1, 0), draw.standard_normal(32) * 10.0 ** draw.integers(-6, 4, 32)]
+    values[2][0] = 127  # a scale of 1, with which halves are ties
     return np.concatenate(values).astype(np.float32)
 
 
