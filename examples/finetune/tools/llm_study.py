@@ -4,8 +4,8 @@
 llm_study.py --program P --model MODEL --data FILE --output DIR [--other FILE] [--where lang=en] [--kinds ft lora ...]
              [--seeds 42 3705 ...] [--rate KIND=NUMBER] [--hours H] [-- option of train...]
 
-1. Rates: from a first guess, up and down by factors of 3 until the best, by the mean over the seeds 1 and 2, has a worse one on
-   both sides.
+1. Rates: from a first guess, up and down by factors of 3 until the best, by the mean over --search-seeds, has a worse one on both
+   sides.
 2. Seeds: every kind once a round, at its best rate. A seed decides the order of the examples and which of them are held out,
    and it never is one of the search's. With --other, the loss on that file (its first --other-limit records) is taken of every saved
    model and of the one it began from: what a run forgets. The saved model is removed then.
@@ -52,7 +52,6 @@ KINDS = {
 }
 FROZEN = "frozen"
 SEEDS = [42, 3705, 2023, 37, 7777]
-SEARCH_SEEDS = [1, 2]
 DIVERGED = float("inf")
 
 
@@ -113,8 +112,8 @@ class Run:
 class Study:
     """The runs so far and the tables of them: `tried[kind]` {place: loss}, `runs[kind]` {seed: Run}."""
 
-    def __init__(self, kinds, seeds, other):
-        self.kinds, self.seeds, self.other = kinds, seeds, other
+    def __init__(self, kinds, seeds, search_seeds, other):
+        self.kinds, self.seeds, self.search_seeds, self.other = kinds, seeds, search_seeds, other
         self.tried = {kind: {} for kind in kinds}
         self.runs = {kind: {} for kind in kinds}
         self.failed = []
@@ -131,7 +130,7 @@ class Study:
             best = min(tried, key=tried.get) if tried else None
             losses = ["" if p not in tried else "diverged" if tried[p] == DIVERGED else f"{tried[p]:.4f}" for p in places]
             rows.append([KINDS[kind][0], *(f"**{text}**" if p == best else text for p, text in zip(places, losses))])
-        return markdown(["mean validation loss, seeds 1 and 2", *(f"{grid_rate(p):.0e}".replace("e-0", "e-") for p in places)], rows)
+        return markdown([f"mean validation loss, seeds {', '.join(map(str, self.search_seeds))}", *(f"{grid_rate(p):.0e}".replace("e-0", "e-") for p in places)], rows)
 
     def frozen(self):
         """{seed: a Run of it}: all that began from a seed's data have the same loss before their first step."""
@@ -221,7 +220,7 @@ class Study:
                 axes.plot(*zip(*points), label=KINDS[kind][0], **style(number))
         axes.set_xscale("log")
         axes.set_xlabel("learning rate")
-        axes.set_ylabel("validation loss, one seed")
+        axes.set_ylabel("mean validation loss of the search")
         axes.grid(alpha=0.3)
         finish(plt, figure, axes, target)
 
@@ -282,14 +281,15 @@ def parsed():
     parser.add_argument("--output", required=True)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS)[:8])
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    parser.add_argument("--search-seeds", nargs="+", type=int, default=[1, 2], help="of the search for rates")
     parser.add_argument("--rate", action="append", default=[], metavar="KIND=NUMBER", help="no search for this kind")
     parser.add_argument("--hours", type=float, default=0, help="begin no run after that (0: no limit)")
     parser.add_argument("--threads", type=int, default=0, help="of a run; 0: all")
     parser.add_argument("--any-program", action="store_true", help="take finished runs of other builds of the program, too")
     parser.add_argument("more", nargs="*", help="after --: further options of every train command")
     a = parser.parse_args()
-    if {*SEARCH_SEEDS} & {*a.seeds}:
-        raise SystemExit(f"--seeds has {' and '.join(map(str, SEARCH_SEEDS))}, the seeds of the search")
+    for seed in {*a.search_seeds} & {*a.seeds}:
+        raise SystemExit(f"--seeds and --search-seeds both have {seed}")
     rates = {}
     for text in a.rate:
         kind, _, value = text.partition("=")
@@ -311,7 +311,7 @@ def main():
     a.model = os.path.abspath(a.model)
     runner = Runner(a.program, 1, a.threads, [*a.more, "--quiet"], a.any_program)
     a.program = runner.program
-    study = Study(a.kinds, a.seeds, a.other)
+    study = Study(a.kinds, a.seeds, a.search_seeds, a.other)
     start = time.monotonic()
 
     def is_over():
@@ -340,7 +340,7 @@ def main():
                 break
             rate, failures = grid_rate(place), len(study.failed)
             folder = output / "rates" / kind / f"{rate:g}"
-            logs = [run(kind, rate, seed, folder / str(seed), "--no-save") for seed in SEARCH_SEEDS]
+            logs = [run(kind, rate, seed, folder / str(seed), "--no-save") for seed in a.search_seeds]
             if len(study.failed) > failures:
                 break
             tried[place] = DIVERGED if None in logs else statistics.fmean(Run(log).loss for log in logs)

@@ -62,7 +62,7 @@ class Study(StudyCase):
         words = ["--kinds", "ft", "lora", "--seeds", 3, 4, 5, "--other", self.data, "--where", "lang=en", "--", "--epochs", "1"]
         self.study(*words)
         text = (self.output / "table.md").read_text()
-        rates = markdown_table(text, "mean validation loss, seeds 1 and 2")
+        rates = markdown_table(text, "mean validation loss, seeds 1, 2")
         # From 3e-4 and 3e-3 to the first worse one on both sides; the search has the seeds 1 and 2.
         self.assertEqual([title for title, cell in rates["ft"].items() if cell], ["1e-4", "3e-4", "1e-3"])
         self.assertEqual(rates["ft"]["3e-4"], "**1.3015**")
@@ -100,7 +100,7 @@ class Study(StudyCase):
         self.assertEqual(len(self.calls.read_text().splitlines()), 1)
 
     def test_what_cannot_be_read_is_refused(self):
-        self.assertIn("seeds of the search", self.study("--seeds", 2, 3, status=1))
+        self.assertIn("--seeds and --search-seeds both have 2", self.study("--seeds", 2, 3, status=1))
         self.assertIn("expected KIND=NUMBER", self.study("--rate", "ft=no", status=1))
         self.assertIn("no record has lang=fr", self.study("--where", "lang=fr", status=1))
 
