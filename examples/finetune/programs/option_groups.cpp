@@ -18,9 +18,8 @@ std::map<std::string, NumberType> number_types() {
 
 void add_machine_options(CLI::App& app, TrainOptions& o, bool gpu) {
   if (gpu) {
-    add_choice<Device>(
-        app, "--device", o.device, {{"cpu", Device::cpu}, {"cuda", Device::cuda}},
-        "cuda: an NVIDIA GPU, in a program that was built with SPARSEGRAD_CUDA")
+    add_choice<Device>(app, "--device", o.device, {{"cpu", Device::cpu}, {"cuda", Device::cuda}},
+                       "cuda: an NVIDIA GPU, in a program that was built with SPARSEGRAD_CUDA")
         ->group("Machine");
   }
   app.add_option_function<std::string>(
