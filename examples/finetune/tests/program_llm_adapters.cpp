@@ -165,8 +165,9 @@ TEST_CASE("runs that are no LoRA are refused with the way out") {
   refused(
       run_of("full", "--run-type sparse --preset paper --phase1-steps 2"),
       "the bases of the run have the sides \"full\" (out) and \"full\" (in), expected one of a fixed rank");
-  refused(run_of("kept", "--run-type sparse --width-side 5 --phase1-steps 3 --keep-phase1 "
-                         "--phase1-fixed-matrices=false"),
+  refused(run_of("kept",
+                 "--run-type sparse --width-side 5 --phase1-steps 3 --keep-phase1 "
+                 "--phase1-fixed-matrices=false"),
           "less the base's is not of rank 5");
   refused(run_of("bf16", "--run-type lora --save-dtype bf16"), "saved its model as bf16");
   refused(run_of("all", "--run-type lora --train-parameters all"),
