@@ -130,8 +130,12 @@ TEST_CASE("a quantised base trains as in float, with less memory") {
             doctest::Approx(floats["evaluations"][i]["loss"].get<double>()).epsilon(1e-5));
     CHECK(packed["memory_estimate"]["training"]["weights"] <
           floats["memory_estimate"]["training"]["weights"]);
-    CHECK(packed["memory"]["parts_bytes"]["weights"].get<double>() ==
-          doctest::Approx(packed["memory_estimate"]["training"]["weights"].get<double>()).epsilon(0.05));
+    const double weights = packed["memory"]["parts_bytes"]["weights"];
+    const double estimated = packed["memory_estimate"]["training"]["weights"];
+    if (type == "topk")  // of all entries that the steps may choose
+      CHECK(weights <= estimated);
+    else
+      CHECK(weights == doctest::Approx(estimated).epsilon(0.05));
     CHECK(packed["memory"]["sum_of_parts_bytes"].get<double>() <
           1.05 * packed["memory_estimate"]["most_bytes"].get<double>() +
               packed["memory"]["parts_bytes"]["program"].get<double>());
@@ -163,8 +167,9 @@ TEST_CASE("a quantised base trains as in float, with less memory") {
   check_says(inspected, "MiB are free");
   const std::string much = "--run-type lora --lora-rank 100000 --blocks all --no-save --max-steps 1 ";
 #if !defined(__SANITIZE_ADDRESS__)
-  const Finished refused = run_command("ulimit -v 600000; OPENBLAS_NUM_THREADS=1 '" +
-                                       program("sparsegrad-llm").string() + "' " + words("llm_memory", much));
+  const Finished refused =
+      run_command("'" + program("sparsegrad-llm").string() + "' " + words("llm_memory", much),
+                  "ulimit -v 600000; OPENBLAS_NUM_THREADS=1 ");
   CHECK(refused.status == 1);
   check_says(refused.err, "this run needs at least");
 #endif
