@@ -115,10 +115,10 @@ TEST_CASE("exp and gelu of results that are rounded to 16 bits, and the logarith
     const float x = static_cast<float>(i) * 2e-4F;
     const auto exact = static_cast<double>(x);
     const double scale = 1 + std::abs(exact);
-    const auto power = static_cast<double>(exp_for<bfloat16>(7 * x));
+    const auto power = static_cast<double>(exp_for<sparsegrad::bfloat16>(7 * x));
     exp_error =
         std::max(exp_error, std::abs(power / std::exp(static_cast<double>(7 * x)) - 1) / (1 + 7 * scale));
-    const auto pair = gelu_for<bfloat16>(x);
+    const auto pair = gelu_for<sparsegrad::bfloat16>(x);
     const auto wanted = gelu_of(exact);
     gelu_error = std::max(gelu_error, std::abs(static_cast<double>(pair.value) - wanted.value) / scale);
     slope_error =
@@ -130,8 +130,8 @@ TEST_CASE("exp and gelu of results that are rounded to 16 bits, and the logarith
   CHECK(gelu_error < 1e-6);
   CHECK(slope_error < 1e-6);
   CHECK(share_error < 2e-3);
-  CHECK(exp_for<bfloat16>(-1e30F) < 1e-37F);
-  CHECK(std::isfinite(exp_for<bfloat16>(1e30F)));
+  CHECK(exp_for<sparsegrad::bfloat16>(-1e30F) < 1e-37F);
+  CHECK(std::isfinite(exp_for<sparsegrad::bfloat16>(1e30F)));
   CHECK(exp_for<float>(1.5F) == exp_of(1.5F));
   CHECK(gelu_for<float>(1.5F).value == gelu_of(1.5F).value);
 
