@@ -28,7 +28,7 @@ TrainOptions default_options() {
   o.epochs = 1;
   o.batch_size = 4;
   o.accumulation = 2;
-  o.learning_rate = 1e-4;
+  o.learning_rate = 1e-3;  // the best one of the default run type in docs/results/llm_table6.md
   o.max_length = 1024;
   o.held_out = 0.05;
   o.lora.rank = 16;
