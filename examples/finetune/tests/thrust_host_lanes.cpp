@@ -35,12 +35,12 @@ using HostOps = DecoderOps<HostBackend>;
 /// Numbers in T and in float, which are equal to begin with.
 template <class T>
 struct Numbers {
-  Numbers(Lanes::Context& ctx, index_t rows, index_t cols, std::mt19937_64& random)
-      : rows(rows),
-        cols(cols),
-        device(ctx, rows * cols),
-        host(sparsegrad::test::normal<float>(random, rows * cols)) {
-    for (index_t i = 0; i < rows * cols; ++i) {
+  Numbers(Lanes::Context& ctx, index_t n_rows, index_t n_cols, std::mt19937_64& random)
+      : rows(n_rows),
+        cols(n_cols),
+        device(ctx, n_rows * n_cols),
+        host(sparsegrad::test::normal<float>(random, n_rows * n_cols)) {
+    for (index_t i = 0; i < n_rows * n_cols; ++i) {
       device.data()[i] = static_cast<T>(host[static_cast<std::size_t>(i)]);
       host[static_cast<std::size_t>(i)] = static_cast<float>(device.data()[i]);
     }

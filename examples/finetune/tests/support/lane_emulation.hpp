@@ -257,7 +257,7 @@ void multiply_tiles(const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t
     float* c;
   } own{a, {b0, b1}, c};
   Block::current().together(own, [](Operands*(&lanes)[32]) {
-    const auto half = [](std::uint32_t word, int v0) {
+    const auto value = [](std::uint32_t word, int v0) {
       return static_cast<float>(T::from_bits(static_cast<std::uint16_t>(word >> (16 * v0))));
     };
     float left[16 * 16];
@@ -268,8 +268,8 @@ void multiply_tiles(const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t
       for (int v0 = 0; v0 < 2; ++v0) {
         for (int v1 = 0; v1 < 2; ++v1) {
           for (int v2 = 0; v2 < 2; ++v2)
-            left[32 * t0 + t1 + 16 * v0 + 8 * v1 + 128 * v2] = half(lanes[l]->a[v1 + 2 * v2], v0);
-          right[16 * t0 + t1 + 8 * v0 + 64 * v1] = half(lanes[l]->b[v1], v0);
+            left[32 * t0 + t1 + 16 * v0 + 8 * v1 + 128 * v2] = value(lanes[l]->a[v1 + 2 * v2], v0);
+          right[16 * t0 + t1 + 8 * v0 + 64 * v1] = value(lanes[l]->b[v1], v0);
         }
       }
     }
