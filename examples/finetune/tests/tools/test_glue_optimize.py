@@ -6,6 +6,7 @@ import os
 import sqlite3
 import types
 import unittest
+import unittest.mock
 
 from support import FAKE, HAS_OPTUNA, HERE, FolderCase, is_running, needs_optuna
 
@@ -33,9 +34,9 @@ class TrialRun(FolderCase):
     OPTUNA = types.SimpleNamespace(TrialPruned=Pruned)
 
     def run_trial(self, trial, *more, **fake):
-        os.environ.update(self.environment(**fake))
-        for name in fake:
-            self.addCleanup(os.environ.pop, name)
+        own = unittest.mock.patch.dict(os.environ, self.environment(**fake))
+        own.start()
+        self.addCleanup(own.stop)
         folder = self.folder / "trial"
         command = [str(FAKE), "train", "--task", "cola", "--run-type", "ft", "--output", str(folder), *more]
         return glue_optimize.run_trial(trial, self.OPTUNA, command, folder)

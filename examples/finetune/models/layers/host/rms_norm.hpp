@@ -29,8 +29,9 @@ void add_rms_norm_forward(Context& ctx, const RmsNorm<compute_t<T>>& norm, const
     T* xi = x.row(i);
     const auto add = [&](auto sum) {
       return sum_of<C>(n, [=](auto at) {
-        const auto value = sum(at);
-        at.store(xi, value);
+        at.store(xi, sum(at));
+        // As it is stored: a pass that comes again has nothing else.
+        const auto value = at.load(xi);
         return value * value;
       });
     };
