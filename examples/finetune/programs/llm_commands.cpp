@@ -16,7 +16,7 @@ int run_llm_evaluate(const LlmEvaluateCommand& command) {
                                  command.choices < 0 ? "--choices" : "--exact-match",
                                  command.choices < 0 ? command.choices : command.exact_match));
   }
-  command.common.check_device();
+  command.common.check();
   if (command.common.device == Device::cuda) return run_llm_evaluate_on_cuda(command);
   return on_chosen_type(command.common, [&]<class T>(const TrainOptions& chosen, T) {
     LlmEvaluateCommand own = command;
