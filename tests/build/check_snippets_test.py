@@ -36,11 +36,11 @@ def expect(name, page, header, code, text):
         faults.append(f"{name}: ended with {found}, expected {code} and \"{text}\" in\n{output}")
 
 
-expect("good", good_page, good_header, 0, "2 snippets compile; 0 call CUDA")
+expect("good", good_page, good_header, 0, "2 snippets and 0 in C compile; 0 call CUDA")
 expect("a page", good_page.replace("at(0)", "att(0)"), good_header, 1, "docs/page.md:6:")
 expect("a header", good_page, good_header.replace("n += 2", "m += 2"), 1, "include/a.hpp:5:")
 expect("CUDA", good_page.replace("v.at(0) = 1;", "cudaGraphLaunch(v, 1);"), good_header, 0,
-       "1 snippets compile; 1 call CUDA")
-expect("nothing", "# A page\n", "#pragma once\n", 1, "0 snippets compile")
+       "1 snippets and 0 in C compile; 1 call CUDA")
+expect("nothing", "# A page\n", "#pragma once\n", 1, "0 snippets and 0 in C compile")
 print("\n".join(faults) or "check_snippets.py finds faults")
 sys.exit(1 if faults else 0)

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <utility>
 
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <sparsegrad/core/float_bits.hpp>
 #include <sparsegrad/io/safetensors.hpp>
@@ -229,6 +230,12 @@ Adapter read_peft(const fs::path& folder, const Targets& targets) {
     Found& f = found[name];
     const double own = pattern_value(config, "alpha_pattern", module, source).value_or(alpha);
     const auto rank = static_cast<double>(f.rank);
+    const double named = pattern_value(config, "rank_pattern", module, source)
+                             .value_or(fields::number_or(config, "r", rank, source));
+    if (named != rank) {
+      throw ModelError(where + " is of rank " + std::to_string(f.rank) + ", expected the rank in " + source +
+                       ": " + fmt::format("{}", named));
+    }
     f.scale = own / (rs ? std::sqrt(rank) : rank);
     if (!is_finite(f.scale) || f.scale <= 0)
       fields::fail(source, "\"lora_alpha\" is " + std::to_string(own) + ", expected a number above 0");

@@ -282,7 +282,9 @@ std::string instead_of_weights(const fs::path& folder, const Names& names) {
   std::copy_if(names.begin(), names.end(), std::back_inserter(found), is_export);
   if (!found.empty() || is_folder(folder / "onnx"))
     return (found.empty() ? "onnx" : some(found)) +
-           ": a model exported for use, not for training; take the one it was made from";
+           ": a model exported for use, not for training; take the one it was made from (sparsegrad-llm "
+           "takes a "
+           "GGUF file itself)";
   found.clear();
   std::copy_if(names.begin(), names.end(), std::back_inserter(found), is_archive);
   if (!found.empty()) return some(found) + "; unpack it and give the folder that comes out";

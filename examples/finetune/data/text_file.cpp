@@ -34,6 +34,8 @@ std::pair<std::size_t, std::size_t> place_of(std::string_view text, std::size_t 
 }  // namespace
 
 std::string read_text(const std::filesystem::path& file) {
+  if (std::error_code none; std::filesystem::is_directory(file, none))
+    throw DataError(file.string() + ": expected a file, found a folder");
   std::ifstream stream(file, std::ios::binary | std::ios::ate);
   if (!stream) throw DataError(file.string() + ": cannot be opened");
   const std::streamoff size = stream.tellg();

@@ -149,6 +149,8 @@ TEST_CASE("what is no plain LoRA is refused with what was found") {
   check_says(refused(with_field("init_lora_weights", "pissa")),
              "which changes the model's own weights first");
   check_says(refused(with_field("rank_pattern", json::object()).parent_path()), "has no adapter_config.json");
+  check_says(refused(with_field("r", 5)), "is of rank 3, expected the rank in");
+  check_says(refused(with_field("rank_pattern", {{"mlp.up_proj", 4}})), ": 4");
   check_says(refused(with_field("alpha_pattern", {{"^x.*", 3}})), "the regular expression \"^x.*\"");
   check_says(refused(with_field("lora_alpha", 0)), "\"lora_alpha\" is 0");
   check_says(refused(model_folder), "but config.json: it is a whole model, give it as --model");
