@@ -21,7 +21,9 @@ void CausalSource::load(DecoderModel<T, Backend>& model, std::uint64_t seed) con
   const SourceWeights weights(*this);
   for (Parameter<T>& p : model.parameters().all()) {
     if (p.kind == ParameterKind::adapter || !change_->reads(p.name)) continue;
-    const std::vector<float> values = weights.values({p.name, p.rows(), p.cols()});
+    // Named, as nvcc 12 takes braces for a reference apart.
+    const ParameterShape shape{p.name, p.rows(), p.cols()};
+    const std::vector<float> values = weights.values(shape);
     if (change_->changes(p.name)) model.set_values(p.weight, values);
   }
 }
