@@ -32,7 +32,7 @@ import tempfile
 import time
 
 import random_bert
-from case_program import CaseProgram, Variant, described, judged, spread, table, usual_variants, verdict, without_folders, wrapped, write_aside
+from case_program import CaseProgram, Variant, described, judged, ratio_rows, spread, table, usual_variants, verdict, without_folders, wrapped, write_aside
 
 HERE = pathlib.Path(__file__).resolve().parent
 PERIOD = 104  # steps of a case that has a refresh in it
@@ -396,11 +396,7 @@ def page(data):
         dense = operations(data["size"], data)
         lines += wrapped(f"A dense step of 32 x 128 tokens has {1e-12 * dense:.2f} TFLOP. Its rate over that of a large product of the same rounds:") + [""]
         lines += table(["type", "product of 4096 x 4096, GFLOP/s", "ft's rate over it"], rows)
-    rows = []
-    for first, second in compared():
-        ratios = [ratios_of(data, f"{first}, {dtype}", f"{second}, {dtype}") for dtype in TYPES]
-        if any(ratios):
-            rows.append([f"{first} / {second}", *(spread(r) if r else "" for r in ratios)])
+    rows = list(ratio_rows(compared(), TYPES, lambda first, second, dtype: ratios_of(data, f"{first}, {dtype}", f"{second}, {dtype}")))
     if rows:
         lines += ["## Ratios", ""] + table(["time of / time of", *TYPES], rows)
     rows = [[t["what"], t["wanted"], t["found"], verdict(t["met"], t["why"])] for t in targets(data)]

@@ -154,6 +154,14 @@ def judged(ratio, wanted):
     return [f"<= {wanted:.2f}", "met" if ratio <= wanted else "**missed**"]
 
 
+def ratio_rows(pairs, columns, ratios):
+    """[first / second, the spread of each column]; ratios(first, second, column) are those of the rounds that have both."""
+    for first, second in pairs:
+        found = [ratios(first, second, column) for column in columns]
+        if any(found):
+            yield [f"{first} / {second}", *(spread(r) if r else "" for r in found)]
+
+
 def paired_ratios(times, pairs):
     """(what, ratios of the rounds, what is wanted of their median) of the pairs (first, second, wanted) that were measured"""
     for first, second, wanted in pairs:

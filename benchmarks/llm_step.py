@@ -29,7 +29,7 @@ import tempfile
 import time
 
 from bert_step import TYPES, Failed, absent, last_line, ratios_of
-from case_program import described, spread, table, verdict, without_folders, wrapped, write_aside
+from case_program import described, ratio_rows, spread, table, verdict, without_folders, wrapped, write_aside
 
 HERE = pathlib.Path(__file__).resolve().parent
 SIDE = 64
@@ -250,11 +250,7 @@ def page(data):
         trained = f"{found['trained']:,}" if "trained" in found else ""
         rows.append([title, spread([1 / s for s in seconds], 0), step, f"{peak / 2**20:.0f}" if peak else "", trained, f"{found['loss']:.4f}" if "loss" in found else ""])
     lines += [""] + table(["case", "tokens a second", "s a step", "peak MiB", "entries that a step changes", "first loss"], rows)
-    rows = []
-    for first, second in compared():
-        ratios = [rate_ratios(data, f"{first}, {dtype}", f"{second}, {dtype}") for dtype in TYPES]
-        if any(ratios):
-            rows.append([f"{first} / {second}", *(spread(r) if r else "" for r in ratios)])
+    rows = list(ratio_rows(compared(), TYPES, lambda first, second, dtype: rate_ratios(data, f"{first}, {dtype}", f"{second}, {dtype}")))
     if rows:
         lines += ["## Ratios of tokens a second", ""] + table(["of / of", *TYPES], rows)
     rows = [[t["what"], t["wanted"], t["found"], verdict(t["met"], t["why"])] for t in targets(data)]

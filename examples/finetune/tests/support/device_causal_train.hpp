@@ -42,14 +42,7 @@ TEST_CASE_TEMPLATE("device runs of a language model: every run type has losses n
     exact.dtype = NumberType::float32;
     CausalTestRun<float, HostBackend> on_cpu(exact);
     CausalTestRun<T, DeviceBackend> on_device(options);
-    on_cpu.trainer->run();
-    on_device.trainer->run();
-    const std::vector<double> wanted = losses_of(on_cpu.trainer->report());
-    const std::vector<double> found = losses_of(on_device.trainer->report());
-    REQUIRE(found.size() == wanted.size());
-    for (std::size_t i = 0; i < wanted.size(); ++i)
-      CHECK_MESSAGE(std::abs(found[i] - wanted[i]) <= slack * std::abs(wanted[i]),
-                    "loss " << i << ": " << found[i] << ", on the CPU " << wanted[i]);
+    check_same_losses(on_cpu, on_device, slack);
     CHECK(on_device.trainer->report().skipped_steps == 0);
   }
   // Which entries of a row are largest depends on rounding: no more than that it runs.

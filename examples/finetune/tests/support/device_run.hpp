@@ -65,4 +65,17 @@ inline std::vector<double> losses_of(const TrainReport& report) {
   return all;
 }
 
+/// Trains two runs; the losses of one are within `slack` of those of the other, as a part of each.
+template <class Exact, class Found>
+void check_same_losses(Exact& exact, Found& own, double slack) {
+  exact.trainer->run();
+  own.trainer->run();
+  const std::vector<double> wanted = losses_of(exact.trainer->report());
+  const std::vector<double> found = losses_of(own.trainer->report());
+  REQUIRE(found.size() == wanted.size());
+  for (std::size_t i = 0; i < wanted.size(); ++i)
+    CHECK_MESSAGE(std::abs(found[i] - wanted[i]) <= slack * std::abs(wanted[i]),
+                  "loss " << i << ": " << found[i] << ", expected about " << wanted[i]);
+}
+
 }  // namespace sparsegrad::finetune::test

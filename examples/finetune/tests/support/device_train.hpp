@@ -17,14 +17,7 @@ namespace sparsegrad::finetune::test {
 inline void check_same_run(const TrainOptions& options) {
   DeviceRun<float, HostBackend> on_cpu(options);
   DeviceRun<float, DeviceBackend> on_device(options);
-  on_cpu.trainer->run();
-  on_device.trainer->run();
-  const std::vector<double> wanted = losses_of(on_cpu.trainer->report());
-  const std::vector<double> found = losses_of(on_device.trainer->report());
-  REQUIRE(found.size() == wanted.size());
-  for (std::size_t i = 0; i < wanted.size(); ++i)
-    CHECK_MESSAGE(std::abs(found[i] - wanted[i]) <= 2e-3 * std::abs(wanted[i]),
-                  "loss " << i << ": " << found[i] << ", on the CPU " << wanted[i]);
+  check_same_losses(on_cpu, on_device, 2e-3);
 }
 
 TEST_CASE("device trainer: every run type has the CPU's losses") {

@@ -225,14 +225,7 @@ SPARSEGRAD_TEST_NARROW("narrow trainer: run types have losses near those of the 
     exact.dtype = NumberType::float32;
     DeviceRun<float, Cpu> on_cpu(exact);
     DeviceRun<T, DeviceBackend> on_device(options);
-    on_cpu.trainer->run();
-    on_device.trainer->run();
-    const std::vector<double> wanted = losses_of(on_cpu.trainer->report());
-    const std::vector<double> found = losses_of(on_device.trainer->report());
-    REQUIRE(found.size() == wanted.size());
-    for (std::size_t i = 0; i < wanted.size(); ++i)
-      CHECK_MESSAGE(std::abs(found[i] - wanted[i]) <= 16 * rounding<T> * std::abs(wanted[i]),
-                    "loss " << i << ": " << found[i] << ", in float " << wanted[i]);
+    check_same_losses(on_cpu, on_device, 16 * rounding<T>);
     CHECK(on_device.trainer->report().skipped_steps == 0);
   }
   // Which entries of a row are largest depends on rounding: no more than that it runs.
