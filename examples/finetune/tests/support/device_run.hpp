@@ -1,6 +1,9 @@
 // A small training run on any backend.
 #pragma once
 
+#include <doctest/doctest.h>
+
+#include <cmath>
 #include <filesystem>
 #include <memory>
 #include <string>
