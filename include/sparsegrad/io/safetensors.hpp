@@ -26,7 +26,7 @@
 #include "file_bytes.hpp"
 #include "safetensors_header.hpp"
 
-namespace sparsegrad::io {
+namespace sparsegrad::SPARSEGRAD_ABI::io {
 
 /// A shape as text: "[2, 3]".
 inline std::string shape_list_text(std::span<const index_t> shape) {
@@ -324,4 +324,4 @@ class SafetensorsWriter {
   std::map<std::string, std::string> metadata_;
 };
 
-}  // namespace sparsegrad::io
+}  // namespace sparsegrad::SPARSEGRAD_ABI::io
