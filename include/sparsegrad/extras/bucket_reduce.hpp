@@ -24,7 +24,7 @@ enum class Collected {
 
 /// Options of a BucketReducer.
 struct ReduceOptions {
-  BucketOptions buckets;                       ///< size, wire type, order of the sums
+  BucketOptions buckets = {};                  ///< size, wire type, order of the sums
   Collected collected = Collected::gradients;  ///< while bases are collected
   /// Compares a hash of the selected entries over ranks in every step, before anything changes.
   bool check = false;
