@@ -382,7 +382,7 @@ class GroupMembers {
       return true;
     };
     for (const Member& m : list_) {
-      sum.gradients += m.source->bytes();
+      sum.gradients += m.source->bytes() + m.earlier.bytes();
       sum.sparse_gradients += m.gradient.bytes();
       if (m.update != nullptr && first_time(m.update.get())) sum.sparse_gradients += m.update->bytes();
       if (m.optimizer != nullptr) sum.optimizer += m.optimizer->bytes();

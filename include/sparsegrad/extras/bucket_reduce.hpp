@@ -1,12 +1,14 @@
 // BucketReducer: a group's gradients summed over the ranks of a communicator, several in one message.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "../default_backend.hpp"
 #include "../gradient_reducer.hpp"
 #include "communicator.hpp"
 #include "gradient_buckets.hpp"
