@@ -11,7 +11,7 @@
 #include "../backend/cuda.cuh"
 #include "device_reduce.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// NCCL as a DeviceReducer calls it.
 struct NcclApi {
@@ -88,4 +88,4 @@ struct NcclApi {
 template <class C>
 using NcclReducer = DeviceReducer<C, backend::Cuda, NcclApi>;
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI
