@@ -7,7 +7,8 @@
 
 #include "../version.hpp"
 
-// SPARSEGRAD_COMPILED: a unit calls code of the library sparsegrad::compiled, whatever -ffast-math says in the unit.
+// SPARSEGRAD_COMPILED: a unit calls code of the library sparsegrad::compiled, whatever -ffast-math and -march say in the
+// unit.
 #if defined(SPARSEGRAD_COMPILED)
 #define SPARSEGRAD_ABI_MATH _compiled
 #elif defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || (__FINITE_MATH_ONLY__ + 0) > 0
@@ -17,7 +18,9 @@
 #endif
 
 // Vectors are as long as the target's, and another's instructions may not be there.
-#if defined(__AVX512F__)
+#if defined(SPARSEGRAD_COMPILED)
+#define SPARSEGRAD_ABI_VECTORS
+#elif defined(__AVX512F__)
 #define SPARSEGRAD_ABI_VECTORS _avx512
 #elif defined(__AVX2__)
 #define SPARSEGRAD_ABI_VECTORS _avx2

@@ -147,6 +147,14 @@ class SafetensorsFile {
     return values;
   }
 
+  /// Throws IoError where the file has become too short for the array since it was opened: a look at its memory would end
+  /// the process then.
+  void require_whole(const Tensor& tensor) const {
+    if (tensor.bytes.empty()) return;
+    std::byte last;
+    file_.copy(offset_of(tensor) + tensor.bytes.size() - 1, {&last, 1});
+  }
+
   /// An entry of the metadata. Throws IoError when there is none.
   const std::string& metadata(const std::string& key) const {
     const auto at = header_.metadata.find(key);
