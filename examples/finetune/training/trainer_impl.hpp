@@ -14,6 +14,7 @@
 #include "training/glue_run_data_impl.hpp"
 #include "training/run_device.hpp"
 #include "training/trainer.hpp"
+#include "training/trainer_sums_impl.hpp"
 
 namespace sparsegrad::finetune {
 
@@ -50,17 +51,21 @@ class MlpGradientScope {
 
 template <class Model>
 BasicTrainer<Model>::BasicTrainer(Context& ctx, Model& model, RunData<Model>& data, TrainOptions options,
-                                  index_t program_bytes)
+                                  index_t program_bytes, Communicator* processes)
     : ctx_(ctx),
       model_(model),
       data_(data),
       options_(std::move(options)),
       program_bytes_(program_bytes),
+      processes_(processes != nullptr && processes->size() > 1 ? processes : nullptr),
       sampler_(sampler_of(options_, data.size())),
       rate_(options_.schedule, options_.warmup, 1) {
   options_.apply_run_type();
   options_.check();
   if (data.size() == 0) throw ValueError(data.name() + ": the training set is empty, expected examples");
+  if (options_.processes != (processes_ == nullptr ? 1 : processes_->size()))
+    throw ValueError(fmt::format("the options are of {} processes, which are {}", options_.processes,
+                                 processes_ == nullptr ? 1 : processes_->size()));
   if (model.trains_mlp() != options_.trains_matrices()) {
     throw ValueError(fmt::format("the model was made {} trained MLP matrices, which run type {} does not fit",
                                  model.trains_mlp() ? "with" : "without", to_string(options_.run_type)));
@@ -80,7 +85,10 @@ BasicTrainer<Model>::BasicTrainer(Context& ctx, Model& model, RunData<Model>& da
     dense.push_back({p.name, p.weight.data, p.gradient.data, p.weight.size(), decay, p.rounded.data});
   }
   dense_ = std::make_unique<AdamW<T, Backend>>(ctx_, std::move(dense));
-  const index_t batches = options_.tokens_per_batch > 0 ? extents_.mean_batches : options_.accumulation;
+  // Of one sum: those that a process makes in a step, or one where they are added in order.
+  const index_t all = options_.tokens_per_batch > 0 ? extents_.mean_batches : options_.accumulation;
+  const index_t own = (all + options_.processes - 1) / options_.processes;
+  const index_t batches = options_.adds_in_order() ? 1 : own;
   mlp_ = make_mlp_optimizer<T, Backend>(ctx_, options_, mlp_targets(), {extents_.mean_tokens, batches});
   sparse_ = dynamic_cast<SparseMlp<T, Backend>*>(mlp_.get());
 }
@@ -111,8 +119,8 @@ void BasicTrainer<Model>::reserve() {
 }
 
 template <class Model>
-std::uint64_t BasicTrainer<Model>::dropout_key() const {
-  return stream_key(stream_key(options_.seed, detail::dropout_stream_number), pass_);
+std::uint64_t BasicTrainer<Model>::dropout_key(std::uint64_t pass) const {
+  return stream_key(stream_key(options_.seed, detail::dropout_stream_number), pass);
 }
 
 template <class Model>
@@ -165,39 +173,6 @@ MemoryParts BasicTrainer<Model>::memory_now() const {
 }
 
 template <class Model>
-typename BasicTrainer<Model>::StepLoss BasicTrainer<Model>::accumulate() {
-  const std::span<const index_t> all = sampler_.take(examples_a_step());
-  double total = 0;
-  for (const index_t i : all)
-    total += static_cast<double>(data_.weight(i));
-  StepLoss sum;
-  const auto rows_of = [&](index_t i) { return data_.rows(i); };
-  for (std::size_t first = 0; first < all.size();) {
-    const auto micro = all.subspan(first, next_micro_batch(options_, all.subspan(first), rows_of));
-    first += micro.size();
-    batch_.clear();
-    double weight = 0;
-    for (const index_t i : micro) {
-      data_.add_to(batch_, i);
-      weight += static_cast<double>(data_.weight(i));
-    }
-    const auto forward = model_.forward(ctx_, batch_, {.training = true, .dropout_key = dropout_key()});
-    ++pass_;
-    if (!sparsegrad::is_finite(forward.loss)) {
-      throw NonFiniteError(fmt::format(
-          "the loss is {}, expected a finite number; the learning rate may be too large", forward.loss));
-    }
-    // The model's loss is a mean over its own batch: weighted, the step's is one over all examples.
-    const double share = weight / total;
-    sum.loss += forward.loss * share;
-    sum.tokens += batch_.tokens();
-    model_.backward(ctx_, batch_, share * loss_scale_.scale);
-  }
-  sum.examples = static_cast<index_t>(all.size());
-  return sum;
-}
-
-template <class Model>
 bool BasicTrainer<Model>::gradients_are_whole() {
   if constexpr (LossScale::needed<T>) {
     bool finite = true;
@@ -237,6 +212,7 @@ double BasicTrainer<Model>::gradient_scale() {
 template <class Model>
 bool BasicTrainer<Model>::collect_bases(const TrainHooks& hooks) {
   if (sparse_ == nullptr) return true;
+  interrupted_ = hooks.interrupted;
   const auto start = Clock::now();
   const SparseOptions& sparse_options = options_.sparse;
   const bool resets = RunDevice<Backend>::reset_peak();
@@ -286,7 +262,7 @@ bool BasicTrainer<Model>::collect_bases(const TrainHooks& hooks) {
         dense_->step(ctx_, {.learning_rate = rate, .grad_scale = scale, .clear_gradients = true});
       }
       ++report_.phase1.steps;
-      whole = !(hooks.interrupted && hooks.interrupted());
+      whole = !asked_to_stop(hooks);
     }
     report_.phase1.memory.note(memory_now());
     phase1_mlp_.reset();
@@ -385,6 +361,7 @@ void BasicTrainer<Model>::evaluate(const TrainHooks& hooks, bool& stop) {
   // Within the room that training takes anyway.
   options.max_tokens = extents_.max_tokens;
   options.max_sequences = extents_.max_examples;
+  options.processes = processes_;
   options.cancelled = [&] { return may_stop() && hooks.interrupted && hooks.interrupted(); };
   if (hooks.progress)
     options.progress = [&](index_t done, index_t total) { hooks.progress("evaluation", done, total); };
@@ -427,9 +404,10 @@ bool BasicTrainer<Model>::evaluation_due() const {
 template <class Model>
 void BasicTrainer<Model>::run(const TrainHooks& hooks) {
   const auto interrupted = [&] {
-    report_.interrupted = report_.interrupted || (may_stop() && hooks.interrupted && hooks.interrupted());
+    report_.interrupted = report_.interrupted || (may_stop() && asked_to_stop(hooks));
     return report_.interrupted;
   };
+  interrupted_ = hooks.interrupted;
   if (!resumed_ && !collect_bases(hooks)) {
     report_.interrupted = true;
     return;
@@ -478,11 +456,13 @@ void BasicTrainer<Model>::run(const TrainHooks& hooks) {
         hooks.checkpoint) {
       next_checkpoint = report_.steps_done + options_.checkpoint_every;
       pause();
+      require_same_state();
       hooks.checkpoint();
       resume();
     }
   }
   pause();
+  if (may_stop()) require_same_state();
 }
 
 }  // namespace sparsegrad::finetune
