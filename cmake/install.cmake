@@ -7,7 +7,7 @@ install(DIRECTORY "${PROJECT_SOURCE_DIR}/include/sparsegrad" DESTINATION "${CMAK
 install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION "${CMAKE_INSTALL_DATADIR}/licenses/sparsegrad")
 
 # One export file a component: loading a component must not ask for another's dependency.
-set(sparsegrad_components core cpu blas onednn io)
+set(sparsegrad_components core cpu blas onednn io mpi)
 if(SPARSEGRAD_CUDA)
   list(APPEND sparsegrad_components cuda)
 endif()

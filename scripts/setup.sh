@@ -13,6 +13,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 packages=(
   build-essential cmake ninja-build ccache clang git pkg-config
   libeigen3-dev libopenblas-openmp-dev liblapacke-dev libdnnl-dev
+  libopenmpi-dev openmpi-bin
   doctest-dev libbenchmark-dev
   nlohmann-json3-dev libcli11-dev libfmt-dev libicu-dev libsentencepiece-dev
   python3 python3-venv

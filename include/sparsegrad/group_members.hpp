@@ -91,6 +91,7 @@ class GroupMembers {
     list_.erase(list_.begin() + i);  // and with it the source, of a weight
     for (std::size_t e = at; e < list_.size(); ++e) {
       list_[e].number = static_cast<index_t>(e);
+      forget(list_[e]);
       list_[e].source->set_name("layer " + list_[e].text());
     }
     shrink_gradient_memory(ctx);
@@ -209,6 +210,7 @@ class GroupMembers {
     m.named([&] { m.source->require_basis(*basis); });
     const bool moved = moments == MomentsPolicy::transport && m.optimizer != nullptr;
     RebaseReport report;
+    forget(m);
     if (moved) report = m.optimizer->rebase(ctx, m.basis(), *basis, moments, optimizer_options(m, *basis));
     m.source->set_basis(ctx, std::move(basis));
     if (moved) {
@@ -293,6 +295,15 @@ class GroupMembers {
       m.sums = collection->sums(m.number);
     return collection;
   }
+  /// Fits the bases. Where each process has collected gradients of its own, their sums are summed
+  /// first.
+  void fit(Context& ctx, BasisCollection<C, B>& collection) {
+    if (rules_.sums_collections()) {
+      collection.reduce(ctx,
+                        [&](MatrixView<double> sums, bool lower) { rules_.reducer->sum(ctx, sums, lower); });
+    }
+    collection.fit(ctx);
+  }
   /// Tells the sources whose dW is summed to form it.
   void form_weight_gradients(Context& ctx) {
     for (Member& m : list_) {
@@ -329,7 +340,7 @@ class GroupMembers {
                          ", true)");
       }
       if (!m.squared_norm && !m.is_selected()) {
-        if (m.source->selects()) {
+        if (m.source->selects() || m.values_sent) {
           m.named([&] { m.select(ctx, rules_, true); });
         } else {
           const MatrixView<const C> core = m.named([&] { return m.finish(ctx, rules_); });
@@ -395,8 +406,17 @@ class GroupMembers {
                      " had a backward after its selection; with share_gradient_memory select after the last "
                      "micro-batch's backward");
   }
+  /// The same of all members.
+  void require_one_selection() const {
+    for (const Member& m : list_)
+      require_one_selection(m);
+  }
 
  private:
+  /// Tells the reducer that the member's gradients will be of another kind.
+  void forget(const Member& m) const {
+    if (rules_.reducer != nullptr) rules_.reducer->forget(m.number);
+  }
   void require_step(Context& ctx, const Member& m, const StepOptions& step) const {
     core_optimizer::require_numbers<C>(*m.optimizer, step);
     core_optimizer::check(ctx, *m.optimizer, m.gradient);

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # check_layering.sh DIR: the rules that hold between the headers in DIR (include/sparsegrad).
 #   1. Algorithm headers, those at the top, in core/ and in io/, name no backend's library.
-#   2. Eigen's, CBLAS's, oneDNN's and json's headers are included only where they belong.
+#   2. Eigen's, CBLAS's, oneDNN's, json's and MPI's headers are included only where they belong.
 #   3. Macros carry the prefix SPARSEGRAD_.
 #   4. Nothing sets process-wide thread counts. OpenMP's is the calling thread's own: backend/cpu_blas, whose
 #      library takes its threads from there, sets it and sets it back (host/blas_threads.hpp).
@@ -48,6 +48,7 @@ for header in "$dir"/**/*.hpp; do
     report "only backend/cpu_blas includes CBLAS and LAPACKE" '#[[:space:]]*include[[:space:]]*[<"](.*/)?(cblas|lapacke?|openblas_config)\.h' "$header"
   [[ $name == backend/cpu_onednn.hpp || $name == backend/cpu_onednn/* ]] ||
     report "only backend/cpu_onednn includes oneDNN" '#[[:space:]]*include[[:space:]]*[<"](.*/)?dnnl[a-z_]*\.h' "$header"
+  [[ $name == extras/mpi_* ]] || report "only extras/mpi_* includes MPI" '#[[:space:]]*include[[:space:]]*<mpi\.h' "$header"
   [[ $name == io/* ]] || report "only io includes json" '#[[:space:]]*include[[:space:]]*<nlohmann' "$header"
   report "a .hpp includes CUDA" '#[[:space:]]*include[[:space:]]*[<"](.*\.cuh|cuda|cub/|thrust/)' "$header"
   report "a macro without the prefix SPARSEGRAD_" '^[[:space:]]*#[[:space:]]*define[[:space:]]+([^S]|S[^P]|SP[^A]|SPA[^R])' "$header"
