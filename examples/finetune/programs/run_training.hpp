@@ -116,14 +116,19 @@ int run_training(const TrainOptions& options, const std::string& products, const
                       {{"dense_parameters", trainer.dense_parameters()},
                        {"sparse_parameters", trainer.sparse_parameters()},
                        {"sparse_entries_a_step", trainer.entries_a_step()}}}};
-  if (options.processes > 1)
-    log["processes"] = {{"count", options.processes}, {"on_first_host", processes.on_host}};
   run.describe(log);
   EventLog events(output.tensorboard(), trainer.report());
   const auto write_log = [&](bool finished) {
     events.update(trainer.report());
     log.update(to_json(trainer.report()));
     run.describe_results(trainer.report(), log);
+    if (options.processes > 1) {
+      const Traffic traffic = processes.communicator->traffic();
+      log["processes"] = {{"count", options.processes},
+                          {"on_first_host", processes.on_host},
+                          {"sent_bytes", traffic.sent_bytes},
+                          {"waited_seconds", traffic.waited_seconds}};
+    }
     if (profile != nullptr && profile->steps() > 0) log["profile"] = to_json(*profile);
     log["finished"] = finished;
     write_json(log_path, log);

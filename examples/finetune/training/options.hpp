@@ -200,13 +200,17 @@ struct TrainOptions {
     return deterministic && device == Device::cpu &&
            (processes > 1 || accumulation > 1 || tokens_per_batch > 0);
   }
+  /// Whether sums stand beside the gradients of a micro-batch meanwhile.
+  bool keeps_sums_aside() const {
+    return adds_in_order() && (tokens_per_batch > 0 || accumulation > processes);
+  }
   /// Whether one gradient memory serves all matrices in phase 1, each micro-batch's gradient being summed for itself:
   /// where the steps do that too, and where no step of phase 1 wants the matrices' gradients.
   bool phase1_takes_turns() const {
     const bool unused =
         sparse.phase1_fixed_matrices && (clip_norm == 0 || (causal && trained == TrainedParameters::mlp));
     return shares_gradient_memory() || (unused && steps_sparsely() && sparse.share_gradient_memory &&
-                                        device == Device::cpu && processes == 1 && !adds_in_order());
+                                        device == Device::cpu && !adds_in_order());
   }
   /// Throws ValueError naming the option, what it is and what was expected.
   void check() const;

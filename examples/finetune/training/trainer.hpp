@@ -114,9 +114,10 @@ class BasicTrainer {
   /// The sums of gradients as they stand: dense ones and those of the MLP matrices.
   std::vector<MatrixView<float>> gradients();
   bool are_finite(const std::vector<MatrixView<float>>& arrays);
-  /// Adds the gradients of a micro-batch of each process to those before, in the order of the processes; unless `last`,
-  /// puts the sums aside.
-  void add_in_order(bool last);
+  /// Adds the gradients of a micro-batch of each process to those before, unless they are the `first`, in the order of the
+  /// processes; unless they are the `last`, puts the sums aside.
+  void add_in_order(bool first, bool last);
+  void sum_over_processes(std::span<const MatrixView<float>> arrays, SumOrder order);
   /// Sums over the processes, where there are several: losses of micro-batches, and whether any is to end.
   void exchange(std::vector<double>& losses);
   bool asked_to_stop(const TrainHooks& hooks) const;
@@ -143,8 +144,9 @@ class BasicTrainer {
   index_t program_bytes_;
   Communicator* processes_;            ///< null: this one alone
   std::function<bool()> interrupted_;  ///< of this process
-  bool finite_ = true;                 ///< this process's gradients of this step, of several processes
-  bool all_stop_ = false;              ///< of several processes: one was interrupted
+  bool matrices_apart_ = false;  ///< the matrices' gradients are taken one by one, and no sums of processes
+  bool finite_ = true;           ///< this process's gradients of this step, of several processes
+  bool all_stop_ = false;        ///< of several processes: one was interrupted
   std::vector<std::vector<float>> ordered_sums_;  ///< of add_in_order, put aside
   Sampler sampler_;
   std::uint64_t pass_ = 0;  ///< forward passes in training: numbers the dropout masks

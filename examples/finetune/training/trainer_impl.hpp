@@ -166,6 +166,8 @@ MemoryParts BasicTrainer<Model>::memory_now() const {
   parts.weights = model.weights + copied_bytes_;
   parts.activations = model.activations + ctx_.scratch().most_used();
   parts.gradients = model.dense_gradients;
+  for (const std::vector<float>& sums : ordered_sums_)
+    parts.gradients += static_cast<index_t>(sums.capacity() * sizeof(float));
   parts.optimizer = dense_->state_bytes();
   mlp_->add_memory(ctx_, model.mlp_gradients, parts);
   if (phase1_mlp_) parts.optimizer += phase1_mlp_->state_bytes();
@@ -220,6 +222,9 @@ bool BasicTrainer<Model>::collect_bases(const TrainHooks& hooks) {
   // One gradient memory for all: each matrix's gradient is taken as soon as it is there.
   const bool in_turns = sparse_options.needs_gradients() && options_.phase1_takes_turns();
   if (in_turns) sparse_->share_memory(ctx_);
+  // Each process then collects the gradients of its own micro-batches; `fit` adds up what they came to.
+  if (in_turns && processes_ != nullptr) sparse_->sum_collections(*processes_);
+  matrices_apart_ = in_turns;
   sparse_->start_collecting(ctx_);
   if (sparse_options.needs_gradients()) {
     reserve();
@@ -274,15 +279,21 @@ bool BasicTrainer<Model>::collect_bases(const TrainHooks& hooks) {
     sampler_.seek(position);
     pass_ = pass;
   }
+  matrices_apart_ = false;
+  const auto end_turns = [&] {
+    if (!in_turns) return;
+    sparse_->end_sharing(ctx_);
+    if (processes_ != nullptr) sparse_->end_summing();
+  };
   if (!whole) {
     sparse_->stop_collecting(ctx_);
-    if (in_turns) sparse_->end_sharing(ctx_);
+    end_turns();
     return false;
   }
   const auto fit = Clock::now();
   ctx_.scratch().forget_most_used();
   sparse_->fit(ctx_);
-  if (in_turns) sparse_->end_sharing(ctx_);
+  end_turns();
   report_.phase1.fit_seconds = detail::seconds_since(fit);
   report_.phase1.seconds = detail::seconds_since(start);
   report_.phase1.memory.note(memory_now());

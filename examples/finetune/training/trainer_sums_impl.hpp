@@ -40,7 +40,7 @@ typename BasicTrainer<Model>::StepLoss BasicTrainer<Model>::accumulate() {
     const double share = weight_of(examples) / total;
     if (k % ranks == rank) losses[k] = share * add_micro_batch(examples, pass_ + k, share);
     const bool last = k + 1 == counts.size();
-    if (options_.adds_in_order() && (last || k % ranks == ranks - 1)) add_in_order(last);
+    if (options_.adds_in_order() && (last || k % ranks == ranks - 1)) add_in_order(k < ranks, last);
   }
   pass_ += counts.size();
   if (processes_ != nullptr) exchange(losses);
@@ -74,6 +74,7 @@ std::vector<MatrixView<float>> BasicTrainer<Model>::gradients() {
   std::vector<MatrixView<float>> arrays;
   if (const MatrixView<float> dense = model_.parameters().gradients(); !dense.empty())
     arrays.push_back(dense);
+  if (matrices_apart_) return arrays;
   for (auto& layer : model_.mlp())
     arrays.push_back(mlp_->collecting() ? layer.gradient().weight_gradient(ctx_) : layer.core(ctx_));
   return arrays;
@@ -87,11 +88,10 @@ bool BasicTrainer<Model>::are_finite(const std::vector<MatrixView<float>>& array
 }
 
 template <class Model>
-void BasicTrainer<Model>::add_in_order(bool last) {
+void BasicTrainer<Model>::add_in_order(bool first, bool last) {
   if constexpr (!ThrustBackend<Backend>) {
     const std::vector<MatrixView<float>> arrays = gradients();
     if (processes_ != nullptr) finite_ = finite_ && are_finite(arrays);
-    const bool first = ordered_sums_.empty();
     ordered_sums_.resize(arrays.size());
     for (std::size_t a = 0; a < arrays.size(); ++a) {
       float* const values = arrays[a].data;
@@ -101,20 +101,41 @@ void BasicTrainer<Model>::add_in_order(bool last) {
         for (std::size_t i = 0; i < count; ++i)
           values[i] = (first ? 0.0F : ordered_sums_[a][i]) + values[i];
       }
-      if (processes_ != nullptr)
-        processes_->sum(std::span(values, count), SumOrder::rank, "the gradients of a micro-batch");
-      if (!last) ordered_sums_[a].assign(values, values + count);
+      if (last) continue;
+      if (processes_ != nullptr) sum_over_processes({&arrays[a], 1}, SumOrder::rank);
+      if (ordered_sums_[a].size() != count) ordered_sums_[a] = {};
+      ordered_sums_[a].assign(values, values + count);
     }
     if (last) {
-      ordered_sums_.clear();
+      if (processes_ != nullptr) sum_over_processes(arrays, SumOrder::rank);
       return;
     }
     model_.parameters().zero_gradients(ctx_);
     for (auto& layer : model_.mlp())
       layer.clear();
   } else {
+    (void)first;
     (void)last;
   }
+}
+
+template <class Model>
+void BasicTrainer<Model>::sum_over_processes(std::span<const MatrixView<float>> arrays, SumOrder order) {
+  // In pieces, a few of which are on their way at a time: the communicator copies what is.
+  constexpr index_t piece = index_t{1} << 20;
+  std::deque<Communicator::Ticket> sums;
+  for (const MatrixView<float>& array : arrays) {
+    for (index_t at = 0; at < array.size(); at += piece) {
+      const auto count = static_cast<std::size_t>(std::min(piece, array.size() - at));
+      sums.push_back(
+          processes_->start_sum(std::span(array.data + at, count), order, "the gradients of a step"));
+      if (sums.size() < 4) continue;
+      processes_->wait(sums.front());
+      sums.pop_front();
+    }
+  }
+  for (const Communicator::Ticket sum : sums)
+    processes_->wait(sum);
 }
 
 template <class Model>
@@ -146,21 +167,7 @@ void BasicTrainer<Model>::exchange(std::vector<double>& losses) {
                       r));
     }
     if (options_.adds_in_order()) return;
-    // In pieces, a few of which are on their way at a time: the engine copies what is.
-    constexpr index_t piece = index_t{1} << 20;
-    std::deque<Communicator::Ticket> sums;
-    for (const MatrixView<float>& array : arrays) {
-      for (index_t at = 0; at < array.size(); at += piece) {
-        const auto count = static_cast<std::size_t>(std::min(piece, array.size() - at));
-        sums.push_back(processes_->start_sum(std::span(array.data + at, count), SumOrder::any,
-                                             "the gradients of a step"));
-        if (sums.size() < 4) continue;
-        processes_->wait(sums.front());
-        sums.pop_front();
-      }
-    }
-    for (const Communicator::Ticket sum : sums)
-      processes_->wait(sum);
+    sum_over_processes(arrays, SumOrder::any);
   } else {
     (void)losses;
   }
