@@ -196,7 +196,9 @@ void TrainOptions::apply_run_type() {
   if (run_type != RunType::sparse) sparse.defects = {};
 }
 
-nlohmann::json to_json(const TrainOptions& o) {
+nlohmann::json to_json(const TrainOptions& options) {
+  TrainOptions o = options;
+  o.processes = 1;  // a run may go on in another number
   nlohmann::json json{{"task", o.task},
                       {"run_type", to_string(o.run_type)},
                       {"model", o.model.string()},

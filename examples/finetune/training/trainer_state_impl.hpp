@@ -12,6 +12,7 @@
 #include <sparsegrad/io/state_file.hpp>
 
 #include "checkpoints/state_files.hpp"
+#include "training/process_agreement.hpp"
 #include "training/trainer.hpp"
 
 namespace sparsegrad::finetune {
@@ -102,15 +103,11 @@ void BasicTrainer<Model>::read_state(const std::filesystem::path& path) {
     const nlohmann::json& expected = fingerprint();
     const nlohmann::json& found = state.at("fingerprint");
     if (found != expected) {
-      const nlohmann::json differences = nlohmann::json::diff(found, expected);
-      const nlohmann::json::json_pointer where(differences.at(0).at("path").get<std::string>());
-      const auto value = [&](const nlohmann::json& j) {
-        return j.contains(where) ? j.at(where).dump() : std::string("nothing");
-      };
+      const JsonDifference difference = first_difference(found, expected);
       throw ValueError(
           fmt::format("{}: the run had {} {}, this one has {}; resume with the same options and data, or "
                       "choose another --output",
-                      path.string(), where.to_string().substr(1), value(found), value(expected)));
+                      path.string(), difference.where, difference.found, difference.expected));
     }
     detail::get_array<Backend>(ctx_, file, "weights", model_.parameters().weights());
     model_.parameters().round(ctx_, model_.parameters().weights());
