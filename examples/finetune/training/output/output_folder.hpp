@@ -3,6 +3,8 @@
 
 #include <filesystem>
 
+#include <sparsegrad/core/config.hpp>
+
 namespace sparsegrad::finetune {
 
 /// A run's output folder: where its files lie, held by one process at a time.
@@ -26,6 +28,10 @@ class OutputFolder {
 
   /// Whether there is a state to go on from: the last one, or the one before it.
   bool has_state() const;
+  /// Whether a run's log is there, and beside it a model or a state that would be missed.
+  bool has_results() const;
+  /// Bytes of the models and states that are there.
+  index_t bytes() const;
   /// Removes what a run that has ended needs no more: states, and the model as it was at an interrupt.
   void remove_checkpoint();
 
