@@ -37,6 +37,7 @@ TrainOptions default_options() {
   o.max_length = 1024;
   o.held_out = 0.05;
   o.lora.rank = 16;
+  o.lora.scale = 2;  // docs/llm.md has the losses of others
   o.sparse.phase1_fixed_matrices = true;
   o.evaluates_first = true;
   return o;
