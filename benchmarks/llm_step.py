@@ -71,8 +71,7 @@ def cases_of(rank, is_gguf):
         cases.append(Case("generation", dtype, [], generates=True))
         cases.append(Case("transformers' generation", dtype, ["--what", "generate"], peer=True, generates=True))
     if is_gguf:
-        for kind in [*LLAMA_TYPES, "the file's type"]:
-            cases.append(Case(f"llama.cpp's generation, {kind}", "", ["--what", "llama.cpp"], peer=True, generates=True))
+        cases += [Case(title, "", ["--what", "llama.cpp"], peer=True, generates=True) for title in llama_cases()]
     cases += [Case("transformers' ft", dtype, ["--what", "ft"], peer=True) for dtype in reversed(TYPES)]
     return cases
 
@@ -196,11 +195,16 @@ def rate_ratios(data, first, second):
 def compared():
     pairs = [("LoRA", "peft's LoRA"), ("ft", "transformers' ft"), ("sparse (best)", "LoRA"), ("sparse (best)", "ft"), ("LoRA", "ft")]
     pairs += [("LoRA, quantised base", "LoRA"), ("sparse (best), quantised base", "sparse (best)")]
-    return [*pairs, ("generation", "transformers' generation")]
+    return [*pairs, ("generation", "transformers' generation"), *(("generation", theirs) for theirs in llama_cases())]
 
 
-def llama_pairs():
-    return [(f"generation, {dtype}", f"llama.cpp's generation, {theirs}") for dtype in TYPES for theirs in [*LLAMA_TYPES, "the file's type"]]
+def llama_cases():
+    return [f"llama.cpp's generation, {kind}" for kind in [*LLAMA_TYPES, "the file's type"]]
+
+
+def titled(what, dtype):
+    """llama.cpp has a type of its own."""
+    return what if what in llama_cases() else f"{what}, {dtype}"
 
 
 def targets(data):
@@ -228,8 +232,9 @@ def targets(data):
         peak(f"one side of rank {SIDE} in {dtype}, peak memory over LoRA's, the update apart", f"sparse (best), {dtype}", f"LoRA, {dtype}", 1, update)
         for what in ("LoRA", "sparse (best)"):
             peak(f"{what} in {dtype}, peak memory over peft's LoRA's", f"{what}, {dtype}", f"peft's LoRA, {dtype}", 0.5)
-    for first, second in llama_pairs():
-        rate(f"{first}, tokens a second over {second.replace(', ', ' in ')}", first, second, 0.5)
+        for kind in ("float", "q8_0"):
+            first, second = f"generation, {dtype}", f"llama.cpp's generation, {kind}"
+            rate(f"{first}, tokens a second over {second.replace(', ', ' in ')}", first, second, 0.5)
     return rows
 
 
@@ -254,7 +259,7 @@ def page(data):
         trained = f"{found['trained']:,}" if "trained" in found else ""
         rows.append([title, spread([1 / s for s in seconds], 0), step, f"{peak / 2**20:.0f}" if peak else "", trained, f"{found['loss']:.4f}" if "loss" in found else ""])
     lines += [""] + table(["case", "tokens a second", "s a step", "peak MiB", "entries that a step changes", "first loss"], rows)
-    rows = list(ratio_rows(compared(), TYPES, lambda first, second, dtype: rate_ratios(data, f"{first}, {dtype}", f"{second}, {dtype}")))
+    rows = list(ratio_rows(compared(), TYPES, lambda first, second, dtype: rate_ratios(data, titled(first, dtype), titled(second, dtype))))
     if rows:
         lines += ["## Ratios of tokens a second", ""] + table(["of / of", *TYPES], rows)
     rows = [[t["what"], t["wanted"], t["found"], verdict(t["met"], t["why"])] for t in targets(data)]

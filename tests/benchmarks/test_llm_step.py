@@ -61,6 +61,16 @@ class LlmStep(FolderCase):
         self.assertNotIn("no such", data["failed"]["llama.cpp's generation, the file's type"])
         self.assertIn("tokens a second over peft's | >= 2.0 |  | not measured: peft's LoRA, float:", page)
 
+    def test_llama_cpp_stands_beside_both_types_of_the_program(self):
+        seconds = {"generation, float": [0.02], "generation, bf16": [0.01], "llama.cpp's generation, q8_0": [0.004], "llama.cpp's generation, fp16": [0.008]}
+        found = self.folder / "llm.json"
+        data, _ = self.run_it("--budget", "1e-9")
+        found.write_text(json.dumps({**data, "seconds": seconds}))
+        subprocess.run([sys.executable, "-B", str(BENCHMARKS / "llm_step.py"), "--page-only", "--output", str(self.folder)], check=True)
+        page = (self.folder / "llm.md").read_text()
+        self.assertIn("| generation / llama.cpp's generation, fp16 | 0.40 | 0.80 |", page)
+        self.assertIn("| generation, bf16, tokens a second over llama.cpp's generation in q8_0 | >= 0.5 | 0.40 | **missed** |", page)
+
     def test_the_time_ends(self):
         data, page = self.run_it("--budget", "1e-9")
         self.assertIn("no time within", data["failed"]["LoRA, bf16"])
