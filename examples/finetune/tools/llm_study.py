@@ -34,7 +34,7 @@ import sys
 import time
 
 from glue_plots import finish, pyplot, style
-from glue_runs import Failed, Runner, interval, markdown, mebibytes, read_json, run_tool, say, spread, write_aside
+from glue_runs import Failed, Runner, ends_with_this_process, interval, markdown, mebibytes, read_json, run_tool, say, spread, write_aside
 
 PAPER = "--run-type sparse --preset paper --phase1-steps 5"
 BEST = "--run-type sparse --preset best --phase1-steps 5"
@@ -287,7 +287,8 @@ def evaluated(a, model, kept, data, names, *more):
         raise SystemExit(f"{model} was removed when it had been measured on other data: remove {kept.parent} for a new run, or choose another --output")
     words = ["evaluate", "--model", str(model), "--data", str(data), *more, "--batch-size", "8", "--quiet"]
     words += [word for pair in zip(a.more, a.more[1:]) if pair[0] in ("--dtype", "--chat-template", "--products") for word in pair]
-    done = subprocess.run([a.program, *words, "--threads", str(a.threads)], stdout=subprocess.PIPE, text=True, check=False)
+    words += ["--threads", str(a.threads)]
+    done = subprocess.run([a.program, *words], stdout=subprocess.PIPE, text=True, check=False, preexec_fn=ends_with_this_process())
     matches = [re.search(rf"^{name} ([-+.\w]+)", done.stdout, re.MULTILINE) for name in names]
     if done.returncode != 0 or None in matches:
         raise SystemExit(f"evaluate ended with status {done.returncode}" + ("" if done.returncode else f", and printed no {' and '.join(names)}"))

@@ -5,17 +5,20 @@ import math
 import sys
 import unittest
 
-from support import FolderCase, markdown_table, rows_of
+from support import FolderCase, is_running, markdown_table, rows_of
 
 import llm_study
 
 # The best rates are 3e-4, of LoRA 3e-3; meprop fails, and beyond 3e-2 every loss is NaN. A seed moves all kinds alike, but for 0.001.
 FAKE = """
-import json, math, os, sys
+import json, math, os, sys, time
 def option(name, default=None): return sys.argv[sys.argv.index(name) + 1] if name in sys.argv else default
 if sys.argv[1] == "--version": print("1"); sys.exit()
 with open(os.environ["FAKE_CALLS"], "a") as calls: calls.write(" ".join(sys.argv[1:]) + "\\n")
 if sys.argv[1] == "evaluate":
+    if "FAKE_WAIT" in os.environ:
+        open(os.environ["FAKE_WAIT"], "w").write(str(os.getpid()))
+        time.sleep(600)
     trained = "run.txt" in os.listdir(option("--model"))
     print("loss", "2.625" if trained else "2.5")
     if "--choices" in sys.argv:
@@ -124,6 +127,15 @@ class Study(StudyCase):
         self.assertIn("meProp, 5 % of a row of dY, rate 0.0003, seed 1: status 1: error: no memory", text)
         table = markdown_table((self.output / "table.md").read_text(), "run")
         self.assertEqual([*table], ["frozen", "ft"])
+
+    def test_killed_it_leaves_no_evaluation_behind(self):
+        pid = self.folder / "pid"
+        words = ["--program", self.program, "--model", self.model, "--data", self.data, "--output", self.output, "--other", self.data]
+        process = self.start("llm_study.py", [*words, "--kinds", "ft", "--rate", "ft=3e-4"], FAKE_WAIT=str(pid))
+        self.wait_for(lambda: pid.exists() and pid.read_text(), "an evaluation")
+        process.kill()
+        process.communicate()
+        self.wait_for(lambda: not is_running(int(pid.read_text())), "the end of the evaluation")
 
     def test_a_rate_of_ones_own(self):
         self.study("--kinds", "ft", "--rate", "ft=2e-4", "--seeds", 3)
