@@ -10,7 +10,7 @@
 #include "core_optimizer.hpp"
 #include "moment_layout.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// What Adam means for entries that are not in every gradient. In all of them
 ///
@@ -97,4 +97,4 @@ struct SparseAdamOptions {
   friend bool operator==(const SparseAdamOptions&, const SparseAdamOptions&) = default;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -16,7 +16,7 @@
 #include "core/wait.hpp"
 #include "default_backend.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Kind of matrix that a side's U is.
 enum class SideKind {
@@ -349,4 +349,4 @@ class BasisSide {
   Buffer<T, B> signs_;   ///< [n]
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

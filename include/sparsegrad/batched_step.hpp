@@ -14,7 +14,7 @@
 #include "sequential_step.hpp"
 #include "weight_update.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// The step of a group's members on a BatchedBackend, with as few launches as there are kinds of
 /// work.
@@ -214,4 +214,4 @@ class BatchedStep {
   BatchedWeightUpdate<T, B> weights_;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

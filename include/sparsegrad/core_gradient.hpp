@@ -15,7 +15,7 @@
 #include "default_cost_model.hpp"
 #include "gradient_memory.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// What `add_tokens` needs of the tokens that `save` saw: x itself, or x U in the memory that the
 /// caller gave. x U from before a set_basis is of no use afterwards: add_tokens throws. Layers that
@@ -416,4 +416,4 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   Buffer<C, B> memory_;  ///< the step's sum, then the core
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

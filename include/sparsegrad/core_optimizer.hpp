@@ -15,7 +15,7 @@
 #include "core/number.hpp"
 #include "sparse_gradient.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 template <class T, Backend B>
 class TuckerBasis;
@@ -367,4 +367,4 @@ void require_state(const OptimizerState<T>& s, std::string_view type, index_t ro
 }
 
 }  // namespace core_optimizer
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -9,7 +9,7 @@
 #include "plan.hpp"
 #include "tucker_basis.hpp"
 
-namespace sparsegrad::detail {
+namespace sparsegrad::SPARSEGRAD_ABI::detail {
 
 /// Projects the sides that the plan left to the end: from `sum` to `core`, both at the front of the
 /// same memory.
@@ -175,4 +175,4 @@ MatrixView<const T> projected_tokens(typename B::Context& ctx, Frame& frame, con
   return y;
 }
 
-}  // namespace sparsegrad::detail
+}  // namespace sparsegrad::SPARSEGRAD_ABI::detail

@@ -14,7 +14,7 @@
 #include "sparse_gradient.hpp"
 #include "tucker_basis.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 namespace detail {
 
@@ -149,4 +149,4 @@ class CoreSource {
   std::string name_;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -14,7 +14,7 @@
 #include "core_projection.hpp"
 #include "core_source.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Non-owning view of a weight gradient as an engine stores it: in C, bfloat16 or half, as dW [out,
 /// in] or its transpose. bfloat16 and half go with C = float.
@@ -272,4 +272,4 @@ class GivenGradient final : public CoreSource<C, B> {
   Buffer<C, B> own_;                   ///< the core; dW where it is to be changed
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -8,7 +8,7 @@
 #include "sparse_gradient.hpp"
 #include "tucker_basis.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// What an optimizer is told that also uses what lies outside of the basis: a member
 /// `use_remainder(ctx, remainder)` is called after each step's update of W, and may change W
@@ -44,4 +44,4 @@ concept RemainderOptimizer = Backend<B> &&
   optimizer.use_remainder(ctx, remainder);
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

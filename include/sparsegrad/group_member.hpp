@@ -21,7 +21,7 @@
 #include "top_k.hpp"
 #include "trained_weight.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// A layer that joins a group: SparseGradLinear, or a type with the same two members. What they
 /// return must live where it is as long as the layer is in the group.
@@ -436,4 +436,4 @@ inline void require_updates(bool elsewhere, bool has_function, bool changes_weig
         "weights itself");
 }
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

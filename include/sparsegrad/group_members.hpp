@@ -19,7 +19,7 @@
 #include "top_k.hpp"
 #include "weight_update.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// The members of a SparseGradGroup: makes and keeps the optimizer, sparse gradient and update of
 /// each, and finds them by number. The group's calls are about phases and the step; those about one
@@ -441,4 +441,4 @@ class GroupMembers {
   std::shared_ptr<GradientMemory<C, B>> shared_;  ///< null unless shared
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

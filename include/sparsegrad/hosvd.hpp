@@ -16,7 +16,7 @@
 #include "hosvd_accumulator.hpp"
 #include "side_recipe.hpp"
 
-namespace sparsegrad::detail {
+namespace sparsegrad::SPARSEGRAD_ABI::detail {
 
 /// One side as fitted, with what SideReport says of it.
 template <class T, Backend B>
@@ -283,4 +283,4 @@ FittedSide<T, B> fit_side(typename B::Context& ctx, const HosvdAccumulator<T, B>
   return fitted;
 }
 
-}  // namespace sparsegrad::detail
+}  // namespace sparsegrad::SPARSEGRAD_ABI::detail

@@ -16,7 +16,7 @@
 #include "core/weight_layout.hpp"
 #include "default_backend.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// The two sides of a gradient [out, in].
 enum class GradientSide { out, in };
@@ -389,4 +389,4 @@ class HosvdAccumulator {
   Sums in_sums_;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -7,7 +7,7 @@
 #include "core/low_precision.hpp"
 #include "core/wait.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// One side's U [n, r] with its stored factor rounded to T, so that both operands of a product are
 /// T's.
@@ -131,4 +131,4 @@ class LowPrecisionBasis {
   Side in_;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -5,7 +5,7 @@
 #include "core/buffer.hpp"
 #include "core/view.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// The sum ((g0 + g1) + g2) + ... of one layer's gradients, each made by itself: the bits of processes
 /// that have one of them each and add them in that order.
@@ -56,4 +56,4 @@ class MicroBatchSum {
   bool used_ = false;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

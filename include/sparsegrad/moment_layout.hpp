@@ -8,7 +8,7 @@
 #include "core/config.hpp"
 #include "core/error.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// What a compact state does when a gradient's new entries exceed its capacity.
 enum class Overflow {
@@ -64,4 +64,4 @@ inline void require_moment_extents(index_t rows, index_t cols, index_t capacity)
   }
 }
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -19,7 +19,7 @@
 #include "moment_state.hpp"
 #include "sparse_gradient.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Moments m, v and counts of the entries of a core [rows, cols], all 0 at first: the memory of an
 /// optimizer on sparse gradients.
@@ -346,4 +346,4 @@ class MomentStore {
   Buffer<std::int32_t, B> count_;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -13,7 +13,7 @@
 #include "core/full_precision.hpp"
 #include "core_optimizer.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Turns cores of one basis into cores of another: A [r, c] becomes R A Q^T [r', c'], with R = V'^T
 /// V [r', r] and Q = U'^T U [c', c].
@@ -192,4 +192,4 @@ RebaseReport transport_moments(typename B::Context& ctx, OptimizerState<T>& s, c
   return report;
 }
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -12,7 +12,7 @@
 #include "core/error.hpp"
 #include "core/number.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// When a side is projected.
 enum class SideOrder {
@@ -219,4 +219,4 @@ inline Plan choose_plan(const SideShape& out, const SideShape& in, const Workloa
   return best;
 }
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -14,7 +14,7 @@
 #include "core/float_bits.hpp"
 #include "sparse_gradient.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// What a selection did.
 struct SelectReport {
@@ -319,4 +319,4 @@ class AnySelector {
   const void* identity_ = nullptr;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -17,7 +17,7 @@
 #include "moment_optimizer.hpp"
 #include "sparse_gradient.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Adam on the entries of a sparse gradient of one core [rows, cols], with moments for the entries
 /// met so far or for all (MomentStore). AdamSemantics has the formulas.
@@ -229,4 +229,4 @@ class SparseAdam : public MomentOptimizer<T, B, SparseAdamOptions> {
   }
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

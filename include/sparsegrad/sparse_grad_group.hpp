@@ -12,7 +12,7 @@
 #include "sparse_adam.hpp"
 #include "sparse_grad_linear.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Options of a group with SparseAdam, the default optimizer.
 using GroupOptions = BasicGroupOptions<SparseAdamOptions>;
@@ -373,4 +373,4 @@ requires CoreOptimizer<O, compute_t<T>, B> GroupReport SparseGradGroup<T, B, O>:
   return report;
 }
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

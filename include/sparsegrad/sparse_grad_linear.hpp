@@ -14,7 +14,7 @@
 #include "trained_weight.hpp"
 #include "weight_update.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Options of a SparseGradLinear.
 struct LinearOptions {
@@ -305,4 +305,4 @@ SparseGradLinear<T, B>::SparseGradLinear(Context& ctx, const TrainedWeight<T>& w
 template <class T, Backend B>
 SparseGradLinear<T, B>::~SparseGradLinear() = default;
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -11,7 +11,7 @@
 #include "core/buffer.hpp"
 #include "default_backend.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Sparse matrix [rows, cols] of fixed capacity: values at sorted, unique flat positions i * cols +
 /// j.
@@ -163,4 +163,4 @@ class SparseGradient {
   Buffer<T, B> values_;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -11,7 +11,7 @@
 #include "selector.hpp"
 #include "sparse_gradient.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Selector: S = top_k(|G~|), exactly k entries by largest absolute value, ties by lowest position,
 /// -0 equal to 0,
@@ -53,4 +53,4 @@ struct TopK {
   }
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

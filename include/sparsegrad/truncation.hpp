@@ -12,7 +12,7 @@
 #include "core/error.hpp"
 #include "core/number.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Rule that says how many singular vectors a truncated HOSVD keeps on one side.
 ///
@@ -118,4 +118,4 @@ class Truncation {
   Choice choice_;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -29,7 +29,7 @@
 #include "rotation_side.hpp"
 #include "side_recipe.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 namespace detail {
 /// 1, 2, 3, ...: no two bases of a process have the same.
@@ -441,4 +441,4 @@ double TuckerBasis<T, B>::side_defect(Context& ctx, const Side& side) {
   return worst;
 }
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

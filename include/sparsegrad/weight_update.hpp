@@ -15,7 +15,7 @@
 #include "trained_weight.hpp"
 #include "tucker_basis.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 namespace detail {
 
@@ -371,4 +371,4 @@ class BatchedWeightUpdate {
   std::vector<MatrixView<C>> weights_;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

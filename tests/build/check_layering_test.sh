@@ -11,6 +11,7 @@ cat > "$tree/top_k.hpp" <<'CODE'
 // As Eigen::Map would, or cuda.
 #define SPARSEGRAD_LIMIT 3
 // Not std::isnan, not x != x.
+namespace sparsegrad::SPARSEGRAD_ABI::detail {}
 bool same = a.cols != b.cols && at != index[at] && x == y.x;
 CODE
 printf '#include <Eigen/Core>\nusing V = Eigen::VectorXf;\n' > "$tree/backend/cpu.hpp"
@@ -56,4 +57,6 @@ refuses core/view.hpp 'return a.x == a.x;'
 refuses plan.hpp 'double best = std::numeric_limits<double>::infinity();'
 refuses backend/cpu.hpp 'struct Cpu : Reference {'
 refuses backend/host/kernels.hpp '#include "../reference.hpp"'
+refuses core/view.hpp 'namespace sparsegrad {'
+refuses backend/thrust/sums.cuh 'namespace sparsegrad::detail {'
 echo "every fault was refused"

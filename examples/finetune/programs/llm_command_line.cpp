@@ -90,9 +90,9 @@ void add_data(CLI::App& app, TrainOptions& o) {
 
 /// How weights that are not trained in place are kept.
 void add_base(CLI::App& app, CausalOptions& c) {
-  add_choice<Base>(app, "--base", c.base, {{"float", Base::in_float}, {"quantised", Base::quantised}},
-                   "what stays as it is, of a GGUF file. float: unpacked when it is read; quantised: in the "
-                   "file's blocks, unpacked within the products")
+  add_choice<Base>(app, "--base", c.base, {{"float", Base::in_float}, {"file", Base::in_file}},
+                   "what is not trained in place. float: converted when it is read; file: as the file has it "
+                   "(quantised, or 16 bits), which is mapped, and converted within the products")
       ->group("Machine");
 }
 

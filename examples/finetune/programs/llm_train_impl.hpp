@@ -24,7 +24,6 @@ class CausalRun {
   explicit CausalRun(const TrainOptions& options) : session_(options) {
     // What is wrong with the choice of matrices is told before the data are read.
     (void)trained_parts(options, session_.source().config());
-    (void)session_.source().packed(options.causal->base);
     session_.load_data(options, true);
   }
 

@@ -105,24 +105,24 @@ TEST_CASE("every run type trains, evaluates, saves a model, and what it saved ha
   }
 }
 
-TEST_CASE("a quantised base trains as in float, with less memory") {
-  const fs::path gguf = write_file(fresh_folder("llm_gguf") / "tiny.gguf", tiny_gguf().bytes());
+/// `base` as its files have it, beside the same weights in float.
+void check_base_in_file(const fs::path& base, const std::vector<std::string>& types) {
   const auto words = [&](const std::string& name, const std::string& more) {
-    return llm_train_words(fresh_folder(name), "--model " + gguf.string() + " --dtype float " + more);
+    return llm_train_words(fresh_folder(name), "--model " + base.string() + " --dtype float " + more);
   };
   const auto log_of = [&](const std::string& name, const std::string& more) {
     const Finished run = llm(words(name, more));
     REQUIRE_MESSAGE(run.status == 0, run.err);
     return json_of(fs::path(SPARSEGRAD_TEST_OUTPUT_DIR) / name / "run.json");
   };
-  for (const std::string type : {"lora", "ft", "sparse", "frozen", "topk", "meprop"}) {
+  for (const std::string& type : types) {
     CAPTURE(type);
     std::string more = "--run-type " + type + " --blocks all";
     if (type == "lora") more += " --matrices all --lora-rank 4 --lora-scale 1";
     if (type == "sparse") more += " --width-side 8 --phase1-steps 2";
     const nlohmann::json floats = log_of("llm_base_float", more);
-    const nlohmann::json packed = log_of("llm_base_quantised", more + " --base quantised");
-    CHECK(packed["options"]["base"] == "quantised");
+    const nlohmann::json packed = log_of("llm_base_file", more + " --base file");
+    CHECK(packed["options"]["base"] == "file");
     CHECK(packed["trained"] == floats["trained"]);
     REQUIRE(packed["evaluations"].size() == floats["evaluations"].size());
     for (std::size_t i = 0; i < packed["evaluations"].size(); ++i)
@@ -140,17 +140,33 @@ TEST_CASE("a quantised base trains as in float, with less memory") {
           1.05 * packed["memory_estimate"]["most_bytes"].get<double>() +
               packed["memory"]["parts_bytes"]["program"].get<double>());
     // The saved folder has all weights, those of the file too.
-    const fs::path saved = fs::path(SPARSEGRAD_TEST_OUTPUT_DIR) / "llm_base_quantised" / "model";
+    const fs::path saved = fs::path(SPARSEGRAD_TEST_OUTPUT_DIR) / "llm_base_file" / "model";
     const fs::path other = fs::path(SPARSEGRAD_TEST_OUTPUT_DIR) / "llm_base_float" / "model";
     CHECK(number_after(llm(evaluate_words(saved)).out, "loss ") ==
           doctest::Approx(number_after(llm(evaluate_words(other)).out, "loss ")).epsilon(1e-5));
   }
+}
+
+TEST_CASE("a base as its file has it trains as in float, with less memory") {
+  const fs::path gguf = write_file(fresh_folder("llm_gguf") / "tiny.gguf", tiny_gguf().bytes());
+  check_base_in_file(gguf, {"lora", "ft", "sparse", "frozen", "topk", "meprop"});
+  for (const std::string type : {"bf16", "fp16"}) {
+    CAPTURE(type);
+    const fs::path folder = fresh_folder("llm_base_" + type);
+    const Finished written = llm("export --format merged --model " + gguf.string() + " --output " +
+                                 folder.string() + " --save-dtype " + type);
+    REQUIRE_MESSAGE(written.status == 0, written.err);
+    check_base_in_file(folder, {"lora", "sparse"});
+  }
   const std::string off =
-      llm(words("llm_base_off", "--base quantised --run-type sparse --phase1-fixed-matrices=false")).err;
-  check_says(off, "--phase1-fixed-matrices is false, expected true with --base quantised");
+      llm(llm_train_words(fresh_folder("llm_base_off"),
+                          "--model " + gguf.string() +
+                              " --dtype float --base file --run-type sparse --phase1-fixed-matrices=false"))
+          .err;
+  check_says(off, "--phase1-fixed-matrices is false, expected true with --base file");
 
   // Evaluation and generation.
-  const std::string with = " --base quantised --dtype float";
+  const std::string with = " --base file --dtype float";
   CHECK(number_after(llm(evaluate_words(gguf, with)).out, "loss ") ==
         doctest::Approx(number_after(llm(evaluate_words(gguf, "--dtype float")).out, "loss ")).epsilon(1e-5));
   const std::string ask = "generate --model " + gguf.string() +
@@ -158,18 +174,21 @@ TEST_CASE("a quantised base trains as in float, with less memory") {
   const Finished answer = llm(ask + with);
   REQUIRE_MESSAGE(answer.status == 0, answer.err);
   CHECK(answer.out == llm(ask + " --dtype float").out);
-  check_says(llm(evaluate_words(model(), with)).err, "--base is quantised, expected a GGUF file then");
+  CHECK(number_after(llm(evaluate_words(model(), with)).out, "loss ") ==
+        doctest::Approx(number_after(llm(evaluate_words(model(), "--dtype float")).out, "loss "))
+            .epsilon(1e-5));
 
   // The memory that there is, and the one that is not.
   const std::string inspected =
-      llm("inspect --model " + gguf.string() + " --base quantised --run-type sparse").out;
+      llm("inspect --model " + gguf.string() + " --base file --run-type sparse").out;
   check_says(inspected, "memory of phase 1");
   check_says(inspected, "MiB are free");
   const std::string much = "--run-type lora --lora-rank 100000 --blocks all --no-save --max-steps 1 ";
 #if !defined(__SANITIZE_ADDRESS__)
-  const Finished refused =
-      run_command("'" + program("sparsegrad-llm").string() + "' " + words("llm_memory", much),
-                  "ulimit -v 600000; OPENBLAS_NUM_THREADS=1 ");
+  const Finished refused = run_command(
+      "'" + program("sparsegrad-llm").string() + "' " +
+          llm_train_words(fresh_folder("llm_memory"), "--model " + gguf.string() + " --dtype float " + much),
+      "ulimit -v 600000; OPENBLAS_NUM_THREADS=1 ");
   CHECK(refused.status == 1);
   check_says(refused.err, "this run needs at least");
 #endif
@@ -347,7 +366,6 @@ TEST_CASE("what is wrong with data and choices is told with its cure") {
   refused(
       "--blocks 0,4",
       "--blocks is '0,4', expected every-third, every-second, all, or numbers of the model's blocks, 0 to 3");
-  refused("--base quantised", "--base is quantised, expected a GGUF file then; ");
   refused("--max-length 500", "--max-length is 500, expected at most the model's 192 positions");
   refused("--max-length 8", "no example has an answer within --max-length 8 tokens");
   refused("--tokens-per-batch 9", "--tokens-per-batch is 9, expected at least the ");

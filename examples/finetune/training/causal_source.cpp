@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "checkpoints/folder_packed.hpp"
 #include "checkpoints/gguf_model.hpp"
 #include "checkpoints/gguf_packed.hpp"
 #include "checkpoints/gguf_tokenizer.hpp"
@@ -104,17 +105,14 @@ std::vector<std::int32_t> CausalSource::end_ids(const ChatTemplate& chat) const 
 
 PackedMatrices CausalSource::packed(Base base) const {
   if (base == Base::in_float) return {};
-  if (gguf_ == nullptr) {
-    throw ValueError(
-        fmt::format("--base is quantised, expected a GGUF file then; {} is a folder in Hugging Face form",
-                    path_.string()));
-  }
   auto shapes = std::make_shared<std::map<std::string, std::pair<index_t, index_t>, std::less<>>>();
   for (const ParameterShape& shape : decoder_shapes(config(), {}, 0))
     (*shapes)[shape.name] = {shape.rows, shape.cols};
-  return [this, shapes](std::string_view name) -> std::shared_ptr<const PackedMatrix> {
+  const auto folder = is_gguf() ? nullptr : std::make_shared<const ModelWeights>(path_);
+  return [this, shapes, folder](std::string_view name) -> std::shared_ptr<const PackedMatrix> {
     if (change_ != nullptr && change_->changes(name)) return nullptr;
     const auto& [rows, cols] = shapes->find(name)->second;
+    if (folder != nullptr) return folder_packed(folder, name, rows, cols);
     return gguf_packed(*gguf_, config(), name, rows, cols);
   };
 }

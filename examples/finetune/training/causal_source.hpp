@@ -51,8 +51,8 @@ class CausalSource {
   /// The tokens that end an answer.
   std::vector<std::int32_t> end_ids(const ChatTemplate& chat) const;
 
-  /// What of the model may stay in the file's blocks, for a model that this object outlives: all but what a change is put
-  /// on. Throws ValueError for a folder where that is wanted.
+  /// What of the model may stay as its files have it, for a model that this object outlives: all but what a change is put
+  /// on, and in a folder what has more than 32 bits. Throws ModelError or IoError.
   PackedMatrices packed(Base base) const;
   /// Fills the model's weights; adapters are made from `seed`. Throws ModelError or IoError.
   template <class T, class Backend>

@@ -30,7 +30,7 @@ std::string_view to_string(RunType type) {
 }
 
 std::string_view to_string(Base base) {
-  return base == Base::in_float ? "float" : "quantised";
+  return base == Base::in_float ? "float" : "file";
 }
 
 std::string_view to_string(TrainedParameters which) {
@@ -147,9 +147,9 @@ void TrainOptions::check() const {
   require(sparse.refresh_every == 0 || sparse.refresh_window <= sparse.refresh_every, "--refresh-window",
           sparse.refresh_window, "at most --refresh-every");
   require(
-      !causal || causal->base != Base::quantised || sparse.phase1_fixed_matrices || !sparse.needs_gradients(),
+      !causal || causal->base != Base::in_file || sparse.phase1_fixed_matrices || !sparse.needs_gradients(),
       "--phase1-fixed-matrices", "false",
-      "true with --base quantised: a phase 1 that trains the matrices needs them in float, which --base "
+      "true with --base file: a phase 1 that trains the matrices needs them in float, which --base "
       "float "
       "has");
   require(sparse.phase1_steps >= 1, "--phase1-steps", sparse.phase1_steps, "at least 1 step");
@@ -176,9 +176,9 @@ void TrainOptions::check_device() const {
     throw ValueError("--dtype is auto, expected float, bf16 or fp16 with --device cuda");
   if (device == Device::cuda && products != "auto")
     throw ValueError(fmt::format("--products is {}, expected auto with --device cuda", products));
-  if (device == Device::cuda && causal && causal->base == Base::quantised) {
+  if (device == Device::cuda && causal && causal->base == Base::in_file) {
     throw ValueError(
-        "--base is quantised, expected float with --device cuda: the file's blocks are unpacked on the CPU "
+        "--base is file, expected float with --device cuda: what stays in the file is unpacked on the CPU "
         "alone");
   }
   if (device == Device::cpu && tf32)

@@ -105,8 +105,8 @@ struct LoraOptions {
 
 /// What the weights of a language model that are not trained in place are kept as.
 enum class Base {
-  in_float,   ///< as the trained ones: float, beside a copy of 16 bits with such a --dtype
-  quantised,  ///< in the blocks of the GGUF file
+  in_float,  ///< as the trained ones: float, beside a copy of 16 bits with such a --dtype
+  in_file,   ///< in the blocks of the GGUF file, or the elements of the folder's, which are mapped
 };
 std::string_view to_string(Base base);
 

@@ -16,7 +16,7 @@
 #include "host/product_rates.hpp"
 #include "product_choice.hpp"
 
-namespace sparsegrad::backend {
+namespace sparsegrad::SPARSEGRAD_ABI::backend {
 
 namespace detail {
 
@@ -194,4 +194,4 @@ struct FastestOf : host::Kernels {
   }
 };
 
-}  // namespace sparsegrad::backend
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend

@@ -10,7 +10,7 @@
 #include "../core/error.hpp"
 #include "../core/view.hpp"
 
-namespace sparsegrad::backend {
+namespace sparsegrad::SPARSEGRAD_ABI::backend {
 
 /// Memory with `std::byte* allocate(bytes)`, which throws where there is none, and `deallocate(p)`,
 /// which does not.
@@ -153,4 +153,4 @@ class BasicScratch {
   int depth_ = 0;
 };
 
-}  // namespace sparsegrad::backend
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend

@@ -8,7 +8,7 @@
 
 #include "float_bits.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// The shortest text that reads back as the same number: "0.95", "1e-09", "nan".
 template <class T>
@@ -41,4 +41,4 @@ bool normal_in(double x) {
   return finite_in<T>(x) && (x == 0 || x <= -least || x >= least);
 }
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -10,7 +10,7 @@
 #include "float_bits.hpp"
 #include "random.hpp"
 
-namespace sparsegrad::detail {
+namespace sparsegrad::SPARSEGRAD_ABI::detail {
 
 /// Replaces the rows of X [r, n], r <= n, by orthonormal ones, row i in the span of the rows up to
 /// i and on its own side of the earlier ones' span (the Q of a QR decomposition with positive
@@ -98,4 +98,4 @@ void random_orthonormal_rows(typename B::Context& ctx, std::uint64_t seed, Matri
   orthonormalize_rows<B>(ctx, x, mix64(seed));
 }
 
-}  // namespace sparsegrad::detail
+}  // namespace sparsegrad::SPARSEGRAD_ABI::detail

@@ -8,7 +8,7 @@
 #include "config.hpp"
 #include "error.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Non-owning view of a row-major matrix.
 ///
@@ -93,4 +93,4 @@ enum class Op {
   transpose,  ///< transposed
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

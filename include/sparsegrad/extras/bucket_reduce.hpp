@@ -13,7 +13,7 @@
 #include "communicator.hpp"
 #include "gradient_buckets.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// What is summed over ranks while bases are collected.
 enum class Collected {
@@ -133,4 +133,4 @@ class BucketReducer final : public GradientReducer<C, B> {
   std::vector<typename GradientBuckets<C>::Slot> slots_;  ///< by layer
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

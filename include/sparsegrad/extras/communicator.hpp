@@ -12,7 +12,7 @@
 #include "../core/error.hpp"
 #include "../core/low_precision.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// In which order a sum over ranks is taken.
 enum class SumOrder {
@@ -152,4 +152,4 @@ class SingleRank final : public Communicator {
   Traffic traffic_;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

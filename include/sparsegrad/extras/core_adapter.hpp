@@ -13,7 +13,7 @@
 #include "../trained_weight.hpp"
 #include "../weight_update.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// A linear layer over a frozen weight, with a trained core matrix Delta [r, c] beside it:
 ///
@@ -284,4 +284,4 @@ class CoreAdapter {
   bool merged_ = false;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -19,7 +19,7 @@
 #include "bucket_reduce.hpp"
 #include "gradient_buckets.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Options of a DeviceReducer. The order of a sum is the engine's.
 struct DeviceReduceOptions {
@@ -219,4 +219,4 @@ class DeviceReducer final : public GradientReducer<C, B> {
   std::size_t in_flight_ = 0;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

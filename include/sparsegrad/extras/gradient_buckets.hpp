@@ -15,7 +15,7 @@
 #include "../core/low_precision.hpp"
 #include "communicator.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// How numbers are sent.
 enum class WireType {
@@ -194,4 +194,4 @@ class GradientBuckets {
   std::size_t in_flight_ = 0;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -16,7 +16,7 @@
 #include "bucket_reduce.hpp"
 #include "communicator.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Options of a LocalTopKReducer.
 struct LocalTopKOptions {
@@ -158,4 +158,4 @@ class LocalTopKReducer final : public GradientReducer<C, B> {
   std::vector<Layer> layers_;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

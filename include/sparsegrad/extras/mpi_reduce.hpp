@@ -25,7 +25,7 @@
 #include "gradient_buckets.hpp"
 #include "mpi_operation.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Options of an MpiCommunicator.
 struct MpiOptions {
@@ -416,4 +416,4 @@ class MpiCommunicator final : public Communicator {
   Traffic traffic_;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

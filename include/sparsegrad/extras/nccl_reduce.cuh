@@ -10,7 +10,7 @@
 
 #include "device_reduce.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// NCCL as a DeviceReducer calls it.
 struct NcclApi {
@@ -91,4 +91,4 @@ struct NcclApi {
 template <class C, Backend B>
 using NcclReducer = DeviceReducer<C, B, NcclApi>;
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

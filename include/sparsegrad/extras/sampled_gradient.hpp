@@ -15,7 +15,7 @@
 #include "../sparse_gradient.hpp"
 #include "../trained_weight.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Sums a step's gradients at the entries of a support, by sampled products (SDDMM); no core is
 /// formed.
@@ -229,4 +229,4 @@ class FixedSupportLinear {
   SampledGradient<T, B> gradient_;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

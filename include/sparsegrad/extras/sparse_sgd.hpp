@@ -5,7 +5,7 @@
 
 #include "../moment_optimizer.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Options of SparseSgd.
 struct SparseSgdOptions {
@@ -97,4 +97,4 @@ class SparseSgd : public MomentOptimizer<T, B, SparseSgdOptions> {
   }
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

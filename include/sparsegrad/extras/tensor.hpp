@@ -10,7 +10,7 @@
 #include "../default_backend.hpp"
 #include "../tucker_basis.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// The three modes of a stack of gradients.
 enum class Mode {
@@ -204,4 +204,4 @@ double distance(typename B::Context& ctx, ConstTensorView<T> x, ConstTensorView<
   return std::sqrt(sum);
 }
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -13,7 +13,7 @@
 #include "checked_read.hpp"
 #include "safetensors.hpp"
 
-namespace sparsegrad::io {
+namespace sparsegrad::SPARSEGRAD_ABI::io {
 
 namespace detail {
 
@@ -134,4 +134,4 @@ std::shared_ptr<const TuckerBasis<T, B>> get_basis(typename B::Context& ctx, con
   return basis;
 }
 
-}  // namespace sparsegrad::io
+}  // namespace sparsegrad::SPARSEGRAD_ABI::io

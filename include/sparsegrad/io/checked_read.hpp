@@ -12,7 +12,7 @@
 #include "../core/float_bits.hpp"
 #include "safetensors.hpp"
 
-namespace sparsegrad::io::detail {
+namespace sparsegrad::SPARSEGRAD_ABI::io::detail {
 
 /// "FILE: 'PREFIX'", or "FILE" for an object that has the file to itself: how messages about it begin.
 inline std::string about(const SafetensorsFile& file, const std::string& prefix) {
@@ -107,4 +107,4 @@ Enum enum_from_text(const SafetensorsFile& file, const std::string& key, Enum la
   throw IoError(file.path() + ": metadata '" + key + "' is '" + text + "', expected one of " + all);
 }
 
-}  // namespace sparsegrad::io::detail
+}  // namespace sparsegrad::SPARSEGRAD_ABI::io::detail

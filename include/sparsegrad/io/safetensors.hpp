@@ -26,7 +26,7 @@
 #include "file_bytes.hpp"
 #include "safetensors_header.hpp"
 
-namespace sparsegrad::io {
+namespace sparsegrad::SPARSEGRAD_ABI::io {
 
 /// A shape as text: "[2, 3]".
 inline std::string shape_list_text(std::span<const index_t> shape) {
@@ -145,6 +145,14 @@ class SafetensorsFile {
                               ", expected a floating-point type (F64, F32, F16, BF16)");
     }
     return values;
+  }
+
+  /// Throws IoError where the file has become too short for the array since it was opened: a look at its memory would end
+  /// the process then.
+  void require_whole(const Tensor& tensor) const {
+    if (tensor.bytes.empty()) return;
+    std::byte last;
+    file_.copy(offset_of(tensor) + tensor.bytes.size() - 1, {&last, 1});
   }
 
   /// An entry of the metadata. Throws IoError when there is none.
@@ -316,4 +324,4 @@ class SafetensorsWriter {
   std::map<std::string, std::string> metadata_;
 };
 
-}  // namespace sparsegrad::io
+}  // namespace sparsegrad::SPARSEGRAD_ABI::io

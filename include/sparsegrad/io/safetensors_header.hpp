@@ -19,7 +19,7 @@
 #include "dtype.hpp"
 #include "file_bytes.hpp"
 
-namespace sparsegrad::io::detail {
+namespace sparsegrad::SPARSEGRAD_ABI::io::detail {
 
 /// Longest header that is read or written, in bytes.
 inline constexpr std::uint64_t header_limit = 100'000'000;
@@ -412,4 +412,4 @@ inline std::string header_text(std::span<const HeaderEntry> entries,
   return prefix + text;
 }
 
-}  // namespace sparsegrad::io::detail
+}  // namespace sparsegrad::SPARSEGRAD_ABI::io::detail

@@ -28,7 +28,7 @@
 #include "checked_read.hpp"
 #include "safetensors.hpp"
 
-namespace sparsegrad::io {
+namespace sparsegrad::SPARSEGRAD_ABI::io {
 
 namespace detail {
 
@@ -281,4 +281,4 @@ SparseGradient<T, B> load_delta(typename B::Context& ctx, const std::string& pat
   return get_delta<T, B>(ctx, SafetensorsFile(path), "");
 }
 
-}  // namespace sparsegrad::io
+}  // namespace sparsegrad::SPARSEGRAD_ABI::io

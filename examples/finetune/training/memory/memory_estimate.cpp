@@ -362,7 +362,7 @@ void require_memory(const MemoryEstimate& estimate, index_t available, bool all_
       "{:.0f}, activations {:.0f}, bases and what they are fitted from {:.0f}{}); {:.0f} MiB are available. "
       "A smaller model or --batch-size, --run-type lora or sparse --phase1-fixed-matrices, trained matrices "
       "alone "
-      "(--train-parameters), or a GGUF file with --base quantised need less{}",
+      "(--train-parameters), or --base file need less{}",
       mib(estimate.least), mib(p.sum()), mib(p.weights), mib(p.gradients), mib(p.optimizer),
       mib(p.activations), mib(p.basis + p.collection), &p == &estimate.phase1 ? ", in phase 1" : "",
       mib(available), fits ? "; --ignore-memory goes on all the same" : ""));

@@ -13,7 +13,7 @@
 #include "../host/dense.hpp"
 #include "serial.hpp"
 
-namespace sparsegrad::backend::detail {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::detail {
 
 /// The contract's `eigh` for the backends that have a BLAS.
 struct BlasEigh {
@@ -119,4 +119,4 @@ struct BlasEigh {
   using Products = host::Dense<BlasSerial>;
 };
 
-}  // namespace sparsegrad::backend::detail
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::detail

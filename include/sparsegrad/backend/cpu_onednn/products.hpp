@@ -12,7 +12,7 @@
 #include "../host/convert.hpp"
 #include "context.hpp"
 
-namespace sparsegrad::backend::onednn {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::onednn {
 
 /// oneDNN's name of T.
 template <class T>
@@ -345,4 +345,4 @@ struct Products {
   }
 };
 
-}  // namespace sparsegrad::backend::onednn
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::onednn

@@ -9,7 +9,7 @@
 #include "../thrust/elements.cuh"
 #include "context.cuh"
 
-namespace sparsegrad::backend::cuda {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::cuda {
 
 inline cublasOperation_t operation(Op op) {
   return op == Op::none ? CUBLAS_OP_N : CUBLAS_OP_T;
@@ -185,4 +185,4 @@ void gram(CudaContext& ctx, Op op, MatrixView<const T> a, double weight, MatrixV
   }
 }
 
-}  // namespace sparsegrad::backend::cuda
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::cuda

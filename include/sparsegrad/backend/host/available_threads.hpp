@@ -10,11 +10,13 @@
 #include <string>
 #include <thread>
 
+#include "../../core/config.hpp"
+
 #if defined(__linux__)
 #include <sched.h>
 #endif
 
-namespace sparsegrad::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
 
 namespace detail {
 
@@ -114,4 +116,4 @@ inline int available_threads(const std::string& root = "") {
   return std::min(detail::allowed_processors(), detail::quota_processors(root));
 }
 
-}  // namespace sparsegrad::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host

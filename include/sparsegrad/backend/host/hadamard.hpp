@@ -8,7 +8,7 @@
 #include "arrays.hpp"
 #include "context.hpp"
 
-namespace sparsegrad::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
 
 /// H = (I - 2/m 1 1^T) (x) H_b diag(signs), n = m b, b the largest power of two that divides n; the
 /// inverse is the transpose. Vectors along the rows are transformed where they lie; columns in
@@ -240,4 +240,4 @@ class HadamardTransform {
   T mean_;
 };
 
-}  // namespace sparsegrad::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host

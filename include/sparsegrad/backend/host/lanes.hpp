@@ -12,7 +12,7 @@
 #include <immintrin.h>
 #endif
 
-namespace sparsegrad::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
 
 /// A register's worth of numbers, by the vector extension of g++ and clang++: the compiler maps it
 /// to what the target has.
@@ -308,4 +308,4 @@ inline void transpose_square(const From* from, index_t from_stride, T* to, index
 
 #undef SPARSEGRAD_HAS_SHUFFLE
 
-}  // namespace sparsegrad::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host

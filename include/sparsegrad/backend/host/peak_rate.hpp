@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <chrono>
 
-namespace sparsegrad::backend::host {
+#include "../../core/config.hpp"
+
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
 
 /// What one thread can multiply and add in registers.
 struct PeakRate {
@@ -74,4 +76,4 @@ inline PeakRate peak_rate() {
   return peak;
 }
 
-}  // namespace sparsegrad::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host

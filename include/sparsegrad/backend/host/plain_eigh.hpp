@@ -13,7 +13,7 @@
 #include "../../core/error.hpp"
 #include "../../core/view.hpp"
 
-namespace sparsegrad::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
 
 /// The primitive eigh of the contract (core/backend.hpp), serial: Householder reflections to
 /// tridiagonal form, then QR steps with implicit shifts by Wilkinson (Golub and Van Loan, Matrix
@@ -174,4 +174,4 @@ class PlainEigh {
   std::vector<double> beside_;
 };
 
-}  // namespace sparsegrad::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host

@@ -9,7 +9,7 @@
 
 #include "../../core/backend.hpp"
 
-namespace sparsegrad::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
 
 /// Rates of a backend's products on one thread, in floating-point operations a second; 0 where it
 /// has no products of that type or they were not measured.
@@ -68,4 +68,4 @@ ProductRates product_rates() {
   return rates;
 }
 
-}  // namespace sparsegrad::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host

@@ -10,7 +10,7 @@
 #include "elementwise.hpp"
 #include "lanes.hpp"
 
-namespace sparsegrad::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
 
 struct Sparse {
   template <class T>
@@ -364,4 +364,4 @@ struct Sparse {
   }
 };
 
-}  // namespace sparsegrad::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host

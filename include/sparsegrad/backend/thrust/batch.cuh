@@ -8,7 +8,7 @@
 
 #include "block_kernel.cuh"
 
-namespace sparsegrad::backend::portable {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::portable {
 
 /// Bytes that a launch's parameters take at most: 4096 on every GPU and driver.
 inline constexpr std::size_t parameter_bytes = 4096;
@@ -107,4 +107,4 @@ struct ElementBlocks {
   }
 };
 
-}  // namespace sparsegrad::backend::portable
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::portable

@@ -6,7 +6,7 @@
 #include "../../core/backend.hpp"
 #include "portable.cuh"
 
-namespace sparsegrad::backend::portable {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::portable {
 
 /// The vectors of a matrix: element p of vector v.
 template <class T>
@@ -109,4 +109,4 @@ struct HadamardTransform {
   }
 };
 
-}  // namespace sparsegrad::backend::portable
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::portable

@@ -10,7 +10,7 @@
 #include "../../core/step_guard.hpp"
 #include "elements.cuh"
 
-namespace sparsegrad::backend::portable {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::portable {
 
 /// partial(c, j) = sum of source(i, j) over the rows i of chunk c, in double and in a fixed order.
 template <class Source>
@@ -252,4 +252,4 @@ struct Reductions {
   }
 };
 
-}  // namespace sparsegrad::backend::portable
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::portable

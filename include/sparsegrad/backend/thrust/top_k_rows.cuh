@@ -3,7 +3,7 @@
 
 #include "top_k.cuh"
 
-namespace sparsegrad::backend::portable {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::portable {
 
 /// The others become 0. The same entries as top_k's of that row: the k-th key digit by digit, as
 /// there, then of those that have it the first in position.
@@ -126,4 +126,4 @@ struct KeepLargestOfRow {
   }
 };
 
-}  // namespace sparsegrad::backend::portable
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::portable

@@ -10,7 +10,7 @@
 #include "block_sums.cuh"
 #include "elements.cuh"
 
-namespace sparsegrad::backend::portable {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::portable {
 
 // The order is that of the pairs (key of |x|, falling position), all different, so that exactly k
 // lie at or above the k-th. The k-th key is found digit by digit from the top; the entries above it
@@ -257,4 +257,4 @@ struct FindDigit {
 /// Entries above the k-th key (in the upper half) and with it (in the lower).
 using ChosenCount = std::uint64_t;
 
-}  // namespace sparsegrad::backend::portable
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::portable
