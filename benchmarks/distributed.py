@@ -9,6 +9,7 @@ out, and the page says so. --loaded: marks the page's times as taken beside othe
 import argparse
 import contextlib
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -149,6 +150,35 @@ def quality_part(program, ranks):
                  [(f"{x['ranks']}, {x['kept']}, {x['way']}", f"{x['error']:.4f}", f"{x['sent']:.0f}") for x in found])
 
 
+# The plan's assumptions. A core's bf16 product rate is measured (docs/results/step_profile.md: 427 GFLOP/s on two
+# cores), and a step reaches 0.83 of it (docs/results/bert_step.md); the rest is assumed.
+NODES = {"64 cores": 64 * 427e9 / 2 * 0.83, "8 GPUs of 400 TFLOP/s": 8 * 400e12}
+NETWORKS = {"10 Gbit/s": (10e9 / 8, 30e-6), "100 Gbit/s": (100e9 / 8, 10e-6), "400 Gbit/s": (400e9 / 8, 5e-6)}
+TOKENS = {"64 cores": 4096, "8 GPUs of 400 TFLOP/s": 65536}
+
+
+def plan_part(found):
+    """Efficiency of a step: compute / (compute + what of the sums is not hidden)."""
+    rows = []
+    for model in dict.fromkeys(x["model"] for x in found):
+        of = {x["type"]: x["numbers"] for x in found if x["what"] == "bytes" and x["model"] == model
+              and x["wire"] == "float" and x["ranks"] == 2}
+        for node, rate in NODES.items():
+            compute = 6 * of["dense"] * TOKENS[node] / rate
+            for kind in ("dense", "one side of 64", "both sides of 256", "fixed support 1.2 %"):
+                for network, (bandwidth, latency) in NETWORKS.items():
+                    row = [f"{model}, {node}, {kind}, {network}"]
+                    for n in (8, 64, 1024):
+                        size = 2 * of[kind]  # bf16 on the wire
+                        messages = max(1, round(size / 4e6))
+                        sums = 2 * (n - 1) / n * size / bandwidth + messages * 2 * latency * math.log2(n)
+                        low = compute / (compute + sums)
+                        high = compute / (compute + max(0.0, sums - compute * 2 / 3))
+                        row.append(f"{100 * low:.0f} to {100 * high:.0f} %")
+                    rows.append(row)
+    return table(["efficiency of a step", "8 nodes", "64 nodes", "1024 nodes"], rows)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build/release")
@@ -166,7 +196,8 @@ def main():
             "[distributed.md](../distributed.md).\n\n## Bytes a step\n\n"
             "Counted message by message where they are sent. One layer of each kind is sent, times the number of\n"
             "such layers. Sums are in the order of the ranks.\n\n")
-    text += bytes_part(program, (2, 4))[0]
+    part, found = bytes_part(program, (2, 4))
+    text += part
     text += ("## Local selection\n\n"
              "A layer of 96 x 64 learns a planted change, sparse in a basis of rank 24, from noisy tokens of its\n"
              "own on each rank: 10 steps to find bases of 32 x 32, then 390 of Adam. The error left is relative to\n"
@@ -184,6 +215,8 @@ def main():
                  "they begin in the backward pass. Messages move only while the next gradient is started.\n\n" + part)
     except (subprocess.CalledProcessError, FileNotFoundError) as error:
         text += f"Not measured: network namespaces cannot be made here ({error}).\n"
+    text += ("\n## Plan for many nodes\n\nComputed, not measured: [assumptions](../distributed.md#many-nodes). The lower number has no sum\n"
+             "hidden, the higher one all that fits beside the backward pass.\n\n" + plan_part(found))
     arguments.out.write_text(text)
 
 

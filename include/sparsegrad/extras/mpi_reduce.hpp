@@ -151,7 +151,7 @@ class MpiCommunicator final : public Communicator {
     // Pieces, since MPI counts in int.
     constexpr std::size_t most = std::size_t{1} << 28;
     for (std::size_t first = 0; first < data.size(); first += most) {
-      const std::span<std::byte> piece = data.subspan(first, std::min(most, data.size() - first));
+      const std::span<std::byte> piece = data.subspan(first, (std::min)(most, data.size() - first));
       Operation& op = begin(MPI_BYTE, 1, piece.size(), piece.data(), what);
       if (rank_ == root) {
         std::memcpy(op.own.data(), piece.data(), piece.size());
@@ -321,9 +321,9 @@ class MpiCommunicator final : public Communicator {
     if (!broken_.empty()) throw CommunicationError(broken_);
   }
   void require_countable(std::size_t count, const std::string& what) const {
-    if (count > static_cast<std::size_t>(std::numeric_limits<int>::max())) {
+    if (count > static_cast<std::size_t>((std::numeric_limits<int>::max)())) {
       throw ValueError(what + ": " + std::to_string(count) + " numbers in one message, expected at most " +
-                       std::to_string(std::numeric_limits<int>::max()));
+                       std::to_string((std::numeric_limits<int>::max)()));
     }
   }
   void check(int code, const char* call, const std::string& what, int peer = -1) {
@@ -400,7 +400,7 @@ class MpiCommunicator final : public Communicator {
     if (MPI_Iprobe(MPI_ANY_SOURCE, wanted, comm_, &there, &status) != MPI_SUCCESS || there == 0) return -1;
     int length = 0;
     MPI_Get_count(&status, MPI_CHAR, &length);
-    text.assign(static_cast<std::size_t>(std::max(length, 0)), ' ');
+    text.assign(static_cast<std::size_t>((std::max)(length, 0)), ' ');
     const int code =
         MPI_Recv(text.data(), length, MPI_CHAR, status.MPI_SOURCE, wanted, comm_, MPI_STATUS_IGNORE);
     return code == MPI_SUCCESS ? status.MPI_SOURCE : -1;
