@@ -23,7 +23,7 @@ TEST_CASE("nccl: one rank's sums are its gradients, in each wire type") {
     for (std::size_t e = 0; e < host.size(); ++e)
       host[e] = static_cast<float>(e % 251) - 100;  // exact in bfloat16
     Device::upload<float>(ctx, host.data(), g.data(), 3000);
-    NcclReducer<float> reducer(comm, stream, {.bucket_bytes = 4096, .wire = wire, .check = true});
+    NcclReducer<float, Device> reducer(comm, stream, {.bucket_bytes = 4096, .wire = wire, .check = true});
     for (int step = 0; step < 3; ++step) {
       for (index_t i = 0; i < 3; ++i)
         reducer.start(ctx, i, MatrixView<float>(g.data() + 1000 * i, 1, 1000));

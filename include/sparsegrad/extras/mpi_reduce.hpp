@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <span>
@@ -34,6 +35,9 @@ struct MpiOptions {
   std::chrono::milliseconds timeout = std::chrono::minutes(10);
   /// How long after a timeout the other ranks have to say that they are there.
   std::chrono::milliseconds grace = std::chrono::seconds(2);
+  /// Asked about every millisecond of a wait: why it should end now, where another's end is known; empty
+  /// text: it goes on.
+  std::function<std::string()> watch = {};
 };
 
 /// A Communicator over an MPI communicator of the caller's, whose MPI_Init and MPI_Finalize stay the
@@ -121,6 +125,9 @@ class MpiCommunicator final : public Communicator {
       if (now - begin > options_.timeout) fail_late(*op);
       if (now - asked > std::chrono::milliseconds(1)) {
         answer(*op);
+        if (options_.watch) {
+          if (const std::string why = options_.watch(); !why.empty()) fail(op->what + ": " + why);
+        }
         asked = now;
       }
       if (turn < 200) {

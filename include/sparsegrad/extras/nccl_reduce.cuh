@@ -8,7 +8,6 @@
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 
-#include "../backend/cuda.cuh"
 #include "device_reduce.hpp"
 
 namespace sparsegrad::SPARSEGRAD_ABI {
@@ -31,14 +30,14 @@ struct NcclApi {
   }
   static Event make_event() {
     Event event = nullptr;
-    backend::cuda::check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming),
-                         "cudaEventCreateWithFlags");
+    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
     return event;
   }
   static void destroy(Event event) noexcept { static_cast<void>(cudaEventDestroy(event)); }
-  static void follow(Stream stream, Event event, const backend::Cuda::Context& ctx) {
-    backend::cuda::check(cudaEventRecord(event, ctx.stream()), "cudaEventRecord");
-    backend::cuda::check(cudaStreamWaitEvent(stream, event, 0), "cudaStreamWaitEvent");
+  template <class Context>
+  static void follow(Stream stream, Event event, const Context& ctx) {
+    check(cudaEventRecord(event, ctx.stream()), "cudaEventRecord");
+    check(cudaStreamWaitEvent(stream, event, 0), "cudaStreamWaitEvent");
   }
   template <class N>
   static void sum(Comm comm, Stream stream, N* p, index_t n) {
@@ -53,11 +52,10 @@ struct NcclApi {
     check(ncclAllReduce(p, p, static_cast<std::size_t>(n), ncclUint64, ncclMax, comm, stream),
           "ncclAllReduce", comm);
   }
-  static void record(Event event, Stream stream) {
-    backend::cuda::check(cudaEventRecord(event, stream), "cudaEventRecord");
-  }
-  static void wait(const backend::Cuda::Context& ctx, Event event) {
-    backend::cuda::check(cudaStreamWaitEvent(ctx.stream(), event, 0), "cudaStreamWaitEvent");
+  static void record(Event event, Stream stream) { check(cudaEventRecord(event, stream), "cudaEventRecord"); }
+  template <class Context>
+  static void wait(const Context& ctx, Event event) {
+    check(cudaStreamWaitEvent(ctx.stream(), event, 0), "cudaStreamWaitEvent");
   }
   /// Throws what a sum before has met: a GPU or a connection that is gone.
   static void poll(Comm comm) {
@@ -67,6 +65,11 @@ struct NcclApi {
   }
 
  private:
+  static void check(cudaError_t status, const char* call) {
+    if (status == cudaSuccess) return;
+    throw CommunicationError(std::string(call) + ": " + cudaGetErrorName(status) + " (" +
+                             cudaGetErrorString(status) + ")");
+  }
   static void check(ncclResult_t result, const char* call, Comm comm) {
     if (result == ncclSuccess || result == ncclInProgress) return;
     const char* more = ncclGetLastError(comm);
@@ -80,12 +83,12 @@ struct NcclApi {
 ///
 ///     ncclCommInitRank(&comm, ranks, id, rank);                      // the caller's, and its end too
 ///     cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
-///     group.use_reduce(std::make_shared<NcclReducer<float>>(comm, stream));
+///     group.use_reduce(std::make_shared<NcclReducer<float, backend::Cuda>>(comm, stream));
 ///
 /// The host does not wait. A rank that is gone shows as CommunicationError at a later call where NCCL
 /// notices it (ncclCommGetAsyncError); one that hangs, never: call ncclCommAbort after a time of the
 /// caller's own.
-template <class C>
-using NcclReducer = DeviceReducer<C, backend::Cuda, NcclApi>;
+template <class C, Backend B>
+using NcclReducer = DeviceReducer<C, B, NcclApi>;
 
 }  // namespace sparsegrad::SPARSEGRAD_ABI
