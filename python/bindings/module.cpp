@@ -1,0 +1,14 @@
+// sparsegrad._core: the C interface for Python.
+#include "bindings.hpp"
+
+NB_MODULE(_core, m) {
+  using namespace sparsegrad::python;
+  nb::set_leak_warnings(false);  // of objects that the interpreter itself leaves at its exit
+  m.attr("version") = sparsegrad_version();
+  bind_context(m);
+  bind_basis(m);
+  bind_adam(m);
+  bind_layer(m);
+  bind_group(m);
+  nb::module_::import_("atexit").attr("register")(nb::cpp_function([] { WithoutGil::prepare_exit(); }));
+}
