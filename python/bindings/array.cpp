@@ -58,8 +58,9 @@ std::string class_name(nb::handle object) {
   return text_of(object.type().attr("__name__"));
 }
 
-/// Text of the Python error that is set, which is cleared.
+/// Text of the Python error that is set, which is cleared. What is no Exception, as KeyboardInterrupt, goes on.
 std::string take_error() {
+  if (PyErr_ExceptionMatches(PyExc_Exception) == 0) throw nb::python_error();
   const nb::python_error error;
   return text_of(nb::borrow(error.value()));
 }

@@ -15,8 +15,8 @@ sparsegrad_basis_info describe(const Basis& basis) {
   return info;
 }
 
-Basis fit(nb::handle gradients, nb::handle shape, const sparsegrad_side& out_side,
-          const sparsegrad_side& in_side, const Context* context) {
+Basis fit(nb::handle gradients, std::optional<std::pair<std::int64_t, std::int64_t>> shape,
+          const sparsegrad_side& out_side, const sparsegrad_side& in_side, const Context* context) {
   std::vector<Array> arrays;
   std::vector<sparsegrad_const_matrix> matrices;
   for (const nb::handle gradient : gradients) {
@@ -25,8 +25,8 @@ Basis fit(nb::handle gradients, nb::handle shape, const sparsegrad_side& out_sid
     matrices.push_back(arrays.back().const_matrix("[out, in]"));
   }
   std::int64_t out = 0, in = 0;
-  if (!shape.is_none()) {
-    std::tie(out, in) = nb::cast<std::pair<std::int64_t, std::int64_t>>(shape);
+  if (shape) {
+    std::tie(out, in) = *shape;
   } else if (!matrices.empty()) {
     out = matrices[0].rows;
     in = matrices[0].cols;

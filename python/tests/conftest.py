@@ -1,5 +1,9 @@
 """Numbers that the C++ and C tests use too."""
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # beside other tests, spinning threads take their time
+
 import numpy as np
 import pytest
 

@@ -147,6 +147,22 @@ def test_objects_that_lend_nothing():
         top_k(Liar(once), 1)
 
 
+def test_devices_that_make_no_sense():
+    core = np.ones((2, 3), np.float32)
+    for device in (None, (), ("a", 0), (2**70, 0), (-1, 0), (2, 0)):
+        with pytest.raises((TypeError, IndexError, ValueError)):
+            top_k(Lent(core, device=device), 1)
+
+    class Interrupted(Lent):
+        def __dlpack_device__(self):
+            raise self.of
+
+    with pytest.raises(TypeError, match="without memory \\(no such device\\)"):
+        top_k(Interrupted(RuntimeError("no such device")), 1)
+    with pytest.raises(KeyboardInterrupt):  # not taken for a fault of the array
+        top_k(Interrupted(KeyboardInterrupt()), 1)
+
+
 def test_bfloat16_of_numpy():
     ml_dtypes = pytest.importorskip("ml_dtypes")
     core = np.arange(6, dtype=np.float32).reshape(2, 3)

@@ -318,6 +318,30 @@ def test_a_forked_child():
     assert text.splitlines()[1:] == ["3", "(64, 64)", "True"]
 
 
+@pytest.mark.filterwarnings("ignore:nanobind:RuntimeWarning")
+def test_objects_without_init():
+    """What a class's own __init__ forgets to call."""
+    array = np.ones((3, 2), np.float32)
+    group, layer, context, adam = (
+        cls.__new__(cls) for cls in (Group, Layer, Context, sparsegrad.SparseAdam)
+    )
+    for call in (
+        lambda: group.step(learning_rate=0.1),
+        lambda: layer.forward(array),
+        lambda: Group().add_layer(layer),
+        lambda: Group(context=context),
+        lambda: adam.steps,
+        lambda: Group().set_basis(0, TuckerBasis.__new__(TuckerBasis)),
+    ):
+        with pytest.raises(TypeError):
+            call()
+    group = Group(density=1)
+    group.add_weight(array)
+    with pytest.raises(TypeError):
+        group.__init__()
+    assert len(group) == 1
+
+
 def test_errors_are_of_both_kinds():
     for error, builtin in (
         (sparsegrad.ShapeError, ValueError),
