@@ -35,7 +35,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 SIDE = 64
 # Greedy answers to it are longer than what is measured.
 PROMPT = "Write a long story about a lighthouse keeper and his daughter, with many details."
-QUANTISED = ["--base", "quantised"]
+QUANTISED = ["--base", "file"]
 # What llama.cpp's weights are, beside those of the file.
 LLAMA_TYPES = ["float", "fp16", "q8_0"]
 

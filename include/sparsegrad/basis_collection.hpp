@@ -13,7 +13,7 @@
 #include "hosvd_accumulator.hpp"
 #include "tucker_basis.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Collects the gradients of several layers and fits their bases: one accumulator for each basis to
 /// come.
@@ -87,6 +87,12 @@ class BasisCollection {
     return false;
   }
 
+  /// Sums over processes that have each collected gradients of their own (HosvdAccumulator::reduce).
+  template <class F>
+  void reduce(Context& ctx, F&& sum) {
+    for (auto& entry : entries_)
+      if (entry->needs_gradients()) entry->sums->reduce(ctx, sum);
+  }
   /// Fits every basis. Throws StateError when gradients were needed and none came; what
   /// TuckerBasis::fit throws.
   void fit(Context& ctx) {
@@ -140,4 +146,4 @@ class BasisCollection {
   std::vector<Entry*> of_;  ///< by layer
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -26,7 +26,7 @@ if sys.argv[1] == "generate":
     print(f"(9 tokens read in 0.01 s; {option('--max-new-tokens')} written, {40 / factor:.1f} a second)", file=sys.stderr)
     sys.exit()
 kind = option("--run-type")
-if kind == "sparse" and "quantised" in sys.argv: sys.exit("not beside these blocks")
+if kind == "sparse" and "file" in sys.argv: sys.exit("not beside these blocks")
 os.makedirs(option("--output"), exist_ok=True)
 steps = range(int(option("--max-steps")))
 log = {"steps": [{"seconds": 3 + factor * (i + 1), "tokens": 100, "loss": 1.5, "kept_entries": 2**20} for i in steps]}

@@ -91,7 +91,7 @@ TEST_CASE("a run on a quantised base resumes bit by bit, and on the same base al
   const std::string bytes = tiny_gguf().bytes();
   const fs::path file = write_file(fresh_folder("causal_gguf") / "tiny.gguf", bytes);
   TrainOptions options = options_of(RunType::lora);
-  options.causal->base = Base::quantised;
+  options.causal->base = Base::in_file;
   const CausalSource base(file);
   Run whole(options, base);
   whole.trainer->run();
@@ -166,7 +166,7 @@ TEST_CASE("updates beside a quantised base: the losses and weights of a float ba
     options.apply_run_type();
     Run floats(options, base);
     floats.trainer->run();
-    options.causal->base = Base::quantised;
+    options.causal->base = Base::in_file;
     Run packed(options, base);
     packed.trainer->run();
     const TrainReport& found = packed.trainer->report();
@@ -216,7 +216,7 @@ TEST_CASE("updates beside a quantised base: the losses and weights of a float ba
     CHECK(second.trainer->report().evaluations.back().loss == found.evaluations.back().loss);
   }
   TrainOptions options = options_of(RunType::sparse);
-  options.causal->base = Base::quantised;
+  options.causal->base = Base::in_file;
   check_says(error_of([&] { Run run(options, base); }), "--phase1-fixed-matrices is false, expected true");
 }
 
@@ -271,10 +271,7 @@ TEST_CASE("micro-batches are filled by tokens, in the order of the examples") {
   const auto rows_of = [&](index_t i) { return rows[static_cast<std::size_t>(i)]; };
   const auto sizes = [&](index_t tokens) {
     options.tokens_per_batch = tokens;
-    std::vector<std::size_t> found;
-    for (std::span<const index_t> rest(step); !rest.empty(); rest = rest.subspan(found.back()))
-      found.push_back(next_micro_batch(options, rest, rows_of));
-    return found;
+    return micro_batches(options, step, rows_of);
   };
   CHECK(sizes(0) == std::vector<std::size_t>{3, 2});
   CHECK(sizes(61) == std::vector<std::size_t>{3, 1, 1});
@@ -282,6 +279,20 @@ TEST_CASE("micro-batches are filled by tokens, in the order of the examples") {
   CHECK(sizes(1000) == std::vector<std::size_t>{5});
   check_says(error_of([&] { sizes(60); }),
              "--tokens-per-batch is 60, expected at least the 61 tokens of the longest example");
+
+  // Processes get micro-batches of few rows, or of equal numbers of examples.
+  options.processes = 2;
+  CHECK(sizes(1000) == std::vector<std::size_t>{3, 2});  // 60 and 66 rows
+  options.processes = 3;
+  CHECK(sizes(66) == std::vector<std::size_t>{3, 1, 1});
+  options.processes = 5;
+  CHECK(sizes(1000) == std::vector<std::size_t>{3, 1, 1});  // no fewer than the longest example's
+  CHECK(sizes(0) == std::vector<std::size_t>{1, 1, 1, 1, 1});
+  options.processes = 2;
+  options.accumulation = 2;
+  CHECK(sizes(0) == std::vector<std::size_t>{3, 2});
+  options.processes = 1;
+  options.accumulation = 1;
 
   options.tokens_per_batch = 70;
   options.shuffle = false;

@@ -13,7 +13,7 @@
 #include "cuda/products.cuh"
 #include "thrust/kernels.cuh"
 
-namespace sparsegrad::backend {
+namespace sparsegrad::SPARSEGRAD_ABI::backend {
 
 namespace cuda {
 
@@ -114,4 +114,4 @@ struct Cuda : portable::Kernels<cuda::CudaSystem> {
 static_assert(BatchedBackend<Cuda> && LowPrecisionBackend<Cuda, bfloat16> &&
               LowPrecisionBackend<Cuda, float16>);
 
-}  // namespace sparsegrad::backend
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend
