@@ -358,9 +358,9 @@ class MpiCommunicator final : public Communicator {
     if (!broken_.empty()) throw CommunicationError(broken_);
   }
   void require_countable(std::size_t count, const std::string& what) const {
-    if (count > static_cast<std::size_t>(std::numeric_limits<int>::max())) {
+    if (count > static_cast<std::size_t>((std::numeric_limits<int>::max)())) {
       throw ValueError(what + ": " + std::to_string(count) + " numbers in one message, expected at most " +
-                       std::to_string(std::numeric_limits<int>::max()));
+                       std::to_string((std::numeric_limits<int>::max)()));
     }
   }
   void check(int code, const char* call, const std::string& what, int peer = -1) {
