@@ -9,6 +9,8 @@
 #      itself say nothing under -ffast-math.
 #   6. No optimised backend calls its oracle, backend/reference.hpp.
 #   7. Every name lies in the inline namespace of core/abi.hpp.
+#   8. Of the operating system io/ alone includes headers, and backend/host/available_threads.hpp, on Linux.
+#   9. std::min and std::max stand in parentheses: windows.h has macros of these names.
 set -euo pipefail
 
 dir=${1:?usage: check_layering.sh DIR}
@@ -39,6 +41,10 @@ for header in "$dir"/**/*.hpp "$dir"/**/*.cuh; do
   report "infinity() as a bound: max() does under -ffast-math too" 'numeric_limits<[^>]*>::infinity\(' "$header"
   report "outside of the inline namespace: write namespace sparsegrad::SPARSEGRAD_ABI" \
     '^[[:space:]]*namespace sparsegrad(\{|[[:space:]]|::[^S])' "$header"
+  report "write (std::min)(...): windows.h has macros of these names" '\b(min|max)\(' "$header"
+  [[ $name == io/* || $name == backend/host/available_threads.hpp ]] ||
+    report "only io includes headers of the operating system" \
+      '#[[:space:]]*include[[:space:]]*<((unistd|pthread|sched|fcntl|dlfcn|poll|signal|dirent|windows)\.h|sys/)' "$header"
   [[ $name != backend/* || $name == backend/reference.hpp ]] ||
     report "only backend/reference.hpp names Reference" '\bReference\b|"(\.\./)?reference\.hpp"' "$header"
 done

@@ -105,7 +105,7 @@ class BucketReducer final : public GradientReducer<C, B> {
     }
     constexpr std::size_t most = std::size_t{1} << 24;
     for (std::size_t first = 0; first < count; first += most) {
-      communicator().sum(std::span(host).subspan(first, std::min(most, count - first)),
+      communicator().sum(std::span(host).subspan(first, (std::min)(most, count - first)),
                          options_.buckets.order, "Gram sums");
     }
     if (lower) {

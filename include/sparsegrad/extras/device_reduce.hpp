@@ -79,7 +79,7 @@ class DeviceReducer final : public GradientReducer<C, B> {
   void start(Context& ctx, index_t layer, MatrixView<C> g) override {
     if (in_flight_ == 0) used_ = open_ = 0;
     const index_t element = static_cast<index_t>(halves() ? sizeof(bfloat16) : sizeof(C));
-    const index_t room = std::max(g.size(), options_.bucket_bytes / element);
+    const index_t room = (std::max)(g.size(), options_.bucket_bytes / element);
     if (used_ > open_ && buckets_[open_]->count + g.size() > size_of(*buckets_[open_])) flush(ctx);
     if (used_ == open_) {
       if (buckets_.size() == used_) {

@@ -60,12 +60,12 @@ class LocalTopKReducer final : public GradientReducer<C, B> {
   ~LocalTopKReducer() override { abandon(); }
 
   void start(Context& ctx, index_t layer, MatrixView<C> g) override {
-    if (g.size() > std::numeric_limits<stored_index_t>::max()) {
+    if (g.size() > (std::numeric_limits<stored_index_t>::max)()) {
       throw ValueError("a gradient of " + std::to_string(g.size()) +
                        " entries, expected less than 2^31: positions are of 32 bits");
     }
     Layer& l = at(layer);
-    const index_t k = std::min(options_.entries, g.size());
+    const index_t k = (std::min)(options_.entries, g.size());
     if (l.residual.size() != g.size()) l.residual.resize(ctx, g.size());
     const MatrixView<C> flat(g.data, 1, g.size());
     B::template add<C>(ctx, C(1), l.residual.matrix(1, g.size()), flat);

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <mutex>
@@ -40,6 +41,9 @@ struct MpiOptions {
   /// A thread lets messages go on while the caller computes: MPI does nothing between its calls. Takes
   /// some of a core, and MPI_Init_thread with MPI_THREAD_MULTIPLE.
   bool progress_thread = false;
+  /// Asked about every millisecond of a wait: why it should end now, where another's end is known; empty
+  /// text: it goes on.
+  std::function<std::string()> watch = {};
 };
 
 /// A Communicator over an MPI communicator of the caller's, whose MPI_Init and MPI_Finalize stay the
@@ -143,6 +147,9 @@ class MpiCommunicator final : public Communicator {
       if (now - begin > options_.timeout) fail_late(*op);
       if (now - asked > std::chrono::milliseconds(1)) {
         calls_.answer(op->what);
+        if (options_.watch) {
+          if (const std::string why = options_.watch(); !why.empty()) fail(op->what + ": " + why);
+        }
         asked = now;
       }
       lock.unlock();
@@ -171,7 +178,7 @@ class MpiCommunicator final : public Communicator {
     // Pieces, since MPI counts in int.
     constexpr std::size_t most = std::size_t{1} << 28;
     for (std::size_t first = 0; first < data.size(); first += most) {
-      const std::span<std::byte> piece = data.subspan(first, std::min(most, data.size() - first));
+      const std::span<std::byte> piece = data.subspan(first, (std::min)(most, data.size() - first));
       Operation& op = begin(MPI_BYTE, 1, piece.size(), piece.data(), what);
       if (rank_ == root) {
         std::memcpy(op.own.data(), piece.data(), piece.size());
@@ -331,7 +338,7 @@ class MpiCommunicator final : public Communicator {
       if (done == 0 || !m.received) continue;
       int numbers = 0;
       MPI_Get_count(&status, op.type, &numbers);
-      const std::size_t bytes = static_cast<std::size_t>(std::max(numbers, 0)) * op.element;
+      const std::size_t bytes = static_cast<std::size_t>((std::max)(numbers, 0)) * op.element;
       if (bytes != m.bytes) {
         fail(op.what + ": rank " + std::to_string(m.peer) + " has sent " + std::to_string(bytes) +
              " bytes, expected " + std::to_string(m.bytes) + "; all ranks must make the same calls");
@@ -352,9 +359,9 @@ class MpiCommunicator final : public Communicator {
     if (!broken_.empty()) throw CommunicationError(broken_);
   }
   void require_countable(std::size_t count, const std::string& what) const {
-    if (count > static_cast<std::size_t>(std::numeric_limits<int>::max())) {
+    if (count > static_cast<std::size_t>((std::numeric_limits<int>::max)())) {
       throw ValueError(what + ": " + std::to_string(count) + " numbers in one message, expected at most " +
-                       std::to_string(std::numeric_limits<int>::max()));
+                       std::to_string((std::numeric_limits<int>::max)()));
     }
   }
   void check(int code, const char* call, const std::string& what, int peer = -1) {

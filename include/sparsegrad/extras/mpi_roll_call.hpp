@@ -66,7 +66,7 @@ class MpiRollCall {
     if (MPI_Iprobe(MPI_ANY_SOURCE, tag, comm_, &there, &status) != MPI_SUCCESS || there == 0) return -1;
     int length = 0;
     MPI_Get_count(&status, MPI_CHAR, &length);
-    text.assign(static_cast<std::size_t>(std::max(length, 0)), ' ');
+    text.assign(static_cast<std::size_t>((std::max)(length, 0)), ' ');
     const int code =
         MPI_Recv(text.data(), length, MPI_CHAR, status.MPI_SOURCE, tag, comm_, MPI_STATUS_IGNORE);
     return code == MPI_SUCCESS ? status.MPI_SOURCE : -1;

@@ -25,7 +25,7 @@ class Adam {
     if (count != nullptr) adam.tabulate(frame, entry, k, count);
     ctx.parallel_ranges(k, 4096, [&](index_t begin, index_t end) {
       for (index_t e = begin; e < end; e += block) {
-        const index_t size = std::min(block, end - e);
+        const index_t size = (std::min)(block, end - e);
         if (entry == nullptr) {
           adam.update(g + e, size, m + e, v + e, count == nullptr ? nullptr : count + e, d + e);
         } else {
@@ -76,8 +76,8 @@ class Adam {
   void tabulate(Scratch::Frame& frame, const stored_index_t* entry, index_t k, const std::int32_t* count) {
     std::int32_t largest = 0;
     for (index_t e = 0; e < k; ++e)
-      largest = std::max(largest, count[entry == nullptr ? e : entry[e]]);
-    tabulated_ = std::min(std::min(largest, most_tabulated) + 1, static_cast<std::int32_t>(k));
+      largest = (std::max)(largest, count[entry == nullptr ? e : entry[e]]);
+    tabulated_ = (std::min)((std::min)(largest, most_tabulated) + 1, static_cast<std::int32_t>(k));
     table_ = frame.template take<Step>(most_tabulated + 1);
     for (std::int32_t t = 1; t <= tabulated_; ++t)
       table_[t - 1] = step_at(t);

@@ -41,7 +41,7 @@ struct Convert {
       constexpr index_t piece = 1024;
       float rest[piece], rounded[piece];
       for (index_t first = begin; first < end; first += piece) {
-        const index_t n = std::min(piece, end - first);
+        const index_t n = (std::min)(piece, end - first);
         std::copy_n(a.row(i) + first, n, rest);
         for (std::size_t t = 0; t < terms.size(); ++t) {
           sparsegrad::bfloat16* to = terms[t].row(i) + first;

@@ -134,7 +134,7 @@ struct Entries {
       i += step;
       step *= 2;
     }
-    return std::lower_bound(held + i, held + std::min(n, i + step), x) - held;
+    return std::lower_bound(held + i, held + (std::min)(n, i + step), x) - held;
   }
 
   /// The arrays of the state move up together, from the top; at new entries all but the positions

@@ -1,6 +1,7 @@
 // Short vectors for the loops that compilers do not keep in registers by themselves.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -214,7 +215,7 @@ inline void sums_of(const Lanes<T>& a, const Lanes<T>& b, const Lanes<T>& c, con
     return;
   }
 #endif
-  T x[4][n];
+  T x[4][static_cast<std::size_t>(n)];
   a.store(x[0]);
   b.store(x[1]);
   c.store(x[2]);
