@@ -140,7 +140,8 @@ def step_part(program, rates, pause, steps):
     dense = {(gbit, wire): late for gbit, name, wire, _, late, _, _ in rows if name == "dense"}
     text = table(["Gbit/s, run type, wire", "sums alone, s", "step, sums behind it, s", "step, sums beside it, s",
                   "hidden", "dense step in float in this one"],
-                 [(f"{g:g}, {n}, {w}", f"{a:.3f}", f"{l:.3f}", f"{e:.3f}", f"{100 * h:.0f} %",
+                 [(f"{g:g}, {n}, {w}", f"{a:.3f}", f"{l:.3f}", f"{e:.3f}",
+                   f"{100 * min(h, 1.0):.0f} %" if a >= 0.05 else "",
                    f"{dense[g, 'float'] / e:.1f}") for g, n, w, a, l, e, h in rows])
     return text, how
 
