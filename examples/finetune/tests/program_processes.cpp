@@ -19,10 +19,10 @@ namespace fs = std::filesystem;
 
 using Clock = std::chrono::steady_clock;
 
-/// Of Open MPI; MPICH knows nothing of these variables and needs none.
+/// Of Open MPI; MPICH knows nothing of these variables and needs none. Its libraries leak at their end.
 const char* const variables =
     "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 "
-    "OMPI_MCA_btl_base_warn_component_unused=0 ";
+    "OMPI_MCA_btl_base_warn_component_unused=0 ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 ";
 
 /// `words` for a program in so many processes under a launcher, or in this one where there is none to start.
 std::string command(int processes, const std::string& words, const std::string& name = "sparsegrad-glue") {
