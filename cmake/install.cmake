@@ -9,7 +9,7 @@ install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION "${CMAKE_INSTALL_DATAD
 # One export file a component: loading a component must not ask for another's dependency.
 set(sparsegrad_components core cpu blas onednn io mpi)
 if(SPARSEGRAD_CUDA)
-  list(APPEND sparsegrad_components cuda)
+  list(APPEND sparsegrad_components cuda nccl)
 endif()
 foreach(component IN LISTS sparsegrad_components)
   set_target_properties(sparsegrad_${component} PROPERTIES EXPORT_NAME ${component})
@@ -35,19 +35,30 @@ foreach(component IN LISTS sparsegrad_libraries)
   install(EXPORT sparsegrad-${component} NAMESPACE sparsegrad:: DESTINATION "${sparsegrad_package_dir}"
     FILE sparsegrad-${component}.cmake)
 endforeach()
+
+# pkg-config: the headers, sparsegrad-cpp; the C interface, sparsegrad; the compiled classes, sparsegrad-compiled.
+function(sparsegrad_install_pc name dir)
+  configure_file("${PROJECT_SOURCE_DIR}/cmake/${name}.pc.in" "${PROJECT_BINARY_DIR}/cmake/${name}.pc" @ONLY)
+  install(FILES "${PROJECT_BINARY_DIR}/cmake/${name}.pc" DESTINATION "${dir}/pkgconfig")
+endfunction()
+foreach(dir lib data)
+  string(TOUPPER "CMAKE_INSTALL_${dir}DIR" sparsegrad_pc_dir)
+  file(RELATIVE_PATH sparsegrad_${dir}_pc_up "/${${sparsegrad_pc_dir}}/pkgconfig" "/")
+  string(REGEX REPLACE "/$" "" sparsegrad_${dir}_pc_up "${sparsegrad_${dir}_pc_up}")
+endforeach()
+sparsegrad_install_pc(sparsegrad-cpp "${CMAKE_INSTALL_DATADIR}")
+set(sparsegrad_pc_backends "")
+if("onednn" IN_LIST SPARSEGRAD_BACKENDS)
+  string(APPEND sparsegrad_pc_backends "${OneDNN_LIBRARY} ")
+endif()
+if("blas" IN_LIST SPARSEGRAD_BACKENDS OR "onednn" IN_LIST SPARSEGRAD_BACKENDS)
+  string(APPEND sparsegrad_pc_backends "${CBLASLAPACKE_LAPACKE_LIBRARY} ${CBLASLAPACKE_BLAS_LIBRARY}")
+endif()
 if(SPARSEGRAD_C)
-  file(RELATIVE_PATH sparsegrad_pc_up "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
-  string(REGEX REPLACE "/$" "" sparsegrad_pc_up "${sparsegrad_pc_up}")
-  set(sparsegrad_pc_private "")
-  if("onednn" IN_LIST SPARSEGRAD_BACKENDS)
-    string(APPEND sparsegrad_pc_private "${OneDNN_LIBRARY} ")
-  endif()
-  if("blas" IN_LIST SPARSEGRAD_BACKENDS OR "onednn" IN_LIST SPARSEGRAD_BACKENDS)
-    string(APPEND sparsegrad_pc_private "${CBLASLAPACKE_LAPACKE_LIBRARY} ${CBLASLAPACKE_BLAS_LIBRARY} ")
-  endif()
-  string(APPEND sparsegrad_pc_private "-lstdc++ -lm -pthread")
-  configure_file("${PROJECT_SOURCE_DIR}/cmake/sparsegrad.pc.in" "${PROJECT_BINARY_DIR}/cmake/sparsegrad.pc" @ONLY)
-  install(FILES "${PROJECT_BINARY_DIR}/cmake/sparsegrad.pc" DESTINATION "${CMAKE_INSTALL_LIBDIR}/pkgconfig")
+  sparsegrad_install_pc(sparsegrad "${CMAKE_INSTALL_LIBDIR}")
+endif()
+if(SPARSEGRAD_COMPILED)
+  sparsegrad_install_pc(sparsegrad-compiled "${CMAKE_INSTALL_LIBDIR}")
 endif()
 
 configure_package_config_file("${PROJECT_SOURCE_DIR}/cmake/sparsegrad-config.cmake.in"
@@ -59,4 +70,5 @@ install(FILES
   "${PROJECT_BINARY_DIR}/cmake/sparsegrad-config-version.cmake"
   "${PROJECT_SOURCE_DIR}/cmake/FindCBLASLAPACKE.cmake"
   "${PROJECT_SOURCE_DIR}/cmake/FindOneDNN.cmake"
+  "${PROJECT_SOURCE_DIR}/cmake/FindNCCL.cmake"
   DESTINATION "${sparsegrad_package_dir}")

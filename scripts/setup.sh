@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # setup.sh [--lint] [--docs] [--python] [--peers]
-# Installs what the project is built from: Debian packages, and with --python a virtual environment in .venv for
-# the scripts that draw and search. Does nothing where everything is there.
-#   --lint    also clang-format, clang-tidy, shellcheck, valgrind and libc++
+# Installs what the project is built from: Debian packages, and a virtual environment in .venv for what comes from
+# PyPI. Does nothing where everything is there.
+#   --lint    also clang-format, clang-tidy, shellcheck, valgrind, libc++, and .venv with conan
 #   --docs    also doxygen, for the target docs
 #   --python  also .venv with numpy, matplotlib and optuna
 #   --peers   the same with the programs that benchmarks/ compares with: torch, transformers, peft, tensorly; some 6 GB
@@ -16,12 +16,15 @@ packages=(
   libopenmpi-dev openmpi-bin
   doctest-dev libbenchmark-dev
   nlohmann-json3-dev libcli11-dev libfmt-dev libicu-dev libsentencepiece-dev
-  python3 python3-venv
+  python3 python3-dev python3-venv
 )
 python_packages=()
 for argument in "$@"; do
   case $argument in
-    --lint) packages+=(clang-format clang-tidy libc++-dev libc++abi-dev shellcheck valgrind) ;;
+    --lint)
+      packages+=(clang-format clang-tidy libc++-dev libc++abi-dev shellcheck valgrind)
+      python_packages+=(conan)
+      ;;
     --docs) packages+=(doxygen) ;;
     --python) python_packages+=(numpy matplotlib optuna) ;;
     --peers) python_packages+=(numpy matplotlib optuna torch transformers peft tensorly) ;;

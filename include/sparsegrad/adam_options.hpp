@@ -10,7 +10,7 @@
 #include "core_optimizer.hpp"
 #include "moment_layout.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// What Adam means for entries that are not in every gradient. In all of them
 ///
@@ -77,10 +77,10 @@ struct SparseAdamOptions {
         throw ValueError(std::string(name) + " is " + number_text(beta) + ", expected 0 <= " + name + " < 1");
       }
     }
-    const double most = static_cast<double>(std::numeric_limits<T>::max()) * std::sqrt(1 - beta2);
+    const double most = static_cast<double>((std::numeric_limits<T>::max)()) * std::sqrt(1 - beta2);
     if (eps <= 0 || eps > most || !normal_in<T>(eps)) {
       throw ValueError("eps is " + number_text(eps) +
-                       ", expected a finite number >= " + number_text(std::numeric_limits<T>::min()) +
+                       ", expected a finite number >= " + number_text((std::numeric_limits<T>::min)()) +
                        ", the smallest normal one, and <= " + number_text(static_cast<T>(most)));
     }
   }
@@ -97,4 +97,4 @@ struct SparseAdamOptions {
   friend bool operator==(const SparseAdamOptions&, const SparseAdamOptions&) = default;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -9,7 +9,7 @@
 #include "adam_options.hpp"
 #include "moment_transport.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// transport_moments of a SparseAdam's state. Entries with counts of their own
 /// (AdamSemantics::per_entry_step) have biases of their own, which a rotation would mix: both
@@ -41,4 +41,4 @@ RebaseReport transport_adam(typename B::Context& ctx, OptimizerState<T>& s, cons
   return report;
 }
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

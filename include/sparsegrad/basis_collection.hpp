@@ -13,7 +13,7 @@
 #include "hosvd_accumulator.hpp"
 #include "tucker_basis.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Collects the gradients of several layers and fits their bases: one accumulator for each basis to
 /// come.
@@ -146,4 +146,4 @@ class BasisCollection {
   std::vector<Entry*> of_;  ///< by layer
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

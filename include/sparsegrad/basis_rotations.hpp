@@ -4,7 +4,7 @@
 #include "rotation_side.hpp"
 #include "tucker_basis.hpp"
 
-namespace sparsegrad::detail {
+namespace sparsegrad::SPARSEGRAD_ABI::detail {
 
 /// Both sides of a basis as a step's rotations use them. Refers to the basis.
 template <class T, Backend B>
@@ -30,4 +30,4 @@ struct BasisRotations {
   }
 };
 
-}  // namespace sparsegrad::detail
+}  // namespace sparsegrad::SPARSEGRAD_ABI::detail

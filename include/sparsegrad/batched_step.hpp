@@ -14,7 +14,7 @@
 #include "sequential_step.hpp"
 #include "weight_update.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// The step of a group's members on a BatchedBackend, with as few launches as there are kinds of
 /// work.
@@ -154,7 +154,7 @@ class BatchedStep {
     // Below the quotient by more than its rounding and that of the product.
     const double largest =
         most * (1 - 2 * static_cast<double>(std::numeric_limits<C>::epsilon())) / std::abs(scale);
-    constexpr C all = std::numeric_limits<C>::max();
+    constexpr C all = (std::numeric_limits<C>::max)();
     return largest < static_cast<double>(all) ? static_cast<C>(largest) : all;
   }
   /// Whether the member's step can be one of many: W is updated through a basis, and the state is
@@ -214,4 +214,4 @@ class BatchedStep {
   BatchedWeightUpdate<T, B> weights_;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

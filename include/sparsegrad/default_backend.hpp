@@ -3,7 +3,9 @@
 // <sparsegrad/backend/cpu.hpp> beside the stage's own header.
 #pragma once
 
-namespace sparsegrad {
+#include "core/config.hpp"
+
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 namespace backend {
 struct Cpu;
@@ -11,4 +13,4 @@ struct Cpu;
 
 using DefaultBackend = backend::Cpu;
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

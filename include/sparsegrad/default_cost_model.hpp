@@ -4,7 +4,7 @@
 #include "plan.hpp"
 #include "rotation_precision.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 namespace detail {
 
@@ -33,4 +33,4 @@ CostModel default_cost_model(const typename B::Context& ctx, RotationPrecision r
   return model;
 }
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

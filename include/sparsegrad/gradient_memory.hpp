@@ -8,7 +8,7 @@
 #include "core/buffer.hpp"
 #include "core/error.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Gradient memory that layers share, one at a time.
 ///
@@ -74,4 +74,4 @@ class GradientMemory {
   const std::string* holder_ = nullptr;  ///< name of the layer whose turn it is, while in use
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -9,7 +9,7 @@
 #include "core/view.hpp"
 #include "sparse_gradient.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Adds up a finished gradient over processes, in place.
 template <class C, Backend B>
@@ -72,4 +72,4 @@ class FunctionReducer final : public GradientReducer<C, B> {
 
 }  // namespace detail
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -17,7 +17,7 @@
 #include "group_reduce.hpp"
 #include "sequential_step.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Weight matrices with the bases of their cores: the part of SparseGradGroup that adds members,
 /// collects their gradients and fits their bases. Used as its base class alone.
@@ -447,4 +447,4 @@ void GroupBases<T, B, O>::rebind(index_t i, const TrainedWeight<T>& moved, Const
   });
 }
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -15,11 +15,13 @@
 #include "default_cost_model.hpp"
 #include "given_gradient.hpp"
 #include "gradient_reducer.hpp"
+#include "gradient_remainder.hpp"
+#include "micro_batch_sum.hpp"
 #include "selector.hpp"
 #include "top_k.hpp"
 #include "trained_weight.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// A layer that joins a group: SparseGradLinear, or a type with the same two members. What they
 /// return must live where it is as long as the layer is in the group.
@@ -61,40 +63,6 @@ struct MemberRules {
 
   /// Whether each process collects gradients of its own, and the sums are summed at the end.
   bool sums_collections() const { return reducer != nullptr && reducer->sums_collections(); }
-};
-
-/// What an optimizer is told that also uses what lies outside of the basis: a member
-/// `use_remainder(ctx, remainder)` is called after each step's update of W, and may change W
-/// further.
-template <class C, Backend B>
-struct GradientRemainder {
-  MatrixView<const C> gradient;  ///< dW [out, in]
-  MatrixView<const C> core;      ///< V^T dW U [r, c]
-  /// The basis, V and U.
-  const TuckerBasis<C, B>* basis = nullptr;
-  const SparseGradient<C, B>* update = nullptr;  ///< D of this step, -lr included
-  MatrixView<C> weight;                          ///< W, or the master of one of 16 bits
-  WeightLayout layout = WeightLayout::out_in;    ///< of the weight
-  /// The numbers of the step.
-  StepOptions step;
-
-  /// W += alpha A, A [out, in], whatever the weight's layout.
-  void add_to_weight(typename B::Context& ctx, C alpha, ConstMatrixView<C> a) const {
-    require_shape("A", a.rows, a.cols, gradient.rows, gradient.cols, "out x in");
-    if (layout == WeightLayout::out_in) return B::template add<C>(ctx, alpha, a, weight);
-    auto frame = ctx.frame();
-    const MatrixView<C> turned = frame.template matrix<C>(a.cols, a.rows);
-    B::template transpose<C>(ctx, a, turned);
-    B::template add<C>(ctx, alpha, turned, weight);
-  }
-};
-
-/// An optimizer that also uses what lies outside of the basis: SequentialStep calls its
-/// `use_remainder`.
-template <class O, class C, class B>
-concept RemainderOptimizer = Backend<B> &&
-    requires(O& optimizer, typename B::Context& ctx, const GradientRemainder<C, B>& remainder) {
-  optimizer.use_remainder(ctx, remainder);
 };
 
 /// One weight matrix of a SparseGradGroup: its gradient's source, the weight, and the state of its
@@ -147,6 +115,7 @@ struct GroupMember {
   /// Whether the gradient of this step was left out of the sums, for NaN or Inf.
   bool refused = false;
   std::optional<double> squared_norm;  ///< of the gradient, where it was asked for
+  MicroBatchSum<C, B> earlier;         ///< of this step's micro-batches before the present one
 
   /// Becomes the member of a layer: its gradient, weight, and how its products are made.
   template <class L>
@@ -171,18 +140,18 @@ struct GroupMember {
     return with_name([this] { return "layer " + text(); }, std::forward<F>(f));
   }
   /// Whether there is a gradient in this step.
-  bool has_gradient() const { return given != nullptr ? given->has_gradient() : source->accumulating(); }
+  bool has_gradient() const { return has_own_gradient() || !earlier.empty(); }
   /// Whether the selection has been made, or skipped.
   bool is_selected() const { return progress == Progress::selected || progress == Progress::skipped; }
   /// Whether the member has a gradient in this step, or must see to that of other processes.
   bool takes_part(const Rules& rules) const {
-    if (progress == Progress::collected) return source->accumulating();
+    if (progress == Progress::collected) return source->accumulating() || !earlier.empty();
     return progress != Progress::gathering || has_gradient() || rules.reducer != nullptr;
   }
   /// Throws StateError, naming the caller, while a gradient of this step is held.
   void require_idle(const char* call) const {
     const bool idle = progress == Progress::gathering || progress == Progress::collected;
-    if (source->accumulating() || !idle) {
+    if (source->accumulating() || !earlier.empty() || !idle) {
       throw StateError(std::string(call) + ": layer " + text() +
                        " holds a gradient of this step; call step or clear first");
     }
@@ -201,11 +170,11 @@ struct GroupMember {
     if (hand_over(ctx, rules)) return source->core(ctx);
     MatrixView<const C> core;
     if (rules.reducer != nullptr) {
-      const MatrixView<C> own = source->own_core(ctx);
+      const MatrixView<C> own = whole_core(ctx);
       reduce(ctx, rules, own);
       core = own;
     } else {
-      core = source->core(ctx);
+      core = earlier.empty() ? source->core(ctx) : whole_core(ctx);
     }
     progress = Progress::finished;
     return core;
@@ -222,13 +191,17 @@ struct GroupMember {
     require_unfinished(rules);
     if (sums == nullptr || !(has_gradient() || rules.reducer != nullptr)) return false;
     if (rules.sums_collections()) {
-      if (!reduced && has_gradient()) {
+      if (!reduced && has_own_gradient()) {
         add_to_sums(ctx, rules);
         reduced = true;
       }
       return false;
     }
-    if (rules.reducer != nullptr && !reduced) reduce(ctx, rules, source->weight_gradient(ctx));
+    if (rules.reducer != nullptr && !reduced) {
+      reduce(ctx, rules, whole_gradient(ctx));
+    } else if (!earlier.empty()) {
+      (void)whole_gradient(ctx);
+    }
     reduced = true;
     add_to_sums(ctx, rules);
     progress = Progress::finished;
@@ -251,13 +224,34 @@ struct GroupMember {
     if (sums != nullptr && (rules.sums_collections() || reduced)) return;
     if (sums != nullptr) {
       require_unfinished(rules);
-      start(ctx, rules, source->weight_gradient(ctx));
+      start(ctx, rules, whole_gradient(ctx));
     } else if (sends_values(rules)) {
-      start(ctx, rules, choose(ctx, rules));
+      start(ctx, rules, whole_values(ctx, rules));
     } else {
       require_unfinished(rules);
-      start(ctx, rules, source->own_core(ctx));
+      start(ctx, rules, whole_core(ctx));
     }
+  }
+
+  /// See SparseGradGroup::end_micro_batch.
+  void end_micro_batch(Context& ctx, const Rules& rules) {
+    require_whole();
+    if (started || !(progress == Progress::gathering || progress == Progress::collected))
+      throw StateError("end_micro_batch: layer " + text() +
+                       " is finished for this step; call step or clear first");
+    if (!has_own_gradient()) return;
+    require_unfinished(rules);
+    const bool collects = sums != nullptr;
+    if (collects && rules.sums_collections()) add_to_sums(ctx, rules);
+    if (collects && !rules.sums_collections()) {
+      earlier.add(ctx, source->weight_gradient(ctx));
+    } else if (sends_values(rules)) {
+      earlier.add(ctx, choose(ctx, rules));
+      values_sent = false;
+    } else {
+      earlier.add(ctx, source->own_core(ctx));
+    }
+    source->clear();
   }
 
   /// Fills the sparse gradient. `need_norm`: also computes the squared norm of what is selected
@@ -267,7 +261,7 @@ struct GroupMember {
     squared_norm.reset();
     if (sends_values(rules)) {
       require_whole();
-      const MatrixView<C> values = started ? chosen_values() : choose(ctx, rules);
+      const MatrixView<C> values = started ? chosen_values() : whole_values(ctx, rules);
       if (rules.reducer != nullptr) reduce(ctx, rules, values);
       report = {gradient.count(), gradient.count(), false, false};
       if (need_norm) squared_norm = B::template squared_norm<C>(ctx, values);
@@ -295,10 +289,11 @@ struct GroupMember {
   /// Throws StateError unless dW still stands: a weight of add_weight whose gradient is [out, in]
   /// in C, and which no other process adds to.
   void require_remainder(const Rules& rules) const {
-    if (source->standing_gradient().empty()) {
+    if (source->standing_gradient().empty() || earlier.used()) {
       throw StateError(
           "step: the optimizer of layer " + text() +
-          " uses the whole gradient, expected one given as [out, in] in the sums' type (set_gradient)");
+          " uses the whole gradient, expected one given as [out, in] in the sums' type (set_gradient), of "
+          "all micro-batches at once");
     }
     if (rules.reducer != nullptr) {
       throw StateError("step: the optimizer of layer " + text() +
@@ -327,6 +322,7 @@ struct GroupMember {
   void collect(Context& ctx, const Rules& rules) {
     finish_collecting(ctx, rules);
     source->clear();
+    earlier.clear();
     reduced = false;
     progress = Progress::collected;
   }
@@ -358,6 +354,7 @@ struct GroupMember {
     started = false;
     values_sent = false;
     refused = false;
+    earlier.clear();
     squared_norm.reset();
   }
 
@@ -369,6 +366,17 @@ struct GroupMember {
   }
 
  private:
+  /// Whether there is one since the last micro-batch ended.
+  bool has_own_gradient() const { return given != nullptr ? given->has_gradient() : source->accumulating(); }
+  /// dW, the core: of all micro-batches of this step.
+  MatrixView<C> whole_gradient(Context& ctx) {
+    const bool own = has_own_gradient();
+    return earlier.add_to(ctx, source->weight_gradient(ctx), own);
+  }
+  MatrixView<C> whole_core(Context& ctx) {
+    const bool own = has_own_gradient();
+    return earlier.add_to(ctx, source->own_core(ctx), own);
+  }
   /// The member's selector, or the group's.
   const AnySelector<C, B>& chooser(const Rules& rules) const { return selector ? selector : rules.selector; }
   MatrixView<C> chosen_values() { return MatrixView<C>(gradient.values(), 1, gradient.count()); }
@@ -385,6 +393,10 @@ struct GroupMember {
       values_sent = true;
     }
     return chosen_values();
+  }
+  MatrixView<C> whole_values(Context& ctx, const Rules& rules) {
+    const bool own = has_own_gradient();
+    return earlier.add_to(ctx, choose(ctx, rules), own);
   }
   void start(Context& ctx, const Rules& rules, MatrixView<C> g) {
     try {
@@ -424,4 +436,4 @@ inline void require_updates(bool elsewhere, bool has_function, bool changes_weig
         "weights itself");
 }
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -19,7 +19,7 @@
 #include "top_k.hpp"
 #include "weight_update.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// The members of a SparseGradGroup: makes and keeps the optimizer, sparse gradient and update of
 /// each, and finds them by number. The group's calls are about phases and the step; those about one
@@ -152,7 +152,7 @@ class GroupMembers {
   /// Whether 32-bit positions reach all of the member's core. Where they do not, it has no optimizer
   /// before it has another basis.
   static bool has_positions(const Member& m) {
-    return m.basis().rows() <= std::numeric_limits<stored_index_t>::max() / m.basis().cols();
+    return m.basis().rows() <= (std::numeric_limits<stored_index_t>::max)() / m.basis().cols();
   }
   /// Entries to keep of a core in this basis; of a source that selects by itself at least as many as
   /// it computes.
@@ -160,8 +160,8 @@ class GroupMembers {
     index_t asked = options_.entries > 0
                         ? options_.entries
                         : TopK::fraction(options_.density, m.source->out_extent() * m.source->in_extent()).k;
-    if (m.source->selects()) asked = std::max(asked, m.source->element_count());
-    return std::min(asked, basis.rows() * basis.cols());
+    if (m.source->selects()) asked = (std::max)(asked, m.source->element_count());
+    return (std::min)(asked, basis.rows() * basis.cols());
   }
   /// The optimizer's options for a core in this basis.
   typename O::Options optimizer_options(const Member& m, const Basis& basis) const {
@@ -169,7 +169,7 @@ class GroupMembers {
     if constexpr (requires { options.capacity = index_t{0}; }) {
       const double factor = options_.capacity_factor.value_or(BatchedBackend<B> ? 0 : 4);
       // A positive factor asks for a compact state, however small.
-      const double room = factor > 0 ? std::max(1.0, factor * static_cast<double>(wanted(m, basis))) : 0.0;
+      const double room = factor > 0 ? (std::max)(1.0, factor * static_cast<double>(wanted(m, basis))) : 0.0;
       options.capacity =
           room < static_cast<double>(basis.rows() * basis.cols()) ? static_cast<index_t>(room) : 0;
     }
@@ -256,7 +256,7 @@ class GroupMembers {
   /// Where not, throws NonFiniteError, or leaves the step out under NonFinite::skip. Under
   /// NonFinite::propagate it takes all that are finite then.
   bool stays_finite(Context& ctx, const StepOptions& step, GroupReport& report) const {
-    const C largest = rules_.non_finite == NonFinite::propagate ? std::numeric_limits<C>::max()
+    const C largest = rules_.non_finite == NonFinite::propagate ? (std::numeric_limits<C>::max)()
                                                                 : core_optimizer::largest_gradient<C, O>();
     for (const Member& m : list_) {
       if (!m.is_selected()) continue;
@@ -324,7 +324,7 @@ class GroupMembers {
     if (shared_ == nullptr) return;
     index_t most = 0;
     for (const Member& m : list_)
-      if (m.given == nullptr) most = std::max(most, m.source->element_count());
+      if (m.given == nullptr) most = (std::max)(most, m.source->element_count());
     shared_->shrink(ctx, most);
   }
 
@@ -382,7 +382,7 @@ class GroupMembers {
       return true;
     };
     for (const Member& m : list_) {
-      sum.gradients += m.source->bytes();
+      sum.gradients += m.source->bytes() + m.earlier.bytes();
       sum.sparse_gradients += m.gradient.bytes();
       if (m.update != nullptr && first_time(m.update.get())) sum.sparse_gradients += m.update->bytes();
       if (m.optimizer != nullptr) sum.optimizer += m.optimizer->bytes();
@@ -441,4 +441,4 @@ class GroupMembers {
   std::shared_ptr<GradientMemory<C, B>> shared_;  ///< null unless shared
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -12,7 +12,7 @@
 #include "core_optimizer.hpp"
 #include "side_recipe.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Which layers share a basis.
 enum class BasisScope {
@@ -141,4 +141,4 @@ struct GroupMemory {
   }
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

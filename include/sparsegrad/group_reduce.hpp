@@ -6,7 +6,7 @@
 #include "gradient_reducer.hpp"
 #include "group_member.hpp"
 
-namespace sparsegrad::detail {
+namespace sparsegrad::SPARSEGRAD_ABI::detail {
 
 /// Begins the sums over processes of all members that take part, so that they go together. Members
 /// that share gradient memory have their turns. `cores`: those whose chosen values would be summed
@@ -49,4 +49,4 @@ void forget_gradients(const Members& members, const Rules& rules) {
     rules.reducer->forget(m.number);
 }
 
-}  // namespace sparsegrad::detail
+}  // namespace sparsegrad::SPARSEGRAD_ABI::detail

@@ -12,7 +12,7 @@
 #include "selector.hpp"
 #include "tucker_basis.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// What a group needs, beside weights and options, to go on as if it had not stopped: see
 /// SparseGradGroup::state.
@@ -106,4 +106,4 @@ void restore_group_state(typename B::Context& ctx, Members& members, const Group
 }
 
 }  // namespace detail
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

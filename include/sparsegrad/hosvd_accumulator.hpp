@@ -16,7 +16,7 @@
 #include "core/weight_layout.hpp"
 #include "default_backend.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// The two sides of a gradient [out, in].
 enum class GradientSide { out, in };
@@ -288,9 +288,9 @@ class HosvdAccumulator {
     const bool gram = n == 0 || n <= options.gram_limit_bytes / static_cast<index_t>(sizeof(double)) / n;
     if (gram) return {Kind::gram, n};
     const index_t column = n * static_cast<index_t>(sizeof(double) + sizeof(T));
-    const index_t most = std::min(n, options.gram_limit_bytes / column);
+    const index_t most = (std::min)(n, options.gram_limit_bytes / column);
     const index_t columns =
-        options.sketch_columns > 0 ? options.sketch_columns : std::min(most, default_sketch_columns);
+        options.sketch_columns > 0 ? options.sketch_columns : (std::min)(most, default_sketch_columns);
     if (columns < 1 || columns > most) {
       throw ValueError(std::string("sketch of the ") + to_string(side) + " side, extent " +
                        std::to_string(n) + ", of " + std::to_string(std::max<index_t>(columns, 1)) +
@@ -331,7 +331,7 @@ class HosvdAccumulator {
     const index_t step = std::min<index_t>(sums.n, 512);
     const MatrixView<T> memory = frame.template matrix<T>(step, sums.s);
     for (index_t first = 0; first < sums.n; first += step) {
-      const index_t rows = std::min(step, sums.n - first);
+      const index_t rows = (std::min)(step, sums.n - first);
       const MatrixView<T> part = memory.block(0, 0, rows, sums.s);
       const MatrixView<const T> a =
           op == Op::none ? dw.block(first, 0, rows, dw.cols) : dw.block(0, first, dw.rows, rows);
@@ -389,4 +389,4 @@ class HosvdAccumulator {
   Sums in_sums_;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -7,7 +7,7 @@
 #include "core/low_precision.hpp"
 #include "core/wait.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// One side's U [n, r] with its stored factor rounded to T, so that both operands of a product are
 /// T's.
@@ -83,7 +83,7 @@ class LowPrecisionSide {
     const MatrixView<C> memory = frame.template matrix<C>(most, n);
     const MatrixView<C> old_memory = frame.template matrix<C>(beta != C(0) ? most : 0, n);
     for (index_t first = 0; first < a.rows; first += most) {
-      const index_t rows = std::min(most, a.rows - first);
+      const index_t rows = (std::min)(most, a.rows - first);
       const MatrixView<C> part = memory.block(0, 0, rows, n);
       const MatrixView<T> target = b.block(first, 0, rows, n);
       B::template widen<T>(ctx, a.block(first, 0, rows, n), part);
@@ -131,4 +131,4 @@ class LowPrecisionBasis {
   Side in_;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

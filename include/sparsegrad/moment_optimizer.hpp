@@ -9,7 +9,7 @@
 #include "moment_store.hpp"
 #include "moment_transport.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Base of optimizers whose state is a MomentStore: memory, checks, rebase and saved states,
 /// everything that a CoreOptimizer has but `step`. The class that derives from it has no data of
@@ -178,4 +178,4 @@ RebaseReport MomentOptimizer<T, B, Options_>::rebase(Context& ctx, const Basis& 
   return report;
 }
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

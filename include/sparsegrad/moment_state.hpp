@@ -10,7 +10,7 @@
 #include "core_optimizer.hpp"
 #include "moment_layout.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Most steps that a saved state may have taken: exact as a double, and far from the end of the type.
 inline constexpr std::int64_t most_saved_steps = std::int64_t{1} << 53;
@@ -70,4 +70,4 @@ void require_moments(const OptimizerState<T>& s, index_t rows, index_t cols, con
   }
 }
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

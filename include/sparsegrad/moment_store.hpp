@@ -19,7 +19,7 @@
 #include "moment_state.hpp"
 #include "sparse_gradient.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Moments m, v and counts of the entries of a core [rows, cols], all 0 at first: the memory of an
 /// optimizer on sparse gradients.
@@ -242,7 +242,7 @@ class MomentStore {
   /// already was under Overflow::go_dense.
   std::optional<index_t> room_for(const MomentStore& old) const {
     if (!compact_ || (!old.compact_ && layout_.overflow == Overflow::go_dense)) return std::nullopt;
-    return std::min(layout_.capacity, old.size());
+    return (std::min)(layout_.capacity, old.size());
   }
 
   /// Takes the moments of a state over, bit by bit, and its form (compact or dense). Throws what
@@ -346,4 +346,4 @@ class MomentStore {
   Buffer<std::int32_t, B> count_;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

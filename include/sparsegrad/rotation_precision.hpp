@@ -8,7 +8,7 @@
 #include "core/backend.hpp"
 #include "core/low_precision.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// How the products of a step's rotations are taken: V^T dW U of a float gradient at the end of a
 /// step, and the weight's update V D U^T.
@@ -98,4 +98,4 @@ RotationPrecision default_rotations(const typename B::Context& ctx) {
   return RotationPrecision::full;
 }
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

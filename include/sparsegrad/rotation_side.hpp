@@ -9,7 +9,7 @@
 #include "low_precision_basis.hpp"
 #include "split_product.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// A basis's factors in terms of bfloat16; made by TuckerBasis::split. The first terms are the
 /// factors of the LowPrecisionBasis of bfloat16, the others are its own.
@@ -139,4 +139,4 @@ class RotationSide {
 
 }  // namespace detail
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

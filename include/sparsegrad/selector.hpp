@@ -14,7 +14,7 @@
 #include "core/float_bits.hpp"
 #include "sparse_gradient.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// What a selection did.
 struct SelectReport {
@@ -79,7 +79,7 @@ void require_positions(typename B::Context& ctx, SparseGradient<T, B>& s, const 
   stored_index_t part[most];
   index_t previous = -1;
   for (index_t first = 0; first < s.count(); first += most) {
-    const index_t n = std::min(most, s.count() - first);
+    const index_t n = (std::min)(most, s.count() - first);
     B::template download<stored_index_t>(ctx, s.indices() + first, part, n);
     for (index_t e = 0; e < n; ++e) {
       if (part[e] > previous && part[e] < s.size()) {
@@ -319,4 +319,4 @@ class AnySelector {
   const void* identity_ = nullptr;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -8,7 +8,7 @@
 #include "group_options.hpp"
 #include "weight_update.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Takes the step of each selected member by itself. BatchedStep has the same members for all at
 /// once; a group chooses one of the two by its backend and optimizer.
@@ -58,4 +58,4 @@ class SequentialStep {
   bool counts_on_device() const { return false; }
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

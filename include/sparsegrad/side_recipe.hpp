@@ -12,7 +12,7 @@
 #include "core/number.hpp"
 #include "truncation.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Recipe for one side of a Tucker basis.
 ///
@@ -116,4 +116,4 @@ inline std::string describe(const SideRecipe& recipe) {
 
 }  // namespace detail
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

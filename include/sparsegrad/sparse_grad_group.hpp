@@ -12,7 +12,7 @@
 #include "sparse_adam.hpp"
 #include "sparse_grad_linear.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Options of a group with SparseAdam, the default optimizer.
 using GroupOptions = BasicGroupOptions<SparseAdamOptions>;
@@ -131,6 +131,20 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   /// StateError under share_gradient_memory, where `select` ends a layer's turn.
   void start_reduce(Context& ctx, index_t i);
 
+  /// The gradients since the last call are those of one micro-batch; to be called before the next
+  /// one's first backward. Each micro-batch's dW, core or values are then made by themselves and added
+  /// in order, so that N micro-batches have the bits of N processes with one each that add in the order
+  /// of their ranks (SumOrder::rank). Without it a layer's source sums tokens as they come, which is
+  /// faster and rounds otherwise. Where Gram sums are collected in each process, every micro-batch is a
+  /// gradient of its own. Memory: one more core (dW, while collecting) a layer. Throws StateError when a
+  /// layer is finished for this step; NonFiniteError as end_collecting_step.
+  void end_micro_batch(Context& ctx) {
+    for (index_t i = 0; i < this->size(); ++i)
+      end_micro_batch(ctx, i);
+  }
+  /// The same for layer i alone, whose gradient memory is free then.
+  void end_micro_batch(Context& ctx, index_t i);
+
   /// After this no call of a step with up to `max_tokens` tokens allocates, but for a state that
   /// goes dense (Overflow::go_dense), and for a first dW that must be copied (GivenGradient). Steps
   /// that collect allocate; what comes after them, or another change of bases, is reserved anew by
@@ -244,6 +258,14 @@ void SparseGradGroup<T, B, O>::start_reduce(Context& ctx, index_t i) {
 }
 
 template <class T, Backend B, class O>
+requires CoreOptimizer<O, compute_t<T>, B>
+void SparseGradGroup<T, B, O>::end_micro_batch(Context& ctx, index_t i) {
+  Member& m = members_.at(i);
+  begin_warm_up(ctx);
+  m.named([&] { m.end_micro_batch(ctx, members_.rules()); });
+}
+
+template <class T, Backend B, class O>
 requires CoreOptimizer<O, compute_t<T>, B> SelectReport SparseGradGroup<T, B, O>::select(Context& ctx,
                                                                                          index_t i,
                                                                                          bool need_norm) {
@@ -351,4 +373,4 @@ requires CoreOptimizer<O, compute_t<T>, B> GroupReport SparseGradGroup<T, B, O>:
   return report;
 }
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -14,7 +14,7 @@
 #include "trained_weight.hpp"
 #include "weight_update.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Options of a SparseGradLinear.
 struct LinearOptions {
@@ -245,7 +245,7 @@ void SparseGradLinear<T, B>::reserve(Context& ctx, index_t max_tokens, index_t u
   }
   const index_t update =
       add_expanded_scratch<C, B>(ctx, *basis(), update_capacity > 0 ? update_capacity : core, rotations());
-  ctx.scratch().reserve(std::max(gradient_.scratch_bytes(ctx, max_tokens), update) + (index_t{1} << 20));
+  ctx.scratch().reserve((std::max)(gradient_.scratch_bytes(ctx, max_tokens), update) + (index_t{1} << 20));
   gradient_.reserve(ctx, max_tokens);
 }
 
@@ -305,4 +305,4 @@ SparseGradLinear<T, B>::SparseGradLinear(Context& ctx, const TrainedWeight<T>& w
 template <class T, Backend B>
 SparseGradLinear<T, B>::~SparseGradLinear() = default;
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -11,7 +11,7 @@
 #include "core/buffer.hpp"
 #include "default_backend.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Sparse matrix [rows, cols] of fixed capacity: values at sorted, unique flat positions i * cols +
 /// j.
@@ -35,7 +35,7 @@ class SparseGradient {
   /// Throws ValueError unless 0 <= capacity <= rows * cols < 2^31.
   SparseGradient(Context& ctx, index_t rows, index_t cols, index_t capacity)
       : rows_(rows), cols_(cols), capacity_(capacity) {
-    constexpr index_t most = std::numeric_limits<stored_index_t>::max();
+    constexpr index_t most = (std::numeric_limits<stored_index_t>::max)();
     if (rows < 0 || cols < 0 || (rows > 0 && cols > most / rows)) {
       throw ValueError("a sparse gradient of " + shape_text(rows, cols) +
                        " has positions beyond 2^31 - 1, which 32-bit indices cannot hold");
@@ -163,4 +163,4 @@ class SparseGradient {
   Buffer<T, B> values_;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -8,7 +8,7 @@
 #include "core/backend.hpp"
 #include "rotation_precision.hpp"
 
-namespace sparsegrad::detail {
+namespace sparsegrad::SPARSEGRAD_ABI::detail {
 
 /// A float matrix as the sum of one to three of bfloat16 (RotationPrecision).
 struct SplitMatrix {
@@ -71,4 +71,4 @@ void rotation_gemm(typename B::Context& ctx, RotationPrecision precision, Op op_
   B::template gemm<T>(ctx, op_a, op_b, T(1), a, b, beta, c);
 }
 
-}  // namespace sparsegrad::detail
+}  // namespace sparsegrad::SPARSEGRAD_ABI::detail

@@ -11,7 +11,7 @@
 #include "selector.hpp"
 #include "sparse_gradient.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Selector: S = top_k(|G~|), exactly k entries by largest absolute value, ties by lowest position,
 /// -0 equal to 0,
@@ -42,7 +42,7 @@ struct TopK {
   SelectReport operator()(typename B::Context& ctx, ConstMatrixView<T> core, SparseGradient<T, B>& s) const {
     detail::require_core<T, B>(core, s);
     if (k < 0) throw ValueError("k is " + std::to_string(k) + ", expected k >= 0");
-    SelectReport report{k, std::min(k, core.size()), k > core.size(), false};
+    SelectReport report{k, (std::min)(k, core.size()), k > core.size(), false};
     s.set_count(report.kept);
     if (s.dense()) {
       B::template copy<T>(ctx, core, s.matrix());
@@ -53,4 +53,4 @@ struct TopK {
   }
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

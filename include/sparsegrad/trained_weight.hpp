@@ -7,7 +7,7 @@
 #include "core/overlap.hpp"
 #include "core/weight_layout.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Non-owning view of a weight that is trained: W [out, in], or [in, out] by layout.
 ///
@@ -154,4 +154,4 @@ void linear_input_gradient(typename B::Context& ctx, MatrixView<const T> w, Weig
   B::template gemm<T>(ctx, Op::none, op, C(1), dy, w, mode == InputGradient::add ? C(1) : C(0), dx);
 }
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

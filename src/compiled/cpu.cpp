@@ -2,7 +2,7 @@
 #include <sparsegrad/backend/cpu/eigen.hpp>
 #include <sparsegrad/compiled/cpu.hpp>
 
-namespace sparsegrad::backend {
+namespace sparsegrad::SPARSEGRAD_ABI::backend {
 
 template void Cpu::eigh<void>(Context&, MatrixView<double>, double*);
 
@@ -16,6 +16,6 @@ template void EigenSerial::gemm<double>(Op, Op, double, MatrixView<const double>
                                         double, MatrixView<double>, std::span<double>);
 
 }  // namespace detail
-}  // namespace sparsegrad::backend
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend
 
 SPARSEGRAD_COMPILED_CLASSES(, backend::Cpu)

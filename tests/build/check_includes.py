@@ -24,6 +24,8 @@ MAY = {
 
 
 def layer(name):
+    if name == "version.hpp":  # core/abi.hpp has it in a name
+        return "core"
     return name.split("/")[0] if "/" in name else "stages"
 
 

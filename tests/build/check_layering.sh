@@ -8,6 +8,9 @@
 #   5. NaN and Inf are told by their bits (core/float_bits.hpp): std::isfinite and comparisons of a number with
 #      itself say nothing under -ffast-math.
 #   6. No optimised backend calls its oracle, backend/reference.hpp.
+#   7. Every name lies in the inline namespace of core/abi.hpp.
+#   8. Of the operating system io/ alone includes headers, and backend/host/available_threads.hpp, on Linux.
+#   9. std::min and std::max stand in parentheses: windows.h has macros of these names.
 set -euo pipefail
 
 dir=${1:?usage: check_layering.sh DIR}
@@ -36,6 +39,12 @@ for header in "$dir"/**/*.hpp "$dir"/**/*.cuh; do
   report "NaN and Inf are told by core/float_bits.hpp" '\b(isfinite|isnan|isinf|isnormal|fpclassify)\b' "$header"
   report "a number compared with itself: core/float_bits.hpp has is_nan" '(^|[^][A-Za-z0-9_.>)])([A-Za-z_][A-Za-z0-9_.]*) (!=|==) \2([^][A-Za-z0-9_.(]|$)' "$header"
   report "infinity() as a bound: max() does under -ffast-math too" 'numeric_limits<[^>]*>::infinity\(' "$header"
+  report "outside of the inline namespace: write namespace sparsegrad::SPARSEGRAD_ABI" \
+    '^[[:space:]]*namespace sparsegrad(\{|[[:space:]]|::[^S])' "$header"
+  report "write (std::min)(...): windows.h has macros of these names" '\b(min|max)\(' "$header"
+  [[ $name == io/* || $name == backend/host/available_threads.hpp ]] ||
+    report "only io includes headers of the operating system" \
+      '#[[:space:]]*include[[:space:]]*<((unistd|pthread|sched|fcntl|dlfcn|poll|signal|dirent|windows)\.h|sys/)' "$header"
   [[ $name != backend/* || $name == backend/reference.hpp ]] ||
     report "only backend/reference.hpp names Reference" '\bReference\b|"(\.\./)?reference\.hpp"' "$header"
 done

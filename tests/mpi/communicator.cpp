@@ -104,6 +104,38 @@ TEST_CASE("mpi: many sums at once end in any order of waiting") {
   }
 }
 
+TEST_CASE("mpi: a progress thread ends sums while the caller computes") {
+  int threads = 0;
+  MPI_Query_thread(&threads);
+  if (threads < MPI_THREAD_MULTIPLE) {
+    CHECK_THROWS_AS(MpiCommunicator(MPI_COMM_WORLD, {.progress_thread = true}), StateError);
+    return;
+  }
+  MpiCommunicator comm(MPI_COMM_WORLD, {.timeout = 20s, .progress_thread = true});
+  for (int step = 0; step < 5; ++step) {
+    std::vector<float> x = numbers<float>(comm.rank(), 30000);
+    std::vector<double> y = numbers<double>(comm.rank(), 30000);
+    const auto first = comm.start_sum(std::span(x), SumOrder::rank, "first");
+    const auto second = comm.start_sum(std::span(y), SumOrder::any, "second");
+    std::this_thread::sleep_for(1ms);
+    comm.wait(second);
+    comm.wait(first);
+    CHECK(same_bits(x, added_in_order<float, float>(comm.size(), 30000)));
+  }
+  // Nobody calls, and the sums come in: the deadline is far.
+  std::vector<float> x = numbers<float>(comm.rank(), 100);
+  const auto before = comm.traffic().waited_seconds;
+  const auto sum = comm.start_sum(std::span(x), SumOrder::rank, "alone");
+  const std::vector<float> expected = added_in_order<float, float>(comm.size(), 100);
+  const volatile float* first = x.data();
+  for (int turn = 0; turn < 10000 && first[0] != expected[0]; ++turn)
+    std::this_thread::sleep_for(1ms);
+  CHECK(first[0] == expected[0]);
+  CHECK(comm.traffic().waited_seconds == before);
+  comm.wait(sum);
+  CHECK(same_bits(x, expected));
+}
+
 TEST_CASE("mpi: bytes are gathered, broadcast, counted") {
   MpiCommunicator comm(MPI_COMM_WORLD, {.timeout = 20s});
   const std::string mine(static_cast<std::size_t>(comm.rank()) * 3, static_cast<char>('a' + comm.rank()));

@@ -11,6 +11,7 @@
 
 #include <sparsegrad/extras/bucket_reduce.hpp>
 #include <sparsegrad/extras/fixed_support.hpp>
+#include <sparsegrad/extras/local_top_k.hpp>
 #include <sparsegrad/extras/mpi_reduce.hpp>
 #include <sparsegrad/extras/sampled_gradient.hpp>
 
@@ -28,8 +29,9 @@ struct Case {
   BasisRecipe recipe;
   bool share_memory = false;
   bool support = false;
-  bool sampled = false;      ///< the support's entries alone are computed
-  bool start_early = false;  ///< each layer's sum begins behind its backward
+  bool sampled = false;        ///< the support's entries alone are computed
+  bool start_early = false;    ///< each layer's sum begins behind its backward
+  bool micro_batches = false;  ///< parts are summed by themselves
   Collected collected = Collected::gradients;
   index_t bucket_bytes = 100;
 };
@@ -86,6 +88,7 @@ Weights train(const Run& run, const Case& c) {
       const oracle::Matrix dy = model.random.matrix(tokens, static_cast<int>(used.source(n).out_extent()));
       for (int p = run.first; p < run.first + run.parts; ++p) {
         if (uneven && i == 1 && p != 0) continue;
+        if (c.micro_batches && p != run.first) used.end_micro_batch(model.ctx, n);
         backward(*layers[i], i, x, dy, p);
         if (collecting && c.collected == Collected::sums && run.comm == nullptr)
           used.end_collecting_step(model.ctx, n);  // each part is a gradient of its own
@@ -174,6 +177,9 @@ TEST_CASE("mpi: ranks that each have a part of the tokens train as one process w
       const Weights found = train({.first = comm.rank(), .all = comm.size(), .comm = &comm}, c);
       CHECK(difference(found, expected) < 1e-9);  // sums in another order
       comm.require_equal(hash(found), "the trained weights");
+      if (c.collected == Collected::sums) continue;
+      c.micro_batches = true;
+      CHECK(hash(found) == hash(train({.parts = comm.size(), .all = comm.size()}, c)));
     }
   }
 }
@@ -264,4 +270,82 @@ TEST_CASE("mpi: sums that were started and given up leave the next step whole") 
   shared.add_to(sharing);
   sharing.use_reduce(std::make_shared<Reducer>(comm));
   CHECK_THROWS_AS(sharing.start_reduce(shared.ctx, 0), StateError);
+}
+
+TEST_CASE("mpi: local selection sends the largest entries and remembers the rest") {
+  MpiCommunicator comm(MPI_COMM_WORLD, {.timeout = 60s});
+  CHECK_THROWS_AS((LocalTopKReducer<double, B>(comm, {})), ValueError);
+  B::Context ctx;
+  oracle::Random random(static_cast<std::uint64_t>(comm.rank() + 1));
+  LocalTopKReducer<double, B> reducer(comm, {.entries = 5});
+  std::vector<double> given(48), summed(48);
+  for (int step = 0; step < 6; ++step) {
+    oracle::Matrix g = random.matrix(6, 8);
+    for (std::size_t e = 0; e < 48; ++e)
+      given[e] += g.data[e];
+    const auto before = comm.traffic().sent_bytes;
+    const MatrixView<double> view(g.data.data(), 6, 8);
+    reducer.start(ctx, 2, view);
+    reducer.wait(ctx, 2, view);
+    CHECK(comm.traffic().sent_bytes - before == (comm.size() - 1) * 5 * (8 + 4));
+    CHECK(std::count_if(g.data.begin(), g.data.end(), [](double x) { return x != 0; }) <= 5 * comm.size());
+    comm.require_equal(hash({g.data}), "the merged entries");
+    for (std::size_t e = 0; e < 48; ++e)
+      summed[e] += g.data[e];
+  }
+  // Nothing is lost: what was sent and what waits is what came, over all ranks.
+  std::vector<double> rest(reducer.residual(2).data, reducer.residual(2).data + 48);
+  comm.sum(std::span(rest));
+  comm.sum(std::span(given));
+  for (std::size_t e = 0; e < 48; ++e)
+    CHECK(summed[e] + rest[e] == doctest::Approx(given[e]).epsilon(1e-12));
+  const std::vector<double> kept(reducer.residual(2).data, reducer.residual(2).data + 48);
+
+  // A gradient with NaN is sent, and the residual stays.
+  oracle::Matrix bad = random.matrix(6, 8);
+  if (comm.rank() == 0) bad.data[7] = std::nan("");
+  const MatrixView<double> view(bad.data.data(), 6, 8);
+  reducer.start(ctx, 2, view);
+  reducer.wait(ctx, 2, view);
+  CHECK(std::isnan(bad.data[7]));
+  if (comm.rank() == 0) CHECK(std::equal(kept.begin(), kept.end(), reducer.residual(2).data));
+  reducer.forget(2);
+  CHECK(reducer.residual(2).empty());
+  CHECK(reducer.residual(9).empty());
+}
+
+TEST_CASE("mpi: a group trains by local selection, the same on all ranks") {
+  MpiCommunicator comm(MPI_COMM_WORLD, {.timeout = 60s});
+  // All entries of every rank: the exact sum.
+  const auto train_with = [&](std::shared_ptr<GradientReducer<double, B>> reducer) {
+    Model model;
+    Group group(keeping(12));
+    model.add_to(group);
+    group.use_reduce(std::move(reducer));
+    group.collect(model.ctx, recipe_of(SideRecipe::hosvd(5), SideRecipe::hosvd(4)));
+    for (int step = 0; step < 5; ++step) {
+      oracle::Random own(static_cast<std::uint64_t>(10 * step + comm.rank()));
+      for (std::size_t i = 0; i < 3; ++i)
+        model.add(i, own.matrix(static_cast<int>(model.layers[i]->out_extent()),
+                                static_cast<int>(model.layers[i]->in_extent())));
+      if (step == 1) {
+        group.end_collecting_step(model.ctx);
+        group.refresh(model.ctx);
+      } else if (step > 1) {
+        group.step(model.ctx, {.learning_rate = 0.01});
+      } else {
+        group.end_collecting_step(model.ctx);
+      }
+    }
+    comm.require_equal(hash(model.weights), "the trained weights");
+    return model.weights;
+  };
+  const Weights exact =
+      train_with(std::make_shared<Reducer>(comm, ReduceOptions{.collected = Collected::sums, .check = true}));
+  const auto local = [&](index_t k) {
+    return train_with(
+        std::make_shared<LocalTopKReducer<double, B>>(comm, LocalTopKOptions{.entries = k, .check = true}));
+  };
+  CHECK(difference(local(48), exact) < 1e-9);
+  CHECK(difference(local(2), exact) > 1e-9);
 }

@@ -34,8 +34,8 @@ struct DecoderLoadReport {
   std::string text() const;
 };
 
-/// Fills the model's weights from model.safetensors, or from the shards of model.safetensors.index.json; adapters are
-/// initialised with `seed`. Names may lack "model." in front and may have those of wrappers; F64, F32, F16 and BF16 are
+/// Fills the model's weights, but for packed ones (folder_packed), which are looked through, from model.safetensors, or from
+/// the shards of model.safetensors.index.json; adapters are initialised with `seed`. Names may lack "model." in front and may have those of wrappers; F64, F32, F16 and BF16 are
 /// converted. Throws ModelError or IoError naming the file and tensor: one that is missing or there twice, has another
 /// shape than config.json says, is not of a floating-point type, holds NaN or Inf, or is of a block and has no place in
 /// it. The weights are unspecified then.

@@ -12,6 +12,7 @@
 #include "checkpoints/config_file.hpp"
 #include "checkpoints/decoder_config_file.hpp"
 #include "checkpoints/decoder_folder.hpp"
+#include "checkpoints/folder_packed.hpp"
 #include "checkpoints/model_folder.hpp"
 #include "checkpoints/written_folder.hpp"
 
@@ -46,9 +47,13 @@ DecoderLoadReport load_weights(const DecoderFolder& folder, DecoderModel<T, Back
       continue;
     }
     const std::string at = decoder_tensor(file, p.name);
+    used.insert(at);
+    if (p.packed != nullptr) {
+      require_finite(file, at, *p.packed);
+      continue;
+    }
     (void)file.find(at, detail::decoder_shape_of(p));
     model.set_values(p.weight, file.template read_as<compute_t<T>>(at));
-    used.insert(at);
   }
   model.initialize(seed, [&](std::string_view name) { return made.contains(name); });
   return {detail::unused_decoder_tensors(file, model.config(), used)};

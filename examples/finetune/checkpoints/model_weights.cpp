@@ -44,11 +44,13 @@ bool is_of_an_adapter(std::string_view name) {
 }
 
 template <class T>
-void check_finite(const io::SafetensorsFile& file, std::string_view name, std::span<const T> values) {
+void check_finite(const io::SafetensorsFile& file, std::string_view name, std::span<const T> values,
+                  index_t first) {
   for (std::size_t i = 0; i < values.size(); ++i) {
     if (is_finite(values[i])) continue;
     throw ModelError(file.error(name, std::string("has ") + (is_nan(values[i]) ? "NaN" : "Inf") +
-                                          " at element " + std::to_string(i) + ", expected finite numbers")
+                                          " at element " + std::to_string(first + static_cast<index_t>(i)) +
+                                          ", expected finite numbers")
                          .what());
   }
 }
@@ -173,11 +175,12 @@ const io::SafetensorsFile& ModelWeights::file_of(std::string_view name) const {
   return files_[at == file_.end() ? 0 : at->second];
 }
 
-void ModelWeights::require_finite(std::string_view name, std::span<const float> values) const {
-  check_finite(file_of(name), name, values);
+void ModelWeights::require_finite(std::string_view name, std::span<const float> values, index_t first) const {
+  check_finite(file_of(name), name, values, first);
 }
-void ModelWeights::require_finite(std::string_view name, std::span<const double> values) const {
-  check_finite(file_of(name), name, values);
+void ModelWeights::require_finite(std::string_view name, std::span<const double> values,
+                                  index_t first) const {
+  check_finite(file_of(name), name, values, first);
 }
 
 }  // namespace sparsegrad::finetune

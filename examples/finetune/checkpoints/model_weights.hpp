@@ -44,14 +44,17 @@ class ModelWeights {
     require_finite(name, std::span<const T>(values));
     return values;
   }
+  /// Throws IoError where the tensor's file has become too short since it was opened.
+  void require_whole(const io::Tensor& tensor) const { file_of(tensor.name).require_whole(tensor); }
+  /// Throws ModelError where one of a tensor's elements, from number `first` on, is NaN or Inf.
+  void require_finite(std::string_view name, std::span<const float> values, index_t first = 0) const;
+  void require_finite(std::string_view name, std::span<const double> values, index_t first = 0) const;
   /// Which shard holds a tensor of this bare name that the index does not list: "; ..."; empty where none does.
   std::string unlisted(std::string_view name) const;
 
  private:
   const io::SafetensorsFile& file_of(std::string_view name) const;
   void open_shards(const std::filesystem::path& folder);
-  void require_finite(std::string_view name, std::span<const float> values) const;
-  void require_finite(std::string_view name, std::span<const double> values) const;
 
   std::string path_;
   bool has_unread_index_ = false;

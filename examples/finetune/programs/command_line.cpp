@@ -117,14 +117,13 @@ void add_glue_train_options(CLI::App& app, TrainOptions& o) {
 
 /// A rank beyond a side's extent would be cut. What is wrong with the model's folder is told where it is opened.
 void check_ranks_of_model(const std::set<std::string>& given, const TrainOptions& o) {
-  if (o.run_type != RunType::sparse) return;
   std::optional<ModelConfig> config;
   try {
     config = read_encoder_config(o.model / "config.json");
   } catch (const std::exception&) {
     return;
   }
-  check_ranks(given, o.sparse.sides, *config);
+  check_ranks(given, o, rank_limits(*config));
 }
 
 /// What presets put in, the more particular first. Explicit options come before all of them. `given` gets those that are

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <exception>
 #include <new>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -11,10 +12,14 @@
 #include <sparsegrad/version.hpp>
 
 #include "data/chat_template.hpp"
+#include "models/decoder/decoder_names.hpp"
 #include "programs/llm_commands.hpp"
+#include "programs/llm_help.hpp"
 #include "programs/option_checks.hpp"
 #include "programs/option_groups.hpp"
 #include "programs/processes.hpp"
+#include "training/causal_parts.hpp"
+#include "training/causal_source.hpp"
 #include "training/output/console.hpp"
 
 namespace sparsegrad::finetune {
@@ -33,17 +38,22 @@ TrainOptions default_options() {
   o.max_length = 1024;
   o.held_out = 0.05;
   o.lora.rank = 16;
+  o.lora.scale = 2;  // docs/llm.md has the losses of others
   o.sparse.phase1_fixed_matrices = true;
   o.evaluates_first = true;
   return o;
 }
 
-void add_model(CLI::App& app, TrainOptions& o, bool gpu = false) {
+void add_model_alone(CLI::App& app, TrainOptions& o) {
   app.add_option("--model", o.model,
                  "a GGUF file, or a folder in Hugging Face form: LLaMA, SmolLM2, TinyLlama, Mistral, Qwen2")
       ->required()
       ->group("Input");
-  add_machine_options(app, o, gpu);
+}
+
+void add_model(CLI::App& app, TrainOptions& o) {
+  add_model_alone(app, o);
+  add_machine_options(app, o, true);
 }
 
 /// What is put on the model.
@@ -80,7 +90,8 @@ void add_data(CLI::App& app, TrainOptions& o) {
   app.add_flag("--all-paths", c.all_paths,
                "of an OpenAssistant tree: every path to a last answer, and not the best-ranked one alone")
       ->group("Input");
-  app.add_option("--max-length", o.max_length, "tokens of an example; of longer ones the end is cut")
+  app.add_option("--max-length", o.max_length,
+                 "tokens of an example, at most the model's positions; of longer ones the end is cut")
       ->capture_default_str()
       ->group("Input");
   app.add_option("--dev-limit", o.dev_limit, "evaluate on the first N held-out examples alone (0: all)")
@@ -91,9 +102,9 @@ void add_data(CLI::App& app, TrainOptions& o) {
 
 /// How weights that are not trained in place are kept.
 void add_base(CLI::App& app, CausalOptions& c) {
-  add_choice<Base>(app, "--base", c.base, {{"float", Base::in_float}, {"quantised", Base::quantised}},
-                   "what stays as it is, of a GGUF file. float: unpacked when it is read; quantised: in the "
-                   "file's blocks, unpacked within the products")
+  add_choice<Base>(app, "--base", c.base, {{"float", Base::in_float}, {"file", Base::in_file}},
+                   "what is not trained in place. float: converted when it is read; file: as the file has it "
+                   "(quantised, or 16 bits), which is mapped, and converted within the products")
       ->group("Machine");
 }
 
@@ -159,11 +170,8 @@ void add_llm_train_options(CLI::App& app, TrainOptions& o) {
   app.add_option("--split-seed", c.split_seed, "which examples of --data are held out")
       ->capture_default_str()
       ->group("Input");
-  app.get_option("--phase1-fixed-matrices")
-      ->description(
-          "in phase 1 the matrices only give their gradients, each micro-batch's for itself (default; "
-          "--phase1-fixed-matrices=false trains them meanwhile by AdamW and puts them back)");
-  app.add_option("--preset", o.preset, preset_text())
+  describe_for_language_models(app);
+  app.add_option("--preset", o.preset, preset_text(language_model_presets()))
       ->default_str(fmt::format("{} for run type sparse", "best"))
       ->group("Sparse gradients");
 }
@@ -180,9 +188,37 @@ void apply_llm_presets(CLI::App& app, TrainOptions& o, std::set<std::string>& gi
     set_unless_given(app, "--run-type", "lora");
   }
   if (o.preset.empty() && o.run_type == RunType::sparse) o.preset = "best";
-  // The paper's part of LLaMA's matrices; 1.2 % is BERT's.
-  if (o.preset == "paper" && !given.contains("--n-params")) set_unless_given(app, "--share", "0.002");
-  apply_preset(app, o.preset);
+  apply_preset(app, o.preset, language_model_presets());
+}
+
+/// Nothing where the model's files cannot be read, which is told where they are opened.
+std::optional<DecoderConfig> config_of(const TrainOptions& o) {
+  try {
+    return read_decoder_config(o.model);
+  } catch (const std::exception&) {
+    return std::nullopt;
+  }
+}
+
+/// The default length, where the model has fewer positions.
+void fit_length(const std::set<std::string>& given, const std::optional<DecoderConfig>& config,
+                TrainOptions& o) {
+  if (config && !given.contains("--max-length")) o.max_length = std::min(o.max_length, config->max_positions);
+}
+
+/// A rank beyond a side's extent would be cut.
+void check_ranks_of_decoder(const std::set<std::string>& given, const std::optional<DecoderConfig>& config,
+                            const TrainOptions& o) {
+  if (!config) return;
+  RankLimits most;
+  most.width = config->hidden;
+  for (const MatrixKind kind : parse_matrices(o.causal->matrices)) {
+    const auto [out, in] = matrix_extents(*config, kind);
+    const bool to_width = kind == MatrixKind::down || kind == MatrixKind::o;
+    most.inner = std::max(most.inner, to_width ? in : out);
+    most.lora = std::max(most.lora, std::min(out, in));
+  }
+  check_ranks(given, o, most);
 }
 
 int run(int argc, char** argv, Processes& processes) {
@@ -198,7 +234,7 @@ int run(int argc, char** argv, Processes& processes) {
   TrainOptions train = default_options();
   train.quiet = !processes.is_first();
   CLI::App* train_app = app.add_subcommand("train", "fine-tune a model; writes run.json and the best model");
-  add_model(*train_app, train, true);
+  add_model(*train_app, train);
   add_data(*train_app, train);
   add_choice_of_matrices(*train_app, train);
   add_llm_train_options(*train_app, train);
@@ -207,10 +243,11 @@ int run(int argc, char** argv, Processes& processes) {
   evaluate.common = default_options();
   CLI::App* evaluate_app =
       app.add_subcommand("evaluate", "print a model's loss and perplexity on the answers of a file");
-  add_model(*evaluate_app, evaluate.common, true);
+  add_model(*evaluate_app, evaluate.common);
   add_base(*evaluate_app, *evaluate.common.causal);
   add_change(*evaluate_app, *evaluate.common.causal);
   add_data(*evaluate_app, evaluate.common);
+  evaluate_app->get_option("--dev-limit")->description("evaluate on the first N examples alone (0: all)");
   evaluate_app->add_option("--batch-size", evaluate.common.batch_size, "most examples of a batch")
       ->capture_default_str()
       ->group("Machine");
@@ -235,7 +272,7 @@ int run(int argc, char** argv, Processes& processes) {
   GenerateCommand generate;
   generate.common = default_options();
   CLI::App* generate_app = app.add_subcommand("generate", "answer a prompt, word by word");
-  add_model(*generate_app, generate.common, true);
+  add_model(*generate_app, generate.common);
   add_base(*generate_app, *generate.common.causal);
   add_change(*generate_app, *generate.common.causal);
   add_chat(*generate_app, *generate.common.causal);
@@ -263,7 +300,8 @@ int run(int argc, char** argv, Processes& processes) {
   ExportCommand exported;
   exported.common = default_options();
   CLI::App* export_app = app.add_subcommand("export", "write a model for other programs");
-  add_model(*export_app, exported.common);
+  add_model_alone(*export_app, exported.common);
+  export_app->add_flag("--quiet", exported.common.quiet, "print nothing but errors")->group("Machine");
   add_change(*export_app, *exported.common.causal);
   export_app
       ->add_option("--output", exported.common.output,
@@ -294,17 +332,16 @@ int run(int argc, char** argv, Processes& processes) {
       ->group("Output");
 
   TrainOptions inspected = default_options();
-  CLI::App* inspect_app = app.add_subcommand("inspect",
-                                             "show a model's extents, template and matrices, and the memory "
-                                             "that a run with these options would take");
+  CLI::App* inspect_app =
+      app.add_subcommand("inspect",
+                         "show a model's extents, template and matrices, look through its "
+                         "weights, and show the memory that a run with these options would "
+                         "take; the other options of train are taken, and change nothing");
   add_model(*inspect_app, inspected);
-  add_chat(*inspect_app, *inspected.causal);
+  add_data(*inspect_app, inspected);
   add_choice_of_matrices(*inspect_app, inspected);
   add_llm_train_options(*inspect_app, inspected);
-  inspect_app->get_option("--output")->required(false);
-  inspect_app->add_option("--max-length", inspected.max_length, "tokens of an example")
-      ->capture_default_str()
-      ->group("Input");
+  show_options_of_inspect(*inspect_app);
 
   for (CLI::App* command : {train_app, evaluate_app, generate_app, export_app, inspect_app}) {
     check_numbers(*command);
@@ -330,6 +367,9 @@ int run(int argc, char** argv, Processes& processes) {
   }
   try {
     if (train_app->parsed()) {
+      const std::optional<DecoderConfig> config = config_of(train);
+      fit_length(given, config, train);
+      check_ranks_of_decoder(given, config, train);
       std::vector<OptionEffect> effects = option_effects(train);
       effects.push_back({{"--held-out", "--split-seed"},
                          train.causal->validation.empty(),
@@ -344,9 +384,15 @@ int run(int argc, char** argv, Processes& processes) {
       return run_llm_train(train, processes);
     }
     processes.require_one(app.get_subcommands().front()->get_name());
-    if (evaluate_app->parsed()) return run_llm_evaluate(evaluate);
+    if (evaluate_app->parsed()) {
+      fit_length(given_options(*evaluate_app), config_of(evaluate.common), evaluate.common);
+      return run_llm_evaluate(evaluate);
+    }
     if (generate_app->parsed()) return run_generate(generate);
     if (export_app->parsed()) return run_export(exported);
+    const std::optional<DecoderConfig> config = config_of(inspected);
+    fit_length(given, config, inspected);
+    check_ranks_of_decoder(given, config, inspected);
     return run_llm_inspect(inspected);
   } catch (const std::bad_alloc&) {
     print_error(

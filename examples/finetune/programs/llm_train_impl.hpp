@@ -24,7 +24,6 @@ class CausalRun {
   explicit CausalRun(const TrainOptions& options) : session_(options) {
     // What is wrong with the choice of matrices is told before the data are read.
     (void)trained_parts(options, session_.source().config());
-    (void)session_.source().packed(options.causal->base);
     session_.load_data(options, true);
   }
 
@@ -60,8 +59,9 @@ class CausalRun {
       print("loss on {}: {:.4f} before, {:.4f} of the best model ({:+.4f})\n", f.name, f.before, f.best,
             f.best - f.before);
   }
-  void warn() const {
-    for (const std::string& note : session_.source().tokenizer().notes())
+  void warn(bool talk) const {
+    if (!talk) return;
+    for (const std::string& note : session_.source().notes())
       print_error("note: {}\n", note);
   }
   void tell(const TrainOptions&) const { print("{}{}", session_.data_text(), session_.model_text()); }

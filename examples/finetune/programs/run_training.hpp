@@ -12,6 +12,7 @@
 #include "programs/run_processes.hpp"
 #include "training/memory/memory_estimate.hpp"
 #include "training/output/console.hpp"
+#include "training/output/output_checks.hpp"
 #include "training/output/output_file.hpp"
 #include "training/output/output_folder.hpp"
 #include "training/output/profile_table.hpp"
@@ -39,7 +40,7 @@ std::unique_ptr<StepProfile> make_profile(typename Backend::Context& ctx,
 ///     program, log_format           constants: the program's name, "format" of its log
 ///     estimate(options)             what it will take
 ///     start(options, communicator) -> trainer   makes the model and its trainer
-///     ctx(), program_bytes(), parameters(), describe(log), warn(), tell(options), restore_weights(options), save(folder, type)
+///     ctx(), program_bytes(), parameters(), describe(log), warn(talk), tell(options), restore_weights(options), save(folder, type)
 ///     describe_results(report, log), tell_results(report)     what it says beside the report's own
 /// `products`: what the log says of the products; `processes`: those that share the run. Returns the exit status; errors are exceptions.
 template <class Run>
@@ -65,6 +66,7 @@ int run_training(const TrainOptions& options, const std::string& products, const
     print("finished already: {}\n", log_path.string());
     return 0;
   }
+  if (writes) require_nothing_lost(output, options);
 
   Run run(options);
   MemoryEstimate estimate = run.estimate(options);
@@ -79,6 +81,12 @@ int run_training(const TrainOptions& options, const std::string& products, const
   for (MemoryParts* parts : {&estimate.phase1, &estimate.training})
     if (parts->sum() > 0) parts->program = run.program_bytes();
   auto& trainer = run.start(options, processes.communicator);
+  const MemoryParts& trained = estimate.training;
+  if (writes) {
+    require_room(output, options, run.parameters().count(),
+                 run.parameters().weights().size() * static_cast<index_t>(sizeof(float)) + trained.optimizer +
+                     trained.basis);
+  }
   std::unique_ptr<StepProfile> profile;
   if constexpr (requires { run.ctx().profile(nullptr); }) {
     if (options.profile && writes) {
@@ -114,12 +122,12 @@ int run_training(const TrainOptions& options, const std::string& products, const
                      {"memory_estimate", to_json(estimate)},
                      {"trained",
                       {{"dense_parameters", trainer.dense_parameters()},
-                       {"sparse_parameters", trainer.sparse_parameters()},
-                       {"sparse_entries_a_step", trainer.entries_a_step()}}}};
+                       {"sparse_parameters", trainer.sparse_parameters()}}}};
   run.describe(log);
   EventLog events(output.tensorboard(), trainer.report());
   const auto write_log = [&](bool finished) {
     events.update(trainer.report());
+    log["trained"]["sparse_entries_a_step"] = trainer.entries_a_step();  // known once there are bases
     log.update(to_json(trainer.report()));
     run.describe_results(trainer.report(), log);
     if (options.processes > 1) {
@@ -135,8 +143,8 @@ int run_training(const TrainOptions& options, const std::string& products, const
   };
   write_log(false);
 
-  run.warn();
   const bool talk = !options.quiet;
+  run.warn(talk);
   if (talk) {
     print("{}", products);
     if (options.processes > 1) {
@@ -199,7 +207,9 @@ int run_training(const TrainOptions& options, const std::string& products, const
     write_log(false);
     print_error("interrupted after step {} of {}{}{}\n", report.steps_done, report.steps_planned,
                 options.save ? "; the model as it was is in " + checkpoint_path.string() : "",
-                resumable ? "; --resume goes on from there" : "");
+                resumable      ? "; --resume goes on from there"
+                : options.save ? ""
+                               : "; nothing of it is kept, because of --no-save");
     return interrupted_status;
   }
   write_log(true);

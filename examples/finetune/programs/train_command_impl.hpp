@@ -44,7 +44,7 @@ class GlueRun {
   }
   void describe_results(const TrainReport&, nlohmann::json&) const {}
   void tell_results(const TrainReport&) const {}
-  void warn() const { warn_of_unknown(session_); }
+  void warn(bool) const { warn_of_unknown(session_); }
   void tell(const TrainOptions& options) {
     print("data: {}\n", session_.source().text);
     print("      {} training examples, {} {} examples", session_.train().size(), session_.dev().size(),

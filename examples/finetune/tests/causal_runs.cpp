@@ -91,7 +91,7 @@ TEST_CASE("a run on a quantised base resumes bit by bit, and on the same base al
   const std::string bytes = tiny_gguf().bytes();
   const fs::path file = write_file(fresh_folder("causal_gguf") / "tiny.gguf", bytes);
   TrainOptions options = options_of(RunType::lora);
-  options.causal->base = Base::quantised;
+  options.causal->base = Base::in_file;
   const CausalSource base(file);
   Run whole(options, base);
   whole.trainer->run();
@@ -166,7 +166,7 @@ TEST_CASE("updates beside a quantised base: the losses and weights of a float ba
     options.apply_run_type();
     Run floats(options, base);
     floats.trainer->run();
-    options.causal->base = Base::quantised;
+    options.causal->base = Base::in_file;
     Run packed(options, base);
     packed.trainer->run();
     const TrainReport& found = packed.trainer->report();
@@ -216,7 +216,7 @@ TEST_CASE("updates beside a quantised base: the losses and weights of a float ba
     CHECK(second.trainer->report().evaluations.back().loss == found.evaluations.back().loss);
   }
   TrainOptions options = options_of(RunType::sparse);
-  options.causal->base = Base::quantised;
+  options.causal->base = Base::in_file;
   check_says(error_of([&] { Run run(options, base); }), "--phase1-fixed-matrices is false, expected true");
 }
 

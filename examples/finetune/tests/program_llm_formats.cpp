@@ -276,12 +276,12 @@ TEST_CASE("a run goes on from an adapter as it was left") {
 }
 
 TEST_CASE("an adapter beside a quantised base starts a run there") {
-  const fs::path first = run_of(
-      "packed", std::string(matrices) + "--run-type lora --lora-rank 3 --lora-scale 1 --base quantised",
-      base_gguf());
+  const fs::path first =
+      run_of("packed", std::string(matrices) + "--run-type lora --lora-rank 3 --lora-scale 1 --base file",
+             base_gguf());
   const fs::path adapter = first / "adapter.gguf";
   done(export_words("gguf-lora", first / "model", adapter));
-  const fs::path second = run_of("packed_on", "--base quantised --adapter " + adapter.string(), base_gguf());
+  const fs::path second = run_of("packed_on", "--base file --adapter " + adapter.string(), base_gguf());
   const double before = json_of(second / "run.json")["evaluations"].front()["loss"];
   const nlohmann::json log = json_of(first / "run.json");
   double best = 0;

@@ -3,7 +3,7 @@
 
     tools/random_gguf.py --like SmolLM2.gguf --layers 22 --hidden 2048 --intermediate 5632 --heads 32 --kv-heads 4 \\
         --type q4_0 --output random-1b.gguf
-    sparsegrad-llm inspect --model random-1b.gguf --base quantised
+    sparsegrad-llm inspect --model random-1b.gguf --base file
 
 Tokenizer and chat template are those of --like. --zeros leaves the weights out of the file, which then takes no room on
 the disk: for `inspect` alone. Needs the packages numpy and gguf.

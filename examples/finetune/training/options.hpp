@@ -105,8 +105,8 @@ struct LoraOptions {
 
 /// What the weights of a language model that are not trained in place are kept as.
 enum class Base {
-  in_float,   ///< as the trained ones: float, beside a copy of 16 bits with such a --dtype
-  quantised,  ///< in the blocks of the GGUF file
+  in_float,  ///< as the trained ones: float, beside a copy of 16 bits with such a --dtype
+  in_file,   ///< in the blocks of the GGUF file, or the elements of the folder's, which are mapped
 };
 std::string_view to_string(Base base);
 
@@ -160,6 +160,7 @@ struct TrainOptions {
   index_t log_every = 10;
   index_t checkpoint_every = 0;  ///< steps; 0: only when interrupted
   bool resume = false;
+  bool overwrite = false;  ///< replaces what another run left in `output`
   Device device = Device::cpu;
   NumberType dtype = NumberType::float32;  ///< half on a GPU alone
   bool choose_dtype = false;               ///< the run chooses `dtype`, see training/products.hpp
@@ -176,8 +177,9 @@ struct TrainOptions {
   bool save = true;
   NumberType save_dtype = NumberType::float32;
   bool quiet = false;
-  bool ignore_memory = false;  ///< trains though the estimate is above the memory that is free
-  bool profile = false;        ///< on the CPU: tells where the steps' time goes
+  bool ignore_memory =
+      false;             ///< trains though an estimate is above the memory, or the disk's room, that is free
+  bool profile = false;  ///< on the CPU: tells where the steps' time goes
   SparseOptions sparse;
   LoraOptions lora;
   double meprop_share = 0.05;           ///< of each row of dY
@@ -219,6 +221,10 @@ struct TrainOptions {
 };
 
 nlohmann::json to_json(const TrainOptions& options);
+
+/// What is other in the options of a run, by its log or its state, and those that are given, both as to_json has them:
+/// "--seed is 2, the run had 1; ...". Names of other things than options stand as they are. Empty where nothing is.
+std::string differences(const nlohmann::json& run, const nlohmann::json& given);
 nlohmann::json to_json(const backend::ProductChoice& choice);
 
 /// Entries that a matrix of this size keeps.

@@ -102,12 +102,9 @@ void BasicTrainer<Model>::read_state(const std::filesystem::path& path) {
     state = detail::parse_state(file.metadata("state"));
     const nlohmann::json& expected = fingerprint();
     const nlohmann::json& found = state.at("fingerprint");
-    if (found != expected) {
-      const JsonDifference difference = first_difference(found, expected);
-      throw ValueError(
-          fmt::format("{}: the run had {} {}, this one has {}; resume with the same options and data, or "
-                      "choose another --output",
-                      path.string(), difference.where, difference.found, difference.expected));
+    if (const std::string other = differences(found, expected); !other.empty()) {
+      throw ValueError(fmt::format(
+          "{}: {}; resume with the same options and data, or choose another --output", path.string(), other));
     }
     detail::get_array<Backend>(ctx_, file, "weights", model_.parameters().weights());
     model_.parameters().round(ctx_, model_.parameters().weights());
@@ -151,8 +148,8 @@ std::string BasicTrainer<Model>::restore_state(const std::filesystem::path& path
   if (trouble.empty()) throw IoError(path.string() + ": there is no state to resume from");
   throw IoError(
       trouble +
-      "; there is no whole state to go on from: put a copy back, or start anew without --resume, which "
-      "removes what is left of this run");
+      "; there is no whole state to go on from: put a copy back, or start anew without --resume and "
+      "with --overwrite, which removes what is left of this run");
 }
 
 template <class Model>

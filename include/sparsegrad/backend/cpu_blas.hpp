@@ -5,7 +5,7 @@
 #include "cpu_blas/serial.hpp"
 #include "host/dense_kernels.hpp"
 
-namespace sparsegrad::backend {
+namespace sparsegrad::SPARSEGRAD_ABI::backend {
 
 /// Products run on the context's threads, each tile a serial BLAS call: with an OpenMP or a serial
 /// build of the BLAS nothing else starts threads. Extents up to 2^31 - 1 (32-bit BLAS integers).
@@ -19,4 +19,4 @@ struct CpuBlas : host::DenseKernels<detail::BlasSerial> {
 static_assert(Backend<CpuBlas> && LowPrecisionBackend<CpuBlas, bfloat16> &&
               LowPrecisionBackend<CpuBlas, float16>);
 
-}  // namespace sparsegrad::backend
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend

@@ -14,7 +14,7 @@
 #include "host/kernels.hpp"
 #include "host/low_precision_products.hpp"
 
-namespace sparsegrad::backend {
+namespace sparsegrad::SPARSEGRAD_ABI::backend {
 
 /// Products in float run on the context's threads, each tile a serial matmul of oneDNN; those below
 /// 2^15 multiply-adds, for which its call costs too much, by the BLAS. Nothing else starts threads
@@ -84,4 +84,4 @@ struct CpuOneDnn : host::Kernels {
 static_assert(Backend<CpuOneDnn> && LowPrecisionBackend<CpuOneDnn, bfloat16> &&
               LowPrecisionBackend<CpuOneDnn, float16>);
 
-}  // namespace sparsegrad::backend
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend

@@ -10,7 +10,7 @@
 #include "fastest_of.hpp"
 #include "host/peak_rate.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// What a processor can do and what its backends do, on one thread. Rates are in floating-point
 /// operations a second, a multiply-add being two.
@@ -129,4 +129,4 @@ inline std::string to_string(const CpuReport& report) {
   return text;
 }
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

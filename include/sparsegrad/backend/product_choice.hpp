@@ -3,7 +3,9 @@
 
 #include <string>
 
-namespace sparsegrad::backend {
+#include "../core/config.hpp"
+
+namespace sparsegrad::SPARSEGRAD_ABI::backend {
 
 /// Which backend's products a context takes, by the backends' names.
 struct ProductChoice {
@@ -14,4 +16,4 @@ struct ProductChoice {
   bool operator==(const ProductChoice&) const = default;
 };
 
-}  // namespace sparsegrad::backend
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend

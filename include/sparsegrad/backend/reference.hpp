@@ -14,7 +14,7 @@
 #include "../core/float_bits.hpp"
 #include "host/context.hpp"
 
-namespace sparsegrad::backend {
+namespace sparsegrad::SPARSEGRAD_ABI::backend {
 
 /// Serial, unblocked, allocates where that reads better. Sums run in double.
 struct Reference {
@@ -407,4 +407,4 @@ struct Reference {
 static_assert(Backend<Reference> && LowPrecisionBackend<Reference, bfloat16> &&
               LowPrecisionBackend<Reference, float16>);
 
-}  // namespace sparsegrad::backend
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend

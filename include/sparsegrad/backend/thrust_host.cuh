@@ -11,7 +11,7 @@
 #include "host/plain_products.hpp"
 #include "thrust/kernels.cuh"
 
-namespace sparsegrad::backend {
+namespace sparsegrad::SPARSEGRAD_ABI::backend {
 
 namespace portable {
 
@@ -93,4 +93,4 @@ struct ThrustHost : portable::Kernels<portable::HostSystem> {
 static_assert(BatchedBackend<ThrustHost> && LowPrecisionBackend<ThrustHost, bfloat16> &&
               LowPrecisionBackend<ThrustHost, float16>);
 
-}  // namespace sparsegrad::backend
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend

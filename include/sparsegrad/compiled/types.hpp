@@ -8,7 +8,7 @@
 /// Declares (`prefix` extern) or makes (`prefix` empty) the instantiations for float on one backend.
 /// Members that are templates themselves, and other types, are compiled where they are used.
 #define SPARSEGRAD_COMPILED_CLASSES(prefix, B)                           \
-  namespace sparsegrad {                                                 \
+  namespace sparsegrad::SPARSEGRAD_ABI {                                 \
   prefix template class TuckerBasis<float, B>;                           \
   prefix template class SparseGradLinear<float, B>;                      \
   prefix template class GroupBases<float, B, SparseAdam<float, B>>;      \

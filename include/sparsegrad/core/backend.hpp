@@ -12,7 +12,7 @@
 #include "step_guard.hpp"
 #include "view.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 namespace contract {
 
@@ -140,4 +140,4 @@ template <class B>
 concept BatchedBackend =
     Backend<B> && contract::ComputesBatches<B, float> && contract::ComputesBatches<B, double>;
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -11,7 +11,7 @@
 #include "low_precision.hpp"
 #include "view.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// The primitives one by one. A compiler that rejects a backend names the one that is missing or
 /// differs.
@@ -281,4 +281,4 @@ concept HasInsertEntries = requires(typename B::Context& ctx, const stored_index
 
 }  // namespace contract
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -5,7 +5,7 @@
 
 #include "config.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Which index of a matrix `hadamard` acts on.
 enum class TransformSide {
@@ -96,4 +96,4 @@ struct GroupedSupport {
   index_t groups = 0;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

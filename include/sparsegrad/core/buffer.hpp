@@ -8,7 +8,7 @@
 #include "config.hpp"
 #include "view.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Owned array of elements of a trivial type in a backend's memory.
 ///
@@ -96,4 +96,4 @@ class Buffer {
   index_t size_ = 0;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -14,7 +14,9 @@
 #include <cstdint>
 #include <type_traits>
 
-namespace sparsegrad {
+#include "abi.hpp"
+
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Extents, offsets and counts. Signed, 64 bits: stacks of gradients pass 2^31 entries.
 using index_t = std::int64_t;
@@ -35,4 +37,4 @@ struct ComputeType {
 template <class T>
 using compute_t = typename detail::ComputeType<T>::type;
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -6,7 +6,7 @@
 
 #include "config.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Root of every exception that the library throws itself.
 class Error : public std::runtime_error {
@@ -97,4 +97,4 @@ inline void require_shape(const char* what, index_t rows, index_t cols, index_t 
                    shape_text(expected_rows, expected_cols) + " (" + meaning + ")");
 }
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

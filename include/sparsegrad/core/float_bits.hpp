@@ -7,7 +7,7 @@
 #include "host_device.hpp"
 #include "low_precision.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Layout of a floating-point type (float, double, bfloat16, float16) as an unsigned integer of its
 /// size. A number is Inf where its bits without the sign equal `infinity`, NaN where they are
@@ -52,4 +52,4 @@ SPARSEGRAD_HOST_DEVICE constexpr bool is_nan(const T& x) {
   return FloatBits<T>::magnitude(x) > FloatBits<T>::infinity;
 }
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

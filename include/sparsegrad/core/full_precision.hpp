@@ -1,7 +1,9 @@
 // FullPrecision: a scope in which products of float are computed in float.
 #pragma once
 
-namespace sparsegrad {
+#include "config.hpp"
+
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Scope in which a context computes products of float in float, even where it may use TF32 for
 /// those of layers.
@@ -30,4 +32,4 @@ class FullPrecision {
   bool before_ = true;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

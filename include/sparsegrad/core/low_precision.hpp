@@ -8,7 +8,7 @@
 #include "config.hpp"
 #include "host_device.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 namespace detail {
 
@@ -142,4 +142,4 @@ inline constexpr double low_precision_epsilon<bfloat16> = 0x1p-7;
 template <>
 inline constexpr double low_precision_epsilon<float16> = 0x1p-10;
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

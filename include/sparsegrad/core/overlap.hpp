@@ -8,7 +8,7 @@
 #include "error.hpp"
 #include "view.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Whether an element of `a` and one of `b` lie in the same memory. Views that interleave, as
 /// column blocks of one fused matrix do, have none in common. O(1) where the memory that they span
@@ -49,4 +49,4 @@ void require_apart(const char* output, MatrixView<T> a, const char* input, Matri
   }
 }
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

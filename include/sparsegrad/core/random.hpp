@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <numbers>
 
-namespace sparsegrad::detail {
+#include "config.hpp"
+
+namespace sparsegrad::SPARSEGRAD_ABI::detail {
 
 /// Output function of SplitMix64 (Steele, Lea, Flood 2014).
 constexpr std::uint64_t mix64(std::uint64_t x) {
@@ -30,4 +32,4 @@ inline double random_normal(std::uint64_t seed, std::uint64_t i) {
   return radius * std::cos(2 * std::numbers::pi * random_uniform(seed, 2 * i + 1));
 }
 
-}  // namespace sparsegrad::detail
+}  // namespace sparsegrad::SPARSEGRAD_ABI::detail

@@ -9,7 +9,7 @@
 #include "error.hpp"
 #include "host_device.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Numbers in the backend's memory by which the kernels of a group's step know whether to change
 /// anything. They are 0 at first. Where `word` is null, every step is taken.
@@ -52,4 +52,4 @@ struct StepFlag {
   }
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

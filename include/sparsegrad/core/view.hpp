@@ -8,7 +8,7 @@
 #include "config.hpp"
 #include "error.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Non-owning view of a row-major matrix.
 ///
@@ -78,7 +78,7 @@ struct MatrixView {
   }
 
  private:
-  static constexpr index_t most_bytes = std::numeric_limits<index_t>::max();
+  static constexpr index_t most_bytes = (std::numeric_limits<index_t>::max)();
   static constexpr index_t element = static_cast<index_t>(sizeof(T));
 };
 
@@ -93,4 +93,4 @@ enum class Op {
   transpose,  ///< transposed
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

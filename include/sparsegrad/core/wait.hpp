@@ -1,7 +1,9 @@
 // wait_for: the host waits for what a context has been asked to do.
 #pragma once
 
-namespace sparsegrad {
+#include "config.hpp"
+
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Returns when all work that was given to the context is done. Needed before something is handed
 /// to other contexts, whose work is ordered with their own alone; on a host there is nothing to
@@ -11,4 +13,4 @@ void wait_for(Context& ctx) {
   if constexpr (requires { ctx.synchronize(); }) ctx.synchronize();
 }
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

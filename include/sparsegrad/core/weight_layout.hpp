@@ -1,7 +1,9 @@
 // WeightLayout: how a weight and its gradient are stored.
 #pragma once
 
-namespace sparsegrad {
+#include "config.hpp"
+
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Which index of a stored weight, or of its gradient, runs over the outputs.
 enum class WeightLayout {
@@ -9,4 +11,4 @@ enum class WeightLayout {
   in_out,  ///< W [in, out], y = x W + b
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

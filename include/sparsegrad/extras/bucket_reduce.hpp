@@ -1,17 +1,19 @@
 // BucketReducer: a group's gradients summed over the ranks of a communicator, several in one message.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "../default_backend.hpp"
 #include "../gradient_reducer.hpp"
 #include "communicator.hpp"
 #include "gradient_buckets.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// What is summed over ranks while bases are collected.
 enum class Collected {
@@ -103,7 +105,7 @@ class BucketReducer final : public GradientReducer<C, B> {
     }
     constexpr std::size_t most = std::size_t{1} << 24;
     for (std::size_t first = 0; first < count; first += most) {
-      communicator().sum(std::span(host).subspan(first, std::min(most, count - first)),
+      communicator().sum(std::span(host).subspan(first, (std::min)(most, count - first)),
                          options_.buckets.order, "Gram sums");
     }
     if (lower) {
@@ -131,4 +133,4 @@ class BucketReducer final : public GradientReducer<C, B> {
   std::vector<typename GradientBuckets<C>::Slot> slots_;  ///< by layer
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

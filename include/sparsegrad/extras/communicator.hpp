@@ -12,7 +12,7 @@
 #include "../core/error.hpp"
 #include "../core/low_precision.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// In which order a sum over ranks is taken.
 enum class SumOrder {
@@ -32,9 +32,9 @@ struct Traffic {
 
 /// A group of processes, the ranks 0 to size() - 1, that make the same calls in the same order.
 ///
-///     const Communicator::Ticket sum = comm.start_sum(std::span(g), SumOrder::rank, "layer 3");
+///     const auto sum = comm.start_sum(std::span(numbers), SumOrder::rank, "layer 3");
 ///     // ... other work ...
-///     comm.wait(sum);                                 // g is the sum over all ranks
+///     comm.wait(sum);                                 // numbers are the sums over all ranks
 ///
 /// `what` names a call in messages. All calls throw CommunicationError, which names this rank, the
 /// call, and the ranks that did not come where these are known. After one the communicator is of no
@@ -152,4 +152,4 @@ class SingleRank final : public Communicator {
   Traffic traffic_;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -12,7 +12,7 @@
 #include "../sparse_gradient.hpp"
 #include "../top_k.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Top-k of the core gradient plus what the steps before did not keep: small entries arrive, summed
 /// up.
@@ -121,4 +121,4 @@ class ErrorFeedback {
   Buffer<T, B> residual_;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -10,7 +10,7 @@
 #include "../selector.hpp"
 #include "../sparse_gradient.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// Keeps the entries at positions chosen beforehand: S(i, j) = G~(i, j) on them.
 ///
@@ -101,4 +101,4 @@ class FixedSupport {
   bool stale_ = false;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -15,7 +15,7 @@
 #include "../core/low_precision.hpp"
 #include "communicator.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// How numbers are sent.
 enum class WireType {
@@ -40,9 +40,9 @@ struct BucketOptions {
 /// the same order, and waits for them in the same order.
 ///
 ///     GradientBuckets<float> buckets(comm);
-///     const auto up = buckets.start(std::span<const float>(dw_up));
+///     const auto up = buckets.start(std::span<const float>(numbers));
 ///     // ... the backward of other layers ...
-///     buckets.wait(up, std::span(dw_up));     // the sum over ranks
+///     buckets.wait(up, std::span(numbers));     // the sum over ranks
 ///
 /// (Buckets as in Li et al., "PyTorch Distributed: experiences on accelerating data parallel
 /// training", VLDB 2020.) Memory: that of the gradients in flight, kept for the steps that follow.
@@ -194,4 +194,4 @@ class GradientBuckets {
   std::size_t in_flight_ = 0;
 };
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

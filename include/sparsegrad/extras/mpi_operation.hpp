@@ -11,7 +11,7 @@
 
 #include "../core/low_precision.hpp"
 
-namespace sparsegrad::detail {
+namespace sparsegrad::SPARSEGRAD_ABI::detail {
 
 /// Some of an operation's bytes.
 struct MpiPart {
@@ -91,4 +91,4 @@ struct MpiOperation {
   }
 };
 
-}  // namespace sparsegrad::detail
+}  // namespace sparsegrad::SPARSEGRAD_ABI::detail

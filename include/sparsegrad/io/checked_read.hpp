@@ -12,7 +12,7 @@
 #include "../core/float_bits.hpp"
 #include "safetensors.hpp"
 
-namespace sparsegrad::io::detail {
+namespace sparsegrad::SPARSEGRAD_ABI::io::detail {
 
 /// "FILE: 'PREFIX'", or "FILE" for an object that has the file to itself: how messages about it begin.
 inline std::string about(const SafetensorsFile& file, const std::string& prefix) {
@@ -64,7 +64,7 @@ void require_finite(const SafetensorsFile& file, const std::string& name, const 
 
 /// [rows, cols] of a core with 32-bit positions.
 inline void require_core(const SafetensorsFile& file, const std::string& name, index_t rows, index_t cols) {
-  const index_t limit = std::numeric_limits<stored_index_t>::max();
+  const index_t limit = (std::numeric_limits<stored_index_t>::max)();
   if (rows < 0 || cols < 0 || rows > limit || cols > limit || (rows > 0 && cols > limit / rows)) {
     throw file.error(
         name, "says " + shape_text(rows, cols) + ", expected extents >= 0 whose product is below 2^31");
@@ -107,4 +107,4 @@ Enum enum_from_text(const SafetensorsFile& file, const std::string& key, Enum la
   throw IoError(file.path() + ": metadata '" + key + "' is '" + text + "', expected one of " + all);
 }
 
-}  // namespace sparsegrad::io::detail
+}  // namespace sparsegrad::SPARSEGRAD_ABI::io::detail

@@ -11,7 +11,7 @@
 #include "../core/config.hpp"
 #include "../core/low_precision.hpp"
 
-namespace sparsegrad::io {
+namespace sparsegrad::SPARSEGRAD_ABI::io {
 
 static_assert(std::endian::native == std::endian::little, "safetensors files are little-endian");
 
@@ -110,4 +110,4 @@ constexpr DType dtype_of() {
   }
 }
 
-}  // namespace sparsegrad::io
+}  // namespace sparsegrad::SPARSEGRAD_ABI::io

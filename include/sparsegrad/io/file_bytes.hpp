@@ -23,7 +23,7 @@
 
 #include "../core/error.hpp"
 
-namespace sparsegrad::io {
+namespace sparsegrad::SPARSEGRAD_ABI::io {
 
 namespace detail {
 
@@ -285,4 +285,4 @@ inline void write_file(const std::string& path, std::span<const std::span<const 
   write_file(path, parts.size(), [&](std::size_t i) { return parts[i]; });
 }
 
-}  // namespace sparsegrad::io
+}  // namespace sparsegrad::SPARSEGRAD_ABI::io

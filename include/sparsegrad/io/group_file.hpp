@@ -15,7 +15,7 @@
 #include "../sparse_grad_group.hpp"
 #include "state_file.hpp"
 
-namespace sparsegrad::io {
+namespace sparsegrad::SPARSEGRAD_ABI::io {
 
 namespace detail {
 
@@ -146,4 +146,4 @@ void load(typename B::Context& ctx, const std::string& path, SparseGradGroup<T, 
   get<T, B, O>(ctx, SafetensorsFile(path), "", group, tolerance);
 }
 
-}  // namespace sparsegrad::io
+}  // namespace sparsegrad::SPARSEGRAD_ABI::io

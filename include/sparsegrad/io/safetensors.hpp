@@ -26,7 +26,7 @@
 #include "file_bytes.hpp"
 #include "safetensors_header.hpp"
 
-namespace sparsegrad::io {
+namespace sparsegrad::SPARSEGRAD_ABI::io {
 
 /// A shape as text: "[2, 3]".
 inline std::string shape_list_text(std::span<const index_t> shape) {
@@ -147,6 +147,14 @@ class SafetensorsFile {
     return values;
   }
 
+  /// Throws IoError where the file has become too short for the array since it was opened: a look at its memory would end
+  /// the process then.
+  void require_whole(const Tensor& tensor) const {
+    if (tensor.bytes.empty()) return;
+    std::byte last;
+    file_.copy(offset_of(tensor) + tensor.bytes.size() - 1, {&last, 1});
+  }
+
   /// An entry of the metadata. Throws IoError when there is none.
   const std::string& metadata(const std::string& key) const {
     const auto at = header_.metadata.find(key);
@@ -167,9 +175,9 @@ class SafetensorsFile {
   template <class X, class T, class F>
   void convert(const Tensor& tensor, std::vector<T>& values, F f) const {
     constexpr std::size_t block = std::size_t{1} << 16;
-    std::vector<X> part(std::min(values.size(), block));
+    std::vector<X> part((std::min)(values.size(), block));
     for (std::size_t first = 0; first < values.size(); first += block) {
-      part.resize(std::min(block, values.size() - first));
+      part.resize((std::min)(block, values.size() - first));
       file_.copy(offset_of(tensor) + first * sizeof(X), std::as_writable_bytes(std::span(part)));
       for (std::size_t i = 0; i < part.size(); ++i)
         values[first + i] = static_cast<T>(f(part[i]));
@@ -316,4 +324,4 @@ class SafetensorsWriter {
   std::map<std::string, std::string> metadata_;
 };
 
-}  // namespace sparsegrad::io
+}  // namespace sparsegrad::SPARSEGRAD_ABI::io

@@ -13,7 +13,7 @@
 #include "../core/error.hpp"
 #include "../side_recipe.hpp"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 namespace detail {
 
@@ -110,4 +110,4 @@ inline std::string to_string(const SideRecipe& recipe) {
   return std::holds_alternative<Truncation::Custom>(truncation) ? "custom" : "full";
 }
 
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

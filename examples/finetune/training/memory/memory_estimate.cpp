@@ -9,6 +9,7 @@
 #include "models/host_backend.hpp"
 #include "models/mlp/frozen_weight.hpp"
 #include "training/causal_parts.hpp"
+#include "training/mlp/sparse_setup.hpp"
 
 namespace sparsegrad::finetune {
 
@@ -35,19 +36,13 @@ Range operator*(index_t factor, const Range& r) {
 
 /// How many vectors a side of this extent keeps.
 Range rank_of(const SideRecipe& rule, index_t extent) {
-  if (const auto* random = std::get_if<SideRecipe::Random>(&rule.choice())) {
-    const index_t rank = random->rank == 0 ? extent : std::min(random->rank, extent);
-    return {rank, rank};
-  }
+  const index_t most = largest_rank(rule, extent);
   const auto* hosvd = std::get_if<SideRecipe::Hosvd>(&rule.choice());
-  if (hosvd == nullptr) return {extent, extent};
+  if (hosvd == nullptr) return {most, most};
   const Truncation::Choice& truncation = hosvd->truncation.choice();
-  if (std::holds_alternative<Truncation::Full>(truncation)) return {extent, extent};
-  if (const auto* fixed = std::get_if<Truncation::Rank>(&truncation)) {
-    const index_t rank = std::min(fixed->rank, extent);
-    return {rank, rank};
-  }
-  return {1, extent};
+  const bool known = std::holds_alternative<Truncation::Full>(truncation) ||
+                     std::holds_alternative<Truncation::Rank>(truncation);
+  return {known ? most : 1, most};
 }
 
 Range bytes_of_side(const SideRecipe& rule, index_t extent) {
@@ -364,7 +359,7 @@ void require_memory(const MemoryEstimate& estimate, index_t available, bool all_
       "{:.0f}, activations {:.0f}, bases and what they are fitted from {:.0f}{}); {:.0f} MiB are available. "
       "A smaller model or --batch-size, --run-type lora or sparse --phase1-fixed-matrices, trained matrices "
       "alone "
-      "(--train-parameters), or a GGUF file with --base quantised need less{}",
+      "(--train-parameters), or --base file need less{}",
       mib(estimate.least), mib(p.sum()), mib(p.weights), mib(p.gradients), mib(p.optimizer),
       mib(p.activations), mib(p.basis + p.collection), &p == &estimate.phase1 ? ", in phase 1" : "",
       mib(available), fits ? "; --ignore-memory goes on all the same" : ""));

@@ -38,6 +38,9 @@ class SparseMlp final : public MlpOptimizer<T, Backend> {
       target.layer->set_plan(ctx, parse_plan(options_.plan), workload);
       add(ctx, target);
       sparse_parameters_ += target.parameter->size();
+      const SideRecipes sides = options_.sides.rules(target.kind);
+      largest_cores_.push_back(largest_rank(sides.out, target.parameter->rows()) *
+                               largest_rank(sides.in, target.parameter->cols()));
     }
   }
 
@@ -103,7 +106,7 @@ class SparseMlp final : public MlpOptimizer<T, Backend> {
   index_t entries_a_step() const override {
     index_t sum = 0;
     for (index_t i = 0; i < group_.size(); ++i)
-      sum += group_.kept(i);
+      sum += std::min(group_.kept(i), largest_cores_[static_cast<std::size_t>(i)]);
     return sum;
   }
   void add_memory(Context& ctx, index_t, MemoryParts& parts) const override {
@@ -212,6 +215,7 @@ class SparseMlp final : public MlpOptimizer<T, Backend> {
   std::vector<AccumulatedUpdate<float, Backend>*> updates_;  ///< as MlpTarget's
   std::shared_ptr<GradientMemory<float, Backend>> phase1_memory_;
   index_t sparse_parameters_ = 0;
+  std::vector<index_t> largest_cores_;  ///< entries at most, which is known before the bases are
   Group group_;
 };
 

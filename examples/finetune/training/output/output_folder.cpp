@@ -105,6 +105,24 @@ bool OutputPaths::has_state() const {
   return exists(state()) || exists(previous_state(state()));
 }
 
+bool OutputPaths::has_results() const {
+  if (!is_log_of_a_run(log())) return false;
+  std::error_code none;
+  for (const fs::directory_entry& entry : fs::directory_iterator(model(), none))
+    if (is_of_a_model(entry.path().filename().string())) return true;
+  return has_state();
+}
+
+index_t OutputPaths::bytes() const {
+  index_t sum = 0;
+  for (const fs::path& folder : {model(), checkpoint()}) {
+    std::error_code none;
+    for (const fs::directory_entry& entry : fs::directory_iterator(folder, none))
+      if (entry.is_regular_file(none)) sum += static_cast<index_t>(entry.file_size(none));
+  }
+  return sum;
+}
+
 void OutputFolder::remove_checkpoint() {
   remove_files(checkpoint(),
                [](const std::string& name) { return is_of_a_state(name) || is_of_a_model(name); });

@@ -4,6 +4,8 @@
 #include <filesystem>
 #include <utility>
 
+#include <sparsegrad/core/config.hpp>
+
 namespace sparsegrad::finetune {
 
 /// Where the files of a run lie.
@@ -22,6 +24,10 @@ class OutputPaths {
 
   /// Whether there is a state to go on from: the last one, or the one before it.
   bool has_state() const;
+  /// Whether a run's log is there, and beside it a model or a state that would be missed.
+  bool has_results() const;
+  /// Bytes of the models and states that are there.
+  index_t bytes() const;
 
  private:
   std::filesystem::path path_;

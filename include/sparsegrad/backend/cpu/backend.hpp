@@ -5,7 +5,7 @@
 
 #include "../host/dense_kernels.hpp"
 
-namespace sparsegrad::backend {
+namespace sparsegrad::SPARSEGRAD_ABI::backend {
 
 namespace detail {
 
@@ -36,4 +36,4 @@ struct Cpu : host::DenseKernels<detail::EigenSerial> {
 
 static_assert(Backend<Cpu> && LowPrecisionBackend<Cpu, bfloat16> && LowPrecisionBackend<Cpu, float16>);
 
-}  // namespace sparsegrad::backend
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend

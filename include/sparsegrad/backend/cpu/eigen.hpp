@@ -6,7 +6,7 @@
 
 #include "backend.hpp"
 
-namespace sparsegrad::backend {
+namespace sparsegrad::SPARSEGRAD_ABI::backend {
 
 namespace detail {
 
@@ -96,4 +96,4 @@ void Cpu::eigh(Context&, MatrixView<double> a, double* w) {
   }
 }
 
-}  // namespace sparsegrad::backend
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend

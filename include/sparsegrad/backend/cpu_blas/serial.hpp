@@ -10,7 +10,7 @@
 #include "../host/blas_threads.hpp"
 #include "../host/dense.hpp"
 
-namespace sparsegrad::backend::detail {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::detail {
 
 /// One product of float or double on the calling thread.
 struct BlasSerial {
@@ -69,4 +69,4 @@ struct BlasSerial {
   }
 };
 
-}  // namespace sparsegrad::backend::detail
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::detail

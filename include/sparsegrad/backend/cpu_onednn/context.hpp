@@ -8,7 +8,7 @@
 #include "../host/context.hpp"
 #include "matmul.hpp"
 
-namespace sparsegrad::backend::onednn {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::onednn {
 
 /// Constructed as HostContext is. What oneDNN prepares for a product's shape belongs to it.
 class Context : public host::HostContext {
@@ -54,4 +54,4 @@ class Context : public host::HostContext {
   double float16_ = speedup(matmuls_.engine(), dnnl::memory::data_type::f16);
 };
 
-}  // namespace sparsegrad::backend::onednn
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::onednn

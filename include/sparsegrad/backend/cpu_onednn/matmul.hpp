@@ -16,7 +16,7 @@
 #include "../../core/error.hpp"
 #include "../host/blas_threads.hpp"
 
-namespace sparsegrad::backend::onednn {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::onednn {
 
 static_assert(DNNL_CPU_THREADING_RUNTIME == DNNL_RUNTIME_OMP ||
                   DNNL_CPU_THREADING_RUNTIME == DNNL_RUNTIME_SEQ,
@@ -220,4 +220,4 @@ class MatmulCache {
   std::unordered_map<Shape, std::list<Entry>::iterator, Hash> places_;
 };
 
-}  // namespace sparsegrad::backend::onednn
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::onednn

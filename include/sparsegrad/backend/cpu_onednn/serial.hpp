@@ -10,7 +10,7 @@
 #include "../cpu_blas/serial.hpp"
 #include "../host/blas_threads.hpp"
 
-namespace sparsegrad::backend::onednn {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::onednn {
 
 /// For products whose operands were converted block by block: dnnl_sgemm takes any extents and
 /// factors at once, where a matmul would be made for each. It is fast on x86-64 alone; elsewhere,
@@ -41,4 +41,4 @@ struct FloatSerial {
   }
 };
 
-}  // namespace sparsegrad::backend::onednn
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::onednn

@@ -10,7 +10,7 @@
 #include "../../core/error.hpp"
 #include "error_kind.cuh"
 
-namespace sparsegrad {
+namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// A call of the CUDA runtime, cuBLAS or cuSOLVER that failed. `status` is that library's own
 /// number. Errors that an earlier kernel left behind ("sticky": an illegal address, a failed
@@ -79,4 +79,4 @@ inline void check(cusolverStatus_t status, const char* what) {
 }
 
 }  // namespace backend::cuda
-}  // namespace sparsegrad
+}  // namespace sparsegrad::SPARSEGRAD_ABI

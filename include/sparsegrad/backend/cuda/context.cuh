@@ -15,7 +15,7 @@
 #include "../scratch.hpp"
 #include "memory.cuh"
 
-namespace sparsegrad::backend::cuda {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::cuda {
 
 /// Owner of something that CUDA gave as a pointer; its end is not told of failures.
 template <auto Destroy>
@@ -256,4 +256,4 @@ class CudaContext {
   Allocator allocator_{scratch_};
 };
 
-}  // namespace sparsegrad::backend::cuda
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::cuda

@@ -6,7 +6,7 @@
 #include "../thrust/block_kernel.cuh"
 #include "context.cuh"
 
-namespace sparsegrad::backend::cuda {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::cuda {
 
 /// From rising eigenvalues to falling ones: rows i and n - 1 - i of A change places, and so do w[i]
 /// and w[n - 1 - i].
@@ -58,4 +58,4 @@ void eigh(CudaContext& ctx, MatrixView<double> a, double* w) {
   ctx.synchronize();
 }
 
-}  // namespace sparsegrad::backend::cuda
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::cuda

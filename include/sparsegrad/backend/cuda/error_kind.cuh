@@ -8,7 +8,9 @@
 #include <cusolver_common.h>
 #include <driver_types.h>
 
-namespace sparsegrad::backend::cuda {
+#include "../../core/config.hpp"
+
+namespace sparsegrad::SPARSEGRAD_ABI::backend::cuda {
 
 enum class ErrorKind {
   other,
@@ -91,4 +93,4 @@ inline std::string memory_text(std::size_t free, std::size_t total) {
   return std::to_string(free) + " of " + std::to_string(total) + " bytes are free";
 }
 
-}  // namespace sparsegrad::backend::cuda
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::cuda

@@ -7,7 +7,7 @@
 
 #include "check.cuh"
 
-namespace sparsegrad::backend::cuda {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::cuda {
 
 /// Where the memory of a context (scratch, the working memory of cuBLAS and of eigenproblems) and
 /// of the objects made with it comes from: implement it over an engine's own pool. Must outlive
@@ -91,4 +91,4 @@ class ContextBytes {
   std::byte* data_ = nullptr;
 };
 
-}  // namespace sparsegrad::backend::cuda
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::cuda

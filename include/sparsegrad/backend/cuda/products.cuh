@@ -9,7 +9,7 @@
 #include "../thrust/elements.cuh"
 #include "context.cuh"
 
-namespace sparsegrad::backend::cuda {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::cuda {
 
 inline cublasOperation_t operation(Op op) {
   return op == Op::none ? CUBLAS_OP_N : CUBLAS_OP_T;
@@ -177,7 +177,7 @@ void gram(CudaContext& ctx, Op op, MatrixView<const T> a, double weight, MatrixV
   auto frame = ctx.frame();
   const MatrixView<T> part = frame.template matrix<T>(g.rows, g.cols);
   for (index_t first = 0; first < depth; first += chunk) {
-    const index_t terms = std::min(chunk, depth - first);
+    const index_t terms = (std::min)(chunk, depth - first);
     lower_gram<T>(ctx, op,
                   op == Op::none ? a.block(0, first, a.rows, terms) : a.block(first, 0, terms, a.cols), part);
     portable::for_each_entry<System>(ctx, g.rows, g.cols,
@@ -185,4 +185,4 @@ void gram(CudaContext& ctx, Op op, MatrixView<const T> a, double weight, MatrixV
   }
 }
 
-}  // namespace sparsegrad::backend::cuda
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::cuda

@@ -1,7 +1,9 @@
 // Keeps a BLAS library to the calling thread without touching process-wide settings.
 #pragma once
 
-namespace sparsegrad::backend::host {
+#include "../../core/config.hpp"
+
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
 
 // Of the OpenMP runtime where one is in the process (OpenBLAS built with OpenMP brings it), null
 // otherwise. Both act on the calling thread's own setting. Names of their own, since a user's file
@@ -34,4 +36,4 @@ class BlasThreads {
   int before_ = 0;
 };
 
-}  // namespace sparsegrad::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host

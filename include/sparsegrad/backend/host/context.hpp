@@ -17,7 +17,7 @@
 #include "blas_threads.hpp"
 #include "scratch.hpp"
 
-namespace sparsegrad::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
 
 /// Somebody who runs tasks side by side: implement it over an engine's own thread pool to have the
 /// library run there.
@@ -306,4 +306,4 @@ class HostContext {
   Scratch scratch_;
 };
 
-}  // namespace sparsegrad::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host

@@ -6,7 +6,7 @@
 
 #include "../../core/float_bits.hpp"
 
-namespace sparsegrad::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
 
 /// |x| as a signed integer of the same order: 0 for both zeros, rising through the denormals and the normal
 /// numbers to `infinity`; the NaNs lie above. Tests on it hold under any floating-point mode of the
@@ -27,4 +27,4 @@ struct MagnitudeBits {
   }
 };
 
-}  // namespace sparsegrad::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <chrono>
 
-namespace sparsegrad::backend::host {
+#include "../../core/config.hpp"
+
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
 
 /// What one thread can multiply and add in registers.
 struct PeakRate {
@@ -69,9 +71,9 @@ inline PeakRate peak_rate() {
   constexpr int rounds = 10000;
   double best = seconds(rounds, 1);
   for (int run = 0; run < 20; ++run)
-    best = std::min(best, seconds(rounds, 1));
-  peak.flops = 2.0 * 12 * width * rounds / std::max(best, 1e-9);
+    best = (std::min)(best, seconds(rounds, 1));
+  peak.flops = 2.0 * 12 * width * rounds / (std::max)(best, 1e-9);
   return peak;
 }
 
-}  // namespace sparsegrad::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host

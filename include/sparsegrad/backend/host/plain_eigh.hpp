@@ -13,7 +13,7 @@
 #include "../../core/error.hpp"
 #include "../../core/view.hpp"
 
-namespace sparsegrad::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
 
 /// The primitive eigh of the contract (core/backend.hpp), serial: Householder reflections to
 /// tridiagonal form, then QR steps with implicit shifts by Wilkinson (Golub and Van Loan, Matrix
@@ -50,7 +50,7 @@ class PlainEigh {
     double largest = 0;
     for (index_t i = 0; i < n_; ++i)
       for (index_t j = 0; j <= i; ++j)
-        largest = std::max(largest, std::abs(a(i, j)));
+        largest = (std::max)(largest, std::abs(a(i, j)));
     exponent_ = largest > 0 ? std::ilogb(largest) : 0;
     for (index_t i = 0; i < n_; ++i)
       for (index_t j = 0; j <= i; ++j)
@@ -174,4 +174,4 @@ class PlainEigh {
   std::vector<double> beside_;
 };
 
-}  // namespace sparsegrad::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host

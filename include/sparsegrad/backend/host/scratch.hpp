@@ -7,7 +7,7 @@
 
 #include "../scratch.hpp"
 
-namespace sparsegrad::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
 
 inline constexpr std::size_t alignment = 64;
 
@@ -28,4 +28,4 @@ struct HostMemory {
 
 using Scratch = BasicScratch<HostMemory>;
 
-}  // namespace sparsegrad::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host

@@ -6,7 +6,7 @@
 #include "../../core/backend.hpp"
 #include "batch.cuh"
 
-namespace sparsegrad::backend::portable {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::portable {
 
 /// d = rate m / (root sqrt(v) + offset): what bias correction makes of it at one step.
 template <class T>
@@ -163,4 +163,4 @@ struct Adam {
   }
 };
 
-}  // namespace sparsegrad::backend::portable
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::portable

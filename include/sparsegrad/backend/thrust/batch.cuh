@@ -8,7 +8,7 @@
 
 #include "block_kernel.cuh"
 
-namespace sparsegrad::backend::portable {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::portable {
 
 /// Bytes that a launch's parameters take at most: 4096 on every GPU and driver.
 inline constexpr std::size_t parameter_bytes = 4096;
@@ -27,8 +27,8 @@ struct Batch {
     int task;
   };
 
-  K kernel[capacity];
-  index_t end[capacity];  ///< of each kernel's blocks
+  K kernel[static_cast<std::size_t>(capacity)];
+  index_t end[static_cast<std::size_t>(capacity)];  ///< of each kernel's blocks
   int count;
 
   template <int P>
@@ -107,4 +107,4 @@ struct ElementBlocks {
   }
 };
 
-}  // namespace sparsegrad::backend::portable
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::portable

@@ -6,7 +6,7 @@
 
 #include "portable.cuh"
 
-namespace sparsegrad::backend::portable {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::portable {
 
 // A block kernel K is a copyable object with
 //     static constexpr int threads              threads of a block
@@ -61,4 +61,4 @@ static __global__ void __launch_bounds__(K::threads) block_kernel(const __grid_c
 
 #endif
 
-}  // namespace sparsegrad::backend::portable
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::portable

@@ -3,7 +3,7 @@
 
 #include "block_kernel.cuh"
 
-namespace sparsegrad::backend::portable {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::portable {
 
 /// Sums over a block's threads: what the threads before each one have, in three phases after sum[]
 /// is filled.
@@ -42,4 +42,4 @@ struct BlockSums {
   }
 };
 
-}  // namespace sparsegrad::backend::portable
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::portable

@@ -4,7 +4,7 @@
 #include "../../core/step_guard.hpp"
 #include "batch.cuh"
 
-namespace sparsegrad::backend::portable {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::portable {
 
 template <class T>
 struct CopyEntry {
@@ -187,4 +187,4 @@ struct Elements {
   }
 };
 
-}  // namespace sparsegrad::backend::portable
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::portable

@@ -6,7 +6,7 @@
 #include "elements.cuh"
 #include "sparse.cuh"
 
-namespace sparsegrad::backend::portable {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::portable {
 
 /// place[e] = entries of `held` below index[e]; is_added[e] = 1 where index[e] is not held.
 struct FindPlace {
@@ -107,4 +107,4 @@ struct Entries {
   }
 };
 
-}  // namespace sparsegrad::backend::portable
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::portable

@@ -14,7 +14,7 @@
 #include "top_k.cuh"
 #include "top_k_rows.cuh"
 
-namespace sparsegrad::backend::portable {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::portable {
 
 /// System says where: its `Context`, `policy(ctx)` of Thrust, `call(f)`, which calls f and makes of
 /// Thrust's exceptions the library's, `launch(ctx, blocks, kernel)` of a block kernel and
@@ -199,4 +199,4 @@ struct Kernels {
   }
 };
 
-}  // namespace sparsegrad::backend::portable
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::portable

@@ -13,7 +13,7 @@
 #include "../../core/low_precision.hpp"
 #include "../../core/view.hpp"
 
-namespace sparsegrad::backend::portable {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::portable {
 
 /// A matrix inside a kernel: MatrixView without the checks that only a host can make.
 template <class T>
@@ -123,4 +123,4 @@ SPARSEGRAD_HOST_DEVICE typename FloatBits<T>::Unsigned magnitude_key(const T& x)
   return bits > FloatBits<T>::infinity ? FloatBits<T>::infinity + 1 : bits;
 }
 
-}  // namespace sparsegrad::backend::portable
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::portable

@@ -6,7 +6,7 @@
 
 #include "block_sums.cuh"
 
-namespace sparsegrad::backend::portable {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::portable {
 
 template <class T>
 struct GatherElement {
@@ -242,4 +242,4 @@ struct Sparse {
   }
 };
 
-}  // namespace sparsegrad::backend::portable
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::portable

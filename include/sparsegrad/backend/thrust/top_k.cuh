@@ -11,7 +11,7 @@
 #include "elements.cuh"
 #include "top_k_search.cuh"
 
-namespace sparsegrad::backend::portable {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::portable {
 
 /// What the two kernels below share: which entries a thread of a block has, and how it counts them.
 /// The threads before it have entries of lower positions.
@@ -270,4 +270,4 @@ struct TopK {
   }
 };
 
-}  // namespace sparsegrad::backend::portable
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::portable

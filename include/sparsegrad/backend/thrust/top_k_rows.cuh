@@ -3,7 +3,7 @@
 
 #include "top_k.cuh"
 
-namespace sparsegrad::backend::portable {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::portable {
 
 /// The others become 0. The same entries as top_k's of that row: the k-th key digit by digit, as
 /// there, then of those that have it the first in position.
@@ -106,7 +106,7 @@ struct KeepLargestOfRow {
     if constexpr (P == 0) {
       std::uint32_t sum = 0;
       for (index_t j = first; j < end; ++j)
-        sum += magnitude_key(a(row, j)) == shared.key ? 1 : 0;
+        sum += magnitude_key(a(row, j)) == shared.key ? 1U : 0U;
       shared.sums.sum[thread] = sum;
     } else if constexpr (P == 1) {
       shared.sums.add_group(thread);
@@ -126,4 +126,4 @@ struct KeepLargestOfRow {
   }
 };
 
-}  // namespace sparsegrad::backend::portable
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::portable

@@ -10,7 +10,7 @@
 #include "block_sums.cuh"
 #include "elements.cuh"
 
-namespace sparsegrad::backend::portable {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::portable {
 
 // The order is that of the pairs (key of |x|, falling position), all different, so that exactly k
 // lie at or above the k-th. The k-th key is found digit by digit from the top; the entries above it
@@ -99,9 +99,9 @@ struct Shortlist {
 /// The entries of a block's tiles that can still be chosen, as its threads meet them.
 template <class T, int tiles>
 struct Finds {
-  std::uint32_t found[tiles];
-  T value[tiles][Shortlist<T>::room];
-  std::uint16_t place[tiles][Shortlist<T>::room];
+  std::uint32_t found[static_cast<std::size_t>(tiles)];
+  T value[static_cast<std::size_t>(tiles)][Shortlist<T>::room];
+  std::uint16_t place[static_cast<std::size_t>(tiles)][Shortlist<T>::room];
 
   SPARSEGRAD_HOST_DEVICE void add(int tile, index_t at, T x) {
     const std::uint32_t number = atomic_add(found + tile, 1);
@@ -257,4 +257,4 @@ struct FindDigit {
 /// Entries above the k-th key (in the upper half) and with it (in the lower).
 using ChosenCount = std::uint64_t;
 
-}  // namespace sparsegrad::backend::portable
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::portable
