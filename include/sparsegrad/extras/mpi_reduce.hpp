@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <mutex>
@@ -40,6 +41,9 @@ struct MpiOptions {
   /// A thread lets messages go on while the caller computes: MPI does nothing between its calls. Takes
   /// some of a core, and MPI_Init_thread with MPI_THREAD_MULTIPLE.
   bool progress_thread = false;
+  /// Asked about every millisecond of a wait: why it should end now, where the end of another process is
+  /// known; empty text: it goes on.
+  std::function<std::string()> watch = {};
 };
 
 /// A Communicator over an MPI communicator of the caller's, whose MPI_Init and MPI_Finalize stay the
@@ -142,6 +146,9 @@ class MpiCommunicator final : public Communicator {
       if (now - begin > options_.timeout) fail_late(*op);
       if (now - asked > std::chrono::milliseconds(1)) {
         calls_.answer(op->what);
+        if (options_.watch) {
+          if (const std::string why = options_.watch(); !why.empty()) fail(op->what + ": " + why);
+        }
         asked = now;
       }
       lock.unlock();
