@@ -121,8 +121,13 @@ Adapter joined(const FoundByName& found, const Targets& targets, const std::stri
         matrix.a = zero_padded(f.a, f.rank, in, adapter.rank, in);
         matrix.b = zero_padded(f.b, out, f.rank, out, adapter.rank);
         const double factor = f.scale / adapter.scale;
-        for (float& x : matrix.b)
+        for (float& x : matrix.b) {
           x = static_cast<float>(factor * static_cast<double>(x));
+          if (!is_finite(x))
+            throw ModelError(path + ": the scale beside \"" + name + "\" is " + fmt::format("{}", f.scale) +
+                             ", that beside another matrix " + fmt::format("{}", adapter.scale) +
+                             ": too far apart for one scale");
+        }
       } else {  // both of zeros, which training leaves as they are
         matrix.a.resize(static_cast<std::size_t>(adapter.rank * in));
         matrix.b.resize(static_cast<std::size_t>(out * adapter.rank));

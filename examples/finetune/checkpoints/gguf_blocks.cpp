@@ -204,7 +204,8 @@ void store_half(float x, Byte* b) {
   const Half half(x);
   if (is_finite(x) && !is_finite(static_cast<float>(half))) {
     throw ValueError("the value " + std::to_string(x) + " has no room in " +
-                     (std::is_same_v<Half, float16> ? "F16, whose largest is 65504" : "BF16"));
+                     (std::is_same_v<Half, float16> ? "F16, whose largest is 65504; BF16 and float have it"
+                                                    : "BF16; float has it"));
   }
   std::memcpy(b, &half.bits, sizeof half.bits);
 }
@@ -215,6 +216,11 @@ void to_q8_0(const float* v, Byte* b) {
   for (int i = 0; i < small; ++i)
     most = std::max(most, std::abs(v[i]));
   const float d = most / 127.0F;
+  if (is_finite(d) && !is_finite(static_cast<float>(float16(d)))) {
+    const float x = *std::find_if(v, v + small, [&](float y) { return std::abs(y) == most; });
+    throw ValueError("the value " + std::to_string(x) +
+                     " has no room in Q8_0, whose largest is 8319008; BF16 and float have it");
+  }
   const float one_by_d = 1.0F / d;
   const float inverse = is_finite(one_by_d) ? one_by_d : 0.0F;  // of zeros, and of what F16 takes for zeros
   store_half<float16>(d, b);

@@ -2,6 +2,8 @@
 
 #include <system_error>
 
+#include <sparsegrad/core/number.hpp>
+
 #include "models/model_error.hpp"
 
 namespace sparsegrad::finetune {
@@ -14,6 +16,14 @@ void write_bytes(const std::filesystem::path& file, std::span<const std::byte> b
 }
 
 }  // namespace
+
+void detail::refuse_narrowing(const std::string& tensor, index_t count, double largest, io::DType type) {
+  const bool half = type == io::DType::f16;
+  throw ModelError("the tensor \"" + tensor + "\" has numbers without room in " +
+                   (half ? "F16, whose largest is 65504" : "the type of the file") + ": " +
+                   std::to_string(count) + " of them, up to " + number_text(largest) + "; " +
+                   (half ? "BF16 and float have it" : "float has it"));
+}
 
 void make_model_folder(const std::filesystem::path& path) {
   std::error_code code;

@@ -1,6 +1,8 @@
 // Writing a model folder.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <functional>
 #include <span>
@@ -9,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include <sparsegrad/core/float_bits.hpp>
 #include <sparsegrad/io/safetensors.hpp>
 
 namespace sparsegrad::finetune {
@@ -24,6 +27,13 @@ void copy_files(const std::filesystem::path& from, const std::filesystem::path& 
 /// Writes a file aside and renames it. Throws IoError.
 void write_text(const std::filesystem::path& file, const std::string& text);
 
+namespace detail {
+
+/// Throws ModelError: `count` values of a tensor, up to `largest`, have no room in this type.
+[[noreturn]] void refuse_narrowing(const std::string& tensor, index_t count, double largest, io::DType type);
+
+}  // namespace detail
+
 /// Tensors of numbers in C, written as F32, BF16 or F16, one in memory at a time.
 template <class C>
 class TensorsToWrite {
@@ -36,7 +46,7 @@ class TensorsToWrite {
     if (dtype_ == io::DType::f16) return add_as<float16>(name, shape, std::move(make));
     add_as<float>(name, shape, std::move(make));
   }
-  /// Throws IoError.
+  /// Throws IoError, and ModelError where a finite value has no room in the type.
   void write(const std::filesystem::path& file) const { writer_.write(file.string()); }
 
  private:
@@ -46,9 +56,18 @@ class TensorsToWrite {
     if constexpr (std::is_same_v<X, C>) {
       writer_.add_made<X>(name, shape, std::move(make));
     } else {
-      writer_.add_made<X>(name, shape, [make = std::move(make)] {
+      writer_.add_made<X>(name, shape, [make = std::move(make), name, type = dtype_] {
         const std::vector<C> values = make();
-        return std::vector<X>(values.begin(), values.end());
+        std::vector<X> narrow(values.begin(), values.end());
+        index_t lost = 0;
+        double largest = 0;
+        for (std::size_t i = 0; i < values.size(); ++i) {
+          if (is_finite(static_cast<float>(narrow[i])) || !is_finite(values[i])) continue;
+          ++lost;
+          largest = std::max(largest, std::abs(static_cast<double>(values[i])));
+        }
+        if (lost > 0) detail::refuse_narrowing(name, lost, largest, type);
+        return narrow;
       });
     }
   }

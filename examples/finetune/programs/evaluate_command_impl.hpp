@@ -84,14 +84,15 @@ int run_evaluate_on(const EvaluateCommand& command) {
     write_file(command.predictions, predictions_text(session.task(), result, data, labelled));
   if (!command.submission.empty())
     write_file(command.submission, submission_text(session.task(), result, data.indices()));
-  print("data: {}, {} examples of {}, {:.2f} % unknown tokens", session.source().text, data.size(),
-        command.split, 100 * data.unknown_share());
-  if (data.skipped() > 0) print("; {} malformed rows left out", data.skipped());
-  if (data.unlabelled() > 0) print("; {} rows without a label left out", data.unlabelled());
-  print("\n");
-  if (loaded.head.by_number || !loaded.head.rows.empty()) print("head: {}\n", loaded.head_text());
-  if (const std::string text = loaded.unused_text(); !text.empty() && !options.quiet)
-    print("model: {}\n", text);
+  if (!options.quiet) {
+    print("data: {}, {} examples of {}, {:.2f} % unknown tokens", session.source().text, data.size(),
+          command.split, 100 * data.unknown_share());
+    if (data.skipped() > 0) print("; {} malformed rows left out", data.skipped());
+    if (data.unlabelled() > 0) print("; {} rows without a label left out", data.unlabelled());
+    print("\n");
+    if (loaded.head.by_number || !loaded.head.rows.empty()) print("head: {}\n", loaded.head_text());
+    if (const std::string text = loaded.unused_text(); !text.empty()) print("model: {}\n", text);
+  }
   if (!labelled) return 0;
   print("loss {:.6f}\n", result.loss);
   for (const Metric& metric : result.metrics)

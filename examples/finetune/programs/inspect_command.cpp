@@ -105,14 +105,19 @@ int run_inspect(const InspectCommand& command) {
   for (const Picture& picture : survey.pictures)
     write_file(options.output / (picture.name + ".npy"), npy_text(picture));
 
-  print("data: {}\n", session.source().text);
-  if (const std::string text = session.load_report().text(); !text.empty()) print("model: {}\n", text);
+  const bool talk = !options.quiet;
+  if (talk) print("data: {}\n", session.source().text);
+  if (const std::string text = session.load_report().text(); talk && !text.empty())
+    print("model: {}\n", text);
   print("share of the energy of dW at step {} in its {} largest entries ({:.2f} % of a matrix)\n\n",
         survey.at_step, survey.kept,
         100.0 * static_cast<double>(survey.kept) /
             static_cast<double>(session.model().config().hidden * session.model().config().intermediate));
-  print("{}\ndata of the plots: {}; tools/plot_inspect.py {} (examples/finetune) draws them\n",
-        table_text(survey), (options.output / "inspect.json").string(), options.output.string());
+  print("{}", table_text(survey));
+  if (talk) {
+    print("\ndata of the plots: {}; tools/plot_inspect.py {} (examples/finetune) draws them\n",
+          (options.output / "inspect.json").string(), options.output.string());
+  }
   return 0;
 }
 

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <exception>
 #include <new>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -11,9 +12,14 @@
 #include <sparsegrad/version.hpp>
 
 #include "data/chat_template.hpp"
+#include "models/decoder/decoder_names.hpp"
 #include "programs/llm_commands.hpp"
+#include "programs/llm_help.hpp"
 #include "programs/option_checks.hpp"
 #include "programs/option_groups.hpp"
+#include "programs/processes.hpp"
+#include "training/causal_parts.hpp"
+#include "training/causal_source.hpp"
 #include "training/output/console.hpp"
 
 namespace sparsegrad::finetune {
@@ -32,17 +38,22 @@ TrainOptions default_options() {
   o.max_length = 1024;
   o.held_out = 0.05;
   o.lora.rank = 16;
+  o.lora.scale = 2;  // docs/llm.md has the losses of others
   o.sparse.phase1_fixed_matrices = true;
   o.evaluates_first = true;
   return o;
 }
 
-void add_model(CLI::App& app, TrainOptions& o, bool gpu = false) {
+void add_model_alone(CLI::App& app, TrainOptions& o) {
   app.add_option("--model", o.model,
                  "a GGUF file, or a folder in Hugging Face form: LLaMA, SmolLM2, TinyLlama, Mistral, Qwen2")
       ->required()
       ->group("Input");
-  add_machine_options(app, o, gpu);
+}
+
+void add_model(CLI::App& app, TrainOptions& o) {
+  add_model_alone(app, o);
+  add_machine_options(app, o, true);
 }
 
 /// What is put on the model.
@@ -79,7 +90,8 @@ void add_data(CLI::App& app, TrainOptions& o) {
   app.add_flag("--all-paths", c.all_paths,
                "of an OpenAssistant tree: every path to a last answer, and not the best-ranked one alone")
       ->group("Input");
-  app.add_option("--max-length", o.max_length, "tokens of an example; of longer ones the end is cut")
+  app.add_option("--max-length", o.max_length,
+                 "tokens of an example, at most the model's positions; of longer ones the end is cut")
       ->capture_default_str()
       ->group("Input");
   app.add_option("--dev-limit", o.dev_limit, "evaluate on the first N held-out examples alone (0: all)")
@@ -158,11 +170,8 @@ void add_llm_train_options(CLI::App& app, TrainOptions& o) {
   app.add_option("--split-seed", c.split_seed, "which examples of --data are held out")
       ->capture_default_str()
       ->group("Input");
-  app.get_option("--phase1-fixed-matrices")
-      ->description(
-          "in phase 1 the matrices only give their gradients, each micro-batch's for itself (default; "
-          "--phase1-fixed-matrices=false trains them meanwhile by AdamW and puts them back)");
-  app.add_option("--preset", o.preset, preset_text())
+  describe_for_language_models(app);
+  app.add_option("--preset", o.preset, preset_text(language_model_presets()))
       ->default_str(fmt::format("{} for run type sparse", "best"))
       ->group("Sparse gradients");
 }
@@ -179,12 +188,40 @@ void apply_llm_presets(CLI::App& app, TrainOptions& o, std::set<std::string>& gi
     set_unless_given(app, "--run-type", "lora");
   }
   if (o.preset.empty() && o.run_type == RunType::sparse) o.preset = "best";
-  // The paper's part of LLaMA's matrices; 1.2 % is BERT's.
-  if (o.preset == "paper" && !given.contains("--n-params")) set_unless_given(app, "--share", "0.002");
-  apply_preset(app, o.preset);
+  apply_preset(app, o.preset, language_model_presets());
 }
 
-int run(int argc, char** argv) {
+/// Nothing where the model's files cannot be read, which is told where they are opened.
+std::optional<DecoderConfig> config_of(const TrainOptions& o) {
+  try {
+    return read_decoder_config(o.model);
+  } catch (const std::exception&) {
+    return std::nullopt;
+  }
+}
+
+/// The default length, where the model has fewer positions.
+void fit_length(const std::set<std::string>& given, const std::optional<DecoderConfig>& config,
+                TrainOptions& o) {
+  if (config && !given.contains("--max-length")) o.max_length = std::min(o.max_length, config->max_positions);
+}
+
+/// A rank beyond a side's extent would be cut.
+void check_ranks_of_decoder(const std::set<std::string>& given, const std::optional<DecoderConfig>& config,
+                            const TrainOptions& o) {
+  if (!config) return;
+  RankLimits most;
+  most.width = config->hidden;
+  for (const MatrixKind kind : parse_matrices(o.causal->matrices)) {
+    const auto [out, in] = matrix_extents(*config, kind);
+    const bool to_width = kind == MatrixKind::down || kind == MatrixKind::o;
+    most.inner = std::max(most.inner, to_width ? in : out);
+    most.lora = std::max(most.lora, std::min(out, in));
+  }
+  check_ranks(given, o, most);
+}
+
+int run(int argc, char** argv, Processes& processes) {
   CLI::App app(
       "Fine-tunes language models of the LLaMA family on questions and answers, densely, with LoRA or with "
       "SparseGrad's sparse gradients, from a GGUF file or a folder.",
@@ -195,8 +232,10 @@ int run(int argc, char** argv) {
   app.footer(footer);
 
   TrainOptions train = default_options();
+  train.quiet = !processes.is_first();
+  train.processes = processes.size();
   CLI::App* train_app = app.add_subcommand("train", "fine-tune a model; writes run.json and the best model");
-  add_model(*train_app, train, true);
+  add_model(*train_app, train);
   add_data(*train_app, train);
   add_choice_of_matrices(*train_app, train);
   add_llm_train_options(*train_app, train);
@@ -205,10 +244,11 @@ int run(int argc, char** argv) {
   evaluate.common = default_options();
   CLI::App* evaluate_app =
       app.add_subcommand("evaluate", "print a model's loss and perplexity on the answers of a file");
-  add_model(*evaluate_app, evaluate.common, true);
+  add_model(*evaluate_app, evaluate.common);
   add_base(*evaluate_app, *evaluate.common.causal);
   add_change(*evaluate_app, *evaluate.common.causal);
   add_data(*evaluate_app, evaluate.common);
+  evaluate_app->get_option("--dev-limit")->description("evaluate on the first N examples alone (0: all)");
   evaluate_app->add_option("--batch-size", evaluate.common.batch_size, "most examples of a batch")
       ->capture_default_str()
       ->group("Machine");
@@ -233,7 +273,7 @@ int run(int argc, char** argv) {
   GenerateCommand generate;
   generate.common = default_options();
   CLI::App* generate_app = app.add_subcommand("generate", "answer a prompt, word by word");
-  add_model(*generate_app, generate.common, true);
+  add_model(*generate_app, generate.common);
   add_base(*generate_app, *generate.common.causal);
   add_change(*generate_app, *generate.common.causal);
   add_chat(*generate_app, *generate.common.causal);
@@ -261,7 +301,8 @@ int run(int argc, char** argv) {
   ExportCommand exported;
   exported.common = default_options();
   CLI::App* export_app = app.add_subcommand("export", "write a model for other programs");
-  add_model(*export_app, exported.common);
+  add_model_alone(*export_app, exported.common);
+  export_app->add_flag("--quiet", exported.common.quiet, "print nothing but errors")->group("Machine");
   add_change(*export_app, *exported.common.causal);
   export_app
       ->add_option("--output", exported.common.output,
@@ -292,24 +333,23 @@ int run(int argc, char** argv) {
       ->group("Output");
 
   TrainOptions inspected = default_options();
-  CLI::App* inspect_app = app.add_subcommand("inspect",
-                                             "show a model's extents, template and matrices, and the memory "
-                                             "that a run with these options would take");
+  CLI::App* inspect_app =
+      app.add_subcommand("inspect",
+                         "show a model's extents, template and matrices, look through its "
+                         "weights, and show the memory that a run with these options would "
+                         "take; the other options of train are taken, and change nothing");
   add_model(*inspect_app, inspected);
-  add_chat(*inspect_app, *inspected.causal);
+  add_data(*inspect_app, inspected);
   add_choice_of_matrices(*inspect_app, inspected);
   add_llm_train_options(*inspect_app, inspected);
-  inspect_app->get_option("--output")->required(false);
-  inspect_app->add_option("--max-length", inspected.max_length, "tokens of an example")
-      ->capture_default_str()
-      ->group("Input");
+  show_options_of_inspect(*inspect_app);
 
   for (CLI::App* command : {train_app, evaluate_app, generate_app, export_app, inspect_app}) {
     check_numbers(*command);
     command->footer(footer);
   }
   if (const std::string trouble = empty_value(argc, argv); !trouble.empty()) {
-    print_error("sparsegrad-llm: {}\n", trouble);
+    print_error("sparsegrad-llm{}: {}\n", processes.name(), trouble);
     return 2;
   }
   std::set<std::string> given;
@@ -323,11 +363,14 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   } catch (const std::exception& error) {
-    print_error("sparsegrad-llm: {}\n", error.what());
+    print_error("sparsegrad-llm{}: {}\n", processes.name(), error.what());
     return 2;
   }
   try {
     if (train_app->parsed()) {
+      const std::optional<DecoderConfig> config = config_of(train);
+      fit_length(given, config, train);
+      check_ranks_of_decoder(given, config, train);
       std::vector<OptionEffect> effects = option_effects(train);
       effects.push_back({{"--held-out", "--split-seed"},
                          train.causal->validation.empty(),
@@ -337,13 +380,20 @@ int run(int argc, char** argv) {
                          train.run_type != RunType::frozen_mlp || train.trained == TrainedParameters::all,
                          "--run-type frozen",
                          "something to train"});
-      tell_effects(given, effects);
+      if (processes.is_first()) tell_effects(given, effects);
       train.apply_run_type();
-      return run_llm_train(train);
+      return run_llm_train(train, processes);
     }
-    if (evaluate_app->parsed()) return run_llm_evaluate(evaluate);
+    processes.require_one(app.get_subcommands().front()->get_name());
+    if (evaluate_app->parsed()) {
+      fit_length(given_options(*evaluate_app), config_of(evaluate.common), evaluate.common);
+      return run_llm_evaluate(evaluate);
+    }
     if (generate_app->parsed()) return run_generate(generate);
     if (export_app->parsed()) return run_export(exported);
+    const std::optional<DecoderConfig> config = config_of(inspected);
+    fit_length(given, config, inspected);
+    check_ranks_of_decoder(given, config, inspected);
     return run_llm_inspect(inspected);
   } catch (const std::bad_alloc&) {
     print_error(
@@ -352,7 +402,7 @@ int run(int argc, char** argv) {
         "needs less\n");
     return 1;
   } catch (const std::exception& error) {
-    print_error("sparsegrad-llm: {}\n", error.what());
+    print_error("sparsegrad-llm{}: {}\n", processes.name(), error.what());
     return 1;
   }
 }
@@ -361,11 +411,19 @@ int run(int argc, char** argv) {
 
 int run_llm_program(int argc, char** argv) {
   prepare_console();
-  const int status = run(argc, argv);
-  const std::string lost = lost_output();
-  if (lost.empty()) return status;
-  print_error("sparsegrad-llm: standard output: {}; files are whole, what was printed is not\n", lost);
-  return status == 0 ? 1 : status;
+  std::unique_ptr<Processes> processes;
+  try {
+    processes = Processes::join();
+  } catch (const std::exception& error) {
+    print_error("sparsegrad-llm: {}\n", error.what());
+    return 1;
+  }
+  int status = run(argc, argv, *processes);
+  if (const std::string lost = lost_output(); !lost.empty()) {
+    print_error("sparsegrad-llm: standard output: {}; files are whole, what was printed is not\n", lost);
+    if (status == 0) status = 1;
+  }
+  return processes->leave(status);
 }
 
 }  // namespace sparsegrad::finetune

@@ -31,14 +31,19 @@ void print_exact_match(CausalSession<T, Backend>& session, const LlmEvaluateComm
   limits.max_new_tokens = command.max_new_tokens;
   limits.end_ids = session.source().end_ids(session.chat());
   limits.cancelled = InterruptGuard::requested;
+  limits.ids = static_cast<index_t>(session.source().tokenizer().vocab_size());
   index_t right = 0;
   index_t asked = 0;
+  index_t left_out = 0;
   for (index_t i = 0; i < count; ++i) {
     Conversation question = examples[static_cast<std::size_t>(i)];
     const std::string wanted = final_number(question.back().text);
     question.pop_back();
     const std::vector<std::int32_t> prompt = session.source().encode(session.chat().prompt(question));
-    if (static_cast<index_t>(prompt.size()) >= session.source().config().max_positions) continue;
+    if (static_cast<index_t>(prompt.size()) >= session.source().config().max_positions) {
+      ++left_out;
+      continue;
+    }
     const std::vector<std::int32_t> ids =
         generate<T, Backend>(session.ctx(), session.model(), prompt, {}, limits);
     if (InterruptGuard::requested()) throw Interrupted();
@@ -50,6 +55,7 @@ void print_exact_match(CausalSession<T, Backend>& session, const LlmEvaluateComm
   bar.clear();
   print("exact_match {:.6f} ({} of {}, the last number of a greedy answer)\n",
         asked > 0 ? static_cast<double>(right) / static_cast<double>(asked) : 0.0, right, asked);
+  if (left_out > 0) print("{} questions left out, which take all of the model's positions\n", left_out);
 }
 
 /// The likeliest choice is the right one.
@@ -104,8 +110,12 @@ int run_llm_evaluate_on(const LlmEvaluateCommand& command) {
   }
   session.load_model(options, nothing_trained());
   const CausalDataset& data = session.held();
-  print("{}{}", session.data_text(), session.model_text());
-  flush_output();
+  if (!options.quiet) {
+    for (const std::string& note : session.source().notes())
+      print_error("note: {}\n", note);
+    print("{}{}", session.data_text(), session.model_text());
+    flush_output();
+  }
 
   ProgressBar bar(!options.quiet);
   EvaluateOptions evaluate;

@@ -55,8 +55,8 @@ void require_not_base(const fs::path& output, const fs::path& base) {
     throw ValueError(output.string() + ": --output is the base model, expected another path");
 }
 
-void tell_written(const fs::path& output, std::string_view type) {
-  print("written: {}, {}\n", output.string(), type);
+void tell_written(const ExportCommand& command, std::string_view type) {
+  if (!command.common.quiet) print("written: {}, {}\n", command.common.output.string(), type);
 }
 
 void export_merged(const ExportCommand& command) {
@@ -66,8 +66,8 @@ void export_merged(const ExportCommand& command) {
   CausalSession<float, HostBackend> session(options, true);
   session.load_model(options, nothing_trained());
   session.source().save(options.output, session.model(), type);
-  print("{}", session.model_text());
-  tell_written(options.output, command.save_dtype);
+  if (!options.quiet) print("{}", session.model_text());
+  tell_written(command, command.save_dtype);
 }
 
 void export_gguf(const ExportCommand& command) {
@@ -76,10 +76,12 @@ void export_gguf(const ExportCommand& command) {
   const GgufType& type = gguf_type_of(command.save_dtype);
   const CausalSource source(options.model, options.causal.value().change);
   const std::vector<std::string> notes = write_gguf_model(source, type, options.output);
-  print("model: {} ({})\n", options.model.string(), source.form());
-  for (const std::string& note : notes)
-    print("note: {}\n", note);
-  tell_written(options.output, type.name);
+  if (!options.quiet) {
+    print("model: {} ({})\n", options.model.string(), source.form());
+    for (const std::string& note : notes)
+      print("note: {}\n", note);
+  }
+  tell_written(command, type.name);
 }
 
 void export_adapter(const ExportCommand& command) {
@@ -93,9 +95,11 @@ void export_adapter(const ExportCommand& command) {
     write_peft_adapter(options.output, run.adapter, run.base.string(), type);
   else
     write_gguf_adapter(options.output, run.adapter, run.config, type);
-  print("adapter: rank {} beside {} matrices of {}; rounding beside it {:.1e} of a matrix's norm\n",
-        run.adapter.rank, run.adapter.matrices.size(), run.base.string(), run.rounding);
-  tell_written(options.output, command.save_dtype);
+  if (!options.quiet) {
+    print("adapter: rank {} beside {} matrices of {}; rounding beside it {:.1e} of a matrix's norm\n",
+          run.adapter.rank, run.adapter.matrices.size(), run.base.string(), run.rounding);
+  }
+  tell_written(command, command.save_dtype);
 }
 
 void export_delta(const ExportCommand& command) {
@@ -111,12 +115,14 @@ void export_delta(const ExportCommand& command) {
   const RunDelta run = run_delta(command.common.model, command.base);
   require_not_base(output, run.base);
   write_delta(output, run.delta, run.shapes);
-  print("delta: {} of {} parameters of {} changed: {} by their entries, {} by factors, {} whole\n",
-        run.delta.parameters.size(), run.shapes.size(), run.base.string(), run.by_entries, run.by_factors,
-        run.whole);
-  print("       {:.1f} MB, of {:.1f} MB of a whole model\n", static_cast<double>(fs::file_size(output)) / 1e6,
-        static_cast<double>(run.model_bytes) / 1e6);
-  tell_written(output, "float");
+  if (!command.common.quiet) {
+    print("delta: {} of {} parameters of {} changed: {} by their entries, {} by factors, {} whole\n",
+          run.delta.parameters.size(), run.shapes.size(), run.base.string(), run.by_entries, run.by_factors,
+          run.whole);
+    print("       {:.1f} MB, of {:.1f} MB of a whole model\n",
+          static_cast<double>(fs::file_size(output)) / 1e6, static_cast<double>(run.model_bytes) / 1e6);
+  }
+  tell_written(command, "float");
 }
 
 }  // namespace

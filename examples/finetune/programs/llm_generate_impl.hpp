@@ -6,6 +6,7 @@
 #include <chrono>
 #include <iostream>
 #include <string>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -14,6 +15,27 @@
 #include "programs/llm_model.hpp"
 
 namespace sparsegrad::finetune {
+
+namespace detail {
+
+/// What people should know of an answer's end; nothing where it is as usual.
+inline std::string unusual_end(const CausalSource& source, const GenerateCommand& command, std::size_t asked,
+                               const std::vector<std::int32_t>& ids) {
+  if (ids.empty())
+    return "the answer is empty: the first token that the model chose is one that ends an answer";
+  std::string text;
+  if (static_cast<index_t>(ids.size()) >= command.max_new_tokens)
+    text = fmt::format("the answer was cut after --max-new-tokens {}", command.max_new_tokens);
+  else if (static_cast<index_t>(asked + ids.size()) >= source.config().max_positions)
+    text = fmt::format("the answer was cut at the last of the model's {} positions",
+                       source.config().max_positions);
+  if (source.tokenizer().decode(ids, true).empty())
+    text += fmt::format("{}its {} tokens are special ones, which have no text",
+                        text.empty() ? "the answer is empty: " : "; ", ids.size());
+  return text;
+}
+
+}  // namespace detail
 
 template <class T, class Backend>
 int run_generate_on(const GenerateCommand& command) {
@@ -26,6 +48,7 @@ int run_generate_on(const GenerateCommand& command) {
   limits.max_new_tokens = command.max_new_tokens;
   limits.end_ids = command.raw ? source.config().eos_token_ids : source.end_ids(session.chat());
   limits.cancelled = InterruptGuard::requested;
+  limits.ids = static_cast<index_t>(source.tokenizer().vocab_size());
 
   const auto answer = [&](const std::string& text) {
     std::vector<std::int32_t> prompt;
@@ -52,7 +75,10 @@ int run_generate_on(const GenerateCommand& command) {
     print_text(stream.finish());
     print("\n");
     flush_output();
-    if (!options.quiet && ids.size() > 1) {
+    if (options.quiet || InterruptGuard::requested()) return;
+    if (const std::string end = detail::unusual_end(source, command, prompt.size(), ids); !end.empty())
+      print_error("note: {}\n", end);
+    if (ids.size() > 1) {
       const std::chrono::duration<double> seconds = Clock::now() - first;
       const std::chrono::duration<double> before = first - start;
       print_error("({} tokens read in {:.2f} s; {} written, {:.1f} a second)\n", prompt.size(),
@@ -63,10 +89,16 @@ int run_generate_on(const GenerateCommand& command) {
     answer(command.prompt);
   } else {
     const bool talk = isatty(STDIN_FILENO) != 0;
+    bool asked = false;
     for (std::string line; !InterruptGuard::requested();) {
       if (talk) print_error("> ");
       if (!std::getline(std::cin, line)) break;
-      if (!line.empty()) answer(line);
+      if (line.empty()) continue;
+      asked = true;
+      answer(line);
+    }
+    if (!asked && !talk && !InterruptGuard::requested()) {
+      throw ValueError("standard input has no line with a text, expected a prompt on each, or --prompt TEXT");
     }
   }
   if (!InterruptGuard::requested()) return 0;

@@ -4,17 +4,20 @@
 #include <fmt/ranges.h>
 
 #include "programs/llm_commands.hpp"
+#include "training/adapter_start.hpp"
 #include "training/causal_parts.hpp"
 #include "training/causal_source.hpp"
 #include "training/memory/memory_estimate.hpp"
 #include "training/memory/process_memory.hpp"
 #include "training/output/console.hpp"
 #include "training/output/train_output.hpp"
+#include "training/source_weights.hpp"
 
 namespace sparsegrad::finetune {
 
-int run_llm_inspect(const TrainOptions& options) {
-  options.check();
+int run_llm_inspect(const TrainOptions& asked) {
+  asked.check();
+  const TrainOptions options = asked.causal.value().start.empty() ? asked : options_of_start(asked);
   const CausalSource source(options.model);
   const DecoderConfig& config = source.config();
   print("model: {} ({})\n", options.model.string(), source.form());
@@ -25,9 +28,12 @@ int run_llm_inspect(const TrainOptions& options) {
   print("       RoPE base {}, scaling {}; RMSNorm eps {}; output {}\n", config.rope.base,
         to_string(config.rope.scaling), config.rms_norm_eps,
         config.tied_embeddings ? "tied to the embeddings" : "of its own");
+  const CheckedWeights weights = check_weights(source);
+  print("weights: {} tensors, all there, of their shapes and finite\n", weights.tensors);
+  if (const std::string unused = weights.report.text(); !unused.empty()) print("       {}\n", unused);
   const CausalTokenizer& tokenizer = source.tokenizer();
   print("tokenizer: {} tokens for {} rows of embeddings\n", tokenizer.vocab_size(), config.vocab_size);
-  for (const std::string& note : tokenizer.notes())
+  for (const std::string& note : source.notes())
     print("       note: {}\n", note);
   try {
     const ChatTemplate chat =

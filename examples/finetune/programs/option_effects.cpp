@@ -51,6 +51,7 @@ std::vector<OptionEffect> option_effects(const TrainOptions& o) {
        "--run-type sparse"},
       {{"--preset"}, o.preset != "best" || o.steps_sparsely(), type, "--run-type sparse or topk for best"},
       {{"--save-dtype"}, o.save, "--no-save", "models that are saved"},
+      {{"--process-timeout"}, o.processes > 1, "one process", "several (mpirun)"},
       {{"--profile"}, o.device == Device::cpu, "--device cuda", "--device cpu"},
       machine_effect(o)};
   if (o.steps_sparsely()) {
@@ -102,17 +103,28 @@ std::vector<std::string> check_effects(const std::set<std::string>& given,
   return warnings;
 }
 
-void check_ranks(const std::set<std::string>& given, const SideOptions& sides, const ModelConfig& model) {
-  const index_t larger = std::max(model.hidden, model.intermediate);
-  const auto check = [&](const char* option, const std::string& text, index_t extent, const char* what) {
-    if (!given.contains(option) || text.empty()) return;
-    if (rank_of(parse_side_recipe(text)) <= extent) return;
-    throw ValueError(fmt::format("{} is {}, expected a rank of at most {}, {}", option, text, extent, what));
+RankLimits rank_limits(const ModelConfig& model) {
+  return {model.hidden, model.intermediate, std::min(model.hidden, model.intermediate)};
+}
+
+void check_ranks(const std::set<std::string>& given, const TrainOptions& options, const RankLimits& most) {
+  const auto check = [&](const char* option, const auto& value, index_t rank, index_t extent,
+                         const char* what) {
+    if (!given.contains(option) || rank <= extent) return;
+    throw ValueError(fmt::format("{} is {}, expected a rank of at most {}, {}", option, value, extent, what));
   };
-  check("--width-side", sides.width, model.hidden, "the model's width");
-  check("--other-side", sides.other, model.intermediate, "the MLP's inner width");
-  check("--out-side", sides.out, larger, "the largest side of its matrices");
-  check("--in-side", sides.in, larger, "the largest side of its matrices");
+  if (options.run_type == RunType::lora)
+    check("--lora-rank", options.lora.rank, options.lora.rank, most.lora, "the lesser side of the matrices");
+  if (options.run_type != RunType::sparse) return;
+  const auto check_side = [&](const char* option, const std::string& text, index_t extent, const char* what) {
+    if (!text.empty()) check(option, text, rank_of(parse_side_recipe(text)), extent, what);
+  };
+  const SideOptions& sides = options.sparse.sides;
+  const index_t larger = std::max(most.width, most.inner);
+  check_side("--width-side", sides.width, most.width, "the model's width");
+  check_side("--other-side", sides.other, most.inner, "the matrices' inner side");
+  check_side("--out-side", sides.out, larger, "the largest side of its matrices");
+  check_side("--in-side", sides.in, larger, "the largest side of its matrices");
 }
 
 }  // namespace sparsegrad::finetune

@@ -30,7 +30,15 @@ std::vector<OptionEffect> option_effects(const InspectCommand& command);
 std::vector<std::string> check_effects(const std::set<std::string>& given,
                                        const std::vector<OptionEffect>& effects);
 
-/// Throws ValueError where a side of `given` has a rank above the extent of that side, of which all would be taken.
-void check_ranks(const std::set<std::string>& given, const SideOptions& sides, const ModelConfig& model);
+/// The largest ranks that the trained matrices of a model have room for.
+struct RankLimits {
+  index_t width = 0;  ///< the model's
+  index_t inner = 0;  ///< the matrices' other side
+  index_t lora = 0;   ///< the lesser of a matrix's two sides
+};
+RankLimits rank_limits(const ModelConfig& model);
+
+/// Throws ValueError where an option of `given` has a rank above its limit, of which no more than that would be taken.
+void check_ranks(const std::set<std::string>& given, const TrainOptions& options, const RankLimits& most);
 
 }  // namespace sparsegrad::finetune

@@ -6,7 +6,6 @@
 
 #include "checkpoints/config_file.hpp"
 #include "programs/option_checks.hpp"
-#include "replication/presets.hpp"
 #include "training/output/console.hpp"
 #include "training/products.hpp"
 
@@ -58,7 +57,8 @@ void add_machine_options(CLI::App& app, TrainOptions& o, bool gpu) {
                  ->group("Machine"));
   app.add_flag("--deterministic", o.deterministic, "same bits for any number of threads, at some cost")
       ->group("Machine");
-  app.add_flag("--quiet", o.quiet, "print nothing but errors and results")->group("Machine");
+  app.add_flag("--quiet", o.quiet, "print nothing but errors, warnings and what was asked for")
+      ->group("Machine");
 }
 
 void add_training_options(CLI::App& app, TrainOptions& o) {
@@ -134,11 +134,21 @@ void add_train_options(CLI::App& app, TrainOptions& o) {
                  "folder for run.json, model/ (the best one) and, after an interrupt, checkpoint/")
       ->required()
       ->group("Output");
-  app.add_flag("--ignore-memory", o.ignore_memory,
-               "train though the estimate of its memory is above what is free; the system may end the run")
+  app.add_option("--process-timeout", o.process_timeout,
+                 "of several processes (mpirun): the seconds that one waits for another before it ends and "
+                 "names it")
+      ->capture_default_str()
+      ->group("Machine");
+  app.add_flag(
+         "--ignore-memory", o.ignore_memory,
+         "train though the estimate of its memory, or of its files, is above what is free; the system may "
+         "end the run")
       ->group("Machine");
   app.add_flag_callback(
-         "--no-save", [&o] { o.save = false; }, "write no models, only the log")
+         "--no-save", [&o] { o.save = false; },
+         "write no models, only the log; and at an interrupt no checkpoint, unless --checkpoint-every asks "
+         "for "
+         "them")
       ->group("Output");
   add_choice<NumberType>(app, "--save-dtype", o.save_dtype, number_types(), "of the best model's file")
       ->group("Output");
@@ -177,6 +187,11 @@ void add_train_options(CLI::App& app, TrainOptions& o) {
                "go on from checkpoint/ where there is one, with the same bits as a run that was never ended; "
                "a run that "
                "is finished is left alone")
+      ->group("Output");
+  app.add_flag(
+         "--overwrite", o.overwrite,
+         "replace the model and the checkpoint of another run in --output; without it they are left alone, "
+         "and the run is refused")
       ->group("Output");
   app.add_option(
          "--held-out", o.held_out,
@@ -316,9 +331,9 @@ std::set<std::string> given_options(const CLI::App& app) {
   return names;
 }
 
-std::string preset_text() {
+std::string preset_text(std::span<const Preset> presets) {
   std::string text = "bundle of options below; what is given explicitly has precedence. none: no bundle.";
-  for (const Preset& preset : all_presets()) {
+  for (const Preset& preset : presets) {
     text += fmt::format(" {}: {} (", preset.name, preset.description);
     for (const auto& [option, value] : preset.options)
       text += fmt::format("{}{} {}", option == preset.options.front().first ? "" : " ", option, value);
@@ -327,9 +342,9 @@ std::string preset_text() {
   return text;
 }
 
-void apply_preset(CLI::App& app, const std::string& name) {
+void apply_preset(CLI::App& app, const std::string& name, std::span<const Preset> presets) {
   if (name.empty() || name == "none") return;
-  for (const auto& [option, value] : find_preset(name).options) {
+  for (const auto& [option, value] : find_preset(name, presets).options) {
     // Two ways to say the same: the one that was given counts.
     if (option == "--share" && app.get_option("--n-params")->count() > 0) continue;
     if (option == "--n-params" && app.get_option("--share")->count() > 0) continue;

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <map>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include <CLI/CLI.hpp>
 
 #include "programs/option_effects.hpp"
+#include "replication/presets.hpp"
 #include "training/options.hpp"
 
 namespace sparsegrad::finetune {
@@ -19,7 +21,8 @@ namespace sparsegrad::finetune {
 inline constexpr const char* footer =
     "Exit status: 0 done; 1 an error, told on stderr; 2 a command line that is not understood; 130 "
     "interrupted (Ctrl-C,\n"
-    "SIGTERM, SIGHUP): the step was finished, the log and a checkpoint were written.";
+    "SIGTERM, SIGHUP); of train: the step was finished, the log and, without --no-save, a checkpoint were "
+    "written.";
 
 /// An option whose values are names.
 template <class E>
@@ -67,9 +70,9 @@ void set_unless_given(CLI::App& app, const std::string& name, const std::string&
 void apply_options_file(CLI::App& app, const std::filesystem::path& path);
 
 /// What --preset knows, for its help.
-std::string preset_text();
+std::string preset_text(std::span<const Preset> presets = all_presets());
 /// Puts in what a preset says and the command line does not. Throws ValueError for a name that is none.
-void apply_preset(CLI::App& app, const std::string& name);
+void apply_preset(CLI::App& app, const std::string& name, std::span<const Preset> presets = all_presets());
 
 /// Refuses, or tells of, options that were given and change nothing.
 void tell_effects(const std::set<std::string>& given, const std::vector<OptionEffect>& effects);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <string>
+#include <tuple>
 
 #include <fmt/format.h>
 #include <sparsegrad/core/error.hpp>
@@ -34,6 +35,22 @@ std::span<const Preset> all_presets() {
         {"--adam", "dense_core"},
         {"--refresh-every", "0"}}},
   };
+  return presets;
+}
+
+std::span<const Preset> language_model_presets() {
+  static const std::vector<Preset> presets = [] {
+    std::vector<Preset> own(all_presets().begin(), all_presets().end());
+    for (Preset& preset : own) {
+      if (preset.name != "paper") continue;
+      preset.description =
+          "SparseGrad as published for LLaMA-2: one HOSVD basis a kind, both sides full, 0.2 % of the "
+          "entries, fitted once";
+      for (auto& [option, value] : preset.options)
+        if (option == "--n-params") std::tie(option, value) = std::pair("--share", "0.002");
+    }
+    return own;
+  }();
   return presets;
 }
 
@@ -194,9 +211,9 @@ index_t paper_lora_rank(const ModelConfig& config) {
   return config.hidden < 1024 ? 7 : 10;
 }
 
-const Preset& find_preset(std::string_view name) {
+const Preset& find_preset(std::string_view name, std::span<const Preset> presets) {
   std::string known;
-  for (const Preset& preset : all_presets()) {
+  for (const Preset& preset : presets) {
     if (preset.name == name) return preset;
     known += (known.empty() ? "" : ", ") + std::string(preset.name);
   }

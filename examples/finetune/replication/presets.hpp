@@ -21,11 +21,14 @@ struct Preset {
 /// An option that the user gives has precedence over the preset's.
 std::span<const Preset> all_presets();
 
+/// The same for language models: paper keeps 0.2 % of the entries, as it does of LLaMA's matrices, and sets no rates.
+std::span<const Preset> language_model_presets();
+
 /// That of run type sparse when none is given; docs/results.md says why.
 inline constexpr std::string_view default_preset = "best";
 
 /// Throws ValueError listing the presets.
-const Preset& find_preset(std::string_view name);
+const Preset& find_preset(std::string_view name, std::span<const Preset> presets = all_presets());
 
 /// Options of the reference's protocol: its two phases and its length of a run, padding and, for run type sparse, what its
 /// code does differently from the method.

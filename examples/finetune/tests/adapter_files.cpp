@@ -2,11 +2,13 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <filesystem>
 
 #include "checkpoints/gguf_file.hpp"
 #include "checkpoints/gguf_model.hpp"
 #include "checkpoints/gguf_writer.hpp"
 #include "checkpoints/low_rank.hpp"
+#include "checkpoints/written_folder.hpp"
 #include "files.hpp"
 #include "models/layers/random.hpp"
 
@@ -41,6 +43,25 @@ TEST_CASE("a matrix of rank 3 has factors of rank 3, of which none of rank 2, an
   }
 }
 
+TEST_CASE("numbers that have no room in 16 bits are counted and refused, and leave no file") {
+  const auto folder = fresh_folder("narrow");
+  const auto write = [&](io::DType type, const std::vector<float>& values) {
+    TensorsToWrite<float> tensors(type);
+    tensors.add("small", {2}, [] { return std::vector<float>{65504, -1}; });
+    tensors.add("large", {static_cast<index_t>(values.size())}, [&] { return values; });
+    tensors.write(folder / "x.safetensors");
+  };
+  const std::vector<float> values{1, 7e4F, -9e4F, 65519};
+  check_says(error_of([&] { write(io::DType::f16, values); }),
+             "the tensor \"large\" has numbers without room in F16, whose largest is 65504: 2 of them, up to "
+             "90000; BF16");
+  check_says(error_of([&] { write(io::DType::bf16, {3.4e38F}); }), "1 of them, up to 3.4");
+  CHECK(std::filesystem::is_empty(folder));
+  write(io::DType::bf16, values);
+  write(io::DType::f16, {65519});
+  CHECK(std::filesystem::exists(folder / "x.safetensors"));
+}
+
 TEST_CASE("what the GGUF writer writes, the reader reads") {
   const auto path = fresh_folder("gguf_writer") / "x.gguf";
   const std::vector<float> values{1, 2, 3, 4.5F, -5, 0.25F};
@@ -72,6 +93,12 @@ TEST_CASE("what the GGUF writer writes, the reader reads") {
              "expected rows of whole blocks of 32 for Q8_0");
   check_says(error_of([&] { writer.tensor("fifth", {1}, std::vector<float>{1e6F}, io::DType::f16); }),
              "tensor 'fifth': the value 1000000.000000 has no room in F16, whose largest is 65504");
+  std::vector<float> block(32, 1);
+  block[3] = -3e7F;
+  check_says(error_of([&] {
+               writer.tensor("fifth", {1, 32}, block, gguf_type("Q8_0"));
+             }),
+             "tensor 'fifth': the value -30000000.000000 has no room in Q8_0, whose largest is 8319008");
   writer.write(path);
 
   const GgufFile file(path.string());

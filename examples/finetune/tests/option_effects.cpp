@@ -1,6 +1,10 @@
 // Options without effect: refused or told of, by the tables of programs/option_effects.
 #include <doctest/doctest.h>
 
+#include <functional>
+
+#include <nlohmann/json.hpp>
+
 #include "files.hpp"
 #include "programs/option_effects.hpp"
 
@@ -122,8 +126,10 @@ TEST_CASE("ranks above their side's extent are refused where they were given") {
   ModelConfig model;
   model.hidden = 32;
   model.intermediate = 64;
+  TrainOptions options;
   const auto check = [&](const char* option, const SideOptions& sides) {
-    check_ranks({option}, sides, model);
+    options.sparse.sides = sides;
+    check_ranks({option}, options, rank_limits(model));
   };
   for (const char* fits : {"32", "random:32:7", "random", "full", "0.95", "hadamard", "identity"}) {
     check("--width-side", {fits, "full", "", ""});
@@ -142,12 +148,58 @@ TEST_CASE("ranks above their side's extent are refused where they were given") {
   check_says(error_of([&] {
                check("--other-side", {"full", "65", "", ""});
              }),
-             "--other-side is 65, expected a rank of at most 64, the MLP's inner width");
+             "--other-side is 65, expected a rank of at most 64, the matrices' inner side");
   check_says(error_of([&] { check("--out-side", {"full", "full", "65", ""}); }), "--out-side is 65");
   check_says(error_of([&] {
                check("--in-side", {"full", "full", "", "random:65"});
              }),
              "--in-side is random:65");
+  options.lora.rank = 33;
+  check("--lora-rank", {});  // of no effect in this run type, which is told elsewhere
+  options.run_type = RunType::lora;
+  check("--width-side", {"64", "full", "", ""});
+  check_says(error_of([&] { check("--lora-rank", {}); }),
+             "--lora-rank is 33, expected a rank of at most 32, the lesser side of the matrices");
+  options.lora.rank = 32;
+  check("--lora-rank", {});
+}
+
+TEST_CASE("entries of all of a matrix are the most that a step can change") {
+  TrainOptions options;
+  options.sparse.n_params = 768 * 3072;
+  options.check();
+  options.sparse.n_params += 1;
+  check_says(error_of([&] { options.check(); }),
+             "--n-params is 2359297, expected at most 2359296, all entries of a matrix of 768 x 3072");
+}
+
+TEST_CASE("options that differ are told by their names, with both values") {
+  const auto of = [](const std::function<void(TrainOptions&)>& change) {
+    TrainOptions options;
+    change(options);
+    return to_json(options);
+  };
+  const nlohmann::json run = of([](TrainOptions& o) { o.run_type = RunType::lora; });
+  CHECK(differences(run, run).empty());
+  CHECK(differences(run, of([](TrainOptions& o) {
+                      o.run_type = RunType::lora;
+                      o.lora.rank = 9;
+                      o.seed = 1;
+                      o.save = false;
+                    })) ==
+        "--lora-rank is 9, the run had 7; save (--no-save) is false, the run had true; --seed is 1, the run "
+        "had 42");
+  check_says(differences(run, of([](TrainOptions& o) { o.run_type = RunType::ft; })),
+             "--lora-rank is nothing, the run had 7");
+  const nlohmann::json sparse = of([](TrainOptions&) {});
+  check_says(differences(sparse, of([](TrainOptions& o) { o.sparse.sides.width = "8"; })),
+             "the in side of up matrices is \"8\", the run had \"full\"");
+  check_says(differences(sparse, of([](TrainOptions& o) { o.sparse.refresh_every = 5; })),
+             "--refresh-every is 5, the run had 0");
+  // What a state compares beside the options.
+  CHECK(differences({{"options", sparse}, {"examples", {1, 2}}},
+                    {{"options", sparse}, {"examples", {1, 3}}}) == "examples/1 is 3, the run had 2");
+  CHECK(!differences(nlohmann::json(3), {{"options", sparse}}).empty());
 }
 
 TEST_CASE("a decay that would turn weights' signs is refused for every run type, and TF32 on a CPU") {

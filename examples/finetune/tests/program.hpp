@@ -48,9 +48,9 @@ inline Finished run(const std::string& words, const std::string& before = "") {
   return run_command("'" + program().string() + "' " + words, before);
 }
 
-/// Runs the program for language models with words separated by spaces.
-inline Finished llm(const std::string& words) {
-  return run_command("'" + program("sparsegrad-llm").string() + "' " + words);
+/// Runs the program for language models with words separated by spaces. `before` is shell.
+inline Finished llm(const std::string& words, const std::string& before = "") {
+  return run_command("'" + program("sparsegrad-llm").string() + "' " + words, before);
 }
 
 /// Runs the program with exactly these words. `variables` are put into its environment ("NAME=value").
@@ -69,9 +69,9 @@ inline Finished run_words(const std::vector<std::string>& words,
   return run(quoted, before);
 }
 
-/// Starts the program on words separated by spaces (no quotes), and does not wait for it.
-inline pid_t start(const std::string& words) {
-  std::vector<std::string> list{program().string()};
+/// Starts a program on words separated by spaces (no quotes), and does not wait for it.
+inline pid_t start(const std::string& words, const std::string& name = "sparsegrad-glue") {
+  std::vector<std::string> list{program(name).string()};
   std::istringstream in(words);
   for (std::string word; in >> word;)
     list.push_back(word);

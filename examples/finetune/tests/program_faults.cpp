@@ -139,6 +139,24 @@ TEST_CASE("a fault in any call that writes is told, and the run goes on from it 
   }
 }
 
+TEST_CASE("a disk without room for a run's files is told before the run begins") {
+  const fs::path output = fresh_folder("room");
+  const auto with = [&](const std::string& bytes, const std::string& option = "--quiet") {
+    std::vector<std::string> words = words_of(output);
+    words.push_back(option);
+    return run_words(words, {std::string("LD_PRELOAD=") + SPARSEGRAD_FAULTY_FILES,
+                             "ASAN_OPTIONS=verify_asan_link_order=0", "FAULTS_FREE=" + bytes});
+  };
+  const Finished refused = with("1000000");
+  CHECK(refused.status == 1);
+  check_says(refused.err, "this run writes up to 2 MiB there (models 1, checkpoints 1)");
+  check_says(refused.err, "1 MiB are free");
+  CHECK(!fs::exists(output / "run.json"));
+  CHECK(with("1000000", "--ignore-memory").status == 0);
+  fs::remove_all(output);
+  CHECK(with("10000000").status == 0);
+}
+
 TEST_CASE("a limit on files is told, and no half of a file is left") {
   const fs::path output = fresh_folder("limit");
   std::string words;

@@ -119,8 +119,26 @@ TEST_CASE("a finished run is left alone; other options than the state's are refu
   CHECK(fs::last_write_time(output / "model" / "model.safetensors") == written);
   const Finished other = run(words + " --resume --learning-rate 2e-3");
   CHECK(other.status == 1);
-  check_says(other.err, "a run with other options is finished there");
+  check_says(other.err,
+             "a run with other options is finished there: --learning-rate is 0.002, the run had 0.001");
   CHECK(content(output / "run.json") == log);
+  // Nor is it replaced without a word.
+  const Finished lost = run(words);
+  CHECK(lost.status == 1);
+  check_says(lost.err,
+             "holds the model of another run; --resume goes on with that run, --overwrite replaces it");
+  CHECK(content(output / "run.json") == log);
+  CHECK(fs::last_write_time(output / "model" / "model.safetensors") == written);
+  nlohmann::json killed = json_of(output / "run.json");
+  killed["finished"] = false;  // as a run that died before its first checkpoint leaves it
+  write_file(output / "run.json", killed.dump());
+  const Finished another = run(words + " --resume --learning-rate 2e-3");
+  CHECK(another.status == 1);
+  check_says(another.err, "holds the model of a run with other options: --learning-rate is 0.002");
+  CHECK(fs::last_write_time(output / "model" / "model.safetensors") == written);
+  CHECK(run(words + " --resume").status == 0);
+  CHECK(run(words + " --overwrite --learning-rate 2e-3").status == 0);
+  CHECK(json_of(output / "run.json")["options"]["learning_rate"] == 2e-3);
 
   const fs::path ended = fresh_folder("ended");
   const std::string longer = words_of(ended, "--threads 1 --run-type ft --max-steps 100000 --epochs 100000");
@@ -131,7 +149,7 @@ TEST_CASE("a finished run is left alone; other options than the state's are refu
   CHECK(wait_for(child) == 130);
   const Finished refused = run(longer + " --resume --learning-rate 2e-3");
   CHECK(refused.status == 1);
-  check_says(refused.err, "options/learning_rate 0.001, this one has 0.002");
+  check_says(refused.err, "--learning-rate is 0.002, the run had 0.001");
   CHECK(fs::exists(ended / "checkpoint" / "state.safetensors"));
 }
 

@@ -1,7 +1,13 @@
 // sparsegrad-llm as its users run it: a small model from training to generation, exports, and bad input.
-#include <cmath>
+#include <signal.h>
 
-#include "program.hpp"
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <thread>
+
+#include "run_result.hpp"
 #include "support/tiny_decoder.hpp"
 #include "support/tiny_gguf.hpp"
 
@@ -68,6 +74,8 @@ TEST_CASE("every run type trains, evaluates, saves a model, and what it saved ha
     CHECK(log["format"] == "sparsegrad-llm run 1");
     CHECK(log["finished"] == true);
     CHECK(log["steps_done"] == 12);
+    CHECK(log["trained"]["sparse_entries_a_step"] == log["steps"].back()["kept_entries"]);
+    if (type == "sparse") check_says(run.out, ", 2048 of 8192 chosen entries a step by SparseAdam");
     CHECK(log["data"]["chat_template"] == "chatml");
     CHECK(log["data"]["held_out"]["examples"] == 12);
     CHECK(log["evaluations"].front()["step"] == 0);
@@ -183,15 +191,13 @@ TEST_CASE("a base as its file has it trains as in float, with less memory") {
       llm("inspect --model " + gguf.string() + " --base file --run-type sparse").out;
   check_says(inspected, "memory of phase 1");
   check_says(inspected, "MiB are free");
-  const std::string much = "--run-type lora --lora-rank 100000 --blocks all --no-save --max-steps 1 ";
-#if !defined(__SANITIZE_ADDRESS__)
-  const Finished refused = run_command(
-      "'" + program("sparsegrad-llm").string() + "' " +
-          llm_train_words(fresh_folder("llm_memory"), "--model " + gguf.string() + " --dtype float " + much),
-      "ulimit -v 600000; OPENBLAS_NUM_THREADS=1 ");
+  const fs::path large = make_tiny_decoder(fresh_folder("llm_large"));
+  nlohmann::json config = json_of(large / "config.json");
+  config["intermediate_size"] = 100000000;
+  write_file(large / "config.json", config.dump());
+  const Finished refused = llm(llm_train_words(fresh_folder("llm_memory"), "--model " + large.string()));
   CHECK(refused.status == 1);
   check_says(refused.err, "this run needs at least");
-#endif
 }
 
 TEST_CASE("evaluate, generate and export agree on one model") {
@@ -224,12 +230,138 @@ TEST_CASE("evaluate, generate and export agree on one model") {
   CHECK(llm(ask + "--temperature -1").status == 1);
   const Finished raw = llm(ask + "--raw");
   CHECK(raw.status == 0);
+  CHECK(llm(evaluate_words(model())).out.starts_with("loss "));
+  CHECK(greedy.err.empty());
+
+  // How an answer ends where that is not as usual.
+  const std::string loud = "generate --threads 1 --products blas --model ";
+  check_says(llm(loud + model().string() + " --prompt 1+1? --max-new-tokens 2").err,
+             "note: the answer was cut after --max-new-tokens 2");
+  check_says(llm(loud + model().string() + " --prompt 1+1? --max-new-tokens 500").err,
+             "note: the answer was cut at the last of the model's 192 positions");
+  const fs::path mute = make_tiny_decoder(fresh_folder("llm_mute"));
+  nlohmann::json config = json_of(mute / "config.json");
+  config["eos_token_id"] = nlohmann::json::array();
+  for (int id = 0; id < tiny_decoder_tokens; ++id)
+    config["eos_token_id"].push_back(id);
+  write_file(mute / "config.json", config.dump());
+  const Finished empty = llm(loud + mute.string() + " --prompt 1+1?");
+  CHECK(empty.status == 0);
+  CHECK(empty.out == "\n");
+  check_says(empty.err,
+             "note: the answer is empty: the first token that the model chose is one that ends an answer");
+  CHECK(llm(loud + mute.string() + " --quiet --prompt 1+1?").err.empty());
+  const Finished silent = llm(loud + model().string() + " </dev/null");
+  CHECK(silent.status == 1);
+  check_says(silent.err,
+             "standard input has no line with a text, expected a prompt on each, or --prompt TEXT");
+  CHECK(llm(loud + model().string() + " --prompt ''").status == 2);
+
+  const fs::path quiet = fresh_folder("llm_quiet");
+  const Finished trained = llm(llm_train_words(quiet / "run", "--quiet --run-type ft --max-steps 2"));
+  const Finished written =
+      llm("export --quiet --model " + model().string() + " --output " + (quiet / "export").string());
+  for (const Finished* finished : {&trained, &written}) {
+    CHECK(finished->status == 0);
+    CHECK(finished->out.empty());
+    CHECK(finished->err.empty());
+  }
 
   const Finished inspected = llm("inspect --model " + model().string());
   CHECK(inspected.status == 0);
-  for (const char* text :
-       {"4 blocks of width 32", "chat template: chatml", "blocks 0, 3", "up 48 x 32", "memory of"})
+  for (const char* text : {"4 blocks of width 32", "chat template: chatml", "blocks 0, 3", "up 48 x 32",
+                           "memory of", "weights: 38 tensors, all there, of their shapes and finite"})
     check_says(inspected.out, text);
+  check_says(inspected.out, "batches of 768 tokens");  // of 192 positions, fewer than the default length
+  CHECK(llm("evaluate --quiet --model " + model().string() + " --data " + sums().string()).status == 0);
+  // A command line of train is one of inspect.
+  const Finished pasted = llm("inspect" + llm_train_words(fresh_folder("llm_pasted"), "").substr(5));
+  CHECK_MESSAGE(pasted.status == 0, pasted.err);
+}
+
+TEST_CASE("inspect looks through a model's weights as a run would, and tells all that is wrong") {
+  const auto inspected = [](const fs::path& folder, const std::string& message) {
+    const Finished finished = llm("inspect --model " + folder.string());
+    CHECK(finished.status == 1);
+    check_says(finished.err, message);
+    return finished.err;
+  };
+  const auto with = [](const char* field, const nlohmann::json& value) {
+    const fs::path folder = make_tiny_decoder(fresh_folder("llm_wrong"));
+    nlohmann::json config = json_of(folder / "config.json");
+    config[field] = value;
+    write_file(folder / "config.json", config.dump());
+    return folder;
+  };
+  const std::string missing = inspected(
+      with("num_hidden_layers", 6), "18 of the 56 tensors that the configuration asks for cannot be taken:");
+  check_says(missing, "the tensor \"model.layers.4.input_layernorm.weight\" is missing");
+  check_says(missing, "and 8 more");
+  inspected(with("intermediate_size", 40), "12 of the 38 tensors");
+  inspected(with("num_hidden_layers", 3), "and \"num_hidden_layers\" of config.json is 3");
+  inspected(with("tie_word_embeddings", false), "set \"tie_word_embeddings\" to true in config.json");
+  const fs::path folder = make_tiny_decoder(fresh_folder("llm_nan"));
+  std::string weights = content(folder / "model.safetensors");
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  std::memcpy(weights.data() + weights.size() - sizeof nan, &nan, sizeof nan);
+  write_file(folder / "model.safetensors", weights);
+  inspected(folder, "has NaN at element");
+  std::string gguf = tiny_gguf().bytes();
+  for (const char* name : {"blk.3.ffn_down", "blk.1.attn_k"})
+    gguf[gguf.find(name) + 4] = '9';
+  inspected(write_file(fresh_folder("llm_half") / "half.gguf", gguf), "2 of the 38 tensors");
+}
+
+TEST_CASE("a run that is interrupted goes on from its checkpoint with the same bits") {
+  for (const std::string type :
+       {"sparse --width-side 8 --phase1-steps 2 --refresh-every 7", "lora --dtype bf16"}) {
+    CAPTURE(type);
+    const std::string more =
+        "--run-type " + type + " --max-steps 60 --epochs 60 --eval-every 9 --log-every 1";
+    const fs::path whole = fresh_folder("llm_whole");
+    const Finished run = llm(llm_train_words(whole, more));
+    REQUIRE_MESSAGE(run.status == 0, run.err);
+    const fs::path output = fresh_folder("llm_interrupted");
+    const std::string words = llm_train_words(output, more);
+    int status = 0;
+    while (status != 130) {  // a run that ends sooner is done anew
+      fs::remove_all(output);
+      const pid_t child = start(words, "sparsegrad-llm");
+      const auto evaluated = [&] {
+        return fs::exists(output / "run.json") &&
+               json_of(output / "run.json").value("evaluations", nlohmann::json::array()).size() > 1;
+      };
+      while (!evaluated() && !has_ended(child))
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      kill(child, SIGINT);
+      status = wait_for(child);
+    }
+    CHECK(fs::exists(output / "checkpoint" / "state.safetensors"));
+    const Finished other = llm(words + " --resume --learning-rate 1e-3 --train-parameters all");
+    CHECK(other.status == 1);
+    const Finished refused = llm(words + " --resume --learning-rate 1e-3 --seed 1");
+    CHECK(refused.status == 1);
+    check_says(refused.err, "--learning-rate is 0.001, the run had 0.003; --seed is 1, the run had 42");
+    check_says(llm(words).err, "holds the checkpoint of another run");
+    const Finished resumed = llm(words + " --resume");
+    REQUIRE_MESSAGE(resumed.status == 0, resumed.err);
+    Result found = result_of(output);
+    std::erase_if(found.files, [](const std::string& name) { return name.starts_with("checkpoint/"); });
+    check_same(found, result_of(whole));
+    const Finished finished = llm(words + " --resume --matrices up");
+    CHECK(finished.status == 1);
+    check_says(finished.err, "is finished there: --matrices is \"up\", the run had \"up,down\"");
+  }
+  // Without --no-save's models nothing is kept, and that is told.
+  const fs::path output = fresh_folder("llm_no_save");
+  const pid_t child =
+      start(llm_train_words(output, "--run-type ft --no-save --max-steps 100000 --epochs 100000"),
+            "sparsegrad-llm");
+  while (!fs::exists(output / "run.json") && !has_ended(child))
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  kill(child, SIGTERM);
+  CHECK(wait_for(child) == 130);
+  CHECK(!fs::exists(output / "checkpoint"));
 }
 
 TEST_CASE("the loss on other files is told with each evaluation, and chooses nothing") {
@@ -334,7 +466,27 @@ TEST_CASE("what is wrong with a model is told with its cure") {
   const fs::path other = make_tiny_decoder(fresh_folder("llm_other"), tiny_decoder_tokens, "{{ odd }}");
   refused(other, "the model's chat template is not known. Give the one");
   const fs::path small = make_tiny_decoder(fresh_folder("llm_small"), tiny_decoder_tokens - 2);
+  refused(small, "ids up to 98 (\"us\"), the model's word embeddings only 97 rows");
   refused(small, "the tokenizer is another model's");
+  refused(make_tiny_decoder(fresh_folder("llm_rows"), tiny_decoder_tokens + 513),
+          "the model has 612 word embeddings, the tokenizer ids for 99 of them; expected at most 512 rows");
+  // Rounded up: the rows without a token are never chosen.
+  const fs::path padded = make_tiny_decoder(fresh_folder("llm_padded"), 128);
+  check_says(
+      llm("evaluate --model " + padded.string() + " --data " + sums().string() + " --max-length 64").err,
+      "note: the model has 128 word embeddings, the tokenizer ids for 99 of them");
+  const Finished drawn = llm("generate --model " + padded.string() +
+                             " --threads 1 --prompt 1 --temperature 1000 --max-new-tokens 64");
+  CHECK_MESSAGE(drawn.status == 0, drawn.err);
+  const fs::path ends = make_tiny_decoder(fresh_folder("llm_ends"));
+  nlohmann::json end = json_of(ends / "config.json");
+  end["eos_token_id"] = 50256;
+  write_file(ends / "config.json", end.dump());
+  refused(ends, "\"eos_token_id\" of config.json is 50256, the tokenizer has ids up to 98");
+  end["eos_token_id"] = 5;
+  write_file(ends / "config.json", end.dump());
+  check_says(llm("inspect --model " + ends.string()).out,
+             "a text ends with 1 (\"<|im_end|>\") by the tokenizer's files, and with 5 by the model's");
   refused(fresh_folder("llm_empty"), "config.json");
   refused(fresh_folder("llm_none") / "none", "there is no such file or folder");
 
@@ -363,6 +515,12 @@ TEST_CASE("what is wrong with data and choices is told with its cure") {
   refused("--matrices up,side",
           "--matrices is 'up,side', expected all, or some of q, k, v, o, gate, up and down");
   refused("--matrices up,up", "expected 'up' once");
+  refused("--width-side 5000", "--width-side is 5000, expected a rank of at most 32, the model's width");
+  refused("--other-side random:49", "--other-side is random:49, expected a rank of at most 48");
+  refused("--run-type lora --lora-rank 33", "--lora-rank is 33, expected a rank of at most 32");
+  refused("--run-type lora --matrices k --lora-rank 17", "--lora-rank is 17, expected a rank of at most 16");
+  check_says(llm("inspect --model " + model().string() + " --in-side 49").err,
+             "--in-side is 49, expected a rank of at most 48");
   refused(
       "--blocks 0,4",
       "--blocks is '0,4', expected every-third, every-second, all, or numbers of the model's blocks, 0 to 3");

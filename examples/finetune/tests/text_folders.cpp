@@ -421,6 +421,13 @@ TEST_CASE("a tokenizer that does not fit its model") {
   };
   CHECK(report(model_of(tiny_size)).notes.empty());
   check_note(report(model_of(tiny_size + 4)), "the model has 20 word embeddings, the tokenizer ids for 16");
+  check_note(report(model_of(tiny_size + 512)),
+             "the model has 528 word embeddings, the tokenizer ids for 16");
+  check_says(
+      error_of([&] { report(model_of(tiny_size + 513)); }),
+      "the model has 529 word embeddings, the tokenizer ids for 16 of them; expected at most 512 rows");
+  CHECK(vocabulary_note("x", 100015, 102400, "t").size() > 0);
+  check_says(error_of([&] { vocabulary_note("x", 32000, 49152, "t"); }), "expected at most 1000 rows");
   check_note(report(model_of(tiny_size, 3)),
              "the padding token's id is 0 in the tokenizer and 3 in config.json's \"pad_token_id\"");
   ModelConfig roberta = model_of(tiny_size, 1);

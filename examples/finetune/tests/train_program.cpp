@@ -476,7 +476,12 @@ TEST_CASE("one process at a time in a folder; a new run clears what an old one l
 
   write_file(output / "model" / "notes.txt", "mine");
   write_file(output / "tensorboard" / "events.out.tfevents.1.sparsegrad", "old");
-  const Finished fresh = run(train_words(output, "--max-steps 1 --run-type ft --no-save --quiet"));
+  const std::string anew = "--max-steps 1 --run-type ft --no-save --quiet ";
+  const Finished refused = run(train_words(output, anew));
+  CHECK(refused.status == 1);
+  check_says(refused.err, "holds the checkpoint of another run");
+  CHECK(fs::exists(output / "checkpoint" / "state.safetensors"));
+  const Finished fresh = run(train_words(output, anew + "--overwrite"));
   CHECK_MESSAGE(fresh.status == 0, fresh.err);
   CHECK_FALSE(fs::exists(output / "checkpoint"));
   CHECK_FALSE(fs::exists(output / "model" / "model.safetensors"));

@@ -434,7 +434,7 @@ TEST_CASE("a torn or altered state gives way to the one before; another run's is
   options.learning_rate = 2e-3;
   Run other(options);
   check_says(error_of([&] { other.trainer->restore_state(before); }),
-             "options/learning_rate 0.001, this one has 0.002");
+             "--learning-rate is 0.002, the run had 0.001");
 
   std::filesystem::resize_file(before, 100);
   Run none(tiny_options(RunType::sparse));

@@ -5,6 +5,7 @@
 #include <map>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
 #include "checkpoints/folder_packed.hpp"
@@ -13,6 +14,7 @@
 #include "checkpoints/gguf_tokenizer.hpp"
 #include "checkpoints/gguf_tokenizer_files.hpp"
 #include "models/host_backend.hpp"
+#include "training/model_tokenizer.hpp"
 #include "training/source_weights.hpp"
 
 namespace sparsegrad::finetune {
@@ -29,6 +31,11 @@ bool begins_with_gguf(const fs::path& path) {
 }
 
 }  // namespace
+
+DecoderConfig read_decoder_config(const fs::path& path) {
+  if (begins_with_gguf(path)) return gguf_config(GgufFile(path.string()));
+  return open_decoder_folder(path).config;
+}
 
 CausalSource::CausalSource(const fs::path& path, const fs::path& change) : path_(path) {
   std::error_code code;
@@ -48,14 +55,39 @@ CausalSource::CausalSource(const fs::path& path, const fs::path& change) : path_
         ": expected a GGUF file, which begins with the letters GGUF, or a model's folder in Hugging "
         "Face form");
   }
-  const auto tokens = static_cast<index_t>(tokenizer_->vocab_size());
-  if (tokens > config().vocab_size) {
-    throw ModelError(
-        fmt::format("{}: the tokenizer has ids up to {}, the model {} rows of embeddings: the tokenizer is "
-                    "another model's",
-                    path.string(), tokens - 1, config().vocab_size));
-  }
+  compare_tokenizer();
   if (!change.empty()) change_ = read_weight_change(change, config());
+}
+
+void CausalSource::compare_tokenizer() {
+  notes_ = tokenizer_->notes();
+  const auto ids = static_cast<std::int32_t>(tokenizer_->vocab_size());
+  std::string left_over =
+      vocabulary_note(path_.string(), ids, config().vocab_size, tokenizer_->token_of(ids - 1));
+  if (!left_over.empty()) notes_.push_back(std::move(left_over));
+
+  const std::vector<std::int32_t>& ends = config().eos_token_ids;
+  const auto is_of_none = [&](std::int32_t id) { return id >= ids; };
+  const auto refuse = [&](const char* name, std::int32_t id) {
+    throw ModelError(fmt::format(
+        "{}: \"{}\" of config.json is {}, the tokenizer has ids up to {}: the two are of different models, "
+        "or the number is wrong there",
+        path_.string(), name, id, ids - 1));
+  };
+  if (const auto end = std::find_if(ends.begin(), ends.end(), is_of_none); end != ends.end())
+    refuse("eos_token_id", *end);
+  if (is_of_none(config().bos_token_id)) refuse("bos_token_id", config().bos_token_id);
+  // Nothing is padded.
+  if (is_of_none(config().pad_token_id)) {
+    notes_.push_back(fmt::format("\"pad_token_id\" of config.json is {}, the tokenizer has ids up to {}",
+                                 config().pad_token_id, ids - 1));
+  }
+  const std::optional<std::int32_t> own = tokenizer_->settings().eos_id;
+  if (!own || ends.empty() || std::find(ends.begin(), ends.end(), *own) != ends.end()) return;
+  notes_.push_back(
+      fmt::format("a text ends with {} (\"{}\") by the tokenizer's files, and with {} by the model's: either "
+                  "ends an answer",
+                  *own, tokenizer_->token_of(*own), fmt::join(ends, ", ")));
 }
 
 std::string CausalSource::form() const {

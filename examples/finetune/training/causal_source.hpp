@@ -22,6 +22,9 @@
 
 namespace sparsegrad::finetune {
 
+/// The configuration of a folder or a GGUF file. Throws ModelError or IoError.
+DecoderConfig read_decoder_config(const std::filesystem::path& path);
+
 /// A model's configuration, tokenizer, chat template and weights, whatever the form of its files.
 class CausalSource {
  public:
@@ -38,6 +41,8 @@ class CausalSource {
   std::string form() const;
   const DecoderConfig& config() const { return folder_.config; }
   const CausalTokenizer& tokenizer() const { return *tokenizer_; }
+  /// For people: the tokenizer's notes, and where it and the model say different things.
+  const std::vector<std::string>& notes() const { return notes_; }
   /// Null for a folder.
   const GgufFile* gguf() const { return gguf_.get(); }
 
@@ -62,7 +67,11 @@ class CausalSource {
   void save(const std::filesystem::path& folder, const DecoderModel<T, Backend>& model, io::DType type) const;
 
  private:
+  /// Refuses a tokenizer of another model, and puts together the notes.
+  void compare_tokenizer();
+
   std::filesystem::path path_;
+  std::vector<std::string> notes_;
   DecoderFolder folder_;
   std::unique_ptr<GgufFile> gguf_;
   std::unique_ptr<CausalTokenizer> tokenizer_;

@@ -32,7 +32,8 @@ std::string final_number(std::string_view answer);
 
 struct GenerationLimits {
   index_t max_new_tokens = 256;
-  std::vector<std::int32_t> end_ids;     ///< the first of these ends the text, and is not among its tokens
+  std::vector<std::int32_t> end_ids;  ///< the first of these ends the text, and is not among its tokens
+  index_t ids = 0;  ///< those from here on have no token and are not chosen; 0: all have one
   std::function<bool()> cancelled = {};  ///< asked before each token
 };
 

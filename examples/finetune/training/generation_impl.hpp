@@ -28,6 +28,7 @@ std::vector<std::int32_t> generate(typename Backend::Context& ctx, DecoderModel<
   auto logits = model.decode(ctx, cache, prompt);
   for (index_t step = 0; step < most; ++step) {
     if (limits.cancelled && limits.cancelled()) break;
+    if (limits.ids > 0) logits = logits.first(std::min(logits.size(), static_cast<std::size_t>(limits.ids)));
     const std::int32_t token = choose_token(logits, options, static_cast<std::uint64_t>(step));
     if (std::find(limits.end_ids.begin(), limits.end_ids.end(), token) != limits.end_ids.end()) break;
     made.push_back(token);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
+#include <utility>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -126,6 +128,8 @@ void TrainOptions::check() const {
           "a probability from 0 to below 1");
   require(max_length >= 3, "--max-length", max_length, "at least 3 tokens");
   require(eval_every >= 0, "--eval-every", eval_every, "a number of steps, 0 for the ends of epochs alone");
+  require(sparsegrad::is_finite(process_timeout) && process_timeout > 0, "--process-timeout", process_timeout,
+          "a number of seconds above 0");
   require(patience >= 0, "--patience", patience, "a number of evaluations, 0 for no early stopping");
   require(log_every >= 1, "--log-every", log_every, "at least 1 step");
   require(checkpoint_every >= 0, "--checkpoint-every", checkpoint_every,
@@ -140,6 +144,8 @@ void TrainOptions::check() const {
           "a share above 0 and at most 1");
   if (!steps_sparsely()) return;
   require(sparse.n_params >= 1, "--n-params", sparse.n_params, "at least 1 entry");
+  require(sparse.share > 0 || sparse.n_params <= reference_matrix_entries, "--n-params", sparse.n_params,
+          "at most 2359296, all entries of a matrix of 768 x 3072");
   require(sparse.share >= 0 && sparse.share <= 1, "--share", sparse.share, "a share above 0 and at most 1");
   require(sparse.refresh_every >= 0, "--refresh-every", sparse.refresh_every,
           "a number of steps, 0 for never");
@@ -196,7 +202,9 @@ void TrainOptions::apply_run_type() {
   if (run_type != RunType::sparse) sparse.defects = {};
 }
 
-nlohmann::json to_json(const TrainOptions& o) {
+nlohmann::json to_json(const TrainOptions& options) {
+  TrainOptions o = options;
+  o.processes = 1;  // a run may go on in another number
   nlohmann::json json{{"task", o.task},
                       {"run_type", to_string(o.run_type)},
                       {"model", o.model.string()},
@@ -249,6 +257,7 @@ nlohmann::json to_json(const TrainOptions& o) {
     if (o.tokens_per_batch > 0) json["tokens_per_batch"] = o.tokens_per_batch;
     if (!c.evaluate_also.empty()) json["evaluate_also"] = c.evaluate_also;
     if (!c.start.empty()) json["adapter"] = c.start.string();
+    if (o.trained == TrainedParameters::all) json["train_parameters"] = to_string(o.trained);
   }
   if (o.save_dtype != NumberType::float32) json["save_dtype"] = to_string(o.save_dtype);
   if (o.held_out > 0) json["held_out"] = o.held_out;
@@ -287,6 +296,54 @@ nlohmann::json to_json(const TrainOptions& o) {
                                  {"signed_selection", d.signed_selection}};
   }
   return json;
+}
+
+std::string differences(const nlohmann::json& run, const nlohmann::json& given,
+                        const std::string& had_words) {
+  const bool of_a_state = given.contains("options");
+  const auto name_of = [&](std::string path) {
+    if (path.starts_with('/')) path.erase(0, 1);
+    constexpr std::string_view options = "options/";
+    if (of_a_state && !path.starts_with(options)) return path;
+    if (of_a_state) path.erase(0, options.size());
+    for (const auto& [field, option] :
+         {std::pair("trained", "--train-parameters"), std::pair("lora/rank", "--lora-rank"),
+          std::pair("lora/scale", "--lora-scale"), std::pair("lora/init", "--lora-init"),
+          std::pair("shuffle", "shuffle (--no-shuffle)"), std::pair("save", "save (--no-save)")})
+      if (path == field) return std::string(option);
+    for (const char* side : {"/out", "/in"}) {
+      const std::string_view sides = "sparse/";
+      if (!path.starts_with(sides) || !path.ends_with(side)) continue;
+      return fmt::format("the {} side of {} matrices", side + 1,
+                         path.substr(sides.size(), path.rfind('/') - sides.size()));
+    }
+    for (const std::string_view part : {"sparse/defects/", "sparse/"})
+      if (path.starts_with(part)) path.erase(0, part.size());
+    if (path.find('/') != std::string::npos && !path.starts_with("evaluate_also/")) return path;
+    path = "--" + path.substr(0, path.find('/'));
+    std::replace(path.begin(), path.end(), '_', '-');
+    return path;
+  };
+  const nlohmann::json had = run.flatten();
+  const nlohmann::json has = given.flatten();
+  const auto text_of = [](const nlohmann::json& values, const std::string& path) {
+    constexpr auto replace = nlohmann::json::error_handler_t::replace;
+    return values.contains(path) ? values[path].dump(-1, ' ', false, replace) : std::string("nothing");
+  };
+  std::map<std::string, std::pair<std::string, std::string>>
+      found;  // by the path, so that their order is fixed
+  for (const nlohmann::json* values : {&had, &has}) {
+    for (const auto& [path, value] : values->items()) {
+      const std::string before = text_of(had, path);
+      const std::string now = text_of(has, path);
+      if (before != now) found[path] = {before, now};
+    }
+  }
+  std::string text;
+  for (const auto& [path, values] : found)
+    text += fmt::format("{}{} is {}, {} {}", text.empty() ? "" : "; ", name_of(path), values.second,
+                        had_words, values.first);
+  return text;
 }
 
 nlohmann::json to_json(const backend::ProductChoice& choice) {

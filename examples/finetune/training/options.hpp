@@ -160,13 +160,16 @@ struct TrainOptions {
   index_t log_every = 10;
   index_t checkpoint_every = 0;  ///< steps; 0: only when interrupted
   bool resume = false;
+  bool overwrite = false;  ///< replaces what another run left in `output`
   Device device = Device::cpu;
   NumberType dtype = NumberType::float32;  ///< half on a GPU alone
   bool choose_dtype = false;               ///< the run chooses `dtype`, see training/products.hpp
   std::string products = "auto";           ///< on the CPU: whose products, see training/products.hpp
   backend::ProductChoice product_choice;   ///< what that came to on this machine; empty: the first
   int threads = 0;
-  bool tf32 = false;  ///< on a GPU: the layers' products on TF32 tensor cores
+  int processes = 1;             ///< that share the examples of a step
+  double process_timeout = 600;  ///< seconds that one waits for another
+  bool tf32 = false;             ///< on a GPU: the layers' products on TF32 tensor cores
   bool deterministic = false;
   index_t train_limit = 0;
   double held_out = 0;  ///< share of the training examples that takes dev's place, and is not trained on
@@ -174,8 +177,9 @@ struct TrainOptions {
   bool save = true;
   NumberType save_dtype = NumberType::float32;
   bool quiet = false;
-  bool ignore_memory = false;  ///< trains though the estimate is above the memory that is free
-  bool profile = false;        ///< on the CPU: tells where the steps' time goes
+  bool ignore_memory =
+      false;             ///< trains though an estimate is above the memory, or the disk's room, that is free
+  bool profile = false;  ///< on the CPU: tells where the steps' time goes
   SparseOptions sparse;
   LoraOptions lora;
   double meprop_share = 0.05;           ///< of each row of dY
@@ -190,15 +194,25 @@ struct TrainOptions {
   double rate_of_mlp() const { return sparse_learning_rate.value_or(learning_rate); }
   bool shares_gradient_memory() const {
     return steps_sparsely() && sparse.share_gradient_memory && accumulation == 1 && tokens_per_batch == 0 &&
-           clip_norm == 0 && device == Device::cpu;
+           clip_norm == 0 && device == Device::cpu && processes == 1;
+  }
+  /// Whether each micro-batch's gradients are made for themselves and added in the order of the micro-batches, so that the
+  /// sums have the same bits whichever process made which.
+  bool adds_in_order() const {
+    return deterministic && device == Device::cpu &&
+           (processes > 1 || accumulation > 1 || tokens_per_batch > 0);
+  }
+  /// Whether sums stand beside the gradients of a micro-batch meanwhile.
+  bool keeps_sums_aside() const {
+    return adds_in_order() && (tokens_per_batch > 0 || accumulation > processes);
   }
   /// Whether one gradient memory serves all matrices in phase 1, each micro-batch's gradient being summed for itself:
   /// where the steps do that too, and where no step of phase 1 wants the matrices' gradients.
   bool phase1_takes_turns() const {
     const bool unused =
         sparse.phase1_fixed_matrices && (clip_norm == 0 || (causal && trained == TrainedParameters::mlp));
-    return shares_gradient_memory() ||
-           (unused && steps_sparsely() && sparse.share_gradient_memory && device == Device::cpu);
+    return shares_gradient_memory() || (unused && steps_sparsely() && sparse.share_gradient_memory &&
+                                        device == Device::cpu && !adds_in_order());
   }
   /// Throws ValueError naming the option, what it is and what was expected.
   void check() const;
@@ -207,6 +221,12 @@ struct TrainOptions {
 };
 
 nlohmann::json to_json(const TrainOptions& options);
+
+/// What is other in the options of a run, by its log or its state, and those that are given, both as to_json has them:
+/// "--seed is 2, the run had 1; ...", `had_words` being those between. Names of other things than options stand as they are.
+/// Empty where nothing is.
+std::string differences(const nlohmann::json& run, const nlohmann::json& given,
+                        const std::string& had_words = "the run had");
 nlohmann::json to_json(const backend::ProductChoice& choice);
 
 /// Entries that a matrix of this size keeps.

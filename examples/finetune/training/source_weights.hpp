@@ -1,8 +1,11 @@
 #pragma once
 
+#include <cstddef>
 #include <optional>
+#include <span>
 #include <vector>
 
+#include "checkpoints/decoder_folder.hpp"
 #include "checkpoints/model_weights.hpp"
 #include "models/parameters/parameter_shape.hpp"
 #include "training/causal_source.hpp"
@@ -19,10 +22,23 @@ class SourceWeights {
   /// tensor: one that is missing, of another shape or of a type that cannot be read, with NaN or Inf; and what the
   /// source's change refuses.
   std::vector<float> values(const ParameterShape& parameter) const;
+  /// The tensors that none of `all` parameters takes. Throws ModelError where one is of a block: the model is another one
+  /// then.
+  DecoderLoadReport unused(std::span<const ParameterShape> all) const;
 
  private:
   const CausalSource& source_;
   std::optional<ModelWeights> folder_;
 };
+
+/// What check_weights found.
+struct CheckedWeights {
+  std::size_t tensors = 0;   ///< that the configuration asks for
+  DecoderLoadReport report;  ///< those that it has no place for
+};
+/// Reads all weights of a model's files, one tensor in memory at a time. Throws ModelError with what is wrong with each:
+/// one that is missing, there twice, of another shape or of a type that cannot be read, with NaN or Inf, or of a block
+/// and without a place in it.
+CheckedWeights check_weights(const CausalSource& source);
 
 }  // namespace sparsegrad::finetune

@@ -101,16 +101,9 @@ void BasicTrainer<Model>::read_state(const std::filesystem::path& path) {
     state = detail::parse_state(file.metadata("state"));
     const nlohmann::json& expected = fingerprint();
     const nlohmann::json& found = state.at("fingerprint");
-    if (found != expected) {
-      const nlohmann::json differences = nlohmann::json::diff(found, expected);
-      const nlohmann::json::json_pointer where(differences.at(0).at("path").get<std::string>());
-      const auto value = [&](const nlohmann::json& j) {
-        return j.contains(where) ? j.at(where).dump() : std::string("nothing");
-      };
-      throw ValueError(
-          fmt::format("{}: the run had {} {}, this one has {}; resume with the same options and data, or "
-                      "choose another --output",
-                      path.string(), where.to_string().substr(1), value(found), value(expected)));
+    if (const std::string other = differences(found, expected); !other.empty()) {
+      throw ValueError(fmt::format(
+          "{}: {}; resume with the same options and data, or choose another --output", path.string(), other));
     }
     detail::get_array<Backend>(ctx_, file, "weights", model_.parameters().weights());
     model_.parameters().round(ctx_, model_.parameters().weights());
@@ -154,8 +147,8 @@ std::string BasicTrainer<Model>::restore_state(const std::filesystem::path& path
   if (trouble.empty()) throw IoError(path.string() + ": there is no state to resume from");
   throw IoError(
       trouble +
-      "; there is no whole state to go on from: put a copy back, or start anew without --resume, which "
-      "removes what is left of this run");
+      "; there is no whole state to go on from: put a copy back, or start anew without --resume and "
+      "with --overwrite, which removes what is left of this run");
 }
 
 template <class Model>

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -197,6 +198,16 @@ int fchmod(int fd, mode_t mode) {
 }
 int ftruncate(int fd, off_t size) noexcept {
   return fails("ftruncate", fd) ? -1 : REAL(ftruncate)(fd, size);
+}
+
+/// FAULTS_FREE: bytes that every disk says are free.
+int statvfs(const char* path, struct statvfs* room) noexcept {
+  const int status = REAL(statvfs)(path, room);
+  if (getenv("FAULTS_FREE") != nullptr) {
+    room->f_frsize = 1;
+    room->f_bavail = static_cast<fsblkcnt_t>(atol(getenv("FAULTS_FREE")));
+  }
+  return status;
 }
 
 }  // extern "C"

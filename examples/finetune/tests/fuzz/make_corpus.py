@@ -223,6 +223,53 @@ for pre in ("gpt-2", "smollm", "llama-bpe", "qwen2"):
 seed("gguf", "all_bytes", gguf(gguf_tokenizer(byte_tokens + merged, gguf_merges, "smollm", add_bos_token=(7, b"\1"))))
 
 
+# ---- what is put on weights: adapters and deltas of a model of one block --------------------------------------------------
+def tensors(metadata, **arrays):
+    """A safetensors file. `arrays`: name, "__" for a dot, to its shape and its numbers, integers as I32."""
+    header, data = {"__metadata__": metadata} if metadata else {}, b""
+    for name, (shape, values) in arrays.items():
+        whole = isinstance(values[0], int)
+        packed = struct.pack(f"<{len(values)}{'i' if whole else 'f'}", *values)
+        header[name.replace("__", ".")] = {"dtype": "I32" if whole else "F32", "shape": shape, "data_offsets": [len(data), len(data) + len(packed)]}
+        data += packed
+    packed = text(header).encode()
+    packed += b" " * (-len(packed) % 8)
+    return struct.pack("<Q", len(packed)) + packed + data
+
+
+def hash_of_zeros(count):
+    """weights_hash of checkpoints/delta_file.hpp."""
+    value = count
+    for _ in range(count):
+        value = (value << 5 | value >> 59) & (2**64 - 1)
+        value = value * 0x9E3779B97F4A7C15 % 2**64
+    return f"{value ^ value >> 32:016x}"
+
+
+block = "model.layers.0."
+extents = {"model.embed_tokens.weight": (3, 4), block + "input_layernorm.weight": (1, 4), block + "post_attention_layernorm.weight": (1, 4),
+           "model.norm.weight": (1, 4)}
+extents |= {f"{block}self_attn.{kind}_proj.weight": sides for kind, sides in {"q": (4, 4), "k": (2, 4), "v": (2, 4), "o": (4, 4)}.items()}
+extents |= {f"{block}mlp.{kind}_proj.weight": sides for kind, sides in {"gate": (6, 4), "up": (6, 4), "down": (4, 6)}.items()}
+of_delta = {"format": "sparsegrad delta 1", "base": text({name: hash_of_zeros(rows * cols) for name, (rows, cols) in extents.items()})}
+up, down = "model__layers__0__mlp__up_proj__weight", "model__layers__0__mlp__down_proj__weight"
+seed("weight_change", "delta", "", tensors(of_delta, **{
+    up + "__positions": ([2], [1, 5]), up + "__values": ([2], [0.5, -1.0]),
+    down + "__lora_A": ([1, 6], [1.0] * 6), down + "__lora_B": ([4, 1], [0.5] * 4), "model__norm__weight": ([4], [1.0] * 4)}))
+seed("weight_change", "delta_of_another", "", tensors(of_delta | {"base": text({"model.norm.weight": "0" * 16})}, model__norm__weight=([4], [1.0] * 4)))
+peft = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["up_proj", "q_proj"], "bias": "none", "use_rslora": False}
+prefix = "base_model__model__model__layers__0__"
+lora = {prefix + "mlp__up_proj__lora_A__weight": ([2, 4], [1.0] * 8), prefix + "mlp__up_proj__lora_B__weight": ([6, 2], [0.5] * 12)}
+other = {prefix + "self_attn__q_proj__lora_A__weight": ([1, 4], [1.0] * 4), prefix + "self_attn__q_proj__lora_B__weight": ([4, 1], [2.0] * 4)}
+seed("weight_change", "peft", text(peft), tensors({"format": "pt"}, **lora))
+seed("weight_change", "peft_patterns", text(peft | {"rank_pattern": {"q_proj": 1}, "alpha_pattern": {"mlp.up_proj": 8}, "use_rslora": True}),
+     tensors({}, **lora, **other))
+seed("weight_change", "gguf", "", gguf(
+    {"general.architecture": gguf_text("llama"), "general.type": gguf_text("adapter"), "adapter.type": gguf_text("lora"),
+     "adapter.lora.alpha": (6, struct.pack("<f", 4))},
+    [("blk.0.attn_q.weight.lora_a", [4, 2], 0, bytes(32)), ("blk.0.attn_q.weight.lora_b", [2, 4], 0, b"\0\0\x80\x3f" * 8)]))
+
+
 # ---- causal tokenizers: tokenizer.json, tokenizer_config.json, generation_config.json, a text --------------------------
 def causal(pre, **model):
     tokens = ["<|end|>", *list("helo wrd!12"), "Ġ", *merged]
@@ -347,4 +394,5 @@ seed("options_file", "deep", '{"epochs":' + deep + "}")
 seed("run_json", "deep", '{"finished":true,"options":' + deep + "}")
 glue("rte", "val.jsonl", '{"premise":"a","hypothesis":"b","label":' + deep + "}", name="deep")
 seed("shards", "deep", '{"weight_map":{"y":' + deep + "}}", shard_a)
+seed("weight_change", "deep", '{"peft_type":' + deep + "}", tensors({}, **lora))
 seed("run_records", "deep", '{"steps":[[' + deep + "]]}")

@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
+#include <sparsegrad/extras/bucket_reduce.hpp>
 #include <sparsegrad/io/group_file.hpp>
 #include <sparsegrad/sparse_grad_group.hpp>
 
@@ -37,6 +38,9 @@ class SparseMlp final : public MlpOptimizer<T, Backend> {
       target.layer->set_plan(ctx, parse_plan(options_.plan), workload);
       add(ctx, target);
       sparse_parameters_ += target.parameter->size();
+      const SideRecipes sides = options_.sides.rules(target.kind);
+      largest_cores_.push_back(largest_rank(sides.out, target.parameter->rows()) *
+                               largest_rank(sides.in, target.parameter->cols()));
     }
   }
 
@@ -50,6 +54,14 @@ class SparseMlp final : public MlpOptimizer<T, Backend> {
   void end_sharing(Context& ctx) {
     if (!shared_) set_memory(ctx, nullptr);
   }
+
+  /// Until `end_summing` each process collects gradients of its own, and `fit` sums what they came to over all. For
+  /// collections alone: no other gradient is summed here.
+  void sum_collections(Communicator& processes) {
+    group_.use_reduce(std::make_shared<BucketReducer<float, Backend>>(
+        processes, ReduceOptions{.collected = Collected::sums}));
+  }
+  void end_summing() { group_.use_reduce(nullptr); }
 
   /// Phase 1: all gradients up to `fit` go to the sums that bases are fitted to, or to nothing after `stop_collecting`.
   /// `end_collecting_step` ends a step that is not this optimizer's, for one matrix and then for all.
@@ -94,7 +106,7 @@ class SparseMlp final : public MlpOptimizer<T, Backend> {
   index_t entries_a_step() const override {
     index_t sum = 0;
     for (index_t i = 0; i < group_.size(); ++i)
-      sum += group_.kept(i);
+      sum += std::min(group_.kept(i), largest_cores_[static_cast<std::size_t>(i)]);
     return sum;
   }
   void add_memory(Context& ctx, index_t, MemoryParts& parts) const override {
@@ -203,6 +215,7 @@ class SparseMlp final : public MlpOptimizer<T, Backend> {
   std::vector<AccumulatedUpdate<float, Backend>*> updates_;  ///< as MlpTarget's
   std::shared_ptr<GradientMemory<float, Backend>> phase1_memory_;
   index_t sparse_parameters_ = 0;
+  std::vector<index_t> largest_cores_;  ///< entries at most, which is known before the bases are
   Group group_;
 };
 

@@ -17,6 +17,9 @@ inline const char* mlp_kind(index_t number) {
 /// Matrices of a kind have one shape, and may share a basis.
 std::string matrix_kind(std::string_view name);
 
+/// How many vectors a side of this extent keeps, at most where that follows from the gradients.
+index_t largest_rank(const SideRecipe& rule, index_t extent);
+
 BasisRecipe make_recipe(const SparseOptions& options);
 
 }  // namespace sparsegrad::finetune

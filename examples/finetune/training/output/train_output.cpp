@@ -26,15 +26,7 @@ void print_memory(const char* name, const MemoryAccount& account) {
       mib(p.activations), mib(p.basis), mib(p.collection), mib(p.sum()));
 }
 
-bool is_finished(const std::filesystem::path& log_path, const TrainOptions& options) {
-  if (!exists(log_path)) return false;
-  const nlohmann::json log = read_json(log_path);
-  if (!log.is_object())
-    throw ValueError(
-        fmt::format("{}: expected the log of a run, an object, found {}; choose another --output",
-                    log_path.string(), log.type_name()));
-  const auto finished = log.find("finished");
-  if (finished == log.end() || *finished != true) return false;
+std::string other_options(const nlohmann::json& log, const TrainOptions& options) {
   nlohmann::json had = log.value("options", nlohmann::json::object());
   if (!had.is_object()) had = nlohmann::json::object();
   // As it would be read back: a path need not be UTF-8.
@@ -44,11 +36,23 @@ bool is_finished(const std::filesystem::path& log_path, const TrainOptions& opti
     had.erase(name);
     wanted.erase(name);
   }
-  if (had != wanted) {
+  return differences(had, wanted);
+}
+
+bool is_finished(const std::filesystem::path& log_path, const TrainOptions& options) {
+  if (!exists(log_path)) return false;
+  const nlohmann::json log = read_json(log_path);
+  if (!log.is_object())
     throw ValueError(
-        fmt::format("{}: a run with other options is finished there; choose another --output, or run "
-                    "without --resume to replace it",
-                    log_path.string()));
+        fmt::format("{}: expected the log of a run, an object, found {}; choose another --output",
+                    log_path.string(), log.type_name()));
+  const auto finished = log.find("finished");
+  if (finished == log.end() || *finished != true) return false;
+  if (const std::string other = other_options(log, options); !other.empty()) {
+    throw ValueError(
+        fmt::format("{}: a run with other options is finished there: {}; choose another --output, or replace "
+                    "it by --overwrite without --resume",
+                    log_path.string(), other));
   }
   return true;
 }
