@@ -18,6 +18,7 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <random>
 #include <set>
@@ -47,6 +48,14 @@ struct Sites {
   }
 };
 
+/// What a lane has read for a product of 16 x 16 tiles, left right or left right^T: of each the eight numbers from 8 lane
+/// on, by rows.
+struct SquareProduct {
+  float left[8];
+  float right[8];
+  bool transposed;
+};
+
 /// The threads of one block.
 class Block {
  public:
@@ -65,6 +74,7 @@ class Block {
     for (Fiber& fiber : fibers_) {
       if (fiber.stack == nullptr) fiber.stack.reset(new char[stack_bytes]);
       fiber.done = false;
+      fiber.stores.clear();
       fiber.groups.clear();
       fiber.groups.emplace_back();
       getcontext(&fiber.context);
@@ -92,10 +102,20 @@ class Block {
   int thread() const { return current_; }
 
   void wait_for_block() {
-    meet(block_, [] {});
+    meet(block_, [this] {
+      for (std::size_t w = 0; w < warps_.size(); ++w)
+        finish_stores(w);
+    });
   }
   void wait_for_warp() {
-    meet(warp(), [] {});
+    meet(warp(), [this] { finish_stores(static_cast<std::size_t>(current_ / 32)); });
+  }
+  /// The sum of the warp's products goes to a tile in memory by the warp's next wait, and not before: no product waits for
+  /// what other lanes read and write. What was there is lost at once.
+  void store_later(std::vector<SquareProduct> products, float* to, int stride) {
+    for (int e = current_ % 32 * 8; e < current_ % 32 * 8 + 8; ++e)
+      to[e / 16 * stride + e % 16] = std::numeric_limits<float>::quiet_NaN();
+    fiber().stores.push_back({std::move(products), to, stride});
   }
   void start_copy(const void* from, void* to) { fiber().groups.back().push_back({from, to}); }
   void end_group() { fiber().groups.emplace_back(); }
@@ -128,10 +148,16 @@ class Block {
 
  private:
   using Group = std::vector<std::pair<const void*, void*>>;
+  struct Store {
+    std::vector<SquareProduct> products;
+    float* to;
+    int stride;
+  };
   struct Fiber {
     ucontext_t context;
     std::unique_ptr<char[]> stack;
     bool done = false;
+    std::vector<Store> stores;
     std::deque<Group> groups;  ///< of copies on their way; the last one is open
   };
   struct Meeting {
@@ -175,6 +201,33 @@ class Block {
       swapcontext(&fibers_[static_cast<std::size_t>(thread)].context, &scheduler_);
     }
   }
+  void finish_stores(std::size_t warp) {
+    Fiber* lanes = &fibers_[32 * warp];
+    const std::size_t count = lanes[0].stores.size();
+    for (int l = 0; l < warps_[warp].size; ++l)
+      if (lanes[l].stores.size() != count)
+        throw std::logic_error("a warp's lanes have not stored the same tiles");
+    for (std::size_t s = 0; s < count; ++s) {
+      float sums[256] = {};
+      for (std::size_t p = 0; p < lanes[0].stores[s].products.size(); ++p) {
+        const auto product = [&](int e) -> const SquareProduct& {
+          return lanes[e / 8].stores[s].products[p];
+        };
+        for (int e = 0; e < 256; ++e) {
+          for (int k = 0; k < 16; ++k) {
+            const int left = e / 16 * 16 + k;
+            const int right = product(0).transposed ? e % 16 * 16 + k : k * 16 + e % 16;
+            sums[e] += product(left).left[left % 8] * product(right).right[right % 8];
+          }
+        }
+      }
+      const Store& store = lanes[0].stores[s];
+      for (int e = 0; e < 256; ++e)
+        store.to[e / 16 * store.stride + e % 16] = sums[e];
+    }
+    for (int l = 0; l < warps_[warp].size; ++l)
+      lanes[l].stores.clear();
+  }
   Fiber& fiber() { return fibers_[static_cast<std::size_t>(current_)]; }
   Meeting& warp() { return warps_[static_cast<std::size_t>(current_ / 32)]; }
 
@@ -205,6 +258,10 @@ inline void end_group_of_copies() {
 }
 inline void wait_for_copies(int groups, const Site& site) {
   if (Sites::all().waits(site)) Block::current().wait_for_copies(groups);
+}
+
+inline void store_later(const std::vector<SquareProduct>& products, float* to, int stride) {
+  Block::current().store_later(products, to, stride);
 }
 
 template <class V>
@@ -284,31 +341,6 @@ void multiply_tiles(const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t
             sum += left[m + 16 * k] * right[n + 8 * k];
           lanes[l]->c[v0 + 2 * v1] = sum;
         }
-      }
-    }
-  });
-}
-
-/// sums += left right, or left right^T where `transposed`: 16 x 16 numbers each, of which a lane holds the eight from
-/// 8 lane on, by rows.
-template <class T>
-void multiply_squares(const T (&left)[8], const T (&right)[8], bool transposed, float (&sums)[8]) {
-  struct Operands {
-    const T* left;
-    const T* right;
-    float* sums;
-  } own{left, right, sums};
-  Block::current().together(own, [transposed](Operands*(&lanes)[32]) {
-    const auto number = [](const T* Operands::*which, Operands*(&all)[32], int i, int j) {
-      const int e = 16 * i + j;
-      return static_cast<float>((all[e / 8]->*which)[e % 8]);
-    };
-    for (int e = 0; e < 256; ++e) {
-      float& sum = lanes[e / 8]->sums[e % 8];
-      for (int k = 0; k < 16; ++k) {
-        sum += number(&Operands::left, lanes, e / 16, k) * (transposed
-                                                                ? number(&Operands::right, lanes, e % 16, k)
-                                                                : number(&Operands::right, lanes, k, e % 16));
       }
     }
   });

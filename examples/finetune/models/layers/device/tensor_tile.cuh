@@ -23,7 +23,7 @@ struct WarpThread : BlockThread {
 
 /// A 16 x 16 tile of sums in float, held by all threads of a warp. The operands lie in shared memory, each tile's start
 /// aligned to 32 bytes, strides multiples of 8. CUDA does not say which thread holds which numbers; an emulated one holds
-/// eight that follow one another, and reads and writes no others.
+/// eight that follow one another, and reads no others.
 template <class T>
 class TileSum {
  public:
@@ -32,7 +32,7 @@ class TileSum {
   SPARSEGRAD_HOST_DEVICE TileSum() {
 #if defined(__CUDA_ARCH__)
     nvcuda::wmma::fill_fragment(sums_, 0.0F);
-#else
+#elif !defined(SPARSEGRAD_EMULATED_LANES)
     for (float& x : sums_)
       x = 0;
 #endif
@@ -49,9 +49,13 @@ class TileSum {
   SPARSEGRAD_HOST_DEVICE void store(float* to, int stride) const {
 #if defined(__CUDA_ARCH__)
     nvcuda::wmma::store_matrix_sync(to, sums_, static_cast<unsigned>(stride), nvcuda::wmma::mem_row_major);
+#elif defined(SPARSEGRAD_EMULATED_LANES)
+    emulated::store_later(products_, to, stride);
 #else
-    for (int e = 0; e < own; ++e)
-      to[place(e, stride)] = sums_[e];
+    for (int i = 0; i < side; ++i) {
+      for (int j = 0; j < side; ++j)
+        to[i * stride + j] = sums_[i * side + j];
+    }
 #endif
   }
 
@@ -68,13 +72,15 @@ class TileSum {
     wmma::load_matrix_sync(right, reinterpret_cast<const Native*>(b), static_cast<unsigned>(stride_b));
     wmma::mma_sync(sums_, left, right, sums_);
 #elif defined(SPARSEGRAD_EMULATED_LANES)
-    T left[own];
-    T right[own];
-    for (int e = 0; e < own; ++e) {
-      left[e] = a[place(e, stride_a)];
-      right[e] = b[place(e, stride_b)];
+    emulated::SquareProduct product;
+    for (int e = 0; e < 8; ++e) {
+      const int i = (8 * lane() + e) / side;
+      const int j = (8 * lane() + e) % side;
+      product.left[e] = a[i * stride_a + j];
+      product.right[e] = b[i * stride_b + j];
     }
-    emulated::multiply_squares<T>(left, right, Transposed, sums_);
+    product.transposed = Transposed;
+    products_.push_back(product);
 #else
     for (int i = 0; i < side; ++i) {
       for (int j = 0; j < side; ++j) {
@@ -89,14 +95,10 @@ class TileSum {
 
 #if defined(__CUDA_ARCH__)
   nvcuda::wmma::fragment<nvcuda::wmma::accumulator, side, side, side, float> sums_;
+#elif defined(SPARSEGRAD_EMULATED_LANES)
+  std::vector<emulated::SquareProduct> products_;  ///< whose sum this is
 #else
-  static constexpr int own = side * side / lanes_of_warp();
-  /// Where in memory the e-th number of this thread is.
-  static int place(int e, int stride) {
-    const int number = lane() * own + e;
-    return number / side * stride + number % side;
-  }
-  float sums_[own];
+  float sums_[side * side];
 #endif
 };
 
