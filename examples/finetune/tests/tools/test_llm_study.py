@@ -2,6 +2,7 @@
 
 import json
 import math
+import subprocess
 import sys
 import unittest
 
@@ -131,10 +132,10 @@ class Study(StudyCase):
     def test_killed_it_leaves_no_evaluation_behind(self):
         pid = self.folder / "pid"
         words = ["--program", self.program, "--model", self.model, "--data", self.data, "--output", self.output, "--other", self.data]
-        process = self.start("llm_study.py", [*words, "--kinds", "ft", "--rate", "ft=3e-4"], FAKE_WAIT=str(pid))
+        process = self.start("llm_study.py", [*words, "--kinds", "ft", "--rate", "ft=3e-4"], stdout=subprocess.DEVNULL, FAKE_WAIT=str(pid))
         self.wait_for(lambda: pid.exists() and pid.read_text(), "an evaluation")
         process.kill()
-        process.communicate()
+        process.wait()
         self.wait_for(lambda: not is_running(int(pid.read_text())), "the end of the evaluation")
 
     def test_a_rate_of_ones_own(self):
