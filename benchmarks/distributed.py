@@ -151,7 +151,7 @@ def step_table(rows):
 
 def step_text(rows, how, loaded):
     return ("Two ranks in two network namespaces, one link each.\n"
-            f"Limited by {how}; {os.cpu_count()} cores{loaded}.\n\n"
+            f"Limited by {how};\n{os.cpu_count()} cores{loaded}.\n\n"
             "BERT-base's linear layers: the backward of each of the 12 layers is a pause of 40 ms, so that the\n"
             "processor is free for the messages. Hidden: the part of the sums' time that a step saves when\n"
             "they begin in the backward pass, where a thread lets the messages go on. All of a fixed support is\n"
