@@ -16,7 +16,7 @@ packages=(
   libopenmpi-dev openmpi-bin
   doctest-dev libbenchmark-dev
   nlohmann-json3-dev libcli11-dev libfmt-dev libicu-dev libsentencepiece-dev
-  python3 python3-venv
+  python3 python3-dev python3-venv
 )
 python_packages=()
 for argument in "$@"; do

@@ -229,10 +229,11 @@ double learn(Communicator& comm, std::shared_ptr<GradientReducer<float, B>> redu
   }
   std::vector<float> w(out * in);
   SparseGradLinear<float> layer(ctx, {w.data(), out, in}, nullptr);
-  SparseGradGroup<float> group(
-      {.entries = kept, .warmup_steps = 10, .recipe = {.sides = [](const std::string&) {
-                                             return SideRecipes{SideRecipe::hosvd(32), SideRecipe::hosvd(32)};
-                                           }}});
+  SparseGradGroup<float> group({.entries = kept,
+                                .warmup_steps = 10,
+                                .recipe = {.sides = [](const std::string&) {
+                                  return SideRecipes{SideRecipe::hosvd(32), SideRecipe::hosvd(32)};
+                                }}});
   group.add(ctx, layer, "planted");
   group.use_reduce(std::move(reducer));
   std::mt19937 own(seed * 1000 + static_cast<std::uint32_t>(comm.rank()) + 1);
@@ -291,11 +292,14 @@ void compare_quality(Communicator& comm) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  MPI_Init(&argc, &argv);
+  int threads = 0;
+  MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &threads);
   int status = 0;
   try {
-    MpiCommunicator comm(MPI_COMM_WORLD);
     const std::string mode = argc > 1 ? argv[1] : "";
+    // A step's sums go on beside the backward pass where they begin in it.
+    const bool early = mode == "step" && argc == 7 && std::atoi(argv[5]) != 0;
+    MpiCommunicator comm(MPI_COMM_WORLD, {.progress_thread = early && threads == MPI_THREAD_MULTIPLE});
     if (mode == "bytes") {
       count_bytes(comm);
     } else if (mode == "quality") {

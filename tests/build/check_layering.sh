@@ -21,7 +21,7 @@ report() {
   local rule=$1 pattern=$2 file hits
   shift 2
   for file in "$@"; do
-    [[ -e $file ]] || continue
+    grep -qsE -- "$pattern" "$file" || continue
     hits=$(sed -E 's://.*$::' "$file" | grep -nE -- "$pattern" || true)
     if [[ -n $hits ]]; then
       printf '%s: %s\n%s\n' "${file#"$dir"/}" "$rule" "$hits"

@@ -107,6 +107,6 @@ def must_compile(text, suffix, flags):
 if len(sys.argv) > 2 and in_c:
     must_compile(c_program(in_c), ".c", ["-x", "c", "-std=c11", "-fopenmp"])
 if len(sys.argv) > 2 and compiled:
-    must_compile(program(compiled), ".cpp", ["-std=c++20"])
+    must_compile(program(compiled), ".cpp", ["-std=c++20", "-fopenmp"])
 print(f"{len(compiled)} snippets and {len(in_c)} in C compile; {len(cuda)} call CUDA and were left out" + (f"; {len(mpi)} for want of MPI" if mpi else ""))
 sys.exit(0 if compiled else 1)

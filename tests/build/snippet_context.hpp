@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include <omp.h>
+
 #include <nlohmann/json.hpp>
 
 #include <sparsegrad/backend/cpu_blas.hpp>

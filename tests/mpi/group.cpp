@@ -261,8 +261,10 @@ TEST_CASE("mpi: sums that were started and given up leave the next step whole") 
   CHECK_THROWS_AS(model.add_gradient(1), StateError);
   group.clear(model.ctx);
   const oracle::Matrix g = model.add_gradient(0);
+  const auto before = comm.traffic().payload_bytes;
   group.start_reduce(model.ctx, 0);
   CHECK(group.finish(model.ctx, 0).data[3] == doctest::Approx(comm.size() * g.data[3]));
+  CHECK(comm.traffic().payload_bytes - before == 48 * 8);  // nothing of layer 1's
   group.clear(model.ctx);
 
   Group sharing(GroupOptions{.entries = 3, .share_gradient_memory = true});

@@ -190,6 +190,7 @@ int run(int argc, char** argv, Processes& processes) {
 
   TrainOptions train;
   train.quiet = !processes.is_first();
+  train.processes = processes.size();
   CLI::App* train_app = app.add_subcommand("train", "fine-tune a model; writes run.json and the best model");
   add_common(*train_app, train);
   add_training(*train_app, train);

@@ -233,6 +233,7 @@ int run(int argc, char** argv, Processes& processes) {
 
   TrainOptions train = default_options();
   train.quiet = !processes.is_first();
+  train.processes = processes.size();
   CLI::App* train_app = app.add_subcommand("train", "fine-tune a model; writes run.json and the best model");
   add_model(*train_app, train);
   add_data(*train_app, train);

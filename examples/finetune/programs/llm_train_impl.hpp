@@ -85,7 +85,7 @@ class CausalRun {
 
 template <class T, class Backend>
 int run_llm_train_on(const TrainOptions& options, const std::string& products,
-                     const RunProcesses& processes) {
+                     const RunProcesses& processes = {}) {
   return run_training<CausalRun<T, Backend>>(options, products, processes);
 }
 

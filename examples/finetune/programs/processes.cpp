@@ -44,7 +44,8 @@ void Processes::require_one(const std::string& what) const {
 RunProcesses share_run(Processes& processes, TrainOptions& options) {
   Communicator* const all = processes.communicator(options.process_timeout);
   if (all == nullptr) return {};
-  require_same_on_all(*all, "the program", {{"build", build_hash()}}, "start the same file on every host");
+  require_same_on_all(*all, "the program", nlohmann::json{{"program", {{"build", build_hash()}}}},
+                      "start the same file on every host");
   require_same_on_all(*all, "the options", compared(options), "start all ranks with the same options");
   options.processes = all->size();
   if (options.threads == 0) options.threads = processes.threads();

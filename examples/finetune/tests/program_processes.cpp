@@ -19,10 +19,10 @@ namespace fs = std::filesystem;
 
 using Clock = std::chrono::steady_clock;
 
-/// Of Open MPI; MPICH knows nothing of these variables and needs none.
+/// Of Open MPI; MPICH knows nothing of these variables and needs none. Both leak memory at their end.
 const char* const variables =
     "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 "
-    "OMPI_MCA_btl_base_warn_component_unused=0 ";
+    "OMPI_MCA_btl_base_warn_component_unused=0 ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 ";
 
 /// `words` for a program in so many processes under a launcher, or in this one where there is none to start.
 std::string command(int processes, const std::string& words, const std::string& name = "sparsegrad-glue") {
@@ -298,14 +298,14 @@ TEST_CASE("ranks of another build, other options or other data are refused, with
   };
   const Finished options = two(own + words, own + words + "--learning-rate 2e-3");
   CHECK(options.status != 0);
-  check_says(options.err, "the options of rank 1: learning_rate is 0.002, expected rank 0's 0.001");
+  check_says(options.err, "rank 1: --learning-rate is 0.002, rank 0 has 0.001; start all ranks");
 
   const fs::path other = fresh_folder("other_build") / "sparsegrad-glue";
   fs::copy_file(program(), other);
   std::ofstream(other, std::ios::app | std::ios::binary) << "x";
   const Finished build = two(own + words, "'" + other.string() + "' " + words);
   CHECK(build.status != 0);
-  check_says(build.err, "the program of rank 1: build is ");
+  check_says(build.err, "rank 1: program/build is ");
 
   std::array<fs::path, 2> data{fresh_folder("data_a"), fresh_folder("data_b")};
   for (std::size_t i = 0; i < 2; ++i) {
@@ -320,7 +320,7 @@ TEST_CASE("ranks of another build, other options or other data are refused, with
   };
   const Finished examples = two(with_data(0), with_data(1));
   CHECK(examples.status != 0);
-  check_says(examples.err, "the options and data of rank 1: examples_hash/");
+  check_says(examples.err, "rank 1: examples_hash/");
 
   // One that does not get as far ends the others.
   const Finished missing = two(own + words, own + words + "--dropout 7");

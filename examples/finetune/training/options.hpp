@@ -223,8 +223,10 @@ struct TrainOptions {
 nlohmann::json to_json(const TrainOptions& options);
 
 /// What is other in the options of a run, by its log or its state, and those that are given, both as to_json has them:
-/// "--seed is 2, the run had 1; ...". Names of other things than options stand as they are. Empty where nothing is.
-std::string differences(const nlohmann::json& run, const nlohmann::json& given);
+/// "--seed is 2, the run had 1; ...", `had_words` being those between. Names of other things than options stand as they are.
+/// Empty where nothing is.
+std::string differences(const nlohmann::json& run, const nlohmann::json& given,
+                        const std::string& had_words = "the run had");
 nlohmann::json to_json(const backend::ProductChoice& choice);
 
 /// Entries that a matrix of this size keeps.

@@ -7,6 +7,8 @@
 
 #include <fmt/format.h>
 
+#include "training/options.hpp"
+
 namespace sparsegrad::finetune {
 
 namespace {
@@ -16,15 +18,6 @@ std::string text_of(const nlohmann::json& json) {
 }
 
 }  // namespace
-
-JsonDifference first_difference(const nlohmann::json& found, const nlohmann::json& expected) {
-  const nlohmann::json differences = nlohmann::json::diff(found, expected);
-  const nlohmann::json::json_pointer where(differences.at(0).at("path").get<std::string>());
-  const auto value = [&](const nlohmann::json& j) {
-    return j.contains(where) ? text_of(j.at(where)) : std::string("nothing");
-  };
-  return {where.to_string().substr(where.empty() ? 0 : 1), value(found), value(expected)};
-}
 
 void require_same_on_all(Communicator& processes, const std::string& what, const nlohmann::json& own,
                          const std::string& cure) {
@@ -36,9 +29,8 @@ void require_same_on_all(Communicator& processes, const std::string& what, const
       const auto* first = reinterpret_cast<const char*>(bytes.data());
       return nlohmann::json::parse(first, first + bytes.size());
     };
-    const JsonDifference difference = first_difference(json_of(all[r]), json_of(all[0]));
-    throw CommunicationError(fmt::format("{} of rank {}: {} is {}, expected rank 0's {}; {}", what, r,
-                                         difference.where, difference.found, difference.expected, cure));
+    throw CommunicationError(
+        fmt::format("rank {}: {}; {}", r, differences(json_of(all[0]), json_of(all[r]), "rank 0 has"), cure));
   }
 }
 

@@ -8,17 +8,8 @@
 
 namespace sparsegrad::finetune {
 
-/// The first place at which two values differ, as "options/learning_rate", and what stands there.
-struct JsonDifference {
-  std::string where;
-  std::string found;     ///< "nothing" where there is none
-  std::string expected;  ///< the same
-};
-/// Of two values that are not equal.
-JsonDifference first_difference(const nlohmann::json& found, const nlohmann::json& expected);
-
 /// Throws CommunicationError on all ranks, with the lowest rank that differs, unless every rank gives what rank 0 gives.
-/// `what` names it, and `cure` says what to do.
+/// `what` names the exchange, and `cure` says what to do.
 void require_same_on_all(Communicator& processes, const std::string& what, const nlohmann::json& own,
                          const std::string& cure);
 

@@ -223,7 +223,8 @@ bool BasicTrainer<Model>::collect_bases(const TrainHooks& hooks) {
   const bool in_turns = sparse_options.needs_gradients() && options_.phase1_takes_turns();
   if (in_turns) sparse_->share_memory(ctx_);
   // Each process then collects the gradients of its own micro-batches; `fit` adds up what they came to.
-  if (in_turns && processes_ != nullptr) sparse_->sum_collections(*processes_);
+  const bool sums_apart = in_turns && processes_ != nullptr;
+  if (sums_apart) sparse_->sum_collections(*processes_);
   matrices_apart_ = in_turns;
   sparse_->start_collecting(ctx_);
   if (sparse_options.needs_gradients()) {
@@ -248,7 +249,7 @@ bool BasicTrainer<Model>::collect_bases(const TrainHooks& hooks) {
       phase1_mlp_ = std::make_unique<DenseMlp<T, Backend>>(ctx_, mlp_targets(), options_.weight_decay);
     double rate = 0;
     const auto use_gradient = [&](index_t number, double scale) {
-      (void)sparse_->gradient(ctx_, number);  // complete now, and in the sums
+      if (!sums_apart) (void)sparse_->gradient(ctx_, number);  // complete now, and in the sums
       if (!fixed) phase1_mlp_->step_one(ctx_, number, rate, scale);
       sparse_->end_collecting_step(ctx_, number);
     };
@@ -283,7 +284,7 @@ bool BasicTrainer<Model>::collect_bases(const TrainHooks& hooks) {
   const auto end_turns = [&] {
     if (!in_turns) return;
     sparse_->end_sharing(ctx_);
-    if (processes_ != nullptr) sparse_->end_summing();
+    if (sums_apart) sparse_->end_summing();
   };
   if (!whole) {
     sparse_->stop_collecting(ctx_);

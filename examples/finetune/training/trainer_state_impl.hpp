@@ -12,7 +12,6 @@
 #include <sparsegrad/io/state_file.hpp>
 
 #include "checkpoints/state_files.hpp"
-#include "training/process_agreement.hpp"
 #include "training/trainer.hpp"
 
 namespace sparsegrad::finetune {

@@ -186,7 +186,8 @@ void BasicTrainer<Model>::require_same_state() {
                       "start all with the same options, on the same files");
   require_same_on_all(
       *processes_, "the state",
-      nlohmann::json{{"step", report_.steps_done}, {"hash", fmt::format("{:016x}", checkpoint_hash())}},
+      nlohmann::json{
+          {"state", {{"step", report_.steps_done}, {"hash", fmt::format("{:016x}", checkpoint_hash())}}}},
       "they need the same model's files, the same program and threads, and processors of one kind");
 }
 

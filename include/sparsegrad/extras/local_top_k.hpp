@@ -97,18 +97,25 @@ class LocalTopKReducer final : public GradientReducer<C, B> {
     Layer& l = at(layer);
     l.sent = false;
     communicator().wait(l.ticket);
-    const std::size_t count = l.mine.size() / entry;
-    std::vector<C> sum(static_cast<std::size_t>(g.size()));
-    std::vector<C> values(count);
+    const auto k = static_cast<index_t>(l.mine.size() / entry);
+    const auto count = static_cast<std::size_t>(k);
+    B::template zero<C>(ctx, g.data, g.size());
+    auto frame = ctx.frame();
+    C* values = frame.template take<C>(k);
+    C* sums = frame.template take<C>(k);
+    stored_index_t* positions = frame.template take<stored_index_t>(k);
+    std::vector<C> host(count);
     std::vector<stored_index_t> places(count);
     for (int r = 0; r < communicator().size() && count > 0; ++r) {
       const std::byte* from = l.all.data() + static_cast<std::size_t>(r) * l.mine.size();
-      std::memcpy(values.data(), from, count * sizeof(C));
+      std::memcpy(host.data(), from, count * sizeof(C));
       std::memcpy(places.data(), from + count * sizeof(C), count * sizeof(stored_index_t));
-      for (std::size_t e = 0; e < count; ++e)
-        sum[static_cast<std::size_t>(places[e])] += values[e];
+      B::template upload<C>(ctx, host.data(), values, k);
+      B::template upload<stored_index_t>(ctx, places.data(), positions, k);
+      B::template gather<C>(ctx, g.data, positions, k, sums);
+      B::template add<C>(ctx, C(1), MatrixView<const C>(values, 1, k), MatrixView<C>(sums, 1, k));
+      B::template scatter<C>(ctx, sums, positions, k, g.data);
     }
-    B::template upload<C>(ctx, sum.data(), g.data, g.size());
   }
   void abandon() noexcept override {
     for (Layer& l : layers_) {

@@ -21,7 +21,7 @@ struct MpiPart {
 
 /// A message to or from a rank.
 struct MpiMessage {
-  int peer = 0;           ///< the other rank
+  int peer = 0;           ///< the other rank; -1: all of them
   bool received = false;  ///< it comes from there
   std::size_t bytes = 0;  ///< its length
 };
@@ -42,7 +42,6 @@ struct MpiOperation {
   std::vector<std::byte> parts;       ///< what each rank has for this rank's part
   std::vector<MPI_Request> requests;  ///< of the present stage
   std::vector<MpiMessage> messages;   ///< of the requests
-  std::vector<MPI_Status> statuses;   ///< of the requests, once they have ended
 
   /// The part of the numbers that rank r adds up.
   MpiPart part(int r, int size) const {

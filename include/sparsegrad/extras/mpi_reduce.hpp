@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -10,6 +11,7 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <thread>
@@ -25,6 +27,7 @@
 #include "communicator.hpp"
 #include "gradient_buckets.hpp"
 #include "mpi_operation.hpp"
+#include "mpi_roll_call.hpp"
 
 namespace sparsegrad::SPARSEGRAD_ABI {
 
@@ -35,6 +38,9 @@ struct MpiOptions {
   std::chrono::milliseconds timeout = std::chrono::minutes(10);
   /// How long after a timeout the other ranks have to say that they are there.
   std::chrono::milliseconds grace = std::chrono::seconds(2);
+  /// A thread lets messages go on while the caller computes: MPI does nothing between its calls. Takes
+  /// some of a core, and MPI_Init_thread with MPI_THREAD_MULTIPLE.
+  bool progress_thread = false;
   /// Asked about every millisecond of a wait: why it should end now, where another's end is known; empty
   /// text: it goes on.
   std::function<std::string()> watch = {};
@@ -56,12 +62,15 @@ struct MpiOptions {
 /// (N - 1) / N of the bytes, as in a ring, in 2 (N - 1) messages. SumOrder::any is MPI_Iallreduce.
 ///
 /// All calls come from one thread at a time (MPI_THREAD_SERIALIZED, or FUNNELED from the main one).
-/// Messages move while a call of this class is made: MPI needs that, so `poll` in long work. After a
+/// Messages move while a call of this class is made: `poll` in long work, or have a progress_thread.
+/// After a
 /// CommunicationError a process should end by MPI_Abort: MPI_Finalize may wait for ranks that are gone.
 class MpiCommunicator final : public Communicator {
  public:
-  /// Collective over `comm`, of which it makes a duplicate for itself that returns errors. Throws
-  /// StateError before MPI_Init, ValueError for a timeout that is not positive.
+  /// Collective over `comm`, of which it makes a duplicate for itself that returns errors. (MPICH asks
+  /// the handler of MPI_COMM_WORLD as well, and ends the process unless that is MPI_ERRORS_RETURN.) Throws
+  /// StateError before MPI_Init, or for a progress_thread without MPI_THREAD_MULTIPLE; ValueError for a
+  /// timeout that is not positive.
   explicit MpiCommunicator(MPI_Comm comm, MpiOptions options = {}) : options_(options) {
     int initialized = 0;
     MPI_Initialized(&initialized);
@@ -70,12 +79,23 @@ class MpiCommunicator final : public Communicator {
       throw ValueError("timeout is " + std::to_string(options.timeout.count()) + " ms and grace " +
                        std::to_string(options.grace.count()) + " ms, expected timeout > 0 and grace >= 0");
     }
+    int threads = MPI_THREAD_SINGLE;
+    MPI_Query_thread(&threads);
+    if (options.progress_thread && threads < MPI_THREAD_MULTIPLE) {
+      throw StateError(
+          "MpiCommunicator: a progress thread needs MPI_THREAD_MULTIPLE, and MPI gives less; call "
+          "MPI_Init_thread with it");
+    }
     check(MPI_Comm_dup(comm, &comm_), "MPI_Comm_dup", "start");
     check(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler", "start");
     check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank", "start");
     check(MPI_Comm_size(comm_, &size_), "MPI_Comm_size", "start");
+    calls_ = detail::MpiRollCall(comm_, rank_, size_);
+    if (options.progress_thread) thread_ = std::thread([this] { go_on(); });
   }
   ~MpiCommunicator() override {
+    ends_ = true;
+    if (thread_.joinable()) thread_.join();
     int finalized = 0;
     MPI_Finalized(&finalized);
     if (in_flight_.empty() && broken_.empty() && finalized == 0) {
@@ -100,6 +120,7 @@ class MpiCommunicator final : public Communicator {
   }
   Ticket start_gather(std::span<const std::byte> mine, std::span<std::byte> all,
                       const std::string& what) override {
+    const Lock lock(mutex_);
     require_whole();
     if (all.size() != mine.size() * static_cast<std::size_t>(size_)) {
       throw ValueError("gather: room for " + std::to_string(all.size()) + " bytes, expected " +
@@ -114,6 +135,7 @@ class MpiCommunicator final : public Communicator {
     return op.ticket;
   }
   void wait(Ticket ticket) override {
+    Lock lock(mutex_);
     require_whole();
     const auto begin = Clock::now();
     Clock::time_point asked = begin;
@@ -124,25 +146,30 @@ class MpiCommunicator final : public Communicator {
       const auto now = Clock::now();
       if (now - begin > options_.timeout) fail_late(*op);
       if (now - asked > std::chrono::milliseconds(1)) {
-        answer(*op);
+        calls_.answer(op->what);
         if (options_.watch) {
           if (const std::string why = options_.watch(); !why.empty()) fail(op->what + ": " + why);
         }
         asked = now;
       }
+      lock.unlock();
       if (turn < 200) {
         std::this_thread::yield();
       } else {
         std::this_thread::sleep_for(std::chrono::microseconds(50));
       }
+      lock.lock();
+      require_whole();
     }
     traffic_.waited_seconds += std::chrono::duration<double>(Clock::now() - begin).count();
   }
   void poll() override {
+    const Lock lock(mutex_);
     require_whole();
     advance_all();
   }
   void broadcast(std::span<std::byte> data, int root, const std::string& what) override {
+    const Lock lock(mutex_);
     require_whole();
     if (root < 0 || root >= size_) {
       throw ValueError("broadcast: root is " + std::to_string(root) + ", expected a rank in [0, " +
@@ -172,16 +199,21 @@ class MpiCommunicator final : public Communicator {
     wait(start_gather(std::span(&mine, 1), all, what));
   }
   /// What was sent so far.
-  Traffic traffic() const override { return traffic_; }
+  Traffic traffic() const override {
+    const Lock lock(mutex_);
+    return traffic_;
+  }
 
  private:
   using Clock = std::chrono::steady_clock;
+  using Lock = std::unique_lock<std::recursive_mutex>;
 
   using Operation = detail::MpiOperation;
   using Part = detail::MpiPart;
 
   template <class N>
   Ticket start(std::span<N> data, MPI_Datatype type, SumOrder order, const std::string& what) {
+    const Lock lock(mutex_);
     require_whole();
     require_countable(data.size(), what);
     ++traffic_.sums;
@@ -191,7 +223,7 @@ class MpiCommunicator final : public Communicator {
     if (bytes > 0) std::memcpy(op.own.data(), data.data(), bytes);
     if (order == SumOrder::any) {
       op.stage = 2;
-      op.messages.push_back({});
+      op.messages.push_back({.peer = -1});
       op.requests.push_back(MPI_REQUEST_NULL);
       const auto ranks = static_cast<std::size_t>(size_);
       traffic_.sent_bytes += static_cast<std::int64_t>(2 * (ranks - 1) * bytes / ranks);
@@ -255,6 +287,19 @@ class MpiCommunicator final : public Communicator {
       if (r != rank_) send(op, r, op.own.data() + part(op, rank_).first, part(op, rank_).count);
   }
 
+  /// What the progress thread does.
+  void go_on() {
+    while (!ends_) {
+      {
+        const Lock lock(mutex_);
+        try {
+          if (broken_.empty()) advance_all();
+        } catch (const CommunicationError&) {  // the caller's next call says so
+        }
+      }
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+    }
+  }
   void advance_all() {
     for (std::size_t i = 0; i < in_flight_.size();) {
       if (!advance(*in_flight_[i])) {
@@ -282,31 +327,24 @@ class MpiCommunicator final : public Communicator {
   }
   /// Whether all messages of the present stage have come and gone.
   bool arrived(Operation& op) {
-    if (op.requests.empty()) return true;
-    op.statuses.resize(op.requests.size());
-    int done = 0;
-    const int code =
-        MPI_Testall(static_cast<int>(op.requests.size()), op.requests.data(), &done, op.statuses.data());
-    if (code == MPI_ERR_IN_STATUS) {
-      for (std::size_t i = 0; i < op.statuses.size(); ++i) {
-        const int error = op.statuses[i].MPI_ERROR;
-        if (error != MPI_ERR_PENDING) check(error, "MPI_Testall", op.what, op.messages[i].peer);
-      }
-    }
-    check(code, "MPI_Testall", op.what);
-    if (done == 0) return false;
-    for (std::size_t i = 0; i < op.messages.size(); ++i) {
+    bool all = true;
+    for (std::size_t i = 0; i < op.requests.size(); ++i) {
+      if (op.requests[i] == MPI_REQUEST_NULL) continue;
       const detail::MpiMessage& m = op.messages[i];
-      if (!m.received) continue;
+      int done = 0;
+      MPI_Status status{};
+      check(MPI_Test(&op.requests[i], &done, &status), "MPI_Test", op.what, m.peer);
+      all = all && done != 0;
+      if (done == 0 || !m.received) continue;
       int numbers = 0;
-      MPI_Get_count(&op.statuses[i], op.type, &numbers);
-      const std::size_t bytes = static_cast<std::size_t>(numbers) * op.element;
-      if (numbers == MPI_UNDEFINED || bytes != m.bytes) {
+      MPI_Get_count(&status, op.type, &numbers);
+      const std::size_t bytes = static_cast<std::size_t>((std::max)(numbers, 0)) * op.element;
+      if (bytes != m.bytes) {
         fail(op.what + ": rank " + std::to_string(m.peer) + " has sent " + std::to_string(bytes) +
              " bytes, expected " + std::to_string(m.bytes) + "; all ranks must make the same calls");
       }
     }
-    return true;
+    return all;
   }
 
   const Operation* find(Ticket ticket) const {
@@ -348,23 +386,7 @@ class MpiCommunicator final : public Communicator {
 
   /// Asks all ranks whether they are there, and throws with those that are not.
   [[noreturn]] void fail_late(const Operation& op) {
-    const std::string what = op.what;
-    std::vector<std::string> said(static_cast<std::size_t>(size_));
-    static const char nothing = 0;
-    for (int r = 0; r < size_; ++r) {
-      if (r == rank_) continue;
-      MPI_Request request = MPI_REQUEST_NULL;
-      if (MPI_Isend(&nothing, 1, MPI_CHAR, r, question_tag, comm_, &request) == MPI_SUCCESS)
-        MPI_Request_free(&request);
-    }
-    const auto begin = Clock::now();
-    while (Clock::now() - begin < options_.grace) {
-      answer(op);
-      std::string text;
-      for (int peer = take(answer_tag, text); peer >= 0; peer = take(answer_tag, text))
-        said[static_cast<std::size_t>(peer)] = text;
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
+    const std::vector<std::string> said = calls_.ask(op.what, options_.grace);
     std::vector<int> silent;
     std::string waits;
     for (int r = 0; r < size_; ++r) {
@@ -376,39 +398,13 @@ class MpiCommunicator final : public Communicator {
     const std::string seconds =
         std::to_string(static_cast<double>(options_.timeout.count()) / 1000).substr(0, 6) + " s";
     if (!silent.empty()) {
-      fail(what + ": " + ranks_text(silent) + (silent.size() == 1 ? " has" : " have") + " not come for " +
+      fail(op.what + ": " + ranks_text(silent) + (silent.size() == 1 ? " has" : " have") + " not come for " +
            seconds + " and " + (silent.size() == 1 ? "does" : "do") + " not answer");
     }
-    fail(what + ": no end for " + seconds + waits + "; all ranks must make the same calls");
-  }
-  /// Tells those that ask what this rank waits in.
-  void answer(const Operation& op) {
-    std::string text;
-    for (int peer = take(question_tag, text); peer >= 0; peer = take(question_tag, text)) {
-      // Lives until the engine has sent it.
-      answers_.push_back(op.what.empty() ? "a call" : op.what.substr(0, 200));
-      MPI_Request request = MPI_REQUEST_NULL;
-      if (MPI_Isend(answers_.back().data(), static_cast<int>(answers_.back().size()), MPI_CHAR, peer,
-                    answer_tag, comm_, &request) == MPI_SUCCESS)
-        MPI_Request_free(&request);
-    }
-  }
-  /// A message of this tag, where one has come: its sender, else -1.
-  int take(int wanted, std::string& text) {
-    int there = 0;
-    MPI_Status status{};
-    if (MPI_Iprobe(MPI_ANY_SOURCE, wanted, comm_, &there, &status) != MPI_SUCCESS || there == 0) return -1;
-    int length = 0;
-    MPI_Get_count(&status, MPI_CHAR, &length);
-    text.assign(static_cast<std::size_t>((std::max)(length, 0)), ' ');
-    const int code =
-        MPI_Recv(text.data(), length, MPI_CHAR, status.MPI_SOURCE, wanted, comm_, MPI_STATUS_IGNORE);
-    return code == MPI_SUCCESS ? status.MPI_SOURCE : -1;
+    fail(op.what + ": no end for " + seconds + waits + "; all ranks must make the same calls");
   }
 
-  static constexpr int question_tag = 1;
-  static constexpr int answer_tag = 2;
-  static constexpr Ticket first_tag = 16;
+  static constexpr Ticket first_tag = 16;  ///< those below are MpiRollCall's
 
   MpiOptions options_;
   MPI_Comm comm_ = MPI_COMM_NULL;
@@ -418,9 +414,12 @@ class MpiCommunicator final : public Communicator {
   std::deque<std::unique_ptr<Operation>> in_flight_;
   std::vector<std::unique_ptr<Operation>> free_;  ///< kept for the calls that follow
   std::vector<float> wide_;
-  std::deque<std::string> answers_;
+  detail::MpiRollCall calls_;
   std::string broken_;
   Traffic traffic_;
+  mutable std::recursive_mutex mutex_;  ///< the caller's calls and the progress thread take turns
+  std::atomic<bool> ends_ = false;
+  std::thread thread_;
 };
 
 }  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -10,7 +10,7 @@
 #include "context.hpp"
 #include "square_root.hpp"
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 /// m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, d = -lr m^ / (sqrt(v^) + eps) in blocks: moments
 /// at scattered entries are brought together first, so that one vectorised loop serves all cases.
@@ -158,4 +158,4 @@ class Adam {
   std::int32_t tabulated_ = 0;
 };
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

@@ -11,7 +11,7 @@
 #include "elementwise.hpp"
 #include "lanes.hpp"
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 /// The primitives `widen` and `round_to` of the contract (core/backend.hpp), and `split`.
 struct Convert {
@@ -84,4 +84,4 @@ struct Convert {
   }
 };
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

@@ -8,7 +8,7 @@
 #include "../../core/backend.hpp"
 #include "context.hpp"
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 /// gemm, gemm_batched and gram on top of `Serial`, which supplies
 ///   Serial::gemm<T>(op_a, op_b, alpha, A, B, beta, C, pack)   one product on the calling thread, no
@@ -155,4 +155,4 @@ struct Dense {
   }
 };
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

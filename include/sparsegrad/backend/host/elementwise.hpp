@@ -10,7 +10,7 @@
 #include "lanes.hpp"
 #include "magnitude_bits.hpp"
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 /// Calls f(i, begin, end) for parts of the rows i, which together cover rows x cols, side by side.
 /// `flat`: the matrices lie without gaps and may be taken as one row.
@@ -231,4 +231,4 @@ struct Elementwise {
   }
 };
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

@@ -12,7 +12,7 @@
 #include <immintrin.h>
 #endif
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 /// The primitives `locate_entries` and `insert_entries` of the contract (core/backend.hpp).
 struct Entries {
@@ -181,4 +181,4 @@ struct Entries {
   }
 };
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

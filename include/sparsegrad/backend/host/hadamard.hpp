@@ -9,7 +9,7 @@
 #include "arrays.hpp"
 #include "context.hpp"
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 /// H = (I - 2/m 1 1^T) (x) H_b diag(signs), n = m b, b the largest power of two that divides n; the
 /// inverse is the transpose. Vectors along the rows are transformed where they lie; columns in
@@ -241,4 +241,4 @@ class HadamardTransform {
   T mean_;
 };
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

@@ -13,7 +13,7 @@
 #include <immintrin.h>
 #endif
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 /// A register's worth of numbers, by the vector extension of g++ and clang++: the compiler maps it
 /// to what the target has.
@@ -309,4 +309,4 @@ inline void transpose_square(const From* from, index_t from_stride, T* to, index
 
 #undef SPARSEGRAD_HAS_SHUFFLE
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

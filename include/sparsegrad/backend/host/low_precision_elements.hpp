@@ -12,7 +12,7 @@
 #include "elementwise.hpp"
 #include "lanes.hpp"
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 /// The primitives add_to_rows and column_sums of LowPrecisionBackend (core/backend.hpp).
 struct LowPrecisionElements {
@@ -133,4 +133,4 @@ struct LowPrecisionElements {
   }
 };
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

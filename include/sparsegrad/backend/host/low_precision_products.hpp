@@ -10,7 +10,7 @@
 #include "convert.hpp"
 #include "dense.hpp"
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 /// The primitives gemm and gemm_wide of LowPrecisionBackend (core/backend.hpp) for a backend whose
 /// library does not multiply 16-bit numbers. Blocks of A and B are converted to float and multiplied
@@ -150,4 +150,4 @@ struct LowPrecisionProducts : private Dense<Serial> {
   }
 };
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

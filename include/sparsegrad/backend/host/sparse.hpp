@@ -11,7 +11,7 @@
 #include "elementwise.hpp"
 #include "lanes.hpp"
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 struct Sparse {
   template <class T>
@@ -365,4 +365,4 @@ struct Sparse {
   }
 };
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

@@ -13,7 +13,7 @@
 #include "context.hpp"
 #include "magnitude_bits.hpp"
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 /// The k largest of x[0, n) by |x|, exactly, ties by lowest index, |NaN| above Inf, -0 equal to 0.
 ///
@@ -379,4 +379,4 @@ class TopK {
   index_t* histogram_ = nullptr;
 };
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS
