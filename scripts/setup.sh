@@ -2,7 +2,7 @@
 # setup.sh [--lint] [--docs] [--python] [--peers] [--nccl]
 # Installs what the project is built from: Debian packages, and a virtual environment in .venv for what comes from
 # PyPI. Does nothing where everything is there.
-#   --lint    also clang-format, clang-tidy, shellcheck, valgrind, libc++, and .venv with conan
+#   --lint    also clang-format, clang-tidy, shellcheck, valgrind, libc++, and .venv with conan and cuobjdump
 #   --docs    also doxygen, for the target docs
 #   --python  also .venv with numpy, matplotlib and optuna
 #   --peers   the same with the programs that benchmarks/ compares with: torch, transformers, peft, tensorly; some 6 GB
@@ -25,7 +25,7 @@ for argument in "$@"; do
   case $argument in
     --lint)
       packages+=(clang-format clang-tidy libc++-dev libc++abi-dev shellcheck valgrind)
-      python_packages+=(conan)
+      python_packages+=(conan nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)
       ;;
     --docs) packages+=(doxygen) ;;
     --python) python_packages+=(numpy matplotlib optuna) ;;
@@ -67,7 +67,8 @@ install_packages() {
 
 make_venv() {
   local names="${python_packages[*]}"
-  if "$venv_dir/bin/python" -c "import ${names// /, }" 2> /dev/null; then
+  if "$venv_dir/bin/python" -c "import importlib.metadata, sys; [importlib.metadata.version(name) for name in sys.argv[1:]]" \
+    "${python_packages[@]}" 2> /dev/null; then
     say "Python environment .venv is ready"
     return
   fi
