@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# setup.sh [--lint] [--docs] [--python] [--peers] [--nccl]
+# setup.sh [--lint] [--docs] [--tools] [--python] [--peers] [--nccl]
 # Installs what the project is built from: Debian packages, and a virtual environment in .venv for what comes from
 # PyPI. Does nothing where everything is there.
-#   --lint    also clang-format, clang-tidy, shellcheck, valgrind, libc++, and .venv with conan
+#   --lint    also clang-format, clang-tidy, shellcheck, valgrind and libc++
 #   --docs    also doxygen, for the target docs
+#   --tools   also .venv with conan and cuobjdump, for tests that are skipped without them
 #   --python  also .venv with numpy, matplotlib and optuna
 #   --peers   the same with the programs that benchmarks/ compares with: torch, transformers, peft, tensorly; some 6 GB
 #   --nccl    also NCCL's header and library in .venv, for builds with SPARSEGRAD_CUDA (-DNCCL_ROOT, see common.sh)
@@ -23,19 +24,17 @@ python_packages=()
 with_nccl=0
 for argument in "$@"; do
   case $argument in
-    --lint)
-      packages+=(clang-format clang-tidy libc++-dev libc++abi-dev shellcheck valgrind)
-      python_packages+=(conan)
-      ;;
+    --lint) packages+=(clang-format clang-tidy libc++-dev libc++abi-dev shellcheck valgrind) ;;
     --docs) packages+=(doxygen) ;;
+    --tools) python_packages+=(conan nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm) ;;
     --python) python_packages+=(numpy matplotlib optuna) ;;
     --peers) python_packages+=(numpy matplotlib optuna torch transformers peft tensorly) ;;
     --nccl) with_nccl=1 ;;
     -h | --help)
-      sed -n '2,10s/^# \{0,1\}//p' "$0"
+      sed -n '2,11s/^# \{0,1\}//p' "$0"
       exit 0
       ;;
-    *) die "setup.sh does not know '$argument' (--lint, --docs, --python, --peers, --nccl)" ;;
+    *) die "setup.sh does not know '$argument' (--lint, --docs, --tools, --python, --peers, --nccl)" ;;
   esac
 done
 
@@ -67,7 +66,8 @@ install_packages() {
 
 make_venv() {
   local names="${python_packages[*]}"
-  if "$venv_dir/bin/python" -c "import ${names// /, }" 2> /dev/null; then
+  if "$venv_dir/bin/python" -c "import importlib.metadata, sys; [importlib.metadata.version(name) for name in sys.argv[1:]]" \
+    "${python_packages[@]}" 2> /dev/null; then
     say "Python environment .venv is ready"
     return
   fi
