@@ -11,7 +11,7 @@ the longest example, the program does not. Peak memory is the process's own, fro
 entries as the core of one side of rank 64, or some fewer.
 The others: peer_llm.py, in a process for each case; they read the folder that `sparsegrad-llm export` writes. What is missing, or
 fails, is said in the page, and the rest is measured. The losses of the first step are compared: the same batches, read alike.
-llama.cpp generates with the file itself, and with float weights where the program can export them as GGUF.
+llama.cpp generates with the file itself, and with what the program exports of it as GGUF in float, fp16 and q8_0.
 
 Writes FOLDER/llm.json and FOLDER/llm.md after every case, by default in benchmarks/results/<machine>.
 """
@@ -36,6 +36,8 @@ SIDE = 64
 # Greedy answers to it are longer than what is measured.
 PROMPT = "Write a long story about a lighthouse keeper and his daughter, with many details."
 QUANTISED = ["--base", "file"]
+# What llama.cpp's weights are, beside those of the file.
+LLAMA_TYPES = ["float", "fp16", "q8_0"]
 
 
 class Case:
@@ -69,8 +71,7 @@ def cases_of(rank, is_gguf):
         cases.append(Case("generation", dtype, [], generates=True))
         cases.append(Case("transformers' generation", dtype, ["--what", "generate"], peer=True, generates=True))
     if is_gguf:
-        cases.append(Case("llama.cpp's generation, the file's type", "", ["--what", "llama.cpp"], peer=True, generates=True))
-        cases.append(Case("llama.cpp's generation, float", "", ["--what", "llama.cpp"], peer=True, generates=True))
+        cases += [Case(title, "", ["--what", "llama.cpp"], peer=True, generates=True) for title in llama_cases()]
     cases += [Case("transformers' ft", dtype, ["--what", "ft"], peer=True) for dtype in reversed(TYPES)]
     return cases
 
@@ -120,7 +121,8 @@ def program_run(a, case):
 def peer_run(a, case):
     command = [sys.executable, "-B", str(HERE / "peer_llm.py"), *case.options, "--threads", str(a.threads)]
     if case.options[1] == "llama.cpp":
-        command += ["--model", a.model if case.title.endswith("type") else float_gguf(a)]
+        kind = case.title.rpartition(", ")[2]
+        command += ["--model", gguf_of(a, kind) if kind in LLAMA_TYPES else a.model]
     else:
         command += ["--model", folder_of(a), "--dtype", case.dtype]
     if case.generates:
@@ -146,10 +148,11 @@ def folder_of(a):
     return str(folder)
 
 
-def float_gguf(a):
-    file = pathlib.Path(a.scratch) / "float.gguf"
+def gguf_of(a, kind):
+    file = pathlib.Path(a.scratch) / f"{kind}.gguf"
     if not file.exists():
-        run_command([a.program, "export", "--model", a.model, "--format", "gguf", "--output", str(file), "--quiet"], a.case_seconds)
+        command = [a.program, "export", "--model", a.model, "--format", "gguf", "--save-dtype", kind, "--output", str(file), "--quiet"]
+        run_command(command, a.case_seconds)
     return str(file)
 
 
@@ -192,11 +195,16 @@ def rate_ratios(data, first, second):
 def compared():
     pairs = [("LoRA", "peft's LoRA"), ("ft", "transformers' ft"), ("sparse (best)", "LoRA"), ("sparse (best)", "ft"), ("LoRA", "ft")]
     pairs += [("LoRA, quantised base", "LoRA"), ("sparse (best), quantised base", "sparse (best)")]
-    return [*pairs, ("generation", "transformers' generation")]
+    return [*pairs, ("generation", "transformers' generation"), *(("generation", theirs) for theirs in llama_cases())]
 
 
-def llama_pairs():
-    return [(f"generation, {dtype}", f"llama.cpp's generation, {theirs}") for dtype in TYPES for theirs in ("float", "the file's type")]
+def llama_cases():
+    return [f"llama.cpp's generation, {kind}" for kind in [*LLAMA_TYPES, "the file's type"]]
+
+
+def titled(what, dtype):
+    """llama.cpp has a type of its own."""
+    return what if what in llama_cases() else f"{what}, {dtype}"
 
 
 def targets(data):
@@ -224,8 +232,9 @@ def targets(data):
         peak(f"one side of rank {SIDE} in {dtype}, peak memory over LoRA's, the update apart", f"sparse (best), {dtype}", f"LoRA, {dtype}", 1, update)
         for what in ("LoRA", "sparse (best)"):
             peak(f"{what} in {dtype}, peak memory over peft's LoRA's", f"{what}, {dtype}", f"peft's LoRA, {dtype}", 0.5)
-    for first, second in llama_pairs():
-        rate(f"{first}, tokens a second over {second.replace(', ', ' in ')}", first, second, 0.5)
+        for kind in ("float", "q8_0"):
+            first, second = f"generation, {dtype}", f"llama.cpp's generation, {kind}"
+            rate(f"{first}, tokens a second over {second.replace(', ', ' in ')}", first, second, 0.5)
     return rows
 
 
@@ -250,7 +259,7 @@ def page(data):
         trained = f"{found['trained']:,}" if "trained" in found else ""
         rows.append([title, spread([1 / s for s in seconds], 0), step, f"{peak / 2**20:.0f}" if peak else "", trained, f"{found['loss']:.4f}" if "loss" in found else ""])
     lines += [""] + table(["case", "tokens a second", "s a step", "peak MiB", "entries that a step changes", "first loss"], rows)
-    rows = list(ratio_rows(compared(), TYPES, lambda first, second, dtype: rate_ratios(data, f"{first}, {dtype}", f"{second}, {dtype}")))
+    rows = list(ratio_rows(compared(), TYPES, lambda first, second, dtype: rate_ratios(data, titled(first, dtype), titled(second, dtype))))
     if rows:
         lines += ["## Ratios of tokens a second", ""] + table(["of / of", *TYPES], rows)
     rows = [[t["what"], t["wanted"], t["found"], verdict(t["met"], t["why"])] for t in targets(data)]

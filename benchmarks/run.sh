@@ -9,7 +9,7 @@
 #                            takes under twenty minutes on two idle cores after the build, without it two hours; options of
 #                            benchmarks/report.py (--model DIR --data DIR: a real BERT and CoLA too)
 #   run.sh llm --model FILE --data FILE [option...]
-#                            a language model's step and generation against transformers, peft and llama.cpp, some eight
+#                            a language model's step and generation against transformers, peft and llama.cpp, some ten
 #                            minutes after the build, benchmarks/results/<machine>/llm.md; options of benchmarks/llm_step.py
 #   run.sh gpu [option...]   backend::Cuda on this machine's GPU, benchmarks/results/gpu.json; options of Google Benchmark
 # Plots need matplotlib, the comparison with other programs torch, transformers, peft and tensorly in .venv (scripts/setup.sh

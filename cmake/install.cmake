@@ -7,9 +7,9 @@ install(DIRECTORY "${PROJECT_SOURCE_DIR}/include/sparsegrad" DESTINATION "${CMAK
 install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION "${CMAKE_INSTALL_DATADIR}/licenses/sparsegrad")
 
 # One export file a component: loading a component must not ask for another's dependency.
-set(sparsegrad_components core cpu blas onednn io)
+set(sparsegrad_components core cpu blas onednn io mpi)
 if(SPARSEGRAD_CUDA)
-  list(APPEND sparsegrad_components cuda)
+  list(APPEND sparsegrad_components cuda nccl)
 endif()
 foreach(component IN LISTS sparsegrad_components)
   set_target_properties(sparsegrad_${component} PROPERTIES EXPORT_NAME ${component})
@@ -70,4 +70,5 @@ install(FILES
   "${PROJECT_BINARY_DIR}/cmake/sparsegrad-config-version.cmake"
   "${PROJECT_SOURCE_DIR}/cmake/FindCBLASLAPACKE.cmake"
   "${PROJECT_SOURCE_DIR}/cmake/FindOneDNN.cmake"
+  "${PROJECT_SOURCE_DIR}/cmake/FindNCCL.cmake"
   DESTINATION "${sparsegrad_package_dir}")

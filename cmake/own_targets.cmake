@@ -1,10 +1,6 @@
 # Flags of the project's own executables and tests. Never exported, never on the library's targets.
 
-set(sparsegrad_warning_flags -Wall -Wextra -Wconversion -Wshadow)
-# clang counts sign conversions under -Wconversion, g++ does not: the same set for both.
-if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
-  list(APPEND sparsegrad_warning_flags -Wno-sign-conversion)
-endif()
+set(sparsegrad_warning_flags -Wall -Wextra -Wconversion -Wsign-conversion -Wshadow)
 
 # g++ 12 sees overlapping copies in `"text" + std::string` where there are none (GCC bug 105651).
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)

@@ -13,9 +13,10 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 packages=(
   build-essential cmake ninja-build ccache clang git pkg-config
   libeigen3-dev libopenblas-openmp-dev liblapacke-dev libdnnl-dev
+  libopenmpi-dev openmpi-bin
   doctest-dev libbenchmark-dev
   nlohmann-json3-dev libcli11-dev libfmt-dev libicu-dev libsentencepiece-dev
-  python3 python3-venv
+  python3 python3-dev python3-venv
 )
 python_packages=()
 for argument in "$@"; do

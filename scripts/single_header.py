@@ -2,7 +2,8 @@
 """single_header.py INCLUDE_DIR OUTPUT: the library for the host in one header.
 
 Writes what <sparsegrad/sparsegrad.hpp> and <sparsegrad/extras/...> include of the library's own, each file once, to
-OUTPUT. Includes of other libraries stay: Eigen is needed beside it. Files and the other backends are not in it.
+OUTPUT. Includes of other libraries stay: Eigen is needed beside it. Files, the other backends, and extras that need
+another library (MPI) are not in it.
 """
 
 import pathlib
@@ -10,6 +11,7 @@ import re
 import sys
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"')
+OTHERS = re.compile(r"^\s*#\s*include\s*<(mpi|nccl)\.h>", re.MULTILINE)
 OPENS = re.compile(r"^\s*#\s*if")
 CLOSES = re.compile(r"^\s*#\s*endif")
 
@@ -66,14 +68,15 @@ def main():
     joiner = Joiner(root)
     joiner.add(root / "sparsegrad.hpp")
     for extra in sorted((root / "extras").glob("*.hpp")):
-        joiner.add(extra)
+        if not OTHERS.search(extra.read_text(encoding="utf-8")):
+            joiner.add(extra)
     output = pathlib.Path(sys.argv[2])
     output.parent.mkdir(parents=True, exist_ok=True)
     licence = (root.parent.parent / "LICENSE").read_text(encoding="utf-8").strip()
     head = [
         f"sparsegrad {version} in one header, for the host: C++20 and Eigen 3.4 or newer are all that it needs.",
-        "Made by scripts/single_header.py. It takes the place of the folder include/sparsegrad; io/ and the other",
-        "backends are not in it.",
+        "Made by scripts/single_header.py. It takes the place of the folder include/sparsegrad; io/, the other",
+        "backends and MPI are not in it.",
         "",
         *licence.splitlines(),
     ]

@@ -18,14 +18,16 @@ struct LargestColumns {
 
   template <class Context, class T, class B>
   void operator()(Context& ctx, MatrixView<const T> core, SparseGradient<T, B>& s) const {
-    std::vector<double> energy(core.cols);
+    const auto cols = static_cast<std::size_t>(core.cols);
+    std::vector<double> sums(cols);
+    double* energy = sums.data();
     for (index_t i = 0; i < core.rows; ++i)
       for (index_t j = 0; j < core.cols; ++j)
         energy[j] += double(core(i, j)) * core(i, j);
-    std::vector<index_t> best(core.cols);
+    std::vector<index_t> best(cols);
     std::iota(best.begin(), best.end(), 0);
     std::stable_sort(best.begin(), best.end(), [&](auto a, auto b) { return energy[a] > energy[b]; });
-    best.resize(std::min(r, core.cols));
+    best.resize(std::min(static_cast<std::size_t>(r), cols));
     std::sort(best.begin(), best.end());
 
     std::vector<stored_index_t> positions;

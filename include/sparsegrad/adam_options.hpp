@@ -77,10 +77,10 @@ struct SparseAdamOptions {
         throw ValueError(std::string(name) + " is " + number_text(beta) + ", expected 0 <= " + name + " < 1");
       }
     }
-    const double most = static_cast<double>(std::numeric_limits<T>::max()) * std::sqrt(1 - beta2);
+    const double most = static_cast<double>((std::numeric_limits<T>::max)()) * std::sqrt(1 - beta2);
     if (eps <= 0 || eps > most || !normal_in<T>(eps)) {
       throw ValueError("eps is " + number_text(eps) +
-                       ", expected a finite number >= " + number_text(std::numeric_limits<T>::min()) +
+                       ", expected a finite number >= " + number_text((std::numeric_limits<T>::min)()) +
                        ", the smallest normal one, and <= " + number_text(static_cast<T>(most)));
     }
   }

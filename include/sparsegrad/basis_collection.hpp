@@ -87,6 +87,12 @@ class BasisCollection {
     return false;
   }
 
+  /// Sums over processes that have each collected gradients of their own (HosvdAccumulator::reduce).
+  template <class F>
+  void reduce(Context& ctx, F&& sum) {
+    for (auto& entry : entries_)
+      if (entry->needs_gradients()) entry->sums->reduce(ctx, sum);
+  }
   /// Fits every basis. Throws StateError when gradients were needed and none came; what
   /// TuckerBasis::fit throws.
   void fit(Context& ctx) {

@@ -274,7 +274,7 @@ class BasisSide {
     auto frame = ctx.frame();
     const MatrixView<T> memory = frame.template matrix<T>(step, extent_);
     for (index_t first = 0; first < a.rows; first += step) {
-      const index_t rows = std::min(step, a.rows - first);
+      const index_t rows = (std::min)(step, a.rows - first);
       const MatrixView<T> part = memory.block(0, 0, rows, extent_);
       B::template copy<T>(ctx, y.block(first, 0, rows, extent_), part);
       B::template hadamard<T>(ctx, signs(), true, TransformSide::rows, part);
@@ -299,7 +299,7 @@ class BasisSide {
     auto frame = ctx.frame();
     const MatrixView<T> memory = frame.template matrix<T>(extent_, step);
     for (index_t first = 0; first < a.cols; first += step) {
-      const index_t cols = std::min(step, a.cols - first);
+      const index_t cols = (std::min)(step, a.cols - first);
       const MatrixView<T> part = memory.block(0, 0, extent_, cols);
       B::template copy<T>(ctx, y.block(0, first, extent_, cols), part);
       B::template hadamard<T>(ctx, signs(), true, TransformSide::columns, part);

@@ -154,7 +154,7 @@ class BatchedStep {
     // Below the quotient by more than its rounding and that of the product.
     const double largest =
         most * (1 - 2 * static_cast<double>(std::numeric_limits<C>::epsilon())) / std::abs(scale);
-    constexpr C all = std::numeric_limits<C>::max();
+    constexpr C all = (std::numeric_limits<C>::max)();
     return largest < static_cast<double>(all) ? static_cast<C>(largest) : all;
   }
   /// Whether the member's step can be one of many: W is updated through a basis, and the state is

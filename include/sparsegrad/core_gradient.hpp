@@ -177,7 +177,7 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   /// reserve.
   index_t scratch_bytes(const Context& ctx, index_t max_tokens) const {
     const index_t element = static_cast<index_t>(sizeof(C));
-    const index_t wide = std::max(out_, in_);
+    const index_t wide = (std::max)(out_, in_);
     detail::require_tokens(max_tokens, wide);
     const index_t rows = plan_.out == SideOrder::project_first ? basis_->rows() : 0;
     const index_t cols = plan_.in == SideOrder::project_first ? basis_->cols() : 0;
@@ -185,11 +185,11 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
     // Tokens in the basis; halves of a dW that `add` is given; the sum while it is projected.
     index_t bytes = max_tokens * (rows + cols) * static_cast<index_t>(sizeof(T)) +
                     (rows * in_ + sum_rows() * cols + sums) * element +
-                    detail::split_bytes(std::max(sums, out_ * in_), bfloat16_terms(rotations_)) +
-                    B::template scratch_bound<C>(ctx, std::max(max_tokens * wide, sums)) + 4096;
+                    detail::split_bytes((std::max)(sums, out_ * in_), bfloat16_terms(rotations_)) +
+                    B::template scratch_bound<C>(ctx, (std::max)(max_tokens * wide, sums)) + 4096;
     if constexpr (is_low_precision<T>) {
-      bytes += element * std::max(low_precision_->out().scratch_elements(max_tokens),
-                                  low_precision_->in().scratch_elements(max_tokens));
+      bytes += element * (std::max)(low_precision_->out().scratch_elements(max_tokens),
+                                    low_precision_->in().scratch_elements(max_tokens));
     }
     return bytes;
   }
@@ -381,7 +381,7 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   index_t count_of(const Basis& basis, const Plan& plan) const {
     const index_t rows = plan.out == SideOrder::project_first ? basis.rows() : out_;
     const index_t cols = plan.in == SideOrder::project_first ? basis.cols() : in_;
-    return std::max(rows * cols, basis.rows() * basis.cols());
+    return (std::max)(rows * cols, basis.rows() * basis.cols());
   }
 
   void require_room(const Order& order) const {

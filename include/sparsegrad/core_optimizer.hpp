@@ -210,14 +210,14 @@ index_t update_capacity(const O& o, index_t k) {
 /// Throws ValueError unless the numbers of a step are in range in T (StepOptions).
 template <class T>
 void require_numbers(const StepOptions& step) {
-  constexpr T most = std::numeric_limits<T>::max();
+  constexpr T most = (std::numeric_limits<T>::max)();
   if (!finite_in<T>(step.learning_rate) || step.learning_rate < 0) {
     throw ValueError("learning_rate is " + number_text(step.learning_rate) +
                      ", expected 0 <= learning_rate <= " + number_text(most));
   }
   if (!normal_in<T>(step.grad_scale)) {
     throw ValueError("grad_scale is " + number_text(step.grad_scale) + ", expected 0, or a magnitude from " +
-                     number_text(std::numeric_limits<T>::min()) + " to " + number_text(most));
+                     number_text((std::numeric_limits<T>::min)()) + " to " + number_text(most));
   }
 }
 /// Throws ValueError for numbers that a step of this optimizer would refuse.
@@ -236,7 +236,7 @@ T largest_gradient() {
   if constexpr (requires { O::largest_gradient(); }) {
     return O::largest_gradient();
   } else {
-    return std::numeric_limits<T>::max();
+    return (std::numeric_limits<T>::max)();
   }
 }
 
@@ -244,7 +244,7 @@ T largest_gradient() {
 /// -1; also -1 where S holds NaN or Inf itself. Looks at the entries only where that may be.
 template <class T, Backend B>
 index_t first_beyond(typename B::Context& ctx, const SparseGradient<T, B>& s, double scale, T largest) {
-  constexpr T most = std::numeric_limits<T>::max();
+  constexpr T most = (std::numeric_limits<T>::max)();
   const double factor = std::abs(scale);
   if (s.count() == 0 || (largest == most && factor <= 1)) return -1;
   const MatrixView<const T> values(s.values(), 1, s.count());
@@ -261,7 +261,7 @@ index_t first_beyond(typename B::Context& ctx, const SparseGradient<T, B>& s, do
 /// Throws NonFiniteError where first_beyond finds an entry.
 template <class T, Backend B>
 void require_scaled(typename B::Context& ctx, const SparseGradient<T, B>& s, const StepOptions& step,
-                    T largest = std::numeric_limits<T>::max()) {
+                    T largest = (std::numeric_limits<T>::max)()) {
   const index_t at = first_beyond<T, B>(ctx, s, step.grad_scale, largest);
   if (at < 0) return;
   T value{};

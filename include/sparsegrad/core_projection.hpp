@@ -82,7 +82,7 @@ void project_stored_rows(typename B::Context& ctx, const RotationSide<C, B>& sid
                          bool turned, MatrixView<C> y) {
   const index_t step = rows_at_a_time<C>(s);
   for (index_t first = 0; first < s.rows; first += step) {
-    const index_t rows = std::min(step, s.rows - first);
+    const index_t rows = (std::min)(step, s.rows - first);
     auto frame = ctx.frame();
     const MatrixView<const C> part = widened<C, B, S>(ctx, frame, s.block(first, 0, rows, s.cols));
     const C beta = first == 0 ? C(0) : C(1);
@@ -101,7 +101,7 @@ void project_stored_columns(typename B::Context& ctx, const RotationSide<C, B>& 
                             bool turned, MatrixView<C> y) {
   const index_t step = rows_at_a_time<C>(s);
   for (index_t first = 0; first < s.rows; first += step) {
-    const index_t rows = std::min(step, s.rows - first);
+    const index_t rows = (std::min)(step, s.rows - first);
     auto frame = ctx.frame();
     const MatrixView<const C> part = widened<C, B, S>(ctx, frame, s.block(first, 0, rows, s.cols));
     if (turned) {
@@ -119,7 +119,7 @@ template <class C, Backend B, class S>
 void copy_stored(typename B::Context& ctx, MatrixView<const S> s, bool turned, MatrixView<C> dw) {
   const index_t step = rows_at_a_time<C>(s);
   for (index_t first = 0; first < s.rows; first += step) {
-    const index_t rows = std::min(step, s.rows - first);
+    const index_t rows = (std::min)(step, s.rows - first);
     auto frame = ctx.frame();
     const MatrixView<const C> part = widened<C, B, S>(ctx, frame, s.block(first, 0, rows, s.cols));
     if (turned) {

@@ -21,7 +21,7 @@ namespace detail {
 /// Throws ValueError unless max_tokens >= 0 tokens of `width` elements, some arrays of them, have
 /// sizes that can be counted.
 inline void require_tokens(index_t max_tokens, index_t width) {
-  const index_t most = (std::numeric_limits<index_t>::max() >> 8) / std::max<index_t>(width, 1);
+  const index_t most = ((std::numeric_limits<index_t>::max)() >> 8) / std::max<index_t>(width, 1);
   if (max_tokens >= 0 && max_tokens <= most) return;
   throw ValueError("max_tokens is " + std::to_string(max_tokens) +
                    ", expected 0 <= max_tokens <= " + std::to_string(most));
@@ -31,7 +31,7 @@ inline void require_tokens(index_t max_tokens, index_t width) {
 inline void require_extents(index_t out, index_t in) {
   if (out <= 0 || in <= 0)
     throw ShapeError("layer is " + shape_text(out, in) + ", expected positive extents");
-  if (in > (std::numeric_limits<index_t>::max() >> 4) / out)
+  if (in > ((std::numeric_limits<index_t>::max)() >> 4) / out)
     throw ShapeError("layer is " + shape_text(out, in) + ", expected a matrix of less than 2^63 bytes");
 }
 

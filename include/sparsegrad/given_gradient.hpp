@@ -202,14 +202,14 @@ class GivenGradient final : public CoreSource<C, B> {
   /// (A dW that is copied because it is strided, transposed or of 16 bits and there is no basis
   /// takes its memory when it first comes.)
   void reserve(Context& ctx, index_t max_tokens) override {
-    detail::require_tokens(max_tokens, std::max(out_, in_));
+    detail::require_tokens(max_tokens, (std::max)(out_, in_));
     const index_t element = static_cast<index_t>(sizeof(C));
-    const index_t half = rotates() ? std::max(basis_->rows(), basis_->cols()) * std::max(out_, in_) : 0;
-    const index_t widened = std::max(in_ + out_, (index_t{1} << 20) / element);
+    const index_t half = rotates() ? (std::max)(basis_->rows(), basis_->cols()) * (std::max)(out_, in_) : 0;
+    const index_t widened = (std::max)(in_ + out_, (index_t{1} << 20) / element);
     const index_t core = basis_->rows() * basis_->cols();
     ctx.scratch().reserve((half + widened) * element +
-                          detail::split_bytes(std::max({half, out_ * in_}), bfloat16_terms(rotations_)) +
-                          B::template scratch_bound<C>(ctx, std::max({half, core, widened})) + 4096);
+                          detail::split_bytes((std::max)({half, out_ * in_}), bfloat16_terms(rotations_)) +
+                          B::template scratch_bound<C>(ctx, (std::max)({half, core, widened})) + 4096);
   }
 
  private:

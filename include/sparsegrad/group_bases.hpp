@@ -14,6 +14,7 @@
 #include "group_member.hpp"
 #include "group_members.hpp"
 #include "group_options.hpp"
+#include "group_reduce.hpp"
 #include "sequential_step.hpp"
 
 namespace sparsegrad::SPARSEGRAD_ABI {
@@ -272,8 +273,8 @@ void GroupBases<T, B, O>::stop_collecting(Context& ctx) {
 template <class T, Backend B, class O>
 index_t GroupBases<T, B, O>::end_collecting_step(Context& ctx) {
   begin_collecting_step(ctx);
-  for (const Member& m : members_.all())
-    members_.require_one_selection(m);
+  members_.require_one_selection();
+  detail::start_reduces(ctx, members_.all(), members_.rules());
   for (Member& m : members_.all()) {
     // A layer that ended its step may have had another backward since: one more gradient.
     const bool ended = m.is_selected() || (m.progress == Progress::collected && !m.source->accumulating());
@@ -310,7 +311,7 @@ std::vector<RebaseReport> GroupBases<T, B, O>::refresh(Context& ctx, MomentsPoli
   members_.require_idle("refresh");
   for (const Member& m : members_.all())
     m.source->require_new_basis("refresh");
-  collection_->fit(ctx);
+  members_.fit(ctx, *collection_);
   std::vector<RebaseReport> reports;
   for (Member& m : members_.all()) {
     members_.end_collection(ctx, m);
@@ -340,8 +341,7 @@ index_t GroupBases<T, B, O>::check(Context& ctx) {
 
 template <class T, Backend B, class O>
 void GroupBases<T, B, O>::clear(Context&) {
-  for (Member& m : members_.all())
-    m.clear();
+  detail::clear_members(members_.all(), members_.rules());
 }
 
 template <class T, Backend B, class O>

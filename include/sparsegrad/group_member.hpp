@@ -14,6 +14,9 @@
 #include "core_source.hpp"
 #include "default_cost_model.hpp"
 #include "given_gradient.hpp"
+#include "gradient_reducer.hpp"
+#include "gradient_remainder.hpp"
+#include "micro_batch_sum.hpp"
 #include "selector.hpp"
 #include "top_k.hpp"
 #include "trained_weight.hpp"
@@ -41,10 +44,6 @@ struct WeightOptions {
   std::optional<RotationPrecision> rotations = {};
 };
 
-/// Adds up a finished gradient over processes, in place.
-template <class C, Backend B>
-using Reduce = std::function<void(typename B::Context&, MatrixView<C>)>;
-
 /// Takes the updates of a weight that is kept elsewhere: W <- (1 - decay) W + V D U^T, D carrying
 /// -lr. Called in a step when all of it has been checked; what it throws leaves the layers before it
 /// stepped.
@@ -58,43 +57,12 @@ template <class C, Backend B>
 struct MemberRules {
   /// What becomes of NaN and Inf in a gradient.
   NonFinite non_finite = NonFinite::raise;
-  Reduce<C, B> reduce;           ///< null: none
-  AnySelector<C, B> selector;    ///< for members without one of their own; empty: TopK
-  bool clears_selected = false;  ///< gradient memory is free once the entries are selected
-};
+  std::shared_ptr<GradientReducer<C, B>> reducer;  ///< sums over processes; null: none
+  AnySelector<C, B> selector;                      ///< for members without one of their own; empty: TopK
+  bool clears_selected = false;                    ///< gradient memory is free once the entries are selected
 
-/// What an optimizer is told that also uses what lies outside of the basis: a member
-/// `use_remainder(ctx, remainder)` is called after each step's update of W, and may change W
-/// further.
-template <class C, Backend B>
-struct GradientRemainder {
-  MatrixView<const C> gradient;  ///< dW [out, in]
-  MatrixView<const C> core;      ///< V^T dW U [r, c]
-  /// The basis, V and U.
-  const TuckerBasis<C, B>* basis = nullptr;
-  const SparseGradient<C, B>* update = nullptr;  ///< D of this step, -lr included
-  MatrixView<C> weight;                          ///< W, or the master of one of 16 bits
-  WeightLayout layout = WeightLayout::out_in;    ///< of the weight
-  /// The numbers of the step.
-  StepOptions step;
-
-  /// W += alpha A, A [out, in], whatever the weight's layout.
-  void add_to_weight(typename B::Context& ctx, C alpha, ConstMatrixView<C> a) const {
-    require_shape("A", a.rows, a.cols, gradient.rows, gradient.cols, "out x in");
-    if (layout == WeightLayout::out_in) return B::template add<C>(ctx, alpha, a, weight);
-    auto frame = ctx.frame();
-    const MatrixView<C> turned = frame.template matrix<C>(a.cols, a.rows);
-    B::template transpose<C>(ctx, a, turned);
-    B::template add<C>(ctx, alpha, turned, weight);
-  }
-};
-
-/// An optimizer that also uses what lies outside of the basis: SequentialStep calls its
-/// `use_remainder`.
-template <class O, class C, class B>
-concept RemainderOptimizer = Backend<B> &&
-    requires(O& optimizer, typename B::Context& ctx, const GradientRemainder<C, B>& remainder) {
-  optimizer.use_remainder(ctx, remainder);
+  /// Whether each process collects gradients of its own, and the sums are summed at the end.
+  bool sums_collections() const { return reducer != nullptr && reducer->sums_collections(); }
 };
 
 /// One weight matrix of a SparseGradGroup: its gradient's source, the weight, and the state of its
@@ -117,7 +85,7 @@ struct GroupMember {
     selected,   ///< the sparse gradient is there for `step` to take
     skipped,    ///< NaN or Inf under NonFinite::skip
     collected,  ///< only the accumulator has the gradient
-    broken,     ///< use_reduce's function threw: nobody knows what is summed
+    broken,     ///< the sum over processes threw: nobody knows what is summed
   };
 
   /// Its place in the group.
@@ -141,10 +109,13 @@ struct GroupMember {
   AnySelector<C, B> selector;                    ///< empty: the group's
   /// How far it is in the present step.
   Progress progress = Progress::gathering;
-  bool reduced = false;  ///< dW was reduced in this step
+  bool reduced = false;      ///< dW was reduced in this step, or handed to the process's own sums
+  bool started = false;      ///< the sum over processes has begun
+  bool values_sent = false;  ///< that of the chosen entries' values, in place of the core's
   /// Whether the gradient of this step was left out of the sums, for NaN or Inf.
   bool refused = false;
   std::optional<double> squared_norm;  ///< of the gradient, where it was asked for
+  MicroBatchSum<C, B> earlier;         ///< of this step's micro-batches before the present one
 
   /// Becomes the member of a layer: its gradient, weight, and how its products are made.
   template <class L>
@@ -169,18 +140,18 @@ struct GroupMember {
     return with_name([this] { return "layer " + text(); }, std::forward<F>(f));
   }
   /// Whether there is a gradient in this step.
-  bool has_gradient() const { return given != nullptr ? given->has_gradient() : source->accumulating(); }
+  bool has_gradient() const { return has_own_gradient() || !earlier.empty(); }
   /// Whether the selection has been made, or skipped.
   bool is_selected() const { return progress == Progress::selected || progress == Progress::skipped; }
   /// Whether the member has a gradient in this step, or must see to that of other processes.
   bool takes_part(const Rules& rules) const {
-    if (progress == Progress::collected) return source->accumulating();
-    return progress != Progress::gathering || has_gradient() || rules.reduce;
+    if (progress == Progress::collected) return source->accumulating() || !earlier.empty();
+    return progress != Progress::gathering || has_gradient() || rules.reducer != nullptr;
   }
   /// Throws StateError, naming the caller, while a gradient of this step is held.
   void require_idle(const char* call) const {
     const bool idle = progress == Progress::gathering || progress == Progress::collected;
-    if (source->accumulating() || !idle) {
+    if (source->accumulating() || !earlier.empty() || !idle) {
       throw StateError(std::string(call) + ": layer " + text() +
                        " holds a gradient of this step; call step or clear first");
     }
@@ -192,14 +163,18 @@ struct GroupMember {
   /// Without a gradient it is 0, which is reduced as well, but collected only where other processes
   /// may have one. Throws what the reduce function throws, and StateError from then on until clear.
   MatrixView<const C> finish(Context& ctx, const Rules& rules) {
+    if (values_sent) {
+      throw StateError("layer " + text() +
+                       ": the values of its entries are summed over processes, and no core; call select");
+    }
     if (hand_over(ctx, rules)) return source->core(ctx);
     MatrixView<const C> core;
-    if (rules.reduce) {
-      const MatrixView<C> own = source->own_core(ctx);
+    if (rules.reducer != nullptr) {
+      const MatrixView<C> own = whole_core(ctx);
       reduce(ctx, rules, own);
       core = own;
     } else {
-      core = source->core(ctx);
+      core = earlier.empty() ? source->core(ctx) : whole_core(ctx);
     }
     progress = Progress::finished;
     return core;
@@ -207,24 +182,76 @@ struct GroupMember {
 
   /// While bases are collected: dW [out, in] is reduced and goes to the accumulator, once in a
   /// step. Under NonFinite::raise one with NaN or Inf throws NonFiniteError, otherwise it does not
-  /// enter the sums. Returns whether the gradient of this step is complete: only its core may be
-  /// missing.
+  /// enter the sums. Where each process has sums of its own, dW is not reduced. Returns whether the
+  /// gradient of this step is complete: only its core may be missing.
   bool hand_over(Context& ctx, const Rules& rules) {
     require_whole();
     const bool first = progress == Progress::gathering || progress == Progress::collected;
     if (!first) return true;
-    if ((rules.reduce || sums != nullptr) && source->finished()) {
-      throw StateError("layer " + text() + " was finished (core, gradient, select) before it could be " +
-                       (rules.reduce ? "reduced" : "collected") + "; call the group's finish");
+    require_unfinished(rules);
+    if (sums == nullptr || !(has_gradient() || rules.reducer != nullptr)) return false;
+    if (rules.sums_collections()) {
+      if (!reduced && has_own_gradient()) {
+        add_to_sums(ctx, rules);
+        reduced = true;
+      }
+      return false;
     }
-    if (sums == nullptr || !(has_gradient() || rules.reduce)) return false;
-    if (rules.reduce && !reduced) reduce(ctx, rules, source->weight_gradient(ctx));
+    if (rules.reducer != nullptr && !reduced) {
+      reduce(ctx, rules, whole_gradient(ctx));
+    } else if (!earlier.empty()) {
+      (void)whole_gradient(ctx);
+    }
     reduced = true;
-    const index_t before = sums->count();
-    source->add_to(ctx, *sums, rules.non_finite);
-    refused = sums->count() == before;
+    add_to_sums(ctx, rules);
     progress = Progress::finished;
     return true;
+  }
+
+  /// Whether the entries are chosen without a look at the core, so that the sum over processes is one
+  /// of their values alone.
+  bool sends_values(const Rules& rules) const {
+    if (source->selects() || values_sent) return true;
+    const bool first = progress == Progress::gathering || progress == Progress::collected;
+    return first && rules.reducer != nullptr && sums == nullptr && chooser(rules).given_positions();
+  }
+  /// Begins the sum over processes of what this step sends: dW while bases are collected, the values
+  /// of given entries, or the core. `select` or `finish` waits for it.
+  void start_reduce(Context& ctx, const Rules& rules) {
+    const bool first = progress == Progress::gathering || progress == Progress::collected;
+    require_whole();
+    if (rules.reducer == nullptr || !first || started) return;
+    if (sums != nullptr && (rules.sums_collections() || reduced)) return;
+    if (sums != nullptr) {
+      require_unfinished(rules);
+      start(ctx, rules, whole_gradient(ctx));
+    } else if (sends_values(rules)) {
+      start(ctx, rules, whole_values(ctx, rules));
+    } else {
+      require_unfinished(rules);
+      start(ctx, rules, whole_core(ctx));
+    }
+  }
+
+  /// See SparseGradGroup::end_micro_batch.
+  void end_micro_batch(Context& ctx, const Rules& rules) {
+    require_whole();
+    if (started || !(progress == Progress::gathering || progress == Progress::collected))
+      throw StateError("end_micro_batch: layer " + text() +
+                       " is finished for this step; call step or clear first");
+    if (!has_own_gradient()) return;
+    require_unfinished(rules);
+    const bool collects = sums != nullptr;
+    if (collects && rules.sums_collections()) add_to_sums(ctx, rules);
+    if (collects && !rules.sums_collections()) {
+      earlier.add(ctx, source->weight_gradient(ctx));
+    } else if (sends_values(rules)) {
+      earlier.add(ctx, choose(ctx, rules));
+      values_sent = false;
+    } else {
+      earlier.add(ctx, source->own_core(ctx));
+    }
+    source->clear();
   }
 
   /// Fills the sparse gradient. `need_norm`: also computes the squared norm of what is selected
@@ -232,21 +259,17 @@ struct GroupMember {
   SelectReport select(Context& ctx, const Rules& rules, bool need_norm) {
     SelectReport report;
     squared_norm.reset();
-    if (source->selects()) {
+    if (sends_values(rules)) {
       require_whole();
-      make_positions(ctx);
-      detail::erase<C, B>(ctx, gradient);
-      source->select(ctx, gradient);
-      detail::require_positions<C, B>(ctx, gradient, "the source of the gradient");
-      const MatrixView<C> values(gradient.values(), 1, gradient.count());
-      if (rules.reduce) reduce(ctx, rules, values);
+      const MatrixView<C> values = started ? chosen_values() : whole_values(ctx, rules);
+      if (rules.reducer != nullptr) reduce(ctx, rules, values);
       report = {gradient.count(), gradient.count(), false, false};
       if (need_norm) squared_norm = B::template squared_norm<C>(ctx, values);
       detail::check_finite<C, B>(ctx, gradient, rules.non_finite, report);
     } else {
       const MatrixView<const C> core = finish(ctx, rules);
       if (need_norm) squared_norm = B::template squared_norm<C>(ctx, core);
-      const AnySelector<C, B>& chosen = selector ? selector : rules.selector;
+      const AnySelector<C, B>& chosen = chooser(rules);
       if (chosen) make_positions(ctx);
       report = chosen
                    ? chosen.select(ctx, core, gradient, rules.non_finite)
@@ -266,12 +289,13 @@ struct GroupMember {
   /// Throws StateError unless dW still stands: a weight of add_weight whose gradient is [out, in]
   /// in C, and which no other process adds to.
   void require_remainder(const Rules& rules) const {
-    if (source->standing_gradient().empty()) {
+    if (source->standing_gradient().empty() || earlier.used()) {
       throw StateError(
           "step: the optimizer of layer " + text() +
-          " uses the whole gradient, expected one given as [out, in] in the sums' type (set_gradient)");
+          " uses the whole gradient, expected one given as [out, in] in the sums' type (set_gradient), of "
+          "all micro-batches at once");
     }
-    if (rules.reduce) {
+    if (rules.reducer != nullptr) {
       throw StateError("step: the optimizer of layer " + text() +
                        " uses the whole gradient, of which use_reduce adds up the core alone; expected a "
                        "gradient that the engine has reduced, and no use_reduce");
@@ -290,13 +314,15 @@ struct GroupMember {
 
   /// Completes a step of which only the gradient is wanted: hands it to the accumulator.
   void finish_collecting(Context& ctx, const Rules& rules) {
-    if (source->selects() || !(has_gradient() || rules.reduce)) return;
-    if (!hand_over(ctx, rules)) finish(ctx, rules);
+    if (source->selects() || !(has_gradient() || rules.reducer != nullptr)) return;
+    if (hand_over(ctx, rules) || (sums != nullptr && rules.sums_collections())) return;
+    finish(ctx, rules);
   }
   /// The same, and ends the member's step.
   void collect(Context& ctx, const Rules& rules) {
     finish_collecting(ctx, rules);
     source->clear();
+    earlier.clear();
     reduced = false;
     progress = Progress::collected;
   }
@@ -304,7 +330,9 @@ struct GroupMember {
   /// Sums a gradient of this step over the processes. What it leaves when it throws is no gradient.
   void reduce(Context& ctx, const Rules& rules, MatrixView<C> g) {
     try {
-      rules.reduce(ctx, g);
+      if (!started) start(ctx, rules, g);
+      rules.reducer->wait(ctx, number, g);
+      started = false;
     } catch (...) {
       progress = Progress::broken;
       throw;
@@ -323,7 +351,10 @@ struct GroupMember {
     source->clear();
     progress = Progress::gathering;
     reduced = false;
+    started = false;
+    values_sent = false;
     refused = false;
+    earlier.clear();
     squared_norm.reset();
   }
 
@@ -332,6 +363,61 @@ struct GroupMember {
     gradient = {};
     update = nullptr;
     optimizer = nullptr;
+  }
+
+ private:
+  /// Whether there is one since the last micro-batch ended.
+  bool has_own_gradient() const { return given != nullptr ? given->has_gradient() : source->accumulating(); }
+  /// dW, the core: of all micro-batches of this step.
+  MatrixView<C> whole_gradient(Context& ctx) {
+    const bool own = has_own_gradient();
+    return earlier.add_to(ctx, source->weight_gradient(ctx), own);
+  }
+  MatrixView<C> whole_core(Context& ctx) {
+    const bool own = has_own_gradient();
+    return earlier.add_to(ctx, source->own_core(ctx), own);
+  }
+  /// The member's selector, or the group's.
+  const AnySelector<C, B>& chooser(const Rules& rules) const { return selector ? selector : rules.selector; }
+  MatrixView<C> chosen_values() { return MatrixView<C>(gradient.values(), 1, gradient.count()); }
+  /// This process's values of entries that are given beforehand.
+  MatrixView<C> choose(Context& ctx, const Rules& rules) {
+    make_positions(ctx);
+    if (source->selects()) {
+      detail::erase<C, B>(ctx, gradient);
+      source->select(ctx, gradient);
+      detail::require_positions<C, B>(ctx, gradient, "the source of the gradient");
+    } else {
+      require_unfinished(rules);
+      (void)chooser(rules).select(ctx, source->core(ctx), gradient, NonFinite::propagate);
+      values_sent = true;
+    }
+    return chosen_values();
+  }
+  MatrixView<C> whole_values(Context& ctx, const Rules& rules) {
+    const bool own = has_own_gradient();
+    return earlier.add_to(ctx, choose(ctx, rules), own);
+  }
+  void start(Context& ctx, const Rules& rules, MatrixView<C> g) {
+    try {
+      started = true;
+      rules.reducer->start(ctx, number, g);
+    } catch (...) {
+      progress = Progress::broken;
+      throw;
+    }
+  }
+  void add_to_sums(Context& ctx, const Rules& rules) {
+    const index_t before = sums->count();
+    source->add_to(ctx, *sums, rules.non_finite);
+    refused = sums->count() == before;
+  }
+  /// Throws StateError where the core was asked for before the gradient could be summed.
+  void require_unfinished(const Rules& rules) const {
+    if (started || values_sent || !source->finished() || (rules.reducer == nullptr && sums == nullptr))
+      return;
+    throw StateError("layer " + text() + " was finished (core, gradient, select) before it could be " +
+                     (rules.reducer != nullptr ? "reduced" : "collected") + "; call the group's finish");
   }
 };
 

@@ -91,6 +91,7 @@ class GroupMembers {
     list_.erase(list_.begin() + i);  // and with it the source, of a weight
     for (std::size_t e = at; e < list_.size(); ++e) {
       list_[e].number = static_cast<index_t>(e);
+      forget(list_[e]);
       list_[e].source->set_name("layer " + list_[e].text());
     }
     shrink_gradient_memory(ctx);
@@ -151,7 +152,7 @@ class GroupMembers {
   /// Whether 32-bit positions reach all of the member's core. Where they do not, it has no optimizer
   /// before it has another basis.
   static bool has_positions(const Member& m) {
-    return m.basis().rows() <= std::numeric_limits<stored_index_t>::max() / m.basis().cols();
+    return m.basis().rows() <= (std::numeric_limits<stored_index_t>::max)() / m.basis().cols();
   }
   /// Entries to keep of a core in this basis; of a source that selects by itself at least as many as
   /// it computes.
@@ -159,8 +160,8 @@ class GroupMembers {
     index_t asked = options_.entries > 0
                         ? options_.entries
                         : TopK::fraction(options_.density, m.source->out_extent() * m.source->in_extent()).k;
-    if (m.source->selects()) asked = std::max(asked, m.source->element_count());
-    return std::min(asked, basis.rows() * basis.cols());
+    if (m.source->selects()) asked = (std::max)(asked, m.source->element_count());
+    return (std::min)(asked, basis.rows() * basis.cols());
   }
   /// The optimizer's options for a core in this basis.
   typename O::Options optimizer_options(const Member& m, const Basis& basis) const {
@@ -168,7 +169,7 @@ class GroupMembers {
     if constexpr (requires { options.capacity = index_t{0}; }) {
       const double factor = options_.capacity_factor.value_or(BatchedBackend<B> ? 0 : 4);
       // A positive factor asks for a compact state, however small.
-      const double room = factor > 0 ? std::max(1.0, factor * static_cast<double>(wanted(m, basis))) : 0.0;
+      const double room = factor > 0 ? (std::max)(1.0, factor * static_cast<double>(wanted(m, basis))) : 0.0;
       options.capacity =
           room < static_cast<double>(basis.rows() * basis.cols()) ? static_cast<index_t>(room) : 0;
     }
@@ -209,6 +210,7 @@ class GroupMembers {
     m.named([&] { m.source->require_basis(*basis); });
     const bool moved = moments == MomentsPolicy::transport && m.optimizer != nullptr;
     RebaseReport report;
+    forget(m);
     if (moved) report = m.optimizer->rebase(ctx, m.basis(), *basis, moments, optimizer_options(m, *basis));
     m.source->set_basis(ctx, std::move(basis));
     if (moved) {
@@ -254,7 +256,7 @@ class GroupMembers {
   /// Where not, throws NonFiniteError, or leaves the step out under NonFinite::skip. Under
   /// NonFinite::propagate it takes all that are finite then.
   bool stays_finite(Context& ctx, const StepOptions& step, GroupReport& report) const {
-    const C largest = rules_.non_finite == NonFinite::propagate ? std::numeric_limits<C>::max()
+    const C largest = rules_.non_finite == NonFinite::propagate ? (std::numeric_limits<C>::max)()
                                                                 : core_optimizer::largest_gradient<C, O>();
     for (const Member& m : list_) {
       if (!m.is_selected()) continue;
@@ -293,6 +295,15 @@ class GroupMembers {
       m.sums = collection->sums(m.number);
     return collection;
   }
+  /// Fits the bases. Where each process has collected gradients of its own, their sums are summed
+  /// first.
+  void fit(Context& ctx, BasisCollection<C, B>& collection) {
+    if (rules_.sums_collections()) {
+      collection.reduce(ctx,
+                        [&](MatrixView<double> sums, bool lower) { rules_.reducer->sum(ctx, sums, lower); });
+    }
+    collection.fit(ctx);
+  }
   /// Tells the sources whose dW is summed to form it.
   void form_weight_gradients(Context& ctx) {
     for (Member& m : list_) {
@@ -313,7 +324,7 @@ class GroupMembers {
     if (shared_ == nullptr) return;
     index_t most = 0;
     for (const Member& m : list_)
-      if (m.given == nullptr) most = std::max(most, m.source->element_count());
+      if (m.given == nullptr) most = (std::max)(most, m.source->element_count());
     shared_->shrink(ctx, most);
   }
 
@@ -329,7 +340,7 @@ class GroupMembers {
                          ", true)");
       }
       if (!m.squared_norm && !m.is_selected()) {
-        if (m.source->selects()) {
+        if (m.source->selects() || m.values_sent) {
           m.named([&] { m.select(ctx, rules_, true); });
         } else {
           const MatrixView<const C> core = m.named([&] { return m.finish(ctx, rules_); });
@@ -371,7 +382,7 @@ class GroupMembers {
       return true;
     };
     for (const Member& m : list_) {
-      sum.gradients += m.source->bytes();
+      sum.gradients += m.source->bytes() + m.earlier.bytes();
       sum.sparse_gradients += m.gradient.bytes();
       if (m.update != nullptr && first_time(m.update.get())) sum.sparse_gradients += m.update->bytes();
       if (m.optimizer != nullptr) sum.optimizer += m.optimizer->bytes();
@@ -395,8 +406,17 @@ class GroupMembers {
                      " had a backward after its selection; with share_gradient_memory select after the last "
                      "micro-batch's backward");
   }
+  /// The same of all members.
+  void require_one_selection() const {
+    for (const Member& m : list_)
+      require_one_selection(m);
+  }
 
  private:
+  /// Tells the reducer that the member's gradients will be of another kind.
+  void forget(const Member& m) const {
+    if (rules_.reducer != nullptr) rules_.reducer->forget(m.number);
+  }
   void require_step(Context& ctx, const Member& m, const StepOptions& step) const {
     core_optimizer::require_numbers<C>(*m.optimizer, step);
     core_optimizer::check(ctx, *m.optimizer, m.gradient);

@@ -65,7 +65,7 @@ void require_fit(const HosvdAccumulator<T, B>& sums, GradientSide which, const S
 inline double sign_of(const std::vector<double>& x) {
   double largest = 0;
   for (const double value : x)
-    largest = std::max(largest, std::abs(value));
+    largest = (std::max)(largest, std::abs(value));
   for (const double value : x) {
     if (std::abs(value) >= (1 - 1e-5) * largest) return value < 0 ? -1.0 : 1.0;
   }
@@ -104,7 +104,7 @@ std::vector<double> eigenpairs(typename B::Context& ctx, MatrixView<double> a) {
   B::eigh(ctx, a, values.data());
   B::template download<double>(ctx, values.data(), host.data(), a.rows);
   for (double& value : host)
-    value = std::max(value, 0.0);
+    value = (std::max)(value, 0.0);
   return host;
 }
 
@@ -167,7 +167,7 @@ double energy_within(typename B::Context& ctx, const BasisSide<T, B>& side, Matr
   constexpr index_t step = 64;
   double sum = 0;
   std::vector<double> g(static_cast<std::size_t>(n));
-  Buffer<double, B> rows(ctx, std::min(step, side.rank()) * n);
+  Buffer<double, B> rows(ctx, (std::min)(step, side.rank()) * n);
   Buffer<double, B> products(ctx, rows.size());
   std::vector<double> a(static_cast<std::size_t>(rows.size()));
   std::vector<double> b(a.size());
@@ -178,7 +178,7 @@ double energy_within(typename B::Context& ctx, const BasisSide<T, B>& side, Matr
                            diagonal.matrix(n, 1));
   B::template download<double>(ctx, diagonal.data(), g.data(), n);
   for (index_t first = 0; first < side.rank(); first += step) {
-    const index_t count = std::min(step, side.rank() - first);
+    const index_t count = (std::min)(step, side.rank() - first);
     const MatrixView<double> u = rows.matrix(count, n);
     B::template zero<double>(ctx, u.data, u.size());
     B::template add_wide<T>(ctx, 1.0, side.factor().block(first, 0, count, n), u);
@@ -211,14 +211,14 @@ FittedSide<T, B> fit_side(typename B::Context& ctx, const HosvdAccumulator<T, B>
   };
   const auto finish = [&](double kept, double all) {
     fitted.kept_energy = all > 0 ? std::clamp(kept / all, 0.0, 1.0) : 1.0;
-    fitted.tail_energy = std::max(0.0, all - kept);
+    fitted.tail_energy = (std::max)(0.0, all - kept);
   };
   if (const auto* hadamard = std::get_if<SideRecipe::Hadamard>(&recipe.choice())) {
     fitted.side = Side::hadamard(ctx, n, seed_of_side(hadamard->seed));
     return fitted;
   }
   if (const auto* random = std::get_if<SideRecipe::Random>(&recipe.choice())) {
-    const index_t rank = random->rank == 0 ? n : std::min(random->rank, n);
+    const index_t rank = random->rank == 0 ? n : (std::min)(random->rank, n);
     fitted.side = Side::random(ctx, n, rank, seed_of_side(random->seed));
     if (rank == n) return fitted;
     if (sums.count() > 0 && !sums.gram(which).empty()) {
@@ -251,7 +251,7 @@ FittedSide<T, B> fit_side(typename B::Context& ctx, const HosvdAccumulator<T, B>
     }
     // Vectors beyond the sketch's numerical rank start as zeros and become random directions.
     Buffer<double, B> vectors(ctx, rank * n);
-    const index_t known = std::min(q, rank);
+    const index_t known = (std::min)(q, rank);
     if (known > 0) {
       B::template copy<double>(ctx, std::as_const(found).matrix(q, n).block(0, 0, known, n),
                                vectors.matrix(rank, n).block(0, 0, known, n));

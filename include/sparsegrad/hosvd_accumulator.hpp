@@ -185,6 +185,26 @@ class HosvdAccumulator {
     count_ += other.count_;
   }
 
+  /// Sums over processes that have each added gradients of their own: afterwards as if all had been
+  /// added here. `sum(view, lower)` makes a contiguous matrix of doubles, in backend memory, the sum
+  /// over the processes; `lower`: its lower triangle alone has a meaning. Called for each side that
+  /// has sums, then for their number and energy. What it throws leaves sums of no use: call clear.
+  /// Throws NonFiniteError when the energy leaves the range of double.
+  template <class F>
+  void reduce(Context& ctx, F&& sum) {
+    for (Sums* sums : {&out_sums_, &in_sums_})
+      if (!sums->sums.empty()) sum(sums->view(), sums->kind == Kind::gram);
+    double host[2] = {static_cast<double>(count_), total_energy_};
+    Buffer<double, B> both(ctx, 2);
+    B::template upload<double>(ctx, host, both.data(), 2);
+    sum(both.matrix(1, 2), false);
+    B::template download<double>(ctx, both.data(), host, 2);
+    if (!is_finite(host[0]) || !is_finite(host[1]))
+      throw NonFiniteError("reduce: the sum of all processes' gradients leaves the range of double");
+    count_ = static_cast<index_t>(host[0]);
+    total_energy_ = host[1];
+  }
+
   /// Forgets all gradients and keeps the memory.
   void clear(Context& ctx) {
     for (Sums* sums : {&out_sums_, &in_sums_}) {
@@ -268,9 +288,9 @@ class HosvdAccumulator {
     const bool gram = n == 0 || n <= options.gram_limit_bytes / static_cast<index_t>(sizeof(double)) / n;
     if (gram) return {Kind::gram, n};
     const index_t column = n * static_cast<index_t>(sizeof(double) + sizeof(T));
-    const index_t most = std::min(n, options.gram_limit_bytes / column);
+    const index_t most = (std::min)(n, options.gram_limit_bytes / column);
     const index_t columns =
-        options.sketch_columns > 0 ? options.sketch_columns : std::min(most, default_sketch_columns);
+        options.sketch_columns > 0 ? options.sketch_columns : (std::min)(most, default_sketch_columns);
     if (columns < 1 || columns > most) {
       throw ValueError(std::string("sketch of the ") + to_string(side) + " side, extent " +
                        std::to_string(n) + ", of " + std::to_string(std::max<index_t>(columns, 1)) +
@@ -311,7 +331,7 @@ class HosvdAccumulator {
     const index_t step = std::min<index_t>(sums.n, 512);
     const MatrixView<T> memory = frame.template matrix<T>(step, sums.s);
     for (index_t first = 0; first < sums.n; first += step) {
-      const index_t rows = std::min(step, sums.n - first);
+      const index_t rows = (std::min)(step, sums.n - first);
       const MatrixView<T> part = memory.block(0, 0, rows, sums.s);
       const MatrixView<const T> a =
           op == Op::none ? dw.block(first, 0, rows, dw.cols) : dw.block(0, first, dw.rows, rows);

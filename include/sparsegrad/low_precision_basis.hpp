@@ -83,7 +83,7 @@ class LowPrecisionSide {
     const MatrixView<C> memory = frame.template matrix<C>(most, n);
     const MatrixView<C> old_memory = frame.template matrix<C>(beta != C(0) ? most : 0, n);
     for (index_t first = 0; first < a.rows; first += most) {
-      const index_t rows = std::min(most, a.rows - first);
+      const index_t rows = (std::min)(most, a.rows - first);
       const MatrixView<C> part = memory.block(0, 0, rows, n);
       const MatrixView<T> target = b.block(first, 0, rows, n);
       B::template widen<T>(ctx, a.block(first, 0, rows, n), part);

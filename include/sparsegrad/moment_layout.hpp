@@ -57,7 +57,7 @@ struct MomentLayout {
 inline void require_moment_extents(index_t rows, index_t cols, index_t capacity) {
   if (capacity < 0)
     throw ValueError("capacity is " + std::to_string(capacity) + ", expected >= 0 (0: dense)");
-  const index_t limit = std::numeric_limits<stored_index_t>::max();
+  const index_t limit = (std::numeric_limits<stored_index_t>::max)();
   if (rows < 0 || cols < 0 || (rows > 0 && cols > limit / rows)) {
     throw ValueError("an optimizer of a core of " + shape_text(rows, cols) +
                      " has positions beyond 2^31 - 1, which 32-bit indices cannot hold");

@@ -242,7 +242,7 @@ class MomentStore {
   /// already was under Overflow::go_dense.
   std::optional<index_t> room_for(const MomentStore& old) const {
     if (!compact_ || (!old.compact_ && layout_.overflow == Overflow::go_dense)) return std::nullopt;
-    return std::min(layout_.capacity, old.size());
+    return (std::min)(layout_.capacity, old.size());
   }
 
   /// Takes the moments of a state over, bit by bit, and its form (compact or dense). Throws what

@@ -161,7 +161,7 @@ RebaseReport transport_moments(typename B::Context& ctx, OptimizerState<T>& s, c
   if (room) {
     const auto nonzero =
         static_cast<index_t>(std::count_if(m.begin(), m.end(), [](T x) { return x != T(0); }));
-    const index_t n = std::min(*room, nonzero);
+    const index_t n = (std::min)(*room, nonzero);
     s.index.resize(static_cast<std::size_t>(n));
     if (n > 0) {
       const auto all = static_cast<index_t>(m.size());
@@ -185,8 +185,8 @@ RebaseReport transport_moments(typename B::Context& ctx, OptimizerState<T>& s, c
     s.count.assign(m.size(), most);
   }
   if (report.energy_before > 0) {
-    report.lost_to_basis = std::max(0.0, 1 - carried / report.energy_before);
-    report.lost_to_capacity = std::max(0.0, (carried - kept) / report.energy_before);
+    report.lost_to_basis = (std::max)(0.0, 1 - carried / report.energy_before);
+    report.lost_to_capacity = (std::max)(0.0, (carried - kept) / report.energy_before);
   }
   report.entries = static_cast<index_t>(m.size());
   return report;

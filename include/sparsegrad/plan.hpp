@@ -124,7 +124,7 @@ struct CostModel {
     if (rows.kind == SideKind::identity) return entries(cols, count, rows.extent);
     if (cols.kind == SideKind::identity) {
       // Columns of W come by way of a panel.
-      return entries(rows, count, cols.extent) + 7 * moved(std::min(count, cols.extent), rows.extent);
+      return entries(rows, count, cols.extent) + 7 * moved((std::min)(count, cols.extent), rows.extent);
     }
     return moved(rows.extent, cols.extent) +
            std::fmin(sparse_expansion_along(rows, cols, count), sparse_expansion_along(cols, rows, count));
@@ -133,8 +133,8 @@ struct CostModel {
   /// Cost of W += R D C^T, both sides rotated, with the entries expanded along `side` and then a
   /// dense product with the stored side `other`; infinite when that is not stored.
   double sparse_expansion_along(const SideShape& side, const SideShape& other, index_t count) const {
-    if (!stored(other)) return std::numeric_limits<double>::max();
-    const auto groups = static_cast<double>(std::min(count, other.rank));
+    if (!stored(other)) return (std::numeric_limits<double>::max)();
+    const auto groups = static_cast<double>((std::min)(count, other.rank));
     return entries(side, count, other.rank) +
            rotation_product * groups * static_cast<double>(side.extent) * static_cast<double>(other.extent);
   }
@@ -185,8 +185,8 @@ struct CostModel {
   double entries(const SideShape& side, index_t count, index_t groups) const {
     const auto n = static_cast<double>(count);
     const auto extent = static_cast<double>(side.extent);
-    double cost = sparse_entry * n * 50 + moved(std::min(count, groups), side.extent);
-    if (!stored(side)) return cost + rotation(side, std::min(count, groups));
+    double cost = sparse_entry * n * 50 + moved((std::min)(count, groups), side.extent);
+    if (!stored(side)) return cost + rotation(side, (std::min)(count, groups));
     cost += sparse_entry * n * extent / 4;
     if (count >= 2 * side.rank) cost += sparse_entry * 10 * extent * static_cast<double>(side.rank);
     return cost;
@@ -203,7 +203,7 @@ inline bool expands_dense(const SideShape& rows, const SideShape& cols, index_t 
 inline Plan choose_plan(const SideShape& out, const SideShape& in, const Workload& work,
                         const CostModel& model = {}) {
   Plan best;
-  double best_cost = std::numeric_limits<double>::max();
+  double best_cost = (std::numeric_limits<double>::max)();
   for (const SideOrder in_order : {SideOrder::multiply_first, SideOrder::project_first}) {
     for (const SideOrder out_order : {SideOrder::multiply_first, SideOrder::project_first}) {
       if (out_order == SideOrder::project_first && out.kind == SideKind::identity) continue;

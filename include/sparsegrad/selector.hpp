@@ -59,6 +59,9 @@ struct SelectorState {
 ///     bytes()                         memory held
 ///     entries()                       how many it keeps in every step: a layer that keeps fewer refuses it
 ///
+/// One whose positions do not depend on the core says so by `static constexpr bool given_positions =
+/// true`: processes that train together then sum the values alone (SparseGradGroup::use_reduce).
+///
 /// A selection alone must change no state: the step may be skipped, or refused.
 template <class S, class T, class B>
 concept Selector = Backend<B> &&
@@ -76,7 +79,7 @@ void require_positions(typename B::Context& ctx, SparseGradient<T, B>& s, const 
   stored_index_t part[most];
   index_t previous = -1;
   for (index_t first = 0; first < s.count(); first += most) {
-    const index_t n = std::min(most, s.count() - first);
+    const index_t n = (std::min)(most, s.count() - first);
     B::template download<stored_index_t>(ctx, s.indices() + first, part, n);
     for (index_t e = 0; e < n; ++e) {
       if (part[e] > previous && part[e] < s.size()) {
@@ -197,6 +200,8 @@ class AnySelector {
   const void* identity() const { return identity_; }
   /// Whether the selector has a state of one layer's own.
   bool keeps_state() const { return model_ != nullptr && (model_->saves() || model_->wants_commit()); }
+  /// Whether its positions do not depend on the core.
+  bool given_positions() const { return model_ != nullptr && model_->given_positions(); }
   /// Whether that state goes to files.
   bool saves() const { return model_ != nullptr && model_->saves(); }
 
@@ -232,6 +237,7 @@ class AnySelector {
   struct Interface {
     virtual ~Interface() = default;
     virtual SelectReport select(Context&, MatrixView<const T>, Gradient&, NonFinite) = 0;
+    virtual bool given_positions() const = 0;
     virtual bool saves() const = 0;
     virtual bool wants_commit() const = 0;
     virtual void committed(Context&, MatrixView<const T>, const Gradient&) = 0;
@@ -258,6 +264,11 @@ class AnySelector {
 
     SelectReport select(Context& ctx, MatrixView<const T> core, Gradient& s, NonFinite policy) override {
       return select_entries<T, B>(ctx, *selector, core, s, policy);
+    }
+    bool given_positions() const override {
+      return requires {
+        requires S::given_positions;
+      };
     }
     bool saves() const override { return has_state; }
     bool wants_commit() const override { return commits; }

@@ -115,7 +115,7 @@ class SparseAdam : public MomentOptimizer<T, B, SparseAdamOptions> {
   /// The largest scaled entry whose square is finite in T: Inf in v would be NaN a step later. A group
   /// refuses larger ones; `step` looks only at what grad_scale itself takes beyond T.
   static T largest_gradient() {
-    return static_cast<T>(std::sqrt(static_cast<double>(std::numeric_limits<T>::max())) *
+    return static_cast<T>(std::sqrt(static_cast<double>((std::numeric_limits<T>::max)())) *
                           (1 - 2 * static_cast<double>(std::numeric_limits<T>::epsilon())));
   }
 
@@ -126,7 +126,7 @@ class SparseAdam : public MomentOptimizer<T, B, SparseAdamOptions> {
     if (finite_in<T>(step_options.learning_rate / (1 - options_.beta1))) return;
     throw ValueError(
         "learning_rate is " + number_text(step_options.learning_rate) +
-        ", expected learning_rate / (1 - beta1) <= " + number_text(std::numeric_limits<T>::max()) +
+        ", expected learning_rate / (1 - beta1) <= " + number_text((std::numeric_limits<T>::max)()) +
         " with beta1 = " + number_text(options_.beta1));
   }
 

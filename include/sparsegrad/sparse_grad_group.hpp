@@ -105,15 +105,45 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   /// The selector of all layers again.
   void use_selector(Context&, index_t i, std::nullptr_t) { members_.at(i).selector = {}; }
 
-  /// For data-parallel training: `reduce(ctx, G)` makes G the sum over all processes, in place
-  /// (MPI_Allreduce, NCCL), once for each layer and step (a call that threw is not repeated: until
-  /// `clear` the layer's gradient is then refused), when it is selected or its collecting
-  /// step ends: the core [r, c], the values of a source that selects by itself [1, k], or, while
-  /// collecting, dW [out, in] before the accumulator sees it. So all processes fit the same bases
-  /// and take the same steps. All must finish the same layers in the same order; one without a
-  /// gradient of its own takes part with 0. Null: none. Throws StateError while a layer holds a
-  /// gradient.
+  /// For data-parallel training: `reducer` sums each layer's gradient over all processes, once in a
+  /// step, when its selection is due or its collecting step ends (a sum that threw is not repeated:
+  /// until `clear` the layer's gradient is then refused). So all processes fit the same bases and take
+  /// the same steps. What is summed:
+  ///
+  ///     while bases are collected   dW [out, in], before the accumulator sees it; or, by the reducer's
+  ///                                 sums_collections, the Gram sums once, in `refresh`
+  ///     entries given beforehand    their values [1, k]: sources that select by themselves, FixedSupport
+  ///     else                        the core [r, c]
+  ///
+  /// A step starts the sums of all layers before it waits for the first. All processes must finish the
+  /// same layers in the same order; one without a gradient of its own takes part with 0. Null: none.
+  /// Throws StateError while a layer holds a gradient.
+  void use_reduce(std::shared_ptr<GradientReducer<C, B>> reducer);
+  /// The same by a function that makes G the sum over all processes, in place and at once.
   void use_reduce(Reduce<C, B> reduce);
+  /// No sums over processes.
+  void use_reduce(std::nullptr_t) { use_reduce(std::shared_ptr<GradientReducer<C, B>>()); }
+
+  /// Layer i's gradient of this step is complete: begins its sum over processes, while the backward
+  /// pass goes on with other layers. All processes call it in the same order; layers for which it is
+  /// not called begin in the step. Nothing without use_reduce, or where Gram sums are collected. From
+  /// then on a FixedSupport's values are summed and not the core, and squared_norm is theirs. Throws
+  /// StateError under share_gradient_memory, where `select` ends a layer's turn.
+  void start_reduce(Context& ctx, index_t i);
+
+  /// The gradients since the last call are those of one micro-batch; to be called before the next
+  /// one's first backward. Each micro-batch's dW, core or values are then made by themselves and added
+  /// in order, so that N micro-batches have the bits of N processes with one each that add in the order
+  /// of their ranks (SumOrder::rank). Without it a layer's source sums tokens as they come, which is
+  /// faster and rounds otherwise. Where Gram sums are collected in each process, every micro-batch is a
+  /// gradient of its own. Memory: one more core (dW, while collecting) a layer. Throws StateError when a
+  /// layer is finished for this step; NonFiniteError as end_collecting_step.
+  void end_micro_batch(Context& ctx) {
+    for (index_t i = 0; i < this->size(); ++i)
+      end_micro_batch(ctx, i);
+  }
+  /// The same for layer i alone, whose gradient memory is free then.
+  void end_micro_batch(Context& ctx, index_t i);
 
   /// After this no call of a step with up to `max_tokens` tokens allocates, but for a state that
   /// goes dense (Overflow::go_dense), and for a first dW that must be copied (GivenGradient). Steps
@@ -204,9 +234,35 @@ class SparseGradGroup : public GroupBases<T, B, O> {
 
 template <class T, Backend B, class O>
 requires CoreOptimizer<O, compute_t<T>, B>
-void SparseGradGroup<T, B, O>::use_reduce(Reduce<C, B> reduce) {
+void SparseGradGroup<T, B, O>::use_reduce(std::shared_ptr<GradientReducer<C, B>> reducer) {
   members_.require_idle("use_reduce");
-  members_.rules().reduce = std::move(reduce);
+  members_.rules().reducer = std::move(reducer);
+}
+
+template <class T, Backend B, class O>
+requires CoreOptimizer<O, compute_t<T>, B>
+void SparseGradGroup<T, B, O>::use_reduce(Reduce<C, B> reduce) {
+  if (!reduce) return use_reduce(nullptr);
+  use_reduce(std::make_shared<detail::FunctionReducer<C, B>>(std::move(reduce)));
+}
+
+template <class T, Backend B, class O>
+requires CoreOptimizer<O, compute_t<T>, B>
+void SparseGradGroup<T, B, O>::start_reduce(Context& ctx, index_t i) {
+  Member& m = members_.at(i);
+  if (members_.rules().clears_selected)
+    throw StateError("start_reduce: layer " + m.text() +
+                     " shares gradient memory, which its selection frees; call select");
+  begin_warm_up(ctx);
+  m.named([&] { m.start_reduce(ctx, members_.rules()); });
+}
+
+template <class T, Backend B, class O>
+requires CoreOptimizer<O, compute_t<T>, B>
+void SparseGradGroup<T, B, O>::end_micro_batch(Context& ctx, index_t i) {
+  Member& m = members_.at(i);
+  begin_warm_up(ctx);
+  m.named([&] { m.end_micro_batch(ctx, members_.rules()); });
 }
 
 template <class T, Backend B, class O>
@@ -234,6 +290,7 @@ template <class T, Backend B, class O>
 requires CoreOptimizer<O, compute_t<T>, B>
 double SparseGradGroup<T, B, O>::squared_norm(Context& ctx) {
   begin_warm_up(ctx);
+  detail::start_reduces(ctx, members_.all(), members_.rules(), true);
   return members_.squared_norm(ctx);
 }
 
@@ -243,14 +300,15 @@ SparseGradGroup<T, B, O>::step(Context& ctx, const GroupStep& options) {
   const StepOptions step_options = options.for_optimizer();
   const double decay = require_decay<C>(options);
   require_layers("step");
-  for (const Member& m : members_.all())
-    members_.require_one_selection(m);
+  members_.require_one_selection();
   if (warming_up()) return warm_up(ctx);
   members_.prepare_missing(ctx);
+  detail::start_reduces(ctx, members_.all(), members_.rules());
   const bool guarded =
       step_.select_together(ctx, members_.all(), members_.rules(), options.grad_scale, false);
   GroupReport report;
   if (members_.select(ctx, report) && (guarded || members_.stays_finite(ctx, step_options, report))) {
+    detail::require_agreement(ctx, members_.all(), members_.rules());
     members_.require_step(ctx, step_options);
     members_.commit(ctx, report);
     step_.update(ctx, members_.all(), step_options, decay, report);
@@ -283,6 +341,7 @@ void SparseGradGroup<T, B, O>::restore(Context& ctx, const State& state) {
   for (Member& m : members_.all())
     members_.end_collection(ctx, m);
   detail::restore_group_state<C, B>(ctx, members_, state);
+  detail::forget_gradients(members_.all(), members_.rules());
   collection_.reset();
   warmup_left_ = 0;
   this->reserve_again(ctx);

@@ -245,7 +245,7 @@ void SparseGradLinear<T, B>::reserve(Context& ctx, index_t max_tokens, index_t u
   }
   const index_t update =
       add_expanded_scratch<C, B>(ctx, *basis(), update_capacity > 0 ? update_capacity : core, rotations());
-  ctx.scratch().reserve(std::max(gradient_.scratch_bytes(ctx, max_tokens), update) + (index_t{1} << 20));
+  ctx.scratch().reserve((std::max)(gradient_.scratch_bytes(ctx, max_tokens), update) + (index_t{1} << 20));
   gradient_.reserve(ctx, max_tokens);
 }
 

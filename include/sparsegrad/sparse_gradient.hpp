@@ -35,7 +35,7 @@ class SparseGradient {
   /// Throws ValueError unless 0 <= capacity <= rows * cols < 2^31.
   SparseGradient(Context& ctx, index_t rows, index_t cols, index_t capacity)
       : rows_(rows), cols_(cols), capacity_(capacity) {
-    constexpr index_t most = std::numeric_limits<stored_index_t>::max();
+    constexpr index_t most = (std::numeric_limits<stored_index_t>::max)();
     if (rows < 0 || cols < 0 || (rows > 0 && cols > most / rows)) {
       throw ValueError("a sparse gradient of " + shape_text(rows, cols) +
                        " has positions beyond 2^31 - 1, which 32-bit indices cannot hold");

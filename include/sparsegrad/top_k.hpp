@@ -42,7 +42,7 @@ struct TopK {
   SelectReport operator()(typename B::Context& ctx, ConstMatrixView<T> core, SparseGradient<T, B>& s) const {
     detail::require_core<T, B>(core, s);
     if (k < 0) throw ValueError("k is " + std::to_string(k) + ", expected k >= 0");
-    SelectReport report{k, std::min(k, core.size()), k > core.size(), false};
+    SelectReport report{k, (std::min)(k, core.size()), k > core.size(), false};
     s.set_count(report.kept);
     if (s.dense()) {
       B::template copy<T>(ctx, core, s.matrix());

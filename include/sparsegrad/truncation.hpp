@@ -83,7 +83,7 @@ class Truncation {
   /// callable's answer is outside [1, n].
   index_t choose(std::span<const double> energies, index_t extent, double total) const {
     if (extent == 0) return 0;
-    if (const auto* fixed = std::get_if<Rank>(&choice_)) return std::min(fixed->rank, extent);
+    if (const auto* fixed = std::get_if<Rank>(&choice_)) return (std::min)(fixed->rank, extent);
     if (const auto* part = std::get_if<Energy>(&choice_)) {
       return choose_by_energy(part->fraction, energies, extent, total);
     }

@@ -62,7 +62,7 @@ struct BasisReport {
 
   /// Lower bound of the fraction of the energy that the cores keep.
   /// It is 1 - (tail_out + tail_in) / total, or 0 where that is negative.
-  double joint_lower_bound() const { return std::max(0.0, out.kept_energy + in.kept_energy - 1); }
+  double joint_lower_bound() const { return (std::max)(0.0, out.kept_energy + in.kept_energy - 1); }
   /// Upper bound of the reconstruction's error, sqrt(tail_out + tail_in).
   /// ||X - X^|| is at most that, with X the stacked weighted gradients and X^ their reconstruction
   /// from the cores (De Lathauwer, De Moor, Vandewalle 2000, property 10).
@@ -307,10 +307,10 @@ class TuckerBasis {
 
   static double top_energy(Context& ctx, MatrixView<T> a, index_t k) {
     const index_t n = a.size();
-    if (n > std::numeric_limits<stored_index_t>::max()) {
+    if (n > (std::numeric_limits<stored_index_t>::max)()) {
       throw ValueError("energy: " + shape_text(a.rows, a.cols) + " has more than 2^31 - 1 entries");
     }
-    k = std::min(k, n);
+    k = (std::min)(k, n);
     if (k == 0) return 0;
     auto frame = ctx.frame();
     stored_index_t* index = frame.template take<stored_index_t>(k);
@@ -386,7 +386,7 @@ EnergyFractions TuckerBasis<T, B>::energy(Context& ctx, ConstMatrixView<T> g, in
   const FullPrecision exact(ctx);
   const auto fraction_of = [&](double part) { return std::clamp(part / total, 0.0, 1.0); };
   auto frame = ctx.frame();
-  const MatrixView<T> memory = frame.template matrix<T>(std::max(g.size(), rows() * cols()), 1);
+  const MatrixView<T> memory = frame.template matrix<T>((std::max)(g.size(), rows() * cols()), 1);
   const MatrixView<T> whole(memory.data, g.rows, g.cols);
   B::template copy<T>(ctx, g, whole);
   fractions.raw_top_k = fraction_of(top_energy(ctx, whole, k));
@@ -423,7 +423,7 @@ double TuckerBasis<T, B>::side_defect(Context& ctx, const Side& side) {
   std::vector<T> host(static_cast<std::size_t>(step * r));
   double worst = 0;
   for (index_t first = 0; first < r; first += step) {
-    const index_t rows = std::min(step, r - first);
+    const index_t rows = (std::min)(step, r - first);
     auto frame = ctx.frame();
     const MatrixView<T> products = frame.template matrix<T>(rows, r);
     B::template gemm<T>(ctx, Op::none, Op::transpose, T(1),
@@ -433,8 +433,8 @@ double TuckerBasis<T, B>::side_defect(Context& ctx, const Side& side) {
       for (index_t j = 0; j < r; ++j) {
         const double value = static_cast<double>(host[static_cast<std::size_t>(i * r + j)]);
         const double defect = std::abs(value - (first + i == j ? 1.0 : 0.0));
-        if (!is_finite(defect)) return std::numeric_limits<double>::max();
-        worst = std::max(worst, defect);
+        if (!is_finite(defect)) return (std::numeric_limits<double>::max)();
+        worst = (std::max)(worst, defect);
       }
     }
   }

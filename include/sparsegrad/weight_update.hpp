@@ -68,7 +68,7 @@ void expand_sparse(typename B::Context& ctx, const RotationSide<T, B>& rows, con
   // Only few groups: the panel is as tall as the rows (or columns) that D uses.
   const auto group = [&](bool by_cols_of_w, T* ordered) {
     const bool columns_of_d = by_cols_of_w != swapped;
-    const index_t most = std::min(count, columns_of_d ? d.cols() : d.rows());
+    const index_t most = (std::min)(count, columns_of_d ? d.cols() : d.rows());
     GroupedSupport g{frame.template take<stored_index_t>(count), frame.template take<stored_index_t>(count),
                      frame.template take<stored_index_t>(count), frame.template take<stored_index_t>(most),
                      0};
@@ -182,8 +182,8 @@ void add_expanded(typename B::Context& ctx, const TuckerBasis<T, B>& basis, cons
 template <class T, Backend B>
 index_t add_expanded_scratch(const typename B::Context& ctx, const TuckerBasis<T, B>& basis, index_t capacity,
                              RotationPrecision rotations = RotationPrecision::full) {
-  const index_t wide = std::max(basis.out_extent(), basis.in_extent());
-  const index_t rank = std::max(basis.rows(), basis.cols());
+  const index_t wide = (std::max)(basis.out_extent(), basis.in_extent());
+  const index_t rank = (std::max)(basis.rows(), basis.cols());
   const index_t core = basis.rows() * basis.cols();
   const index_t element = static_cast<index_t>(sizeof(T));
   const bool rotates = basis.out().rotates() || basis.in().rotates();
@@ -191,14 +191,14 @@ index_t add_expanded_scratch(const typename B::Context& ctx, const TuckerBasis<T
   // Sparse: a panel and the factor's rows beside it, or the whole matrix where nothing is dense.
   const index_t panel = !rotates     ? 0
                         : transforms ? basis.out_extent() * basis.in_extent()
-                                     : 2 * std::min(capacity, rank) * wide;
+                                     : 2 * (std::min)(capacity, rank) * wide;
   // Dense: D written out and turned, half of its expansion, and what a Hadamard side takes at a time.
-  const index_t half = !rotates ? core : 2 * core + std::max(basis.rows(), basis.cols()) * wide;
-  const index_t chunk = rotates ? std::max(wide, index_t{1} << 20) : 0;
+  const index_t half = !rotates ? core : 2 * core + (std::max)(basis.rows(), basis.cols()) * wide;
+  const index_t chunk = rotates ? (std::max)(wide, index_t{1} << 20) : 0;
   return (panel + half + chunk) * element +
          capacity * (element + 5 * static_cast<index_t>(sizeof(stored_index_t))) +
-         detail::split_bytes(std::max(panel, half), bfloat16_terms(rotations)) + index_t{4096} +
-         B::template scratch_bound<T>(ctx, std::max({panel, half, capacity, wide * rank}));
+         detail::split_bytes((std::max)(panel, half), bfloat16_terms(rotations)) + index_t{4096} +
+         B::template scratch_bound<T>(ctx, (std::max)({panel, half, capacity, wide * rank}));
 }
 
 /// Throws ValueError unless 0 <= decay <= 1, decay being learning rate times weight decay.
@@ -306,7 +306,7 @@ class BatchedWeightUpdate {
     const auto& out = task.basis->out();
     const auto& in = task.basis->in();
     return out.has_factor() && in.has_factor() && task.count < task.d.size() &&
-           std::max(out.rank(), in.rank()) <= B::most_expanded &&
+           (std::max)(out.rank(), in.rank()) <= B::most_expanded &&
            B::expansion_cost(ctx) * static_cast<double>(task.count) < static_cast<double>(task.d.size());
   }
   /// Along the side of more vectors, so that the dense product has the fewer:

@@ -13,12 +13,12 @@
 
 namespace sparsegrad::c {
 
-/// A gradient in float: where it stands, or widened.
+/// A gradient or a core in float: where it stands, or widened.
 template <class B>
-class FloatGradient {
+class FloatMatrix {
  public:
-  FloatGradient(typename B::Context& ctx, const sparsegrad_const_matrix& gradient) {
-    with_gradient(gradient, [&](auto given) {
+  FloatMatrix(typename B::Context& ctx, const char* what, const sparsegrad_const_matrix& matrix) {
+    with_matrix(what, matrix, [&](auto given) {
       if constexpr (std::is_same_v<decltype(given), MatrixView<const float>>) {
         view_ = given;
       } else {
@@ -83,9 +83,19 @@ class BasisHandle final : public AnyBasis {
   }
 
   sparsegrad_energy energy(const sparsegrad_const_matrix& gradient, std::int64_t k) override {
-    const FloatGradient<B> g(machine_->ctx, gradient);
+    const FloatMatrix<B> g(machine_->ctx, "the gradient", gradient);
     const EnergyFractions found = basis_->energy(machine_->ctx, g.view(), k);
     return {found.raw_top_k, found.basis_top_k, found.kept_block};
+  }
+
+  void project(const sparsegrad_const_matrix& gradient, const sparsegrad_matrix& core) override {
+    const FloatMatrix<B> g(machine_->ctx, "the gradient", gradient);
+    basis_->project(machine_->ctx, g.view(), view<float>("the core", core));
+  }
+
+  void expand(const sparsegrad_const_matrix& core, const sparsegrad_matrix& gradient) override {
+    basis_->expand(machine_->ctx, view<const float>("the core", core), 0.0F,
+                   view<float>("the gradient", gradient));
   }
 
  private:

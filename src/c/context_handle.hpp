@@ -2,10 +2,15 @@
 // of the library that the backend takes part in.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include <sparsegrad/top_k.hpp>
+
+#include "adam_handle.hpp"
 #include "basis_handle.hpp"
 #include "conversions.hpp"
 #include "group_handle.hpp"
@@ -71,7 +76,7 @@ class ContextHandle final : public AnyContext {
     HosvdAccumulator<float, B> sums(ctx, out, in, options);
     for (std::int64_t i = 0; i < count; ++i) {
       with_name([&] { return "gradient " + std::to_string(i); },
-                [&] { sums.add(ctx, FloatGradient<B>(ctx, gradients[i]).view()); });
+                [&] { sums.add(ctx, FloatMatrix<B>(ctx, "the gradient", gradients[i]).view()); });
     }
     return std::make_shared<BasisHandle<B>>(
         machine_, TuckerBasis<float, B>::fit(ctx, std::move(sums), out_recipe, in_recipe));
@@ -83,6 +88,33 @@ class ContextHandle final : public AnyContext {
     return std::make_shared<BasisHandle<B>>(
         machine_, TuckerBasis<float, B>::from_factors(machine_->ctx, view<const float>("V", v),
                                                       view<const float>("U", u), most));
+  }
+
+  std::unique_ptr<AnyAdam> make_adam(std::int64_t rows, std::int64_t cols,
+                                     const sparsegrad_adam_options& options) override {
+    return std::make_unique<AdamHandle<B>>(machine_, rows, cols, options);
+  }
+
+  std::int64_t top_k(const sparsegrad_const_matrix& core, std::int64_t k, std::int32_t* positions,
+                     float* values) override {
+    auto& ctx = machine_->ctx;
+    const FloatMatrix<B> given(ctx, "the core", core);
+    const MatrixView<const float> from = given.view();
+    if (k < 0) throw ValueError("k is " + std::to_string(k) + ", expected k >= 0");
+    const index_t most = std::min(k, from.size());
+    if (most > 0) {
+      require_pointer("positions", positions);
+      require_pointer("values", values);
+    }
+    SparseGradient<float, B> selected(ctx, from.rows, from.cols, most);
+    auto frame = ctx.frame();
+    const MatrixView<float> packed = frame.template matrix<float>(from.rows, from.cols);
+    if (!from.contiguous()) B::template copy<float>(ctx, from, packed);
+    select_entries<float, B>(ctx, TopK{most}, from.contiguous() ? from : packed, selected);
+    const std::vector<stored_index_t> at = selected.positions(ctx);
+    std::copy(at.begin(), at.end(), positions);
+    std::copy_n(selected.values(), selected.count(), values);
+    return selected.count();
   }
 
  private:

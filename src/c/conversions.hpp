@@ -12,6 +12,7 @@
 #include <sparsegrad/core/low_precision.hpp>
 #include <sparsegrad/core/number.hpp>
 #include <sparsegrad/core/view.hpp>
+#include <sparsegrad/sparse_adam.hpp>
 #include <sparsegrad/sparse_grad_group.hpp>
 
 namespace sparsegrad::c {
@@ -181,36 +182,52 @@ inline BasisRecipe basis_recipe(const sparsegrad_group_options& options) {
   return recipe;
 }
 
+/// The options of an Adam, by itself or in a group, but for its capacity.
+inline SparseAdamOptions adam_numbers(double beta1, double beta2, double eps, std::int32_t semantics,
+                                      std::int32_t overflow) {
+  require_choice("semantics", semantics, 3);
+  require_choice("overflow", overflow, 3);
+  constexpr AdamSemantics meanings[] = {AdamSemantics::torch, AdamSemantics::per_entry_step,
+                                        AdamSemantics::dense_core};
+  constexpr Overflow overflows[] = {Overflow::evict_smallest, Overflow::go_dense, Overflow::error};
+  SparseAdamOptions result;
+  result.beta1 = beta1;
+  result.beta2 = beta2;
+  result.eps = eps;
+  result.semantics = meanings[semantics];
+  result.overflow = overflows[overflow];
+  return result;
+}
+/// The options of an Adam by itself.
+inline SparseAdamOptions adam_options(const sparsegrad_adam_options& options) {
+  SparseAdamOptions result =
+      adam_numbers(options.beta1, options.beta2, options.eps, options.semantics, options.overflow);
+  result.capacity = options.capacity;
+  return result;
+}
+
 /// A group's options.
 inline GroupOptions group_options(const sparsegrad_group_options& options) {
-  require_choice("semantics", options.semantics, 3);
-  require_choice("overflow", options.overflow, 3);
   require_choice("non_finite", options.non_finite, 2);
-  constexpr AdamSemantics semantics[] = {AdamSemantics::torch, AdamSemantics::per_entry_step,
-                                         AdamSemantics::dense_core};
-  constexpr Overflow overflows[] = {Overflow::evict_smallest, Overflow::go_dense, Overflow::error};
   GroupOptions result;
   result.density = options.density;
   result.entries = options.entries;
   result.warmup_steps = options.warmup_steps;
   result.recipe = basis_recipe(options);
-  result.optimizer.beta1 = options.beta1;
-  result.optimizer.beta2 = options.beta2;
-  result.optimizer.eps = options.eps;
-  result.optimizer.semantics = semantics[options.semantics];
-  result.optimizer.overflow = overflows[options.overflow];
+  result.optimizer =
+      adam_numbers(options.beta1, options.beta2, options.eps, options.semantics, options.overflow);
   result.capacity_factor = options.capacity_factor;
   result.non_finite = options.non_finite == SPARSEGRAD_NON_FINITE_RAISE ? NonFinite::raise : NonFinite::skip;
   return result;
 }
 
-/// Calls f with the gradient as a view of its own type.
+/// Calls f with a matrix of any type, named `what`, as a view of its own type.
 template <class F>
-decltype(auto) with_gradient(const sparsegrad_const_matrix& gradient, F&& f) {
-  require_choice("the gradient's dtype", gradient.dtype, 3);
-  if (gradient.dtype == SPARSEGRAD_BFLOAT16) return f(view<const bfloat16>("the gradient", gradient));
-  if (gradient.dtype == SPARSEGRAD_FLOAT16) return f(view<const float16>("the gradient", gradient));
-  return f(view<const float>("the gradient", gradient));
+decltype(auto) with_matrix(const char* what, const sparsegrad_const_matrix& matrix, F&& f) {
+  require_choice((std::string(what) + "'s dtype").c_str(), matrix.dtype, 3);
+  if (matrix.dtype == SPARSEGRAD_BFLOAT16) return f(view<const bfloat16>(what, matrix));
+  if (matrix.dtype == SPARSEGRAD_FLOAT16) return f(view<const float16>(what, matrix));
+  return f(view<const float>(what, matrix));
 }
 
 }  // namespace sparsegrad::c

@@ -23,6 +23,9 @@ struct sparsegrad_layer {
 struct sparsegrad_group {
   std::unique_ptr<sparsegrad::c::AnyGroup> self;
 };
+struct sparsegrad_adam {
+  std::unique_ptr<sparsegrad::c::AnyAdam> self;
+};
 struct sparsegrad_state {
   std::vector<std::byte> bytes;
 };
@@ -189,6 +192,26 @@ sparsegrad_status sparsegrad_basis_energy(const sparsegrad_basis* basis, sparseg
   return guard([&] {
     require_pointer("energy", energy);
     *energy = self("basis", basis).energy(gradient, k);
+  });
+}
+
+sparsegrad_status sparsegrad_basis_project(const sparsegrad_basis* basis, sparsegrad_const_matrix gradient,
+                                           sparsegrad_matrix core) {
+  return guard([&] { self("basis", basis).project(gradient, core); });
+}
+
+sparsegrad_status sparsegrad_basis_expand(const sparsegrad_basis* basis, sparsegrad_const_matrix core,
+                                          sparsegrad_matrix gradient) {
+  return guard([&] { self("basis", basis).expand(core, gradient); });
+}
+
+// ---- entries of one core -----------------------------------------------------------------------------------
+
+sparsegrad_status sparsegrad_top_k(sparsegrad_context* context, sparsegrad_const_matrix core, int64_t k,
+                                   int32_t* positions, float* values, int64_t* count) {
+  return guard([&] {
+    const int64_t kept = self("context", context).top_k(core, k, positions, values);
+    if (count != nullptr) *count = kept;
   });
 }
 
@@ -426,6 +449,47 @@ size_t sparsegrad_state_size(const sparsegrad_state* state) {
 
 void sparsegrad_state_destroy(sparsegrad_state* state) {
   delete state;
+}
+
+// ---- Adam by itself ----------------------------------------------------------------------------------------
+
+void sparsegrad_adam_options_init(sparsegrad_adam_options* options) {
+  if (!begin_options(options)) return;
+  const SparseAdamOptions defaults;
+  options->beta1 = defaults.beta1;
+  options->beta2 = defaults.beta2;
+  options->eps = defaults.eps;
+}
+
+sparsegrad_status sparsegrad_adam_create(sparsegrad_context* context, int64_t rows, int64_t cols,
+                                         const sparsegrad_adam_options* options, sparsegrad_adam** adam) {
+  return guard([&] {
+    require_pointer("adam", adam);
+    AnyContext& of = self("context", context);
+    const auto chosen = options_or_default("sparsegrad_adam_options", options, sparsegrad_adam_options_init);
+    *adam = new sparsegrad_adam{of.make_adam(rows, cols, chosen)};
+  });
+}
+
+void sparsegrad_adam_destroy(sparsegrad_adam* adam) {
+  delete adam;
+}
+
+sparsegrad_status sparsegrad_adam_describe(const sparsegrad_adam* adam, sparsegrad_adam_info* info) {
+  return guard([&] {
+    require_pointer("info", info);
+    *info = self("adam", adam).describe();
+  });
+}
+
+sparsegrad_status sparsegrad_adam_step(sparsegrad_adam* adam, const int32_t* positions, const float* values,
+                                       int64_t count, const sparsegrad_step_options* options,
+                                       sparsegrad_matrix update) {
+  return guard([&] {
+    AnyAdam& of = self("adam", adam);
+    of.step(positions, values, count,
+            options_or_default("sparsegrad_step_options", options, sparsegrad_step_options_init), update);
+  });
 }
 
 }  // extern "C"

@@ -71,7 +71,7 @@ class GroupHandle final : public AnyGroup {
   }
 
   void set_gradient(std::int64_t index, const sparsegrad_const_matrix& gradient) override {
-    with_gradient(gradient, [&](auto dw) { group_.set_gradient(index, dw); });
+    with_matrix("the gradient", gradient, [&](auto dw) { group_.set_gradient(index, dw); });
   }
   void clear() override { group_.clear(ctx()); }
   double squared_norm() override { return group_.squared_norm(ctx()); }

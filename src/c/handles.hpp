@@ -19,6 +19,17 @@ class AnyBasis {
   virtual void factor(std::int32_t side, const sparsegrad_matrix& factor) = 0;
   virtual const std::vector<double>& spectrum(std::int32_t side) const = 0;
   virtual sparsegrad_energy energy(const sparsegrad_const_matrix& gradient, std::int64_t k) = 0;
+  virtual void project(const sparsegrad_const_matrix& gradient, const sparsegrad_matrix& core) = 0;
+  virtual void expand(const sparsegrad_const_matrix& core, const sparsegrad_matrix& gradient) = 0;
+};
+
+/// An Adam of one core with its context.
+class AnyAdam {
+ public:
+  virtual ~AnyAdam() = default;
+  virtual sparsegrad_adam_info describe() const = 0;
+  virtual void step(const std::int32_t* positions, const float* values, std::int64_t count,
+                    const sparsegrad_step_options& options, const sparsegrad_matrix& update) = 0;
 };
 
 /// A layer with its context.
@@ -78,6 +89,11 @@ class AnyContext {
   virtual std::shared_ptr<AnyBasis> basis_from_factors(const sparsegrad_const_matrix& v,
                                                        const sparsegrad_const_matrix& u,
                                                        double tolerance) = 0;
+  virtual std::unique_ptr<AnyAdam> make_adam(std::int64_t rows, std::int64_t cols,
+                                             const sparsegrad_adam_options& options) = 0;
+  /// How many entries were written.
+  virtual std::int64_t top_k(const sparsegrad_const_matrix& core, std::int64_t k, std::int32_t* positions,
+                             float* values) = 0;
 };
 
 // One unit each; only those of the backends that the library is built with are there.

@@ -16,7 +16,7 @@ LLM = """
 import json, os, sys
 def option(name): return sys.argv[sys.argv.index(name) + 1]
 if sys.argv[1] == "export":
-    if "--format" in sys.argv: sys.exit("no such format")
+    if "--format" in sys.argv: sys.exit("no such format" if option("--save-dtype") == "float" else "no such type: " + option("--save-dtype"))
     os.makedirs(option("--output"))
     json.dump({"hidden_size": 576, "intermediate_size": 1536}, open(os.path.join(option("--output"), "config.json"), "w"))
     sys.exit()
@@ -56,7 +56,20 @@ class LlmStep(FolderCase):
         self.assertEqual(data["failed"]["sparse (best), quantised base, float"], "failed: not beside these blocks")
         self.assertIn("no torch here", data["failed"]["peft's LoRA, bf16"])
         self.assertEqual(data["failed"]["llama.cpp's generation, float"], "failed: no such format")
+        self.assertEqual(data["failed"]["llama.cpp's generation, fp16"], "failed: no such type: fp16")
+        # Of the file itself nothing is exported: llama.cpp is asked.
+        self.assertNotIn("no such", data["failed"]["llama.cpp's generation, the file's type"])
         self.assertIn("tokens a second over peft's | >= 2.0 |  | not measured: peft's LoRA, float:", page)
+
+    def test_llama_cpp_stands_beside_both_types_of_the_program(self):
+        seconds = {"generation, float": [0.02], "generation, bf16": [0.01], "llama.cpp's generation, q8_0": [0.004], "llama.cpp's generation, fp16": [0.008]}
+        found = self.folder / "llm.json"
+        data, _ = self.run_it("--budget", "1e-9")
+        found.write_text(json.dumps({**data, "seconds": seconds}))
+        subprocess.run([sys.executable, "-B", str(BENCHMARKS / "llm_step.py"), "--page-only", "--output", str(self.folder)], check=True)
+        page = (self.folder / "llm.md").read_text()
+        self.assertIn("| generation / llama.cpp's generation, fp16 | 0.40 | 0.80 |", page)
+        self.assertIn("| generation, bf16, tokens a second over llama.cpp's generation in q8_0 | >= 0.5 | 0.40 | **missed** |", page)
 
     def test_the_time_ends(self):
         data, page = self.run_it("--budget", "1e-9")

@@ -11,3 +11,6 @@
 #if defined(SPARSEGRAD_TEST_WITHOUT_onednn) && defined(DNNL_VERSION_MAJOR)
 #error "this header reaches oneDNN: only backend/cpu_onednn* may"
 #endif
+#if defined(SPARSEGRAD_TEST_WITHOUT_mpi) && defined(MPI_VERSION)
+#error "this header reaches MPI: only extras/mpi_* may"
+#endif

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # check_layering.sh DIR: the rules that hold between the headers in DIR (include/sparsegrad).
 #   1. Algorithm headers, those at the top, in core/ and in io/, name no backend's library.
-#   2. Eigen's, CBLAS's, oneDNN's and json's headers are included only where they belong.
+#   2. Eigen's, CBLAS's, oneDNN's, json's and MPI's headers are included only where they belong.
 #   3. Macros carry the prefix SPARSEGRAD_.
 #   4. Nothing sets process-wide thread counts. OpenMP's is the calling thread's own: backend/cpu_blas, whose
 #      library takes its threads from there, sets it and sets it back (host/blas_threads.hpp).
@@ -9,6 +9,8 @@
 #      itself say nothing under -ffast-math.
 #   6. No optimised backend calls its oracle, backend/reference.hpp.
 #   7. Every name lies in the inline namespace of core/abi.hpp.
+#   8. Of the operating system io/ alone includes headers, and backend/host/available_threads.hpp, on Linux.
+#   9. std::min and std::max stand in parentheses: windows.h has macros of these names.
 set -euo pipefail
 
 dir=${1:?usage: check_layering.sh DIR}
@@ -19,7 +21,7 @@ report() {
   local rule=$1 pattern=$2 file hits
   shift 2
   for file in "$@"; do
-    [[ -e $file ]] || continue
+    grep -qsE -- "$pattern" "$file" || continue
     hits=$(sed -E 's://.*$::' "$file" | grep -nE -- "$pattern" || true)
     if [[ -n $hits ]]; then
       printf '%s: %s\n%s\n' "${file#"$dir"/}" "$rule" "$hits"
@@ -39,6 +41,10 @@ for header in "$dir"/**/*.hpp "$dir"/**/*.cuh; do
   report "infinity() as a bound: max() does under -ffast-math too" 'numeric_limits<[^>]*>::infinity\(' "$header"
   report "outside of the inline namespace: write namespace sparsegrad::SPARSEGRAD_ABI" \
     '^[[:space:]]*namespace sparsegrad(\{|[[:space:]]|::[^S])' "$header"
+  report "write (std::min)(...): windows.h has macros of these names" '\b(min|max)\(' "$header"
+  [[ $name == io/* || $name == backend/host/available_threads.hpp ]] ||
+    report "only io includes headers of the operating system" \
+      '#[[:space:]]*include[[:space:]]*<((unistd|pthread|sched|fcntl|dlfcn|poll|signal|dirent|windows)\.h|sys/)' "$header"
   [[ $name != backend/* || $name == backend/reference.hpp ]] ||
     report "only backend/reference.hpp names Reference" '\bReference\b|"(\.\./)?reference\.hpp"' "$header"
 done
@@ -51,6 +57,7 @@ for header in "$dir"/**/*.hpp; do
     report "only backend/cpu_blas includes CBLAS and LAPACKE" '#[[:space:]]*include[[:space:]]*[<"](.*/)?(cblas|lapacke?|openblas_config)\.h' "$header"
   [[ $name == backend/cpu_onednn.hpp || $name == backend/cpu_onednn/* ]] ||
     report "only backend/cpu_onednn includes oneDNN" '#[[:space:]]*include[[:space:]]*[<"](.*/)?dnnl[a-z_]*\.h' "$header"
+  [[ $name == extras/mpi_* ]] || report "only extras/mpi_* includes MPI" '#[[:space:]]*include[[:space:]]*<mpi\.h' "$header"
   [[ $name == io/* ]] || report "only io includes json" '#[[:space:]]*include[[:space:]]*<nlohmann' "$header"
   report "a .hpp includes CUDA" '#[[:space:]]*include[[:space:]]*[<"](.*\.cuh|cuda|cub/|thrust/)' "$header"
   report "a macro without the prefix SPARSEGRAD_" '^[[:space:]]*#[[:space:]]*define[[:space:]]+([^S]|S[^P]|SP[^A]|SPA[^R])' "$header"

@@ -12,7 +12,7 @@ import unicodedata
 
 MOST_COLUMNS = 100
 MOST_ITEM_LINES = 5
-FOLDERS = ["docs", "examples", "benchmarks", "tests", "scripts"]
+FOLDERS = ["docs", "examples", "benchmarks", "tests", "scripts", "python"]
 EXEMPT = ()
 
 FENCE = re.compile(r"\s*(`{3,}|~{3,})")

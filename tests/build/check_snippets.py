@@ -85,7 +85,9 @@ def program(all_snippets):
 
 found = list(snippets())
 cuda = [s for s in found if re.search(r"\bcuda[A-Z]\w*\(|_cuda\.cuh", s[2])]
-compiled = [s for s in found if s not in cuda]
+has_mpi = any(pathlib.Path(flag.removeprefix("-isystem"), "mpi.h").exists() for flag in compiler[1:])
+mpi = [] if has_mpi else [s for s in found if re.search(r"\bMPI_|\bMpi", s[2])]
+compiled = [s for s in found if s not in cuda and s not in mpi]
 in_c = list(c_snippets())
 
 
@@ -105,6 +107,6 @@ def must_compile(text, suffix, flags):
 if len(sys.argv) > 2 and in_c:
     must_compile(c_program(in_c), ".c", ["-x", "c", "-std=c11", "-fopenmp"])
 if len(sys.argv) > 2 and compiled:
-    must_compile(program(compiled), ".cpp", ["-std=c++20"])
-print(f"{len(compiled)} snippets and {len(in_c)} in C compile; {len(cuda)} call CUDA and were left out")
+    must_compile(program(compiled), ".cpp", ["-std=c++20", "-fopenmp"])
+print(f"{len(compiled)} snippets and {len(in_c)} in C compile; {len(cuda)} call CUDA and were left out" + (f"; {len(mpi)} for want of MPI" if mpi else ""))
 sys.exit(0 if compiled else 1)

@@ -7,3 +7,6 @@
 #if __has_include(<oneapi/dnnl/dnnl.hpp>)
 #include <oneapi/dnnl/dnnl.hpp>
 #endif
+#if __has_include(<mpi.h>)
+#include <mpi.h>
+#endif

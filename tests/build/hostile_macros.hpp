@@ -24,3 +24,42 @@
 #define THROW hostile macro
 #define STRINGIFY hostile macro
 #define DEBUG hostile macro
+#define STRICT hostile macro  // Windows' headers
+#define CONST hostile macro
+#define OPTIONAL hostile macro
+#define NEAR hostile macro
+#define FAR hostile macro
+#define DELETE hostile macro
+#define NO_ERROR hostile macro
+#define GetObject hostile macro
+// Windows' minwindef.h has these two without NOMINMAX. The standard library's headers come first: g++'s and clang's own
+// do not stand them.
+#include <algorithm>
+#include <any>
+#include <array>
+#include <atomic>
+#include <charconv>
+#include <chrono>
+#include <cmath>
+#include <concepts>
+#include <condition_variable>
+#include <deque>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <limits>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <numeric>
+#include <optional>
+#include <set>
+#include <span>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <variant>
+#include <vector>
+#define min(a, b) hostile macro
+#define max(a, b) hostile macro

@@ -10,14 +10,21 @@
 #include <string>
 #include <vector>
 
+#include <omp.h>
+
 #include <nlohmann/json.hpp>
 
 #include <sparsegrad/backend/cpu_blas.hpp>
 #include <sparsegrad/backend/reference.hpp>
 #include <sparsegrad/basis_collection.hpp>
+#include <sparsegrad/extras/bucket_reduce.hpp>
 #include <sparsegrad/extras/core_adapter.hpp>
 #include <sparsegrad/extras/error_feedback.hpp>
 #include <sparsegrad/extras/fixed_support.hpp>
+#include <sparsegrad/extras/local_top_k.hpp>
+#if __has_include(<mpi.h>)
+#include <sparsegrad/extras/mpi_reduce.hpp>
+#endif
 #include <sparsegrad/extras/sampled_gradient.hpp>
 #include <sparsegrad/extras/sparse_sgd.hpp>
 #include <sparsegrad/extras/tensor.hpp>
@@ -60,6 +67,7 @@ void backprop();
 void backprop(float*, float*);
 void your_optimizer_for_everything_else();
 void all_reduce_sum(float*, index_t);
+extern std::vector<float> numbers;
 
 // The library's objects.
 extern SparseGradGroup<float>& group;
@@ -73,4 +81,5 @@ extern HosvdAccumulator<float>& sums;
 extern BasisRecipe recipe;
 extern std::vector<BasisCollection<float, B>::Layer> layers;
 extern GroupOptions options;
+extern Communicator& comm;
 }  // namespace snippets

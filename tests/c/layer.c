@@ -1,4 +1,5 @@
-// Layers that make the gradient from tokens, alone and in a group; bases by themselves.
+// Layers that make the gradient from tokens, alone and in a group; bases and the other parts of a step by
+// themselves.
 #include <math.h>
 
 #include "check.h"
@@ -260,6 +261,107 @@ static void bases(sparsegrad_context* context) {
   sparsegrad_basis_destroy(basis);
 }
 
+/// A group's step by its parts: core, largest entries, Adam, and the update as a change of the weight.
+static void steps_by_parts(sparsegrad_context* context) {
+  enum { O = 6, I = 5, RANK = 3, N = O * RANK, KEPT = 7 };
+  float dw[O * I], w[O * I], in_group[O * I], core[N], update[N], change[O * I], values[KEPT];
+  int32_t at[KEPT];
+  const sparsegrad_side full = {SPARSEGRAD_HOSVD, 0, 0, 0}, rank = {SPARSEGRAD_HOSVD, RANK, 0, 0};
+  fill(w, O * I, 1);
+  memcpy(in_group, w, sizeof w);
+  fill(dw, O * I, 9);
+  const sparsegrad_const_matrix gradient = sparsegrad_const_f32(dw, O, I);
+  sparsegrad_basis* basis = NULL;
+  OK(sparsegrad_basis_fit(context, O, I, &gradient, 1, full, rank, &basis));
+  sparsegrad_group_options options;
+  sparsegrad_group_options_init(&options);
+  options.entries = KEPT;
+  sparsegrad_group* group = NULL;
+  OK(sparsegrad_group_create(context, &options, &group));
+  OK(sparsegrad_group_add_weight(group, sparsegrad_weight_f32(in_group, O, I), NULL, NULL));
+  OK(sparsegrad_group_set_basis(group, 0, basis, SPARSEGRAD_MOMENTS_RESET));
+  sparsegrad_adam_options adam_options;
+  sparsegrad_adam_options_init(&adam_options);
+  adam_options.capacity = options.entries * 4;
+  sparsegrad_adam* adam = NULL;
+  OK(sparsegrad_adam_create(context, O, RANK, &adam_options, &adam));
+  sparsegrad_step_options step;
+  sparsegrad_step_options_init(&step);
+  step.learning_rate = 0.1;
+  for (int s = 0; s < 3; ++s) {
+    fill(dw, O * I, (uint32_t)s + 9);
+    OK(sparsegrad_group_set_gradient(group, 0, gradient));
+    OK(sparsegrad_group_step(group, &step, NULL));
+
+    int64_t count = 0;
+    OK(sparsegrad_basis_project(basis, gradient, sparsegrad_f32(core, O, RANK)));
+    OK(sparsegrad_top_k(context, sparsegrad_const_f32(core, O, RANK), KEPT, at, values, &count));
+    CHECK(count == KEPT);
+    for (int e = 0; e < KEPT; ++e)
+      CHECK(values[e] == core[at[e]] && (e == 0 || at[e] > at[e - 1]));
+    OK(sparsegrad_adam_step(adam, at, values, count, &step, sparsegrad_f32(update, O, RANK)));
+    OK(sparsegrad_basis_expand(basis, sparsegrad_const_f32(update, O, RANK), sparsegrad_f32(change, O, I)));
+    for (int e = 0; e < O * I; ++e)
+      w[e] += change[e];
+    CHECK(largest_difference(w, in_group, O * I) < 1e-5f);
+  }
+  sparsegrad_adam_info info;
+  OK(sparsegrad_adam_describe(adam, &info));
+  CHECK(info.rows == O && info.cols == RANK && info.steps == 3 && info.entries == N && info.bytes > 0);
+
+  // Rows with gaps, 16 bits, more entries than there are, none.
+  float padded[O * I], all[N];
+  int32_t every[N];
+  uint16_t rounded[N];
+  for (int i = 0; i < O; ++i)
+    for (int j = 0; j < I; ++j)
+      padded[i * I + j] = j < RANK ? core[i * RANK + j] : 9.0f;
+  for (int e = 0; e < N; ++e)
+    rounded[e] = to_bf16(core[e]);
+  sparsegrad_const_matrix strided = sparsegrad_const_f32(padded, O, RANK);
+  strided.stride = I;
+  int32_t same[KEPT];
+  int64_t count = 0;
+  OK(sparsegrad_top_k(context, strided, KEPT, same, values, &count));
+  CHECK(memcmp(same, at, sizeof at) == 0);
+  OK(sparsegrad_top_k(context, sparsegrad_const_bf16(rounded, O, RANK), 1000, every, all, &count));
+  CHECK(count == N && every[N - 1] == N - 1 && all[4] == from_bf16(rounded[4]));
+  OK(sparsegrad_top_k(context, strided, 0, NULL, NULL, &count));
+  CHECK(count == 0);
+
+  // What is wrong is refused, and no step taken.
+  const sparsegrad_matrix to = sparsegrad_f32(update, O, RANK);
+  const int32_t falling[2] = {4, 2};
+  FAILS(SPARSEGRAD_ERROR_VALUE, "strictly rising", sparsegrad_adam_step(adam, falling, values, 2, &step, to));
+  FAILS(SPARSEGRAD_ERROR_VALUE, "count is -1", sparsegrad_adam_step(adam, at, values, -1, &step, to));
+  FAILS(SPARSEGRAD_ERROR_VALUE, "values is NULL", sparsegrad_adam_step(adam, at, NULL, 2, &step, to));
+  FAILS(SPARSEGRAD_ERROR_SHAPE, "the update is 5x3",
+        sparsegrad_adam_step(adam, at, values, 2, &step, sparsegrad_f32(update, 5, RANK)));
+  values[1] = NAN;
+  FAILS(SPARSEGRAD_ERROR_NON_FINITE, "value 1 is", sparsegrad_adam_step(adam, at, values, 2, &step, to));
+  padded[0] = NAN;
+  FAILS(SPARSEGRAD_ERROR_NON_FINITE, "row 0, column 0",
+        sparsegrad_top_k(context, strided, KEPT, same, values, &count));
+  FAILS(SPARSEGRAD_ERROR_VALUE, "k is -1", sparsegrad_top_k(context, strided, -1, same, values, &count));
+  FAILS(SPARSEGRAD_ERROR_SHAPE, "", sparsegrad_basis_project(basis, strided, to));
+  FAILS(SPARSEGRAD_ERROR_SHAPE, "", sparsegrad_basis_expand(basis, gradient, to));
+  step.weight_decay = 0.1;
+  FAILS(SPARSEGRAD_ERROR_VALUE, "weight_decay is 0.1, expected 0",
+        sparsegrad_adam_step(adam, at, values, 0, &step, to));
+  OK(sparsegrad_adam_describe(adam, &info));
+  CHECK(info.steps == 3);
+  adam_options.beta1 = 1;
+  sparsegrad_adam* none = NULL;
+  FAILS(SPARSEGRAD_ERROR_VALUE, "beta1 is 1", sparsegrad_adam_create(context, O, I, &adam_options, &none));
+  FAILS(SPARSEGRAD_ERROR_VALUE, "context is NULL", sparsegrad_adam_create(NULL, O, I, NULL, &none));
+  FAILS(SPARSEGRAD_ERROR_VALUE, "adam is NULL", sparsegrad_adam_step(NULL, at, values, 0, &step, to));
+  CHECK(none == NULL);
+  sparsegrad_adam_destroy(NULL);
+  sparsegrad_adam_destroy(adam);
+  sparsegrad_group_destroy(group);
+  sparsegrad_basis_destroy(basis);
+}
+
 int main(void) {
   for (sparsegrad_backend b = SPARSEGRAD_BACKEND_EIGEN; b <= SPARSEGRAD_BACKEND_ONEDNN; ++b) {
     if (!sparsegrad_backend_available(b)) continue;
@@ -269,6 +371,7 @@ int main(void) {
     truncated_inputs_are_kept(context);
     bfloat16_layers(context);
     bases(context);
+    steps_by_parts(context);
     sparsegrad_context_destroy(context);
   }
   return failure_count != 0;

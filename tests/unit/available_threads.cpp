@@ -108,7 +108,7 @@ TEST_CASE("a context takes the processors that its thread may run on") {
   std::thread([&] {
     cpu_set_t allowed;
     REQUIRE(sched_getaffinity(0, sizeof allowed, &allowed) == 0);
-    int first = 0;
+    std::size_t first = 0;
     while (!CPU_ISSET(first, &allowed))
       ++first;
     cpu_set_t one;

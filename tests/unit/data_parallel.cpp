@@ -4,12 +4,14 @@
 #include <algorithm>
 #include <barrier>
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include <sparsegrad/extras/device_reduce.hpp>
 #include <sparsegrad/extras/fixed_support.hpp>
 #include <sparsegrad/extras/sampled_gradient.hpp>
 
@@ -37,6 +39,73 @@ class AllReduce {
   std::barrier<> barrier_{2};
   std::vector<double> part_[2];
   int calls_[2] = {0, 0};
+};
+
+/// An engine of two ranks in one process, as a DeviceReducer calls NCCL: work on a stream is done when
+/// somebody waits for it, and not before.
+struct Engine {
+  struct Shared {
+    std::barrier<> both{2};
+    const void* part[2] = {nullptr, nullptr};
+  };
+  struct Rank {
+    Shared* shared = nullptr;
+    int number = 0;
+    int sums = 0;
+    int fails_at = -1;  ///< the sum that fails
+    bool lost = false;  ///< an error that came later
+  };
+  struct Queue {
+    std::vector<std::function<void()>> work;
+    std::size_t done = 0;
+    bool follows = false;  ///< the context's work was waited for
+  };
+  struct Mark {
+    Queue* queue = nullptr;
+    std::size_t work = 0;
+  };
+  using Comm = Rank*;
+  using Stream = Queue*;
+  using Event = Mark*;
+
+  static int rank(Comm comm) { return comm->number; }
+  static int size(Comm) { return 2; }
+  static Event make_event() { return new Mark; }
+  static void destroy(Event event) { delete event; }
+  template <class Context>
+  static void follow(Stream stream, Event, const Context&) {
+    stream->follows = true;
+  }
+  template <class N, class F>
+  static void exchange(Comm comm, Stream stream, N* p, index_t n, F combine) {
+    if (comm->sums++ == comm->fails_at) throw CommunicationError("ncclAllReduce: unhandled system error");
+    REQUIRE(std::exchange(stream->follows, false));
+    stream->work.push_back([=] {
+      const std::vector<N> mine(p, p + n);
+      comm->shared->part[comm->number] = mine.data();
+      comm->shared->both.arrive_and_wait();
+      for (index_t e = 0; e < n; ++e)
+        p[e] = combine(static_cast<const N*>(comm->shared->part[0])[e],
+                       static_cast<const N*>(comm->shared->part[1])[e]);
+      comm->shared->both.arrive_and_wait();
+    });
+  }
+  template <class N>
+  static void sum(Comm comm, Stream stream, N* p, index_t n) {
+    exchange(comm, stream, p, n, [](N a, N b) { return N(a + b); });
+  }
+  static void most(Comm comm, Stream stream, std::uint64_t* p, index_t n) {
+    exchange(comm, stream, p, n, [](std::uint64_t a, std::uint64_t b) { return std::max(a, b); });
+  }
+  static void record(Event event, Stream stream) { *event = {stream, stream->work.size()}; }
+  template <class Context>
+  static void wait(const Context&, Event event) {
+    while (event->queue->done < event->work)
+      event->queue->work[event->queue->done++]();
+  }
+  static void poll(Comm comm) {
+    if (comm->lost) throw CommunicationError("a sum before: remote process exited");
+  }
 };
 
 constexpr int tokens = 6;
@@ -81,14 +150,13 @@ struct Case {
 };
 
 /// Two collecting steps, the fit, three steps, the last of which gives layer 1 tokens on worker 0 alone.
-Weights train(int worker, int workers, AllReduce* all_reduce, const Case& c) {
+Weights train(int worker, int workers, const std::function<void(Group&)>& use_reduce, const Case& c) {
   Model model;
   GroupOptions options = keeping(7);
   options.share_gradient_memory = c.share_memory;
   Group group(options);
   model.add_to(group);
-  if (all_reduce != nullptr)
-    group.use_reduce([=](B::Context&, MatrixView<double> g) { (*all_reduce)(worker, g); });
+  if (use_reduce) use_reduce(group);
   const auto pass = [&](bool collecting, bool uneven) {
     for (std::size_t i = 0; i < 3; ++i) {
       const Data data(model, i);
@@ -118,8 +186,7 @@ Weights train(int worker, int workers, AllReduce* all_reduce, const Case& c) {
                                                 support_of(model, i)));
     sampling.add(model.ctx, *sampled.back(), group.kind(static_cast<index_t>(i)));
   }
-  if (all_reduce != nullptr)
-    sampling.use_reduce([=](B::Context&, MatrixView<double> g) { (*all_reduce)(worker, g); });
+  if (use_reduce) use_reduce(sampling);
   for (int step = 0; step < 3; ++step) {
     if (c.sampled) {
       for (std::size_t i = 0; i < 3; ++i) {
@@ -149,8 +216,16 @@ TEST_CASE("data parallel: two workers that reduce are one worker with both halve
     const Weights expected = train(0, 1, nullptr, c);
     AllReduce all_reduce;
     Weights found[2];
-    std::thread other([&] { found[1] = train(1, 2, &all_reduce, c); });
-    found[0] = train(0, 2, &all_reduce, c);
+    const auto worker = [&](int w) {
+      found[w] = train(
+          w, 2,
+          [&](Group& group) {
+            group.use_reduce([&, w](B::Context&, MatrixView<double> g) { all_reduce(w, g); });
+          },
+          c);
+    };
+    std::thread other(worker, 1);
+    worker(0);
     other.join();
     CHECK(found[0] == found[1]);
     CHECK(all_reduce.calls(0) == 3 * 5);  // once a layer and step
@@ -160,6 +235,92 @@ TEST_CASE("data parallel: two workers that reduce are one worker with both halve
         worst = std::max(worst, std::abs(found[0][i][e] - expected[i][e]));
     CHECK(worst < 1e-10);  // sums in another order
   }
+}
+
+TEST_CASE("data parallel: devices whose engine sums on a stream of its own train as one process") {
+  for (const bool sums : {false, true}) {
+    for (const index_t bucket_bytes : {1, 500, 1 << 20}) {
+      const Case c{recipe_of(SideRecipe::hosvd(5), SideRecipe::hosvd(4))};
+      const Weights expected = train(0, 1, nullptr, c);
+      Engine::Shared shared;
+      Weights found[2];
+      const auto worker = [&](int w) {
+        Engine::Rank rank{&shared, w};
+        Engine::Queue stream;
+        found[w] = train(
+            w, 2,
+            [&](Group& group) {
+              group.use_reduce(std::make_shared<DeviceReducer<double, B, Engine>>(
+                  &rank, &stream,
+                  DeviceReduceOptions{.bucket_bytes = bucket_bytes,
+                                      .collected = sums ? Collected::sums : Collected::gradients,
+                                      .check = true}));
+            },
+            c);
+        CHECK(stream.done == stream.work.size());
+      };
+      std::thread other(worker, 1);
+      worker(0);
+      other.join();
+      CHECK(found[0] == found[1]);
+      if (sums) continue;  // bases of twice as many gradients
+      for (std::size_t i = 0; i < 3; ++i)
+        for (std::size_t e = 0; e < expected[i].size(); ++e)
+          CHECK(std::abs(found[0][i][e] - expected[i][e]) < 1e-10);
+    }
+  }
+}
+
+TEST_CASE(
+    "data parallel: devices send 16 bits where it is asked for, and an engine's errors name rank and call") {
+  using Reducer = DeviceReducer<float, B, Engine>;
+  Engine::Shared shared;
+  float found[2][5];
+  const auto worker = [&](int w) {
+    Engine::Rank rank{&shared, w};
+    Engine::Queue stream;
+    B::Context ctx;
+    Reducer reducer(&rank, &stream, {.wire = WireType::bfloat16});
+    for (int e = 0; e < 5; ++e)
+      found[w][e] = static_cast<float>(e + w) / 3;
+    reducer.start(ctx, 0, MatrixView<float>(found[w], 1, 2));
+    reducer.start(ctx, 1, MatrixView<float>(found[w] + 2, 1, 3));
+    CHECK(stream.work.empty());
+    reducer.wait(ctx, 0, MatrixView<float>(found[w], 1, 2));
+    reducer.wait(ctx, 1, MatrixView<float>(found[w] + 2, 1, 3));
+    CHECK(stream.work.size() == 1);
+  };
+  std::thread other(worker, 1);
+  worker(0);
+  other.join();
+  for (int e = 0; e < 5; ++e) {
+    CHECK(found[0][e] == found[1][e]);
+    const float parts = static_cast<float>(bfloat16(static_cast<float>(e) / 3)) +
+                        static_cast<float>(bfloat16(static_cast<float>(e + 1) / 3));
+    CHECK(found[0][e] == static_cast<float>(bfloat16(parts)));
+  }
+
+  Engine::Rank rank{&shared, 1};
+  Engine::Queue stream;
+  B::Context ctx;
+  std::vector<float> many(100);
+  Reducer small(&rank, &stream, {.bucket_bytes = 40});
+  small.start(ctx, 0, MatrixView<float>(many.data(), 1, 0));
+  small.start(ctx, 1, MatrixView<float>(many.data(), 1, 100));  // larger than the bucket that was begun
+  CHECK(stream.work.size() == 2);
+  rank.sums = 0;
+  float g[4] = {1, 2, 3, 4};
+  Reducer reducer(&rank, &stream, {.bucket_bytes = 8});
+  rank.fails_at = 1;
+  reducer.start(ctx, 0, MatrixView<float>(g, 1, 2));
+  CHECK(message_of([&] { reducer.start(ctx, 1, MatrixView<float>(g + 2, 1, 2)); }) ==
+        "rank 1 of 2: bucket 1 of gradients: ncclAllReduce: unhandled system error");
+  rank.lost = true;
+  CHECK(message_of([&] { reducer.wait(ctx, 0, MatrixView<float>(g, 1, 2)); }) ==
+        "rank 1 of 2: bucket 0 of gradients: a sum before: remote process exited");
+  CHECK_THROWS_AS((DeviceReducer<double, B, Engine>(&rank, &stream, {.wire = WireType::bfloat16})),
+                  ValueError);
+  CHECK_THROWS_AS(Reducer(&rank, &stream, {.bucket_bytes = 0}), ValueError);
 }
 
 TEST_CASE("data parallel: a gradient that was finished before it could be reduced is refused") {

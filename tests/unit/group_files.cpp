@@ -278,7 +278,7 @@ TEST_CASE("group files: lists that do not fit are refused by the tensor's name")
         "f: tensor 'group.basis_of' has basis 2 at layer 1, expected one in [0, 1]");
   CHECK(of("group.basis_of", std::vector<std::int64_t>{0, -1, 1}) ==
         "f: tensor 'group.basis_of' has basis -1 at layer 1, expected one in [0, 1]");
-  for (const std::size_t count : {2, 4}) {
+  for (const std::size_t count : {2U, 4U}) {
     CHECK(of("group.kept", std::vector<std::int64_t>(count, 7)) ==
           "f: tensor 'group.kept' has " + std::to_string(count) + " numbers, expected 3, one for each layer");
   }

@@ -16,6 +16,7 @@
 #include "programs/option_checks.hpp"
 #include "programs/option_effects.hpp"
 #include "programs/option_groups.hpp"
+#include "programs/processes.hpp"
 #include "replication/presets.hpp"
 #include "training/output/console.hpp"
 #include "training/products.hpp"
@@ -179,7 +180,7 @@ void add_search(CLI::App& app, bool& search) {
       ->group("Replication");
 }
 
-int run(int argc, char** argv) {
+int run(int argc, char** argv, Processes& processes) {
   CLI::App app("Fine-tunes BERT on GLUE tasks, densely or with SparseGrad's sparse gradients.",
                "sparsegrad-glue");
   app.set_version_flag("--version", SPARSEGRAD_VERSION);
@@ -188,6 +189,8 @@ int run(int argc, char** argv) {
   app.footer(footer);
 
   TrainOptions train;
+  train.quiet = !processes.is_first();
+  train.processes = processes.size();
   CLI::App* train_app = app.add_subcommand("train", "fine-tune a model; writes run.json and the best model");
   add_common(*train_app, train);
   add_training(*train_app, train);
@@ -243,7 +246,7 @@ int run(int argc, char** argv) {
     check_numbers(*command);
 
   if (const std::string trouble = empty_value(argc, argv); !trouble.empty()) {
-    print_error("sparsegrad-glue: {}\n", trouble);
+    print_error("sparsegrad-glue{}: {}\n", processes.name(), trouble);
     return 2;
   }
   std::vector<std::string> arguments = parser_words(argc, argv);
@@ -261,17 +264,18 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   } catch (const std::exception& error) {
-    print_error("sparsegrad-glue: {}\n", error.what());
+    print_error("sparsegrad-glue{}: {}\n", processes.name(), error.what());
     return 2;
   }
   try {
     if (train_app->parsed()) {
       apply_task_presets(*train_app, train);
       check_ranks_of_model(given, train);
-      tell_effects(given, option_effects(train));
+      if (processes.is_first()) tell_effects(given, option_effects(train));
       train.apply_run_type();
-      return run_train(train);
+      return run_train(train, processes);
     }
+    processes.require_one(evaluate_app->parsed() ? "evaluate" : "inspect");
     if (evaluate_app->parsed()) {
       tell_effects(given_options(*evaluate_app), option_effects(evaluate_command));
       return run_evaluate(evaluate_command);
@@ -285,7 +289,7 @@ int run(int argc, char** argv) {
         threads > 1 ? fmt::format(", and so do fewer than {} --threads", threads) : "");
     return 1;
   } catch (const std::exception& error) {
-    print_error("sparsegrad-glue: {}\n", error.what());
+    print_error("sparsegrad-glue{}: {}\n", processes.name(), error.what());
     return 1;
   }
 }
@@ -294,11 +298,19 @@ int run(int argc, char** argv) {
 
 int run_program(int argc, char** argv) {
   prepare_console();
-  const int status = run(argc, argv);
-  const std::string lost = lost_output();
-  if (lost.empty()) return status;
-  print_error("sparsegrad-glue: standard output: {}; files are whole, what was printed is not\n", lost);
-  return status == 0 ? 1 : status;
+  std::unique_ptr<Processes> processes;
+  try {
+    processes = Processes::join();
+  } catch (const std::exception& error) {
+    print_error("sparsegrad-glue: {}\n", error.what());
+    return 1;
+  }
+  int status = run(argc, argv, *processes);
+  if (const std::string lost = lost_output(); !lost.empty()) {
+    print_error("sparsegrad-glue: standard output: {}; files are whole, what was printed is not\n", lost);
+    if (status == 0) status = 1;
+  }
+  return processes->leave(status);
 }
 
 }  // namespace sparsegrad::finetune

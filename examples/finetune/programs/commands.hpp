@@ -4,15 +4,17 @@
 #include <filesystem>
 #include <string>
 
+#include "programs/processes.hpp"
 #include "training/options.hpp"
 
 namespace sparsegrad::finetune {
 
 /// Each returns the program's exit status; errors are exceptions.
-int run_train(const TrainOptions& options);
-/// `products`: what the log says of the products, lines of text or nothing.
+int run_train(const TrainOptions& options, Processes& processes);
+/// `products`: what the log says of the products, lines of text or nothing. `processes`: those that share the run.
 template <class T, class Backend>
-int run_train_on(const TrainOptions& options, const std::string& products = "");
+int run_train_on(const TrainOptions& options, const std::string& products = "",
+                 const RunProcesses& processes = {});
 /// In a program without CUDA it throws ValueError.
 int run_train_on_cuda(const TrainOptions& options);
 

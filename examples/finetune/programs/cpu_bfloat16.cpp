@@ -5,7 +5,8 @@
 
 namespace sparsegrad::finetune {
 
-template int run_train_on<bfloat16, HostBackend>(const TrainOptions&, const std::string&);
+template int run_train_on<bfloat16, HostBackend>(const TrainOptions&, const std::string&,
+                                                 const RunProcesses&);
 template int run_evaluate_on<bfloat16, HostBackend>(const EvaluateCommand&);
 
 }  // namespace sparsegrad::finetune

@@ -17,6 +17,7 @@
 #include "programs/llm_help.hpp"
 #include "programs/option_checks.hpp"
 #include "programs/option_groups.hpp"
+#include "programs/processes.hpp"
 #include "training/causal_parts.hpp"
 #include "training/causal_source.hpp"
 #include "training/output/console.hpp"
@@ -220,7 +221,7 @@ void check_ranks_of_decoder(const std::set<std::string>& given, const std::optio
   check_ranks(given, o, most);
 }
 
-int run(int argc, char** argv) {
+int run(int argc, char** argv, Processes& processes) {
   CLI::App app(
       "Fine-tunes language models of the LLaMA family on questions and answers, densely, with LoRA or with "
       "SparseGrad's sparse gradients, from a GGUF file or a folder.",
@@ -231,6 +232,8 @@ int run(int argc, char** argv) {
   app.footer(footer);
 
   TrainOptions train = default_options();
+  train.quiet = !processes.is_first();
+  train.processes = processes.size();
   CLI::App* train_app = app.add_subcommand("train", "fine-tune a model; writes run.json and the best model");
   add_model(*train_app, train);
   add_data(*train_app, train);
@@ -346,7 +349,7 @@ int run(int argc, char** argv) {
     command->footer(footer);
   }
   if (const std::string trouble = empty_value(argc, argv); !trouble.empty()) {
-    print_error("sparsegrad-llm: {}\n", trouble);
+    print_error("sparsegrad-llm{}: {}\n", processes.name(), trouble);
     return 2;
   }
   std::set<std::string> given;
@@ -360,7 +363,7 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   } catch (const std::exception& error) {
-    print_error("sparsegrad-llm: {}\n", error.what());
+    print_error("sparsegrad-llm{}: {}\n", processes.name(), error.what());
     return 2;
   }
   try {
@@ -377,10 +380,11 @@ int run(int argc, char** argv) {
                          train.run_type != RunType::frozen_mlp || train.trained == TrainedParameters::all,
                          "--run-type frozen",
                          "something to train"});
-      tell_effects(given, effects);
+      if (processes.is_first()) tell_effects(given, effects);
       train.apply_run_type();
-      return run_llm_train(train);
+      return run_llm_train(train, processes);
     }
+    processes.require_one(app.get_subcommands().front()->get_name());
     if (evaluate_app->parsed()) {
       fit_length(given_options(*evaluate_app), config_of(evaluate.common), evaluate.common);
       return run_llm_evaluate(evaluate);
@@ -398,7 +402,7 @@ int run(int argc, char** argv) {
         "needs less\n");
     return 1;
   } catch (const std::exception& error) {
-    print_error("sparsegrad-llm: {}\n", error.what());
+    print_error("sparsegrad-llm{}: {}\n", processes.name(), error.what());
     return 1;
   }
 }
@@ -407,11 +411,19 @@ int run(int argc, char** argv) {
 
 int run_llm_program(int argc, char** argv) {
   prepare_console();
-  const int status = run(argc, argv);
-  const std::string lost = lost_output();
-  if (lost.empty()) return status;
-  print_error("sparsegrad-llm: standard output: {}; files are whole, what was printed is not\n", lost);
-  return status == 0 ? 1 : status;
+  std::unique_ptr<Processes> processes;
+  try {
+    processes = Processes::join();
+  } catch (const std::exception& error) {
+    print_error("sparsegrad-llm: {}\n", error.what());
+    return 1;
+  }
+  int status = run(argc, argv, *processes);
+  if (const std::string lost = lost_output(); !lost.empty()) {
+    print_error("sparsegrad-llm: standard output: {}; files are whole, what was printed is not\n", lost);
+    if (status == 0) status = 1;
+  }
+  return processes->leave(status);
 }
 
 }  // namespace sparsegrad::finetune

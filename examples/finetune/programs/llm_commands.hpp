@@ -5,13 +5,14 @@
 #include <string>
 #include <vector>
 
+#include "programs/processes.hpp"
 #include "training/generation.hpp"
 #include "training/options.hpp"
 
 namespace sparsegrad::finetune {
 
 /// Each returns the program's exit status; errors are exceptions.
-int run_llm_train(const TrainOptions& options);
+int run_llm_train(const TrainOptions& options, Processes& processes);
 /// In a program without CUDA it throws ValueError, as the others on a GPU.
 int run_llm_train_on_cuda(const TrainOptions& options);
 

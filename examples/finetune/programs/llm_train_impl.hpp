@@ -38,12 +38,12 @@ class CausalRun {
                            session_.source().packed(options.causal->base),
                            planned_steps(options, train.size()));
   }
-  BasicTrainer<DecoderModel<T, Backend>>& start(const TrainOptions& options) {
+  BasicTrainer<DecoderModel<T, Backend>>& start(const TrainOptions& options, Communicator* processes) {
     session_.load_model(options, trained_parts(options, session_.source().config()));
     data_.emplace(session_.train(), session_.held());
     for (const auto& [name, data] : session_.also())
       data_->also_evaluate(name, data);
-    trainer_.emplace(session_.ctx(), session_.model(), *data_, options, session_.program_bytes());
+    trainer_.emplace(session_.ctx(), session_.model(), *data_, options, session_.program_bytes(), processes);
     return *trainer_;
   }
   void describe(nlohmann::json& log) const {
@@ -84,8 +84,9 @@ class CausalRun {
 };
 
 template <class T, class Backend>
-int run_llm_train_on(const TrainOptions& options, const std::string& products) {
-  return run_training<CausalRun<T, Backend>>(options, products);
+int run_llm_train_on(const TrainOptions& options, const std::string& products,
+                     const RunProcesses& processes = {}) {
+  return run_training<CausalRun<T, Backend>>(options, products, processes);
 }
 
 }  // namespace sparsegrad::finetune

@@ -134,6 +134,11 @@ void add_train_options(CLI::App& app, TrainOptions& o) {
                  "folder for run.json, model/ (the best one) and, after an interrupt, checkpoint/")
       ->required()
       ->group("Output");
+  app.add_option("--process-timeout", o.process_timeout,
+                 "of several processes (mpirun): the seconds that one waits for another before it ends and "
+                 "names it")
+      ->capture_default_str()
+      ->group("Machine");
   app.add_flag(
          "--ignore-memory", o.ignore_memory,
          "train though the estimate of its memory, or of its files, is above what is free; the system may "

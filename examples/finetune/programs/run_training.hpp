@@ -2,12 +2,14 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "programs/interrupt.hpp"
+#include "programs/run_processes.hpp"
 #include "training/memory/memory_estimate.hpp"
 #include "training/output/console.hpp"
 #include "training/output/output_checks.hpp"
@@ -37,29 +39,34 @@ std::unique_ptr<StepProfile> make_profile(typename Backend::Context& ctx,
 ///     Run(options)                  reads the data; the model's files are looked at, not read
 ///     program, log_format           constants: the program's name, "format" of its log
 ///     estimate(options)             what it will take
-///     start(options) -> trainer     makes the model and its trainer
+///     start(options, communicator) -> trainer   makes the model and its trainer
 ///     ctx(), program_bytes(), parameters(), describe(log), warn(talk), tell(options), restore_weights(options), save(folder, type)
 ///     describe_results(report, log), tell_results(report)     what it says beside the report's own
-/// `products`: what the log says of the products. Returns the exit status; errors are exceptions.
+/// `products`: what the log says of the products; `processes`: those that share the run. Returns the exit status; errors are exceptions.
 template <class Run>
-int run_training(const TrainOptions& options, const std::string& products) {
+int run_training(const TrainOptions& options, const std::string& products, const RunProcesses& processes) {
   using Backend = typename Run::Backend;
   options.check();
   if (options.output.empty()) throw ValueError("--output DIR is missing: where the run's log and model go");
   const InterruptGuard guard;
-  // Fails before the work rather than after it.
-  OutputFolder output(options.output);
+  // Fails before the work rather than after it. Of several processes the first one alone writes there.
+  const bool writes = processes.is_first();
+  std::optional<OutputFolder> held;
+  if (writes) held.emplace(options.output);
+  const OutputPaths output(options.output);
   const auto log_path = output.log();
   const auto model_path = output.model();
   const auto checkpoint_path = output.checkpoint();
   const auto state_path = output.state();
-  output.require_not_written(options.model);
-  if (options.resume && is_finished(log_path, options)) {
-    output.remove_checkpoint();  // of a run that was killed between its last log and this
+  if (writes) held->require_not_written(options.model);
+  if (processes.from_first(options.resume && writes && is_finished(log_path, options),
+                           "whether the run is finished")) {
+    if (!writes) return 0;
+    held->remove_checkpoint();  // of a run that was killed between its last log and this
     print("finished already: {}\n", log_path.string());
     return 0;
   }
-  require_nothing_lost(output, options);
+  if (writes) require_nothing_lost(output, options);
 
   Run run(options);
   MemoryEstimate estimate = run.estimate(options);
@@ -69,27 +76,42 @@ int run_training(const TrainOptions& options, const std::string& products) {
           mib(run.program_bytes()), first ? ", in phase 1" : "");
     flush_output();
   }
-  require_memory(estimate, RunDevice<Backend>::available_memory(), !options.ignore_memory);
+  require_memory(estimate, RunDevice<Backend>::available_memory() / processes.on_host,
+                 !options.ignore_memory);
   for (MemoryParts* parts : {&estimate.phase1, &estimate.training})
     if (parts->sum() > 0) parts->program = run.program_bytes();
-  auto& trainer = run.start(options);
+  auto& trainer = run.start(options, processes.communicator);
   const MemoryParts& trained = estimate.training;
-  require_room(output, options, run.parameters().count(),
-               run.parameters().weights().size() * static_cast<index_t>(sizeof(float)) + trained.optimizer +
-                   trained.basis);
+  if (writes) {
+    require_room(output, options, run.parameters().count(),
+                 run.parameters().weights().size() * static_cast<index_t>(sizeof(float)) + trained.optimizer +
+                     trained.basis);
+  }
   std::unique_ptr<StepProfile> profile;
   if constexpr (requires { run.ctx().profile(nullptr); }) {
-    if (options.profile) {
+    if (options.profile && writes) {
       profile = make_profile(run.ctx(), run.parameters());
       run.ctx().profile(profile.get());
     }
   }
-  if (options.resume && output.has_state()) {
-    const std::string trouble = trainer.restore_state(state_path);
+  if (processes.from_first(options.resume && writes && output.has_state(), "whether there is a state")) {
+    // The first one puts a torn file away before the others read.
+    const std::string trouble = writes ? trainer.restore_state(state_path) : "";
+    (void)processes.from_first(true, "the first rank's state");
+    if (!writes) (void)trainer.restore_state(state_path);
     if (!trouble.empty()) print_error("warning: {}; going on from the state before it\n", trouble);
     if (!options.quiet) print("resumed after step {} of {}\n", trainer.steps_done(), trainer.steps_planned());
-  } else {
-    output.clear();
+  } else if (writes) {
+    held->clear();
+  }
+  trainer.require_same_state();
+  TrainHooks hooks;
+  hooks.interrupted = InterruptGuard::requested;
+  hooks.restore_weights = [&] { run.restore_weights(options); };
+  if (!writes) {
+    hooks.checkpoint = [] {};
+    trainer.run(hooks);
+    return trainer.report().interrupted ? interrupted_status : 0;
   }
 
   nlohmann::json versions = versions_json();
@@ -108,6 +130,13 @@ int run_training(const TrainOptions& options, const std::string& products) {
     log["trained"]["sparse_entries_a_step"] = trainer.entries_a_step();  // known once there are bases
     log.update(to_json(trainer.report()));
     run.describe_results(trainer.report(), log);
+    if (options.processes > 1) {
+      const Traffic traffic = processes.communicator->traffic();
+      log["processes"] = {{"count", options.processes},
+                          {"on_first_host", processes.on_host},
+                          {"sent_bytes", traffic.sent_bytes},
+                          {"waited_seconds", traffic.waited_seconds}};
+    }
     if (profile != nullptr && profile->steps() > 0) log["profile"] = to_json(*profile);
     log["finished"] = finished;
     write_json(log_path, log);
@@ -118,6 +147,10 @@ int run_training(const TrainOptions& options, const std::string& products) {
   run.warn(talk);
   if (talk) {
     print("{}", products);
+    if (options.processes > 1) {
+      print("processes: {}, {} of them on this host, of {} {} each\n", options.processes, processes.on_host,
+            run.ctx().threads(), run.ctx().threads() == 1 ? "thread" : "threads");
+    }
     run.tell(options);
     print("run: {}, {} steps, {} parameters trained by AdamW", to_string(options.run_type),
           trainer.steps_planned(), trainer.dense_parameters());
@@ -130,9 +163,6 @@ int run_training(const TrainOptions& options, const std::string& products) {
   }
 
   ProgressBar bar(talk);
-  TrainHooks hooks;
-  hooks.interrupted = InterruptGuard::requested;
-  hooks.restore_weights = [&] { run.restore_weights(options); };
   hooks.progress = [&](std::string_view what, index_t done, index_t total) { bar.show(what, done, total); };
   if (options.save) {
     hooks.keep_best = [&] { run.save(model_path, file_type(options.save_dtype)); };
@@ -183,7 +213,7 @@ int run_training(const TrainOptions& options, const std::string& products) {
     return interrupted_status;
   }
   write_log(true);
-  output.remove_checkpoint();
+  held->remove_checkpoint();
   if (talk) {
     if (report.phase1.steps > 0) {
       print("phase 1: {} steps, {:.1f} s with {:.1f} s for the bases\n", report.phase1.steps,

@@ -30,10 +30,10 @@ class GlueRun {
     return estimate_memory(session_.directory().config, options,
                            measure_batches(options, session_.train()).max_tokens);
   }
-  GlueTrainer<T, Backend>& start(const TrainOptions& options) {
+  GlueTrainer<T, Backend>& start(const TrainOptions& options, Communicator* processes) {
     session_.load_model(options, trained_parts(options));
     trainer_.emplace(session_.ctx(), session_.model(), session_.task(), session_.train(), session_.dev(),
-                     options, session_.program_bytes());
+                     options, session_.program_bytes(), processes);
     if (session_.second_dev() != nullptr) trainer_->also_evaluate(*session_.second_dev(), "_mm");
     return *trainer_;
   }
@@ -75,8 +75,8 @@ class GlueRun {
 };
 
 template <class T, class Backend>
-int run_train_on(const TrainOptions& options, const std::string& products) {
-  return run_training<GlueRun<T, Backend>>(options, products);
+int run_train_on(const TrainOptions& options, const std::string& products, const RunProcesses& processes) {
+  return run_training<GlueRun<T, Backend>>(options, products, processes);
 }
 
 }  // namespace sparsegrad::finetune

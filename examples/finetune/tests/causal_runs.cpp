@@ -271,10 +271,7 @@ TEST_CASE("micro-batches are filled by tokens, in the order of the examples") {
   const auto rows_of = [&](index_t i) { return rows[static_cast<std::size_t>(i)]; };
   const auto sizes = [&](index_t tokens) {
     options.tokens_per_batch = tokens;
-    std::vector<std::size_t> found;
-    for (std::span<const index_t> rest(step); !rest.empty(); rest = rest.subspan(found.back()))
-      found.push_back(next_micro_batch(options, rest, rows_of));
-    return found;
+    return micro_batches(options, step, rows_of);
   };
   CHECK(sizes(0) == std::vector<std::size_t>{3, 2});
   CHECK(sizes(61) == std::vector<std::size_t>{3, 1, 1});
@@ -282,6 +279,20 @@ TEST_CASE("micro-batches are filled by tokens, in the order of the examples") {
   CHECK(sizes(1000) == std::vector<std::size_t>{5});
   check_says(error_of([&] { sizes(60); }),
              "--tokens-per-batch is 60, expected at least the 61 tokens of the longest example");
+
+  // Processes get micro-batches of few rows, or of equal numbers of examples.
+  options.processes = 2;
+  CHECK(sizes(1000) == std::vector<std::size_t>{3, 2});  // 60 and 66 rows
+  options.processes = 3;
+  CHECK(sizes(66) == std::vector<std::size_t>{3, 1, 1});
+  options.processes = 5;
+  CHECK(sizes(1000) == std::vector<std::size_t>{3, 1, 1});  // no fewer than the longest example's
+  CHECK(sizes(0) == std::vector<std::size_t>{1, 1, 1, 1, 1});
+  options.processes = 2;
+  options.accumulation = 2;
+  CHECK(sizes(0) == std::vector<std::size_t>{3, 2});
+  options.processes = 1;
+  options.accumulation = 1;
 
   options.tokens_per_batch = 70;
   options.shuffle = false;

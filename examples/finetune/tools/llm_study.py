@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Run types of `sparsegrad-llm train` side by side on one data set, learning rates searched alike for all.
 
-llm_study.py --program P --model MODEL --data FILE --output DIR [--other FILE] [--where lang=en] [--kinds ft lora ...]
-             [--seeds 42 3705 ...] [--rate KIND=NUMBER] [--hours H] [-- option of train...]
+llm_study.py --program P --model MODEL --data FILE --output DIR [--other FILE] [--choices FILE] [--where lang=en]
+             [--kinds ft lora ...] [--seeds 42 3705 ...] [--rate KIND=NUMBER] [--hours H] [-- option of train...]
 
 1. Rates: from a first guess, up and down by factors of 3 until the best, by the mean over --search-seeds, has a worse one on both
    sides.
 2. Seeds: every kind once a round, at its best rate. A seed decides the order of the examples and which of them are held out,
    and it never is one of the search's. With --other, the loss on that file (its first --other-limit records) is taken of every saved
-   model and of the one it began from: what a run forgets. The saved model is removed then.
+   model and of the one it began from: what a run forgets. With --choices, the share of right answers to questions of multiple
+   choice is taken likewise; each seed has --choices-limit questions of its own, in the order of the file, so that intervals over
+   seeds hold for other questions too. The saved model is removed then.
 
 The validation loss is that of the last step, over what was held out; before the first step it is that of the model as it comes,
 the row "frozen". Finished runs are read from disk, an ended one goes on: the command can be given again at any time, with more
@@ -32,7 +34,7 @@ import sys
 import time
 
 from glue_plots import finish, pyplot, style
-from glue_runs import Failed, Runner, interval, markdown, mebibytes, read_json, run_tool, say, spread, write_aside
+from glue_runs import Failed, Runner, ends_with_this_process, interval, markdown, mebibytes, read_json, run_tool, say, spread, write_aside
 
 PAPER = "--run-type sparse --preset paper --phase1-steps 5"
 BEST = "--run-type sparse --preset best --phase1-steps 5"
@@ -50,6 +52,16 @@ KINDS = {
     "lora-1": ("LoRA, rank 1: entries of paper", "--run-type lora --lora-rank 1 --lora-scale 1", 1e-2),
     "sparse-paper-8": ("sparse (paper), 7.6 %: entries of LoRA 32", f"{PAPER} --share 0.0764", 1e-3),
 }
+# What is compared beside ft and lora, where both were run: what the basis is worth, and equal numbers of entries.
+CONTROLS = [
+    ("sparse-paper", "sparse-random"),
+    ("sparse-paper", "topk"),
+    ("sparse-best", "sparse-random-64"),
+    ("sparse-best", "sparse-paper"),
+    ("sparse-best", "lora-46"),
+    ("sparse-paper", "lora-1"),
+    ("sparse-paper-8", "lora"),
+]
 FROZEN = "frozen"
 SEEDS = [42, 3705, 2023, 37, 7777]
 DIVERGED = float("inf")
@@ -88,13 +100,15 @@ def best_rate(tried):
 
 
 class Run:
-    """What the tables need of a finished run's log."""
+    """What the tables need of a finished run's log.
 
-    def __init__(self, log, other=None):
+    `choices`: shares of right choices, before and after, by the log likelihood of whole answers and by its mean a token."""
+
+    def __init__(self, log, other=None, choices=None):
         first, last = log["evaluations"][0], log["evaluations"][-1]
         if first["step"] != 0 or last["step"] != log["steps_done"]:
             raise SystemExit("a run's log has no evaluation before its first step and after its last one")
-        self.before, self.loss, self.other = first["loss"], last["loss"], other
+        self.before, self.loss, self.other, self.choices = first["loss"], last["loss"], other, choices
         if self.loss is None:
             self.loss = DIVERGED
         self.rate = log["options"]["learning_rate"]
@@ -109,6 +123,10 @@ class Run:
         self.steps, self.tokens, self.data = log["steps_done"], log["tokens"], log["data"]
 
 
+def right_choices(run):
+    return run.choices["after"][0] if run.choices else None
+
+
 class Study:
     """The runs so far and the tables of them: `tried[kind]` {place: loss}, `runs[kind]` {seed: Run}."""
 
@@ -120,8 +138,9 @@ class Study:
         self.before_other = None
 
     def pairs(self, kind, against, value):
-        own, theirs = self.runs[kind], self.runs.get(against, {})
-        return [value(own[seed]) - value(theirs[seed]) for seed in self.seeds if seed in own and seed in theirs]
+        own, theirs = self.runs.get(kind, {}), self.runs.get(against, {})
+        pairs = [(value(own[seed]), value(theirs[seed])) for seed in self.seeds if seed in own and seed in theirs]
+        return [one - other for one, other in pairs if one is not None and other is not None]
 
     def rate_table(self):
         places = sorted({place for tried in self.tried.values() for place in tried})
@@ -158,6 +177,34 @@ class Study:
         titles = ["run", "rate", "validation loss", "minus frozen", "minus ft", "minus LoRA", "other text, after minus before", "seeds"]
         return markdown(titles, rows)
 
+    def choice_table(self):
+        """Without rows where no run has choices."""
+        rows = []
+        for kind, runs in self.runs.items():
+            runs = [run for run in runs.values() if run.choices]
+            if not runs:
+                continue
+            if not rows:
+                before = [[run.choices["before"][place] for run in self.frozen().values() if run.choices] for place in (0, 1)]
+                rows.append([FROZEN, spread(before[0]), "", "", "", spread(before[1])])
+            against = [self.pairs(kind, other, right_choices) if other != kind else [] for other in ("ft", "lora")]
+            gains = [run.choices["after"][0] - run.choices["before"][0] for run in runs]
+            rows.append(
+                [KINDS[kind][0], spread([right_choices(run) for run in runs]), interval(gains)]
+                + [interval(values) if values else "" for values in against]
+                + [spread([run.choices["after"][1] for run in runs])]
+            )
+        titles = ["right choices", "share", "minus frozen", "minus ft", "minus LoRA", "share by the mean a token"]
+        return markdown(titles, rows) if rows else ""
+
+    def control_table(self):
+        rows = []
+        for kind, against in CONTROLS:
+            values = [self.pairs(kind, against, value) for value in (lambda run: run.loss, lambda run: run.other, right_choices)]
+            if values[0]:
+                rows.append([f"{KINDS[kind][0]} minus {KINDS[against][0]}", *(interval(v, 4) if v else "" for v in values)])
+        return markdown(["pairs", "validation loss", "other text", "right choices"], rows) if rows else ""
+
     def cost_table(self):
         rows = []
         for kind, runs in self.runs.items():
@@ -177,7 +224,7 @@ class Study:
         parts = ["Learning rates:", self.rate_table()]
         if any(self.runs.values()):
             parts += ["Mean ± standard deviation over seeds; differences seed by seed, with their 95 % confidence interval (Student's t):"]
-            parts += [self.loss_table(), self.cost_table()]
+            parts += [table for table in (self.loss_table(), self.choice_table(), self.control_table(), self.cost_table()) if table]
             run = next(iter(self.frozen().values()))
             train, held = run.data["train"], run.data["held_out"]
             parts.append(
@@ -193,13 +240,15 @@ class Study:
     def rows(self):
         names = ["kind", "seed", "rate", "before", "loss", "other_before", "other", "trained", "entries", "peak_bytes"]
         names += ["phase1_peak_bytes", "training_seconds", "phase1_seconds", "steps", "tokens"]
+        names += ["choices_before", "choices_before_per_token", "choices", "choices_per_token"]
         rows = [names]
         for kind, tried in self.tried.items():
             rows += [[kind, "search", grid_rate(place), None, loss] for place, loss in sorted(tried.items())]
         for kind, runs in self.runs.items():
             for seed, run in runs.items():
                 row = [kind, seed, run.rate, run.before, run.loss, self.before_other, run.other, run.trained, run.entries, run.peak]
-                rows.append([*row, run.phase1_peak, run.seconds, run.phase1_seconds, run.steps, run.tokens])
+                row += [run.phase1_peak, run.seconds, run.phase1_seconds, run.steps, run.tokens]
+                rows.append(row + ([*run.choices["before"], *run.choices["after"]] if run.choices else []))
         return rows
 
     def write(self, output):
@@ -225,22 +274,55 @@ class Study:
         finish(plt, figure, axes, target)
 
 
-# ---- other text ----------------------------------------------------------------------------------------------------
+# ---- other measures of a model -------------------------------------------------------------------------------------
+
+
+def evaluated(a, model, kept, data, names, *more):
+    """Numbers that `evaluate` prints of the model, by their names there; they stay in the file `kept`."""
+    stamp = [str(word) for word in (data, *more)]
+    found = read_json(kept)
+    if isinstance(found, dict) and found.get("options") == stamp:
+        return found["values"]
+    if not os.path.exists(model):
+        raise SystemExit(f"{model} was removed when it had been measured on other data: remove {kept.parent} for a new run, or choose another --output")
+    words = ["evaluate", "--model", str(model), "--data", str(data), *more, "--batch-size", "8", "--quiet"]
+    words += [word for pair in zip(a.more, a.more[1:]) if pair[0] in ("--dtype", "--chat-template", "--products") for word in pair]
+    words += ["--threads", str(a.threads)]
+    done = subprocess.run([a.program, *words], stdout=subprocess.PIPE, text=True, check=False, preexec_fn=ends_with_this_process())
+    matches = [re.search(rf"^{name} ([-+.\w]+)", done.stdout, re.MULTILINE) for name in names]
+    if done.returncode != 0 or None in matches:
+        raise SystemExit(f"evaluate ended with status {done.returncode}" + ("" if done.returncode else f", and printed no {' and '.join(names)}"))
+    values = [float(match[1]) for match in matches]
+    write_aside(kept, json.dumps({"values": values, "options": stamp}))
+    return values
 
 
 def loss_on(a, model, folder):
-    """The model's loss on --other; kept in FOLDER/other.json."""
-    found = read_json(folder / "other.json")
-    if isinstance(found, dict) and found.get("limit") == a.other_limit:
-        return found["loss"]
-    words = ["evaluate", "--model", str(model), "--data", a.other, "--dev-limit", str(a.other_limit), "--batch-size", "8", "--quiet"]
-    words += [word for pair in zip(a.more, a.more[1:]) if pair[0] in ("--dtype", "--chat-template", "--products") for word in pair]
-    done = subprocess.run([a.program, *words, "--threads", str(a.threads)], stdout=subprocess.PIPE, text=True, check=False)
-    loss = re.search(r"^loss ([-+.\w]+)$", done.stdout, re.MULTILINE)
-    if done.returncode != 0 or loss is None:
-        raise SystemExit(f"evaluate ended with status {done.returncode}" + ("" if loss else ", and printed no loss"))
-    write_aside(folder / "other.json", json.dumps({"loss": float(loss[1]), "limit": a.other_limit}))
-    return float(loss[1])
+    """The model's loss on --other."""
+    return evaluated(a, model, folder / "other.json", a.other, ["loss"], "--dev-limit", str(a.other_limit))[0]
+
+
+def choices_of(a, seed, model, folder):
+    """The model's shares of right choices of the seed's questions."""
+    data = a.questions[seed]
+    return evaluated(a, model, folder / "choices.json", data, ["choice_accuracy", "choice_accuracy_per_token"], "--choices", str(a.choices_limit))
+
+
+def written_once(text, output, stem):
+    """A file whose name changes with its content, as results that are kept go by names."""
+    file = output / f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.jsonl"
+    write_aside(file, text)
+    return file
+
+
+def questions_of_seeds(path, seeds, limit, output):
+    """{seed: a file of `limit` records of its own}"""
+    with open(path, encoding="utf-8") as file:
+        lines = [line.rstrip("\n") + "\n" for line in file if line.strip()]
+    if len(lines) < limit * len(seeds):
+        raise SystemExit(f"{path} has {len(lines)} records, expected {limit} for each of {len(seeds)} seeds, one a line: --choices-limit")
+    parts = [lines[place * limit : (place + 1) * limit] for place in range(len(seeds))]
+    return {seed: written_once("".join(part), output, "choices") for seed, part in zip(seeds, parts)}
 
 
 def chosen_records(path, wheres, output):
@@ -259,10 +341,7 @@ def chosen_records(path, wheres, output):
                 lines.append(line if line.endswith("\n") else line + "\n")
     if not lines:
         raise SystemExit(f"{path}: no record has {' and '.join(wheres)}")
-    name = hashlib.sha256("".join(lines).encode()).hexdigest()[:8]
-    chosen = output / f"{pathlib.Path(path).stem}-{name}.jsonl"
-    write_aside(chosen, "".join(lines))
-    return str(chosen)
+    return str(written_once("".join(lines), output, pathlib.Path(path).stem))
 
 
 # ---- the study -----------------------------------------------------------------------------------------------------
@@ -278,6 +357,8 @@ def parsed():
     parser.add_argument("--where", action="append", default=[], metavar="FIELD=VALUE", help="only these records of the data")
     parser.add_argument("--other", help="text of another kind, whose loss is taken before and after")
     parser.add_argument("--other-limit", type=int, default=64)
+    parser.add_argument("--choices", help="JSON lines of multiple choice, whose right answers are counted before and after")
+    parser.add_argument("--choices-limit", type=int, default=200, help="questions of each seed")
     parser.add_argument("--output", required=True)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS)[:8])
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
@@ -349,19 +430,26 @@ def main():
     if a.other and not is_over():
         a.other = os.path.abspath(a.other)
         study.before_other = loss_on(a, a.model, output)
+    a.questions = questions_of_seeds(a.choices, a.seeds, a.choices_limit, output) if a.choices else {}
+    saves = a.other or a.choices
     for seed in a.seeds:
+        before = None
+        if a.choices and not is_over():
+            (output / "frozen" / str(seed)).mkdir(parents=True, exist_ok=True)
+            before = choices_of(a, seed, a.model, output / "frozen" / str(seed))
         for kind in a.kinds:
             if kind not in a.rates or is_over():
                 continue
             folder = output / "seeds" / kind / f"{a.rates[kind]:g}" / str(seed)
-            log = run(kind, a.rates[kind], seed, folder, *([] if a.other else ["--no-save"]))
+            log = run(kind, a.rates[kind], seed, folder, *([] if saves else ["--no-save"]))
             if log is None:
                 continue
             # The best model is the last one: there are two evaluations, and the other one is of the model as it came.
-            saved, other = folder / "model", None
-            if a.other and log["best"] and log["best"]["step"] == log["steps_done"]:
-                other = loss_on(a, saved, folder)
-            study.runs[kind][seed] = Run(log, other)
+            saved, other, choices = folder / "model", None, None
+            if saves and log["best"] and log["best"]["step"] == log["steps_done"]:
+                other = loss_on(a, saved, folder) if a.other else None
+                choices = {"before": before, "after": choices_of(a, seed, saved, folder)} if a.choices else None
+            study.runs[kind][seed] = Run(log, other, choices)
             shutil.rmtree(saved, ignore_errors=True)
             study.write(output)
     study.write(output)

@@ -5,12 +5,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 #include <vector>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "training/causal_run_data.hpp"
+#include "training/evaluation/batch_turns.hpp"
 #include "training/state_arrays.hpp"
 
 namespace sparsegrad::finetune {
@@ -19,35 +21,45 @@ template <class T, class Backend>
 Evaluation evaluate_model(typename Backend::Context& ctx, DecoderModel<T, Backend>& model,
                           const CausalDataset& data, const EvaluateOptions& options) {
   Evaluation result;
+  const auto require_finite = [&](index_t example, double loss) {
+    if (sparsegrad::is_finite(loss)) return;
+    throw ModelError(fmt::format("{}: the model's loss of example {} is {}, expected a finite number",
+                                 data.name(), example, loss));
+  };
+  BatchTurns turns(options);
   Batch batch;
-  std::vector<double> sums;  // of each example
-  double sum = 0;
+  std::vector<double> sums(static_cast<std::size_t>(data.size()));  // of each example
   for (index_t first = 0; first < data.size();) {
-    batch.clear();
     index_t next = first;
-    while (next < data.size() && batch.sequences() < options.max_sequences &&
-           (next == first || batch.tokens() + data.length(next) <= options.max_tokens)) {
-      data.add_to(batch, next++);
+    index_t rows = 0;
+    while (next < data.size() && next - first < options.max_sequences) {
+      if (next > first && rows + data.length(next) > options.max_tokens) break;
+      rows += data.length(next++);
     }
-    const auto forward = model.forward(ctx, batch);
-    std::size_t at = 0;
-    for (index_t i = first; i < next; ++i) {
-      double own = 0;
-      for (index_t t = 0; t < data.counted(i); ++t)
-        own += forward.token_losses[at++];
-      if (!sparsegrad::is_finite(own)) {
-        throw ModelError(fmt::format("{}: the model's loss of example {} is {}, expected a finite number",
-                                     data.name(), i, own));
+    if (turns.mine()) {
+      batch.clear();
+      for (index_t i = first; i < next; ++i)
+        data.add_to(batch, i);
+      const auto forward = model.forward(ctx, batch);
+      std::size_t at = 0;
+      for (index_t i = first; i < next; ++i) {
+        double& own = sums[static_cast<std::size_t>(i)];
+        for (index_t t = 0; t < data.counted(i); ++t)
+          own += forward.token_losses[at++];
+        if (turns.alone()) require_finite(i, own);
       }
-      sums.push_back(own);
-      sum += own;
     }
     first = next;
-    if (options.progress) options.progress(first, data.size());
-    if (options.cancelled && options.cancelled()) {
+    if (turns.cancelled(first, data.size())) {
       result.cancelled = true;
       return result;
     }
+  }
+  turns.join(std::span(sums));
+  double sum = 0;
+  for (index_t i = 0; i < data.size(); ++i) {
+    require_finite(i, sums[static_cast<std::size_t>(i)]);
+    sum += sums[static_cast<std::size_t>(i)];
   }
   const auto counted = static_cast<double>(std::max<index_t>(data.counted(), 1));
   const auto examples = static_cast<double>(data.size());

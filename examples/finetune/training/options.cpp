@@ -128,6 +128,8 @@ void TrainOptions::check() const {
           "a probability from 0 to below 1");
   require(max_length >= 3, "--max-length", max_length, "at least 3 tokens");
   require(eval_every >= 0, "--eval-every", eval_every, "a number of steps, 0 for the ends of epochs alone");
+  require(sparsegrad::is_finite(process_timeout) && process_timeout > 0, "--process-timeout", process_timeout,
+          "a number of seconds above 0");
   require(patience >= 0, "--patience", patience, "a number of evaluations, 0 for no early stopping");
   require(log_every >= 1, "--log-every", log_every, "at least 1 step");
   require(checkpoint_every >= 0, "--checkpoint-every", checkpoint_every,
@@ -200,7 +202,9 @@ void TrainOptions::apply_run_type() {
   if (run_type != RunType::sparse) sparse.defects = {};
 }
 
-nlohmann::json to_json(const TrainOptions& o) {
+nlohmann::json to_json(const TrainOptions& options) {
+  TrainOptions o = options;
+  o.processes = 1;  // a run may go on in another number
   nlohmann::json json{{"task", o.task},
                       {"run_type", to_string(o.run_type)},
                       {"model", o.model.string()},
@@ -294,7 +298,8 @@ nlohmann::json to_json(const TrainOptions& o) {
   return json;
 }
 
-std::string differences(const nlohmann::json& run, const nlohmann::json& given) {
+std::string differences(const nlohmann::json& run, const nlohmann::json& given,
+                        const std::string& had_words) {
   const bool of_a_state = given.contains("options");
   const auto name_of = [&](std::string path) {
     if (path.starts_with('/')) path.erase(0, 1);
@@ -336,8 +341,8 @@ std::string differences(const nlohmann::json& run, const nlohmann::json& given) 
   }
   std::string text;
   for (const auto& [path, values] : found)
-    text += fmt::format("{}{} is {}, the run had {}", text.empty() ? "" : "; ", name_of(path), values.second,
-                        values.first);
+    text += fmt::format("{}{} is {}, {} {}", text.empty() ? "" : "; ", name_of(path), values.second,
+                        had_words, values.first);
   return text;
 }
 

@@ -167,7 +167,9 @@ struct TrainOptions {
   std::string products = "auto";           ///< on the CPU: whose products, see training/products.hpp
   backend::ProductChoice product_choice;   ///< what that came to on this machine; empty: the first
   int threads = 0;
-  bool tf32 = false;  ///< on a GPU: the layers' products on TF32 tensor cores
+  int processes = 1;             ///< that share the examples of a step
+  double process_timeout = 600;  ///< seconds that one waits for another
+  bool tf32 = false;             ///< on a GPU: the layers' products on TF32 tensor cores
   bool deterministic = false;
   index_t train_limit = 0;
   double held_out = 0;  ///< share of the training examples that takes dev's place, and is not trained on
@@ -192,15 +194,25 @@ struct TrainOptions {
   double rate_of_mlp() const { return sparse_learning_rate.value_or(learning_rate); }
   bool shares_gradient_memory() const {
     return steps_sparsely() && sparse.share_gradient_memory && accumulation == 1 && tokens_per_batch == 0 &&
-           clip_norm == 0 && device == Device::cpu;
+           clip_norm == 0 && device == Device::cpu && processes == 1;
+  }
+  /// Whether each micro-batch's gradients are made for themselves and added in the order of the micro-batches, so that the
+  /// sums have the same bits whichever process made which.
+  bool adds_in_order() const {
+    return deterministic && device == Device::cpu &&
+           (processes > 1 || accumulation > 1 || tokens_per_batch > 0);
+  }
+  /// Whether sums stand beside the gradients of a micro-batch meanwhile.
+  bool keeps_sums_aside() const {
+    return adds_in_order() && (tokens_per_batch > 0 || accumulation > processes);
   }
   /// Whether one gradient memory serves all matrices in phase 1, each micro-batch's gradient being summed for itself:
   /// where the steps do that too, and where no step of phase 1 wants the matrices' gradients.
   bool phase1_takes_turns() const {
     const bool unused =
         sparse.phase1_fixed_matrices && (clip_norm == 0 || (causal && trained == TrainedParameters::mlp));
-    return shares_gradient_memory() ||
-           (unused && steps_sparsely() && sparse.share_gradient_memory && device == Device::cpu);
+    return shares_gradient_memory() || (unused && steps_sparsely() && sparse.share_gradient_memory &&
+                                        device == Device::cpu && !adds_in_order());
   }
   /// Throws ValueError naming the option, what it is and what was expected.
   void check() const;
@@ -211,8 +223,10 @@ struct TrainOptions {
 nlohmann::json to_json(const TrainOptions& options);
 
 /// What is other in the options of a run, by its log or its state, and those that are given, both as to_json has them:
-/// "--seed is 2, the run had 1; ...". Names of other things than options stand as they are. Empty where nothing is.
-std::string differences(const nlohmann::json& run, const nlohmann::json& given);
+/// "--seed is 2, the run had 1; ...", `had_words` being those between. Names of other things than options stand as they are.
+/// Empty where nothing is.
+std::string differences(const nlohmann::json& run, const nlohmann::json& given,
+                        const std::string& had_words = "the run had");
 nlohmann::json to_json(const backend::ProductChoice& choice);
 
 /// Entries that a matrix of this size keeps.

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <functional>
 #include <span>
+#include <vector>
 
 #include "data/encoded_dataset.hpp"
 #include "training/options.hpp"
@@ -26,10 +27,13 @@ struct BatchExtents {
   index_t mean_batches = 1;  ///< of a step
 };
 
-/// How many of a step's examples, the first ones, make the next micro-batch: batch_size, or under tokens_per_batch as many
-/// as have no more rows than that together. Throws ValueError for an example that alone has more.
-std::size_t next_micro_batch(const TrainOptions& options, std::span<const index_t> examples,
-                             const std::function<index_t(index_t i)>& rows_of);
+/// Into how many examples each, in their order, those of a step are cut: its micro-batches, of which number k is process
+/// k mod options.processes's. Each has batch_size examples, or under tokens_per_batch as many as have no more rows than
+/// that together. Where those would be fewer than the processes they are smaller: of batch_size accumulation / processes
+/// examples, as in one process with that batch size and as many micro-batches; or of the fewest rows with which they are no
+/// more than the processes. Throws ValueError for an example that alone has more rows than tokens_per_batch.
+std::vector<std::size_t> micro_batches(const TrainOptions& options, std::span<const index_t> examples,
+                                       const std::function<index_t(index_t i)>& rows_of);
 
 /// Of the first steps, 20000 at most: what a few epochs show is what all of them are like; a longer batch later on makes
 /// the model take more room.

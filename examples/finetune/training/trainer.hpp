@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <nlohmann/json_fwd.hpp>
+#include <sparsegrad/extras/communicator.hpp>
 
 #include "training/glue_run_data.hpp"
 #include "training/mlp/make_mlp_optimizer.hpp"
@@ -50,8 +51,9 @@ class BasicTrainer {
 
   /// All arguments but the options are borrowed. `program_bytes`: memory of the process before the model was made.
   /// Throws ValueError for bad options and for an empty training set.
+  /// `processes`: those that share the examples of a step, as many as the options say; null: this one alone.
   BasicTrainer(Context& ctx, Model& model, RunData<Model>& data, TrainOptions options,
-               index_t program_bytes = 0);
+               index_t program_bytes = 0, Communicator* processes = nullptr);
 
   /// Phase 1 where it is needed, then the steps. Throws NonFiniteError naming the step when loss or gradient is NaN or
   /// Inf. What was recorded up to there stays in report().
@@ -74,6 +76,9 @@ class BasicTrainer {
   index_t sparse_parameters() const;
   /// Entries of the MLP matrices that a step changes; 0 unless sparse.
   index_t entries_a_step() const;
+
+  /// Throws CommunicationError, naming one that differs, unless all processes have the same options, data and state.
+  void require_same_state();
 
   /// Hash of weights, both optimizers' states, sampler, and counters of steps and dropout: what phase 1 must not change.
   std::uint64_t state_hash() const;
@@ -99,10 +104,23 @@ class BasicTrainer {
     index_t tokens = 0;
   };
 
-  std::uint64_t dropout_key() const;
+  std::uint64_t dropout_key(std::uint64_t pass) const;
   index_t examples_a_step() const { return options_.batch_size * options_.accumulation; }
   void reserve();
+  /// Sums of this step's gradients, over all its micro-batches and processes.
   StepLoss accumulate();
+  /// The mean loss of these examples; gradients are those of `share` times it.
+  double add_micro_batch(std::span<const index_t> examples, std::uint64_t number, double share);
+  /// The sums of gradients as they stand: dense ones and those of the MLP matrices.
+  std::vector<MatrixView<float>> gradients();
+  bool are_finite(const std::vector<MatrixView<float>>& arrays);
+  /// Adds the gradients of a micro-batch of each process to those before, unless they are the `first`, in the order of the
+  /// processes; unless they are the `last`, puts the sums aside.
+  void add_in_order(bool first, bool last);
+  void sum_over_processes(std::span<const MatrixView<float>> arrays, SumOrder order);
+  /// Sums over the processes, where there are several: losses of micro-batches, and whether any is to end.
+  void exchange(std::vector<double>& losses);
+  bool asked_to_stop(const TrainHooks& hooks) const;
   /// False, where the loss is scaled and a gradient overflowed: all are forgotten then, and the scale is lower.
   bool gradients_are_whole();
   /// The factor for all gradients that the loss scale and clipping ask for.
@@ -124,6 +142,12 @@ class BasicTrainer {
   RunData<Model>& data_;
   TrainOptions options_;
   index_t program_bytes_;
+  Communicator* processes_;            ///< null: this one alone
+  std::function<bool()> interrupted_;  ///< of this process
+  bool matrices_apart_ = false;  ///< the matrices' gradients are taken one by one, and no sums of processes
+  bool finite_ = true;           ///< this process's gradients of this step, of several processes
+  bool all_stop_ = false;        ///< of several processes: one was interrupted
+  std::vector<std::vector<float>> ordered_sums_;  ///< of add_in_order, put aside
   Sampler sampler_;
   std::uint64_t pass_ = 0;  ///< forward passes in training: numbers the dropout masks
   LearningRate rate_;
@@ -153,9 +177,10 @@ class GlueTrainer : private detail::GlueTrainerData<T, Backend>,
 
   /// As BasicTrainer's; the data sets are borrowed, `dev` is evaluated with the task's metrics.
   GlueTrainer(typename Backend::Context& ctx, Model& model, const Task& task, const EncodedDataset& train,
-              const EncodedDataset& dev, const TrainOptions& options, index_t program_bytes = 0)
+              const EncodedDataset& dev, const TrainOptions& options, index_t program_bytes = 0,
+              Communicator* processes = nullptr)
       : detail::GlueTrainerData<T, Backend>{{task, train, dev, options.padding}},
-        BasicTrainer<Model>(ctx, model, this->data, options, program_bytes) {}
+        BasicTrainer<Model>(ctx, model, this->data, options, program_bytes, processes) {}
 
   /// GlueRunData::also_evaluate, before the first step.
   void also_evaluate(const EncodedDataset& second, std::string suffix) {

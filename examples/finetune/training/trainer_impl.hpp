@@ -14,6 +14,7 @@
 #include "training/glue_run_data_impl.hpp"
 #include "training/run_device.hpp"
 #include "training/trainer.hpp"
+#include "training/trainer_sums_impl.hpp"
 
 namespace sparsegrad::finetune {
 
@@ -50,17 +51,21 @@ class MlpGradientScope {
 
 template <class Model>
 BasicTrainer<Model>::BasicTrainer(Context& ctx, Model& model, RunData<Model>& data, TrainOptions options,
-                                  index_t program_bytes)
+                                  index_t program_bytes, Communicator* processes)
     : ctx_(ctx),
       model_(model),
       data_(data),
       options_(std::move(options)),
       program_bytes_(program_bytes),
+      processes_(processes != nullptr && processes->size() > 1 ? processes : nullptr),
       sampler_(sampler_of(options_, data.size())),
       rate_(options_.schedule, options_.warmup, 1) {
   options_.apply_run_type();
   options_.check();
   if (data.size() == 0) throw ValueError(data.name() + ": the training set is empty, expected examples");
+  if (options_.processes != (processes_ == nullptr ? 1 : processes_->size()))
+    throw ValueError(fmt::format("the options are of {} processes, which are {}", options_.processes,
+                                 processes_ == nullptr ? 1 : processes_->size()));
   if (model.trains_mlp() != options_.trains_matrices()) {
     throw ValueError(fmt::format("the model was made {} trained MLP matrices, which run type {} does not fit",
                                  model.trains_mlp() ? "with" : "without", to_string(options_.run_type)));
@@ -80,7 +85,10 @@ BasicTrainer<Model>::BasicTrainer(Context& ctx, Model& model, RunData<Model>& da
     dense.push_back({p.name, p.weight.data, p.gradient.data, p.weight.size(), decay, p.rounded.data});
   }
   dense_ = std::make_unique<AdamW<T, Backend>>(ctx_, std::move(dense));
-  const index_t batches = options_.tokens_per_batch > 0 ? extents_.mean_batches : options_.accumulation;
+  // Of one sum: those that a process makes in a step, or one where they are added in order.
+  const index_t all = options_.tokens_per_batch > 0 ? extents_.mean_batches : options_.accumulation;
+  const index_t own = (all + options_.processes - 1) / options_.processes;
+  const index_t batches = options_.adds_in_order() ? 1 : own;
   mlp_ = make_mlp_optimizer<T, Backend>(ctx_, options_, mlp_targets(), {extents_.mean_tokens, batches});
   sparse_ = dynamic_cast<SparseMlp<T, Backend>*>(mlp_.get());
 }
@@ -111,8 +119,8 @@ void BasicTrainer<Model>::reserve() {
 }
 
 template <class Model>
-std::uint64_t BasicTrainer<Model>::dropout_key() const {
-  return stream_key(stream_key(options_.seed, detail::dropout_stream_number), pass_);
+std::uint64_t BasicTrainer<Model>::dropout_key(std::uint64_t pass) const {
+  return stream_key(stream_key(options_.seed, detail::dropout_stream_number), pass);
 }
 
 template <class Model>
@@ -158,43 +166,12 @@ MemoryParts BasicTrainer<Model>::memory_now() const {
   parts.weights = model.weights + copied_bytes_;
   parts.activations = model.activations + ctx_.scratch().most_used();
   parts.gradients = model.dense_gradients;
+  for (const std::vector<float>& sums : ordered_sums_)
+    parts.gradients += static_cast<index_t>(sums.capacity() * sizeof(float));
   parts.optimizer = dense_->state_bytes();
   mlp_->add_memory(ctx_, model.mlp_gradients, parts);
   if (phase1_mlp_) parts.optimizer += phase1_mlp_->state_bytes();
   return parts;
-}
-
-template <class Model>
-typename BasicTrainer<Model>::StepLoss BasicTrainer<Model>::accumulate() {
-  const std::span<const index_t> all = sampler_.take(examples_a_step());
-  double total = 0;
-  for (const index_t i : all)
-    total += static_cast<double>(data_.weight(i));
-  StepLoss sum;
-  const auto rows_of = [&](index_t i) { return data_.rows(i); };
-  for (std::size_t first = 0; first < all.size();) {
-    const auto micro = all.subspan(first, next_micro_batch(options_, all.subspan(first), rows_of));
-    first += micro.size();
-    batch_.clear();
-    double weight = 0;
-    for (const index_t i : micro) {
-      data_.add_to(batch_, i);
-      weight += static_cast<double>(data_.weight(i));
-    }
-    const auto forward = model_.forward(ctx_, batch_, {.training = true, .dropout_key = dropout_key()});
-    ++pass_;
-    if (!sparsegrad::is_finite(forward.loss)) {
-      throw NonFiniteError(fmt::format(
-          "the loss is {}, expected a finite number; the learning rate may be too large", forward.loss));
-    }
-    // The model's loss is a mean over its own batch: weighted, the step's is one over all examples.
-    const double share = weight / total;
-    sum.loss += forward.loss * share;
-    sum.tokens += batch_.tokens();
-    model_.backward(ctx_, batch_, share * loss_scale_.scale);
-  }
-  sum.examples = static_cast<index_t>(all.size());
-  return sum;
 }
 
 template <class Model>
@@ -237,6 +214,7 @@ double BasicTrainer<Model>::gradient_scale() {
 template <class Model>
 bool BasicTrainer<Model>::collect_bases(const TrainHooks& hooks) {
   if (sparse_ == nullptr) return true;
+  interrupted_ = hooks.interrupted;
   const auto start = Clock::now();
   const SparseOptions& sparse_options = options_.sparse;
   const bool resets = RunDevice<Backend>::reset_peak();
@@ -244,6 +222,10 @@ bool BasicTrainer<Model>::collect_bases(const TrainHooks& hooks) {
   // One gradient memory for all: each matrix's gradient is taken as soon as it is there.
   const bool in_turns = sparse_options.needs_gradients() && options_.phase1_takes_turns();
   if (in_turns) sparse_->share_memory(ctx_);
+  // Each process then collects the gradients of its own micro-batches; `fit` adds up what they came to.
+  const bool sums_apart = in_turns && processes_ != nullptr;
+  if (sums_apart) sparse_->sum_collections(*processes_);
+  matrices_apart_ = in_turns;
   sparse_->start_collecting(ctx_);
   if (sparse_options.needs_gradients()) {
     reserve();
@@ -267,7 +249,7 @@ bool BasicTrainer<Model>::collect_bases(const TrainHooks& hooks) {
       phase1_mlp_ = std::make_unique<DenseMlp<T, Backend>>(ctx_, mlp_targets(), options_.weight_decay);
     double rate = 0;
     const auto use_gradient = [&](index_t number, double scale) {
-      (void)sparse_->gradient(ctx_, number);  // complete now, and in the sums
+      if (!sums_apart) (void)sparse_->gradient(ctx_, number);  // complete now, and in the sums
       if (!fixed) phase1_mlp_->step_one(ctx_, number, rate, scale);
       sparse_->end_collecting_step(ctx_, number);
     };
@@ -286,7 +268,7 @@ bool BasicTrainer<Model>::collect_bases(const TrainHooks& hooks) {
         dense_->step(ctx_, {.learning_rate = rate, .grad_scale = scale, .clear_gradients = true});
       }
       ++report_.phase1.steps;
-      whole = !(hooks.interrupted && hooks.interrupted());
+      whole = !asked_to_stop(hooks);
     }
     report_.phase1.memory.note(memory_now());
     phase1_mlp_.reset();
@@ -298,15 +280,21 @@ bool BasicTrainer<Model>::collect_bases(const TrainHooks& hooks) {
     sampler_.seek(position);
     pass_ = pass;
   }
+  matrices_apart_ = false;
+  const auto end_turns = [&] {
+    if (!in_turns) return;
+    sparse_->end_sharing(ctx_);
+    if (sums_apart) sparse_->end_summing();
+  };
   if (!whole) {
     sparse_->stop_collecting(ctx_);
-    if (in_turns) sparse_->end_sharing(ctx_);
+    end_turns();
     return false;
   }
   const auto fit = Clock::now();
   ctx_.scratch().forget_most_used();
   sparse_->fit(ctx_);
-  if (in_turns) sparse_->end_sharing(ctx_);
+  end_turns();
   report_.phase1.fit_seconds = detail::seconds_since(fit);
   report_.phase1.seconds = detail::seconds_since(start);
   report_.phase1.memory.note(memory_now());
@@ -385,6 +373,7 @@ void BasicTrainer<Model>::evaluate(const TrainHooks& hooks, bool& stop) {
   // Within the room that training takes anyway.
   options.max_tokens = extents_.max_tokens;
   options.max_sequences = extents_.max_examples;
+  options.processes = processes_;
   options.cancelled = [&] { return may_stop() && hooks.interrupted && hooks.interrupted(); };
   if (hooks.progress)
     options.progress = [&](index_t done, index_t total) { hooks.progress("evaluation", done, total); };
@@ -427,9 +416,10 @@ bool BasicTrainer<Model>::evaluation_due() const {
 template <class Model>
 void BasicTrainer<Model>::run(const TrainHooks& hooks) {
   const auto interrupted = [&] {
-    report_.interrupted = report_.interrupted || (may_stop() && hooks.interrupted && hooks.interrupted());
+    report_.interrupted = report_.interrupted || (may_stop() && asked_to_stop(hooks));
     return report_.interrupted;
   };
+  interrupted_ = hooks.interrupted;
   if (!resumed_ && !collect_bases(hooks)) {
     report_.interrupted = true;
     return;
@@ -478,11 +468,13 @@ void BasicTrainer<Model>::run(const TrainHooks& hooks) {
         hooks.checkpoint) {
       next_checkpoint = report_.steps_done + options_.checkpoint_every;
       pause();
+      require_same_state();
       hooks.checkpoint();
       resume();
     }
   }
   pause();
+  if (may_stop()) require_same_state();
 }
 
 }  // namespace sparsegrad::finetune

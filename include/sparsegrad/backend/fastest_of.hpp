@@ -137,7 +137,7 @@ struct FastestOf : host::Kernels {
   template <class T>
   static index_t scratch_bound(const Context& ctx, index_t n) {
     index_t most = 0;
-    ((most = std::max(most, Candidates::template scratch_bound<T>(ctx, n))), ...);
+    ((most = (std::max)(most, Candidates::template scratch_bound<T>(ctx, n))), ...);
     return most;
   }
   template <class T>

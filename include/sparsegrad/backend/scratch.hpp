@@ -33,7 +33,7 @@ class BasicScratch {
     if (bytes < 0) throw ValueError("scratch memory of " + std::to_string(bytes) + " bytes, expected >= 0");
     const auto wanted = static_cast<std::size_t>(bytes);
     if (depth_ == 0 && wanted > capacity_of(0)) reset_to(wanted);
-    peak_ = std::max(peak_, wanted);
+    peak_ = (std::max)(peak_, wanted);
   }
 
   index_t bytes() const {
@@ -57,7 +57,7 @@ class BasicScratch {
       if (block_ + 1 < blocks_.size()) {
         ++block_;
       } else {
-        const std::size_t size = std::max(bytes, blocks_.empty() ? bytes : blocks_.back().size);
+        const std::size_t size = (std::max)(bytes, blocks_.empty() ? bytes : blocks_.back().size);
         add_block(size);
         block_ = blocks_.size() - 1;
       }
@@ -66,8 +66,8 @@ class BasicScratch {
     std::byte* piece = blocks_[block_].memory + used_;
     used_ += bytes;
     total_ += bytes;
-    peak_ = std::max(peak_, total_);
-    most_used_ = std::max(most_used_, total_);
+    peak_ = (std::max)(peak_, total_);
+    most_used_ = (std::max)(most_used_, total_);
     return piece;
   }
 

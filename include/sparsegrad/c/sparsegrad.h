@@ -289,6 +289,24 @@ SPARSEGRAD_C_API sparsegrad_status sparsegrad_basis_spectrum(const sparsegrad_ba
 SPARSEGRAD_C_API sparsegrad_status sparsegrad_basis_energy(const sparsegrad_basis* basis,
                                                            sparsegrad_const_matrix gradient, int64_t k,
                                                            sparsegrad_energy* energy);
+/// core = V^T G U: a gradient [out, in] (float, bfloat16 or half) as its core, float [rows, cols].
+SPARSEGRAD_C_API sparsegrad_status sparsegrad_basis_project(const sparsegrad_basis* basis,
+                                                            sparsegrad_const_matrix gradient,
+                                                            sparsegrad_matrix core);
+/// G = V core U^T: a float core [rows, cols] as a gradient, float [out, in].
+SPARSEGRAD_C_API sparsegrad_status sparsegrad_basis_expand(const sparsegrad_basis* basis,
+                                                           sparsegrad_const_matrix core,
+                                                           sparsegrad_matrix gradient);
+
+// ---- entries of one core ---------------------------------------------------------------------------------
+// The parts of a group's step, for checks and experiments: select entries, step, expand the update.
+
+/// The k largest entries of a core (float, bfloat16 or half) by absolute value, ties by lowest position:
+/// `positions` (row * cols + column) rise strictly. Both arrays have room for min(k, rows * cols) entries,
+/// which is what `count` receives. SPARSEGRAD_ERROR_NON_FINITE where NaN or Inf is among them.
+SPARSEGRAD_C_API sparsegrad_status sparsegrad_top_k(sparsegrad_context* context, sparsegrad_const_matrix core,
+                                                    int64_t k, int32_t* positions, float* values,
+                                                    int64_t* count);
 
 // ---- layers ----------------------------------------------------------------------------------------------
 
@@ -543,6 +561,52 @@ SPARSEGRAD_C_API const void* sparsegrad_state_data(const sparsegrad_state* state
 SPARSEGRAD_C_API size_t sparsegrad_state_size(const sparsegrad_state* state);
 /// Frees a saved state.
 SPARSEGRAD_C_API void sparsegrad_state_destroy(sparsegrad_state* state);
+
+// ---- Adam by itself --------------------------------------------------------------------------------------
+
+/// Options of an Adam.
+typedef struct sparsegrad_adam_options {
+  size_t struct_size;  ///< set by sparsegrad_adam_options_init
+  double beta1;        ///< decay of the first moments
+  double beta2;        ///< decay of the second moments
+  double eps;          ///< Adam's epsilon
+  int32_t semantics;   ///< SPARSEGRAD_ADAM_TORCH, ...
+  int32_t overflow;    ///< SPARSEGRAD_OVERFLOW_EVICT_SMALLEST, ...
+  int64_t capacity;    ///< this many entries have moments; 0: all
+} sparsegrad_adam_options;
+
+/// What an Adam holds.
+typedef struct sparsegrad_adam_info {
+  int64_t rows;     ///< rows of its core
+  int64_t cols;     ///< columns of its core
+  int64_t steps;    ///< steps taken
+  int64_t entries;  ///< entries that have moments
+  int64_t bytes;    ///< of its state
+} sparsegrad_adam_info;
+
+/// Adam on chosen entries of one core.
+typedef struct sparsegrad_adam sparsegrad_adam;
+
+/// Fills the options with their defaults: 0.9, 0.999, 1e-8, moments for all entries.
+SPARSEGRAD_C_API void sparsegrad_adam_options_init(sparsegrad_adam_options* options);
+/// Makes an Adam for a float core [rows, cols].
+SPARSEGRAD_C_API sparsegrad_status sparsegrad_adam_create(sparsegrad_context* context, int64_t rows,
+                                                          int64_t cols,
+                                                          const sparsegrad_adam_options* options,
+                                                          sparsegrad_adam** adam);
+/// Frees the handle.
+SPARSEGRAD_C_API void sparsegrad_adam_destroy(sparsegrad_adam* adam);
+/// What it holds.
+SPARSEGRAD_C_API sparsegrad_status sparsegrad_adam_describe(const sparsegrad_adam* adam,
+                                                            sparsegrad_adam_info* info);
+/// One step with `count` entries of a gradient's core, at strictly rising positions. `update`, float [rows,
+/// cols], is overwritten: what is to be added to the core's entries, 0 for those that do not move. Of the
+/// options learning_rate and grad_scale are used; a weight_decay other than 0 is refused, since it acts on
+/// the weight.
+SPARSEGRAD_C_API sparsegrad_status sparsegrad_adam_step(sparsegrad_adam* adam, const int32_t* positions,
+                                                        const float* values, int64_t count,
+                                                        const sparsegrad_step_options* options,
+                                                        sparsegrad_matrix update);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -17,16 +17,23 @@
 #define SPARSEGRAD_ABI_MATH
 #endif
 
-// Vectors are as long as the target's, and another's instructions may not be there.
-#if defined(SPARSEGRAD_COMPILED)
-#define SPARSEGRAD_ABI_VECTORS
-#elif defined(__AVX512F__)
+// Another processor's instructions may not be there. SPARSEGRAD_VECTORS is the inline namespace of the host's kernels:
+// functions that pass vectors or panels to each other must agree on their width, also beside sparsegrad::compiled.
+#if defined(__AVX512F__)
 #define SPARSEGRAD_ABI_VECTORS _avx512
+#define SPARSEGRAD_VECTORS inline avx512
 #elif defined(__AVX2__)
 #define SPARSEGRAD_ABI_VECTORS _avx2
+#define SPARSEGRAD_VECTORS inline avx2
 #elif defined(__AVX__)
 #define SPARSEGRAD_ABI_VECTORS _avx
+#define SPARSEGRAD_VECTORS inline avx
 #else
+#define SPARSEGRAD_ABI_VECTORS
+#define SPARSEGRAD_VECTORS inline baseline
+#endif
+#if defined(SPARSEGRAD_COMPILED)
+#undef SPARSEGRAD_ABI_VECTORS
 #define SPARSEGRAD_ABI_VECTORS
 #endif
 

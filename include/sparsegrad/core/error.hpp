@@ -50,6 +50,13 @@ class IoError : public Error {
   using Error::Error;
 };
 
+/// Processes that work together and do not reach each other: the engine of communication reports an
+/// error, a rank does not come, or ranks differ where they must be equal.
+class CommunicationError : public Error {
+ public:
+  using Error::Error;
+};
+
 /// Returns f(). An Error that it throws is thrown anew, of its class among the above, with `who()`
 /// and ": " before its text, unless the text has that name already.
 template <class Who, class F>
@@ -71,6 +78,8 @@ decltype(auto) with_name(const Who& who, F&& f) {
     throw StateError(named(error));
   } catch (const CapacityError& error) {
     throw CapacityError(named(error));
+  } catch (const CommunicationError& error) {
+    throw CommunicationError(named(error));
   }
 }
 

@@ -29,7 +29,7 @@ inline std::string number_text(double value, int digits) {
 /// Whether x is finite once it is rounded to T: options are doubles, sums often floats.
 template <class T>
 bool finite_in(double x) {
-  constexpr auto most = static_cast<double>(std::numeric_limits<T>::max());
+  constexpr auto most = static_cast<double>((std::numeric_limits<T>::max)());
   return is_finite(x) && -most <= x && x <= most;
 }
 
@@ -37,7 +37,7 @@ bool finite_in(double x) {
 /// T.
 template <class T>
 bool normal_in(double x) {
-  constexpr auto least = static_cast<double>(std::numeric_limits<T>::min());
+  constexpr auto least = static_cast<double>((std::numeric_limits<T>::min)());
   return finite_in<T>(x) && (x == 0 || x <= -least || x >= least);
 }
 

@@ -22,11 +22,11 @@ void orthonormalize_rows(typename B::Context& ctx, MatrixView<double> x, std::ui
   constexpr index_t block = 32;
   constexpr double dependent = 1e-8;
   const index_t n = x.cols;
-  std::vector<double> panel(static_cast<std::size_t>(std::min(block, x.rows) * n));
+  std::vector<double> panel(static_cast<std::size_t>((std::min)(block, x.rows) * n));
   std::vector<double> before(static_cast<std::size_t>(block));
-  Buffer<double, B> work(ctx, std::min(block, x.rows) * (x.rows + n));
+  Buffer<double, B> work(ctx, (std::min)(block, x.rows) * (x.rows + n));
   for (index_t first = 0; first < x.rows; first += block) {
-    const index_t rows = std::min(block, x.rows - first);
+    const index_t rows = (std::min)(block, x.rows - first);
     const MatrixView<double> contiguous(work.data(), rows, n);
     const MatrixView<double> part = x.block(first, 0, rows, n);
     const MatrixView<double> host(panel.data(), rows, n);

@@ -78,7 +78,7 @@ struct MatrixView {
   }
 
  private:
-  static constexpr index_t most_bytes = std::numeric_limits<index_t>::max();
+  static constexpr index_t most_bytes = (std::numeric_limits<index_t>::max)();
   static constexpr index_t element = static_cast<index_t>(sizeof(T));
 };
 

@@ -105,7 +105,7 @@ class CoreAdapter {
   /// After this no call of a step with up to `max_tokens` tokens allocates.
   void reserve(Context& ctx, index_t max_tokens) {
     const index_t gradient = gradient_.scratch_bytes(ctx, max_tokens);
-    const index_t wide = std::max(gradient_.out_extent(), gradient_.in_extent());
+    const index_t wide = (std::max)(gradient_.out_extent(), gradient_.in_extent());
     const index_t rounded = is_low_precision<T> ? rows() * cols() : 0;
     // Tokens in both bases, and what a Hadamard side expands at a time.
     const index_t term = max_tokens * (rows() + cols() + wide) + rounded;

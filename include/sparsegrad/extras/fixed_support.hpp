@@ -25,6 +25,8 @@ class FixedSupport {
   using Context = typename B::Context;
   /// It writes rising positions (see Selector).
   static constexpr bool rising_positions = true;
+  /// They do not depend on the core.
+  static constexpr bool given_positions = true;
 
   /// A copy of the support of `support` [r, c]; its values have no meaning. Throws ValueError unless
   /// its positions rise strictly and lie in the core.

@@ -146,11 +146,11 @@ class SampledGradient final : public CoreSource<compute_t<T>, B> {
   MatrixView<C> own_core(Context&) override { refuse("core", "it forms none; use select"); }
   void clear() override { open_ = false; }
   void reserve(Context& ctx, index_t max_tokens) override {
-    const index_t wide = std::max(out_extent(), in_extent());
+    const index_t wide = (std::max)(out_extent(), in_extent());
     detail::require_tokens(max_tokens, wide);
     ctx.scratch().reserve(
         3 * max_tokens * wide * static_cast<index_t>(sizeof(T)) +
-        B::template scratch_bound<C>(ctx, std::max(max_tokens * wide, out_extent() * in_extent())));
+        B::template scratch_bound<C>(ctx, (std::max)(max_tokens * wide, out_extent() * in_extent())));
   }
 
  private:

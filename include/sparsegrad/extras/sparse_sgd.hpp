@@ -56,7 +56,7 @@ class SparseSgd : public MomentOptimizer<T, B, SparseSgdOptions> {
     core_optimizer::require_numbers<T>(step);
     if (!this->options_.nesterov || finite_in<T>(step.learning_rate * step.grad_scale)) return;
     throw ValueError("learning_rate * grad_scale is " + number_text(step.learning_rate * step.grad_scale) +
-                     ", expected a magnitude <= " + number_text(std::numeric_limits<T>::max()));
+                     ", expected a magnitude <= " + number_text((std::numeric_limits<T>::max)()));
   }
 
   /// One step; O(k) with a dense state. Throws as SparseAdam::step, with nothing changed but D.

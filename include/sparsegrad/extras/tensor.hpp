@@ -52,7 +52,7 @@ struct TensorView {
   /// is null though there are elements.
   constexpr TensorView(T* data_, index_t n_, index_t out_, index_t in_)
       : data(data_), n(n_), out(out_), in(in_) {
-    constexpr index_t most = std::numeric_limits<index_t>::max();
+    constexpr index_t most = (std::numeric_limits<index_t>::max)();
     const bool negative = n < 0 || out < 0 || in < 0;
     const bool empty = n == 0 || out == 0 || in == 0;
     if (negative || (!empty && (data == nullptr || n > most / out || n * out > most / in))) {

@@ -44,7 +44,7 @@ std::pair<BasisSide<T, B>, SideReport> get_side(typename B::Context& ctx, const 
   const std::vector<std::int64_t> extents = read_list<std::int64_t>(file, prefix + "extents", 2);
   const index_t n = extents[0];
   const index_t r = extents[1];
-  if (n < 0 || n > std::numeric_limits<stored_index_t>::max() || r < 0 || r > n) {
+  if (n < 0 || n > (std::numeric_limits<stored_index_t>::max)() || r < 0 || r > n) {
     throw file.error(prefix + "extents", "says extent " + std::to_string(n) + " and rank " +
                                              std::to_string(r) + ", expected 0 <= rank <= extent < 2^31");
   }

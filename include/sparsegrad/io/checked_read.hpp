@@ -64,7 +64,7 @@ void require_finite(const SafetensorsFile& file, const std::string& name, const 
 
 /// [rows, cols] of a core with 32-bit positions.
 inline void require_core(const SafetensorsFile& file, const std::string& name, index_t rows, index_t cols) {
-  const index_t limit = std::numeric_limits<stored_index_t>::max();
+  const index_t limit = (std::numeric_limits<stored_index_t>::max)();
   if (rows < 0 || cols < 0 || rows > limit || cols > limit || (rows > 0 && cols > limit / rows)) {
     throw file.error(
         name, "says " + shape_text(rows, cols) + ", expected extents >= 0 whose product is below 2^31");

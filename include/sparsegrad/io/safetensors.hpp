@@ -175,9 +175,9 @@ class SafetensorsFile {
   template <class X, class T, class F>
   void convert(const Tensor& tensor, std::vector<T>& values, F f) const {
     constexpr std::size_t block = std::size_t{1} << 16;
-    std::vector<X> part(std::min(values.size(), block));
+    std::vector<X> part((std::min)(values.size(), block));
     for (std::size_t first = 0; first < values.size(); first += block) {
-      part.resize(std::min(block, values.size() - first));
+      part.resize((std::min)(block, values.size() - first));
       file_.copy(offset_of(tensor) + first * sizeof(X), std::as_writable_bytes(std::span(part)));
       for (std::size_t i = 0; i < part.size(); ++i)
         values[first + i] = static_cast<T>(f(part[i]));

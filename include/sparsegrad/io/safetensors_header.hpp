@@ -63,7 +63,7 @@ class HeaderHandler {
   bool number_unsigned(std::uint64_t value) {
     if (passed_over()) return true;
     if (!in_numbers()) return unexpected("a number");
-    if (value > static_cast<std::uint64_t>(std::numeric_limits<index_t>::max())) {
+    if (value > static_cast<std::uint64_t>((std::numeric_limits<index_t>::max)())) {
       return reject(which() + " has " + std::to_string(value) + ", expected integers in [0, 2^63)");
     }
     std::vector<index_t>& numbers = state_ == State::shape ? entry_.shape : offsets_;
@@ -283,7 +283,7 @@ class HeaderHandler {
 /// not, or the number of bits is 2^63 or more; -1 where the bits are no whole bytes.
 inline std::optional<index_t> bytes_of(std::span<const index_t> shape, DType dtype) {
   const auto times = [](index_t a, index_t b) -> std::optional<index_t> {
-    if (b > 0 && a > std::numeric_limits<index_t>::max() / b) return std::nullopt;
+    if (b > 0 && a > (std::numeric_limits<index_t>::max)() / b) return std::nullopt;
     return a * b;
   };
   std::optional<index_t> count = 1;

@@ -50,7 +50,7 @@ inline std::vector<std::string> read_names(const SafetensorsFile& file, const st
   const std::string text = at == file.metadata().end() ? of_adam : at->second;
   std::vector<std::string> list;
   for (std::size_t from = 0; from < text.size();) {
-    const std::size_t to = std::min(text.find(',', from), text.size());
+    const std::size_t to = (std::min)(text.find(',', from), text.size());
     list.push_back(text.substr(from, to - from));
     from = to + 1;
   }
@@ -188,7 +188,7 @@ SparseAdam<T, B> get_adam(typename B::Context& ctx, const SafetensorsFile& file,
   detail::require_type(file, prefix, detail::adam_type);
   const OptimizerState<T> state = get_state<T>(file, prefix);
   const auto held = static_cast<index_t>(state.index.size());
-  const index_t most = std::max(index_t{1} << 22, 64 * held);
+  const index_t most = (std::max)(index_t{1} << 22, 64 * held);
   if (state.compact && state.capacity > most) {
     throw file.error(prefix + "extents", "says capacity " + std::to_string(state.capacity) +
                                              " for a state of " + std::to_string(held) +

@@ -18,10 +18,12 @@ namespace sparsegrad::finetune {
 template class CausalRunData<float, backend::Cuda>;
 template class BasicTrainer<DecoderModel<float, backend::Cuda>>;
 // In llm_train_narrow.cu.
-extern template int run_llm_train_on<bfloat16, backend::Cuda>(const TrainOptions&, const std::string&);
+extern template int run_llm_train_on<bfloat16, backend::Cuda>(const TrainOptions&, const std::string&,
+                                                              const RunProcesses&);
 extern template int run_llm_evaluate_on<bfloat16, backend::Cuda>(const LlmEvaluateCommand&);
 extern template int run_generate_on<bfloat16, backend::Cuda>(const GenerateCommand&);
-extern template int run_llm_train_on<float16, backend::Cuda>(const TrainOptions&, const std::string&);
+extern template int run_llm_train_on<float16, backend::Cuda>(const TrainOptions&, const std::string&,
+                                                             const RunProcesses&);
 extern template int run_llm_evaluate_on<float16, backend::Cuda>(const LlmEvaluateCommand&);
 extern template int run_generate_on<float16, backend::Cuda>(const GenerateCommand&);
 

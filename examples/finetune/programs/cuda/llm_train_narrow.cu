@@ -17,12 +17,14 @@ namespace sparsegrad::finetune {
 
 template class CausalRunData<bfloat16, backend::Cuda>;
 template class BasicTrainer<DecoderModel<bfloat16, backend::Cuda>>;
-template int run_llm_train_on<bfloat16, backend::Cuda>(const TrainOptions&, const std::string&);
+template int run_llm_train_on<bfloat16, backend::Cuda>(const TrainOptions&, const std::string&,
+                                                       const RunProcesses&);
 template int run_llm_evaluate_on<bfloat16, backend::Cuda>(const LlmEvaluateCommand&);
 template int run_generate_on<bfloat16, backend::Cuda>(const GenerateCommand&);
 template class CausalRunData<float16, backend::Cuda>;
 template class BasicTrainer<DecoderModel<float16, backend::Cuda>>;
-template int run_llm_train_on<float16, backend::Cuda>(const TrainOptions&, const std::string&);
+template int run_llm_train_on<float16, backend::Cuda>(const TrainOptions&, const std::string&,
+                                                      const RunProcesses&);
 template int run_llm_evaluate_on<float16, backend::Cuda>(const LlmEvaluateCommand&);
 template int run_generate_on<float16, backend::Cuda>(const GenerateCommand&);
 

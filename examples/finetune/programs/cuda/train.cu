@@ -12,8 +12,10 @@ namespace sparsegrad::finetune {
 template class GlueRunData<float, backend::Cuda>;
 template class BasicTrainer<EncoderModel<float, backend::Cuda>>;
 // In train_narrow.cu.
-extern template int run_train_on<bfloat16, backend::Cuda>(const TrainOptions&, const std::string&);
-extern template int run_train_on<float16, backend::Cuda>(const TrainOptions&, const std::string&);
+extern template int run_train_on<bfloat16, backend::Cuda>(const TrainOptions&, const std::string&,
+                                                          const RunProcesses&);
+extern template int run_train_on<float16, backend::Cuda>(const TrainOptions&, const std::string&,
+                                                         const RunProcesses&);
 extern template int run_evaluate_on<bfloat16, backend::Cuda>(const EvaluateCommand&);
 extern template int run_evaluate_on<float16, backend::Cuda>(const EvaluateCommand&);
 

@@ -13,8 +13,10 @@ template class GlueRunData<bfloat16, backend::Cuda>;
 template class BasicTrainer<EncoderModel<bfloat16, backend::Cuda>>;
 template class GlueRunData<float16, backend::Cuda>;
 template class BasicTrainer<EncoderModel<float16, backend::Cuda>>;
-template int run_train_on<bfloat16, backend::Cuda>(const TrainOptions&, const std::string&);
-template int run_train_on<float16, backend::Cuda>(const TrainOptions&, const std::string&);
+template int run_train_on<bfloat16, backend::Cuda>(const TrainOptions&, const std::string&,
+                                                   const RunProcesses&);
+template int run_train_on<float16, backend::Cuda>(const TrainOptions&, const std::string&,
+                                                  const RunProcesses&);
 template int run_evaluate_on<bfloat16, backend::Cuda>(const EvaluateCommand&);
 template int run_evaluate_on<float16, backend::Cuda>(const EvaluateCommand&);
 

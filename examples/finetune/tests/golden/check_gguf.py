@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Checks by hand what `sparsegrad-llm export --format gguf` wrote of FOLDER, a model in Hugging Face form: the package
 `gguf` reads metadata and tensors, whose blocks are its own quantisation of the folder's values in llama.cpp's order; and
-transformers has the logits of the folder but for what the type rounds away. Needs: pip install torch transformers gguf
-safetensors accelerate.
+transformers has the logits of the folder but for what the type rounds away. With --llama llama.cpp itself reads the file:
+its ids and logits beside the folder's. Needs: pip install torch transformers gguf safetensors accelerate, and
+llama-cpp-python for --llama.
 
-    check_gguf.py FOLDER FILE.gguf
+    check_gguf.py FOLDER FILE.gguf [--llama]
 """
 import argparse
 import pathlib
@@ -74,11 +75,25 @@ def check_logits(folder, path):
 
     one, other = logits(folder), logits(path.parent, gguf_file=path.name)
     print(f"transformers: logits of up to {one.abs().max():.3g} differ by {(one - other).abs().max():.2e}")
+    return ids, one[0].numpy()
+
+
+def check_llama(path, ids, logits):
+    """llama.cpp rounds activations to the file's type: its logits are the folder's in F32 alone."""
+    from llama_cpp import GGML_TYPE_F32, Llama
+
+    model = Llama(str(path), n_ctx=len(ids) + 8, n_threads=1, logits_all=True, verbose=False, type_k=GGML_TYPE_F32, type_v=GGML_TYPE_F32)
+    same = model.tokenize(TEXT.encode(), add_bos=False, special=True) == ids
+    model.eval(ids)
+    print(f"llama.cpp: ids {'equal' if same else 'differ'}, logits differ by {abs(np.array(model.scores[:len(ids)]) - logits).max():.2e}")
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("folder", type=pathlib.Path)
 parser.add_argument("file", type=pathlib.Path)
+parser.add_argument("--llama", action="store_true")
 args = parser.parse_args()
 check_tensors(args.folder, args.file, AutoConfig.from_pretrained(args.folder))
-check_logits(args.folder, args.file)
+found = check_logits(args.folder, args.file)
+if args.llama:
+    check_llama(args.file, *found)

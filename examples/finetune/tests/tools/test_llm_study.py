@@ -2,21 +2,32 @@
 
 import json
 import math
+import subprocess
 import sys
 import unittest
 
-from support import FolderCase, markdown_table, rows_of
+from support import FolderCase, is_running, markdown_table, rows_of
 
 import llm_study
 
 # The best rates are 3e-4, of LoRA 3e-3; meprop fails, and beyond 3e-2 every loss is NaN. A seed moves all kinds alike, but for 0.001.
 FAKE = """
-import json, math, os, sys
+import json, math, os, sys, time
 def option(name, default=None): return sys.argv[sys.argv.index(name) + 1] if name in sys.argv else default
 if sys.argv[1] == "--version": print("1"); sys.exit()
 with open(os.environ["FAKE_CALLS"], "a") as calls: calls.write(" ".join(sys.argv[1:]) + "\\n")
 if sys.argv[1] == "evaluate":
-    print("loss", "2.5" if "run.txt" not in os.listdir(option("--model")) else "2.625")
+    if "FAKE_WAIT" in os.environ:
+        open(os.environ["FAKE_WAIT"], "w").write(str(os.getpid()))
+        time.sleep(600)
+    trained = "run.txt" in os.listdir(option("--model"))
+    print("loss", "2.625" if trained else "2.5")
+    if "--choices" in sys.argv:
+        # The questions are numbers: the trained model is right where they are even, the other one where they are 0.
+        numbers = [json.loads(line)["a"] for line in open(option("--data"))]
+        right = sum(n % 2 == 0 if trained else n == 0 for n in numbers) / int(option("--choices"))
+        print(f"choice_accuracy {right:.6f} (standard error 0.1; by the whole answer)")
+        print(f"choice_accuracy_per_token {right / 2:.6f} (standard error 0.1; by its mean a token)")
     sys.exit()
 kind, rate, seed = option("--run-type"), float(option("--learning-rate")), int(option("--seed"))
 if kind == "meprop": sys.exit("error: no memory")
@@ -89,11 +100,43 @@ class Study(StudyCase):
         self.assertEqual([json.loads(line)["a"] for line in chosen.read_text().splitlines()], [1, 3])
         self.assertIn(f"--data {chosen}", calls)
 
+    def test_every_seed_has_choices_of_its_own(self):
+        questions = self.folder / "questions.jsonl"
+        questions.write_text("".join(f'{{"a": {n}}}\n' for n in (0, 1, 2, 4, 5, 3, 0, 6)))
+        words = ["--kinds", "ft", "lora-46", "sparse-best", "--choices", questions, "--choices-limit", 2]
+        words += ["--seeds", 3, 4, "--rate=ft=3e-4", "--rate=lora-46=3e-3", "--rate=sparse-best=3e-4"]
+        self.study(*words)
+        text = (self.output / "table.md").read_text()
+        table = markdown_table(text, "right choices")
+        # Of 0, 1 and of 2, 4: 0 alone before, half and all after.
+        self.assertEqual(table["frozen"]["share"], "0.250 ± 0.354")
+        self.assertEqual((table["ft"]["share"], table["ft"]["share by the mean a token"]), ("0.750 ± 0.354", "0.375 ± 0.177"))
+        self.assertEqual(table["ft"]["minus frozen"], f"+0.500 [{0.5 - 12.706205 * 0.5:.3f}, +{0.5 + 12.706205 * 0.5:.3f}]")
+        self.assertEqual(table["LoRA, rank 46: entries of best"]["minus ft"], "+0.000 [+0.000, +0.000]")
+        controls = markdown_table(text, "pairs")
+        self.assertEqual([*controls], ["sparse (best), one side of 64 minus LoRA, rank 46: entries of best"])
+        row = next(row for row in rows_of(self.output / "runs.csv") if row["kind"] == "ft" and row["seed"] == "4")
+        self.assertEqual((row["choices_before"], row["choices"], row["choices_per_token"]), ("0.0", "1.0", "0.5"))
+        # Other questions are other files: what was found of the first ones is not taken for them, and the models are gone.
+        questions.write_text('{"a": 1}\n' * 4)
+        self.assertIn("model was removed when it had been measured on other data: remove", self.study(*words, status=1))
+        words[words.index("--choices-limit") + 1] = 3
+        self.assertIn("has 4 records, expected 3 for each of 2 seeds", self.study(*words, status=1))
+
     def test_a_kind_that_fails_leaves_the_others(self):
         text = self.study("--kinds", "meprop", "ft", "--seeds", 3, status=1)
         self.assertIn("meProp, 5 % of a row of dY, rate 0.0003, seed 1: status 1: error: no memory", text)
         table = markdown_table((self.output / "table.md").read_text(), "run")
         self.assertEqual([*table], ["frozen", "ft"])
+
+    def test_killed_it_leaves_no_evaluation_behind(self):
+        pid = self.folder / "pid"
+        words = ["--program", self.program, "--model", self.model, "--data", self.data, "--output", self.output, "--other", self.data]
+        process = self.start("llm_study.py", [*words, "--kinds", "ft", "--rate", "ft=3e-4"], stdout=subprocess.DEVNULL, FAKE_WAIT=str(pid))
+        self.wait_for(lambda: pid.exists() and pid.read_text(), "an evaluation")
+        process.kill()
+        process.wait()
+        self.wait_for(lambda: not is_running(int(pid.read_text())), "the end of the evaluation")
 
     def test_a_rate_of_ones_own(self):
         self.study("--kinds", "ft", "--rate", "ft=2e-4", "--seeds", 3)

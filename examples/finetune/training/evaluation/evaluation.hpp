@@ -4,6 +4,8 @@
 #include <functional>
 #include <vector>
 
+#include <sparsegrad/extras/communicator.hpp>
+
 #include "data/padding.hpp"
 #include "models/model_error.hpp"
 #include "training/evaluation/metrics.hpp"
@@ -16,6 +18,8 @@ struct EvaluateOptions {
   index_t max_sequences = 64;  ///< examples of a batch
   std::function<void(index_t done, index_t total)> progress;
   std::function<bool()> cancelled;  ///< asked after each batch
+  /// Those that share the batches, in turn; null: this one makes all. Each has the whole result.
+  Communicator* processes = nullptr;
 };
 
 struct Evaluation {

@@ -169,8 +169,10 @@ void add_matrices(MemoryEstimate& estimate, const TrainOptions& options,
     matrices += group.count * group.entries();
     largest = std::max(largest, group.entries());
   }
+  const index_t gradients_of_each = options.keeps_sums_aside() ? 2 : 1;
+  if (options.keeps_sums_aside()) training.gradients += number * dense;
   if (options.run_type == RunType::ft || options.run_type == RunType::meprop) {
-    training.gradients += number * matrices;
+    training.gradients += gradients_of_each * number * matrices;
     training.optimizer += 2 * number * matrices;
   }
   const auto certain = [](const MemoryParts& p) { return p.weights + p.gradients + p.optimizer; };
@@ -204,7 +206,7 @@ void add_matrices(MemoryEstimate& estimate, const TrainOptions& options,
   const index_t shared = options.shares_gradient_memory() ? largest : 0;
   // Later bases are fitted to whole gradients.
   const bool knows_sums = tokens > 0 && !(sparse.needs_gradients() && sparse.refresh_every > 0);
-  const Range cores{least_cores, knows_sums ? summed : matrices};
+  const Range cores{gradients_of_each * least_cores, gradients_of_each * (knows_sums ? summed : matrices)};
   // Shared memory holds one core, and whole gradients where later ones are collected.
   const index_t one_core = sparse.needs_gradients() && sparse.refresh_every > 0 ? shared : least_core;
   const Range whole = shared > 0 ? Range{number * one_core, number * shared} : number * cores;
@@ -212,7 +214,7 @@ void add_matrices(MemoryEstimate& estimate, const TrainOptions& options,
   if (sparse.needs_gradients()) {
     MemoryParts& phase1 = estimate.phase1;
     phase1 = training;
-    phase1.gradients += number * (options.phase1_takes_turns() ? largest : matrices);
+    phase1.gradients += number * (options.phase1_takes_turns() ? largest : gradients_of_each * matrices);
     phase1.collection = sums;
     MemoryParts end = phase1;  // the dense optimizer of the matrices is gone when the bases are fitted
     end.activations += fit;

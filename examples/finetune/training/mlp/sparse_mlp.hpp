@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
+#include <sparsegrad/extras/bucket_reduce.hpp>
 #include <sparsegrad/io/group_file.hpp>
 #include <sparsegrad/sparse_grad_group.hpp>
 
@@ -53,6 +54,14 @@ class SparseMlp final : public MlpOptimizer<T, Backend> {
   void end_sharing(Context& ctx) {
     if (!shared_) set_memory(ctx, nullptr);
   }
+
+  /// Until `end_summing` each process collects gradients of its own, and `fit` sums what they came to over all. For
+  /// collections alone: no other gradient is summed here.
+  void sum_collections(Communicator& processes) {
+    group_.use_reduce(std::make_shared<BucketReducer<float, Backend>>(
+        processes, ReduceOptions{.collected = Collected::sums}));
+  }
+  void end_summing() { group_.use_reduce(nullptr); }
 
   /// Phase 1: all gradients up to `fit` go to the sums that bases are fitted to, or to nothing after `stop_collecting`.
   /// `end_collecting_step` ends a step that is not this optimizer's, for one matrix and then for all.

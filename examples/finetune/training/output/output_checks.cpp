@@ -14,7 +14,7 @@
 
 namespace sparsegrad::finetune {
 
-void require_nothing_lost(const OutputFolder& output, const TrainOptions& options) {
+void require_nothing_lost(const OutputPaths& output, const TrainOptions& options) {
   if (options.overwrite || !output.has_results()) return;
   if (!options.resume) {
     throw ValueError(
@@ -32,7 +32,7 @@ void require_nothing_lost(const OutputFolder& output, const TrainOptions& option
                   output.path().string(), other));
 }
 
-void require_room(const OutputFolder& output, const TrainOptions& options, index_t parameters,
+void require_room(const OutputPaths& output, const TrainOptions& options, index_t parameters,
                   index_t state_bytes) {
   const auto of = [&](NumberType type) {
     return parameters * static_cast<index_t>(type == NumberType::float32 ? sizeof(float) : sizeof(float) / 2);

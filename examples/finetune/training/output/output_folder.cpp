@@ -74,9 +74,9 @@ bool is_log_of_a_run(const fs::path& log) {
 
 }  // namespace
 
-OutputFolder::OutputFolder(const fs::path& path) : path_(path) {
-  make_folder(path_);
-  const fs::path file = path_ / "run.lock";
+OutputFolder::OutputFolder(const fs::path& path) : OutputPaths(path) {
+  make_folder(path);
+  const fs::path file = path / "run.lock";
   do
     lock_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   while (lock_ < 0 && errno == EINTR);
@@ -88,10 +88,10 @@ OutputFolder::OutputFolder(const fs::path& path) : path_(path) {
     ::close(lock_);
     throw StateError(fmt::format(
         "{}: another process is running in this folder; wait for its end, or choose another --output",
-        path_.string()));
+        path.string()));
   }
   // A user's own files are beside the log.
-  remove_files(path_,
+  remove_files(path,
                [](const std::string& name) { return name.starts_with("run.json.") && is_half_done(name); });
   remove_files(checkpoint(), is_half_done);
   remove_files(model(), is_half_done);
@@ -101,11 +101,11 @@ OutputFolder::~OutputFolder() {
   ::close(lock_);
 }
 
-bool OutputFolder::has_state() const {
+bool OutputPaths::has_state() const {
   return exists(state()) || exists(previous_state(state()));
 }
 
-bool OutputFolder::has_results() const {
+bool OutputPaths::has_results() const {
   if (!is_log_of_a_run(log())) return false;
   std::error_code none;
   for (const fs::directory_entry& entry : fs::directory_iterator(model(), none))
@@ -113,7 +113,7 @@ bool OutputFolder::has_results() const {
   return has_state();
 }
 
-index_t OutputFolder::bytes() const {
+index_t OutputPaths::bytes() const {
   index_t sum = 0;
   for (const fs::path& folder : {model(), checkpoint()}) {
     std::error_code none;
@@ -134,7 +134,7 @@ void OutputFolder::require_not_written(const fs::path& source) const {
     if (fs::equivalent(source, folder, none)) {
       throw ValueError(
           fmt::format("--model is {}, which a run in --output {} writes to; choose another --output",
-                      source.string(), path_.string()));
+                      source.string(), path().string()));
     }
   }
 }

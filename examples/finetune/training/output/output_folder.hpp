@@ -2,20 +2,16 @@
 #pragma once
 
 #include <filesystem>
+#include <utility>
 
 #include <sparsegrad/core/config.hpp>
 
 namespace sparsegrad::finetune {
 
-/// A run's output folder: where its files lie, held by one process at a time.
-class OutputFolder {
+/// Where the files of a run lie.
+class OutputPaths {
  public:
-  /// Makes the folder, takes it until the object's end, and removes what writers that were killed left half done.
-  /// Throws IoError with the system's reason; StateError when another process has taken it.
-  explicit OutputFolder(const std::filesystem::path& path);
-  ~OutputFolder();
-  OutputFolder(const OutputFolder&) = delete;
-  OutputFolder& operator=(const OutputFolder&) = delete;
+  explicit OutputPaths(std::filesystem::path path) : path_(std::move(path)) {}
 
   const std::filesystem::path& path() const { return path_; }
   /// The log of a run whose folder is `path`.
@@ -32,6 +28,21 @@ class OutputFolder {
   bool has_results() const;
   /// Bytes of the models and states that are there.
   index_t bytes() const;
+
+ private:
+  std::filesystem::path path_;
+};
+
+/// A run's output folder, held by one process at a time.
+class OutputFolder : public OutputPaths {
+ public:
+  /// Makes the folder, takes it until the object's end, and removes what writers that were killed left half done.
+  /// Throws IoError with the system's reason; StateError when another process has taken it.
+  explicit OutputFolder(const std::filesystem::path& path);
+  ~OutputFolder();
+  OutputFolder(const OutputFolder&) = delete;
+  OutputFolder& operator=(const OutputFolder&) = delete;
+
   /// Removes what a run that has ended needs no more: states, and the model as it was at an interrupt.
   void remove_checkpoint();
 
@@ -43,7 +54,6 @@ class OutputFolder {
   void clear();
 
  private:
-  std::filesystem::path path_;
   int lock_ = -1;
 };
 

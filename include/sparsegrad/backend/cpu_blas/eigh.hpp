@@ -66,7 +66,7 @@ struct BlasEigh {
     double largest = 0;
     for (index_t i = 0; i < a.rows; ++i)
       for (index_t j = 0; j <= i; ++j)
-        largest = std::max(largest, std::abs(a(i, j)));
+        largest = (std::max)(largest, std::abs(a(i, j)));
     if (largest == 0 || !is_finite(largest) || (largest > 1e-100 && largest < 1e100)) return 0;
     const int exponent = -std::ilogb(largest);
     for (index_t i = 0; i < a.rows; ++i)
@@ -83,10 +83,10 @@ struct BlasEigh {
                       MatrixView<double> m) {
     constexpr index_t block = 128;
     const index_t n = a.rows;
-    const index_t most = std::min(block, n);
+    const index_t most = (std::min)(block, n);
     std::vector<double> memory(static_cast<std::size_t>(3 * most * n + 2 * most * most));
     for (index_t first = 1; first < n; first += block) {
-      const index_t count = std::min(block, n - first);
+      const index_t count = (std::min)(block, n - first);
       const index_t length = first + count - 1;
       const MatrixView<double> v(memory.data(), count, length);
       const MatrixView<double> shares(v.data + most * n, n, count);

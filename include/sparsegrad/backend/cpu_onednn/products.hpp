@@ -83,7 +83,7 @@ struct Products {
       if (c.empty() || needs_no_matmul(alpha, c.rows, c.cols, depth)) continue;
       const Target target(alpha, beta, depth, c.stride);
       of_product[e] = matmuls.find(op_a, op_b, as[e], bs[e], c.rows, c.cols, depth, target);
-      if (!target.direct) largest = std::max(largest, c.size());
+      if (!target.direct) largest = (std::max)(largest, c.size());
     }
     const Memory memory(frame, ctx, matmuls.scratch_bytes(), largest);
     ctx.parallel_for(static_cast<index_t>(cs.size()), [&](index_t i, int worker) {
@@ -102,7 +102,7 @@ struct Products {
     const index_t depth = op == Op::none ? a.cols : a.rows;
     if (g.empty() || depth == 0) return;
     const Op other = op == Op::none ? Op::transpose : Op::none;
-    const index_t edge = std::min(gram_edge, g.rows);
+    const index_t edge = (std::min)(gram_edge, g.rows);
     const index_t across = (g.rows + edge - 1) / edge;
     const index_t last = g.rows - (across - 1) * edge;
     Matmuls matmuls(ctx);
@@ -237,7 +237,7 @@ struct Products {
    private:
     Matmul& made(const Shape& shape) {
       Matmul& found = cache_.find(shape);
-      scratch_bytes_ = std::max(scratch_bytes_, found.scratch_bytes());
+      scratch_bytes_ = (std::max)(scratch_bytes_, found.scratch_bytes());
       return found;
     }
     MatmulCache& cache_;
@@ -283,7 +283,7 @@ struct Products {
       constexpr index_t piece = 256;
       float numbers[piece];
       for (index_t first = 0; first < n; first += piece) {
-        const index_t count = std::min(piece, n - first);
+        const index_t count = (std::min)(piece, n - first);
         if (beta == 0.0F) {
           std::fill(numbers, numbers + count, 0.0F);
         } else {
@@ -316,7 +316,7 @@ struct Products {
     const index_t threads = ctx.deterministic() ? 1 : ctx.threads();
     const auto uneven = [&] {
       const index_t count = tiles.down * tiles.across;
-      return count % threads != 0 && count < 8 * threads && std::max(tiles.rows, tiles.cols) > 64;
+      return count % threads != 0 && count < 8 * threads && (std::max)(tiles.rows, tiles.cols) > 64;
     };
     while (uneven()) {
       ++(tiles.rows >= tiles.cols ? down : across);
@@ -327,7 +327,7 @@ struct Products {
   /// Into about down x across tiles whose extents suit the vectors.
   static Tiles cut(index_t m, index_t n, index_t down, index_t across) {
     const auto edge = [](index_t extent, index_t pieces, index_t step) {
-      return std::min(extent, ((extent + pieces - 1) / pieces + step - 1) / step * step);
+      return (std::min)(extent, ((extent + pieces - 1) / pieces + step - 1) / step * step);
     };
     const index_t rows = edge(m, down, 16);
     const index_t cols = edge(n, across, 32);

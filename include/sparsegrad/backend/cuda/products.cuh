@@ -177,7 +177,7 @@ void gram(CudaContext& ctx, Op op, MatrixView<const T> a, double weight, MatrixV
   auto frame = ctx.frame();
   const MatrixView<T> part = frame.template matrix<T>(g.rows, g.cols);
   for (index_t first = 0; first < depth; first += chunk) {
-    const index_t terms = std::min(chunk, depth - first);
+    const index_t terms = (std::min)(chunk, depth - first);
     lower_gram<T>(ctx, op,
                   op == Op::none ? a.block(0, first, a.rows, terms) : a.block(first, 0, terms, a.cols), part);
     portable::for_each_entry<System>(ctx, g.rows, g.cols,

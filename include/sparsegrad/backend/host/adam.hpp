@@ -10,7 +10,7 @@
 #include "context.hpp"
 #include "square_root.hpp"
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 /// m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, d = -lr m^ / (sqrt(v^) + eps) in blocks: moments
 /// at scattered entries are brought together first, so that one vectorised loop serves all cases.
@@ -25,7 +25,7 @@ class Adam {
     if (count != nullptr) adam.tabulate(frame, entry, k, count);
     ctx.parallel_ranges(k, 4096, [&](index_t begin, index_t end) {
       for (index_t e = begin; e < end; e += block) {
-        const index_t size = std::min(block, end - e);
+        const index_t size = (std::min)(block, end - e);
         if (entry == nullptr) {
           adam.update(g + e, size, m + e, v + e, count == nullptr ? nullptr : count + e, d + e);
         } else {
@@ -76,8 +76,8 @@ class Adam {
   void tabulate(Scratch::Frame& frame, const stored_index_t* entry, index_t k, const std::int32_t* count) {
     std::int32_t largest = 0;
     for (index_t e = 0; e < k; ++e)
-      largest = std::max(largest, count[entry == nullptr ? e : entry[e]]);
-    tabulated_ = std::min(std::min(largest, most_tabulated) + 1, static_cast<std::int32_t>(k));
+      largest = (std::max)(largest, count[entry == nullptr ? e : entry[e]]);
+    tabulated_ = (std::min)((std::min)(largest, most_tabulated) + 1, static_cast<std::int32_t>(k));
     table_ = frame.template take<Step>(most_tabulated + 1);
     for (std::int32_t t = 1; t <= tabulated_; ++t)
       table_[t - 1] = step_at(t);
@@ -158,4 +158,4 @@ class Adam {
   std::int32_t tabulated_ = 0;
 };
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

@@ -7,7 +7,7 @@
 #include "lanes.hpp"
 #include "magnitude_bits.hpp"
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 /// Calls f(j) for the places j of the vectors in [0, n); returns where they end.
 template <class T, class F>
@@ -135,4 +135,4 @@ bool all_finite(const T* x, index_t n) {
   return all >= 0;
 }
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <fstream>
 #include <limits>
@@ -25,21 +26,21 @@ namespace detail {
 inline int allowed_processors() {
 #if defined(__linux__)
   // The kernel refuses a set that is smaller than its own.
-  for (int most = CPU_SETSIZE; most <= 64 * CPU_SETSIZE; most *= 2) {
+  for (std::size_t most = CPU_SETSIZE; most <= 64 * CPU_SETSIZE; most *= 2) {
     const auto release = [](cpu_set_t* set) { CPU_FREE(set); };
     const std::unique_ptr<cpu_set_t, decltype(release)> allowed(CPU_ALLOC(most), release);
     const std::size_t bytes = CPU_ALLOC_SIZE(most);
     if (allowed != nullptr && sched_getaffinity(0, bytes, allowed.get()) == 0)
-      return std::max(1, CPU_COUNT_S(bytes, allowed.get()));
+      return (std::max)(1, CPU_COUNT_S(bytes, allowed.get()));
   }
 #endif
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  return (std::max)(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
 /// Processors' worth of time in a quota of `quota` in each `period`, rounded up: threads beyond a
 /// whole number share what is left. No quota: the largest int.
 inline int processors_of(std::int64_t quota, std::int64_t period) {
-  constexpr int none = std::numeric_limits<int>::max();
+  constexpr int none = (std::numeric_limits<int>::max)();
   if (quota <= 0 || period <= 0) return none;
   const std::int64_t whole = quota / period + (quota % period != 0 ? 1 : 0);
   return static_cast<int>(std::min<std::int64_t>(whole, none));
@@ -75,7 +76,7 @@ template <class QuotaOf>
 int least_quota(const std::string& mount, std::string path, QuotaOf quota_of) {
   int least = quota_of(mount);
   while (path.size() > 1 && path.front() == '/') {
-    least = std::min(least, quota_of(mount + path));
+    least = (std::min)(least, quota_of(mount + path));
     path.resize(path.rfind('/'));
   }
   return least;
@@ -84,7 +85,7 @@ int least_quota(const std::string& mount, std::string path, QuotaOf quota_of) {
 /// Processors' worth of time that the control groups of this process leave it, read from
 /// ROOT/proc/self/cgroup and ROOT/sys/fs/cgroup; the largest int where there is no quota.
 inline int quota_processors(const std::string& root) {
-  int least = std::numeric_limits<int>::max();
+  int least = (std::numeric_limits<int>::max)();
   std::ifstream groups(root + "/proc/self/cgroup");
   const std::string mount = root + "/sys/fs/cgroup";
   // hierarchy:controllers:path, without controllers for version 2.
@@ -97,10 +98,10 @@ inline int quota_processors(const std::string& root) {
     if (controllers.empty()) {
       // Beside version 1 it is mounted in a folder of its own.
       for (const char* folder : {"", "/unified"})
-        least = std::min(least, least_quota(mount + folder, path, quota_of_v2));
+        least = (std::min)(least, least_quota(mount + folder, path, quota_of_v2));
     } else if (contains(controllers, "cpu")) {
       for (const std::string& folder : {std::string("cpu"), controllers})
-        least = std::min(least, least_quota(mount + "/" + folder, path, quota_of_v1));
+        least = (std::min)(least, least_quota(mount + "/" + folder, path, quota_of_v1));
     }
   }
   return least;
@@ -113,7 +114,7 @@ inline int quota_processors(const std::string& root) {
 /// v1) gives less time than theirs. More threads would wait for one another. `root` is the folder
 /// in which `proc` and `sys` lie.
 inline int available_threads(const std::string& root = "") {
-  return std::min(detail::allowed_processors(), detail::quota_processors(root));
+  return (std::min)(detail::allowed_processors(), detail::quota_processors(root));
 }
 
 }  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host

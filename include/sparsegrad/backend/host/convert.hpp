@@ -11,7 +11,7 @@
 #include "elementwise.hpp"
 #include "lanes.hpp"
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 /// The primitives `widen` and `round_to` of the contract (core/backend.hpp), and `split`.
 struct Convert {
@@ -41,7 +41,7 @@ struct Convert {
       constexpr index_t piece = 1024;
       float rest[piece], rounded[piece];
       for (index_t first = begin; first < end; first += piece) {
-        const index_t n = std::min(piece, end - first);
+        const index_t n = (std::min)(piece, end - first);
         std::copy_n(a.row(i) + first, n, rest);
         for (std::size_t t = 0; t < terms.size(); ++t) {
           sparsegrad::bfloat16* to = terms[t].row(i) + first;
@@ -84,4 +84,4 @@ struct Convert {
   }
 };
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

@@ -8,7 +8,7 @@
 #include "../../core/backend.hpp"
 #include "context.hpp"
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 /// gemm, gemm_batched and gram on top of `Serial`, which supplies
 ///   Serial::gemm<T>(op_a, op_b, alpha, A, B, beta, C, pack)   one product on the calling thread, no
@@ -29,8 +29,8 @@ struct Dense {
     ctx.parallel_for(tiles.count(), [&](index_t tile, int worker) {
       const index_t row = tile / tiles.across * tiles.rows;
       const index_t col = tile % tiles.across * tiles.cols;
-      const index_t rows = std::min(tiles.rows, c.rows - row);
-      const index_t cols = std::min(tiles.cols, c.cols - col);
+      const index_t rows = (std::min)(tiles.rows, c.rows - row);
+      const index_t cols = (std::min)(tiles.cols, c.cols - col);
       Serial::template gemm<T>(op_a, op_b, alpha, rows_of<T>(op_a, a, row, rows),
                                cols_of<T>(op_b, b, col, cols), beta, c.block(row, col, rows, cols),
                                packing(pack, pack_count, worker));
@@ -44,7 +44,7 @@ struct Dense {
     index_t pack_count = 0;
     for (std::size_t e = 0; e < cs.size(); ++e) {
       const index_t depth = op_a == Op::none ? as[e].cols : as[e].rows;
-      pack_count = std::max(pack_count, Serial::template pack_count<T>(cs[e].rows, cs[e].cols, depth));
+      pack_count = (std::max)(pack_count, Serial::template pack_count<T>(cs[e].rows, cs[e].cols, depth));
     }
     Scratch::Frame frame(ctx.scratch());
     T* pack = frame.take<T>(pack_count * ctx.threads());
@@ -69,8 +69,8 @@ struct Dense {
     const index_t pairs = across / 2;
     const index_t tiles = pairs * (pairs + 2) + (across % 2 == 0 ? 0 : across);
     Scratch::Frame frame(ctx.scratch());
-    const index_t height = std::min(2 * edge, g.rows);
-    const index_t width = std::min(edge, g.rows);
+    const index_t height = (std::min)(2 * edge, g.rows);
+    const index_t width = (std::min)(edge, g.rows);
     const index_t pack_count = Serial::template pack_count<T>(height, width, depth);
     const index_t tile_count = round_up(height * width, 16);  // keeps the packing memory aligned
     const index_t own = tile_count + round_up(pack_count, 16);
@@ -83,8 +83,8 @@ struct Dense {
       const index_t below = place > 2 * pair ? 1 : 0;
       const index_t i = 2 * pair + below;
       const index_t j = place - below;
-      const index_t rows = std::min(j < 2 * pair ? 2 * edge : edge, g.rows - i * edge);
-      const index_t cols = std::min(edge, g.rows - j * edge);
+      const index_t rows = (std::min)(j < 2 * pair ? 2 * edge : edge, g.rows - i * edge);
+      const index_t cols = (std::min)(edge, g.rows - j * edge);
       T* product = memory + own * worker;
       const MatrixView<T> target(product, rows, cols);
       if (i == j) {
@@ -149,10 +149,10 @@ struct Dense {
       1 << 17;  ///< multiply-adds below which a second thread costs more than it gives
 
   static Tiles tiles(index_t m, index_t n, index_t rows, index_t cols) {
-    rows = std::min(rows, m);
-    cols = std::min(cols, n);
+    rows = (std::min)(rows, m);
+    cols = (std::min)(cols, n);
     return {rows, cols, (m + rows - 1) / rows, (n + cols - 1) / cols};
   }
 };
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

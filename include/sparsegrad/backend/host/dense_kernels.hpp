@@ -8,7 +8,7 @@
 #include "kernels.hpp"
 #include "low_precision_products.hpp"
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 /// All primitives but the eigenproblem, dense products by `Serial` (see Dense). Products of 16 bits
 /// are those of blocks converted to float.
@@ -44,4 +44,4 @@ struct DenseKernels : Kernels {
   using Converted = LowPrecisionProducts<Serial>;
 };
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

@@ -10,7 +10,7 @@
 #include "lanes.hpp"
 #include "magnitude_bits.hpp"
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 /// Calls f(i, begin, end) for parts of the rows i, which together cover rows x cols, side by side.
 /// `flat`: the matrices lie without gaps and may be taken as one row.
@@ -136,10 +136,10 @@ struct Elementwise {
     ctx.parallel_ranges(strips, grain, [&](index_t begin, index_t end) {
       for (index_t strip = begin; strip < end; ++strip) {
         const index_t first = strip * width;
-        const index_t w = std::min(width, a.cols - first);
+        const index_t w = (std::min)(width, a.cols - first);
         double total[width] = {};
         for (index_t i = 0; i < a.rows; i += panel_height) {
-          const index_t rows = std::min(panel_height, a.rows - i);
+          const index_t rows = (std::min)(panel_height, a.rows - i);
           add_rows(a.row(i) + first, a.stride, rows, w, total);
         }
         for (index_t j = 0; j < w; ++j)
@@ -156,7 +156,7 @@ struct Elementwise {
     const index_t across = (a.cols + tile - 1) / tile;
     ctx.parallel_ranges(across, std::max<index_t>(1, 1024 / a.rows), [&](index_t begin, index_t end) {
       const index_t first = begin * tile;
-      transpose_block(a.block(0, first, a.rows, std::min(end * tile, a.cols) - first), b.row(first),
+      transpose_block(a.block(0, first, a.rows, (std::min)(end * tile, a.cols) - first), b.row(first),
                       b.stride);
     });
   }
@@ -200,7 +200,7 @@ struct Elementwise {
     index_t rows, cols, width, height, across, down;
 
     Pieces(index_t rows_, index_t cols_) : rows(rows_), cols(cols_) {
-      width = std::min(cols, size);
+      width = (std::min)(cols, size);
       height = size / width;
       across = (cols + width - 1) / width;
       down = (rows + height - 1) / height;
@@ -211,8 +211,8 @@ struct Elementwise {
     void each_row(index_t piece, F&& f) const {
       const index_t first = piece / across * height;
       const index_t begin = piece % across * width;
-      for (index_t i = first; i < std::min(first + height, rows); ++i)
-        f(i, begin, std::min(begin + width, cols));
+      for (index_t i = first; i < (std::min)(first + height, rows); ++i)
+        f(i, begin, (std::min)(begin + width, cols));
     }
   };
 
@@ -222,7 +222,7 @@ struct Elementwise {
     using Bits = MagnitudeBits<T>;
     constexpr index_t block = 512;
     for (index_t i = begin; i < end; i += block) {
-      const index_t stop = std::min(i + block, end);
+      const index_t stop = (std::min)(i + block, end);
       if (all_finite(x + i, stop - i)) continue;
       for (index_t j = i; j < stop; ++j)
         if (Bits::of(x[j]) >= Bits::infinity) return j;
@@ -231,4 +231,4 @@ struct Elementwise {
   }
 };
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

@@ -12,7 +12,7 @@
 #include <immintrin.h>
 #endif
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 /// The primitives `locate_entries` and `insert_entries` of the contract (core/backend.hpp).
 struct Entries {
@@ -134,7 +134,7 @@ struct Entries {
       i += step;
       step *= 2;
     }
-    return std::lower_bound(held + i, held + std::min(n, i + step), x) - held;
+    return std::lower_bound(held + i, held + (std::min)(n, i + step), x) - held;
   }
 
   /// The arrays of the state move up together, from the top; at new entries all but the positions
@@ -181,4 +181,4 @@ struct Entries {
   }
 };
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

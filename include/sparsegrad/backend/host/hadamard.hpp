@@ -3,12 +3,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 
 #include "../../core/backend.hpp"
 #include "arrays.hpp"
 #include "context.hpp"
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 /// H = (I - 2/m 1 1^T) (x) H_b diag(signs), n = m b, b the largest power of two that divides n; the
 /// inverse is the transpose. Vectors along the rows are transformed where they lie; columns in
@@ -42,7 +43,7 @@ class HadamardTransform {
     T* memory = frame.take<T>(b_ * ctx.threads());
     const index_t grain = std::max<index_t>(1, 32768 / n_);  // vectors a task
     ctx.parallel_for((a.rows + grain - 1) / grain, [&](index_t task, int worker) {
-      const index_t end = std::min((task + 1) * grain, a.rows);
+      const index_t end = (std::min)((task + 1) * grain, a.rows);
       for (index_t i = task * grain; i < end; ++i) {
         T* x = a.row(i);
         // before(j), in the same order of factors.
@@ -91,7 +92,7 @@ class HadamardTransform {
   void on_strips(HostContext& ctx, MatrixView<T> a, index_t groups, index_t count, Row row, Stage stage,
                  Enter enter, Leave leave) const {
     const index_t fitting = cache_size / count / line * line;
-    const index_t width = std::min(std::clamp<index_t>(fitting, line, 16 * line), a.cols);
+    const index_t width = (std::min)(std::clamp<index_t>(fitting, line, 16 * line), a.cols);
     const index_t strips = (a.cols + width - 1) / width;
     const index_t per_task = std::clamp<index_t>(32768 / (count * width), 1, strips);
     const index_t tasks = (strips + per_task - 1) / per_task;
@@ -101,10 +102,10 @@ class HadamardTransform {
     ctx.parallel_for(groups * tasks, [&](index_t task, int worker) {
       const index_t group = task / tasks;
       T* x = memory + own * worker;
-      const index_t end = std::min((task % tasks + 1) * per_task, strips);
+      const index_t end = (std::min)((task % tasks + 1) * per_task, strips);
       for (index_t strip = task % tasks * per_task; strip < end; ++strip) {
         const index_t first = strip * width;
-        const index_t w = std::min(width, a.cols - first);
+        const index_t w = (std::min)(width, a.cols - first);
         for (index_t s = 0; s < count; ++s) {
           const index_t i = row(group, s);
           scaled(enter(i), a.row(i) + first, x + s * w, w);
@@ -223,7 +224,7 @@ class HadamardTransform {
                                            {1, 1, -1, -1, -1, -1, 1, 1}, {1, -1, -1, 1, -1, 1, 1, -1}};
     constexpr index_t count = Lanes<T>::count;
     static_assert(edge % count == 0);
-    Lanes<T> y[edge / count];
+    Lanes<T> y[static_cast<std::size_t>(edge / count)];
     for (index_t i = 0; i < edge; ++i)
       for (index_t part = 0; part < edge / count; ++part)
         y[part].add_product(x[i], rows[i] + part * count);
@@ -240,4 +241,4 @@ class HadamardTransform {
   T mean_;
 };
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

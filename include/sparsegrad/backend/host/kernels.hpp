@@ -12,7 +12,7 @@
 #include "sparse.hpp"
 #include "top_k.hpp"
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 /// The contract's primitives by name; each forwards to the file of its concept. None is
 /// Reference's: a backend that lacks one does not compile, and its results are compared with loops
@@ -161,4 +161,4 @@ struct Kernels {
   }
 };
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

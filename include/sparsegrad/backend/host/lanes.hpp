@@ -1,6 +1,7 @@
 // Short vectors for the loops that compilers do not keep in registers by themselves.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -12,7 +13,7 @@
 #include <immintrin.h>
 #endif
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 /// A register's worth of numbers, by the vector extension of g++ and clang++: the compiler maps it
 /// to what the target has.
@@ -214,7 +215,7 @@ inline void sums_of(const Lanes<T>& a, const Lanes<T>& b, const Lanes<T>& c, con
     return;
   }
 #endif
-  T x[4][n];
+  T x[4][static_cast<std::size_t>(n)];
   a.store(x[0]);
   b.store(x[1]);
   c.store(x[2]);
@@ -308,4 +309,4 @@ inline void transpose_square(const From* from, index_t from_stride, T* to, index
 
 #undef SPARSEGRAD_HAS_SHUFFLE
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

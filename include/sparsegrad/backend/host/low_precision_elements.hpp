@@ -12,7 +12,7 @@
 #include "elementwise.hpp"
 #include "lanes.hpp"
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 /// The primitives add_to_rows and column_sums of LowPrecisionBackend (core/backend.hpp).
 struct LowPrecisionElements {
@@ -33,7 +33,7 @@ struct LowPrecisionElements {
     ctx.parallel_ranges(strips, grain, [&](index_t begin, index_t end) {
       for (index_t strip = begin; strip < end; ++strip) {
         const index_t first = strip * strip_width;
-        sums_of_strip(a.block(0, first, a.rows, std::min(strip_width, a.cols - first)), sums + first);
+        sums_of_strip(a.block(0, first, a.rows, (std::min)(strip_width, a.cols - first)), sums + first);
       }
     });
   }
@@ -95,7 +95,7 @@ struct LowPrecisionElements {
   [[gnu::noinline]] static void sums_of_strip(MatrixView<const S> a, float* sums) {
     double total[strip_width] = {};
     for (index_t i = 0; i < a.rows; i += panel_height) {
-      const index_t rows = std::min(panel_height, a.rows - i);
+      const index_t rows = (std::min)(panel_height, a.rows - i);
       const S* x = a.data + i * a.stride;
       index_t j = 0;
       for (; j + panel_width <= a.cols; j += panel_width)
@@ -133,4 +133,4 @@ struct LowPrecisionElements {
   }
 };
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

@@ -10,7 +10,7 @@
 #include "convert.hpp"
 #include "dense.hpp"
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 /// The primitives gemm and gemm_wide of LowPrecisionBackend (core/backend.hpp) for a backend whose
 /// library does not multiply 16-bit numbers. Blocks of A and B are converted to float and multiplied
@@ -35,8 +35,8 @@ struct LowPrecisionProducts : private Dense<Serial> {
     ctx.parallel_for(tiles.count(), [&](index_t tile, int worker) {
       const index_t row = tile / tiles.across * tiles.rows;
       const index_t col = tile % tiles.across * tiles.cols;
-      const index_t rows = std::min(tiles.rows, c.rows - row);
-      const index_t cols = std::min(tiles.cols, c.cols - col);
+      const index_t rows = (std::min)(tiles.rows, c.rows - row);
+      const index_t cols = (std::min)(tiles.cols, c.cols - col);
       product_of_tile<S, Out>(op_a, op_b, alpha, Base::template rows_of<S>(op_a, a, row, rows),
                               Base::template cols_of<S>(op_b, b, col, cols), beta,
                               c.block(row, col, rows, cols), room, memory + room.count() * worker);
@@ -68,7 +68,7 @@ struct LowPrecisionProducts : private Dense<Serial> {
     /// The extent of equal parts of n of at most `most`.
     static index_t part(index_t n, index_t most) {
       const index_t parts = std::max<index_t>(1, (n + most - 1) / most);
-      return std::min(n, Base::round_up((n + parts - 1) / parts, 16));
+      return (std::min)(n, Base::round_up((n + parts - 1) / parts, 16));
     }
   };
 
@@ -81,9 +81,9 @@ struct LowPrecisionProducts : private Dense<Serial> {
     float* sum_memory = b_memory + room.b;
     const std::span<float> pack(sum_memory + room.sums, static_cast<std::size_t>(room.pack));
     for (index_t i = 0; i < c.rows; i += room.rows) {
-      const index_t rows = std::min(room.rows, c.rows - i);
+      const index_t rows = (std::min)(room.rows, c.rows - i);
       for (index_t j = 0; j < c.cols; j += room.cols) {
-        const index_t cols = std::min(room.cols, c.cols - j);
+        const index_t cols = (std::min)(room.cols, c.cols - j);
         const MatrixView<Out> target = c.block(i, j, rows, cols);
         MatrixView<float> sums;
         if constexpr (std::is_same_v<Out, float>) {
@@ -94,7 +94,7 @@ struct LowPrecisionProducts : private Dense<Serial> {
         float keep = std::is_same_v<Out, float> ? beta : 0.0F;
         index_t l = 0;
         do {
-          const index_t terms = std::min(room.depth, depth - l);
+          const index_t terms = (std::min)(room.depth, depth - l);
           // A block of A that has the whole depth serves all columns.
           const MatrixView<const float> left =
               converted(part_of(op_a, Base::template rows_of<S>(op_a, a, i, rows), l, terms), a_memory,
@@ -150,4 +150,4 @@ struct LowPrecisionProducts : private Dense<Serial> {
   }
 };
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

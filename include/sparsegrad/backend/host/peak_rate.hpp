@@ -71,8 +71,8 @@ inline PeakRate peak_rate() {
   constexpr int rounds = 10000;
   double best = seconds(rounds, 1);
   for (int run = 0; run < 20; ++run)
-    best = std::min(best, seconds(rounds, 1));
-  peak.flops = 2.0 * 12 * width * rounds / std::max(best, 1e-9);
+    best = (std::min)(best, seconds(rounds, 1));
+  peak.flops = 2.0 * 12 * width * rounds / (std::max)(best, 1e-9);
   return peak;
 }
 

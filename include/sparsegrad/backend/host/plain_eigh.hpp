@@ -50,7 +50,7 @@ class PlainEigh {
     double largest = 0;
     for (index_t i = 0; i < n_; ++i)
       for (index_t j = 0; j <= i; ++j)
-        largest = std::max(largest, std::abs(a(i, j)));
+        largest = (std::max)(largest, std::abs(a(i, j)));
     exponent_ = largest > 0 ? std::ilogb(largest) : 0;
     for (index_t i = 0; i < n_; ++i)
       for (index_t j = 0; j <= i; ++j)

@@ -8,7 +8,7 @@
 #include "../../core/view.hpp"
 #include "context.hpp"
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 /// The primitives gemm, gemm_wide, gemm_batched and gram of the contract (core/backend.hpp),
 /// serial. A row of the product is summed at a time, in double and in the order of the depth.
@@ -69,4 +69,4 @@ struct PlainProducts {
   }
 };
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

@@ -39,14 +39,14 @@ double product_rate(typename B::Context& ctx, index_t rows = 256, index_t extent
     return std::chrono::duration<double>(Clock::now() - start).count();
   };
   product();
-  double best = std::numeric_limits<double>::max();
+  double best = (std::numeric_limits<double>::max)();
   double spent = 0;
   for (int runs = 0; runs < 2 || (spent < 3e-3 && runs < 100); ++runs) {
     const double seconds = product();
-    best = std::min(best, seconds);
+    best = (std::min)(best, seconds);
     spent += seconds;
   }
-  return 2 * static_cast<double>(rows) * static_cast<double>(b.size()) / std::max(best, 1e-9);
+  return 2 * static_cast<double>(rows) * static_cast<double>(b.size()) / (std::max)(best, 1e-9);
 }
 
 /// Rows of the products that ProductRates calls products with few rows: a short sequence's tokens.

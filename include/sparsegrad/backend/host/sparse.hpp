@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <utility>
 
 #include "../../core/low_precision.hpp"
@@ -10,7 +11,7 @@
 #include "elementwise.hpp"
 #include "lanes.hpp"
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 struct Sparse {
   template <class T>
@@ -59,12 +60,12 @@ struct Sparse {
     if (p.empty()) return;
     const index_t tasks = (p.cols + height - 1) / height;
     ctx.parallel_ranges(tasks, std::max<index_t>(1, 1024 / p.rows), [&](index_t begin, index_t end) {
-      T tile[height * width];
+      T tile[static_cast<std::size_t>(height * width)];
       for (index_t task = begin; task < end; ++task) {
         const index_t first = task * height;
-        const index_t rows = std::min(height, p.cols - first);
+        const index_t rows = (std::min)(height, p.cols - first);
         for (index_t s = 0; s < p.rows; s += width) {
-          const index_t count = std::min(width, p.rows - s);
+          const index_t count = (std::min)(width, p.rows - s);
           const stored_index_t* at = list + s;
           Elementwise::transpose_block(p.block(s, first, count, rows), tile, width);
           bool neighbours = true;
@@ -113,7 +114,7 @@ struct Sparse {
     T* memory = frame.take<T>(f.rows * width * ctx.threads());
     ctx.parallel_for(strips, [&](index_t strip, int worker) {
       const index_t first = strip * width;
-      const index_t w = std::min(width, m.cols - first);
+      const index_t w = (std::min)(width, m.cols - first);
       T* pack = memory + f.rows * width * worker;
       for (index_t i = 0; i < f.rows; ++i) {
         const T* from = f.row(i) + first;
@@ -128,7 +129,7 @@ struct Sparse {
           e = add_rows_of(e, k, row, col, value, pack, y);
           continue;
         }
-        T edge[width] = {};
+        T edge[static_cast<std::size_t>(width)] = {};
         std::copy(y, y + w, edge);
         e = add_rows_of(e, k, row, col, value, pack, edge);
         std::copy(edge, edge + w, y);
@@ -179,16 +180,16 @@ struct Sparse {
     C* inner_block = frame.take<C>(inner.cols * tokens);
     C* outer_blocks = frame.take<C>(width * tokens * ctx.threads());
     for (index_t first = 0; first < a.rows; first += tokens) {
-      const index_t count = std::min(tokens, a.rows - first);
+      const index_t count = (std::min)(tokens, a.rows - first);
       constexpr index_t tile = 64 / static_cast<index_t>(sizeof(T));  // a cache line
       ctx.parallel_ranges((inner.cols + tile - 1) / tile, 8, [&](index_t from, index_t to) {
         const index_t left = from * tile;
-        const index_t right = std::min(to * tile, inner.cols);
+        const index_t right = (std::min)(to * tile, inner.cols);
         transpose_padded(inner.block(first, left, count, right - left), inner_block + left * tokens, tokens);
       });
       ctx.parallel_for((outer.cols + width - 1) / width, [&](index_t strip, int worker) {
         const index_t left = strip * width;
-        const index_t right = std::min(left + width, outer.cols);
+        const index_t right = (std::min)(left + width, outer.cols);
         index_t p = left == 0 ? 0 : end_of[left - 1];
         if (p == end_of[right - 1]) return;
         C* block = outer_blocks + worker * width * tokens;
@@ -335,7 +336,7 @@ struct Sparse {
     const Vector x6 = Lanes<T>::load(x + 6 * n).v;
     const Vector x7 = Lanes<T>::load(x + 7 * n).v;
     const auto product = [&](index_t e) {
-      const T* row = y + at[std::min(e, count - 1)] * 8 * n;
+      const T* row = y + at[(std::min)(e, count - 1)] * 8 * n;
       Vector s = x0 * Lanes<T>::load(row).v;
       s += x1 * Lanes<T>::load(row + n).v;
       s += x2 * Lanes<T>::load(row + 2 * n).v;
@@ -364,4 +365,4 @@ struct Sparse {
   }
 };
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

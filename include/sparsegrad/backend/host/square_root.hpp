@@ -10,7 +10,7 @@
 #include <immintrin.h>
 #endif
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 /// x[i] = sqrt(x[i]), correctly rounded. Written with vector instructions where there are such:
 /// std::sqrt may have to set errno, which keeps compilers from vectorising a loop over it.
@@ -38,4 +38,4 @@ void square_roots(T* x, index_t n) {
     x[i] = std::sqrt(x[i]);
 }
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

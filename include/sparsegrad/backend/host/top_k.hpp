@@ -13,7 +13,7 @@
 #include "context.hpp"
 #include "magnitude_bits.hpp"
 
-namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
+namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS {
 
 /// The k largest of x[0, n) by |x|, exactly, ties by lowest index, |NaN| above Inf, -0 equal to 0.
 ///
@@ -62,7 +62,7 @@ class TopK {
 
   TopK(HostContext& ctx, const T* x, index_t n, index_t k)
       : ctx_(ctx), frame_(ctx.scratch()), x_(x), n_(n), k_(k) {
-    capacity_ = n <= all_candidates ? n : std::min(n, k + k / 2 + 2048);
+    capacity_ = n <= all_candidates ? n : (std::min)(n, k + k / 2 + 2048);
     piece_count_ = std::clamp<index_t>(n / 65536, 1, ctx.threads());
     pieces_ = frame_.template take<Piece>(piece_count_);
     for (index_t p = 0; p < piece_count_; ++p) {
@@ -85,7 +85,7 @@ class TopK {
     Key low = 0;
     index_t wanted = k_;  // entries still to be chosen among those with the digits of `low`
     for (int shift = key_bits; shift > 0;) {
-      const int width = std::min(digit_bits, shift);
+      const int width = (std::min)(digit_bits, shift);
       const Key mask_above = shift == key_bits ? Key(0) : static_cast<Key>(~((Key(1) << shift) - 1));
       shift -= width;
       count_digits(low, mask_above, shift, width);
@@ -110,7 +110,7 @@ class TopK {
 
   void room_for_candidates() {
     for (index_t p = 0; p < piece_count_; ++p) {
-      const index_t room = std::min(capacity_, pieces_[p].end - pieces_[p].begin) + 2 * block;
+      const index_t room = (std::min)(capacity_, pieces_[p].end - pieces_[p].begin) + 2 * block;
       pieces_[p].index = frame_.template take<stored_index_t>(room);
       pieces_[p].key = frame_.template take<Key>(room);
     }
@@ -119,7 +119,7 @@ class TopK {
 
   /// A key that between k and 1.5 k entries reach, as far as a sample of short runs can tell.
   Key sampled_threshold() {
-    const index_t size = std::min(sample_size, n_ / 4 / run_length * run_length);
+    const index_t size = (std::min)(sample_size, n_ / 4 / run_length * run_length);
     Scratch::Frame frame(ctx_.scratch());
     Key* sample = frame.template take<Key>(size);
     const index_t places = size / run_length;
@@ -129,7 +129,7 @@ class TopK {
       const index_t apart = n_ / places;
       const auto jitter = static_cast<index_t>((static_cast<std::uint64_t>(p) * 0x9e3779b97f4a7c15ULL) >> 32);
       const index_t start =
-          std::min(p * apart + jitter % std::max<index_t>(apart - run_length, 1), n_ - run_length);
+          (std::min)(p * apart + jitter % std::max<index_t>(apart - run_length, 1), n_ - run_length);
       for (index_t j = 0; j < run_length; ++j)
         sample[filled++] = Bits::key(x_[start + j]);
     }
@@ -147,15 +147,15 @@ class TopK {
 
   /// The `rank`-th largest (1 <= rank <= count) of keys[0, count), which it reorders.
   Selected select_key(Key* keys, index_t count, index_t rank) {
-    Key smallest = std::numeric_limits<Key>::max();
+    Key smallest = (std::numeric_limits<Key>::max)();
     Key largest = 0;
     for (index_t e = 0; e < count; ++e) {
-      smallest = std::min(smallest, keys[e]);
-      largest = std::max(largest, keys[e]);
+      smallest = (std::min)(smallest, keys[e]);
+      largest = (std::max)(largest, keys[e]);
     }
     while (smallest != largest) {
       const auto width = static_cast<int>(std::bit_width(static_cast<Unsigned>(largest - smallest)));
-      const int shift = std::max(0, width - digit_bits);
+      const int shift = (std::max)(0, width - digit_bits);
       std::fill(histogram_, histogram_ + buckets, index_t{0});
       for (index_t e = 0; e < count; ++e)
         ++histogram_[(keys[e] - smallest) >> shift];
@@ -164,7 +164,7 @@ class TopK {
         rank -= histogram_[digit--];
       if (shift == 0) return {static_cast<Key>(smallest + digit), rank};
       const Key origin = smallest;
-      smallest = std::numeric_limits<Key>::max();
+      smallest = (std::numeric_limits<Key>::max)();
       largest = 0;
       index_t kept = 0;
       for (index_t e = 0; e < count; ++e) {
@@ -175,8 +175,8 @@ class TopK {
       }
       count = kept;
       for (index_t e = 0; e < count; ++e) {
-        smallest = std::min(smallest, keys[e]);
-        largest = std::max(largest, keys[e]);
+        smallest = (std::min)(smallest, keys[e]);
+        largest = (std::max)(largest, keys[e]);
       }
     }
     return {smallest, rank};
@@ -221,7 +221,7 @@ class TopK {
     const T* x = x_;
     stored_index_t* index = piece.index;
     Key* key = piece.key;
-    const index_t room = std::min(capacity_, piece.end - piece.begin);
+    const index_t room = (std::min)(capacity_, piece.end - piece.begin);
     index_t count = 0;
     index_t i = piece.begin;
     piece.count = -1;
@@ -230,7 +230,7 @@ class TopK {
       // zeros; then their bytes. Only the last loop branches on data.
       alignas(16) std::uint8_t reached[tile];
       std::int32_t hit[tile / block];
-      const index_t length = std::min(tile, (piece.end - i) / block * block);
+      const index_t length = (std::min)(tile, (piece.end - i) / block * block);
       index_t j = 0;
       // Of a fixed length, which compilers vectorise at -O2 too.
       constexpr index_t part = 64;
@@ -263,7 +263,7 @@ class TopK {
     for (; i < piece.end; ++i) {
       const Key bits = Bits::of(x[i]);
       index[count] = static_cast<stored_index_t>(i);
-      key[count] = std::min(bits, Bits::nan);
+      key[count] = (std::min)(bits, Bits::nan);
       count += bits > limit ? 1 : 0;
     }
     if (count <= room) piece.count = count;
@@ -326,7 +326,7 @@ class TopK {
       index_t above = 0;
       index_t ties = 0;
       for (index_t begin = pieces_[p].begin; begin < pieces_[p].end; begin += tile) {
-        const index_t end = std::min(begin + tile, pieces_[p].end);
+        const index_t end = (std::min)(begin + tile, pieces_[p].end);
         Key tile_above = 0;  // as wide as the keys, so that the loop vectorises
         Key tile_ties = 0;
         for (index_t i = begin; i < end; ++i) {
@@ -345,7 +345,7 @@ class TopK {
     for (index_t p = 0; p < piece_count_; ++p)
       left -= pieces_[p].count;
     for (index_t p = 0; p < piece_count_; ++p) {
-      pieces_[p].ties = std::min(pieces_[p].ties, left);
+      pieces_[p].ties = (std::min)(pieces_[p].ties, left);
       left -= pieces_[p].ties;
     }
     ctx_.parallel_for(piece_count_, [&](index_t p) {
@@ -379,4 +379,4 @@ class TopK {
   index_t* histogram_ = nullptr;
 };
 
-}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host
+}  // namespace sparsegrad::SPARSEGRAD_ABI::backend::host::SPARSEGRAD_VECTORS

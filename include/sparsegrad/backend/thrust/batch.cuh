@@ -27,8 +27,8 @@ struct Batch {
     int task;
   };
 
-  K kernel[capacity];
-  index_t end[capacity];  ///< of each kernel's blocks
+  K kernel[static_cast<std::size_t>(capacity)];
+  index_t end[static_cast<std::size_t>(capacity)];  ///< of each kernel's blocks
   int count;
 
   template <int P>

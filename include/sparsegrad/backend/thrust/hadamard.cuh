@@ -47,7 +47,7 @@ struct Butterflies {
   index_t h;
   SPARSEGRAD_HOST_DEVICE void operator()(index_t v, index_t part) const {
     const index_t first = part / h * h * points + part % h;
-    T y[points];
+    T y[static_cast<std::size_t>(points)];
     for (int i = 0; i < points; ++i)
       y[i] = x(v, first + i * h);
     for (int half = 1; half < points; half *= 2) {

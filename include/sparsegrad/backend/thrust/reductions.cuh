@@ -230,7 +230,7 @@ struct Reductions {
     auto frame = ctx.frame();
     auto* mark = frame.template take<std::uint32_t>(1);
     for_each_index<System>(ctx, 1, SetElement<std::uint32_t>{0, mark});
-    find_nonfinite<T>(ctx, arrays, std::numeric_limits<T>::max(), mark);
+    find_nonfinite<T>(ctx, arrays, (std::numeric_limits<T>::max)(), mark);
     const std::uint32_t found = System::fetch(ctx, mark);
     return found == 0 ? -1 : static_cast<index_t>(StepGuard::mark(found));
   }

@@ -106,7 +106,7 @@ struct KeepLargestOfRow {
     if constexpr (P == 0) {
       std::uint32_t sum = 0;
       for (index_t j = first; j < end; ++j)
-        sum += magnitude_key(a(row, j)) == shared.key ? 1 : 0;
+        sum += magnitude_key(a(row, j)) == shared.key ? 1U : 0U;
       shared.sums.sum[thread] = sum;
     } else if constexpr (P == 1) {
       shared.sums.add_group(thread);

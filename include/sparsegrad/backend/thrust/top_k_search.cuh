@@ -99,9 +99,9 @@ struct Shortlist {
 /// The entries of a block's tiles that can still be chosen, as its threads meet them.
 template <class T, int tiles>
 struct Finds {
-  std::uint32_t found[tiles];
-  T value[tiles][Shortlist<T>::room];
-  std::uint16_t place[tiles][Shortlist<T>::room];
+  std::uint32_t found[static_cast<std::size_t>(tiles)];
+  T value[static_cast<std::size_t>(tiles)][Shortlist<T>::room];
+  std::uint16_t place[static_cast<std::size_t>(tiles)][Shortlist<T>::room];
 
   SPARSEGRAD_HOST_DEVICE void add(int tile, index_t at, T x) {
     const std::uint32_t number = atomic_add(found + tile, 1);

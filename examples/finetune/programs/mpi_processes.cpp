@@ -1,0 +1,235 @@
+// Processes over MPI: the only unit that includes its header. Without FINETUNE_MPI several processes are refused.
+#include "programs/processes.hpp"
+
+#include <cstdlib>
+#include <string>
+
+#include <fmt/format.h>
+
+#if defined(FINETUNE_MPI)
+#include <mpi.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <span>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <sparsegrad/extras/mpi_reduce.hpp>
+
+#include "programs/interrupt.hpp"
+#include "training/output/console.hpp"
+#endif
+
+namespace sparsegrad::finetune {
+
+namespace {
+
+/// How many processes a launcher says that it has started; 1 where none says so.
+int launched() {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}) {  // Open MPI; MPICH and its kin
+    if (const char* const value = std::getenv(name)) return std::atoi(value);
+  }
+  return 1;
+}
+
+#if defined(FINETUNE_MPI)
+
+using Clock = std::chrono::steady_clock;
+
+/// Where a rank runs, for the others.
+nlohmann::json place_of_this_process() {
+  std::string boot;  // tells hosts apart, whatever their names
+  std::getline(std::ifstream("/proc/sys/kernel/random/boot_id"), boot);
+  std::error_code none;
+  std::vector<int> processors;
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) {
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+      if (CPU_ISSET(cpu, &allowed)) processors.push_back(cpu);
+  }
+  return {{"host", boot},
+          {"process_numbers", std::filesystem::read_symlink("/proc/self/ns/pid", none).string()},
+          {"process", ::getpid()},
+          {"processors", processors},
+          {"threads", backend::Cpu::Context(0).threads()}};
+}
+
+/// The threads of this rank that leave no processor to two ranks of a host.
+int threads_of(const nlohmann::json& own, const std::vector<nlohmann::json>& all) {
+  std::map<int, int> ranks;  // of a processor
+  for (const nlohmann::json& place : all) {
+    if (place.at("host") != own.at("host")) continue;
+    for (const int cpu : place.at("processors"))
+      ++ranks[cpu];
+  }
+  double share = 0;
+  for (const int cpu : own.at("processors"))
+    share += 1.0 / ranks[cpu];
+  const auto processors = static_cast<double>(std::max<std::size_t>(own.at("processors").size(), 1));
+  return std::max(1, static_cast<int>(own.at("threads").get<int>() * share / processors + 1e-9));
+}
+
+class MpiProcesses final : public Processes {
+ public:
+  explicit MpiProcesses(int expected) {
+    int level = 0;
+    MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &level);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
+    MPI_Comm_size(MPI_COMM_WORLD, &size_);
+    if (size_ == expected) return;
+    MPI_Finalize();
+    throw ValueError(fmt::format(
+        "a launcher has started {} processes, of which this program's MPI sees {}; use the mpirun of the "
+        "MPI that it was built with",
+        expected, size_));
+  }
+
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+
+  Communicator* communicator(double timeout) override {
+    if (communicator_ != nullptr) return communicator_.get();
+    timeout_ = timeout;
+    MPI_Comm_dup(MPI_COMM_WORLD, &control_);
+    MPI_Comm_set_errhandler(control_, MPI_ERRORS_RETURN);
+    MpiOptions options;
+    options.timeout = std::chrono::milliseconds(static_cast<std::int64_t>(1000 * timeout));
+    options.watch = [this] { return trouble(); };
+    communicator_ = std::make_unique<MpiCommunicator>(MPI_COMM_WORLD, options);
+    const nlohmann::json own = place_of_this_process();
+    const std::string text = own.dump();
+    for (const auto& bytes :
+         communicator_->gather(std::as_bytes(std::span(text)), "the places of the processes")) {
+      const auto* first = reinterpret_cast<const char*>(bytes.data());
+      places_.push_back(nlohmann::json::parse(first, first + bytes.size()));
+    }
+    for (int r = 0; r < size_; ++r) {
+      const nlohmann::json& place = places_[static_cast<std::size_t>(r)];
+      const bool seen =
+          place.at("host") == own.at("host") && place.at("process_numbers") == own.at("process_numbers");
+      if (r != rank_ && seen) neighbours_.emplace_back(r, place.at("process").get<pid_t>());
+    }
+    return communicator_.get();
+  }
+
+  int on_host() const override {
+    const auto here = [&](const nlohmann::json& place) {
+      return place.at("host") == places_[static_cast<std::size_t>(rank_)].at("host");
+    };
+    return static_cast<int>(std::count_if(places_.begin(), places_.end(), here));
+  }
+  int threads() const override {
+    int least = threads_of(places_.front(), places_);
+    for (const nlohmann::json& place : places_)
+      least = std::min(least, threads_of(place, places_));
+    return least;
+  }
+
+  void fail(const std::string& why) noexcept override {
+    if (communicator_ == nullptr || !why_.empty()) return;
+    // A short message leaves at once; both it and the requests stay until the process ends.
+    why_ = why.substr(0, 2000);
+    for (int r = 0; r < size_; ++r) {
+      if (r == rank_) continue;
+      MPI_Request request = MPI_REQUEST_NULL;
+      MPI_Isend(why_.data(), static_cast<int>(why_.size()), MPI_CHAR, r, failure_tag, control_, &request);
+    }
+  }
+
+  int leave(int status) override {
+    if (status == 0 || status == interrupted_status) {
+      try {
+        if (communicator_ != nullptr) communicator_->barrier("the end of the run");
+        communicator_.reset();
+        MPI_Finalize();
+        return status;
+      } catch (const std::exception& error) {
+        print_error("{}\n", error.what());
+        status = 1;
+      }
+    }
+    // The others may be in the middle of a step when this one fails: they look for its message at the step's end.
+    say_farewell(why_.empty() ? 2 : std::min(timeout_, 60.0));
+    MPI_Abort(MPI_COMM_WORLD, status);
+    return status;
+  }
+
+ private:
+  static constexpr int failure_tag = 1;
+
+  /// Why a wait for the others should end: one has said that it ends, or is gone.
+  std::string trouble() {
+    if (const std::string told = told_by_another(); !told.empty()) return told;
+    const auto now = Clock::now();
+    if (now - looked_ < std::chrono::milliseconds(100)) return "";
+    looked_ = now;
+    for (const auto& [rank, process] : neighbours_) {
+      if (::kill(process, 0) == 0 || errno != ESRCH) continue;
+      if (const std::string told = told_by_another(); !told.empty()) return told;
+      return fmt::format("rank {} (process {}) has ended", rank, process);
+    }
+    return "";
+  }
+  std::string told_by_another() {
+    int there = 0;
+    MPI_Status status{};
+    if (MPI_Iprobe(MPI_ANY_SOURCE, failure_tag, control_, &there, &status) != MPI_SUCCESS || there == 0)
+      return "";
+    int length = 0;
+    MPI_Get_count(&status, MPI_CHAR, &length);
+    std::string text(static_cast<std::size_t>(std::max(length, 0)), ' ');
+    MPI_Recv(text.data(), length, MPI_CHAR, status.MPI_SOURCE, failure_tag, control_, MPI_STATUS_IGNORE);
+    return fmt::format("rank {} has ended: {}", status.MPI_SOURCE, text);
+  }
+  /// Waits until all have come here, for so many seconds at most.
+  static void say_farewell(double seconds) {
+    MPI_Request request = MPI_REQUEST_NULL;
+    if (MPI_Ibarrier(MPI_COMM_WORLD, &request) != MPI_SUCCESS) return;
+    const auto end = Clock::now() + std::chrono::duration<double>(seconds);
+    for (int done = 0; done == 0 && Clock::now() < end;) {
+      if (MPI_Test(&request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) return;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
+
+  int rank_ = 0;
+  int size_ = 1;
+  double timeout_ = 0;
+  MPI_Comm control_ = MPI_COMM_NULL;  ///< for what is no part of a run: why a rank ends
+  std::unique_ptr<MpiCommunicator> communicator_;
+  std::vector<nlohmann::json> places_;             ///< of all ranks
+  std::vector<std::pair<int, pid_t>> neighbours_;  ///< ranks whose processes this one can see
+  std::string why_;                                ///< what the others were told
+  Clock::time_point looked_ = Clock::now();        ///< for the neighbours
+};
+
+#endif
+
+}  // namespace
+
+std::unique_ptr<Processes> Processes::join() {
+  const int count = launched();
+  if (count <= 1) return std::make_unique<Processes>();
+#if defined(FINETUNE_MPI)
+  return std::make_unique<MpiProcesses>(count);
+#else
+  throw ValueError(
+      fmt::format("a launcher has started {} processes, and this program was built without MPI; build it "
+                  "where MPI is found "
+                  "(Debian: libopenmpi-dev), with SPARSEGRAD_MPI on",
+                  count));
+#endif
+}
+
+}  // namespace sparsegrad::finetune

@@ -1,0 +1,73 @@
+// Processes that a launcher started together: mpirun -n N sparsegrad-glue train ...
+#pragma once
+
+#include <exception>
+#include <memory>
+#include <string>
+
+#include <sparsegrad/extras/communicator.hpp>
+
+#include "programs/run_processes.hpp"
+#include "training/options.hpp"
+#include "training/products.hpp"
+
+namespace sparsegrad::finetune {
+
+/// The processes that a launcher started together, as one of them sees them; this one alone where no launcher did.
+class Processes {
+ public:
+  /// Joins the others, before the command line is read. Throws ValueError where there are others and this program cannot
+  /// reach them: it was built without MPI, or the launcher is another MPI's.
+  static std::unique_ptr<Processes> join();
+
+  Processes() = default;
+  Processes(const Processes&) = delete;
+  Processes& operator=(const Processes&) = delete;
+  virtual ~Processes() = default;
+
+  virtual int rank() const { return 0; }
+  virtual int size() const { return 1; }
+  bool is_first() const { return rank() == 0; }
+  /// "", or of several ", rank 2": for messages.
+  std::string name() const { return size() == 1 ? "" : ", rank " + std::to_string(rank()); }
+
+  /// What a run of all of them speaks over, whose waits end after so many seconds; null of one alone.
+  virtual Communicator* communicator(double timeout) {
+    (void)timeout;
+    return nullptr;
+  }
+  /// Of them on this host, and the threads of each that leave no processor to two: the same number on all ranks. After
+  /// `communicator`.
+  virtual int on_host() const { return 1; }
+  virtual int threads() const { return 0; }
+
+  /// Tells the others why this one ends.
+  virtual void fail(const std::string& why) noexcept { (void)why; }
+  /// Ends together with the others, for the end of the program: the exit status. Where that tells of an error, this ends
+  /// the others too after a short while, and may not return.
+  virtual int leave(int status) { return status; }
+
+  /// Throws ValueError where there are several.
+  void require_one(const std::string& what) const;
+  /// Returns run(), whose error the others are told.
+  template <class F>
+  int guard(F&& run) {
+    try {
+      return run();
+    } catch (const CommunicationError&) {
+      throw;  // they know, or are gone
+    } catch (const std::exception& error) {
+      fail(error.what());
+      throw;
+    }
+  }
+};
+
+/// Makes the options those of one of several processes. Throws CommunicationError on all of them when a rank has another
+/// program or other options than rank 0.
+RunProcesses share_run(Processes& processes, TrainOptions& options);
+
+/// choose_products of the first rank, on all.
+Products choose_products(const TrainOptions& options, const RunProcesses& processes);
+
+}  // namespace sparsegrad::finetune

@@ -1,0 +1,168 @@
+// LocalTopKReducer: every rank sends the largest entries of its own gradient, for slow networks.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <limits>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../core/buffer.hpp"
+#include "../default_backend.hpp"
+#include "../gradient_reducer.hpp"
+#include "bucket_reduce.hpp"
+#include "communicator.hpp"
+
+namespace sparsegrad::SPARSEGRAD_ABI {
+
+/// Options of a LocalTopKReducer.
+struct LocalTopKOptions {
+  /// Entries of each layer that a rank sends in a step. Positive.
+  index_t entries = 0;
+  /// Compares a hash of the selected entries over ranks, as ReduceOptions::check.
+  bool check = false;
+};
+
+/// Sums over ranks of the entries that each rank holds for the largest, in place of whole cores; what
+/// a rank does not send it remembers. Not the exact sum, but much less to send:
+///
+///     P_r = G_r + E_r       S_r = top_k(|P_r|)       E_r <- P_r - S_r       G = S_0 + S_1 + ...
+///
+/// Each rank sends k positions and k values to all others. The group then keeps the largest entries of
+/// the sum: let it keep N k of them (GroupOptions::entries), or what was sent is dropped in part.
+///
+///     group.use_reduce(std::make_shared<LocalTopKReducer<float>>(comm, LocalTopKOptions{.entries = 2000}));
+///
+/// Bases are fitted to Gram sums, which are exact (Collected::sums). The residuals E_r are 0 in a new
+/// basis and are not part of a group's state: a resumed run begins with 0. A gradient with NaN or Inf is
+/// sent as it is, and E_r stays.
+///
+/// Sources: Aji, Heafield, "Sparse communication for distributed gradient descent", EMNLP 2017; Lin,
+/// Han, Mao, Wang, Dally, "Deep gradient compression", ICLR 2018; error feedback as in ErrorFeedback.
+/// Memory: one core a layer.
+template <class C, Backend B = DefaultBackend>
+class LocalTopKReducer final : public GradientReducer<C, B> {
+ public:
+  /// The backend's context.
+  using Context = typename B::Context;
+
+  /// The communicator must live as long. Throws ValueError unless entries > 0.
+  LocalTopKReducer(Communicator& comm, LocalTopKOptions options)
+      : options_(options), exact_(comm, {.collected = Collected::sums, .check = options.check}) {
+    if (options.entries <= 0)
+      throw ValueError("entries is " + std::to_string(options.entries) + ", expected > 0");
+  }
+  LocalTopKReducer(const LocalTopKReducer&) = delete;
+  LocalTopKReducer& operator=(const LocalTopKReducer&) = delete;
+  ~LocalTopKReducer() override { abandon(); }
+
+  void start(Context& ctx, index_t layer, MatrixView<C> g) override {
+    if (g.size() > (std::numeric_limits<stored_index_t>::max)()) {
+      throw ValueError("a gradient of " + std::to_string(g.size()) +
+                       " entries, expected less than 2^31: positions are of 32 bits");
+    }
+    Layer& l = at(layer);
+    const index_t k = (std::min)(options_.entries, g.size());
+    if (l.residual.size() != g.size()) l.residual.resize(ctx, g.size());
+    const MatrixView<C> flat(g.data, 1, g.size());
+    B::template add<C>(ctx, C(1), l.residual.matrix(1, g.size()), flat);
+    auto frame = ctx.frame();
+    C* values = frame.template take<C>(k);
+    stored_index_t* positions = frame.template take<stored_index_t>(k);
+    B::template top_k<C>(ctx, g.data, g.size(), k, positions, values);
+    const auto count = static_cast<std::size_t>(k);
+    l.mine.resize(count * entry);
+    std::vector<C> host(count);
+    std::vector<stored_index_t> places(count);
+    B::template download<C>(ctx, values, host.data(), k);
+    B::template download<stored_index_t>(ctx, positions, places.data(), k);
+    if (count > 0) {
+      std::memcpy(l.mine.data(), host.data(), count * sizeof(C));
+      std::memcpy(l.mine.data() + count * sizeof(C), places.data(), count * sizeof(stored_index_t));
+    }
+    // NaN and Inf rank above all finite numbers: where the k largest are finite, all are.
+    if (B::template first_nonfinite<C>(ctx, MatrixView<const C>(values, 1, k)) < 0) {
+      B::template copy<C>(ctx, flat, l.residual.matrix(1, g.size()));
+      B::template zero<C>(ctx, values, k);
+      B::template scatter<C>(ctx, values, positions, k, l.residual.data());
+    }
+    l.all.resize(l.mine.size() * static_cast<std::size_t>(communicator().size()));
+    l.ticket = communicator().start_gather(l.mine, l.all, "entries of layer " + std::to_string(layer));
+    l.sent = true;
+  }
+  void wait(Context& ctx, index_t layer, MatrixView<C> g) override {
+    Layer& l = at(layer);
+    l.sent = false;
+    communicator().wait(l.ticket);
+    const auto k = static_cast<index_t>(l.mine.size() / entry);
+    const auto count = static_cast<std::size_t>(k);
+    B::template zero<C>(ctx, g.data, g.size());
+    auto frame = ctx.frame();
+    C* values = frame.template take<C>(k);
+    C* sums = frame.template take<C>(k);
+    stored_index_t* positions = frame.template take<stored_index_t>(k);
+    std::vector<C> host(count);
+    std::vector<stored_index_t> places(count);
+    for (int r = 0; r < communicator().size() && count > 0; ++r) {
+      const std::byte* from = l.all.data() + static_cast<std::size_t>(r) * l.mine.size();
+      std::memcpy(host.data(), from, count * sizeof(C));
+      std::memcpy(places.data(), from + count * sizeof(C), count * sizeof(stored_index_t));
+      B::template upload<C>(ctx, host.data(), values, k);
+      B::template upload<stored_index_t>(ctx, places.data(), positions, k);
+      B::template gather<C>(ctx, g.data, positions, k, sums);
+      B::template add<C>(ctx, C(1), MatrixView<const C>(values, 1, k), MatrixView<C>(sums, 1, k));
+      B::template scatter<C>(ctx, sums, positions, k, g.data);
+    }
+  }
+  void abandon() noexcept override {
+    for (Layer& l : layers_) {
+      try {
+        if (std::exchange(l.sent, false)) communicator().wait(l.ticket);
+      } catch (...) {  // the communicator is of no use, and says so at its next call
+      }
+    }
+    exact_.abandon();
+  }
+  void forget(index_t layer) override { at(layer).residual.release(); }
+
+  bool sums_collections() const override { return true; }
+  void sum(Context& ctx, MatrixView<double> sums, bool lower) override { exact_.sum(ctx, sums, lower); }
+  bool checks() const override { return exact_.checks(); }
+  void agree(Context& ctx, std::span<const SparseGradient<C, B>* const> selected) override {
+    exact_.agree(ctx, selected);
+  }
+
+  /// The communicator.
+  Communicator& communicator() const { return exact_.communicator(); }
+  /// What this rank has not sent of a layer's gradients [1, size]; empty where it is 0.
+  MatrixView<const C> residual(index_t layer) const {
+    if (static_cast<std::size_t>(layer) >= layers_.size()) return {};
+    const Buffer<C, B>& e = layers_[static_cast<std::size_t>(layer)].residual;
+    return e.matrix(e.empty() ? 0 : 1, e.size());
+  }
+
+ private:
+  static constexpr std::size_t entry = sizeof(C) + sizeof(stored_index_t);
+
+  struct Layer {
+    Buffer<C, B> residual;
+    std::vector<std::byte> mine;  ///< values, then positions
+    std::vector<std::byte> all;   ///< those of every rank
+    Communicator::Ticket ticket = 0;
+    bool sent = false;
+  };
+  Layer& at(index_t layer) {
+    if (layers_.size() <= static_cast<std::size_t>(layer))
+      layers_.resize(static_cast<std::size_t>(layer) + 1);
+    return layers_[static_cast<std::size_t>(layer)];
+  }
+
+  LocalTopKOptions options_;
+  BucketReducer<C, B> exact_;  ///< for what is summed exactly
+  std::vector<Layer> layers_;
+};
+
+}  // namespace sparsegrad::SPARSEGRAD_ABI

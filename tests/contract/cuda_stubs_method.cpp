@@ -1,0 +1,5 @@
+#include "support/cuda_stubs/backend.hpp"
+
+using DeviceBackend = sparsegrad::test::cuda_stubs::Cuda;
+
+#include "support/device_method.hpp"

@@ -1,7 +1,0 @@
-#include <sparsegrad/backend/thrust_host.cuh>
-
-#include "support/fenced_backend.hpp"
-
-using DeviceBackend = sparsegrad::test::Fenced<sparsegrad::backend::ThrustHost>;
-
-#include "support/device_low_precision_primitives.hpp"
