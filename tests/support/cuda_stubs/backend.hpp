@@ -11,6 +11,8 @@
 
 #include <sparsegrad/backend/cuda/backend.cuh>
 
+#include "support/block_orders.hpp"
+
 #include "device.hpp"
 
 namespace sparsegrad::test::cuda_stubs {
@@ -28,7 +30,14 @@ struct Policy : thrust::cpp::execution_policy<Policy> {
 // The algorithms that the library calls; Thrust finds them by the policy's type.
 template <class Iterator, class Size, class F>
 Iterator for_each_n(Policy& policy, Iterator first, Size n, F f) {
-  policy.submit([=] { thrust::for_each_n(thrust::cpp::par, first, n, f); });
+  policy.submit([=] {
+    if (block_order() == BlockOrder::sequential) {
+      thrust::for_each_n(thrust::cpp::par, first, n, f);
+    } else {
+      for (const index_t e : ordered(static_cast<index_t>(n)))
+        f(*(first + static_cast<Size>(e)));
+    }
+  });
   return first + n;
 }
 template <class In, class Out>
@@ -61,9 +70,8 @@ struct System : backend::cuda::CopySystem {
   static void launch(Context& ctx, index_t blocks, const K& kernel) {
     static_assert(K::threads <= 1024 && sizeof(K) <= 4096 && sizeof(typename K::Shared) <= (48 << 10));
     if (blocks <= 0) return;
-    backend::cuda::check(
-        Device::get().submit(ctx.stream(), [=] { backend::portable::run_blocks_on_host(blocks, kernel); }),
-        "kernel launch");
+    backend::cuda::check(Device::get().submit(ctx.stream(), [=] { run_blocks_in_order(blocks, kernel); }),
+                         "kernel launch");
   }
   template <class F>
   static decltype(auto) call(F&& f) {

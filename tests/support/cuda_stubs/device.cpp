@@ -131,7 +131,7 @@ bool Device::owns(const void* p) const {
 bool Device::covers(const std::string& what, const void* p, std::size_t bytes) {
   const Lock lock(mutex);
   const auto* byte = static_cast<const std::byte*>(p);
-  if (bytes == 0) return true;
+  if (bytes == 0 || (shared_ && !owns(p))) return true;
   auto after = pieces_.upper_bound(byte);
   if (owns(p) && after != pieces_.begin()) {
     const auto& [begin, piece] = *--after;
@@ -214,6 +214,7 @@ cudaError_t Device::submit(cudaStream_t stream, Work work) {
     streams_[stream]->capture->work.push_back(std::move(work));
   } else {
     find(stream).queue.push_back(std::move(work));
+    if (shared_) run(find(stream));
   }
   return cudaSuccess;
 }
@@ -321,6 +322,12 @@ void Device::violation(const std::string& text) {
 std::vector<std::string> Device::take_violations() {
   const Lock lock(mutex);
   return std::exchange(violations_, {});
+}
+
+void Device::share_with_host() {
+  const Lock lock(mutex);
+  if (!shared_) open();
+  shared_ = true;
 }
 
 void Device::fail_with(cudaError_t status) {

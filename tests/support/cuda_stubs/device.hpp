@@ -78,6 +78,10 @@ class Device {
   cudaError_t status(cudaError_t own);
   cudaError_t take_last_error();
 
+  /// From now on memory is the host's too, as managed memory is, the device takes pointers to the host's own, and work is
+  /// done at once, as with CUDA_LAUNCH_BLOCKING.
+  void share_with_host();
+
   std::recursive_mutex mutex;
 
  private:
@@ -99,7 +103,8 @@ class Device {
   };
   std::byte* arena_ = nullptr;
   std::size_t arena_used_ = 0;
-  int open_ = 0;
+  int open_ = 0;  ///< by how many it is held open
+  bool shared_ = false;
   std::map<const std::byte*, Piece> pieces_;
   std::map<const std::byte*, std::size_t> host_pieces_;
   Stream default_stream_;            ///< and all streams that wait for it, which are one queue with it

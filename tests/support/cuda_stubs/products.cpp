@@ -3,6 +3,7 @@
 #include <cblas.h>
 #include <cublas_v2.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <type_traits>
@@ -184,6 +185,12 @@ void store(void* p, cudaDataType type, std::size_t e, float x) {
     static_cast<float*>(p)[e] = x;
   }
 }
+std::vector<float> widened(const void* p, cudaDataType type, std::size_t n) {
+  std::vector<float> all(n);
+  for (std::size_t e = 0; e < n; ++e)
+    all[e] = load(p, type, e);
+  return all;
+}
 std::size_t size_of(cudaDataType type) {
   return type == CUDA_R_32F ? 4 : 2;
 }
@@ -192,6 +199,8 @@ std::size_t size_of(cudaDataType type) {
 void multiply_in_parts(const Shape& s, float alpha, const void* a, cudaDataType a_type, const void* b,
                        cudaDataType b_type, float beta, void* c, cudaDataType c_type, bool parts_in_float) {
   constexpr std::int64_t part = 16;
+  const std::vector<float> left = widened(a, a_type, s.a_entries());
+  const std::vector<float> right = widened(b, b_type, s.b_entries());
   for (std::int64_t j = 0; j < s.n; ++j) {
     for (std::int64_t i = 0; i < s.m; ++i) {
       float sum = 0;
@@ -200,8 +209,7 @@ void multiply_in_parts(const Shape& s, float alpha, const void* a, cudaDataType 
         for (std::int64_t k = first; k < std::min(first + part, s.k); ++k) {
           const std::int64_t place_a = s.op_a == CUBLAS_OP_N ? k * s.lda + i : i * s.lda + k;
           const std::int64_t place_b = s.op_b == CUBLAS_OP_N ? j * s.ldb + k : k * s.ldb + j;
-          own += load(a, a_type, static_cast<std::size_t>(place_a)) *
-                 load(b, b_type, static_cast<std::size_t>(place_b));
+          own += left[static_cast<std::size_t>(place_a)] * right[static_cast<std::size_t>(place_b)];
         }
         sum += own;
         if (!parts_in_float) sum = rounded_to(c_type, sum);

@@ -289,6 +289,31 @@ void multiply_tiles(const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t
   });
 }
 
+/// sums += left right, or left right^T where `transposed`: 16 x 16 numbers each, of which a lane holds the eight from
+/// 8 lane on, by rows.
+template <class T>
+void multiply_squares(const T (&left)[8], const T (&right)[8], bool transposed, float (&sums)[8]) {
+  struct Operands {
+    const T* left;
+    const T* right;
+    float* sums;
+  } own{left, right, sums};
+  Block::current().together(own, [transposed](Operands*(&lanes)[32]) {
+    const auto number = [](const T* Operands::*which, Operands*(&all)[32], int i, int j) {
+      const int e = 16 * i + j;
+      return static_cast<float>((all[e / 8]->*which)[e % 8]);
+    };
+    for (int e = 0; e < 256; ++e) {
+      float& sum = lanes[e / 8]->sums[e % 8];
+      for (int k = 0; k < 16; ++k) {
+        sum += number(&Operands::left, lanes, e / 16, k) * (transposed
+                                                                ? number(&Operands::right, lanes, e % 16, k)
+                                                                : number(&Operands::right, lanes, k, e % 16));
+      }
+    }
+  });
+}
+
 /// Runs a kernel's blocks one after the other. Shared memory begins as no number that means anything.
 template <class K, class Index>
 void run_blocks(Index blocks, const K& kernel) {

@@ -52,8 +52,9 @@ __device__ void run_phases(const K& kernel, index_t block, typename K::Shared& s
 }
 
 /// Internal linkage: two libraries that hold the same kernel do not meet. The kernel's data is read
-/// where the launch put it: a copy in every thread would cost more than many of them do.
-template <class K>
+/// where the launch put it: a copy in every thread would cost more than many of them do. The number
+/// of phases stands in the kernel's name, where a check of the machine code finds it.
+template <class K, int Phases = K::phases>
 static __global__ void __launch_bounds__(K::threads) block_kernel(const __grid_constant__ K kernel) {
   __shared__ typename K::Shared shared;
   run_phases<0>(kernel, static_cast<index_t>(blockIdx.x), shared);

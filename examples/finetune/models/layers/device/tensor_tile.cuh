@@ -16,28 +16,14 @@
 
 namespace sparsegrad::finetune::device {
 
-/// The threads of a block of one warp share out n pieces of work: for (e = first; e < n; e += step). On the host, where
-/// the threads of a phase run one after the other, the first does everything, so that what follows a wait finds what
-/// stands before it done.
-struct WarpThread {
-  int first, step;
-
-  SPARSEGRAD_HOST_DEVICE explicit WarpThread(int thread) {
-#if defined(__CUDA_ARCH__)
-    first = thread;
-    step = 32;
-#else
-    first = thread == 0 ? 0 : 1 << 30;
-    step = 1;
-#endif
-  }
-  SPARSEGRAD_HOST_DEVICE bool works() const {
-    return first < (1 << 30);
-  }
+/// The threads of a block of one warp share out its work.
+struct WarpThread : BlockThread {
+  SPARSEGRAD_HOST_DEVICE explicit WarpThread(int thread) : BlockThread(thread, 32) {}
 };
 
 /// A 16 x 16 tile of sums in float, held by all threads of a warp. The operands lie in shared memory, each tile's start
-/// aligned to 32 bytes, strides multiples of 8.
+/// aligned to 32 bytes, strides multiples of 8. CUDA does not say which thread holds which numbers; an emulated one holds
+/// eight that follow one another, and reads and writes no others.
 template <class T>
 class TileSum {
  public:
@@ -64,10 +50,8 @@ class TileSum {
 #if defined(__CUDA_ARCH__)
     nvcuda::wmma::store_matrix_sync(to, sums_, static_cast<unsigned>(stride), nvcuda::wmma::mem_row_major);
 #else
-    for (int i = 0; i < side; ++i) {
-      for (int j = 0; j < side; ++j)
-        to[i * stride + j] = sums_[i * side + j];
-    }
+    for (int e = 0; e < own; ++e)
+      to[place(e, stride)] = sums_[e];
 #endif
   }
 
@@ -83,6 +67,14 @@ class TileSum {
     wmma::load_matrix_sync(left, reinterpret_cast<const Native*>(a), static_cast<unsigned>(stride_a));
     wmma::load_matrix_sync(right, reinterpret_cast<const Native*>(b), static_cast<unsigned>(stride_b));
     wmma::mma_sync(sums_, left, right, sums_);
+#elif defined(SPARSEGRAD_EMULATED_LANES)
+    T left[own];
+    T right[own];
+    for (int e = 0; e < own; ++e) {
+      left[e] = a[place(e, stride_a)];
+      right[e] = b[place(e, stride_b)];
+    }
+    emulated::multiply_squares<T>(left, right, Transposed, sums_);
 #else
     for (int i = 0; i < side; ++i) {
       for (int j = 0; j < side; ++j) {
@@ -98,7 +90,13 @@ class TileSum {
 #if defined(__CUDA_ARCH__)
   nvcuda::wmma::fragment<nvcuda::wmma::accumulator, side, side, side, float> sums_;
 #else
-  float sums_[side * side];
+  static constexpr int own = side * side / lanes_of_warp();
+  /// Where in memory the e-th number of this thread is.
+  static int place(int e, int stride) {
+    const int number = lane() * own + e;
+    return number / side * stride + number % side;
+  }
+  float sums_[own];
 #endif
 };
 
