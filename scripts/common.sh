@@ -15,6 +15,14 @@ export MPLCONFIGDIR=${MPLCONFIGDIR:-$cache_dir/matplotlib}
 # The seconds since the start say what a slow run is slow at.
 say() { printf '\n== [%s s] %s\n' "$SECONDS" "$*"; }
 
+# nccl_root: the folder of .venv with NCCL's header and library, where setup.sh has put them.
+nccl_root() {
+  local header
+  for header in "$venv_dir"/lib/python3*/site-packages/nvidia/nccl/include/nccl.h; do
+    if [[ -e $header ]]; then dirname "$(dirname "$header")"; fi
+  done
+}
+
 die() {
   printf 'error: %s\n' "$*" >&2
   exit 1

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# setup.sh [--lint] [--docs] [--python] [--peers]
+# setup.sh [--lint] [--docs] [--tools] [--python] [--peers] [--nccl]
 # Installs what the project is built from: Debian packages, and a virtual environment in .venv for what comes from
 # PyPI. Does nothing where everything is there.
-#   --lint    also clang-format, clang-tidy, shellcheck, valgrind, libc++, and .venv with conan and cuobjdump
+#   --lint    also clang-format, clang-tidy, shellcheck, valgrind and libc++
 #   --docs    also doxygen, for the target docs
+#   --tools   also .venv with conan and cuobjdump, for tests that are skipped without them
 #   --python  also .venv with numpy, matplotlib and optuna
 #   --peers   the same with the programs that benchmarks/ compares with: torch, transformers, peft, tensorly; some 6 GB
+#   --nccl    also NCCL's header and library in .venv, for builds with SPARSEGRAD_CUDA (-DNCCL_ROOT, see common.sh)
 set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
@@ -19,20 +21,20 @@ packages=(
   python3 python3-dev python3-venv
 )
 python_packages=()
+with_nccl=0
 for argument in "$@"; do
   case $argument in
-    --lint)
-      packages+=(clang-format clang-tidy libc++-dev libc++abi-dev shellcheck valgrind)
-      python_packages+=(conan nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)
-      ;;
+    --lint) packages+=(clang-format clang-tidy libc++-dev libc++abi-dev shellcheck valgrind) ;;
     --docs) packages+=(doxygen) ;;
+    --tools) python_packages+=(conan nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm) ;;
     --python) python_packages+=(numpy matplotlib optuna) ;;
     --peers) python_packages+=(numpy matplotlib optuna torch transformers peft tensorly) ;;
+    --nccl) with_nccl=1 ;;
     -h | --help)
-      sed -n '2,9s/^# \{0,1\}//p' "$0"
+      sed -n '2,11s/^# \{0,1\}//p' "$0"
       exit 0
       ;;
-    *) die "setup.sh does not know '$argument' (--lint, --docs, --python, --peers)" ;;
+    *) die "setup.sh does not know '$argument' (--lint, --docs, --tools, --python, --peers, --nccl)" ;;
   esac
 done
 
@@ -74,5 +76,16 @@ make_venv() {
   "$venv_dir/bin/python" -m pip install --quiet "${python_packages[@]}"
 }
 
+install_nccl() {
+  if [[ -n $(nccl_root) ]]; then
+    say "NCCL is in .venv"
+    return
+  fi
+  say "Installing NCCL into .venv (nvidia-nccl-cu12)"
+  [[ -x $venv_dir/bin/python ]] || python3 -m venv "$venv_dir"
+  "$venv_dir/bin/python" -m pip install --quiet --no-deps nvidia-nccl-cu12
+}
+
 install_packages
+if ((with_nccl)); then install_nccl; fi
 if ((${#python_packages[@]} > 0)); then make_venv; fi

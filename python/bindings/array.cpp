@@ -199,7 +199,6 @@ void Array::from_dlpack(nb::handle object) {
     tensor = &managed->tensor;
   } else {
     refuse_type("a " + class_name(object) + " whose __dlpack__ returned no DLPack capsule");
-    return;
   }
   if (tensor->device.type != dl_cpu && tensor->device.type != dl_pinned)
     refuse_type("on a device of DLPack's type " + std::to_string(tensor->device.type));

@@ -48,7 +48,7 @@ class Array {
  private:
   void from_buffer(std::shared_ptr<Py_buffer> buffer, bool as_bfloat16);
   void from_dlpack(nb::handle object);
-  void refuse_type(const std::string& found) const;
+  [[noreturn]] void refuse_type(const std::string& found) const;
   std::string shape_text() const;
 
   std::string name_;

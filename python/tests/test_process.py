@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -363,6 +364,9 @@ def test_what_the_package_shows():
     with open(os.path.join(folder, "_core.pyi")) as stub:
         text = stub.read()
     assert "def add_weight(self, weight: Array, kind: str = ''" in text
+    if sys.platform == "linux" and shutil.which("nm"):  # no other symbol: it may stand beside the library itself
+        nm = subprocess.run(["nm", "-D", "--defined-only", sparsegrad._core.__file__], capture_output=True, text=True)
+        assert [line.split()[-1] for line in nm.stdout.splitlines()] == ["PyInit__core"]
     header = os.path.join(os.path.dirname(__file__), "../../include/sparsegrad/version.hpp")
     with open(header) as version:
         assert f'"{sparsegrad.__version__}"' in version.read()

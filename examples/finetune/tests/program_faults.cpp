@@ -149,8 +149,8 @@ TEST_CASE("a disk without room for a run's files is told before the run begins")
   };
   const Finished refused = with("1000000");
   CHECK(refused.status == 1);
-  check_says(refused.err, "this run writes up to 2 MiB there (models 1, checkpoints 1)");
-  check_says(refused.err, "1 MiB are free");
+  check_says(refused.err, "this run writes up to 1.6 MiB there (models 0.3, checkpoints 1.3)");
+  check_says(refused.err, "1.0 MiB are free");
   CHECK(!fs::exists(output / "run.json"));
   CHECK(with("1000000", "--ignore-memory").status == 0);
   fs::remove_all(output);

@@ -405,7 +405,7 @@ TEST_CASE("the loss on other files is told with each evaluation, and chooses not
         std::pair("a/b=x", "expected NAME=FILE with a name of letters, digits, _ and -"),
         std::pair("a=x --evaluate-also a=y", "--evaluate-also names 'a' twice"),
         std::pair("a=none.jsonl", "none.jsonl")}) {
-    const Finished refused = llm(llm_train_words(output, std::string("--evaluate-also ") + text));
+    const Finished refused = llm(llm_train_words(output, std::string("--overwrite --evaluate-also ") + text));
     CHECK(refused.status == 1);
     check_says(refused.err, message);
   }

@@ -14,31 +14,37 @@ namespace sparsegrad::SPARSEGRAD_ABI {
 
 /// NCCL as a DeviceReducer calls it.
 struct NcclApi {
-  using Comm = ncclComm_t;
-  using Stream = cudaStream_t;
-  using Event = cudaEvent_t;
+  using Comm = ncclComm_t;      ///< the caller's communicator
+  using Stream = cudaStream_t;  ///< of the sums
+  using Event = cudaEvent_t;    ///< what one stream waits for of another
 
+  /// This process's number. This and the others throw CommunicationError.
   static int rank(Comm comm) {
     int rank = 0;
     check(ncclCommUserRank(comm, &rank), "ncclCommUserRank", comm);
     return rank;
   }
+  /// Number of processes.
   static int size(Comm comm) {
     int size = 0;
     check(ncclCommCount(comm, &size), "ncclCommCount", comm);
     return size;
   }
+  /// An event without times.
   static Event make_event() {
     Event event = nullptr;
     check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
     return event;
   }
+  /// Its error is ignored, as a destructor cannot report it.
   static void destroy(Event event) noexcept { static_cast<void>(cudaEventDestroy(event)); }
+  /// The stream's next work waits for the context's so far.
   template <class Context>
   static void follow(Stream stream, Event event, const Context& ctx) {
     check(cudaEventRecord(event, ctx.stream()), "cudaEventRecord");
     check(cudaStreamWaitEvent(stream, event, 0), "cudaStreamWaitEvent");
   }
+  /// n numbers at p become their sums over ranks.
   template <class N>
   static void sum(Comm comm, Stream stream, N* p, index_t n) {
     constexpr ncclDataType_t type = std::is_same_v<N, float>    ? ncclFloat32
@@ -48,11 +54,14 @@ struct NcclApi {
     check(ncclAllReduce(p, p, static_cast<std::size_t>(n), type, ncclSum, comm, stream), "ncclAllReduce",
           comm);
   }
+  /// n numbers at p become the largest over ranks.
   static void most(Comm comm, Stream stream, std::uint64_t* p, index_t n) {
     check(ncclAllReduce(p, p, static_cast<std::size_t>(n), ncclUint64, ncclMax, comm, stream),
           "ncclAllReduce", comm);
   }
+  /// The event is the stream's work so far.
   static void record(Event event, Stream stream) { check(cudaEventRecord(event, stream), "cudaEventRecord"); }
+  /// The context's next work waits for the event.
   template <class Context>
   static void wait(const Context& ctx, Event event) {
     check(cudaStreamWaitEvent(ctx.stream(), event, 0), "cudaStreamWaitEvent");

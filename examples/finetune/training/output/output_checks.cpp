@@ -48,9 +48,9 @@ void require_room(const OutputPaths& output, const TrainOptions& options, index_
       static_cast<index_t>(room.f_bavail) * static_cast<index_t>(room.f_frsize) + output.bytes();
   if (needed <= free) return;
   throw ModelError(fmt::format(
-      "{}: this run writes up to {:.0f} MiB there (models {:.0f}, checkpoints {:.0f}), each file beside the "
+      "{}: this run writes up to {:.1f} MiB there (models {:.1f}, checkpoints {:.1f}), each file beside the "
       "one "
-      "that it replaces; {:.0f} MiB are free. Another --output has more, --save-dtype bf16, --no-save or no "
+      "that it replaces; {:.1f} MiB are free. Another --output has more, --save-dtype bf16, --no-save or no "
       "--checkpoint-every need less; --ignore-memory goes on all the same",
       output.path().string(), mib(needed), mib(model), mib(needed - model), mib(free)));
 }
