@@ -89,7 +89,7 @@ TEST_CASE("values become the blocks of the package gguf, bit by bit") {
   }
   std::vector<std::byte> blocks(34);
   std::vector<float> large(32, 1e30F);
-  check_says(error_of([&] { quantize_blocks(gguf_type("Q8_0"), large, blocks); }), "has no room in F16");
+  check_says(error_of([&] { quantize_blocks(gguf_type("Q8_0"), large, blocks); }), "has no room in Q8_0");
   blocks.resize(64);
   check_says(error_of([&] { quantize_blocks(gguf_type("F16"), large, blocks); }), "has no room in F16");
   check_says(error_of([&] { quantize_blocks(gguf_type("Q8_0"), large, blocks); }),

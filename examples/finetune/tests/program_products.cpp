@@ -86,7 +86,7 @@ TEST_CASE("--dtype auto: a type is chosen and told; a resume keeps it") {
   nlohmann::json log = json_of(output / "run.json");
   CHECK(log["options"]["dtype"] == "float");
 
-  REQUIRE(run(words(output, "blas --dtype bf16")).status == 0);
+  REQUIRE(run(words(output, "blas --dtype bf16 --overwrite")).status == 0);
   log = json_of(output / "run.json");
   CHECK(log["options"]["dtype"] == "bf16");
   log["finished"] = false;

@@ -17,10 +17,10 @@ namespace fs = std::filesystem;
 /// `rows`, their times are the whole of the steps, and the models are the same.
 void check_profile(const fs::path& output, bool sparse, const std::vector<std::string>& rows,
                    const std::function<Finished(const fs::path&, const std::string&)>& train) {
-  const Finished plain = train(output / "plain", "");
+  const Finished plain = train(output / "plain", " --overwrite");
   REQUIRE_MESSAGE(plain.status == 0, plain.err);
   CHECK(plain.out.find("profile: ") == std::string::npos);
-  const Finished counted = train(output / "counted", " --profile");
+  const Finished counted = train(output / "counted", " --overwrite --profile");
   REQUIRE_MESSAGE(counted.status == 0, counted.err);
   check_says(counted.out, "profile: 2 steps of ");
   check_says(counted.out, "| other |");

@@ -274,7 +274,7 @@ TEST_CASE("MNLI is evaluated on both dev sets where both are there") {
           doctest::Approx(metric_of("mnli-mm")).epsilon(1e-5));
   }
   fs::remove(data / "MNLI" / "dev_mismatched.tsv");
-  REQUIRE(run(words + "--no-save").status == 0);
+  REQUIRE(run(words + "--no-save --overwrite").status == 0);
   const nlohmann::json alone = json_of(output / "run.json");
   CHECK_FALSE(alone["evaluations"][0]["metrics"].contains("accuracy_mm"));
   CHECK_FALSE(alone["data"].contains("second_dev"));
@@ -314,7 +314,7 @@ TEST_CASE("a model of MNLI takes GLUE's diagnostic set") {
   check_says(dev.out, "matthews_correlation 0.000000 (undefined)");
   check_says(dev.out, submitted[1][1] == "neutral" ? "accuracy 0.500000" : "accuracy 0.250000");
 
-  const Finished refused = run(train_task("ax", data, output, "--max-steps 1"));
+  const Finished refused = run(train_task("ax", data, fresh_folder("diagnostic_train"), "--max-steps 1"));
   CHECK(refused.status == 1);
   check_says(refused.err, "task ax: has no train split: train on mnli, and evaluate that model");
 }

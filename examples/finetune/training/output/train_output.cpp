@@ -32,7 +32,7 @@ std::string other_options(const nlohmann::json& log, const TrainOptions& options
   // As it would be read back: a path need not be UTF-8.
   constexpr auto replace = nlohmann::json::error_handler_t::replace;
   nlohmann::json wanted = nlohmann::json::parse(to_json(options).dump(-1, ' ', false, replace));
-  for (const char* name : {"output", "threads"}) {
+  for (const char* name : {"output", "threads", "products"}) {
     had.erase(name);
     wanted.erase(name);
   }

@@ -65,7 +65,7 @@ class EventLog {
 /// Whether this log is of a finished run. Throws ValueError when that run had other options.
 bool is_finished(const std::filesystem::path& log_path, const TrainOptions& options);
 
-/// What is other in the options of a log's run, by name; empty where they are equal but for its folder and threads.
+/// What is other in the options of a log's run, by name; empty where they are equal but for its folder, threads and the library that multiplies.
 std::string other_options(const nlohmann::json& log, const TrainOptions& options);
 
 }  // namespace sparsegrad::finetune
