@@ -9,7 +9,7 @@ A kernel fails where
 - it has no tensor-core instruction (HMMA) and the table has some;
 - it uses more local memory (spills) or shared memory than the table says, or 8 registers more.
 Ends with 77, which counts as skipped, where cuobjdump is not found: it is looked for on PATH and in .venv, to which
-scripts/setup.sh --lint brings it.
+scripts/setup.sh --tools brings it.
 """
 
 import collections

@@ -148,8 +148,7 @@ int run_training(const TrainOptions& options, const std::string& products, const
   if (talk) {
     print("{}", products);
     if (options.processes > 1) {
-      print("processes: {}, {} of them on this host, of {} {} each\n", options.processes, processes.on_host,
-            run.ctx().threads(), run.ctx().threads() == 1 ? "thread" : "threads");
+      print("processes: {}, {} of them on this host\n", options.processes, processes.on_host);
     }
     run.tell(options);
     print("run: {}, {} steps, {} parameters trained by AdamW", to_string(options.run_type),

@@ -23,7 +23,7 @@ using Clock = std::chrono::steady_clock;
 /// is killed, which a busy machine takes. Both leak memory at their end.
 const char* const variables =
     "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 "
-    "OMPI_MCA_btl_base_warn_component_unused=0 OMPI_MCA_odls_base_sigkill_timeout=30 "
+    "OMPI_MCA_btl_base_warn_component_unused=0 OMPI_MCA_odls_base_sigkill_timeout=5 "
     "ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 ";
 
 /// `words` for a program in so many processes under a launcher, or in this one where there is none to start.
