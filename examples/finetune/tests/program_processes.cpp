@@ -19,11 +19,10 @@ namespace fs = std::filesystem;
 
 using Clock = std::chrono::steady_clock;
 
-/// Of Open MPI; MPICH knows nothing of these variables and needs none. After Ctrl-C a rank has more than a second before it
-/// is killed, which a busy machine takes. Both leak memory at their end.
+/// Of Open MPI; MPICH knows nothing of these variables and needs none. Both leak memory at their end.
 const char* const variables =
     "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 "
-    "OMPI_MCA_btl_base_warn_component_unused=0 OMPI_MCA_odls_base_sigkill_timeout=5 "
+    "OMPI_MCA_btl_base_warn_component_unused=0 "
     "ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 ";
 
 /// `words` for a program in so many processes under a launcher, or in this one where there is none to start.
@@ -280,14 +279,15 @@ TEST_CASE("NaN in one rank's loss is told by its number") {
 
 TEST_CASE("Ctrl-C leaves one state, and the run goes on from it") {
   const fs::path output = fresh_folder("interrupted");
-  const Background run(2, long_words(output));
+  // A busy machine takes more than the second that Open MPI gives a rank before it is killed.
+  const Background run(2, long_words(output), "OMPI_MCA_odls_base_sigkill_timeout=5");
   wait_for_state(run, output);
   run.signal_launcher(SIGINT);
   const auto [finished, seconds] = run.finish();
   CHECK(finished.status != 0);
   CHECK(seconds < 30);
-  check_says(finished.err, "interrupted after step ");
-  check_says(finished.err, "--resume goes on from there");
+  // The launcher may be gone before it passes on what the ranks say.
+  CHECK(fs::exists(output / "checkpoint" / "model.safetensors"));  // written at an interrupt alone
   check_goes_on(1, output);
 }
 

@@ -2,31 +2,46 @@
 // a command line made of the input's other section.
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
 #include "programs/commands.hpp"
+#include "programs/processes.hpp"
 #include "support/fuzz.hpp"
 
 namespace fuzz = sparsegrad::fuzz;
 
 namespace sparsegrad::finetune {
 
+namespace {
+
 // In place of the commands: what they do first.
-int run_train(const TrainOptions& options) {
+int check_options(const TrainOptions& options) {
   options.check();
   options.check_device();
   (void)to_json(options).dump();
   return 0;
 }
+
+}  // namespace
+
+int run_train(const TrainOptions& options, Processes&) {
+  return check_options(options);
+}
 int run_evaluate(const EvaluateCommand& command) {
-  return run_train(command.common);
+  return check_options(command.common);
 }
 int run_inspect(const InspectCommand& command) {
-  return run_train(command.common);
+  return check_options(command.common);
 }
+
+std::unique_ptr<Processes> Processes::join() {
+  return std::make_unique<Processes>();
+}
+void Processes::require_one(const std::string&) const {}
 
 }  // namespace sparsegrad::finetune
 
