@@ -40,13 +40,6 @@ using Sampled = FixedSupportLinear<double, B>;
 using Entries = SparseGradient<double, B>;
 using Reducer = BucketReducer<double, B>;
 
-Entries support_of(Model& model, std::size_t i) {
-  const auto& basis = model.layers[i]->basis();
-  Entries support(model.ctx, basis->rows(), basis->cols(), 3);
-  support.assign(model.ctx, std::vector<stored_index_t>{1, 5, 11}, std::vector<double>(3));
-  return support;
-}
-
 /// Collects two gradients, fits, takes three steps, the last without a gradient of layer 1 but on rank 0. `parts` of
 /// this process, which are parts `first` and on of `all`, are micro-batches.
 struct Run {

@@ -159,6 +159,16 @@ std::size_t mutate_section(std::uint8_t* data, std::size_t size, std::size_t max
   return input.size();
 }
 
+std::size_t mutate_first_json(std::uint8_t* data, std::size_t size, std::size_t max_size, unsigned seed) {
+  const std::string_view input = text_of(data, size);
+  const std::size_t end = std::min(input.find('\x1E'), size);
+  const std::string out = mutated_json(std::string(input.substr(0, end)), max_size - (size - end), seed) +
+                          std::string(input.substr(end));
+  if (out.size() > max_size) return LLVMFuzzerMutate(data, size, max_size);
+  std::memcpy(data, out.data(), out.size());
+  return out.size();
+}
+
 std::size_t mutate_safetensors(std::uint8_t* data, std::size_t size, std::size_t max_size, unsigned seed) {
   Random random(seed);
   std::uint64_t length = 0;

@@ -172,6 +172,9 @@ std::string mutated_json(std::string text, std::size_t most, unsigned seed);
 std::size_t mutate_section(std::uint8_t* data, std::size_t size, std::size_t max_size, unsigned seed,
                            std::string (*mutated)(std::string text, std::size_t most, unsigned seed));
 
+/// The same of the first section, a JSON text.
+std::size_t mutate_first_json(std::uint8_t* data, std::size_t size, std::size_t max_size, unsigned seed);
+
 /// For LLVMFuzzerCustomMutator of safetensors files: the header or the data are mutated. The header's length is
 /// set right, mostly, and sometimes the offsets and the amount of data are too, so that deeper checks are reached.
 std::size_t mutate_safetensors(std::uint8_t* data, std::size_t size, std::size_t max_size, unsigned seed);

@@ -126,20 +126,12 @@ void backward(Model& model, std::size_t i, const Data& data, int first, int coun
 }
 
 using Sampled = FixedSupportLinear<double, B>;
-using Gradient = SparseGradient<double, B>;
 
 void backward(Model& model, Sampled& layer, const Data& data, int first, int count) {
   const MatrixView<const double> x(data.x.data.data(), tokens, data.x.cols);
   const MatrixView<const double> dy(data.dy.data.data(), tokens, data.dy.cols);
   layer.backward(model.ctx, dy.block(first, 0, count, dy.cols), x.block(first, 0, count, x.cols), {},
                  nullptr);
-}
-
-Gradient support_of(Model& model, std::size_t i) {
-  const auto& basis = model.layers[i]->basis();
-  Gradient support(model.ctx, basis->rows(), basis->cols(), 3);
-  support.assign(model.ctx, std::vector<stored_index_t>{1, 5, 11}, std::vector<double>(3));
-  return support;
 }
 
 struct Case {

@@ -297,20 +297,8 @@ int run(int argc, char** argv, Processes& processes) {
 }  // namespace
 
 int run_program(int argc, char** argv) {
-  prepare_console();
-  std::unique_ptr<Processes> processes;
-  try {
-    processes = Processes::join();
-  } catch (const std::exception& error) {
-    print_error("sparsegrad-glue: {}\n", error.what());
-    return 1;
-  }
-  int status = run(argc, argv, *processes);
-  if (const std::string lost = lost_output(); !lost.empty()) {
-    print_error("sparsegrad-glue: standard output: {}; files are whole, what was printed is not\n", lost);
-    if (status == 0) status = 1;
-  }
-  return processes->leave(status);
+  return run_in_processes("sparsegrad-glue",
+                          [&](Processes& processes) { return run(argc, argv, processes); });
 }
 
 }  // namespace sparsegrad::finetune

@@ -1,6 +1,5 @@
 #include "programs/llm_train_impl.hpp"
 #include "training/adapter_start.hpp"
-#include "training/products.hpp"
 
 namespace sparsegrad::finetune {
 
@@ -12,12 +11,10 @@ int run_llm_train(const TrainOptions& options, Processes& processes) {
     TrainOptions chosen = options.causal.value().start.empty() ? options : options_of_start(options);
     if (chosen.device == Device::cuda) return run_llm_train_on_cuda(chosen);
     const RunProcesses shared = share_run(processes, chosen);
-    const Products products = choose_products(chosen, shared);
-    chosen.product_choice = products.choice;
-    chosen.dtype = products.dtype;
+    const std::string products = share_products(chosen, shared);
     return chosen.dtype == NumberType::bfloat16
-               ? run_llm_train_on<bfloat16, HostBackend>(chosen, products.text, shared)
-               : run_llm_train_on<float, HostBackend>(chosen, products.text, shared);
+               ? run_llm_train_on<bfloat16, HostBackend>(chosen, products, shared)
+               : run_llm_train_on<float, HostBackend>(chosen, products, shared);
   });
 }
 

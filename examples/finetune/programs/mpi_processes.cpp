@@ -19,15 +19,16 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
-#include <span>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include <sparsegrad/backend/cpu.hpp>
 #include <sparsegrad/extras/mpi_reduce.hpp>
 
 #include "programs/interrupt.hpp"
 #include "training/output/console.hpp"
+#include "training/process_agreement.hpp"
 #endif
 
 namespace sparsegrad::finetune {
@@ -109,12 +110,7 @@ class MpiProcesses final : public Processes {
     options.watch = [this] { return trouble(); };
     communicator_ = std::make_unique<MpiCommunicator>(MPI_COMM_WORLD, options);
     const nlohmann::json own = place_of_this_process();
-    const std::string text = own.dump();
-    for (const auto& bytes :
-         communicator_->gather(std::as_bytes(std::span(text)), "the places of the processes")) {
-      const auto* first = reinterpret_cast<const char*>(bytes.data());
-      places_.push_back(nlohmann::json::parse(first, first + bytes.size()));
-    }
+    places_ = values_of_all(*communicator_, own, "the places of the processes");
     for (int r = 0; r < size_; ++r) {
       const nlohmann::json& place = places_[static_cast<std::size_t>(r)];
       const bool seen =

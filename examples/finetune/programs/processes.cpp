@@ -6,7 +6,9 @@
 
 #include <fmt/format.h>
 
+#include "training/output/console.hpp"
 #include "training/output/output_folder.hpp"
+#include "training/products.hpp"
 #include "training/state_arrays.hpp"
 
 namespace sparsegrad::finetune {
@@ -41,6 +43,23 @@ void Processes::require_one(const std::string& what) const {
       fmt::format("{} runs in one process, {} were started; start it without the launcher", what, size()));
 }
 
+int run_in_processes(const char* program, const std::function<int(Processes&)>& run) {
+  prepare_console();
+  std::unique_ptr<Processes> processes;
+  try {
+    processes = Processes::join();
+  } catch (const std::exception& error) {
+    print_error("{}: {}\n", program, error.what());
+    return 1;
+  }
+  int status = run(*processes);
+  if (const std::string lost = lost_output(); !lost.empty()) {
+    print_error("{}: standard output: {}; files are whole, what was printed is not\n", program, lost);
+    if (status == 0) status = 1;
+  }
+  return processes->leave(status);
+}
+
 RunProcesses share_run(Processes& processes, TrainOptions& options) {
   Communicator* const all = processes.communicator(options.process_timeout);
   if (all == nullptr) return {};
@@ -52,20 +71,23 @@ RunProcesses share_run(Processes& processes, TrainOptions& options) {
   return {all, processes.on_host()};
 }
 
-Products choose_products(const TrainOptions& options, const RunProcesses& processes) {
+std::string share_products(TrainOptions& options, const RunProcesses& processes) {
   Products products;
   if (processes.is_first())
     products = choose_products(options, options.output.empty() ? "" : OutputPaths::log_in(options.output));
-  if (processes.communicator == nullptr) return products;
-  const nlohmann::json of_first =
-      processes.from_first(nlohmann::json{{"float", products.choice.of_float},
-                                          {"double", products.choice.of_double},
-                                          {"low_precision", products.choice.of_low_precision},
-                                          {"dtype", static_cast<int>(products.dtype)}},
-                           "the products");
-  products.choice = {of_first.at("float"), of_first.at("double"), of_first.at("low_precision")};
-  products.dtype = static_cast<NumberType>(of_first.at("dtype").get<int>());
-  return products;
+  if (processes.communicator != nullptr) {
+    const nlohmann::json of_first =
+        processes.from_first(nlohmann::json{{"float", products.choice.of_float},
+                                            {"double", products.choice.of_double},
+                                            {"low_precision", products.choice.of_low_precision},
+                                            {"dtype", static_cast<int>(products.dtype)}},
+                             "the products");
+    products.choice = {of_first.at("float"), of_first.at("double"), of_first.at("low_precision")};
+    products.dtype = static_cast<NumberType>(of_first.at("dtype").get<int>());
+  }
+  options.product_choice = products.choice;
+  options.dtype = products.dtype;
+  return products.text;
 }
 
 }  // namespace sparsegrad::finetune

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <exception>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -9,7 +10,6 @@
 
 #include "programs/run_processes.hpp"
 #include "training/options.hpp"
-#include "training/products.hpp"
 
 namespace sparsegrad::finetune {
 
@@ -63,11 +63,16 @@ class Processes {
   }
 };
 
+/// A program's whole run, run(processes), as one of the processes that a launcher started: the exit status, which is not 0
+/// where something that was printed is lost.
+int run_in_processes(const char* program, const std::function<int(Processes&)>& run);
+
 /// Makes the options those of one of several processes. Throws CommunicationError on all of them when a rank has another
 /// program or other options than rank 0.
 RunProcesses share_run(Processes& processes, TrainOptions& options);
 
-/// choose_products of the first rank, on all.
-Products choose_products(const TrainOptions& options, const RunProcesses& processes);
+/// Gives the options the products and the type of numbers that the first rank chooses; what the log says of them
+/// (choose_products), on the first rank.
+std::string share_products(TrainOptions& options, const RunProcesses& processes);
 
 }  // namespace sparsegrad::finetune

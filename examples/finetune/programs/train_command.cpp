@@ -1,5 +1,4 @@
 #include "programs/train_command_impl.hpp"
-#include "training/products.hpp"
 
 namespace sparsegrad::finetune {
 
@@ -16,12 +15,10 @@ int run_train(const TrainOptions& options, Processes& processes) {
     options.check();
     TrainOptions chosen = options;
     const RunProcesses shared = share_run(processes, chosen);
-    const Products products = choose_products(chosen, shared);
-    chosen.product_choice = products.choice;
-    chosen.dtype = products.dtype;
+    const std::string products = share_products(chosen, shared);
     return chosen.dtype == NumberType::bfloat16
-               ? run_train_on<bfloat16, HostBackend>(chosen, products.text, shared)
-               : run_train_on<float, HostBackend>(chosen, products.text, shared);
+               ? run_train_on<bfloat16, HostBackend>(chosen, products, shared)
+               : run_train_on<float, HostBackend>(chosen, products, shared);
   });
 }
 

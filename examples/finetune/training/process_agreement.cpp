@@ -21,17 +21,23 @@ std::string text_of(const nlohmann::json& json) {
 
 void require_same_on_all(Communicator& processes, const std::string& what, const nlohmann::json& own,
                          const std::string& cure) {
-  const std::string text = text_of(own);
-  const auto all = processes.gather(std::as_bytes(std::span(text)), what);
+  const std::vector<nlohmann::json> all = values_of_all(processes, own, what);
   for (std::size_t r = 1; r < all.size(); ++r) {
-    if (all[r] == all[0]) continue;
-    const auto json_of = [&](const std::vector<std::byte>& bytes) {
-      const auto* first = reinterpret_cast<const char*>(bytes.data());
-      return nlohmann::json::parse(first, first + bytes.size());
-    };
+    if (text_of(all[r]) == text_of(all[0])) continue;
     throw CommunicationError(
-        fmt::format("rank {}: {}; {}", r, differences(json_of(all[0]), json_of(all[r]), "rank 0 has"), cure));
+        fmt::format("rank {}: {}; {}", r, differences(all[0], all[r], "rank 0 has"), cure));
   }
+}
+
+std::vector<nlohmann::json> values_of_all(Communicator& processes, const nlohmann::json& own,
+                                          const std::string& what) {
+  const std::string text = text_of(own);
+  std::vector<nlohmann::json> all;
+  for (const std::vector<std::byte>& bytes : processes.gather(std::as_bytes(std::span(text)), what)) {
+    const auto* first = reinterpret_cast<const char*>(bytes.data());
+    all.push_back(nlohmann::json::parse(first, first + bytes.size()));
+  }
+  return all;
 }
 
 nlohmann::json value_of_first(Communicator& processes, const nlohmann::json& own, const std::string& what) {

@@ -41,10 +41,5 @@ extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t s
   const std::string_view input = fuzz::text_of(data, size);
   const std::size_t index = std::min(input.find('\x1E'), size);
   if (seed % 8 == 0 || index == size) return LLVMFuzzerMutate(data, size, max_size);
-  const std::string out =
-      fuzz::mutated_json(std::string(input.substr(0, index)), max_size - (size - index), seed / 8) +
-      std::string(input.substr(index));
-  if (out.size() > max_size) return LLVMFuzzerMutate(data, size, max_size);
-  std::memcpy(data, out.data(), out.size());
-  return out.size();
+  return fuzz::mutate_first_json(data, size, max_size, seed / 8);
 }

@@ -102,14 +102,7 @@ extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t s
   const std::size_t config = std::min(input.find('\x1E'), size);
   if (seed % 8 == 0 || config == size) return LLVMFuzzerMutate(data, size, max_size);
   const std::size_t begin = config + 1;
-  if (config > 0 && seed % 2 == 0) {
-    const std::string out =
-        fuzz::mutated_json(std::string(input.substr(0, config)), max_size - (size - config), seed / 8) +
-        std::string(input.substr(config));
-    if (out.size() > max_size) return LLVMFuzzerMutate(data, size, max_size);
-    std::memcpy(data, out.data(), out.size());
-    return out.size();
-  }
+  if (config > 0 && seed % 2 == 0) return fuzz::mutate_first_json(data, size, max_size, seed / 8);
   if (input.substr(begin).starts_with("GGUF"))
     return begin + LLVMFuzzerMutate(data + begin, size - begin, max_size - begin);
   return begin + fuzz::mutate_safetensors(data + begin, size - begin, max_size - begin, seed / 8);
