@@ -1,6 +1,9 @@
 // Contexts in several threads at once, and executors that an engine lends: what the thread sanitizer watches.
 #include <doctest/doctest.h>
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -12,7 +15,10 @@
 #include <sparsegrad/sparse_adam.hpp>
 #include <sparsegrad/sparse_grad_group.hpp>
 
+#include "support/stacks.hpp"
+
 using namespace sparsegrad;
+using sparsegrad::test::message_of;
 
 namespace {
 
@@ -110,4 +116,54 @@ TEST_CASE("threads: a context that moves between threads") {
   std::vector<float> there;
   std::jthread([&] { there = train(ctx, basis, 1); }).join();
   CHECK(here == there);
+}
+
+TEST_CASE("threads: a second thread in a context is refused, and the first one goes on") {
+  for (const int threads : {1, 2}) {
+    CAPTURE(threads);
+    Context ctx(threads);
+    std::atomic<bool> inside{false};
+    std::atomic<bool> leave{false};
+    std::atomic<int> done{0};
+    std::jthread first([&] {
+      ctx.parallel_for(8, [&](index_t) {
+        inside = true;
+        while (!leave)
+          std::this_thread::yield();
+        ctx.parallel_for(3, [&](index_t) { ++done; });  // of the same caller
+      });
+    });
+    while (!inside)
+      std::this_thread::yield();
+    const std::string wanted = "two threads compute on one context at once, expected one caller at a time";
+    CHECK_MESSAGE(message_of<StateError>([&] { ctx.parallel_for(8, [](index_t) {}); }).starts_with(wanted),
+                  "parallel_for");
+    CHECK_MESSAGE(message_of<StateError>([&] { (void)ctx.frame(); }).starts_with(wanted), "frame");
+    leave = true;
+    first.join();
+    CHECK(done == 24);
+    ctx.parallel_for(8, [&](index_t) { ++done; });
+    CHECK(done == 32);
+  }
+}
+
+TEST_CASE("threads: a forked child is told that the context's threads stayed in its parent") {
+  auto ctx = std::make_unique<Context>(2);
+  ctx->parallel_for(8, [](index_t) {});
+  const pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    ::alarm(60);  // a child that waits for threads which are not there
+    const bool told = message_of<StateError>([&] { ctx->parallel_for(8, [](index_t) {}); }).find("fork") !=
+                      std::string::npos;
+    ctx.reset();
+    ::_exit(told ? 0 : 1);
+  }
+  int status = -1;
+  CHECK(::waitpid(child, &status, 0) == child);
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 0);
+  int done = 0;
+  ctx->parallel_for(1, [&](index_t) { ++done; });  // of the parent it is as it was
+  CHECK(done == 1);
 }

@@ -15,6 +15,7 @@
 #include "../../core/error.hpp"
 #include "available_threads.hpp"
 #include "blas_threads.hpp"
+#include "forks.hpp"
 #include "scratch.hpp"
 
 namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
@@ -36,18 +37,18 @@ class Executor {
   virtual void run(index_t count, Task task, void* argument) = 0;
 };
 
-/// The library's own pool: `threads` - 1 sleeping threads; the caller works too. Touches no
-/// process-wide state.
+/// The library's own pool: `threads` - 1 sleeping threads; the caller works too. In a forked child,
+/// which has none of them, `run` throws StateError. Touches no process-wide state.
 class ThreadPool final : public Executor {
  public:
   /// Returns when all threads have started, so that what a thread allocates at its start is no part
   /// of later work. Throws std::system_error when a thread cannot be started; those that were have
   /// ended then.
   explicit ThreadPool(int threads) {
-    workers_.reserve(static_cast<std::size_t>(threads - 1));
+    workers_->reserve(static_cast<std::size_t>(threads - 1));
     try {
       for (int id = 1; id < threads; ++id)
-        workers_.emplace_back([this, id] { work(id); });
+        workers_->emplace_back([this, id] { work(id); });
     } catch (...) {
       end();
       throw;
@@ -55,18 +56,29 @@ class ThreadPool final : public Executor {
     for (int ready = started_.load(); ready != threads - 1; ready = started_.load())
       started_.wait(ready);
   }
-  ~ThreadPool() override { end(); }
+  ~ThreadPool() override {
+    if (forks_.passed()) {
+      (void)workers_.release();  // nobody is there to be waited for
+    } else {
+      end();
+    }
+  }
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  int concurrency() const override { return static_cast<int>(workers_.size()) + 1; }
+  int concurrency() const override { return static_cast<int>(workers_->size()) + 1; }
 
   void run(index_t count, Task task, void* argument) override {
+    if (forks_.passed()) {
+      throw StateError(
+          "the context was made by the parent of this process, and its threads stayed there: after a fork "
+          "make contexts anew");
+    }
     task_ = task;
     argument_ = argument;
     count_ = count;
     next_.store(0);
-    working_.store(static_cast<int>(workers_.size()));
+    working_.store(static_cast<int>(workers_->size()));
     generation_.fetch_add(1);
     generation_.notify_all();
     drain(0);
@@ -86,7 +98,7 @@ class ThreadPool final : public Executor {
     stop_.store(true);
     generation_.fetch_add(1);
     generation_.notify_all();
-    for (std::thread& worker : workers_)
+    for (std::thread& worker : *workers_)
       worker.join();
   }
 
@@ -121,13 +133,46 @@ class ThreadPool final : public Executor {
   std::atomic<int> working_{0};
   std::atomic<std::uint32_t> generation_{0};
   std::atomic<bool> stop_{false};
-  std::vector<std::thread> workers_;
+  ForksSince forks_;
+  std::unique_ptr<std::vector<std::thread>> workers_ = std::make_unique<std::vector<std::thread>>();
 };
 
 /// What a host computation needs besides its arguments. First argument of all that computes, sole
-/// owner of scratch memory. One caller at a time; several contexts may work side by side.
+/// owner of scratch memory. One caller at a time; several contexts may work side by side. A call
+/// that meets another thread in it throws StateError; the numbers of both are then worth nothing.
 class HostContext {
+  /// The calling thread's turn in a context, until it ends; a turn within it changes nothing.
+  class Turn {
+   public:
+    /// Throws StateError while another thread has the context, unless this one runs a task for it.
+    explicit Turn(HostContext& ctx) {
+      const void* owner = ctx.owner_.load(std::memory_order_relaxed);
+      if (owner == &task_of_ || task_of_ == &ctx) return;
+      if (owner != nullptr || !ctx.owner_.compare_exchange_strong(owner, &task_of_)) {
+        throw StateError(
+            "two threads compute on one context at once, expected one caller at a time: make a context for "
+            "each thread");
+      }
+      owner_ = &ctx.owner_;
+    }
+    ~Turn() {
+      if (owner_ != nullptr) owner_->store(nullptr, std::memory_order_release);
+    }
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+
+   private:
+    std::atomic<const void*>* owner_ = nullptr;
+  };
+
  public:
+  /// Temporary memory in the calling thread's turn.
+  class Frame : Turn, public Scratch::Frame {
+   public:
+    /// Throws StateError while another thread computes on the context.
+    explicit Frame(HostContext& ctx) : Turn(ctx), Scratch::Frame(ctx.scratch_) {}
+  };
+
   /// Most threads that a context takes.
   static constexpr int most_threads = 65536;
 
@@ -168,38 +213,42 @@ class HostContext {
 
   /// The temporary memory itself, to reserve or measure it.
   Scratch& scratch() { return scratch_; }
-  /// Temporary memory until the frame ends.
-  Scratch::Frame frame() { return Scratch::Frame(scratch_); }
+  /// Temporary memory until the frame ends. Throws StateError while another thread computes here.
+  Frame frame() { return Frame(*this); }
 
   /// Calls f(i) or f(i, worker) for every i in [0, count), side by side; rethrows the first
   /// exception, also one of a borrowed executor. A call from inside a task runs on that task's
   /// thread, whose number is not known there: f(i) alone is allowed then (StateError). A task must
   /// not use the context's scratch memory. Throws StateError when a borrowed executor breaks its
   /// contract: a task or worker out of range or a worker in two tasks at once, whose task is not
-  /// run; a task run twice or not at all, which shows at the end, when the results are already wrong.
+  /// run; a task run twice or not at all, which shows at the end, when the results are already wrong;
+  /// and while another thread computes here.
   template <class F>
   void parallel_for(index_t count, F&& f) {
     if (count <= 0) return;
-    if (inside_ && std::is_invocable_v<F&, index_t, int>) {
+    const bool nested = task_of_ == this;
+    if (nested && std::is_invocable_v<F&, index_t, int>) {
       throw StateError(
           "parallel_for from inside a task: f(i, worker) cannot be told its worker, expected f(i)");
     }
-    if (executor_ == nullptr || count == 1 || inside_) {
+    const Turn turn(*this);
+    if (executor_ == nullptr || count == 1 || nested) {
       for (index_t i = 0; i < count; ++i)
         call(f, i, 0);
       return;
     }
     struct Shared {
       std::remove_reference_t<F>* f;
+      const HostContext* context;
       Claims claims;
       std::exception_ptr error;
       std::mutex mutex;
-    } shared{&f, {count, threads_, busy_.get()}, nullptr, {}};
-    const Inside inside(inside_);
+    } shared{&f, this, {count, threads_, busy_.get()}, nullptr, {}};
     executor_->run(
         count,
         [](void* argument, index_t i, int worker) {
           auto& s = *static_cast<Shared*>(argument);
+          const Inside inside(s.context);
           try {
             const typename Claims::Task claim(s.claims, i, worker);
             call(*s.f, i, worker);
@@ -222,16 +271,16 @@ class HostContext {
   }
 
  private:
-  /// Says that tasks run, until it ends.
+  /// Says that this thread runs a task of a context, until it ends.
   class Inside {
    public:
-    explicit Inside(bool& flag) : flag_(flag) { flag_ = true; }
-    ~Inside() { flag_ = false; }
+    explicit Inside(const HostContext* context) : outer_(task_of_) { task_of_ = context; }
+    ~Inside() { task_of_ = outer_; }
     Inside(const Inside&) = delete;
     Inside& operator=(const Inside&) = delete;
 
    private:
-    bool& flag_;
+    const HostContext* outer_;
   };
 
   /// What a borrowed executor ran in one call, against its contract; nothing is counted for the
@@ -297,9 +346,12 @@ class HostContext {
     }
   }
 
+  /// The context whose task this thread runs. Its address stands for the thread.
+  inline static thread_local const HostContext* task_of_ = nullptr;
+
   int threads_ = 1;
   bool deterministic_ = false;
-  bool inside_ = false;
+  std::atomic<const void*> owner_{nullptr};
   Executor* executor_ = nullptr;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<std::atomic<bool>[]> busy_;  // by worker of a borrowed executor
