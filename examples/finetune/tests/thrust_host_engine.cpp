@@ -188,7 +188,10 @@ TEST_CASE_TEMPLATE("passes of the encoder: whole packs, padded and odd rows, mor
   struct Shape {
     index_t rows, cols, padding;
   };
-  for (const auto& [rows, cols, padding] : {Shape{5, 48, 0}, Shape{75, 1200, 8}, Shape{66, 601, 3}}) {
+  for (const Shape& shape : {Shape{5, 48, 0}, Shape{75, 1200, 8}, Shape{66, 601, 3}}) {
+    const index_t rows = shape.rows;
+    const index_t cols = shape.cols;
+    const index_t padding = shape.padding;
     for (const double probability : {0.0, 0.3}) {
       CAPTURE(cols);
       CAPTURE(probability);
