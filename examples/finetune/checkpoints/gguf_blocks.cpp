@@ -185,7 +185,8 @@ void q5_k(const Byte* b, float* v) {
 // 128 bytes of the lower 4 bits, 64 of the upper 2, 16 signed scales, d
 void q6_k(const Byte* __restrict b, float* __restrict v) {
   const float d = half(b + 208);
-  for (int part = 0; part < 16; ++part) {  // of 16 elements and one scale; each half block has 4 groups of 2 of them
+  for (int part = 0; part < 16;
+       ++part) {  // of 16 elements and one scale; each half block has 4 groups of 2 of them
     const Byte* low = b + part / 8 * 64 + part % 4 * 16;
     const Byte* high = b + 128 + part / 8 * 32 + part % 2 * 16;
     const int group = part / 2 % 4;
