@@ -45,7 +45,7 @@ class BasisCollection {
     index_t in = 0;
   };
 
-  /// Throws ShapeError when layers of one kind differ in extents under BasisScope::kind; what
+  /// Throws ShapeError when weights of one kind differ in extents under BasisScope::kind; what
   /// recipe.sides throws.
   BasisCollection(Context& ctx, std::span<const Layer> layers, const BasisRecipe& recipe) {
     require_recipe(recipe);
@@ -57,9 +57,9 @@ class BasisCollection {
         entries_.push_back(make(ctx, layer, recipe));
         entry = entries_.back().get();
       } else if (entry->layer.out != layer.out || entry->layer.in != layer.in) {
-        throw ShapeError("a layer of kind '" + layer.kind + "' is " + shape_text(layer.out, layer.in) +
+        throw ShapeError("a weight of kind '" + layer.kind + "' is " + shape_text(layer.out, layer.in) +
                          ", another " + shape_text(entry->layer.out, entry->layer.in) +
-                         "; layers of one kind share a basis and must have the same extents");
+                         "; weights of one kind share a basis and must have the same extents");
       }
       of_.push_back(entry);
     }

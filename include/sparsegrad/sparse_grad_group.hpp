@@ -81,7 +81,7 @@ class SparseGradGroup : public GroupBases<T, B, O> {
     AnySelector<C, B> any(std::move(selector));
     if (any.keeps_state())
       throw ValueError(
-          "use_selector: a selector with a state is one layer's own; give it with the layer's number");
+          "use_selector: a selector with a state belongs to one weight; give it with that one's number");
     members_.rules().selector = std::move(any);
   }
   /// TopK again.
@@ -258,7 +258,7 @@ requires CoreOptimizer<O, compute_t<T>, B>
 void SparseGradGroup<T, B, O>::start_reduce(Context& ctx, index_t i) {
   Member& m = members_.at(i);
   if (members_.rules().clears_selected)
-    throw StateError("start_reduce: layer " + m.text() +
+    throw StateError("start_reduce: " + m.title() +
                      " shares gradient memory, which its selection frees; call select");
   begin_warm_up(ctx);
   m.named([&] { m.start_reduce(ctx, members_.rules()); });

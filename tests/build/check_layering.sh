@@ -9,8 +9,7 @@
 #      itself say nothing under -ffast-math.
 #   6. No optimised backend calls its oracle, backend/reference.hpp.
 #   7. Every name lies in the inline namespace of core/abi.hpp.
-#   8. Of the operating system io/ alone includes headers, and in backend/host available_threads.hpp on Linux and
-#      forks.hpp where processes fork.
+#   8. Of the operating system io/ alone includes headers, and backend/host/available_threads.hpp, on Linux.
 #   9. std::min and std::max stand in parentheses: windows.h has macros of these names.
 set -euo pipefail
 
@@ -43,7 +42,7 @@ for header in "$dir"/**/*.hpp "$dir"/**/*.cuh; do
   report "outside of the inline namespace: write namespace sparsegrad::SPARSEGRAD_ABI" \
     '^[[:space:]]*namespace sparsegrad(\{|[[:space:]]|::[^S])' "$header"
   report "write (std::min)(...): windows.h has macros of these names" '\b(min|max)\(' "$header"
-  [[ $name == io/* || $name == backend/host/available_threads.hpp || $name == backend/host/forks.hpp ]] ||
+  [[ $name == io/* || $name == backend/host/available_threads.hpp ]] ||
     report "only io includes headers of the operating system" \
       '#[[:space:]]*include[[:space:]]*<((unistd|pthread|sched|fcntl|dlfcn|poll|signal|dirent|windows)\.h|sys/)' "$header"
   [[ $name != backend/* || $name == backend/reference.hpp ]] ||

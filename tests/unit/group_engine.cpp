@@ -349,7 +349,8 @@ TEST_CASE("engine: what is refused") {
   CHECK(
       message_of([&] { group.set_gradient(0, dw); }) ==
       "set_gradient: layer 0 ('up') makes its own gradient (add); only a weight of add_weight is given one");
-  CHECK(message_of([&] { group.set_gradient(1, dw); }) == "layer 1, expected 0 <= layer < 1");
+  CHECK(message_of([&] { group.set_gradient(1, dw); }) ==
+        "index is 1, expected 0 <= index < 1, the weights of the group");
   CHECK(message_of([&] { group.add_weight(model.ctx, MatrixView<double>(), "up"); }) ==
         "weight is 0x0, expected positive extents");
   CHECK(message_of([&] {
@@ -360,16 +361,16 @@ TEST_CASE("engine: what is refused") {
   CHECK(group.size() == 1);
   CHECK(group.add_weight(model.ctx, MatrixView<double>(w.data(), 8, 6), "up") == 1);
   CHECK(message_of([&] { group.set_gradient(1, MatrixView<const double>(g.data(), 6, 8)); }) ==
-        "layer 1 ('up'): dW is 6x8, expected 8x6 (out x in)");
+        "weight 1 ('up'): dW is 6x8, expected 8x6 (out x in)");
   CHECK(message_of([&] { group.set_gradient(1, dw, WeightLayout::in_out); }) ==
-        "layer 1 ('up'): dW is 8x6, expected 6x8 (in x out)");
+        "weight 1 ('up'): dW is 8x6, expected 6x8 (in x out)");
   const std::vector<bfloat16> halves(48);
   CHECK(contains(message_of([&] { group.set_gradient(1, MatrixView<const bfloat16>(halves.data(), 8, 6)); }),
                  "16 bits goes with float sums"));
   group.set_gradient(1, dw);
   group.finish(model.ctx, 1);
   CHECK(message_of([&] { group.set_gradient(1, dw); }) ==
-        "layer 1 ('up'): set_gradient: the core of this step is finished; call step or clear first");
+        "weight 1 ('up'): set_gradient: the core of this step is finished; call step or clear first");
   group.clear(model.ctx);
   CHECK(group.step(model.ctx, {}).without_gradient == 2);
   CHECK(message_of([] {

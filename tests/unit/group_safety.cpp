@@ -323,8 +323,10 @@ TEST_CASE("group safety: a layer's number is checked") {
   Model model;
   Group group(keeping(4));
   model.add_to(group);
-  CHECK(message_of([&] { (void)group.source(3); }) == "layer 3, expected 0 <= layer < 3");
-  CHECK(message_of([&] { (void)group.kept(-1); }) == "layer -1, expected 0 <= layer < 3");
+  CHECK(message_of([&] { (void)group.source(3); }) ==
+        "index is 3, expected 0 <= index < 3, the weights of the group");
+  CHECK(message_of([&] { (void)group.kept(-1); }) ==
+        "index is -1, expected 0 <= index < 3, the weights of the group");
 }
 
 namespace {

@@ -1,9 +1,6 @@
 // Contexts in several threads at once, and executors that an engine lends: what the thread sanitizer watches.
 #include <doctest/doctest.h>
 
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -145,25 +142,4 @@ TEST_CASE("threads: a second thread in a context is refused, and the first one g
     ctx.parallel_for(8, [&](index_t) { ++done; });
     CHECK(done == 32);
   }
-}
-
-TEST_CASE("threads: a forked child is told that the context's threads stayed in its parent") {
-  auto ctx = std::make_unique<Context>(2);
-  ctx->parallel_for(8, [](index_t) {});
-  const pid_t child = ::fork();
-  REQUIRE(child >= 0);
-  if (child == 0) {
-    ::alarm(60);  // a child that waits for threads which are not there
-    const bool told = message_of<StateError>([&] { ctx->parallel_for(8, [](index_t) {}); }).find("fork") !=
-                      std::string::npos;
-    ctx.reset();
-    ::_exit(told ? 0 : 1);
-  }
-  int status = -1;
-  CHECK(::waitpid(child, &status, 0) == child);
-  CHECK(WIFEXITED(status));
-  CHECK(WEXITSTATUS(status) == 0);
-  int done = 0;
-  ctx->parallel_for(1, [&](index_t) { ++done; });  // of the parent it is as it was
-  CHECK(done == 1);
 }

@@ -15,7 +15,6 @@
 #include "../../core/error.hpp"
 #include "available_threads.hpp"
 #include "blas_threads.hpp"
-#include "forks.hpp"
 #include "scratch.hpp"
 
 namespace sparsegrad::SPARSEGRAD_ABI::backend::host {
@@ -37,18 +36,18 @@ class Executor {
   virtual void run(index_t count, Task task, void* argument) = 0;
 };
 
-/// The library's own pool: `threads` - 1 sleeping threads; the caller works too. In a forked child,
-/// which has none of them, `run` throws StateError. Touches no process-wide state.
+/// The library's own pool: `threads` - 1 sleeping threads; the caller works too. Touches no
+/// process-wide state. A forked child has none of these threads and must not use it.
 class ThreadPool final : public Executor {
  public:
   /// Returns when all threads have started, so that what a thread allocates at its start is no part
   /// of later work. Throws std::system_error when a thread cannot be started; those that were have
   /// ended then.
   explicit ThreadPool(int threads) {
-    workers_->reserve(static_cast<std::size_t>(threads - 1));
+    workers_.reserve(static_cast<std::size_t>(threads - 1));
     try {
       for (int id = 1; id < threads; ++id)
-        workers_->emplace_back([this, id] { work(id); });
+        workers_.emplace_back([this, id] { work(id); });
     } catch (...) {
       end();
       throw;
@@ -56,29 +55,18 @@ class ThreadPool final : public Executor {
     for (int ready = started_.load(); ready != threads - 1; ready = started_.load())
       started_.wait(ready);
   }
-  ~ThreadPool() override {
-    if (forks_.passed()) {
-      (void)workers_.release();  // nobody is there to be waited for
-    } else {
-      end();
-    }
-  }
+  ~ThreadPool() override { end(); }
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  int concurrency() const override { return static_cast<int>(workers_->size()) + 1; }
+  int concurrency() const override { return static_cast<int>(workers_.size()) + 1; }
 
   void run(index_t count, Task task, void* argument) override {
-    if (forks_.passed()) {
-      throw StateError(
-          "the context was made by the parent of this process, and its threads stayed there: after a fork "
-          "make contexts anew");
-    }
     task_ = task;
     argument_ = argument;
     count_ = count;
     next_.store(0);
-    working_.store(static_cast<int>(workers_->size()));
+    working_.store(static_cast<int>(workers_.size()));
     generation_.fetch_add(1);
     generation_.notify_all();
     drain(0);
@@ -98,7 +86,7 @@ class ThreadPool final : public Executor {
     stop_.store(true);
     generation_.fetch_add(1);
     generation_.notify_all();
-    for (std::thread& worker : *workers_)
+    for (std::thread& worker : workers_)
       worker.join();
   }
 
@@ -133,8 +121,7 @@ class ThreadPool final : public Executor {
   std::atomic<int> working_{0};
   std::atomic<std::uint32_t> generation_{0};
   std::atomic<bool> stop_{false};
-  ForksSince forks_;
-  std::unique_ptr<std::vector<std::thread>> workers_ = std::make_unique<std::vector<std::thread>>();
+  std::vector<std::thread> workers_;
 };
 
 /// What a host computation needs besides its arguments. First argument of all that computes, sole
