@@ -36,7 +36,7 @@ class UnreadGradients {
                                           [](const Place& a, const Place& b) { return a.first == b.first; });
     if (twice == places_.end()) return;
     const auto text = [&](const Place& place) {
-      return "layer " + members[static_cast<std::size_t>(place.second)].text();
+      return members[static_cast<std::size_t>(place.second)].text();
     };
     throw ValueError(text(twice[1]) + ": its dW lies where that of " + text(twice[0]) +
                      " does, expected memory of its own until the step, which reads it");

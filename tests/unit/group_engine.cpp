@@ -323,7 +323,7 @@ TEST_CASE("engine: one buffer for the gradients of two weights is refused, unles
     group.set_gradient(0, dw);
     group.set_gradient(1, dw);
     CHECK(message_of([&] { group.step(ctx, {.learning_rate = 0.1}); }) ==
-          "layer 1 ('up'): its dW lies where that of layer 0 ('up') does, expected memory of its own until "
+          "weight 1 ('up'): its dW lies where that of weight 0 ('up') does, expected memory of its own until "
           "the step, which reads it");
     CHECK(w == std::vector<double>(48, 1.0));
     group.set_gradient(1, MatrixView<const double>(other.data(), 8, 6));
