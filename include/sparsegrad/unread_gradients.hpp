@@ -35,10 +35,10 @@ class UnreadGradients {
     const auto twice = std::adjacent_find(places_.begin(), places_.end(),
                                           [](const Place& a, const Place& b) { return a.first == b.first; });
     if (twice == places_.end()) return;
-    const auto text = [&](const Place& place) {
-      return members[static_cast<std::size_t>(place.second)].text();
+    const auto title = [&](const Place& place) {
+      return members[static_cast<std::size_t>(place.second)].title();
     };
-    throw ValueError(text(twice[1]) + ": its dW lies where that of " + text(twice[0]) +
+    throw ValueError(title(twice[1]) + ": its dW lies where that of " + title(twice[0]) +
                      " does, expected memory of its own until the step, which reads it");
   }
 
