@@ -99,7 +99,7 @@ class BatchedStep {
         together_.push_back(&m);
       } else if (counts_on_device()) {
         throw StateError(
-            "step: layer " + m.text() +
+            "step: " + m.title() +
             " cannot count on the device: it needs a dense optimizer state, a basis, a weight that is "
             "updated itself, and gradient memory of its own");
       }

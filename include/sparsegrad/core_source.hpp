@@ -30,9 +30,9 @@ inline void require_tokens(index_t max_tokens, index_t width) {
 /// Throws ShapeError unless a matrix of these extents has elements, and of less than 2^63 bytes.
 inline void require_extents(index_t out, index_t in) {
   if (out <= 0 || in <= 0)
-    throw ShapeError("layer is " + shape_text(out, in) + ", expected positive extents");
+    throw ShapeError("weight is " + shape_text(out, in) + ", expected positive extents");
   if (in > ((std::numeric_limits<index_t>::max)() >> 4) / out)
-    throw ShapeError("layer is " + shape_text(out, in) + ", expected a matrix of less than 2^63 bytes");
+    throw ShapeError("weight is " + shape_text(out, in) + ", expected a matrix of less than 2^63 bytes");
 }
 
 }  // namespace detail
@@ -57,7 +57,7 @@ class CoreSource {
 
   virtual ~CoreSource() = default;
 
-  /// What messages call the matrix, "layer 3 ('up')" in a group; empty: nothing.
+  /// What messages call the matrix, "layer 3 ('up')" or "weight 3 ('up')" in a group; empty: nothing.
   const std::string& name() const { return name_; }
   /// Sets that name.
   void set_name(std::string name) { name_ = std::move(name); }
@@ -86,7 +86,7 @@ class CoreSource {
   /// Throws ShapeError or ValueError, as set_basis does, for a basis that the matrix cannot have.
   void require_basis(const Basis& basis) const {
     require_shape("basis", basis.out_extent(), basis.in_extent(), out_extent(), in_extent(),
-                  "out x in of the layer");
+                  "out x in of the weight");
     if (basis.rows() > 0 && basis.cols() > 0) return;
     throw ValueError("the basis has rank " + std::to_string(basis.rows()) + " on the out side and " +
                      std::to_string(basis.cols()) +
@@ -128,6 +128,8 @@ class CoreSource {
 
   /// dW [out, in] itself where it stands in memory, also after `core`; else empty.
   virtual MatrixView<const C> standing_gradient() const { return {}; }
+  /// Where a borrowed dW begins that is still to be read; else null.
+  virtual const void* unread_gradient() const { return nullptr; }
 
   /// Forgets the gradient.
   virtual void clear() = 0;

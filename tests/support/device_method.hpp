@@ -462,7 +462,7 @@ TEST_CASE("NaN in one of many layers, raise: the step and those after it change 
   } catch (const NonFiniteError& error) {
     text = error.what();
   }
-  CHECK(text.find("layer 4 of a group holds NaN or Inf") != std::string::npos);
+  CHECK(text.find("layer or weight 4 of a group holds NaN or Inf") != std::string::npos);
   CHECK(m.all_weights() == before);
   const OptimizerState<double> after = m.group->optimizer(4).state(m.ctx);
   CHECK(after.array("m") == state.array("m"));

@@ -93,22 +93,19 @@ struct TanhBackwardEntry {
   }
 };
 
-/// What attention wants of a product q, k, v: queries q + bias, scaled, and values v + bias, N of a row's 2 hidden at a
-/// time. The keys' bias adds the same to all scores of a query, which softmax does not see, nor does any gradient.
+/// What attention wants of a product q, k, v: queries q + bias and values v + bias, N of a row's 2 hidden at a time. The keys' bias adds the same to all scores of a query, which softmax does not see, nor does any gradient.
 template <class T, int N>
 struct QkvBiasEntries {
   using C = compute_t<T>;
   const C* bias;
-  C scale;
   index_t hidden;
   Array2<T> qkv;
   SPARSEGRAD_HOST_DEVICE void operator()(index_t i, index_t pack) const {
-    const bool query = pack * N < hidden;
-    const index_t j = query ? pack * N : pack * N + hidden;
+    const index_t j = pack * N < hidden ? pack * N : pack * N + hidden;
     auto x = load_pack<T, N>(&qkv(i, j));
     const auto b = load_pack<C, N>(bias + j);
     for (int e = 0; e < N; ++e)
-      x.x[e] = (x.x[e] + b.x[e]) * (query ? scale : C(1));
+      x.x[e] += b.x[e];
     store_pack<T, N>(&qkv(i, j), x);
   }
 };

@@ -11,7 +11,6 @@
 #include "attention.cuh"
 #include "embeddings.cuh"
 #include "layer_norm.cuh"
-#include "tensor_attention.cuh"
 
 namespace sparsegrad::finetune {
 
@@ -102,53 +101,31 @@ struct DeviceLayerOps {
     device::add_sums_by_column<System, T>(ctx, g, sums);
   }
 
+  /// Of backward: a number for each row and head.
   template <class T>
-  static index_t attention_work(Context&, const AttentionShape& shape, index_t tokens, index_t longest) {
-    device::require_attention_room(shape, is_low_precision<T> ? 0 : longest);
+  static index_t attention_work(Context&, const AttentionShape& shape, index_t tokens, index_t) {
+    device::require_attention_room(shape);
     return shape.heads * tokens;
   }
   template <class T>
   static void attention_forward(Context& ctx, const AttentionShape& shape, const Placed& placed,
                                 const compute_t<T>* bias, const Dropout<compute_t<T>>& dropout,
                                 MatrixView<T> qkv, MatrixView<T> out, compute_t<T>* log_sums, compute_t<T>*) {
-    add_qkv_bias(ctx, shape, bias, qkv);
-    const MatrixView<const T> from = qkv;
-    if constexpr (is_low_precision<T>) {
-      device::with_head_width(shape.head_size, [&](auto width) {
-        using Kernel = device::TensorAttentionForward<T, width()>;
-        launch(ctx, Kernel{{{shape, placed.arrays(), Kernel::side}, dropout}, from, out, log_sums});
-      });
-    } else {
-      using Kernel = device::AttentionForward<T>;
-      launch(ctx, Kernel{{shape, placed.arrays(), Kernel::tile}, dropout, from, out, log_sums});
-    }
+    device::with_packs(
+        shape.hidden(),
+        [&](auto n, index_t packs) {
+          device::launch_over_entries<System>(ctx, qkv.rows, 2 * packs,
+                                              device::QkvBiasEntries<T, n()>{bias, shape.hidden(), qkv});
+        },
+        bias, qkv);
+    attention<T>(shape, dropout).forward(ctx, placed.arrays(), qkv, out, log_sums);
   }
   template <class T>
   static void attention_backward(Context& ctx, const AttentionShape& shape, const Placed& placed,
                                  const Dropout<compute_t<T>>& dropout, MatrixView<const T> qkv,
                                  MatrixView<const T> out, const compute_t<T>* log_sums,
                                  MatrixView<const T> d_out, MatrixView<T> d_qkv, compute_t<T>* delta) {
-    const auto scale = shape.template scale<compute_t<T>>();
-    if constexpr (is_low_precision<T>) {
-      device::with_head_width(shape.head_size, [&](auto width) {
-        using Queries = device::TensorAttentionBackwardQueries<T, width()>;
-        const device::AttentionGrid grid(shape, placed.arrays(), Queries::side);
-        launch(ctx, Queries{{grid, dropout}, scale, qkv, out, log_sums, d_out, d_qkv, delta});
-        using Keys = device::TensorAttentionBackwardKeys<T, width()>;
-        launch(ctx, Keys{{grid, dropout}, qkv, log_sums, delta, d_out, d_qkv});
-      });
-    } else {
-      device::launch_over_entries<System>(
-          ctx, shape.heads, qkv.rows,
-          device::AttentionDelta<T>{shape.head_size, qkv.rows, out, d_out, delta});
-      using Queries = device::AttentionBackwardQueries<T>;
-      launch(
-          ctx,
-          Queries{
-              {shape, placed.arrays(), Queries::tile}, dropout, scale, qkv, log_sums, delta, d_out, d_qkv});
-      using Keys = device::AttentionBackwardKeys<T>;
-      launch(ctx, Keys{{shape, placed.arrays(), Keys::tile}, dropout, qkv, log_sums, delta, d_out, d_qkv});
-    }
+    attention<T>(shape, dropout).backward(ctx, placed.arrays(), qkv, out, log_sums, d_out, d_qkv, delta);
   }
 
   template <class T>
@@ -214,20 +191,10 @@ struct DeviceLayerOps {
 
  private:
   template <class T>
-  static void add_qkv_bias(Context& ctx, const AttentionShape& shape, const compute_t<T>* bias,
-                           MatrixView<T> qkv) {
-    const auto scale = shape.template scale<compute_t<T>>();
-    device::with_packs(
-        shape.hidden(),
-        [&](auto n, index_t packs) {
-          device::launch_over_entries<System>(
-              ctx, qkv.rows, 2 * packs, device::QkvBiasEntries<T, n()>{bias, scale, shape.hidden(), qkv});
-        },
-        bias, qkv);
-  }
-  template <class K>
-  static void launch(Context& ctx, const K& kernel) {
-    System::launch(ctx, kernel.blocks(), kernel);
+  static auto attention(const AttentionShape& shape, const Dropout<compute_t<T>>& dropout) {
+    using C = compute_t<T>;
+    using Pattern = device::BidirectionalPattern<C>;
+    return device::Attention<System, T, Pattern>(shape, shape.template scale<C>(), Pattern{dropout});
   }
 };
 
