@@ -198,7 +198,12 @@ void q6_k(const Byte* __restrict b, float* __restrict v) {
   }
 }
 
-// Elements that have no blocks.
+// Elements that have no blocks. A copy by the C library takes half as long again for what comes from memory.
+void f32(const Byte* __restrict b, std::span<float> values) {
+  float* __restrict v = values.data();
+  for (std::size_t i = 0; i < values.size(); ++i)
+    std::memcpy(v + i, b + sizeof(float) * i, sizeof(float));
+}
 void f16(const Byte* __restrict b, std::span<float> values) {
   std::size_t i = 0;
 #if defined(__F16C__)
@@ -315,8 +320,7 @@ void dequantize_blocks(const GgufType& type, std::span<const std::byte> blocks, 
   const auto* b = reinterpret_cast<const Byte*>(blocks.data());
   switch (type.readable ? type.id : ~std::uint32_t{0}) {
     case 0:
-      if (!values.empty()) std::memcpy(values.data(), b, values.size_bytes());
-      return;
+      return f32(b, values);
     case 1:
       return f16(b, values);
     case 2:
