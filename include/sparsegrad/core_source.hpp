@@ -167,6 +167,8 @@ class CoreSource {
 
   /// dW [out, in] itself where it stands in memory, also after `core`; else empty.
   virtual MatrixView<const C> standing_gradient() const { return {}; }
+  /// Where a borrowed dW begins that is still to be read; else null.
+  virtual const void* unread_gradient() const { return nullptr; }
 
   /// Forgets the gradient.
   virtual void clear() = 0;

@@ -207,6 +207,11 @@ class GivenGradient final : public CoreSource<C, B> {
                                                                                     : MatrixView<const C>();
   }
 
+  const void* unread_gradient() const override {
+    if (!has_gradient() || owns_gradient_ || (finished() && borrowed_core_.data == nullptr)) return nullptr;
+    return std::visit([](const auto& m) { return static_cast<const void*>(m.data); }, given_.matrix);
+  }
+
   void clear() override {
     state_ = State::empty;
     owns_gradient_ = false;

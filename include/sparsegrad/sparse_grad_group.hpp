@@ -11,6 +11,7 @@
 #include "group_state.hpp"
 #include "sparse_adam.hpp"
 #include "sparse_grad_linear.hpp"
+#include "unread_gradients.hpp"
 
 namespace sparsegrad::SPARSEGRAD_ABI {
 
@@ -149,7 +150,10 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   /// goes dense (Overflow::go_dense), and for a first dW that must be copied (GivenGradient). Steps
   /// that collect allocate; what comes after them, or another change of bases, is reserved anew by
   /// that change. Throws ValueError unless max_tokens >= 0 and can be counted.
-  void reserve(Context& ctx, index_t max_tokens = 0) { this->reserve_steps(ctx, max_tokens); }
+  void reserve(Context& ctx, index_t max_tokens = 0) {
+    this->reserve_steps(ctx, max_tokens);
+    unread_.reserve(this->size());
+  }
 
   /// Selects layer i's entries now; `step` then does not select it again. Without a gradient it
   /// keeps nothing and the layer takes no part in the step. `need_norm`: also computes the norm that
@@ -183,7 +187,8 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   /// bases. On a BatchedBackend the layers' steps are taken together, and NaN or Inf may show in a
   /// later call: see BatchedStep. Throws NonFiniteError under NonFinite::raise, and where grad_scale takes
   /// kept entries beyond the type of the sums (NonFinite::skip: the step is left out), CapacityError under
-  /// Overflow::error, ValueError for bad options, StateError without layers, or for a backward after
+  /// Overflow::error, ValueError for bad options and for two gradients in the same memory, StateError
+  /// without layers, or for a backward after
   /// select in shared gradient memory.
   GroupReport step(Context& ctx, const GroupStep& options);
 
@@ -237,6 +242,8 @@ class SparseGradGroup : public GroupBases<T, B, O> {
     if (empty) throw ValueError("use_selector: the function is empty; nullptr stands for TopK");
   }
   GroupReport warm_up(Context& ctx);
+
+  detail::UnreadGradients unread_;
 };
 
 template <class T, Backend B, class O>
@@ -309,6 +316,7 @@ SparseGradGroup<T, B, O>::step(Context& ctx, const GroupStep& options) {
   const double decay = require_decay<C>(options);
   require_layers("step");
   members_.require_one_selection();
+  unread_.require_apart(members_.all());
   if (warming_up()) return warm_up(ctx);
   members_.prepare_missing(ctx);
   detail::start_reduces(ctx, members_.all(), members_.rules());
