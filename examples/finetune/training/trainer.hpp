@@ -121,6 +121,8 @@ class BasicTrainer {
   /// Sums over the processes, where there are several: losses of micro-batches, and whether any is to end.
   void exchange(std::vector<double>& losses);
   bool asked_to_stop(const TrainHooks& hooks) const;
+  /// Throws NonFiniteError, naming the last step, where it met NaN or Inf and that shows now; see MlpOptimizer::check.
+  void check_last_step(bool waits);
   /// False, where the loss is scaled and a gradient overflowed: all are forgotten then, and the scale is lower.
   bool gradients_are_whole();
   /// The factor for all gradients that the loss scale and clipping ask for.

@@ -60,6 +60,7 @@ double BasicTrainer<Model>::add_micro_batch(std::span<const index_t> examples, s
   for (const index_t i : examples)
     data_.add_to(batch_, i);
   const auto forward = model_.forward(ctx_, batch_, {.training = true, .dropout_key = dropout_key(number)});
+  check_last_step(false);  // the loss has waited for it
   // Among several processes `exchange` tells all of them.
   if (processes_ == nullptr && !sparsegrad::is_finite(forward.loss)) {
     throw NonFiniteError(fmt::format(
