@@ -5,6 +5,7 @@
 //   quality                     a planted problem by exact sums and by local selection
 #include <sparsegrad/sparsegrad.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -147,12 +148,16 @@ void time_steps(Communicator& comm, std::size_t type, WireType wire, int millise
   std::vector<std::unique_ptr<Buffer<float, B>>> memory;
   std::unique_ptr<GradientReducer<float, B>> reducer;
   RunType chosen{};
+  std::mt19937 random(static_cast<std::uint32_t>(comm.rank()) + 1);
+  std::normal_distribution<float> normal;
   for (int layer = 0; layer < 12; ++layer) {
     for (const Kind& kind : kinds) {
       chosen = run_types(kind.out, kind.in)[type];
       for (int i = 0; i < kind.count / 12; ++i) {
         memory.push_back(std::make_unique<Buffer<float, B>>(ctx, chosen.rows * chosen.cols));
         gradients.push_back(memory.back()->matrix(chosen.rows, chosen.cols));
+        // Equal numbers would be a selection's worst case.
+        std::generate_n(gradients.back().data, gradients.back().size(), [&] { return normal(random); });
       }
     }
   }

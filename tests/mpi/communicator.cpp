@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstring>
+#include <deque>
 #include <span>
 #include <string>
 #include <thread>
@@ -183,6 +184,19 @@ TEST_CASE("mpi: buckets hold several gradients, in each wire type") {
         }
         CHECK(buckets.in_flight() == 0);
       }
+      // A window: the first is awaited while others go on, and its bucket is used again.
+      std::deque<GradientBuckets<double>::Slot> window;
+      for (std::size_t i = 0; i < 30; ++i) {
+        window.push_back(buckets.start(std::span<const double>(numbers<double>(comm.rank(), 100 + i))));
+        if (window.size() < 4) continue;
+        std::vector<double> sum(100 + i - 3);
+        buckets.wait(window.front(), std::span(sum));
+        window.pop_front();
+        if (wire == WireType::same)
+          CHECK(same_bits(sum, added_in_order<double, double>(comm.size(), sum.size())));
+        if (bytes == 1) CHECK(window.back().bucket < 8);
+      }
+      buckets.abandon();
       (void)buckets.start(std::span<const double>(numbers<double>(comm.rank(), 300)));
       buckets.abandon();
       CHECK(buckets.in_flight() == 0);

@@ -45,7 +45,7 @@ struct BucketOptions {
 ///     buckets.wait(up, std::span(numbers));     // the sum over ranks
 ///
 /// (Buckets as in Li et al., "PyTorch Distributed: experiences on accelerating data parallel
-/// training", VLDB 2020.) Memory: that of the gradients in flight, kept for the steps that follow.
+/// training", VLDB 2020.) Memory: that of the gradients in flight, kept for those that follow.
 template <class C>
 class GradientBuckets {
   static_assert(is_compute_type<C>, "C, the type of the gradients, must be float or double");
@@ -83,17 +83,13 @@ class GradientBuckets {
   /// The same for `count` numbers that `write(C* to)` writes.
   template <class F>
   Slot start(std::size_t count, F&& write) {
-    if (in_flight_ == 0) open_ = used_ = 0;
-    if (used_ == open_) {
-      if (buckets_.size() == used_) buckets_.emplace_back();
-      buckets_[used_].numbers.clear();
-      buckets_[used_].state = Bucket::State::filling;
-      ++used_;
-    }
+    if (in_flight_ == 0) sent_ = 0;
+    if (open_ == none) open_bucket();
     Bucket& bucket = buckets_[open_];
     const Slot slot{open_, bucket.numbers.size(), count};
     bucket.numbers.resize(slot.first + count);
     write(bucket.numbers.data() + slot.first);
+    ++bucket.unread;
     ++in_flight_;
     const auto bytes = static_cast<index_t>(bucket.numbers.size() * element_bytes());
     if (bytes >= options_.bucket_bytes) {
@@ -105,11 +101,11 @@ class GradientBuckets {
   }
   /// Sends what has been started, also where the bucket is not full.
   void flush() {
-    if (used_ == open_) return;
+    if (open_ == none) return;
     Bucket& bucket = buckets_[open_];
-    const std::string what = "bucket " + std::to_string(open_) + " of gradients";
+    const std::string what = "bucket " + std::to_string(sent_++) + " of gradients";
     bucket.state = Bucket::State::sent;
-    ++open_;
+    open_ = none;
     switch (options_.wire) {
       case WireType::same:
         bucket.ticket = comm_->start_sum(std::span(bucket.numbers), options_.order, what);
@@ -147,33 +143,46 @@ class GradientBuckets {
                        [](bfloat16 x) { return static_cast<C>(static_cast<float>(x)); });
     }
     read(static_cast<const C*>(bucket.numbers.data() + slot.first));
+    if (--bucket.unread == 0) bucket.state = Bucket::State::unused;
     --in_flight_;
   }
 
   /// Forgets what was started, after an error of one's own: what is in flight is awaited and dropped.
   /// All ranks must do so.
   void abandon() noexcept {
-    for (std::size_t b = 0; b < open_; ++b) {
-      if (buckets_[b].state != Bucket::State::sent) continue;
+    for (Bucket& bucket : buckets_) {
       try {
-        comm_->wait(buckets_[b].ticket);
+        if (bucket.state == Bucket::State::sent) comm_->wait(bucket.ticket);
       } catch (...) {  // the communicator is of no use, and says so at its next call
       }
-      buckets_[b].state = Bucket::State::summed;
+      bucket.state = Bucket::State::unused;
+      bucket.unread = 0;
     }
-    open_ = used_ = in_flight_ = 0;
+    open_ = none;
+    in_flight_ = 0;
   }
 
  private:
   struct Bucket {
-    enum class State { filling, sent, summed };
-    State state = State::filling;
+    enum class State { unused, filling, sent, summed };
+    State state = State::unused;
+    std::size_t unread = 0;  ///< gradients in it that were not awaited
     Communicator::Ticket ticket = 0;
     std::vector<C> numbers;
     std::vector<float> floats;     ///< on the wire as float
     std::vector<bfloat16> halves;  ///< on the wire as bfloat16
   };
 
+  static constexpr auto none = static_cast<std::size_t>(-1);
+
+  void open_bucket() {
+    const auto unused = [](const Bucket& bucket) { return bucket.state == Bucket::State::unused; };
+    const auto found = std::find_if(buckets_.begin(), buckets_.end(), unused);
+    open_ = static_cast<std::size_t>(found - buckets_.begin());
+    if (found == buckets_.end()) buckets_.emplace_back();
+    buckets_[open_].numbers.clear();
+    buckets_[open_].state = Bucket::State::filling;
+  }
   std::size_t element_bytes() const {
     if (options_.wire == WireType::bfloat16) return sizeof(bfloat16);
     return options_.wire == WireType::float32 ? sizeof(float) : sizeof(C);
@@ -189,8 +198,8 @@ class GradientBuckets {
   Communicator* comm_;
   BucketOptions options_;
   std::deque<Bucket> buckets_;  ///< that does not move what is in flight
-  std::size_t open_ = 0;        ///< the bucket that is being filled, or the next one
-  std::size_t used_ = 0;        ///< buckets that hold gradients of this step
+  std::size_t open_ = none;     ///< the bucket that is being filled
+  std::size_t sent_ = 0;  ///< buckets that have left since none was in flight: their numbers in messages
   std::size_t in_flight_ = 0;
 };
 

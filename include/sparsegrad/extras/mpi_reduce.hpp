@@ -2,8 +2,8 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -39,7 +39,7 @@ struct MpiOptions {
   /// How long after a timeout the other ranks have to say that they are there.
   std::chrono::milliseconds grace = std::chrono::seconds(2);
   /// A thread lets messages go on while the caller computes: MPI does nothing between its calls. Takes
-  /// some of a core, and MPI_Init_thread with MPI_THREAD_MULTIPLE.
+  /// some of a core while there are any, and MPI_Init_thread with MPI_THREAD_MULTIPLE.
   bool progress_thread = false;
   /// Asked about every millisecond of a wait: why it should end now, where another's end is known; empty
   /// text: it goes on.
@@ -94,7 +94,11 @@ class MpiCommunicator final : public Communicator {
     if (options.progress_thread) thread_ = std::thread([this] { go_on(); });
   }
   ~MpiCommunicator() override {
-    ends_ = true;
+    {
+      const Lock lock(mutex_);
+      ends_ = true;
+    }
+    started_.notify_all();
     if (thread_.joinable()) thread_.join();
     int finalized = 0;
     MPI_Finalized(&finalized);
@@ -256,6 +260,7 @@ class MpiCommunicator final : public Communicator {
     op->requests.clear();
     op->messages.clear();
     in_flight_.push_back(std::move(op));
+    started_.notify_all();
     return *in_flight_.back();
   }
   Part part(const Operation& op, int r) const { return op.part(r, size_); }
@@ -289,15 +294,19 @@ class MpiCommunicator final : public Communicator {
 
   /// What the progress thread does.
   void go_on() {
+    Lock lock(mutex_);
     while (!ends_) {
-      {
-        const Lock lock(mutex_);
-        try {
-          if (broken_.empty()) advance_all();
-        } catch (const CommunicationError&) {  // the caller's next call says so
-        }
+      try {
+        if (broken_.empty()) advance_all();
+      } catch (const CommunicationError&) {  // the caller's next call says so
       }
+      if (in_flight_.empty()) {
+        started_.wait(lock, [this] { return ends_ || !in_flight_.empty(); });
+        continue;
+      }
+      lock.unlock();
       std::this_thread::sleep_for(std::chrono::microseconds(100));
+      lock.lock();
     }
   }
   void advance_all() {
@@ -417,8 +426,9 @@ class MpiCommunicator final : public Communicator {
   detail::MpiRollCall calls_;
   std::string broken_;
   Traffic traffic_;
-  mutable std::recursive_mutex mutex_;  ///< the caller's calls and the progress thread take turns
-  std::atomic<bool> ends_ = false;
+  mutable std::recursive_mutex mutex_;   ///< the caller's calls and the progress thread take turns
+  std::condition_variable_any started_;  ///< wakes the progress thread
+  bool ends_ = false;
   std::thread thread_;
 };
 

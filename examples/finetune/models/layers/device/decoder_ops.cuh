@@ -19,12 +19,10 @@ struct DeviceDecoderOps {
   using Context = typename Backend::Context;
   using System = typename Backend::System;
 
-  /// Partial column sums in double, and the embeddings' pieces.
+  /// More than partial column sums take; the embeddings' pieces have at most a row for each token.
   template <class T>
   static index_t scratch_bytes(index_t tokens, index_t width) {
-    const index_t chunks = tokens / device::ColumnSumChunks<device::Array2<T>>::chunk + 1;
-    const index_t sums = chunks * width * static_cast<index_t>(sizeof(double));
-    return sums + tokens * width * static_cast<index_t>(sizeof(compute_t<T>)) + (index_t{1} << 20);
+    return tokens * width * static_cast<index_t>(sizeof(compute_t<T>)) + (index_t{1} << 20);
   }
 
   template <class T>
@@ -71,18 +69,7 @@ struct DeviceDecoderOps {
   static void rms_norm_backward(Context& ctx, const RmsNorm<compute_t<T>>& norm, MatrixView<const T> x,
                                 const compute_t<T>* rstd, MatrixView<const T> dy, compute_t<T> factor,
                                 bool overwrite, MatrixView<T> g) {
-    if (norm.d_gamma != nullptr) {
-      device::add_sums_by_column<System>(ctx, device::RmsGammaEntry<T>{x, rstd, dy, factor}, x.rows, x.cols,
-                                         norm.d_gamma);
-    }
-    device::with_packs(
-        x.cols,
-        [&](auto n, index_t) {
-          System::launch(
-              ctx, x.rows,
-              device::RmsNormRowsBackward<T, n()>{norm.gamma, x, rstd, dy, factor, overwrite, x.cols, g});
-        },
-        norm.gamma, x, dy, g);
+    device::rms_norm_backward<System, T>(ctx, norm, x, rstd, dy, factor, overwrite, g);
   }
 
   template <class T>
@@ -119,7 +106,7 @@ struct DeviceDecoderOps {
   }
   template <class T>
   static void column_sums(Context& ctx, MatrixView<const T> g, compute_t<T>* sums) {
-    if (sums != nullptr) Backend::template column_sums<T>(ctx, g, sums);
+    device::add_sums_by_column<System, T>(ctx, g, sums);
   }
 
   /// Of backward: a number for each row and head.

@@ -8,7 +8,6 @@
 #include "../layer_ops.hpp"
 #include "activations.cuh"
 #include "adamw.cuh"
-#include "add_bias.cuh"
 #include "attention.cuh"
 #include "embeddings.cuh"
 #include "layer_norm.cuh"
@@ -21,12 +20,10 @@ struct DeviceLayerOps {
   using System = typename Backend::System;
   static constexpr index_t adamw_chunk = std::numeric_limits<index_t>::max();
 
-  /// Partial column sums in double, and the embeddings' pieces.
+  /// More than partial column sums take; the embeddings' pieces have at most a row for each token.
   template <class T>
   static index_t scratch_bytes(index_t tokens, index_t width) {
-    const index_t chunks = tokens / device::ColumnSumChunks<device::Array2<T>>::chunk + 1;
-    const index_t sums = chunks * width * static_cast<index_t>(sizeof(double));
-    return sums + tokens * width * static_cast<index_t>(sizeof(compute_t<T>)) + (index_t{1} << 20);
+    return tokens * width * static_cast<index_t>(sizeof(compute_t<T>)) + (index_t{1} << 20);
   }
 
   template <class T>
@@ -36,15 +33,20 @@ struct DeviceLayerOps {
     const BatchArrays& batch = placed.arrays();
     using Source = device::EmbeddingSource<compute_t<T>>;
     const Source source{e.word, e.position, e.type, batch.ids, batch.positions, batch.types};
-    System::launch(ctx, y.rows,
-                   device::NormalizeRows<T, Source>{source, e.norm, dropout, y.cols, xhat, rstd, y});
+    device::with_packs(
+        y.cols,
+        [&](auto n, index_t) {
+          using Kernel = device::NormalizeRows<T, n(), Source>;
+          System::launch(ctx, y.rows, Kernel{source, e.norm, dropout, y.cols, xhat, rstd, y});
+        },
+        e.word, e.position, e.type, e.norm.gamma, e.norm.beta, xhat, y);
   }
   template <class T>
   static void embeddings_backward(Context& ctx, const Embeddings<compute_t<T>>& e, const Placed& placed,
                                   const Dropout<compute_t<T>>& dropout, MatrixView<const T> xhat,
                                   const compute_t<T>* rstd, MatrixView<T> g) {
     apply_mask<T>(ctx, dropout, g);
-    device::norm_backward<System, T>(ctx, e.norm, xhat, rstd, g, {});
+    device::norm_backward<System, T>(ctx, e.norm, xhat, rstd, g, {}, {}, {}, nullptr);
     const BatchArrays& batch = placed.arrays();
     device::add_to_table<System, T>(ctx, batch.by_id, g, e.d_word);
     device::add_to_table<System, T>(ctx, batch.by_position, g, e.d_position);
@@ -58,29 +60,45 @@ struct DeviceLayerOps {
                                     MatrixView<T> y) {
     using Source = device::ResidualSource<T>;
     const Source source{dropout, bias, MatrixView<const T>(x), residual};
-    System::launch(ctx, x.rows, device::NormalizeRows<T, Source>{source, norm, {}, x.cols, x, rstd, y});
+    device::with_packs(
+        x.cols,
+        [&](auto n, index_t) {
+          using Kernel = device::NormalizeRows<T, n(), Source>;
+          System::launch(ctx, x.rows, Kernel{source, norm, {}, x.cols, x, rstd, y});
+        },
+        norm.gamma, norm.beta, bias, x, residual, y);
   }
   template <class T>
   static void residual_norm_backward(Context& ctx, const LayerNorm<compute_t<T>>& norm,
                                      const Dropout<compute_t<T>>& dropout, MatrixView<const T> xhat,
                                      const compute_t<T>* rstd, MatrixView<T> g, MatrixView<const T> extra,
                                      MatrixView<T> dx, compute_t<T>* d_bias) {
-    device::norm_backward<System, T>(ctx, norm, xhat, rstd, g, extra);
-    if (!dropout.on()) return column_sums<T>(ctx, g, d_bias);
-    write_and_sum(ctx, g.rows, g.cols, device::MaskEntry<T>{dropout, MatrixView<const T>(g), dx}, d_bias);
+    device::norm_backward<System, T>(ctx, norm, xhat, rstd, g, extra, dropout,
+                                     dropout.on() ? dx : MatrixView<T>(), d_bias);
   }
 
   template <class T>
   static void gelu_forward(Context& ctx, const compute_t<T>* bias, MatrixView<T> h, MatrixView<T> out) {
-    device::launch_over_entries<System>(ctx, h.rows, h.cols, device::GeluEntry<T>{bias, h, out});
+    device::with_packs(
+        h.cols,
+        [&](auto n, index_t packs) {
+          device::launch_over_entries<System>(ctx, h.rows, packs, device::GeluEntries<T, n()>{bias, h, out});
+        },
+        bias, h, out);
   }
   template <class T>
   static void gelu_backward(Context& ctx, MatrixView<const T> slope, MatrixView<T> g, compute_t<T>* d_bias) {
-    write_and_sum(ctx, g.rows, g.cols, device::MultiplyEntry<T>{slope, g}, d_bias);
+    device::with_packs(
+        g.cols,
+        [&](auto n, index_t) {
+          device::add_sums_by_column<System, n()>(ctx, device::MultiplyEntries<T, n()>{slope, g}, g.rows,
+                                                  g.cols, d_bias);
+        },
+        slope, g);
   }
   template <class T>
   static void column_sums(Context& ctx, MatrixView<const T> g, compute_t<T>* sums) {
-    if (sums != nullptr) Backend::template column_sums<T>(ctx, g, sums);
+    device::add_sums_by_column<System, T>(ctx, g, sums);
   }
 
   /// Of backward: a number for each row and head.
@@ -94,9 +112,10 @@ struct DeviceLayerOps {
                                 const compute_t<T>* bias, const Dropout<compute_t<T>>& dropout,
                                 MatrixView<T> qkv, MatrixView<T> out, compute_t<T>* log_sums, compute_t<T>*) {
     device::with_packs(
-        qkv.cols,
+        shape.hidden(),
         [&](auto n, index_t packs) {
-          device::launch_over_entries<System>(ctx, qkv.rows, packs, device::AddBias<T, n()>{bias, qkv});
+          device::launch_over_entries<System>(ctx, qkv.rows, 2 * packs,
+                                              device::QkvBiasEntries<T, n()>{bias, shape.hidden(), qkv});
         },
         bias, qkv);
     attention<T>(shape, dropout).forward(ctx, placed.arrays(), qkv, out, log_sums);
@@ -130,8 +149,12 @@ struct DeviceLayerOps {
   template <class T>
   static void apply_mask(Context& ctx, const Dropout<compute_t<T>>& dropout, MatrixView<T> x) {
     if (!dropout.on()) return;
-    device::launch_over_entries<System>(ctx, x.rows, x.cols,
-                                        device::MaskEntry<T>{dropout, MatrixView<const T>(x), x});
+    device::with_packs(
+        x.cols,
+        [&](auto n, index_t packs) {
+          device::launch_over_entries<System>(ctx, x.rows, packs, device::MaskEntries<T, n()>{dropout, x});
+        },
+        x);
   }
 
   template <class T>
@@ -172,12 +195,6 @@ struct DeviceLayerOps {
     using C = compute_t<T>;
     using Pattern = device::BidirectionalPattern<C>;
     return device::Attention<System, T, Pattern>(shape, shape.template scale<C>(), Pattern{dropout});
-  }
-  /// Calls `entry` for every entry and adds what it returns to its column's sum (null: to none), in one pass.
-  template <class Entry, class C>
-  static void write_and_sum(Context& ctx, index_t rows, index_t cols, const Entry& entry, C* sums) {
-    if (sums == nullptr) return device::launch_over_entries<System>(ctx, rows, cols, entry);
-    device::add_sums_by_column<System>(ctx, entry, rows, cols, sums);
   }
 };
 
