@@ -30,8 +30,17 @@ def mpirun(ranks, command, options=()):
     return [json.loads(text) for text in out.stdout.splitlines() if text.startswith("{")]
 
 
+class NoNamespaces(Exception):
+    """This machine, or this user, cannot make network namespaces."""
+
+
 def ip(*words):
-    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+    try:
+        done = subprocess.run(["ip", *words], capture_output=True, text=True)
+    except FileNotFoundError:
+        raise NoNamespaces("there is no program ip") from None
+    if done.returncode != 0:
+        raise NoNamespaces(f"ip {' '.join(words)}: {done.stderr.strip()}")
 
 
 @contextlib.contextmanager
@@ -63,7 +72,9 @@ def namespaces(count):
                    "--mca", "btl_tcp_if_include", f"{ADDRESS}0/24", "--mca", "oob_tcp_if_include",
                    f"{ADDRESS}0/24"]
     finally:
-        for name in made:
+        for i, name in enumerate(made, 1):
+            # The kernel takes a namespace down later, and its links with it: their names must be free at once.
+            subprocess.run(["ip", "link", "del", f"sgveth{i}"], capture_output=True)
             ip("netns", "del", name)
         subprocess.run(["ip", "link", "del", BRIDGE], capture_output=True)
 
@@ -229,7 +240,7 @@ def main():
         rates = (1,) if arguments.quick else (10, 1, 0.1)
         rows, how = step_part(program, rates, 40, 1 if arguments.quick else 2)
         text += step_text(rows, how, loaded)
-    except (subprocess.CalledProcessError, FileNotFoundError) as error:
+    except NoNamespaces as error:
         text += f"Not measured: network namespaces cannot be made here ({error}).\n"
     text += ("\n## Plan for many nodes\n\nComputed, not measured: [assumptions](../distributed.md#many-nodes). The lower number has no sum\n"
              "hidden, the higher one all that fits beside the backward pass.\n\n" + plan_part(found))

@@ -3,7 +3,7 @@
 # Sets everything up, builds the program, fetches a BERT of 6 layers and fine-tunes its MLP matrices on judgements of
 # acceptability: densely, sparsely as the paper, sparsely with this project's best settings, by LoRA, and, as a control,
 # not at all. Ends with a table, a sentence that says what it shows, and plots.
-#   --quick       at most ten minutes on two cores (default); with --data CoLA, twice as long
+#   --quick       at most ten minutes on two cores, after eight to build the program once (default); CoLA: twice as long
 #   --study       all parameters train; learning rates searched alike, three seeds: an hour or two
 #   --full        the same with the whole protocol: every seed and learning rate
 #   --data DIR    GLUE data, with DIR/CoLA/train.tsv and dev.tsv. Else $SPARSEGRAD_GLUE_DIR, else the program's built-in

@@ -3,7 +3,7 @@
 # Sets everything up, builds sparsegrad-llm, fetches SmolLM2 (135 M parameters in 4 bits, 93 MB) and fine-tunes it on word
 # problems of arithmetic: with sparse gradients, with LoRA, and, as a control, not at all. Ends with a table, curves, one
 # question answered before and after, an adapter for peft and for llama.cpp, and a sentence that says what it shows. At most
-# ten minutes on two cores.
+# ten minutes on two cores, after about eight that build the program once.
 #   --model FILE   a GGUF file at hand, or a model's folder, in place of SmolLM2
 #   --data FILE    questions and answers of one's own, such as GSM8K's train.jsonl, in place of the generated ones
 #   --output DIR   where results go (runs/demo_llm)

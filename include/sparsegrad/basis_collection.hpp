@@ -45,7 +45,7 @@ class BasisCollection {
     index_t in = 0;
   };
 
-  /// Throws ShapeError when layers of one kind differ in extents under BasisScope::kind; what
+  /// Throws ShapeError when weights of one kind differ in extents under BasisScope::kind; what
   /// recipe.sides throws.
   BasisCollection(Context& ctx, std::span<const Layer> layers, const BasisRecipe& recipe) {
     require_recipe(recipe);
@@ -57,9 +57,9 @@ class BasisCollection {
         entries_.push_back(make(ctx, layer, recipe));
         entry = entries_.back().get();
       } else if (entry->layer.out != layer.out || entry->layer.in != layer.in) {
-        throw ShapeError("a layer of kind '" + layer.kind + "' is " + shape_text(layer.out, layer.in) +
+        throw ShapeError("a weight of kind '" + layer.kind + "' is " + shape_text(layer.out, layer.in) +
                          ", another " + shape_text(entry->layer.out, entry->layer.in) +
-                         "; layers of one kind share a basis and must have the same extents");
+                         "; weights of one kind share a basis and must have the same extents");
       }
       of_.push_back(entry);
     }
@@ -93,8 +93,8 @@ class BasisCollection {
     for (auto& entry : entries_)
       if (entry->needs_gradients()) entry->sums->reduce(ctx, sum);
   }
-  /// Fits every basis. Throws StateError when gradients were needed and none came; what
-  /// TuckerBasis::fit throws.
+  /// Fits every basis. Throws StateError when gradients were needed and none came, or when a part of
+  /// them is to be kept and all were 0; what TuckerBasis::fit throws.
   void fit(Context& ctx) {
     for (auto& entry : entries_) {
       if (entry->needs_gradients() && entry->sums->count() == 0) {
@@ -103,6 +103,13 @@ class BasisCollection {
                          ", needs gradients, and none was collected: none came, or all held NaN or Inf");
       }
       entry->basis = Basis::fit(ctx, *entry->sums, entry->sides.out, entry->sides.in);
+      if (entry->needs_gradients() && entry->sums->total_energy() == 0 && entry->cuts()) {
+        throw StateError("the basis of kind '" + entry->layer.kind + "', " +
+                         shape_text(entry->layer.out, entry->layer.in) + ", cannot be cut to " +
+                         shape_text(entry->basis->rows(), entry->basis->cols()) + ": all " +
+                         std::to_string(entry->sums->count()) +
+                         " gradients that were collected are 0; full or random sides need none");
+      }
     }
   }
   /// The fitted basis of layer i: one object for the layers that share it.
@@ -126,6 +133,11 @@ class BasisCollection {
     std::shared_ptr<const Basis> basis;
 
     bool needs_gradients() const { return sides.out.needs_gradients() || sides.in.needs_gradients(); }
+    /// Whether the basis leaves out vectors of a side that is computed from gradients.
+    bool cuts() const {
+      return (sides.out.needs_gradients() && basis->rows() < layer.out) ||
+             (sides.in.needs_gradients() && basis->cols() < layer.in);
+    }
   };
 
   static std::unique_ptr<Entry> make(Context& ctx, const Layer& layer, const BasisRecipe& recipe) {

@@ -30,12 +30,41 @@ inline void require_tokens(index_t max_tokens, index_t width) {
 /// Throws ShapeError unless a matrix of these extents has elements, and of less than 2^63 bytes.
 inline void require_extents(index_t out, index_t in) {
   if (out <= 0 || in <= 0)
-    throw ShapeError("layer is " + shape_text(out, in) + ", expected positive extents");
+    throw ShapeError("weight is " + shape_text(out, in) + ", expected positive extents");
   if (in > ((std::numeric_limits<index_t>::max)() >> 4) / out)
-    throw ShapeError("layer is " + shape_text(out, in) + ", expected a matrix of less than 2^63 bytes");
+    throw ShapeError("weight is " + shape_text(out, in) + ", expected a matrix of less than 2^63 bytes");
 }
 
 }  // namespace detail
+
+/// The products that a source still has to take for its core, V^T S U with dense factors and nothing
+/// else: for whoever takes those of many matrices together (BatchedProjection).
+template <class C, Backend B>
+struct PendingCore {
+  /// Of the sides that the plan leaves to the end.
+  PendingCore(const TuckerBasis<C, B>& basis_, const CostModel& model_, const Plan& plan)
+      : basis(&basis_),
+        model(&model_),
+        out(plan.out == SideOrder::multiply_first && basis_.out().rotates()),
+        in(plan.in == SideOrder::multiply_first && basis_.in().rotates()) {}
+
+  const TuckerBasis<C, B>* basis;  ///< V and U
+  const CostModel* model;          ///< chooses the side that is first
+  bool out;                        ///< whether S is to be multiplied by V^T
+  bool in;                         ///< whether S is to be multiplied by U
+  MatrixView<const C> sum;         ///< S, or its transpose where `turned`
+  bool turned = false;             ///< whether the rows of `sum` are those of the in side
+  bool ready = false;              ///< whether the gradient is complete, and its core not made
+  MatrixView<C> core;              ///< memory for the core
+  /// Elements where S stands, if the core's memory is the same: with one product alone the core must
+  /// then be made elsewhere. Else 0.
+  index_t in_place = 0;
+
+  /// Whether there are products, and of dense factors alone.
+  bool possible() const {
+    return (out || in) && (!out || basis->out().has_factor()) && (!in || basis->in().has_factor());
+  }
+};
 
 /// Makes the core gradient G~ = V^T dW U [r, c] of one weight matrix, in one optimizer step after
 /// another.
@@ -57,7 +86,7 @@ class CoreSource {
 
   virtual ~CoreSource() = default;
 
-  /// What messages call the matrix, "layer 3 ('up')" in a group; empty: nothing.
+  /// What messages call the matrix, "layer 3 ('up')" or "weight 3 ('up')" in a group; empty: nothing.
   const std::string& name() const { return name_; }
   /// Sets that name.
   void set_name(std::string name) { name_ = std::move(name); }
@@ -86,7 +115,7 @@ class CoreSource {
   /// Throws ShapeError or ValueError, as set_basis does, for a basis that the matrix cannot have.
   void require_basis(const Basis& basis) const {
     require_shape("basis", basis.out_extent(), basis.in_extent(), out_extent(), in_extent(),
-                  "out x in of the layer");
+                  "out x in of the weight");
     if (basis.rows() > 0 && basis.cols() > 0) return;
     throw ValueError("the basis has rank " + std::to_string(basis.rows()) + " on the out side and " +
                      std::to_string(basis.cols()) +
@@ -120,6 +149,16 @@ class CoreSource {
   /// The same in memory of this object's own, to be changed in place.
   virtual MatrixView<C> own_core(Context& ctx) = 0;
 
+  /// The products between gradient and core, where they can be taken together with other sources';
+  /// empty: the source takes them itself, in `core`. Whoever takes them calls begin_core before and
+  /// take_core after it; a new gradient may only begin after `clear`.
+  virtual std::optional<PendingCore<C, B>> pending_core() { return {}; }
+  /// The source holds neither gradient nor core until take_core. Returns what is to be held as long
+  /// as another's core stands in the memory of S.
+  virtual std::shared_ptr<int> begin_core() { return nullptr; }
+  /// The core stands here until `clear`, in memory that is lent for so long.
+  virtual void take_core(MatrixView<C>, std::shared_ptr<int>) {}
+
   /// Whether the source computes chosen entries alone, and no core: `select` then writes them to
   /// `s`, empty at first, with strictly rising positions. They are `element_count()`.
   virtual bool selects() const { return false; }
@@ -128,6 +167,8 @@ class CoreSource {
 
   /// dW [out, in] itself where it stands in memory, also after `core`; else empty.
   virtual MatrixView<const C> standing_gradient() const { return {}; }
+  /// Where a borrowed dW begins that is still to be read; else null.
+  virtual const void* unread_gradient() const { return nullptr; }
 
   /// Forgets the gradient.
   virtual void clear() = 0;

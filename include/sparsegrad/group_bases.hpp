@@ -130,7 +130,7 @@ class GroupBases {
   O& optimizer(index_t i) {
     Member& m = members_.at(i);
     if (m.optimizer == nullptr)
-      throw StateError("optimizer: layer " + m.text() + " gets it at refresh, or by set_basis");
+      throw StateError("optimizer: " + m.title() + " gets it at refresh, or by set_basis");
     return *m.optimizer;
   }
   /// The sparse gradient of the last selection.
@@ -212,7 +212,7 @@ class GroupBases {
   /// Throws StateError, naming the caller, for a group without layers.
   void require_layers(const char* call) const {
     if (size() == 0)
-      throw StateError(std::string(call) + ": the group has no layers; call add or add_weight first");
+      throw StateError(std::string(call) + ": the group is empty; call add or add_weight first");
   }
   /// Throws StateError, naming the caller, where `collects`.
   void require_not_collecting(const char* call, bool collects) const {
@@ -419,7 +419,7 @@ template <class T, Backend B, class O>
 void GroupBases<T, B, O>::set_gradient(index_t i, const WeightGradientView<C>& dw) {
   Member& m = members_.at(i);
   if (m.given == nullptr) {
-    throw StateError("set_gradient: layer " + m.text() +
+    throw StateError("set_gradient: " + m.title() +
                      " makes its own gradient (add); only a weight of add_weight is given one");
   }
   m.named([&] {
@@ -433,7 +433,7 @@ template <class T, Backend B, class O>
 void GroupBases<T, B, O>::rebind(index_t i, const TrainedWeight<T>& moved, ConstMatrixView<C> gradient) {
   Member& m = members_.at(i);
   if (m.given == nullptr)
-    throw StateError("rebind: layer " + m.text() + " was added by `add`; call the layer's own rebind");
+    throw StateError("rebind: " + m.title() + " was added by `add`; call the layer's own rebind");
   m.named([&] {
     require_shape("weight", moved.weight.rows, moved.weight.cols, m.weight->weight.rows,
                   m.weight->weight.cols, "extents of the weight before");

@@ -130,14 +130,15 @@ struct GroupMember {
 
   /// Its basis.
   const Basis& basis() const { return *source->basis(); }
-  /// Its number and kind as text, for error messages: "3 ('up')".
-  std::string text() const {
-    return std::to_string(number) + (kind.empty() ? std::string() : " ('" + kind + "')");
+  /// What error messages call it: "layer 3 ('up')", or "weight 3 ('up')" where it came by add_weight.
+  std::string title() const {
+    return (given != nullptr ? "weight " : "layer ") + std::to_string(number) +
+           (kind.empty() ? std::string() : " ('" + kind + "')");
   }
   /// Returns f(), whose Errors then name this member.
   template <class F>
   decltype(auto) named(F&& f) const {
-    return with_name([this] { return "layer " + text(); }, std::forward<F>(f));
+    return with_name([this] { return title(); }, std::forward<F>(f));
   }
   /// Whether there is a gradient in this step.
   bool has_gradient() const { return has_own_gradient() || !earlier.empty(); }
@@ -152,7 +153,7 @@ struct GroupMember {
   void require_idle(const char* call) const {
     const bool idle = progress == Progress::gathering || progress == Progress::collected;
     if (source->accumulating() || !earlier.empty() || !idle) {
-      throw StateError(std::string(call) + ": layer " + text() +
+      throw StateError(std::string(call) + ": " + title() +
                        " holds a gradient of this step; call step or clear first");
     }
   }
@@ -164,7 +165,7 @@ struct GroupMember {
   /// may have one. Throws what the reduce function throws, and StateError from then on until clear.
   MatrixView<const C> finish(Context& ctx, const Rules& rules) {
     if (values_sent) {
-      throw StateError("layer " + text() +
+      throw StateError(title() +
                        ": the values of its entries are summed over processes, and no core; call select");
     }
     if (hand_over(ctx, rules)) return source->core(ctx);
@@ -237,7 +238,7 @@ struct GroupMember {
   void end_micro_batch(Context& ctx, const Rules& rules) {
     require_whole();
     if (started || !(progress == Progress::gathering || progress == Progress::collected))
-      throw StateError("end_micro_batch: layer " + text() +
+      throw StateError("end_micro_batch: " + title() +
                        " is finished for this step; call step or clear first");
     if (!has_own_gradient()) return;
     require_unfinished(rules);
@@ -291,12 +292,12 @@ struct GroupMember {
   void require_remainder(const Rules& rules) const {
     if (source->standing_gradient().empty() || earlier.used()) {
       throw StateError(
-          "step: the optimizer of layer " + text() +
+          "step: the optimizer of " + title() +
           " uses the whole gradient, expected one given as [out, in] in the sums' type (set_gradient), of "
           "all micro-batches at once");
     }
     if (rules.reducer != nullptr) {
-      throw StateError("step: the optimizer of layer " + text() +
+      throw StateError("step: the optimizer of " + title() +
                        " uses the whole gradient, of which use_reduce adds up the core alone; expected a "
                        "gradient that the engine has reduced, and no use_reduce");
     }
@@ -341,7 +342,7 @@ struct GroupMember {
   /// Throws StateError after a reduce that threw.
   void require_whole() const {
     if (progress == Progress::broken)
-      throw StateError("layer " + text() +
+      throw StateError(title() +
                        ": use_reduce's function threw in this step, and may have summed a part of the "
                        "gradient; call clear and begin the step again");
   }
@@ -416,7 +417,7 @@ struct GroupMember {
   void require_unfinished(const Rules& rules) const {
     if (started || values_sent || !source->finished() || (rules.reducer == nullptr && sums == nullptr))
       return;
-    throw StateError("layer " + text() + " was finished (core, gradient, select) before it could be " +
+    throw StateError(title() + " was finished (core, gradient, select) before it could be " +
                      (rules.reducer != nullptr ? "reduced" : "collected") + "; call the group's finish");
   }
 };

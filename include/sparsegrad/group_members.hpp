@@ -77,7 +77,7 @@ class GroupMembers {
     member.number = size();
     member.kind = kind;
     if (!later && has_positions(member)) prepare(ctx, member);
-    member.source->set_name("layer " + member.text());
+    member.source->set_name(member.title());
     list_.push_back(std::move(member));
     return size() - 1;
   }
@@ -92,7 +92,7 @@ class GroupMembers {
     for (std::size_t e = at; e < list_.size(); ++e) {
       list_[e].number = static_cast<index_t>(e);
       forget(list_[e]);
-      list_[e].source->set_name("layer " + list_[e].text());
+      list_[e].source->set_name(list_[e].title());
     }
     shrink_gradient_memory(ctx);
   }
@@ -103,10 +103,9 @@ class GroupMembers {
     for (const Member& m : list_) {
       if (m.number == except) continue;
       if (m.source == source)
-        throw ValueError(std::string(call) + ": it is layer " + m.text() + " of this group already");
+        throw ValueError(std::string(call) + ": it is " + m.title() + " of this group already");
       if (m.weight->overlaps(weight)) {
-        throw ValueError(std::string(call) + ": the weight has memory in common with that of layer " +
-                         m.text() +
+        throw ValueError(std::string(call) + ": the weight has memory in common with that of " + m.title() +
                          ", which a step would change twice; give a tied weight to the group once, "
                          "with the sum of its gradients");
       }
@@ -132,16 +131,16 @@ class GroupMembers {
     Member& m = at(i);
     if (selector.wants_commit() && shared_ != nullptr) {
       throw StateError(
-          "use_selector: this selector needs each layer's core until the step is taken; it excludes "
+          "use_selector: this selector needs each core until the step is taken; it excludes "
           "share_gradient_memory");
     }
     for (const Member& other : list_) {
       if (selector.identity() != nullptr && &other != &m && other.selector.identity() == selector.identity())
-        throw ValueError("use_selector: layer " + other.text() +
-                         " uses this selector, whose state is one layer's own");
+        throw ValueError("use_selector: " + other.title() +
+                         " uses this selector, whose state belongs to one weight");
     }
     if (const index_t most = wanted(m, m.basis()); selector.entries() > most) {
-      throw ValueError("use_selector: layer " + m.text() + " keeps " + std::to_string(most) +
+      throw ValueError("use_selector: " + m.title() + " keeps " + std::to_string(most) +
                        " entries, the selector " + std::to_string(selector.entries()) +
                        "; raise the group's entries (or density)");
     }
@@ -228,7 +227,7 @@ class GroupMembers {
   /// Throws ValueError, naming the member, when positions in its core would not fit 32 bits.
   void require_positions(const Member& m) const {
     if (has_positions(m)) return;
-    throw ValueError("layer " + m.text() + ": its core of " + shape_text(m.basis().rows(), m.basis().cols()) +
+    throw ValueError(m.title() + ": its core of " + shape_text(m.basis().rows(), m.basis().cols()) +
                      " has more than 2^31 - 1 entries; give it a basis of lower rank first");
   }
   /// An optimizer for members with a gradient that have none: a step before the refresh that a
@@ -335,9 +334,8 @@ class GroupMembers {
       require_one_selection(m);
       if (!m.takes_part(rules_)) continue;
       if (!m.squared_norm && m.progress == Member::Progress::selected) {
-        throw StateError("squared_norm: layer " + m.text() +
-                         " was selected without its norm; call select(ctx, " + std::to_string(m.number) +
-                         ", true)");
+        throw StateError("squared_norm: " + m.title() + " was selected without its norm; call select(ctx, " +
+                         std::to_string(m.number) + ", true)");
       }
       if (!m.squared_norm && !m.is_selected()) {
         if (m.source->selects() || m.values_sent) {
@@ -402,7 +400,7 @@ class GroupMembers {
   /// unseen.
   void require_one_selection(const Member& m) const {
     if (shared_ == nullptr || !m.is_selected() || !m.source->accumulating()) return;
-    throw StateError("layer " + m.text() +
+    throw StateError(m.title() +
                      " had a backward after its selection; with share_gradient_memory select after the last "
                      "micro-batch's backward");
   }
@@ -423,14 +421,15 @@ class GroupMembers {
     if constexpr (RemainderOptimizer<O, C, B>) m.require_remainder(rules_);
     const index_t entries = core_optimizer::update_capacity(*m.optimizer, m.gradient.count());
     if (m.update->capacity() >= entries) return;
-    throw StateError("step: the update of layer " + m.text() + " has room for " +
+    throw StateError("step: the update of " + m.title() + " has room for " +
                      std::to_string(m.update->capacity()) + " entries, its optimizer may change " +
                      std::to_string(entries) + "; its state was changed from outside");
   }
 
   std::size_t place(index_t i) const {
     if (i < 0 || i >= size()) {
-      throw ValueError("layer " + std::to_string(i) + ", expected 0 <= layer < " + std::to_string(size()));
+      throw ValueError("index is " + std::to_string(i) + ", expected 0 <= index < " + std::to_string(size()) +
+                       ", the weights of the group");
     }
     return static_cast<std::size_t>(i);
   }

@@ -46,7 +46,7 @@ void require_member_state(typename B::Context& ctx, const Members& members, cons
   const index_t rows = saved.basis->rows();
   const index_t cols = saved.basis->cols();
   require_shape("the saved basis", saved.basis->out_extent(), saved.basis->in_extent(),
-                m.source->out_extent(), m.source->in_extent(), "out x in of the layer");
+                m.source->out_extent(), m.source->in_extent(), "out x in of the weight");
   m.source->require_basis(*saved.basis);
   // Before the optimizer's capacity, which follows from it.
   const index_t kept = members.wanted(m, *saved.basis);
@@ -60,7 +60,8 @@ void require_member_state(typename B::Context& ctx, const Members& members, cons
   if (saved.selector.empty()) return;
   if (!m.selector.saves()) {
     throw ValueError(
-        "the saved state has one of a selector, and the layer has none that keeps a state; call use_selector "
+        "the saved state has one of a selector, and the group none that keeps a state here; call "
+        "use_selector "
         "first");
   }
   m.selector.check_state(rows, cols, kept, saved.selector);
@@ -75,19 +76,19 @@ GroupState<C, B> group_state(typename B::Context& ctx, const Members& members) {
   return state;
 }
 
-/// Throws ValueError, naming layer and difference, unless restore_group_state can take the state
+/// Throws ValueError, naming weight and difference, unless restore_group_state can take the state
 /// over.
 template <class C, Backend B, class Members>
 void require_group_state(typename B::Context& ctx, const Members& members, const GroupState<C, B>& state) {
   if (static_cast<index_t>(state.layers.size()) != members.size()) {
-    throw ValueError("the saved state has " + std::to_string(state.layers.size()) + " layers, expected " +
+    throw ValueError("the saved state has " + std::to_string(state.layers.size()) + " weights, expected " +
                      std::to_string(members.size()));
   }
   for (const auto& m : members.all()) {
     try {
       require_member_state<C, B>(ctx, members, m, state.layers[static_cast<std::size_t>(m.number)]);
     } catch (const Error& error) {
-      throw ValueError("layer " + m.text() + ": " + error.what());
+      throw ValueError(m.title() + ": " + error.what());
     }
   }
 }

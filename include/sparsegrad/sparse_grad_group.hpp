@@ -11,6 +11,7 @@
 #include "group_state.hpp"
 #include "sparse_adam.hpp"
 #include "sparse_grad_linear.hpp"
+#include "unread_gradients.hpp"
 
 namespace sparsegrad::SPARSEGRAD_ABI {
 
@@ -80,7 +81,7 @@ class SparseGradGroup : public GroupBases<T, B, O> {
     AnySelector<C, B> any(std::move(selector));
     if (any.keeps_state())
       throw ValueError(
-          "use_selector: a selector with a state is one layer's own; give it with the layer's number");
+          "use_selector: a selector with a state belongs to one weight; give it with that one's number");
     members_.rules().selector = std::move(any);
   }
   /// TopK again.
@@ -149,7 +150,10 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   /// goes dense (Overflow::go_dense), and for a first dW that must be copied (GivenGradient). Steps
   /// that collect allocate; what comes after them, or another change of bases, is reserved anew by
   /// that change. Throws ValueError unless max_tokens >= 0 and can be counted.
-  void reserve(Context& ctx, index_t max_tokens = 0) { this->reserve_steps(ctx, max_tokens); }
+  void reserve(Context& ctx, index_t max_tokens = 0) {
+    this->reserve_steps(ctx, max_tokens);
+    unread_.reserve(this->size());
+  }
 
   /// Selects layer i's entries now; `step` then does not select it again. Without a gradient it
   /// keeps nothing and the layer takes no part in the step. `need_norm`: also computes the norm that
@@ -159,6 +163,13 @@ class SparseGradGroup : public GroupBases<T, B, O> {
 
   /// The finished core of layer i, after `use_reduce`'s function.
   MatrixView<const C> finish(Context& ctx, index_t i);
+
+  /// Makes cores for later calls of `finish`: on a BatchedBackend those of layers of one shape by common
+  /// products.
+  void finish_together(Context& ctx) {
+    begin_warm_up(ctx);
+    step_.finish_together(ctx, members_.all(), members_.rules());
+  }
 
   /// Sum of squares of all cores (of the values of sources that select by themselves) before
   /// grad_scale: for clipping over these and all other parameters of a model. Finishes the
@@ -176,7 +187,8 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   /// bases. On a BatchedBackend the layers' steps are taken together, and NaN or Inf may show in a
   /// later call: see BatchedStep. Throws NonFiniteError under NonFinite::raise, and where grad_scale takes
   /// kept entries beyond the type of the sums (NonFinite::skip: the step is left out), CapacityError under
-  /// Overflow::error, ValueError for bad options, StateError without layers, or for a backward after
+  /// Overflow::error, ValueError for bad options and for two gradients in the same memory, StateError
+  /// without layers, or for a backward after
   /// select in shared gradient memory.
   GroupReport step(Context& ctx, const GroupStep& options);
 
@@ -230,6 +242,8 @@ class SparseGradGroup : public GroupBases<T, B, O> {
     if (empty) throw ValueError("use_selector: the function is empty; nullptr stands for TopK");
   }
   GroupReport warm_up(Context& ctx);
+
+  detail::UnreadGradients unread_;
 };
 
 template <class T, Backend B, class O>
@@ -251,7 +265,7 @@ requires CoreOptimizer<O, compute_t<T>, B>
 void SparseGradGroup<T, B, O>::start_reduce(Context& ctx, index_t i) {
   Member& m = members_.at(i);
   if (members_.rules().clears_selected)
-    throw StateError("start_reduce: layer " + m.text() +
+    throw StateError("start_reduce: " + m.title() +
                      " shares gradient memory, which its selection frees; call select");
   begin_warm_up(ctx);
   m.named([&] { m.start_reduce(ctx, members_.rules()); });
@@ -291,6 +305,7 @@ requires CoreOptimizer<O, compute_t<T>, B>
 double SparseGradGroup<T, B, O>::squared_norm(Context& ctx) {
   begin_warm_up(ctx);
   detail::start_reduces(ctx, members_.all(), members_.rules(), true);
+  step_.measure_together(ctx, members_.all(), members_.rules());
   return members_.squared_norm(ctx);
 }
 
@@ -301,11 +316,11 @@ SparseGradGroup<T, B, O>::step(Context& ctx, const GroupStep& options) {
   const double decay = require_decay<C>(options);
   require_layers("step");
   members_.require_one_selection();
+  unread_.require_apart(members_.all());
   if (warming_up()) return warm_up(ctx);
   members_.prepare_missing(ctx);
   detail::start_reduces(ctx, members_.all(), members_.rules());
-  const bool guarded =
-      step_.select_together(ctx, members_.all(), members_.rules(), options.grad_scale, false);
+  const bool guarded = step_.select_together(ctx, members_.all(), members_.rules(), options.grad_scale);
   GroupReport report;
   if (members_.select(ctx, report) && (guarded || members_.stays_finite(ctx, step_options, report))) {
     detail::require_agreement(ctx, members_.all(), members_.rules());
@@ -351,6 +366,7 @@ template <class T, Backend B, class O>
 requires CoreOptimizer<O, compute_t<T>, B> GroupMemory SparseGradGroup<T, B, O>::memory(Context& ctx)
 const {
   GroupMemory sum = members_.memory();
+  sum.gradients += step_.bytes();
   if (collection_) sum.collection = collection_->bytes();
   sum.scratch = ctx.scratch().bytes();
   return sum;

@@ -33,7 +33,7 @@
 // a whole model
 #include "sparse_grad_group.hpp"
 
-// Float classes of the default backend come from the library sparsegrad::compiled.
+// Classes of float and bfloat16 on the default backend come from the library sparsegrad::compiled.
 #ifdef SPARSEGRAD_COMPILED
 #include "compiled/cpu.hpp"
 #endif

@@ -18,7 +18,7 @@ class SparsegradConan(ConanFile):
     license = "MIT"
     topics = ("machine-learning", "fine-tuning", "sparse")
     settings = "os", "arch", "compiler", "build_type"
-    # io: files. c: the C interface. compiled: the float classes compiled once.
+    # io: files. c: the C interface. compiled: the float and bfloat16 classes compiled once.
     options = {"io": [True, False], "c": [True, False], "compiled": [True, False]}
     default_options = {"io": True, "c": False, "compiled": False}
 

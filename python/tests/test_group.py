@@ -1,8 +1,10 @@
 """Groups: the README's numbers, AdamW by hand, reports, bases, saved states."""
 
+import json
 import os
 import pathlib
 import re
+import subprocess
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 import sparsegrad
 from conftest import StdRandom
 from sparsegrad import Group, Side
+from test_arrays import Bfloat16
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -306,3 +309,192 @@ def test_state_written_in_cpp():
     again = Training()
     again.run(0, 20)
     assert header(again.group.save()) == header(path.read_bytes())
+
+
+class LinearRandom:
+    """`fill` of tests/c/check.h."""
+
+    def __init__(self, seed):
+        self.state = (seed * 2654435761 + 1) % 2**32
+
+    def matrix(self, rows, cols):
+        numbers = []
+        for _ in range(rows * cols):
+            self.state = (self.state * 1664525 + 1013904223) % 2**32
+            numbers.append((self.state >> 8) / 2**24 - 0.5)
+        return np.asarray(numbers, np.float32).reshape(rows, cols)
+
+
+class TrainingOfC:
+    """That of `same_bits resume` in tests/c."""
+
+    def __init__(self, dtype, weight=None):
+        self.w = LinearRandom(1).matrix(24, 16) if weight is None else weight
+        one = sparsegrad.Context(threads=1, backend="eigen")
+        self.group = Group(density=0.2, warmup_steps=2, dtype=dtype, context=one)
+        if dtype == "float32":
+            self.group.add_weight(self.w, "up")
+        else:
+            self.group.add_weight(Bfloat16(self.w), "up", master=self.w)
+
+    def run(self, first, last):
+        for step in range(first, last):
+            self.group.set_gradient(0, LinearRandom(step + 2).matrix(24, 16))
+            self.group.step(learning_rate=0.01, weight_decay=0.1)
+
+
+@pytest.mark.skipif("SPARSEGRAD_C_PROGRAMS" not in os.environ, reason="run.sh says where the C programs are")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("interface", ["c", "cpp"])
+def test_states_pass_to_programs_in_c_and_cpp_and_back(tmp_path, interface, dtype):
+    """All take the same steps; each half may be taken by another, with the same bits in both files."""
+    program = pathlib.Path(os.environ["SPARSEGRAD_C_PROGRAMS"]) / "same_bits_c"
+    state, weight = tmp_path / "state.safetensors", tmp_path / "weight"
+    resume = lambda first, last: subprocess.run(
+        [program, "resume", interface, dtype, str(first), str(last), state, weight], check=True
+    )
+    whole = TrainingOfC(dtype)
+    whole.run(0, 6)
+    resume(0, 6)
+    assert state.read_bytes() == whole.group.save() and weight.read_bytes() == whole.w.tobytes()
+    # Theirs goes on here.
+    second = TrainingOfC(dtype, np.fromfile(weight, np.float32).reshape(24, 16))
+    second.group.load_file(state)
+    second.run(6, 12)
+    # Ours goes on there.
+    whole.group.save_file(state)
+    whole.w.tofile(weight)
+    resume(6, 12)
+    whole.run(6, 12)
+    np.testing.assert_array_equal(second.w, whole.w)
+    assert weight.read_bytes() == whole.w.tobytes()
+    assert state.read_bytes() == whole.group.save() == second.group.save()
+
+
+def rewritten(state, change):
+    """The saved state, whose header and tensors `change` has changed."""
+    size = int.from_bytes(state[:8], "little")
+    header = json.loads(state[8 : 8 + size])
+    tensors = {
+        name: state[8 + size :][slice(*entry["data_offsets"])]
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+    change(header, tensors)
+    data = b""
+    for name, tensor in tensors.items():
+        header[name]["data_offsets"] = [len(data), len(data) + len(tensor)]
+        data += tensor
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def test_states_of_another_kind():
+    """What a state says and what the group expects are named both."""
+    training = TrainingOfC("float32")
+    training.run(0, 4)
+    state = training.group.save()
+    size = int.from_bytes(state[:8], "little")
+    floats = [n for n, e in json.loads(state[8 : 8 + size]).items() if e.get("dtype") == "F32"]
+    assert floats
+    assert len(rewritten(state, lambda header, tensors: None)) > 0
+
+    def in_double(name):
+        def change(header, tensors):
+            header[name]["dtype"] = "F64"
+            tensors[name] = np.frombuffer(tensors[name], np.float32).astype(np.float64).tobytes()
+
+        return change
+
+    def metadata(key, value):
+        def change(header, tensors):
+            assert key in header["__metadata__"]
+            header["__metadata__"][key] = value
+
+        return change
+
+    other = lambda **options: Group(density=0.2, warmup_steps=2, **options)
+    two, share, adam = other(), Group(density=0.4, warmup_steps=2), other(beta1=0.5)
+    for group in (two, share, adam):
+        group.add_weight(np.zeros((24, 16), np.float32), "up")
+    two.add_weight(np.zeros((24, 16), np.float32), "up")
+    kind, extents = other(), other()
+    kind.add_weight(np.zeros((24, 16), np.float32), "down")
+    extents.add_weight(np.zeros((16, 24), np.float32), "up")
+    into = TrainingOfC("float32").group
+    into.restore(rewritten(state, lambda header, tensors: None))
+    for group, change, text in (
+        *((into, in_double(name), f"tensor '{name}' has dtype F64, expected F32") for name in floats),
+        (
+            into,
+            metadata("type", "sparse_grad_group 2"),
+            "is a 'sparse_grad_group 2', expected a 'sparse_grad_group 1'",
+        ),
+        (share, None, "weight 0 ('up'): the saved state was made with 77 kept entries a step, expected 154"),
+        (adam, None, "weight 0 ('up'): the saved state was made with beta1 0.9, expected 0.5"),
+        (two, None, "the saved state has 1 weights, expected 2"),
+        (kind, None, "weight 0 ('down'): the saved kind is 'up', expected 'down'"),
+        (extents, None, "weight 0 ('up'): the saved basis is 24x16, expected 16x24 (out x in of the weight)"),
+    ):
+        with pytest.raises(sparsegrad.FileError, match=re.escape(text)):
+            group.restore(rewritten(state, change) if change else state)
+
+
+def test_a_state_is_in_float_whatever_type_the_weights_have():
+    full = TrainingOfC("float32")
+    full.run(0, 4)
+    narrow = TrainingOfC("bfloat16", full.w.copy())
+    narrow.group.restore(full.group.save())
+    for training in (full, narrow):
+        training.run(4, 8)
+    np.testing.assert_array_equal(narrow.w, full.w)
+
+
+def test_errors_name_the_weight():
+    """In the caller's terms: what add_weight added is a weight, with its number and kind."""
+    w = [np.zeros((4, 3), np.float32) for _ in range(2)]
+    group = Group(density=1)
+    group.add_weight(w[0])
+    group.add_weight(w[1], "up")
+    group.add_layer(sparsegrad.Layer(np.zeros((4, 3), np.float32)), "mlp")
+    g = np.ones((4, 3), np.float32)
+    bad = np.full((4, 3), np.nan, np.float32)
+
+    def step_with(index, gradient):
+        try:
+            group.set_gradient(index, gradient)
+            group.step(learning_rate=0.1)
+        finally:
+            group.clear()
+
+    def set_basis_amid_a_step():
+        try:
+            group.set_gradient(1, g)
+            group.set_basis(1, None)
+        finally:
+            group.clear()
+
+    for error, text, call in (
+        (ArithmeticError, "weight 0: the core gradient of 4x3 holds NaN", lambda: step_with(0, bad)),
+        (ArithmeticError, "weight 1 ('up'): the core gradient of 4x3 holds NaN", lambda: step_with(1, bad)),
+        (ValueError, "weight 0: dW is 3x4, expected 4x3", lambda: group.set_gradient(0, g.T.copy())),
+        (ValueError, "weight 1 ('up'): the weight overlaps dW", lambda: group.set_gradient(1, w[1])),
+        (RuntimeError, "layer 2 ('mlp') makes its own gradient", lambda: group.set_gradient(2, g)),
+        (ValueError, "index is 3, expected 0 <= index < 3, the weights of the group", lambda: group.basis(3)),
+        (ValueError, "memory in common with that of weight 0,", lambda: group.add_weight(w[0], "again")),
+        (ValueError, "weight 1 ('up'): weight is 3x4, expected 4x3", lambda: group.rebind(1, g.T.copy())),
+        (ValueError, "weight 1 ('up'): rebind: the weight has memory in common", lambda: group.rebind(1, w[0])),
+        (RuntimeError, "weight 1 ('up') holds a gradient of this step", set_basis_amid_a_step),
+        (RuntimeError, "step: the group is empty", lambda: Group().step(learning_rate=0.1)),
+        (
+            ValueError,
+            "weight 1 ('up'): basis is 3x4, expected 4x3 (out x in of the weight)",
+            lambda: group.set_basis(1, sparsegrad.TuckerBasis.fit([g.T.copy()])),
+        ),
+    ):
+        with pytest.raises(error, match=re.escape(text)):
+            call()
+    group.remove(0)
+    with pytest.raises(ArithmeticError, match=re.escape("weight 0 ('up'): the core")):
+        step_with(0, bad)

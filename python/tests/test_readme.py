@@ -1,5 +1,6 @@
-"""The programs of python/README.md run."""
+"""The programs of python/README.md run, and the installed package says what it is."""
 
+import importlib.metadata
 import pathlib
 import re
 
@@ -36,3 +37,17 @@ def test_block(number, random):
     exec(block, known)
     if "report" in known:
         assert known["report"].kept > 0
+
+
+def test_metadata():
+    package = importlib.metadata.distribution("sparsegrad")
+    said = package.metadata
+    assert said["Version"] == sparsegrad.__version__
+    assert said["License-Expression"] == "MIT" and said.get_all("License-File") == ["LICENSE"]
+    assert said["Description-Content-Type"] == "text/markdown" and "# sparsegrad in Python" in README
+    assert (said.get_payload() or said["Description"]).strip() == README.strip()
+    assert "Typing :: Typed" in said.get_all("Classifier")
+    there = {str(file).partition(".dist-info/")[2] or str(file): file for file in package.files}
+    assert {"sparsegrad/py.typed", "sparsegrad/_core.pyi", "licenses/LICENSE"} <= set(there)
+    text = (pathlib.Path(__file__).parents[2] / "LICENSE").read_text()
+    assert there["licenses/LICENSE"].locate().read_text() == text

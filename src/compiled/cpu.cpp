@@ -1,4 +1,4 @@
-// The float classes on backend::Cpu, and what it computes with Eigen for all others.
+// The classes of float and bfloat16 on backend::Cpu, and what it computes with Eigen for all others.
 #include <sparsegrad/backend/cpu/eigen.hpp>
 #include <sparsegrad/compiled/cpu.hpp>
 

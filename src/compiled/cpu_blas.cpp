@@ -1,4 +1,4 @@
-// The float classes on backend::CpuBlas.
+// The classes of float and bfloat16 on backend::CpuBlas.
 #include <sparsegrad/compiled/cpu_blas.hpp>
 
 SPARSEGRAD_COMPILED_CLASSES(, backend::CpuBlas)

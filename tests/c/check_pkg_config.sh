@@ -5,12 +5,14 @@ cc=$1 libdir=$2 source=$3 linked=$4
 export PKG_CONFIG_PATH=$libdir/pkgconfig
 program=$(mktemp)
 trap 'rm -f "$program"' EXIT
-read -ra cflags <<< "$(pkg-config --cflags sparsegrad)"
+# pkg-config quotes the spaces of a path for a shell.
+cflags=() libs=()
+eval "cflags+=($(pkg-config --cflags sparsegrad))"
 if [[ $linked == static ]]; then
   # `-l:` because -lsparsegrad prefers the shared one.
-  read -ra libs <<< "$(pkg-config --libs --static sparsegrad | sed 's/-lsparsegrad/-l:libsparsegrad.a/')"
+  eval "libs+=($(pkg-config --libs --static sparsegrad | sed 's/-lsparsegrad/-l:libsparsegrad.a/'))"
 else
-  read -ra libs <<< "$(pkg-config --libs sparsegrad)"
+  eval "libs+=($(pkg-config --libs sparsegrad))"
 fi
 "$cc" -std=c11 "${cflags[@]}" "$source" -o "$program" "${libs[@]}" -lm
 LD_LIBRARY_PATH=$libdir "$program"

@@ -172,26 +172,26 @@ static void matrices(sparsegrad_context* context) {
   OK(sparsegrad_group_add_weight(group, sparsegrad_weight_f32(w, OUT, IN), "up", NULL));
   FAILS(value, "common", sparsegrad_group_add_weight(group, sparsegrad_weight_f32(w + 1, 2, 2), "up", NULL));
 
-  FAILS(value, "layer 1, expected 0 <= layer < 1",
+  FAILS(value, "index is 1, expected 0 <= index < 1",
         sparsegrad_group_set_gradient(group, 1, sparsegrad_const_f32(dw, OUT, IN)));
-  FAILS(value, "layer -1", sparsegrad_group_set_gradient(group, -1, sparsegrad_const_f32(dw, OUT, IN)));
-  FAILS(shape, "layer 0 ('up')", sparsegrad_group_set_gradient(group, 0, sparsegrad_const_f32(dw, IN, OUT)));
+  FAILS(value, "index is -1", sparsegrad_group_set_gradient(group, -1, sparsegrad_const_f32(dw, OUT, IN)));
+  FAILS(shape, "weight 0 ('up')", sparsegrad_group_set_gradient(group, 0, sparsegrad_const_f32(dw, IN, OUT)));
   FAILS(shape, "the gradient", sparsegrad_group_set_gradient(group, 0, sparsegrad_const_f32(NULL, OUT, IN)));
-  FAILS(value, "layer 0 ('up')", sparsegrad_group_set_gradient(group, 0, sparsegrad_const_f32(w, OUT, IN)));
+  FAILS(value, "weight 0 ('up')", sparsegrad_group_set_gradient(group, 0, sparsegrad_const_f32(w, OUT, IN)));
   sparsegrad_const_matrix odd = sparsegrad_const_f32(dw, OUT, IN);
   odd.dtype = 3;
   FAILS(value, "dtype is 3", sparsegrad_group_set_gradient(group, 0, odd));
-  FAILS(value, "layer 5", sparsegrad_group_remove(group, 5));
-  FAILS(value, "layer 5", sparsegrad_group_rebind(group, 5, sparsegrad_weight_f32(w, OUT, IN)));
+  FAILS(value, "index is 5", sparsegrad_group_remove(group, 5));
+  FAILS(value, "index is 5", sparsegrad_group_rebind(group, 5, sparsegrad_weight_f32(w, OUT, IN)));
   FAILS(shape, "4x2", sparsegrad_group_rebind(group, 0, sparsegrad_weight_f32(w, OUT, IN - 1)));
   weight = sparsegrad_weight_f32(w, OUT, IN);
   weight.layout = SPARSEGRAD_IN_OUT;
   FAILS(value, "layout is 1, expected that of before", sparsegrad_group_rebind(group, 0, weight));
   sparsegrad_basis* basis = NULL;
   sparsegrad_weight_info info;
-  FAILS(value, "layer 5", sparsegrad_group_basis(group, 5, &basis));
-  FAILS(value, "layer 5", sparsegrad_group_set_basis(group, 5, NULL, 0));
-  FAILS(value, "layer 5", sparsegrad_group_describe_weight(group, 5, &info));
+  FAILS(value, "index is 5", sparsegrad_group_basis(group, 5, &basis));
+  FAILS(value, "index is 5", sparsegrad_group_set_basis(group, 5, NULL, 0));
+  FAILS(value, "index is 5", sparsegrad_group_describe_weight(group, 5, &info));
   FAILS(value, "max_tokens", sparsegrad_group_reserve(group, -1));
   sparsegrad_group_destroy(group);
 
@@ -217,7 +217,7 @@ static void steps(sparsegrad_context* context) {
   fill(dw, N, 2);
   sparsegrad_group* group = NULL;
   OK(sparsegrad_group_create(context, NULL, &group));
-  FAILS(SPARSEGRAD_ERROR_STATE, "no layers", sparsegrad_group_step(group, NULL, NULL));
+  FAILS(SPARSEGRAD_ERROR_STATE, "the group is empty", sparsegrad_group_step(group, NULL, NULL));
   OK(sparsegrad_group_add_weight(group, sparsegrad_weight_f32(w, OUT, IN), "up", NULL));
   float before[N];
   memcpy(before, w, sizeof w);
@@ -243,7 +243,7 @@ static void steps(sparsegrad_context* context) {
   // Refused numbers have not touched the gradient: it may still be replaced.
   dw[5] = NAN;
   OK(sparsegrad_group_set_gradient(group, 0, sparsegrad_const_f32(dw, OUT, IN)));
-  FAILS(SPARSEGRAD_ERROR_NON_FINITE, "layer 0 ('up')", sparsegrad_group_step(group, NULL, NULL));
+  FAILS(SPARSEGRAD_ERROR_NON_FINITE, "weight 0 ('up')", sparsegrad_group_step(group, NULL, NULL));
   OK(sparsegrad_group_clear(group));
   dw[5] = -INFINITY;
   OK(sparsegrad_group_set_gradient(group, 0, sparsegrad_const_f32(dw, OUT, IN)));

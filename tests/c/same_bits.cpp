@@ -1,13 +1,20 @@
 // The C interface beside the C++ one in the same program: the same steps give the same bits. Texts of errors are this
 // thread's own.
+//
+// same_bits resume c|cpp float32|bfloat16 FIRST LAST STATE WEIGHT: steps [FIRST, LAST) of one training by that
+// interface. Where FIRST > 0 it goes on from the saved state and the weight (in float, for bfloat16 the master) in these
+// files; it writes both anew. Python's tests compare them with their own.
 #include <sparsegrad/backend/cpu.hpp>
 #include <sparsegrad/io/group_file.hpp>
 #include <sparsegrad/sparse_grad_group.hpp>
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "check.h"
@@ -102,6 +109,83 @@ void weights(const Recipe& out_side, const Recipe& in_side, AdamSemantics semant
   sparsegrad_context_destroy(context);
 }
 
+/// What `resume` reads and writes.
+struct Files {
+  std::uint32_t first, last;
+  const char* state;
+  const char* weight;
+};
+
+/// The step options of `resume`.
+constexpr GroupStep resumed_step{.learning_rate = 0.01, .weight_decay = 0.1};
+
+template <class T>
+void resume_cpp(const Files& files, std::vector<float>& weight) {
+  std::vector<T> low(weight.size());
+  B::Context ctx(1);
+  SparseGradGroup<T, B> group({.density = 0.2, .warmup_steps = 2});
+  if constexpr (std::is_same_v<T, float>) {
+    group.add_weight(ctx, {weight.data(), out, in}, "up");
+  } else {
+    group.add_weight(ctx, {low.data(), out, in}, {weight.data(), out, in}, "up");
+  }
+  if (files.first > 0) io::load(ctx, files.state, group);
+  for (std::uint32_t s = files.first; s < files.last; ++s) {
+    const std::vector<float> dw = numbers(out * in, s + 2);
+    group.set_gradient(0, {dw.data(), out, in});
+    group.step(ctx, resumed_step);
+  }
+  io::save(ctx, files.state, group);
+}
+
+void resume_c(std::int32_t dtype, const Files& files, std::vector<float>& weight) {
+  std::vector<std::uint16_t> low(weight.size());
+  sparsegrad_context* context = new_context(SPARSEGRAD_BACKEND_EIGEN);
+  sparsegrad_group_options options;
+  sparsegrad_group_options_init(&options);
+  options.weight_dtype = dtype;
+  options.density = 0.2;
+  options.warmup_steps = 2;
+  sparsegrad_group* group = nullptr;
+  OK(sparsegrad_group_create(context, &options, &group));
+  const sparsegrad_weight w = dtype == SPARSEGRAD_FLOAT32
+                                  ? sparsegrad_weight_f32(weight.data(), out, in)
+                                  : sparsegrad_weight_bf16(low.data(), weight.data(), out, in);
+  OK(sparsegrad_group_add_weight(group, w, "up", nullptr));
+  if (files.first > 0) OK(sparsegrad_group_load_file(group, files.state));
+  sparsegrad_step_options step;
+  sparsegrad_step_options_init(&step);
+  step.learning_rate = resumed_step.learning_rate;
+  step.weight_decay = resumed_step.weight_decay;
+  for (std::uint32_t s = files.first; s < files.last; ++s) {
+    const std::vector<float> dw = numbers(out * in, s + 2);
+    OK(sparsegrad_group_set_gradient(group, 0, sparsegrad_const_f32(dw.data(), out, in)));
+    OK(sparsegrad_group_step(group, &step, nullptr));
+  }
+  OK(sparsegrad_group_save_file(group, files.state));
+  sparsegrad_group_destroy(group);
+  sparsegrad_context_destroy(context);
+}
+
+void resume(const std::string& interface, const std::string& dtype, const Files& files) {
+  std::vector<float> weight = numbers(out * in, 1);
+  const auto bytes = static_cast<std::streamsize>(weight.size() * sizeof(float));
+  if (files.first > 0) {
+    std::ifstream file(files.weight, std::ios::binary);
+    CHECK(file.read(reinterpret_cast<char*>(weight.data()), bytes));
+  }
+  const bool full = dtype == "float32";
+  if (interface == "c") {
+    resume_c(full ? SPARSEGRAD_FLOAT32 : SPARSEGRAD_BFLOAT16, files, weight);
+  } else if (full) {
+    resume_cpp<float>(files, weight);
+  } else {
+    resume_cpp<bfloat16>(files, weight);
+  }
+  std::ofstream file(files.weight, std::ios::binary);
+  CHECK(file.write(reinterpret_cast<const char*>(weight.data()), bytes));
+}
+
 void layers() {
   std::vector<float> w = numbers(out * in, 1), bias = numbers(out, 2);
   std::vector<float> c_w = w;
@@ -170,7 +254,12 @@ void foreign_exceptions() {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  if (argc == 8 && std::string(argv[1]) == "resume") {
+    const auto number = [](const char* text) { return static_cast<std::uint32_t>(std::atoi(text)); };
+    resume(argv[2], argv[3], {number(argv[4]), number(argv[5]), argv[6], argv[7]});
+    return failure_count != 0;
+  }
   const Recipe full{{SPARSEGRAD_HOSVD, 0, 0, 0}, SideRecipe::hosvd()};
   const Recipe rank{{SPARSEGRAD_HOSVD, 5, 0, 0}, SideRecipe::hosvd(5)};
   const Recipe energy{{SPARSEGRAD_HOSVD, 0, 0.6, 0}, SideRecipe::hosvd(Truncation::energy(0.6))};

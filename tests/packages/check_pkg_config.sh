@@ -9,9 +9,10 @@ trap 'rm -rf "$work"' EXIT
 
 # run PACKAGE SOURCE
 run() {
-  local cflags libs
-  read -ra cflags <<< "$(pkg-config --cflags "$1")"
-  read -ra libs <<< "$(pkg-config --libs "$1")"
+  local cflags=() libs=()
+  # pkg-config quotes the spaces of a path for a shell.
+  eval "cflags+=($(pkg-config --cflags "$1"))"
+  eval "libs+=($(pkg-config --libs "$1"))"
   "$cxx" -std=c++20 -O0 "${cflags[@]}" -x c++ "$2" -o "$work/program" -x none "${libs[@]}"
   "$work/program"
 }

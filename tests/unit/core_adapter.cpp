@@ -258,7 +258,7 @@ TEST_CASE("a delta is set without touching W, and forward uses it; one with NaN 
   CHECK(message_of([&] {
           CoreAdapter<double, B>(model.ctx, MatrixView<const double>(model.weights[0].data(), 8, 6), nullptr,
                                  TuckerBasis<double, B>::identity(6, 8));
-        }) == "basis is 6x8, expected 8x6 (out x in of the layer)");
+        }) == "basis is 6x8, expected 8x6 (out x in of the weight)");
 }
 
 TEST_CASE("a delta belongs to its basis: another one is refused before anything is computed") {
@@ -403,5 +403,5 @@ TEST_CASE("a group of adapters that was restored goes on bit by bit") {
   // Of another shape: refused.
   Adapters other(5);
   CHECK(contains(message_of([&] { io::get(other.model.ctx, file, "group.", other.group); }),
-                 "layer 0 ('up'): the saved basis is 4x6, expected 5x6"));
+                 "weight 0 ('up'): the saved basis is 4x6, expected 5x6"));
 }

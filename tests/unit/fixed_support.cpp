@@ -319,7 +319,7 @@ TEST_CASE("the extents of basis, weight and support must fit") {
   CHECK(message_of([&] {
           Sampled(ctx, TrainedWeight<double>(MatrixView<double>(w.data(), 6, 8), WeightLayout::out_in),
                   nullptr, basis, support_of(ctx, 8, 6, {1}));
-        }) == "basis is 8x6, expected 6x8 (out x in of the layer)");
+        }) == "basis is 8x6, expected 6x8 (out x in of the weight)");
   SampledGradient<double, B> gradient(ctx, basis, support_of(ctx, 8, 6, {1}));
   const MatrixView<const double> two(w.data(), 2, 8);
   const MatrixView<const double> three(w.data(), 3, 6);

@@ -344,7 +344,7 @@ TEST_CASE("wrong gradients and calls are refused and change nothing") {
   const std::vector<bfloat16> halves(6);
   const MatrixView<const double> view(dw.data(), 2, 3);
   CHECK(message_of([&] { GivenGradient<double, B>(ctx, 0, 3); }) ==
-        "layer is 0x3, expected positive extents");
+        "weight is 0x3, expected positive extents");
   GivenGradient<double, B> gradient(ctx, 2, 3);
   CHECK(message_of([&] {
           gradient.set({view, WeightLayout::in_out});
@@ -370,7 +370,7 @@ TEST_CASE("wrong gradients and calls are refused and change nothing") {
         "set_basis: a gradient is being accumulated; call clear first");
   gradient.clear();
   CHECK(message_of([&] { gradient.set_basis(ctx, TuckerBasis<double, B>::identity(3, 2)); }) ==
-        "basis is 3x2, expected 2x3 (out x in of the layer)");
+        "basis is 3x2, expected 2x3 (out x in of the weight)");
   // One after the other, before the core is asked for: the last counts.
   const std::vector<double> last(6, 4.0);
   gradient.set({view});

@@ -308,6 +308,38 @@ TEST_CASE("engine: a group that is restored in its warm-up goes on bit by bit") 
   }
 }
 
+TEST_CASE("engine: one buffer for the gradients of two weights is refused, unless each is taken before") {
+  B::Context ctx;
+  for (const index_t warmup : {0, 1, 3}) {
+    CAPTURE(warmup);
+    GroupOptions options = keeping(7);
+    options.warmup_steps = warmup;
+    options.recipe = recipe_of(SideRecipe::hosvd(), SideRecipe::identity());
+    Group group(options);
+    std::vector<double> w(48, 1.0), v(48, 1.0), buffer(48, 0.5), other(48, 0.25);
+    const MatrixView<const double> dw(buffer.data(), 8, 6);
+    group.add_weight(ctx, MatrixView<double>(w.data(), 8, 6), "up");
+    group.add_weight(ctx, MatrixView<double>(v.data(), 8, 6), "up");
+    group.set_gradient(0, dw);
+    group.set_gradient(1, dw);
+    CHECK(message_of([&] { group.step(ctx, {.learning_rate = 0.1}); }) ==
+          "weight 1 ('up'): its dW lies where that of weight 0 ('up') does, expected memory of its own until "
+          "the step, which reads it");
+    CHECK(w == std::vector<double>(48, 1.0));
+    group.set_gradient(1, MatrixView<const double>(other.data(), 8, 6));
+    CHECK(group.step(ctx, {.learning_rate = 0.1}).without_gradient == 0);
+    for (const index_t i : {0, 1}) {  // one after the other
+      group.set_gradient(i, dw);
+      if (group.warming_up()) {
+        group.end_collecting_step(ctx, i);
+      } else {
+        group.select(ctx, i);
+      }
+    }
+    CHECK(group.step(ctx, {.learning_rate = 0.1}).kept == (group.warming_up() ? 0 : 14));
+  }
+}
+
 TEST_CASE("engine: what is refused") {
   Model model;
   Group group(keeping(7));
@@ -317,7 +349,8 @@ TEST_CASE("engine: what is refused") {
   CHECK(
       message_of([&] { group.set_gradient(0, dw); }) ==
       "set_gradient: layer 0 ('up') makes its own gradient (add); only a weight of add_weight is given one");
-  CHECK(message_of([&] { group.set_gradient(1, dw); }) == "layer 1, expected 0 <= layer < 1");
+  CHECK(message_of([&] { group.set_gradient(1, dw); }) ==
+        "index is 1, expected 0 <= index < 1, the weights of the group");
   CHECK(message_of([&] { group.add_weight(model.ctx, MatrixView<double>(), "up"); }) ==
         "weight is 0x0, expected positive extents");
   CHECK(message_of([&] {
@@ -328,16 +361,16 @@ TEST_CASE("engine: what is refused") {
   CHECK(group.size() == 1);
   CHECK(group.add_weight(model.ctx, MatrixView<double>(w.data(), 8, 6), "up") == 1);
   CHECK(message_of([&] { group.set_gradient(1, MatrixView<const double>(g.data(), 6, 8)); }) ==
-        "layer 1 ('up'): dW is 6x8, expected 8x6 (out x in)");
+        "weight 1 ('up'): dW is 6x8, expected 8x6 (out x in)");
   CHECK(message_of([&] { group.set_gradient(1, dw, WeightLayout::in_out); }) ==
-        "layer 1 ('up'): dW is 8x6, expected 6x8 (in x out)");
+        "weight 1 ('up'): dW is 8x6, expected 6x8 (in x out)");
   const std::vector<bfloat16> halves(48);
   CHECK(contains(message_of([&] { group.set_gradient(1, MatrixView<const bfloat16>(halves.data(), 8, 6)); }),
                  "16 bits goes with float sums"));
   group.set_gradient(1, dw);
   group.finish(model.ctx, 1);
   CHECK(message_of([&] { group.set_gradient(1, dw); }) ==
-        "layer 1 ('up'): set_gradient: the core of this step is finished; call step or clear first");
+        "weight 1 ('up'): set_gradient: the core of this step is finished; call step or clear first");
   group.clear(model.ctx);
   CHECK(group.step(model.ctx, {}).without_gradient == 2);
   CHECK(message_of([] {

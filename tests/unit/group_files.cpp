@@ -200,7 +200,7 @@ TEST_CASE("group files: what does not fit is refused, and the group stays as it 
     second.group.use_selector(second.model.ctx, i, nullptr);
   bad.layers.pop_back();
   CHECK(message_of([&] { second.group.restore(second.model.ctx, bad); }) ==
-        "the saved state has 2 layers, expected 3");
+        "the saved state has 2 weights, expected 3");
   unchanged();
   second.model.add_gradient(2);
   CHECK(contains(text(second.group, file), "holds a gradient"));
@@ -209,7 +209,7 @@ TEST_CASE("group files: what does not fit is refused, and the group stays as it 
   unchanged();
 
   Group other(keeping(8));
-  CHECK(text(other, file) == "f: 'group.': the saved state has 3 layers, expected 0");
+  CHECK(text(other, file) == "f: 'group.': the saved state has 3 weights, expected 0");
   Model model;
   Group wide(keeping(8));
   model.add_to(wide);

@@ -52,16 +52,16 @@ TEST_CASE("a layer joins a group once, and two layers have no weight memory in c
   CHECK(message_of([&] { group.add(model.ctx, *model.layers[1], "again"); }) ==
         "add: it is layer 1 ('up') of this group already");
   const auto in_common = [](const std::string& call, const std::string& layer) {
-    return call + ": the weight has memory in common with that of layer " + layer +
+    return call + ": the weight has memory in common with that of " + layer +
            ", which a step would change twice; give a tied weight to the group once, with the sum of its "
            "gradients";
   };
   // The same matrix, and a part of it, as another layer or as a weight.
   Layer twin(model.ctx, model.layers[2]->weight(), nullptr);
-  CHECK(message_of([&] { group.add(model.ctx, twin, "tied"); }) == in_common("add", "2 ('down')"));
+  CHECK(message_of([&] { group.add(model.ctx, twin, "tied"); }) == in_common("add", "layer 2 ('down')"));
   CHECK(message_of([&] {
           group.add_weight(model.ctx, model.layers[0]->weight().block(7, 0, 1, 6), "part");
-        }) == in_common("add_weight", "0 ('up')"));
+        }) == in_common("add_weight", "layer 0 ('up')"));
   CHECK(group.size() == 3);
   // Column blocks of one fused matrix have nothing in common.
   std::vector<double> fused(8 * 12);
@@ -87,10 +87,9 @@ TEST_CASE("a group without layers has no step and no collection") {
   GroupOptions options = keeping(5);
   options.warmup_steps = 2;
   Group group(options);
-  CHECK(message_of([&] { group.step(ctx, {}); }) ==
-        "step: the group has no layers; call add or add_weight first");
+  CHECK(message_of([&] { group.step(ctx, {}); }) == "step: the group is empty; call add or add_weight first");
   CHECK(message_of([&] { group.collect(ctx, {}); }) ==
-        "collect: the group has no layers; call add or add_weight first");
+        "collect: the group is empty; call add or add_weight first");
   CHECK(group.warming_up());  // the warm-up is not used up
   CHECK(group.squared_norm(ctx) == 0);
 }
@@ -113,7 +112,7 @@ TEST_CASE("a weight that an engine has moved is trained at its new place") {
         const auto n = static_cast<index_t>(i);
         CHECK(
             message_of([&] { group.rebind(n, MatrixView<double>(elsewhere[i].data(), 8, 6)); }) ==
-            "layer " + std::to_string(i) +
+            "weight " + std::to_string(i) +
                 " ('up'): rebind: the gradient stands in memory that add_weight was given; give its place as "
                 "well");
         group.rebind(n, MatrixView<double>(elsewhere[i].data(), 8, 6),
@@ -136,9 +135,9 @@ TEST_CASE("a weight that an engine has moved is trained at its new place") {
   // Refusals, after which everything is as before.
   std::vector<double> memory(100);
   CHECK(message_of([&] { group.rebind(1, MatrixView<double>(memory.data(), 6, 8), moved.gradient(1)); }) ==
-        "layer 1 ('up'): weight is 6x8, expected 8x6 (extents of the weight before)");
+        "weight 1 ('up'): weight is 6x8, expected 8x6 (extents of the weight before)");
   CHECK(message_of([&] { group.rebind(1, moved.weight(0), moved.gradient(1)); }) ==
-        "layer 1 ('up'): rebind: the weight has memory in common with that of layer 0 ('up'), which a step "
+        "weight 1 ('up'): rebind: the weight has memory in common with that of weight 0 ('up'), which a step "
         "would change twice; give a tied weight to the group once, with the sum of its gradients");
   CHECK_THROWS_AS(group.rebind(2, moved.weight(0), moved.gradient(0)), ValueError);
   group.rebind(1, moved.weight(1), moved.gradient(1));  // to where it is

@@ -241,6 +241,36 @@ TEST_CASE("group safety: a layer without a gradient is left out of the step") {
   }
 }
 
+TEST_CASE("group safety: a basis is not cut out of gradients that are all 0") {
+  Model model;
+  Group group(keeping(5));
+  model.add_to(group);
+  const auto collect_zeros = [&](const SideRecipe& out) {
+    group.collect(model.ctx, recipe_of(out, SideRecipe::identity()));
+    for (std::size_t i = 0; i < 3; ++i) {
+      oracle::Matrix zero = model.gradient(i);
+      zero.data.assign(zero.data.size(), 0.0);
+      model.add(i, zero);
+    }
+    group.end_collecting_step(model.ctx);
+  };
+  collect_zeros(SideRecipe::hosvd(2));
+  const auto basis = model.layers[0]->basis();
+  CHECK(
+      message_of([&] { group.refresh(model.ctx); }) ==
+      "the basis of kind 'up', 8x6, cannot be cut to 2x6: all 2 gradients that were collected are 0; full or "
+      "random sides need none");
+  CHECK(model.layers[0]->basis() == basis);
+  model.add_gradients();
+  group.end_collecting_step(model.ctx);
+  group.refresh(model.ctx);
+  CHECK(model.layers[0]->basis()->rows() == 2);
+  for (const SideRecipe& side : {SideRecipe::hosvd(), SideRecipe::random(2)}) {
+    collect_zeros(side);
+    group.refresh(model.ctx);
+  }
+}
+
 TEST_CASE("group safety: refresh and stop_collecting change all layers or none") {
   Model model;
   Group group(keeping(5));
@@ -293,8 +323,10 @@ TEST_CASE("group safety: a layer's number is checked") {
   Model model;
   Group group(keeping(4));
   model.add_to(group);
-  CHECK(message_of([&] { (void)group.source(3); }) == "layer 3, expected 0 <= layer < 3");
-  CHECK(message_of([&] { (void)group.kept(-1); }) == "layer -1, expected 0 <= layer < 3");
+  CHECK(message_of([&] { (void)group.source(3); }) ==
+        "index is 3, expected 0 <= index < 3, the weights of the group");
+  CHECK(message_of([&] { (void)group.kept(-1); }) ==
+        "index is -1, expected 0 <= index < 3, the weights of the group");
 }
 
 namespace {

@@ -182,7 +182,7 @@ TEST_CASE("an optimizer's update is another object than the gradient, and dW oth
   const index_t i = group.add_weight(ctx, MatrixView<double>(memory.data(), 4, 5), "up");
   CHECK(
       contains(message_of([&] { group.set_gradient(i, MatrixView<const double>(memory.data() + 7, 4, 5)); }),
-               "layer 0 ('up'): the weight overlaps dW in memory"));
+               "weight 0 ('up'): the weight overlaps dW in memory"));
   group.set_gradient(i, MatrixView<const double>(memory.data() + 20, 4, 5));
   CHECK(group.step(ctx, {}).kept == 5);
 }
@@ -190,7 +190,7 @@ TEST_CASE("an optimizer's update is another object than the gradient, and dW oth
 TEST_CASE("extents of a layer whose size cannot be counted are refused") {
   B::Context ctx;
   constexpr index_t large = index_t{1} << 33;
-  const std::string expected = "layer is 8589934592x8589934592, expected a matrix of less than 2^63 bytes";
+  const std::string expected = "weight is 8589934592x8589934592, expected a matrix of less than 2^63 bytes";
   CHECK(message_of([&] { CoreGradient<double, B>(ctx, large, large); }) == expected);
   CHECK(message_of([&] { GivenGradient<double, B>(ctx, large, large); }) == expected);
   CHECK(message_of([&] { CoreAdapter<double, B>(ctx, Basis::identity(large, large)); }) == expected);
@@ -311,7 +311,7 @@ TEST_CASE("a refusal names the layer") {
   Group nameless(keeping(6));
   nameless.add(third.ctx, *third.layers[0], "");
   CHECK(message_of([&] { nameless.set_basis(third.ctx, 0, Basis::identity(5, 6)); }) ==
-        "layer 0: basis is 5x6, expected 8x6 (out x in of the layer)");
+        "layer 0: basis is 5x6, expected 8x6 (out x in of the weight)");
 }
 
 TEST_CASE("set_basis: the next step says that a fixed support is of the basis before") {

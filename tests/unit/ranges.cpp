@@ -234,7 +234,7 @@ TEST_CASE("ranges: a group's step changes no weight where it is refused") {
   check({
       {"rate Inf in float", group_step<float>({.learning_rate = 1e39}), "learning_rate is 1e+39", rate},
       {"rate Inf once its bias is corrected", group_step<float>({.learning_rate = 1e38}),
-       "layer 0 ('w'): learning_rate is 1e+38", "learning_rate / (1 - beta1)"},
+       "weight 0 ('w'): learning_rate is 1e+38", "learning_rate / (1 - beta1)"},
       {"a rate below 0, and small", group_step<float>({.learning_rate = -1e-9}), "learning_rate is -1e-09",
        rate},
       {"decay below 0", group_step<float>({.learning_rate = 0, .weight_decay = -1}), "weight_decay is -1",
@@ -365,7 +365,7 @@ TEST_CASE(
     Overflowing o(policy);
     for (const double scale : {100.0, -100.0}) {
       CHECK(contains(message_of([&] { o.step(scale); }),
-                     "layer 1 ('last'): entry 0 of the gradient is 3e+38, times grad_scale "));
+                     "weight 1 ('last'): entry 0 of the gradient is 3e+38, times grad_scale "));
       CHECK(o.w == before);
       CHECK(o.group.optimizer(0).steps() == 0);
       o.group.clear(o.ctx);

@@ -487,7 +487,7 @@ TEST_CASE("safetensors: the writer refuses what no reader would take") {
   CHECK(SafetensorsFile(FileBytes::from(writer.bytes()), "f").names().size() == 1);
   writer.metadata("bad", "\xff");
   CHECK(message([&] { (void)writer.bytes(); }) ==
-        "a name or text of a safetensors header is not valid UTF-8");
+        "metadata 'bad' is not valid UTF-8, as a safetensors file wants it");
 }
 
 #if defined(__linux__)
@@ -496,6 +496,8 @@ TEST_CASE("safetensors: what cannot be opened") {
   const std::string here = fresh_folder("open");
   CHECK(message([&] { SafetensorsFile(here + "/none"); }) ==
         here + "/none: cannot be opened: No such file or directory");
+  CHECK(message([] { SafetensorsFile(""); }) ==
+        "a file without a name: cannot be opened: No such file or directory");
   CHECK(message([&] { SafetensorsFile{here}; }) == here + ": is not a regular file");
   CHECK(message([&] { SafetensorsFile("/dev/null"); }) == "/dev/null: is not a regular file");
   write_text(here + "/empty", "");

@@ -235,7 +235,7 @@ TEST_CASE("selectors: a state goes to a file and back, and a group that was rest
   io::save(model.ctx, path, group);
   CHECK(contains(
       message_of([&] { io::load(other.ctx, path, restored); }),
-      "layer 2 ('down'): the saved state has one of a selector, and the layer has none that keeps a state"));
+      "layer 2 ('down'): the saved state has one of a selector, and the group none that keeps a state here"));
   CHECK(rotating->at == 0);
   CHECK(restored.optimizer(0).steps() == 0);
   restored.use_selector(other.ctx, 2, Rotating{.width = 4});
@@ -272,14 +272,14 @@ TEST_CASE("selectors: one without a state serves all layers, one with a state a 
   CHECK(group.step(model.ctx, {}).kept == 6);
   CHECK(calls == 2);
   CHECK(single == 1);
-  CHECK(contains(message_of([&] { group.use_selector(Rotating{}); }), "one layer's own"));
+  CHECK(contains(message_of([&] { group.use_selector(Rotating{}); }), "belongs to one weight"));
   model.add_gradients();
   CHECK(group.step(model.ctx, {}).kept == 6);
   CHECK(calls == 4);
   const auto rotating = std::make_shared<Rotating>();
   group.use_selector(model.ctx, 0, rotating);
   CHECK(message_of([&] { group.use_selector(model.ctx, 2, rotating); }) ==
-        "use_selector: layer 0 ('up') uses this selector, whose state is one layer's own");
+        "use_selector: layer 0 ('up') uses this selector, whose state belongs to one weight");
   group.use_selector(model.ctx, 0, rotating);  // the same again
   group.use_selector(nullptr);
   group.use_selector(model.ctx, 1, nullptr);
@@ -499,7 +499,7 @@ TEST_CASE("selectors: a fixed support that is larger than what the layer keeps i
   group.add_weight(ctx, {w.data(), 2, 2}, "w");
   CHECK(
       message_of([&] { group.use_selector(ctx, 0, FixedSupport<double, B>(ctx, support)); }) ==
-      "use_selector: layer 0 ('w') keeps 1 entries, the selector 2; raise the group's entries (or density)");
+      "use_selector: weight 0 ('w') keeps 1 entries, the selector 2; raise the group's entries (or density)");
   group.set_gradient(0, {dw.data(), 2, 2});
   CHECK(group.step(ctx, {}).kept == 1);
   Group all(keeping(4));

@@ -587,8 +587,8 @@ TEST_CASE("wrong calls are refused with what was expected and found, and change 
   CHECK(message_of([] { (void)TopK::fraction(0, 10); }) == "density is 0, expected 0 < density <= 1");
   layer.clear(ctx);
   CHECK(message_of([&] { layer.set_basis(ctx, TuckerBasis<float>::identity(4, 3)); }) ==
-        "basis is 4x3, expected 3x4 (out x in of the layer)");
-  CHECK(message_of([&] { CoreGradient<float>(ctx, 0, 3); }) == "layer is 0x3, expected positive extents");
+        "basis is 4x3, expected 3x4 (out x in of the weight)");
+  CHECK(message_of([&] { CoreGradient<float>(ctx, 0, 3); }) == "weight is 0x3, expected positive extents");
   CHECK(message_of([&] { SparseGradLinear<float>(ctx, MatrixView<float>(), nullptr); }) ==
         "weight is 0x0, expected positive extents");
 

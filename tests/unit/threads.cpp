@@ -12,7 +12,10 @@
 #include <sparsegrad/sparse_adam.hpp>
 #include <sparsegrad/sparse_grad_group.hpp>
 
+#include "support/stacks.hpp"
+
 using namespace sparsegrad;
+using sparsegrad::test::message_of;
 
 namespace {
 
@@ -110,4 +113,33 @@ TEST_CASE("threads: a context that moves between threads") {
   std::vector<float> there;
   std::jthread([&] { there = train(ctx, basis, 1); }).join();
   CHECK(here == there);
+}
+
+TEST_CASE("threads: a second thread in a context is refused, and the first one goes on") {
+  for (const int threads : {1, 2}) {
+    CAPTURE(threads);
+    Context ctx(threads);
+    std::atomic<bool> inside{false};
+    std::atomic<bool> leave{false};
+    std::atomic<int> done{0};
+    std::jthread first([&] {
+      ctx.parallel_for(8, [&](index_t) {
+        inside = true;
+        while (!leave)
+          std::this_thread::yield();
+        ctx.parallel_for(3, [&](index_t) { ++done; });  // of the same caller
+      });
+    });
+    while (!inside)
+      std::this_thread::yield();
+    const std::string wanted = "two threads compute on one context at once, expected one caller at a time";
+    CHECK_MESSAGE(message_of<StateError>([&] { ctx.parallel_for(8, [](index_t) {}); }).starts_with(wanted),
+                  "parallel_for");
+    CHECK_MESSAGE(message_of<StateError>([&] { (void)ctx.frame(); }).starts_with(wanted), "frame");
+    leave = true;
+    first.join();
+    CHECK(done == 24);
+    ctx.parallel_for(8, [&](index_t) { ++done; });
+    CHECK(done == 32);
+  }
 }

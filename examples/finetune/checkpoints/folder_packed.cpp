@@ -1,23 +1,20 @@
 #include "checkpoints/folder_packed.hpp"
 
-#include <cstring>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include <sparsegrad/core/low_precision.hpp>
-
 #include "checkpoints/decoder_folder.hpp"
+#include "checkpoints/gguf_blocks.hpp"
 
 namespace sparsegrad::finetune {
 namespace {
 
-template <class X>
 class FolderMatrix final : public PackedMatrix {
  public:
-  FolderMatrix(std::shared_ptr<const ModelWeights> weights, io::Tensor tensor)
-      : weights_(std::move(weights)), tensor_(std::move(tensor)) {}
+  FolderMatrix(std::shared_ptr<const ModelWeights> weights, io::Tensor tensor, const GgufType& type)
+      : weights_(std::move(weights)), tensor_(std::move(tensor)), type_(type) {}
 
   index_t rows() const override { return tensor_.shape[0]; }
   index_t cols() const override { return tensor_.shape[1]; }
@@ -25,18 +22,16 @@ class FolderMatrix final : public PackedMatrix {
   std::span<const std::byte> bytes() const override { return tensor_.bytes; }
   void require_whole() const override { weights_->require_whole(tensor_); }
   void read(index_t row, index_t first, index_t last, float* values) const override {
-    // Not aligned for an X.
-    const std::byte* at = tensor_.bytes.data() + static_cast<std::size_t>(row * cols() + first) * sizeof(X);
-    for (index_t i = 0; i < last - first; ++i) {
-      X x;
-      std::memcpy(&x, at + static_cast<std::size_t>(i) * sizeof(X), sizeof(X));
-      values[i] = static_cast<float>(x);
-    }
+    const auto size = static_cast<std::size_t>(type_.block_bytes);
+    const auto count = static_cast<std::size_t>(last - first);
+    const std::size_t at = static_cast<std::size_t>(row * cols() + first) * size;
+    dequantize_blocks(type_, tensor_.bytes.subspan(at, count * size), {values, count});
   }
 
  private:
   std::shared_ptr<const ModelWeights> weights_;
   io::Tensor tensor_;
+  const GgufType& type_;
 };
 
 }  // namespace
@@ -47,11 +42,11 @@ std::shared_ptr<const PackedMatrix> folder_packed(std::shared_ptr<const ModelWei
   io::Tensor tensor = weights->find(name, std::vector<index_t>{rows, cols});
   switch (tensor.dtype) {
     case io::DType::f32:
-      return std::make_shared<FolderMatrix<float>>(std::move(weights), std::move(tensor));
+      return std::make_shared<FolderMatrix>(std::move(weights), std::move(tensor), gguf_type("F32"));
     case io::DType::f16:
-      return std::make_shared<FolderMatrix<float16>>(std::move(weights), std::move(tensor));
+      return std::make_shared<FolderMatrix>(std::move(weights), std::move(tensor), gguf_type("F16"));
     case io::DType::bf16:
-      return std::make_shared<FolderMatrix<bfloat16>>(std::move(weights), std::move(tensor));
+      return std::make_shared<FolderMatrix>(std::move(weights), std::move(tensor), gguf_type("BF16"));
     default:
       return nullptr;
   }

@@ -11,6 +11,7 @@
 #include <sparsegrad/backend/cpu_report.hpp>
 #include <sparsegrad/backend/fastest_of.hpp>
 
+#include "models/layers/few_rows.hpp"
 #include "models/layers/step_profile.hpp"
 
 namespace sparsegrad::finetune {
@@ -23,7 +24,8 @@ using HostProducts = backend::FastestOf<backend::CpuOneDnn, backend::CpuBlas, ba
 using HostProducts = backend::FastestOf<backend::CpuBlas, backend::Cpu>;
 #endif
 
-/// HostProducts, whose primitives a context with a StepProfile counts; without one they cost a look at a pointer more.
+/// HostProducts, but for products x W^T of a few rows, which are the program's own (few_rows_product). A context with a StepProfile
+/// counts the primitives; without one they cost a look at a pointer more.
 struct HostBackend : HostProducts {
   /// The products of one backend for all types.
   static backend::ProductChoice all_of(const std::string& name) { return {name, name, name}; }
@@ -47,16 +49,20 @@ struct HostBackend : HostProducts {
   requires(all_multiply<T>) static void gemm(Context& ctx, Op op_a, Op op_b, compute_t<T> alpha,
                                              ConstMatrixView<T> a, ConstMatrixView<T> b, compute_t<T> beta,
                                              MatrixView<T> c) {
-    product<T>(ctx, op_a, op_b, a, b, c,
-               [&] { HostProducts::gemm<T>(ctx, op_a, op_b, alpha, a, b, beta, c); });
+    product<T>(ctx, op_a, op_b, a, b, c, [&] {
+      if (is_few_rows(op_a, op_b, a)) return few_rows_product<T, T>(ctx, alpha, a, b, beta, c);
+      HostProducts::gemm<T>(ctx, op_a, op_b, alpha, a, b, beta, c);
+    });
   }
   template <class T>
   requires(is_low_precision<T>&& all_multiply<T>) static void gemm_wide(Context& ctx, Op op_a, Op op_b,
                                                                         float alpha, ConstMatrixView<T> a,
                                                                         ConstMatrixView<T> b, float beta,
                                                                         MatrixView<float> s) {
-    product<T>(ctx, op_a, op_b, a, b, s,
-               [&] { HostProducts::gemm_wide<T>(ctx, op_a, op_b, alpha, a, b, beta, s); });
+    product<T>(ctx, op_a, op_b, a, b, s, [&] {
+      if (is_few_rows(op_a, op_b, a)) return few_rows_product<T, float>(ctx, alpha, a, b, beta, s);
+      HostProducts::gemm_wide<T>(ctx, op_a, op_b, alpha, a, b, beta, s);
+    });
   }
 
   template <class T>
@@ -189,6 +195,11 @@ struct HostBackend : HostProducts {
     const StepProfile* const profile = ctx.profile();
     if (profile != nullptr && profile->updating() && kind == Work::memory) kind = Work::weight_update;
     return profiled_bytes(ctx, kind, bytes, f);
+  }
+
+  template <class T>
+  static bool is_few_rows(Op op_a, Op op_b, MatrixView<const T> a) {
+    return op_a == Op::none && op_b == Op::transpose && a.rows <= few_rows;
   }
 
   template <class T, class Out, class F>

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "checkpoints/gguf_packed.hpp"
 #include "decoder_support.hpp"
@@ -123,7 +124,7 @@ TEST_CASE_TEMPLATE("products with a packed matrix are those with its values, in 
           values.push_back(static_cast<T>(x));
       }
       const FrozenWeight<T, Host> plain(MatrixView<const T>(values.data(), out, in));
-      constexpr index_t tokens = 3;
+      constexpr index_t tokens = few_rows + 2;
       const std::vector<T> x = ones<T>(tokens, in);
       const std::vector<T> dy = ones<T>(tokens, out);
       const auto results = [&](const FrozenWeight<T, Host>& w) {
@@ -148,6 +149,108 @@ TEST_CASE_TEMPLATE("products with a packed matrix are those with its values, in 
       CHECK(std::any_of(found.begin(), found.end(), [](double v) { return v != 0; }));
     }
   }
+}
+
+TEST_CASE_TEMPLATE(
+    "products of a few rows: those of a long sum, on any number of threads, whatever multiplies more", T,
+    float, double, sparsegrad::bfloat16) {
+  using C = compute_t<T>;
+  // More numbers than one thread takes, also where a row is no multiple of a vector and has a stride; few numbers; none.
+  for (const MatrixExtents& extents :
+       {MatrixExtents{1500, 96}, MatrixExtents{1203, 83}, MatrixExtents{7, 5}, MatrixExtents{3, 0}}) {
+    const index_t out = extents.out;
+    const index_t in = extents.in;
+    const index_t stride = in + 3;
+    CAPTURE(out);
+    CAPTURE(in);
+    std::uint64_t drawn = 7;
+    const auto numbers = [&](index_t rows) {
+      std::vector<T> values;
+      for (index_t i = 0; i < rows * stride; ++i)
+        values.push_back(static_cast<T>(static_cast<float>(stream_key(++drawn, 1) % 2001) / 1000 - 1));
+      return values;
+    };
+    const std::vector<T> weights = numbers(out);
+    const MatrixView<const T> w(weights.data(), out, in, stride);
+    for (index_t rows = 0; rows <= few_rows; ++rows) {
+      CAPTURE(rows);
+      const std::vector<T> tokens = numbers(rows);
+      const MatrixView<const T> x(tokens.data(), rows, in, stride);
+      const std::vector<C> before(static_cast<std::size_t>(rows * out), C(0.25));
+      const auto product = [&](const char* by, int threads, C alpha, C beta, std::vector<C> y) {
+        Host::Context ctx(threads, false, Host::all_of(by));
+        wide_product<T, Host>(ctx, Op::none, Op::transpose, alpha, x, w, beta,
+                              MatrixView<C>(y.data(), rows, out));
+        return y;
+      };
+      const std::vector<C> found = product("cpu_blas", 1, C(-1.5), C(2), before);
+      for (index_t i = 0; i < rows; ++i) {
+        for (index_t j = 0; j < out; ++j) {
+          double sum = 0;
+          for (index_t l = 0; l < in; ++l)
+            sum += static_cast<double>(x(i, l)) * static_cast<double>(w(j, l));
+          const double off =
+              std::abs(static_cast<double>(found[static_cast<std::size_t>(i * out + j)]) - (0.5 - 1.5 * sum));
+          if (!(off < 2e-5)) FAIL("element ", i, ", ", j, " is off by ", off);
+        }
+      }
+      CHECK(found == product("cpu", 1, C(-1.5), C(2), before));
+      CHECK(found == product("cpu", 3, C(-1.5), C(2), before));
+      const std::vector<C> nan(before.size(), std::numeric_limits<C>::quiet_NaN());
+      CHECK(product("cpu", 3, C(1), C(0), nan) == product("cpu_blas", 1, C(1), C(0), before));
+      // In T: the same sums, rounded once.
+      const std::vector<C> plain = product("cpu", 1, C(1), C(0), before);
+      Host::Context ctx(3);
+      std::vector<T> narrow(plain.size());
+      Host::gemm<T>(ctx, Op::none, Op::transpose, C(1), x, w, C(0), MatrixView<T>(narrow.data(), rows, out));
+      for (std::size_t i = 0; i < plain.size(); ++i)
+        if (!(static_cast<C>(narrow[i]) == static_cast<C>(static_cast<T>(plain[i]))))
+          FAIL("element ", i, " in T");
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("a few rows by a packed matrix: the bits of its numbers in memory, a row of it at a time",
+                   T, float, double, sparsegrad::bfloat16) {
+  using C = compute_t<T>;
+  const GgufFile file = tiny_gguf().file();
+  const DecoderConfig config = gguf_config(file);
+  const index_t out = config.intermediate;
+  const index_t in = config.hidden;
+  Parameter<T> p;
+  p.packed = gguf_packed(file, config, "model.layers.0.mlp.up_proj.weight", out, in);
+  const FrozenWeight<T, Host> packed(p);
+  std::vector<float> values(static_cast<std::size_t>(out * in));
+  for (index_t i = 0; i < out; ++i)
+    p.packed->read(i, 0, in, values.data() + i * in);
+  const std::vector<T> rounded = [&] {
+    std::vector<T> all;
+    for (const float x : values)
+      all.push_back(static_cast<T>(x));
+    return all;
+  }();
+  const FrozenWeight<T, Host> plain(MatrixView<const T>(rounded.data(), out, in));
+  for (index_t rows = 1; rows <= few_rows; ++rows) {
+    const std::vector<T> x(rounded.begin() + 5, rounded.begin() + 5 + rows * in);
+    const auto products = [&](const FrozenWeight<T, Host>& w) {
+      Host::Context ctx(2);
+      std::vector<T> y(static_cast<std::size_t>(rows * out));
+      std::vector<C> wide(y.size());
+      w.forward(ctx, {x.data(), rows, in}, {y.data(), rows, out});
+      w.forward_wide(ctx, {x.data(), rows, in}, {wide.data(), rows, out});
+      for (const T value : y)
+        wide.push_back(static_cast<C>(value));
+      return wide;
+    };
+    CHECK(products(packed) == products(plain));
+  }
+
+  Host::Context ctx(3);
+  const FrozenWeight<T, Host> large = packed_weight<T>(70000, 64);
+  const std::vector<T> x = ones<T>(few_rows, 64);
+  std::vector<T> y(static_cast<std::size_t>(few_rows * 70000));
+  large.forward(ctx, {x.data(), few_rows, 64}, {y.data(), few_rows, 70000});
+  CHECK(ctx.scratch().most_used() < 16 * 1024);
 }
 
 TEST_CASE_TEMPLATE("a packed base trains adapters as the same numbers in float do", T, float,

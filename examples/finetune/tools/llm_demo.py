@@ -19,7 +19,7 @@ import subprocess
 import sys
 
 from glue_plots import draw_curves
-from glue_runs import Failed, Runner, markdown, mebibytes, read_json, run_tool, say, write_aside
+from glue_runs import Failed, Runner, ends_with_this_process, markdown, mebibytes, read_json, run_tool, say, write_aside
 from word_problems import json_lines, word_problems
 
 # Learning rates: what docs/results/llm_table6.md found to be the best, whose LoRA has scale 1 and three times the rate.
@@ -66,7 +66,9 @@ class Demo:
     def ask(self, words, questions=None):
         """What another command of the program prints."""
         words = [self.runner.program, *map(str, words)]
-        done = subprocess.run(words, input=questions, stdout=subprocess.PIPE, text=True, errors="replace", check=False)
+        done = subprocess.run(
+            words, input=questions, stdout=subprocess.PIPE, text=True, errors="replace", check=False, preexec_fn=ends_with_this_process()
+        )
         if done.returncode != 0:
             raise SystemExit(f"{' '.join(words[1:3])} ended with status {done.returncode}")
         return done.stdout

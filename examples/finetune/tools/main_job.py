@@ -32,6 +32,7 @@ from glue_runs import (
     Runner,
     best_of,
     confidence,
+    ends_with_this_process,
     interval,
     markdown,
     mebibytes,
@@ -136,7 +137,7 @@ class Job:
             words += ["--data", self.arguments.data]
         words += ["--output", os.path.abspath(folder)]
         say("--- energy of gradients in their largest entries")
-        done = subprocess.run(words)
+        done = subprocess.run(words, preexec_fn=ends_with_this_process())
         if done.returncode != 0:
             raise SystemExit(f"{shlex.join(words)}\nended with status {done.returncode}")
         drawn = subprocess.run([sys.executable, pathlib.Path(__file__).with_name("plot_inspect.py"), os.path.abspath(folder)])

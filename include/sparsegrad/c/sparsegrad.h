@@ -23,8 +23,8 @@
 //   it is, as long as the handle that was given it.
 // - Structs of options begin with their size. Fill them by their `_init` function, then change
 //   members. A NULL in place of options stands for the defaults.
-// - One call at a time on a context and what was made with it; several contexts may work side by
-//   side.
+// - One call at a time on a context and what was made with it, a second thread being refused where it
+//   is seen; several contexts may work side by side. A forked child makes contexts of its own.
 /// @file
 /// The C interface.
 #ifndef SPARSEGRAD_C_SPARSEGRAD_H
@@ -502,7 +502,8 @@ SPARSEGRAD_C_API sparsegrad_status sparsegrad_group_remove(sparsegrad_group* gro
 SPARSEGRAD_C_API sparsegrad_status sparsegrad_group_rebind(sparsegrad_group* group, int64_t index,
                                                            sparsegrad_weight weight);
 /// The gradient of a weight in this step, of its shape and layout, in float, bfloat16 or half: borrowed
-/// until the step, not copied. A second one in a step replaces the first.
+/// until the step, not copied: each weight's in memory of its own. A second one in a step replaces
+/// the first.
 SPARSEGRAD_C_API sparsegrad_status sparsegrad_group_set_gradient(sparsegrad_group* group, int64_t index,
                                                                  sparsegrad_const_matrix gradient);
 /// Forgets the gradients of this step.

@@ -46,7 +46,7 @@ struct StepFlag {
     if (found == none) return;
     layer = none;
     throw NonFiniteError(
-        "the core gradient of layer " + std::to_string(found) +
+        "the core gradient of layer or weight " + std::to_string(found) +
         " of a group holds NaN or Inf; expected finite numbers. That step and those after it have "
         "changed nothing");
   }

@@ -60,7 +60,7 @@ class CoreAdapter {
       : CoreAdapter(ctx, std::move(basis), options) {
     const bool out_in = layout == WeightLayout::out_in;
     require_shape("basis", gradient_.out_extent(), gradient_.in_extent(), out_in ? weight.rows : weight.cols,
-                  out_in ? weight.cols : weight.rows, "out x in of the layer");
+                  out_in ? weight.cols : weight.rows, "out x in of the weight");
     weight_ = weight;
     layout_ = layout;
     bias_ = bias;

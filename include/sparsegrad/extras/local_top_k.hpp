@@ -90,7 +90,7 @@ class LocalTopKReducer final : public GradientReducer<C, B> {
       B::template scatter<C>(ctx, values, positions, k, l.residual.data());
     }
     l.all.resize(l.mine.size() * static_cast<std::size_t>(communicator().size()));
-    l.ticket = communicator().start_gather(l.mine, l.all, "entries of layer " + std::to_string(layer));
+    l.ticket = communicator().start_gather(l.mine, l.all, "entries of gradient " + std::to_string(layer));
     l.sent = true;
   }
   void wait(Context& ctx, index_t layer, MatrixView<C> g) override {

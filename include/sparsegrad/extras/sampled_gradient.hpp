@@ -190,7 +190,7 @@ class FixedSupportLinear {
                      std::shared_ptr<const TuckerBasis<C, B>> basis, const SparseGradient<C, B>& support)
       : weight_(weight), bias_(bias), gradient_(ctx, std::move(basis), support) {
     require_shape("basis", gradient_.out_extent(), gradient_.in_extent(), weight.out_extent(),
-                  weight.in_extent(), "out x in of the layer");
+                  weight.in_extent(), "out x in of the weight");
   }
 
   /// The gradient's source, for a group.

@@ -28,7 +28,8 @@ namespace sparsegrad::SPARSEGRAD_ABI::io {
 namespace detail {
 
 inline IoError system_error(const std::string& path, const std::string& what, int code) {
-  return IoError(path + ": " + what + ": " + std::generic_category().message(code));
+  return IoError((path.empty() ? "a file without a name" : path) + ": " + what + ": " +
+                 std::generic_category().message(code));
 }
 
 #if defined(SPARSEGRAD_IO_POSIX)

@@ -377,23 +377,26 @@ inline Header parse_header(const FileBytes& file, const std::string& path) {
 /// The header's bytes, its length before it, padded with blanks to a multiple of 8.
 inline std::string header_text(std::span<const HeaderEntry> entries,
                                const std::map<std::string, std::string>& metadata) {
-  const auto quoted = [](const std::string& text) {
+  const auto quoted = [](const std::string& text, const std::string& what) {
     try {
       return nlohmann::json(text).dump();
     } catch (const nlohmann::json::exception&) {
-      throw ValueError("a name or text of a safetensors header is not valid UTF-8");
+      throw ValueError(what + " is not valid UTF-8, as a safetensors file wants it");
     }
   };
   std::string text = "{";
   if (!metadata.empty()) {
     text += "\"__metadata__\":{";
-    for (auto at = metadata.begin(); at != metadata.end(); ++at)
-      text += (at == metadata.begin() ? "" : ",") + quoted(at->first) + ":" + quoted(at->second);
+    for (auto at = metadata.begin(); at != metadata.end(); ++at) {
+      text += (at == metadata.begin() ? "" : ",") + quoted(at->first, "a key of the metadata") + ":" +
+              quoted(at->second, "metadata '" + at->first + "'");
+    }
     text += "}";
   }
   for (const HeaderEntry& entry : entries) {
     if (text.size() > 1) text += ",";
-    text += quoted(entry.name) + ":{\"dtype\":\"" + std::string(info(entry.dtype).name) + "\",\"shape\":[";
+    text += quoted(entry.name, "the name of a tensor") + ":{\"dtype\":\"" +
+            std::string(info(entry.dtype).name) + "\",\"shape\":[";
     for (std::size_t i = 0; i < entry.shape.size(); ++i) {
       if (i > 0) text += ",";
       text += std::to_string(entry.shape[i]);

@@ -25,7 +25,7 @@ struct Dropout {
 
   /// What an element with these random bits is multiplied by.
   SPARSEGRAD_HOST_DEVICE static T multiplier(std::uint32_t bits, std::int32_t below, T kept) {
-    return static_cast<std::int32_t>(bits >> 1) < below ? T(0) : kept;
+    return bits < 2 * static_cast<std::uint32_t>(below) ? T(0) : kept;
   }
 
   /// Multipliers of one row.

@@ -10,6 +10,7 @@
 #include "models/layers/linear.hpp"
 #include "models/layers/placed_batch.hpp"
 #include "models/mlp/accumulated_update.hpp"
+#include "models/mlp/packed_product.hpp"
 #include "models/model_error.hpp"
 #include "models/parameters/parameter_set.hpp"
 
@@ -42,6 +43,7 @@ class FrozenWeight {
 
   /// y = x W^T.
   void forward(Context& ctx, MatrixView<const T> x, MatrixView<T> y) const {
+    if (is_read_by_rows(x)) return packed_rows<T>(ctx, x, y);
     by_rows(ctx, [&](MatrixView<const T> w, index_t first) {
       Backend::template gemm<T>(ctx, Op::none, Op::transpose, C(1), x, w, C(0),
                                 y.block(0, first, y.rows, w.rows));
@@ -49,6 +51,7 @@ class FrozenWeight {
   }
   /// The same in C.
   void forward_wide(Context& ctx, MatrixView<const T> x, MatrixView<C> y) const {
+    if (is_read_by_rows(x)) return packed_rows<C>(ctx, x, y);
     by_rows(ctx, [&](MatrixView<const T> w, index_t first) {
       wide_product<T, Backend>(ctx, Op::none, Op::transpose, C(1), x, w, C(0),
                                y.block(0, first, y.rows, w.rows));
@@ -117,6 +120,14 @@ class FrozenWeight {
       with_piece(ctx, 0, packed_->rows(), first, std::min(step, packed_->cols() - first), f, first);
   }
 
+  /// Whether W is packed and so few rows are multiplied that none of it need be unpacked for longer than a row's product.
+  bool is_read_by_rows(MatrixView<const T> x) const {
+    return packed_ != nullptr && !has_update() && x.rows <= few_rows;
+  }
+  template <class Out>
+  void packed_rows(Context& ctx, MatrixView<const T> x, MatrixView<Out> y) const {
+    if constexpr (!ThrustBackend<Backend>) packed_product<T, Out>(ctx, x, *packed_, y);
+  }
   bool has_update() const { return update_ != nullptr && !update_->empty(); }
 
   template <class F>
@@ -168,8 +179,7 @@ class FrozenWeight {
     } else {
       float* const values = wide + worker * (last - first);
       packed_->read(row, first, last, values);
-      for (index_t j = 0; j < last - first; ++j)
-        to[j] = static_cast<V>(values[j]);
+      round_numbers(values, last - first, to);
     }
   }
 

@@ -1,7 +1,7 @@
 // Runs block kernels on the host with a fiber for each of a block's threads, as a GPU runs them: every lane holds its own
 // part of a tile, and what a warp's lanes do together waits for all of them. Where fibers may go on in any order, one warp
-// runs as far ahead of the others as it can, another one every time; copies that are started are done when they are
-// waited for, and not before. So a missing wait, as well as a lane that takes another's part, gives wrong numbers.
+// runs as far ahead of the others as it can, another one every time; copies that are started are done at once or when they
+// are waited for, as it happens. So a missing wait, as well as a lane that takes another's part, gives wrong numbers.
 //
 // To be included before any of the kernels, with SPARSEGRAD_EMULATED_LANES defined.
 #pragma once
@@ -13,47 +13,49 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <deque>
 #include <functional>
-#include <limits>
 #include <memory>
 #include <random>
 #include <set>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <typeinfo>
 #include <utility>
 #include <vector>
 
 namespace sparsegrad::finetune::device::emulated {
 
-/// A line of code that waits.
-using Site = std::pair<std::string, int>;
+/// A line of code that waits, and the kernel that waits there.
+struct Site {
+  std::string file;
+  int line = 0;
+  std::string kernel;
+
+  friend auto operator<=>(const Site&, const Site&) = default;
+};
 /// The lines at which threads have waited, and one that does not; an empty file: none.
 struct Sites {
   std::set<Site> seen;
   Site left_out;
+  std::string kernel;  ///< that runs now
 
   static Sites& all() {
     static Sites sites;
     return sites;
   }
   /// Whether this one waits.
-  bool waits(const Site& site) {
-    seen.insert(site);
-    return site != left_out;
+  bool waits(const char* file, int line) {
+    Site site{file, line, kernel};
+    const bool wanted = site != left_out;
+    seen.insert(std::move(site));
+    return wanted;
   }
-};
-
-/// What a lane has read for a product of 16 x 16 tiles, left right or left right^T: of each the eight numbers from 8 lane
-/// on, by rows.
-struct SquareProduct {
-  float left[8];
-  float right[8];
-  bool transposed;
 };
 
 /// The threads of one block.
@@ -74,7 +76,6 @@ class Block {
     for (Fiber& fiber : fibers_) {
       if (fiber.stack == nullptr) fiber.stack.reset(new char[stack_bytes]);
       fiber.done = false;
-      fiber.stores.clear();
       fiber.groups.clear();
       fiber.groups.emplace_back();
       getcontext(&fiber.context);
@@ -91,39 +92,40 @@ class Block {
         if (!stuck[w]) order.push_back(w);
       if (order.empty()) throw std::logic_error("the threads of a block wait for each other for ever");
       const std::size_t warp = order[random_() % order.size()];
-      const std::uint64_t before = progress_;
-      const std::uint64_t before_block = block_.generation;
-      run_warp(warp);
-      if (block_.generation != before_block) stuck.assign(stuck.size(), false);
-      stuck[warp] = progress_ == before;
+      while (!stuck[warp]) {
+        const std::uint64_t before = progress_;
+        const std::uint64_t before_block = block_.generation;
+        run_warp(warp);
+        if (block_.generation != before_block) {
+          stuck.assign(stuck.size(), false);
+          break;  // all may go on: another one may be first
+        }
+        stuck[warp] = progress_ == before;
+      }
     }
   }
 
   int thread() const { return current_; }
 
   void wait_for_block() {
-    meet(block_, [this] {
-      for (std::size_t w = 0; w < warps_.size(); ++w)
-        finish_stores(w);
-    });
+    meet(block_, [] {});
   }
   void wait_for_warp() {
-    meet(warp(), [this] { finish_stores(static_cast<std::size_t>(current_ / 32)); });
+    meet(warp(), [] {});
   }
-  /// The sum of the warp's products goes to a tile in memory by the warp's next wait, and not before: no product waits for
-  /// what other lanes read and write. What was there is lost at once.
-  void store_later(std::vector<SquareProduct> products, float* to, int stride) {
-    for (int e = current_ % 32 * 8; e < current_ % 32 * 8 + 8; ++e)
-      to[e / 16 * stride + e % 16] = std::numeric_limits<float>::quiet_NaN();
-    fiber().stores.push_back({std::move(products), to, stride});
+  void start_copy(const void* from, void* to) {
+    if (random_() % 2 == 0) {
+      copy(from, to);
+    } else {
+      fiber().groups.back().push_back({from, to});
+    }
   }
-  void start_copy(const void* from, void* to) { fiber().groups.back().push_back({from, to}); }
   void end_group() { fiber().groups.emplace_back(); }
   void wait_for_copies(int groups) {
     std::deque<Group>& pending = fiber().groups;
     while (pending.size() > static_cast<std::size_t>(groups) + 1) {
       for (const auto& [from, to] : pending.front())
-        std::memcpy(to, from, 16);
+        copy(from, to);
       pending.pop_front();
     }
   }
@@ -148,16 +150,10 @@ class Block {
 
  private:
   using Group = std::vector<std::pair<const void*, void*>>;
-  struct Store {
-    std::vector<SquareProduct> products;
-    float* to;
-    int stride;
-  };
   struct Fiber {
     ucontext_t context;
     std::unique_ptr<char[]> stack;
     bool done = false;
-    std::vector<Store> stores;
     std::deque<Group> groups;  ///< of copies on their way; the last one is open
   };
   struct Meeting {
@@ -201,32 +197,12 @@ class Block {
       swapcontext(&fibers_[static_cast<std::size_t>(thread)].context, &scheduler_);
     }
   }
-  void finish_stores(std::size_t warp) {
-    Fiber* lanes = &fibers_[32 * warp];
-    const std::size_t count = lanes[0].stores.size();
-    for (int l = 0; l < warps_[warp].size; ++l)
-      if (lanes[l].stores.size() != count)
-        throw std::logic_error("a warp's lanes have not stored the same tiles");
-    for (std::size_t s = 0; s < count; ++s) {
-      float sums[256] = {};
-      for (std::size_t p = 0; p < lanes[0].stores[s].products.size(); ++p) {
-        const auto product = [&](int e) -> const SquareProduct& {
-          return lanes[e / 8].stores[s].products[p];
-        };
-        for (int e = 0; e < 256; ++e) {
-          for (int k = 0; k < 16; ++k) {
-            const int left = e / 16 * 16 + k;
-            const int right = product(0).transposed ? e % 16 * 16 + k : k * 16 + e % 16;
-            sums[e] += product(left).left[left % 8] * product(right).right[right % 8];
-          }
-        }
-      }
-      const Store& store = lanes[0].stores[s];
-      for (int e = 0; e < 256; ++e)
-        store.to[e / 16 * store.stride + e % 16] = sums[e];
+  static void copy(const void* from, void* to) {
+    if (from == nullptr) {
+      std::memset(to, 0, 16);
+    } else {
+      std::memcpy(to, from, 16);
     }
-    for (int l = 0; l < warps_[warp].size; ++l)
-      lanes[l].stores.clear();
   }
   Fiber& fiber() { return fibers_[static_cast<std::size_t>(current_)]; }
   Meeting& warp() { return warps_[static_cast<std::size_t>(current_ / 32)]; }
@@ -244,11 +220,11 @@ class Block {
 inline int thread() {
   return Block::current().thread();
 }
-inline void wait_for_warp(const Site& site) {
-  if (Sites::all().waits(site)) Block::current().wait_for_warp();
+inline void wait_for_warp(const char* file, int line) {
+  if (Sites::all().waits(file, line)) Block::current().wait_for_warp();
 }
-inline void wait_for_block(const Site& site) {
-  if (Sites::all().waits(site)) Block::current().wait_for_block();
+inline void wait_for_block(const char* file, int line) {
+  if (Sites::all().waits(file, line)) Block::current().wait_for_block();
 }
 inline void start_copy(const void* from, void* to) {
   Block::current().start_copy(from, to);
@@ -256,12 +232,8 @@ inline void start_copy(const void* from, void* to) {
 inline void end_group_of_copies() {
   Block::current().end_group();
 }
-inline void wait_for_copies(int groups, const Site& site) {
-  if (Sites::all().waits(site)) Block::current().wait_for_copies(groups);
-}
-
-inline void store_later(const std::vector<SquareProduct>& products, float* to, int stride) {
-  Block::current().store_later(products, to, stride);
+inline void wait_for_copies(int groups, const char* file, int line) {
+  if (Sites::all().waits(file, line)) Block::current().wait_for_copies(groups);
 }
 
 template <class V>
@@ -350,6 +322,7 @@ void multiply_tiles(const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t
 template <class K, class Index>
 void run_blocks(Index blocks, const K& kernel) {
   static std::uint64_t seed = 0;
+  Sites::all().kernel = typeid(K).name();
   for (Index block = 0; block < blocks; ++block) {
     auto shared = std::make_unique<typename K::Shared>();
     std::memset(static_cast<void*>(shared.get()), 0xa5, sizeof(typename K::Shared));

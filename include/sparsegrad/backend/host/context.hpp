@@ -37,7 +37,7 @@ class Executor {
 };
 
 /// The library's own pool: `threads` - 1 sleeping threads; the caller works too. Touches no
-/// process-wide state.
+/// process-wide state. A forked child has none of these threads and must not use it.
 class ThreadPool final : public Executor {
  public:
   /// Returns when all threads have started, so that what a thread allocates at its start is no part
@@ -125,9 +125,41 @@ class ThreadPool final : public Executor {
 };
 
 /// What a host computation needs besides its arguments. First argument of all that computes, sole
-/// owner of scratch memory. One caller at a time; several contexts may work side by side.
+/// owner of scratch memory. One caller at a time; several contexts may work side by side. A call
+/// that meets another thread in it throws StateError; the numbers of both are then worth nothing.
 class HostContext {
+  /// The calling thread's turn in a context, until it ends; a turn within it changes nothing.
+  class Turn {
+   public:
+    /// Throws StateError while another thread has the context, unless this one runs a task for it.
+    explicit Turn(HostContext& ctx) {
+      const void* owner = ctx.owner_.load(std::memory_order_relaxed);
+      if (owner == &task_of_ || task_of_ == &ctx) return;
+      if (owner != nullptr || !ctx.owner_.compare_exchange_strong(owner, &task_of_)) {
+        throw StateError(
+            "two threads compute on one context at once, expected one caller at a time: make a context for "
+            "each thread");
+      }
+      owner_ = &ctx.owner_;
+    }
+    ~Turn() {
+      if (owner_ != nullptr) owner_->store(nullptr, std::memory_order_release);
+    }
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+
+   private:
+    std::atomic<const void*>* owner_ = nullptr;
+  };
+
  public:
+  /// Temporary memory in the calling thread's turn.
+  class Frame : Turn, public Scratch::Frame {
+   public:
+    /// Throws StateError while another thread computes on the context.
+    explicit Frame(HostContext& ctx) : Turn(ctx), Scratch::Frame(ctx.scratch_) {}
+  };
+
   /// Most threads that a context takes.
   static constexpr int most_threads = 65536;
 
@@ -168,38 +200,42 @@ class HostContext {
 
   /// The temporary memory itself, to reserve or measure it.
   Scratch& scratch() { return scratch_; }
-  /// Temporary memory until the frame ends.
-  Scratch::Frame frame() { return Scratch::Frame(scratch_); }
+  /// Temporary memory until the frame ends. Throws StateError while another thread computes here.
+  Frame frame() { return Frame(*this); }
 
   /// Calls f(i) or f(i, worker) for every i in [0, count), side by side; rethrows the first
   /// exception, also one of a borrowed executor. A call from inside a task runs on that task's
   /// thread, whose number is not known there: f(i) alone is allowed then (StateError). A task must
   /// not use the context's scratch memory. Throws StateError when a borrowed executor breaks its
   /// contract: a task or worker out of range or a worker in two tasks at once, whose task is not
-  /// run; a task run twice or not at all, which shows at the end, when the results are already wrong.
+  /// run; a task run twice or not at all, which shows at the end, when the results are already wrong;
+  /// and while another thread computes here.
   template <class F>
   void parallel_for(index_t count, F&& f) {
     if (count <= 0) return;
-    if (inside_ && std::is_invocable_v<F&, index_t, int>) {
+    const bool nested = task_of_ == this;
+    if (nested && std::is_invocable_v<F&, index_t, int>) {
       throw StateError(
           "parallel_for from inside a task: f(i, worker) cannot be told its worker, expected f(i)");
     }
-    if (executor_ == nullptr || count == 1 || inside_) {
+    const Turn turn(*this);
+    if (executor_ == nullptr || count == 1 || nested) {
       for (index_t i = 0; i < count; ++i)
         call(f, i, 0);
       return;
     }
     struct Shared {
       std::remove_reference_t<F>* f;
+      const HostContext* context;
       Claims claims;
       std::exception_ptr error;
       std::mutex mutex;
-    } shared{&f, {count, threads_, busy_.get()}, nullptr, {}};
-    const Inside inside(inside_);
+    } shared{&f, this, {count, threads_, busy_.get()}, nullptr, {}};
     executor_->run(
         count,
         [](void* argument, index_t i, int worker) {
           auto& s = *static_cast<Shared*>(argument);
+          const Inside inside(s.context);
           try {
             const typename Claims::Task claim(s.claims, i, worker);
             call(*s.f, i, worker);
@@ -222,16 +258,16 @@ class HostContext {
   }
 
  private:
-  /// Says that tasks run, until it ends.
+  /// Says that this thread runs a task of a context, until it ends.
   class Inside {
    public:
-    explicit Inside(bool& flag) : flag_(flag) { flag_ = true; }
-    ~Inside() { flag_ = false; }
+    explicit Inside(const HostContext* context) : outer_(task_of_) { task_of_ = context; }
+    ~Inside() { task_of_ = outer_; }
     Inside(const Inside&) = delete;
     Inside& operator=(const Inside&) = delete;
 
    private:
-    bool& flag_;
+    const HostContext* outer_;
   };
 
   /// What a borrowed executor ran in one call, against its contract; nothing is counted for the
@@ -297,9 +333,12 @@ class HostContext {
     }
   }
 
+  /// The context whose task this thread runs. Its address stands for the thread.
+  inline static thread_local const HostContext* task_of_ = nullptr;
+
   int threads_ = 1;
   bool deterministic_ = false;
-  bool inside_ = false;
+  std::atomic<const void*> owner_{nullptr};
   Executor* executor_ = nullptr;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<std::atomic<bool>[]> busy_;  // by worker of a borrowed executor

@@ -4,7 +4,7 @@
 #include <span>
 
 #include "../decoder_ops.hpp"
-#include "causal_attention.cuh"
+#include "attention.cuh"
 #include "cross_entropy.cuh"
 #include "embeddings.cuh"
 #include "rms_norm.cuh"
@@ -19,12 +19,10 @@ struct DeviceDecoderOps {
   using Context = typename Backend::Context;
   using System = typename Backend::System;
 
-  /// Partial column sums in double, and the embeddings' pieces.
+  /// More than partial column sums take; the embeddings' pieces have at most a row for each token.
   template <class T>
   static index_t scratch_bytes(index_t tokens, index_t width) {
-    const index_t chunks = tokens / device::ColumnSumChunks<device::Array2<T>>::chunk + 1;
-    const index_t sums = chunks * width * static_cast<index_t>(sizeof(double));
-    return sums + tokens * width * static_cast<index_t>(sizeof(compute_t<T>)) + (index_t{1} << 20);
+    return tokens * width * static_cast<index_t>(sizeof(compute_t<T>)) + (index_t{1} << 20);
   }
 
   template <class T>
@@ -71,18 +69,7 @@ struct DeviceDecoderOps {
   static void rms_norm_backward(Context& ctx, const RmsNorm<compute_t<T>>& norm, MatrixView<const T> x,
                                 const compute_t<T>* rstd, MatrixView<const T> dy, compute_t<T> factor,
                                 bool overwrite, MatrixView<T> g) {
-    if (norm.d_gamma != nullptr) {
-      device::add_sums_by_column<System>(ctx, device::RmsGammaEntry<T>{x, rstd, dy, factor}, x.rows, x.cols,
-                                         norm.d_gamma);
-    }
-    device::with_packs(
-        x.cols,
-        [&](auto n, index_t) {
-          System::launch(
-              ctx, x.rows,
-              device::RmsNormRowsBackward<T, n()>{norm.gamma, x, rstd, dy, factor, overwrite, x.cols, g});
-        },
-        norm.gamma, x, dy, g);
+    device::rms_norm_backward<System, T>(ctx, norm, x, rstd, dy, factor, overwrite, g);
   }
 
   template <class T>
@@ -119,57 +106,40 @@ struct DeviceDecoderOps {
   }
   template <class T>
   static void column_sums(Context& ctx, MatrixView<const T> g, compute_t<T>* sums) {
-    if (sums != nullptr) Backend::template column_sums<T>(ctx, g, sums);
+    device::add_sums_by_column<System, T>(ctx, g, sums);
   }
 
   /// Of backward: a number for each row and head.
   template <class T>
   static index_t attention_work(Context&, const CausalShape& shape, index_t tokens, index_t) {
-    device::require_causal_room(shape);
+    device::require_attention_room(shape);
     return shape.heads * tokens;
   }
   template <class T>
   static void attention_forward(Context& ctx, const CausalShape& shape, const Placed& placed,
                                 MatrixView<const T> qkv, MatrixView<T> out, compute_t<T>* log_sums,
                                 compute_t<T>*) {
-    device::with_causal_width(shape.head_size, [&](auto width) {
-      using Kernel = device::CausalForward<T, width()>;
-      const auto grid = device::CausalGrid<T>::of_rows(shape, placed.arrays(), qkv, Kernel::own);
-      launch(ctx, Kernel{base_of<T, width()>(shape, grid, qkv, out), out, log_sums});
-    });
+    attention<T>(shape).forward(ctx, placed.arrays(), qkv, out, log_sums);
   }
   template <class T>
   static void attention_after(Context& ctx, const CausalShape& shape, const Placed& placed,
                               std::span<const index_t> past, std::span<const MatrixView<T>> keys,
                               std::span<const MatrixView<T>> values, index_t, MatrixView<const T> qkv,
                               MatrixView<T> out, compute_t<T>*) {
-    device::with_causal_width(shape.head_size, [&](auto width) {
-      using Kernel = device::CausalForward<T, width()>;
-      for (std::size_t s = 0; s < past.size(); ++s) {
-        const auto [first, rows] = placed.rows_of(static_cast<index_t>(s));
-        const device::CausalSequence<T> one{first,        rows,           past[s],
-                                            keys[s].data, values[s].data, keys[s].stride};
-        const auto grid = device::CausalGrid<T>::of_sequence(shape, one, qkv, Kernel::own);
-        launch(ctx, Kernel{base_of<T, width()>(shape, grid, qkv, out, keys[s], values[s]), out, nullptr});
-      }
-    });
+    for (std::size_t s = 0; s < past.size(); ++s) {
+      const auto [first, rows] = placed.rows_of(static_cast<index_t>(s));
+      const device::AttentionSequence<T> one{
+          first,        static_cast<int>(rows), static_cast<int>(past[s] + rows),
+          keys[s].data, values[s].data,         keys[s].stride};
+      attention<T>(shape).forward(ctx, one, keys[s], values[s], qkv, out);
+    }
   }
   template <class T>
   static void attention_backward(Context& ctx, const CausalShape& shape, const Placed& placed,
                                  MatrixView<const T> qkv, MatrixView<const T> out,
                                  const compute_t<T>* log_sums, MatrixView<const T> d_out, MatrixView<T> d_qkv,
                                  compute_t<T>* delta) {
-    device::with_causal_width(shape.head_size, [&](auto width) {
-      using Grid = device::CausalGrid<T>;
-      using Queries = device::CausalBackwardQueries<T, width()>;
-      const Grid by_rows = Grid::of_rows(shape, placed.arrays(), qkv, Queries::own);
-      launch(ctx, Queries{base_of<T, width()>(shape, by_rows, qkv, out, d_out, d_qkv), out, log_sums, d_out,
-                          d_qkv, delta});
-      using Keys = device::CausalBackwardKeys<T, width()>;
-      const Grid by_keys = Grid::of_keys(shape, placed.arrays(), qkv, Keys::own);
-      launch(ctx,
-             Keys{base_of<T, width()>(shape, by_keys, qkv, d_out, d_qkv), log_sums, delta, d_out, d_qkv});
-    });
+    attention<T>(shape).backward(ctx, placed.arrays(), qkv, out, log_sums, d_out, d_qkv, delta);
   }
 
   template <class T>
@@ -217,18 +187,10 @@ struct DeviceDecoderOps {
         },
         table.cosines, table.sines, bias, qkv);
   }
-  /// What a kernel of attention begins with; `operands` are all that it reads or writes by rows.
-  template <class T, int Width, class... Operands>
-  static device::CausalAttention<T, Width> base_of(const CausalShape& shape,
-                                                   const device::CausalGrid<T>& grid,
-                                                   const Operands&... operands) {
-    const bool in_packs =
-        shape.head_size * static_cast<index_t>(sizeof(T)) % 16 == 0 && (device::is_aligned(operands) && ...);
-    return {grid, shape.template scale<compute_t<T>>(), in_packs};
-  }
-  template <class K>
-  static void launch(Context& ctx, const K& kernel) {
-    System::launch(ctx, kernel.blocks(), kernel);
+  template <class T>
+  static auto attention(const CausalShape& shape) {
+    using C = compute_t<T>;
+    return device::Attention<System, T, device::CausalPattern<C>>(shape, shape.template scale<C>(), {});
   }
 };
 

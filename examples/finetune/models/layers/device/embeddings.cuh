@@ -6,44 +6,69 @@
 
 namespace sparsegrad::finetune::device {
 
-/// The sum of a token's three rows.
-template <class T>
+/// The sums of the tokens' three rows.
+template <class C>
 struct EmbeddingSource {
-  Array2<const T> word, position, type;
+  Array2<const C> word, position, type;
   const std::int32_t* ids;
   const std::int32_t* positions;
   const std::int32_t* types;
-  SPARSEGRAD_HOST_DEVICE T operator()(index_t i, index_t j) const {
-    return word(ids[i], j) + type(types[i], j) + position(positions[i], j);
+
+  struct Row {
+    const C* word;
+    const C* type;
+    const C* position;
+    template <int N>
+    SPARSEGRAD_HOST_DEVICE Pack<C, N> at(index_t j) const {
+      auto z = load_pack<C, N>(word + j);
+      const auto t = load_pack<C, N>(type + j);
+      const auto p = load_pack<C, N>(position + j);
+      for (int e = 0; e < N; ++e)
+        z.x[e] = z.x[e] + t.x[e] + p.x[e];
+      return z;
+    }
+  };
+  SPARSEGRAD_HOST_DEVICE Row row(index_t i) const {
+    return {&word(ids[i], 0), &type(types[i], 0), &position(positions[i], 0)};
   }
 };
 
-/// sums.row(p) = sum of the rows of g of the tokens of piece p.
-template <class T>
+/// sums.row(p) = sum of the rows of g of the tokens of piece p, N entries.
+template <class T, int N>
 struct SumPieces {
   using C = compute_t<T>;
   RowGroups groups;
   Array2<const T> g;
   Array2<C> sums;
-  SPARSEGRAD_HOST_DEVICE void operator()(index_t p, index_t j) const {
-    C sum = 0;
-    for (std::int32_t e = groups.piece_begin[p]; e < groups.piece_begin[p + 1]; ++e)
-      sum += g(groups.order[e], j);
-    sums(p, j) = sum;
+  SPARSEGRAD_HOST_DEVICE void operator()(index_t p, index_t pack) const {
+    Pack<C, N> sum{};
+    for (std::int32_t e = groups.piece_begin[p]; e < groups.piece_begin[p + 1]; ++e) {
+      const auto v = load_pack<T, N>(&g(groups.order[e], pack * N));
+      for (int i = 0; i < N; ++i)
+        sum.x[i] += v.x[i];
+    }
+    store_pack<C, N>(&sums(p, pack * N), sum);
   }
 };
 
-/// The table's row of group u += the sums of its pieces.
-template <class T>
+/// The table's row of group u += the sums of its pieces, N entries.
+template <class C, int N>
 struct AddGroups {
   RowGroups groups;
-  Array2<const T> sums;
-  Array2<T> table;
-  SPARSEGRAD_HOST_DEVICE void operator()(index_t u, index_t j) const {
-    T sum = 0;
-    for (std::int32_t p = groups.group_begin[u]; p < groups.group_begin[u + 1]; ++p)
-      sum += sums(p, j);
-    table(groups.row[u], j) += sum;
+  Array2<const C> sums;
+  Array2<C> table;
+  SPARSEGRAD_HOST_DEVICE void operator()(index_t u, index_t pack) const {
+    Pack<C, N> sum{};
+    for (std::int32_t p = groups.group_begin[u]; p < groups.group_begin[u + 1]; ++p) {
+      const auto v = load_pack<C, N>(&sums(p, pack * N));
+      for (int i = 0; i < N; ++i)
+        sum.x[i] += v.x[i];
+    }
+    C* const to = &table(groups.row[u], pack * N);
+    auto row = load_pack<C, N>(to);
+    for (int i = 0; i < N; ++i)
+      row.x[i] += sum.x[i];
+    store_pack<C, N>(to, row);
   }
 };
 
@@ -64,9 +89,12 @@ void add_to_table(typename System::Context& ctx, const RowGroups& groups, Matrix
   if (d_table.empty()) return;
   auto frame = ctx.frame();
   const MatrixView<C> sums = frame.template matrix<C>(groups.pieces, g.cols);
-  launch_over_entries<System>(ctx, groups.pieces, g.cols, SumPieces<T>{groups, g, sums});
-  launch_over_entries<System>(ctx, groups.groups, g.cols,
-                              AddGroups<C>{groups, MatrixView<const C>(sums), d_table});
+  const auto run = [&](auto n, index_t packs) {
+    launch_over_entries<System>(ctx, groups.pieces, packs, SumPieces<T, n()>{groups, g, sums});
+    launch_over_entries<System>(ctx, groups.groups, packs,
+                                AddGroups<C, n()>{groups, MatrixView<const C>(sums), d_table});
+  };
+  with_packs(g.cols, run, g, d_table);
 }
 
 }  // namespace sparsegrad::finetune::device

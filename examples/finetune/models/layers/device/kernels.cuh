@@ -63,13 +63,13 @@ struct ByRowAndColumn {
   index_t cols;
 
   SPARSEGRAD_HOST_DEVICE void operator()(index_t e) const {
+    index_t row;
     if (e <= INT32_MAX && cols <= INT32_MAX) {
-      const auto position = static_cast<std::uint32_t>(e);
-      const auto width = static_cast<std::uint32_t>(cols);
-      f(static_cast<index_t>(position / width), static_cast<index_t>(position % width));
+      row = static_cast<index_t>(static_cast<std::uint32_t>(e) / static_cast<std::uint32_t>(cols));
     } else {
-      f(e / cols, e % cols);
+      row = e / cols;
     }
+    f(row, e - row * cols);
   }
 };
 
@@ -138,73 +138,6 @@ void launch_tasks(typename System::Context& ctx, std::span<const Task> tasks, co
       blocks = 0;
     }
   }
-}
-
-/// partial(c, j) = sum of source(i, j) over the rows i of chunk c, in double and in a fixed order.
-template <class Source>
-struct ColumnSumChunks {
-  static constexpr int width = 32;
-  static constexpr int lanes = 8;
-  static constexpr int threads = width * lanes;
-  static constexpr int phases = 2;
-  static constexpr index_t chunk = 256;
-  struct Shared {
-    double sum[lanes][width];
-  };
-
-  Source source;
-  index_t rows, cols;
-  double* partial;
-
-  index_t chunks() const { return (rows + chunk - 1) / chunk; }
-  index_t blocks() const { return chunks() * ((cols + width - 1) / width); }
-
-  template <int P>
-  SPARSEGRAD_HOST_DEVICE void phase(index_t block, int thread, Shared& shared) const {
-    const index_t across = (cols + width - 1) / width;
-    const index_t part = block / across;
-    const int x = thread % width;
-    const int lane = thread / width;
-    const index_t j = block % across * width + x;
-    if (j >= cols) return;
-    if constexpr (P == 0) {
-      const index_t end = (part + 1) * chunk < rows ? (part + 1) * chunk : rows;
-      double sum = 0;
-      for (index_t i = part * chunk + lane; i < end; i += lanes)
-        sum += static_cast<double>(source(i, j));
-      shared.sum[lane][x] = sum;
-    } else if (lane == 0) {
-      double sum = 0;
-      for (int other = 0; other < lanes; ++other)
-        sum += shared.sum[other][x];
-      partial[part * cols + j] = sum;
-    }
-  }
-};
-
-template <class T>
-struct AddChunks {
-  const double* partial;
-  index_t chunks, cols;
-  T* sums;
-  SPARSEGRAD_HOST_DEVICE void operator()(index_t j) const {
-    double sum = 0;
-    for (index_t c = 0; c < chunks; ++c)
-      sum += partial[c * cols + j];
-    sums[j] = static_cast<T>(static_cast<double>(sums[j]) + sum);
-  }
-};
-
-/// sums[j] += sum_i source(i, j), where Source is an Array2 or a function object like it.
-template <class System, class T, class Source>
-void add_sums_by_column(typename System::Context& ctx, const Source& source, index_t rows, index_t cols,
-                        T* sums) {
-  if (rows == 0 || cols == 0) return;
-  auto frame = ctx.frame();
-  ColumnSumChunks<Source> kernel{source, rows, cols, nullptr};
-  kernel.partial = frame.template take<double>(kernel.chunks() * cols);
-  System::launch(ctx, kernel.blocks(), kernel);
-  launch_over_indices<System>(ctx, cols, AddChunks<T>{kernel.partial, kernel.chunks(), cols, sums});
 }
 
 }  // namespace sparsegrad::finetune::device

@@ -47,7 +47,7 @@ SPARSEGRAD_HOST_DEVICE inline void wait_for_warp(SPARSEGRAD_WAIT_SITE) {
 #if defined(__CUDA_ARCH__)
   __syncwarp();
 #elif defined(SPARSEGRAD_EMULATED_LANES)
-  emulated::wait_for_warp({file, line});
+  emulated::wait_for_warp(file, line);
 #endif
 }
 
@@ -56,21 +56,26 @@ SPARSEGRAD_HOST_DEVICE inline void wait_for_block(SPARSEGRAD_WAIT_SITE) {
 #if defined(__CUDA_ARCH__)
   __syncthreads();
 #elif defined(SPARSEGRAD_EMULATED_LANES)
-  emulated::wait_for_block({file, line});
+  emulated::wait_for_block(file, line);
 #endif
 }
 
-/// Starts a copy of 16 bytes from global to shared memory; it is there after wait_for_copies and a wait for the block.
-SPARSEGRAD_HOST_DEVICE inline void start_copy(const void* from, void* to) {
+/// Starts a copy of 16 bytes from global to shared memory, or of zeros where nothing is there; they have arrived after
+/// wait_for_copies and a wait for the block.
+SPARSEGRAD_HOST_DEVICE inline void start_copy(const void* from, void* to, bool there) {
 #if defined(__CUDA_ARCH__)
-  asm volatile(
-      "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(static_cast<unsigned>(__cvta_generic_to_shared(to))),
-      "l"(from)
-      : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                   static_cast<unsigned>(__cvta_generic_to_shared(to))),
+               "l"(from), "r"(there ? 16 : 0)
+               : "memory");
 #elif defined(SPARSEGRAD_EMULATED_LANES)
-  emulated::start_copy(from, to);
+  emulated::start_copy(there ? from : nullptr, to);
 #else
-  memcpy(to, from, 16);
+  if (there) {
+    memcpy(to, from, 16);
+  } else {
+    memset(to, 0, 16);
+  }
 #endif
 }
 /// This thread's copies since the last call are one group.
@@ -87,7 +92,7 @@ SPARSEGRAD_HOST_DEVICE void wait_for_copies(SPARSEGRAD_WAIT_SITE) {
 #if defined(__CUDA_ARCH__)
   asm volatile("cp.async.wait_group %0;" ::"n"(Groups) : "memory");
 #elif defined(SPARSEGRAD_EMULATED_LANES)
-  emulated::wait_for_copies(Groups, {file, line});
+  emulated::wait_for_copies(Groups, file, line);
 #endif
 }
 
@@ -168,6 +173,15 @@ struct BlockThread {
   }
 };
 
+/// The step of BlockThread, of a block of so many threads.
+template <int Threads>
+SPARSEGRAD_HOST_DEVICE constexpr int threads_here() {
+#if defined(SPARSEGRAD_LANES)
+  return Threads;
+#else
+  return 1;
+#endif
+}
 /// How many of a block's warps one thread stands for, and the first of them.
 template <int Warps>
 SPARSEGRAD_HOST_DEVICE constexpr int warps_of_thread() {

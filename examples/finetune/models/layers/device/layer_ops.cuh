@@ -11,7 +11,6 @@
 #include "attention.cuh"
 #include "embeddings.cuh"
 #include "layer_norm.cuh"
-#include "tensor_attention.cuh"
 
 namespace sparsegrad::finetune {
 
@@ -21,12 +20,10 @@ struct DeviceLayerOps {
   using System = typename Backend::System;
   static constexpr index_t adamw_chunk = std::numeric_limits<index_t>::max();
 
-  /// Partial column sums in double, and the embeddings' pieces.
+  /// More than partial column sums take; the embeddings' pieces have at most a row for each token.
   template <class T>
   static index_t scratch_bytes(index_t tokens, index_t width) {
-    const index_t chunks = tokens / device::ColumnSumChunks<device::Array2<T>>::chunk + 1;
-    const index_t sums = chunks * width * static_cast<index_t>(sizeof(double));
-    return sums + tokens * width * static_cast<index_t>(sizeof(compute_t<T>)) + (index_t{1} << 20);
+    return tokens * width * static_cast<index_t>(sizeof(compute_t<T>)) + (index_t{1} << 20);
   }
 
   template <class T>
@@ -36,15 +33,20 @@ struct DeviceLayerOps {
     const BatchArrays& batch = placed.arrays();
     using Source = device::EmbeddingSource<compute_t<T>>;
     const Source source{e.word, e.position, e.type, batch.ids, batch.positions, batch.types};
-    System::launch(ctx, y.rows,
-                   device::NormalizeRows<T, Source>{source, e.norm, dropout, y.cols, xhat, rstd, y});
+    device::with_packs(
+        y.cols,
+        [&](auto n, index_t) {
+          using Kernel = device::NormalizeRows<T, n(), Source>;
+          System::launch(ctx, y.rows, Kernel{source, e.norm, dropout, y.cols, xhat, rstd, y});
+        },
+        e.word, e.position, e.type, e.norm.gamma, e.norm.beta, xhat, y);
   }
   template <class T>
   static void embeddings_backward(Context& ctx, const Embeddings<compute_t<T>>& e, const Placed& placed,
                                   const Dropout<compute_t<T>>& dropout, MatrixView<const T> xhat,
                                   const compute_t<T>* rstd, MatrixView<T> g) {
     apply_mask<T>(ctx, dropout, g);
-    device::norm_backward<System, T>(ctx, e.norm, xhat, rstd, g, {});
+    device::norm_backward<System, T>(ctx, e.norm, xhat, rstd, g, {}, {}, {}, nullptr);
     const BatchArrays& batch = placed.arrays();
     device::add_to_table<System, T>(ctx, batch.by_id, g, e.d_word);
     device::add_to_table<System, T>(ctx, batch.by_position, g, e.d_position);
@@ -58,80 +60,76 @@ struct DeviceLayerOps {
                                     MatrixView<T> y) {
     using Source = device::ResidualSource<T>;
     const Source source{dropout, bias, MatrixView<const T>(x), residual};
-    System::launch(ctx, x.rows, device::NormalizeRows<T, Source>{source, norm, {}, x.cols, x, rstd, y});
+    device::with_packs(
+        x.cols,
+        [&](auto n, index_t) {
+          using Kernel = device::NormalizeRows<T, n(), Source>;
+          System::launch(ctx, x.rows, Kernel{source, norm, {}, x.cols, x, rstd, y});
+        },
+        norm.gamma, norm.beta, bias, x, residual, y);
   }
   template <class T>
   static void residual_norm_backward(Context& ctx, const LayerNorm<compute_t<T>>& norm,
                                      const Dropout<compute_t<T>>& dropout, MatrixView<const T> xhat,
                                      const compute_t<T>* rstd, MatrixView<T> g, MatrixView<const T> extra,
                                      MatrixView<T> dx, compute_t<T>* d_bias) {
-    device::norm_backward<System, T>(ctx, norm, xhat, rstd, g, extra);
-    if (!dropout.on()) return column_sums<T>(ctx, g, d_bias);
-    write_and_sum(ctx, g.rows, g.cols, device::MaskEntry<T>{dropout, MatrixView<const T>(g), dx}, d_bias);
+    device::norm_backward<System, T>(ctx, norm, xhat, rstd, g, extra, dropout,
+                                     dropout.on() ? dx : MatrixView<T>(), d_bias);
   }
 
   template <class T>
   static void gelu_forward(Context& ctx, const compute_t<T>* bias, MatrixView<T> h, MatrixView<T> out) {
-    device::launch_over_entries<System>(ctx, h.rows, h.cols, device::GeluEntry<T>{bias, h, out});
+    device::with_packs(
+        h.cols,
+        [&](auto n, index_t packs) {
+          device::launch_over_entries<System>(ctx, h.rows, packs, device::GeluEntries<T, n()>{bias, h, out});
+        },
+        bias, h, out);
   }
   template <class T>
   static void gelu_backward(Context& ctx, MatrixView<const T> slope, MatrixView<T> g, compute_t<T>* d_bias) {
-    write_and_sum(ctx, g.rows, g.cols, device::MultiplyEntry<T>{slope, g}, d_bias);
+    device::with_packs(
+        g.cols,
+        [&](auto n, index_t packs) {
+          const device::MultiplyEntries<T, n()> entries{slope, g};
+          if (d_bias != nullptr) {
+            device::add_sums_by_column<System, n()>(ctx, entries, g.rows, g.cols, d_bias);
+          } else {
+            device::launch_over_entries<System>(ctx, g.rows, packs, entries);
+          }
+        },
+        slope, g);
   }
   template <class T>
   static void column_sums(Context& ctx, MatrixView<const T> g, compute_t<T>* sums) {
-    if (sums != nullptr) Backend::template column_sums<T>(ctx, g, sums);
+    device::add_sums_by_column<System, T>(ctx, g, sums);
   }
 
+  /// Of backward: a number for each row and head.
   template <class T>
-  static index_t attention_work(Context&, const AttentionShape& shape, index_t tokens, index_t longest) {
-    device::require_attention_room(shape, is_low_precision<T> ? 0 : longest);
+  static index_t attention_work(Context&, const AttentionShape& shape, index_t tokens, index_t) {
+    device::require_attention_room(shape);
     return shape.heads * tokens;
   }
   template <class T>
   static void attention_forward(Context& ctx, const AttentionShape& shape, const Placed& placed,
                                 const compute_t<T>* bias, const Dropout<compute_t<T>>& dropout,
                                 MatrixView<T> qkv, MatrixView<T> out, compute_t<T>* log_sums, compute_t<T>*) {
-    const auto scale = shape.template scale<compute_t<T>>();
-    device::launch_over_entries<System>(ctx, qkv.rows, qkv.cols,
-                                        device::AddQkvBias<T>{bias, scale, shape.hidden(), qkv});
-    const MatrixView<const T> from = qkv;
-    if constexpr (is_low_precision<T>) {
-      device::with_head_width(shape.head_size, [&](auto width) {
-        using Kernel = device::TensorAttentionForward<T, width()>;
-        launch(ctx, Kernel{{{shape, placed.arrays(), Kernel::side}, dropout}, from, out, log_sums});
-      });
-    } else {
-      using Kernel = device::AttentionForward<T>;
-      launch(ctx, Kernel{{shape, placed.arrays(), Kernel::tile}, dropout, from, out, log_sums});
-    }
+    device::with_packs(
+        shape.hidden(),
+        [&](auto n, index_t packs) {
+          device::launch_over_entries<System>(ctx, qkv.rows, 2 * packs,
+                                              device::QkvBiasEntries<T, n()>{bias, shape.hidden(), qkv});
+        },
+        bias, qkv);
+    attention<T>(shape, dropout).forward(ctx, placed.arrays(), qkv, out, log_sums);
   }
   template <class T>
   static void attention_backward(Context& ctx, const AttentionShape& shape, const Placed& placed,
                                  const Dropout<compute_t<T>>& dropout, MatrixView<const T> qkv,
                                  MatrixView<const T> out, const compute_t<T>* log_sums,
                                  MatrixView<const T> d_out, MatrixView<T> d_qkv, compute_t<T>* delta) {
-    const auto scale = shape.template scale<compute_t<T>>();
-    if constexpr (is_low_precision<T>) {
-      device::with_head_width(shape.head_size, [&](auto width) {
-        using Queries = device::TensorAttentionBackwardQueries<T, width()>;
-        const device::AttentionGrid grid(shape, placed.arrays(), Queries::side);
-        launch(ctx, Queries{{grid, dropout}, scale, qkv, out, log_sums, d_out, d_qkv, delta});
-        using Keys = device::TensorAttentionBackwardKeys<T, width()>;
-        launch(ctx, Keys{{grid, dropout}, qkv, log_sums, delta, d_out, d_qkv});
-      });
-    } else {
-      device::launch_over_entries<System>(
-          ctx, shape.heads, qkv.rows,
-          device::AttentionDelta<T>{shape.head_size, qkv.rows, out, d_out, delta});
-      using Queries = device::AttentionBackwardQueries<T>;
-      launch(
-          ctx,
-          Queries{
-              {shape, placed.arrays(), Queries::tile}, dropout, scale, qkv, log_sums, delta, d_out, d_qkv});
-      using Keys = device::AttentionBackwardKeys<T>;
-      launch(ctx, Keys{{shape, placed.arrays(), Keys::tile}, dropout, qkv, log_sums, delta, d_out, d_qkv});
-    }
+    attention<T>(shape, dropout).backward(ctx, placed.arrays(), qkv, out, log_sums, d_out, d_qkv, delta);
   }
 
   template <class T>
@@ -155,8 +153,12 @@ struct DeviceLayerOps {
   template <class T>
   static void apply_mask(Context& ctx, const Dropout<compute_t<T>>& dropout, MatrixView<T> x) {
     if (!dropout.on()) return;
-    device::launch_over_entries<System>(ctx, x.rows, x.cols,
-                                        device::MaskEntry<T>{dropout, MatrixView<const T>(x), x});
+    device::with_packs(
+        x.cols,
+        [&](auto n, index_t packs) {
+          device::launch_over_entries<System>(ctx, x.rows, packs, device::MaskEntries<T, n()>{dropout, x});
+        },
+        x);
   }
 
   template <class T>
@@ -192,15 +194,11 @@ struct DeviceLayerOps {
   }
 
  private:
-  /// Calls `entry` for every entry and adds what it returns to its column's sum (null: to none), in one pass.
-  template <class Entry, class C>
-  static void write_and_sum(Context& ctx, index_t rows, index_t cols, const Entry& entry, C* sums) {
-    if (sums == nullptr) return device::launch_over_entries<System>(ctx, rows, cols, entry);
-    device::add_sums_by_column<System>(ctx, entry, rows, cols, sums);
-  }
-  template <class K>
-  static void launch(Context& ctx, const K& kernel) {
-    System::launch(ctx, kernel.blocks(), kernel);
+  template <class T>
+  static auto attention(const AttentionShape& shape, const Dropout<compute_t<T>>& dropout) {
+    using C = compute_t<T>;
+    using Pattern = device::BidirectionalPattern<C>;
+    return device::Attention<System, T, Pattern>(shape, shape.template scale<C>(), Pattern{dropout});
   }
 };
 

@@ -2,6 +2,7 @@
 // GPU's own instructions.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -113,10 +114,19 @@ bool is_aligned(const MatrixView<T>& a) {
   return a.empty() || (is_aligned(a.data) && a.stride * static_cast<index_t>(sizeof(T)) % 16 == 0);
 }
 
-/// Calls f(N, cols / N) with N = 8 where `cols` columns of all these arrays can be taken eight at a time, else N = 1.
+/// Numbers that a load of 16 bytes brings.
+template <class T>
+std::integral_constant<int, 16 / sizeof(T)> pack_of(const T*);
+template <class T>
+std::integral_constant<int, 16 / sizeof(T)> pack_of(const MatrixView<T>&);
+
+/// Calls f(N, cols / N) with N = 16 bytes of the arrays' shortest type where `cols` columns of all of them can be
+/// taken so many at a time, else with N = 1.
 template <class F, class... Arrays>
 void with_packs(index_t cols, const F& f, const Arrays&... arrays) {
-  if (cols % 8 == 0 && (is_aligned(arrays) && ...)) return f(std::integral_constant<int, 8>(), cols / 8);
+  constexpr int size = std::max({decltype(pack_of(arrays))::value...});
+  if (cols % size == 0 && (is_aligned(arrays) && ...))
+    return f(std::integral_constant<int, size>(), cols / size);
   f(std::integral_constant<int, 1>(), cols);
 }
 

@@ -2,19 +2,21 @@
 
 #include <cmath>
 
+#include "fast_math.cuh"
 #include "kernels.cuh"
 #include "packs.cuh"
 
 namespace sparsegrad::finetune::device {
 
-/// 1 / (1 + e^-x); for numbers of 16 bits by the GPU's fast instructions, off by a few units in the last place of float.
+/// 1 / (1 + e^-x).
 template <class T>
 SPARSEGRAD_HOST_DEVICE compute_t<T> logistic(compute_t<T> x) {
-#if defined(__CUDA_ARCH__)
-  if constexpr (is_low_precision<T>) return __fdividef(1.0F, 1.0F + __expf(-x));
-#endif
   using C = compute_t<T>;
-  return C(1) / (C(1) + std::exp(-x));
+  if constexpr (is_low_precision<T>) {
+    return reciprocal<T>(C(1) + power_of_two<T>(x * -1.44269504F));
+  } else {
+    return C(1) / (C(1) + std::exp(-x));
+  }
 }
 
 /// out = silu(gate) up, N entries of a row.

@@ -11,7 +11,7 @@
 #include "packs.cuh"
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-#error "the decoder's attention multiplies by mma.m16n8k16: it needs GPUs of compute capability 8.0 or newer"
+#error "attention multiplies by mma.m16n8k16: it needs GPUs of compute capability 8.0 or newer"
 #endif
 
 namespace sparsegrad::finetune::device {
@@ -86,7 +86,11 @@ struct Plus {
 struct Larger {
   template <class V>
   SPARSEGRAD_HOST_DEVICE V operator()(V a, V b) const {
+#if defined(__CUDA_ARCH__)
+    return fmax(a, b);
+#else
     return b > a ? b : a;
+#endif
   }
 };
 
@@ -193,7 +197,8 @@ struct WarpProduct {
 #endif
   }
 
-  /// o += p b with p [16, Depth], rounded to T, and b [Depth, Cols].
+  /// o += p b with p [16, Depth], rounded to T, and b [Depth, Cols]. `memory` (see exchange) is the warp's own, and none of
+  /// its lanes reads it any more.
   template <int Depth, int Cols>
   SPARSEGRAD_HOST_DEVICE static void add(const WarpTile<C, Depth>& p, const T* b, int stride, C* memory,
                                          WarpTile<C, Cols>& o) {
@@ -218,7 +223,6 @@ struct WarpProduct {
     } else {
       constexpr int own = Depth + 4;
       const int row = lane() / 4;
-      wait_for_warp();
       for (int n = 0; n < Depth / 8; ++n) {
         for (int e = 0; e < 4; ++e)
           memory[(row + e / 2 * 8) * own + 8 * n + lane() % 4 * 2 + e % 2] = p.x[n][e];
