@@ -90,9 +90,13 @@ struct DeviceLayerOps {
   static void gelu_backward(Context& ctx, MatrixView<const T> slope, MatrixView<T> g, compute_t<T>* d_bias) {
     device::with_packs(
         g.cols,
-        [&](auto n, index_t) {
-          device::add_sums_by_column<System, n()>(ctx, device::MultiplyEntries<T, n()>{slope, g}, g.rows,
-                                                  g.cols, d_bias);
+        [&](auto n, index_t packs) {
+          const device::MultiplyEntries<T, n()> entries{slope, g};
+          if (d_bias != nullptr) {
+            device::add_sums_by_column<System, n()>(ctx, entries, g.rows, g.cols, d_bias);
+          } else {
+            device::launch_over_entries<System>(ctx, g.rows, packs, entries);
+          }
         },
         slope, g);
   }
