@@ -168,6 +168,8 @@ double encoder_difference(const AttentionShape& shape, const std::vector<index_t
 
   Numbers<T> qkv(ctx, tokens, 3 * shape.hidden(), random);
   Numbers<float> bias(ctx, 1, 3 * shape.hidden(), random);
+  for (index_t j = shape.hidden(); j < 2 * shape.hidden(); ++j)  // of the keys, which may be left out
+    bias.on_host()(0, j) = bias.device.data()[j] = 0;
   Numbers<T> out(ctx, tokens, shape.hidden(), random);
   Numbers<float> sums(ctx, shape.heads, tokens, random);
   std::vector<float> work(static_cast<std::size_t>(
