@@ -32,21 +32,6 @@ inline constexpr bool is_encoder = false;
 template <class T, class Backend>
 inline constexpr bool is_encoder<EncoderModel<T, Backend>> = true;
 
-/// Calls a function for each MLP matrix as soon as its gradient is there, until the end of a scope.
-template <class Model>
-class MlpGradientScope {
- public:
-  MlpGradientScope(Model& model, std::function<void(index_t)> callback) : model_(model) {
-    model.on_mlp_gradient(std::move(callback));
-  }
-  ~MlpGradientScope() { model_.on_mlp_gradient({}); }
-  MlpGradientScope(const MlpGradientScope&) = delete;
-  MlpGradientScope& operator=(const MlpGradientScope&) = delete;
-
- private:
-  Model& model_;
-};
-
 }  // namespace detail
 
 template <class Model>
@@ -91,6 +76,12 @@ BasicTrainer<Model>::BasicTrainer(Context& ctx, Model& model, RunData<Model>& da
   const index_t batches = options_.adds_in_order() ? 1 : own;
   mlp_ = make_mlp_optimizer<T, Backend>(ctx_, options_, mlp_targets(), {extents_.mean_tokens, batches});
   sparse_ = dynamic_cast<SparseMlp<T, Backend>*>(mlp_.get());
+  parts_ = gradient_parts();
+  if (processes_ != nullptr) {
+    sums_ = std::make_unique<GradientSums>(
+        *processes_, options_.wire == NumberType::bfloat16 ? WireType::bfloat16 : WireType::same,
+        options_.adds_in_order() ? SumOrder::rank : SumOrder::any);
+  }
 }
 
 template <class Model>
@@ -166,8 +157,8 @@ MemoryParts BasicTrainer<Model>::memory_now() const {
   parts.weights = model.weights + copied_bytes_;
   parts.activations = model.activations + ctx_.scratch().most_used();
   parts.gradients = model.dense_gradients;
-  for (const std::vector<float>& sums : ordered_sums_)
-    parts.gradients += static_cast<index_t>(sums.capacity() * sizeof(float));
+  for (const GradientPart& part : parts_)
+    parts.gradients += static_cast<index_t>(part.before.capacity() * sizeof(float));
   parts.optimizer = dense_->state_bytes();
   mlp_->add_memory(ctx_, model.mlp_gradients, parts);
   if (phase1_mlp_) parts.optimizer += phase1_mlp_->state_bytes();

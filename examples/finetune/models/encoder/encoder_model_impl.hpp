@@ -362,6 +362,7 @@ void EncoderModel<T, Backend>::backward(Context& ctx, const Batch& batch, double
   for (index_t l = config_.layers - 1; l >= 0; --l) {
     T* input = l > 0 ? activations_[static_cast<std::size_t>(l - 1)].x : embedding_y_;
     backward_layer(ctx, l, tokens_by(input, hidden));
+    if (on_layer_gradients_) on_layer_gradients_(l);
   }
   Ops::template embeddings_backward<T>(ctx, embeddings_, placed_,
                                        dropout(config_.hidden_dropout, -1, embedding_site),
