@@ -295,7 +295,8 @@ Adapter read_adapter(const fs::path& path, const DecoderConfig& config) {
   const Targets targets(config);
   std::error_code code;
   if (!fs::exists(path, code))
-    throw ModelError(path.string() + ": there is no such adapter, expected peft's folder or a GGUF file");
+    throw ModelError(path.string() +
+                     ": there is no such adapter, expected peft's folder, a GGUF file or a delta");
   if (fs::is_directory(path, code)) return read_peft(path, targets);
   if (path.filename() == peft_weights) return read_peft(path.parent_path(), targets);
   return read_gguf(path, targets, config);

@@ -56,8 +56,10 @@ std::vector<Conversation> hold_out(std::vector<Conversation>& conversations, dou
   const std::size_t all = conversations.size();
   const auto count = static_cast<std::size_t>(share * static_cast<double>(all) + 0.5);
   if (count == 0 || count >= all) {
-    throw DataError(fmt::format("--held-out {} of {} examples leaves {} to train on and {} to evaluate on",
-                                share, all, all - count, count));
+    throw DataError(fmt::format(
+        "--held-out {} of {} examples leaves {} to train on and {} to evaluate on; give a {} share, or a "
+        "file to evaluate on, --validation FILE",
+        share, all, all - count, count, count == 0 ? "larger" : "smaller"));
   }
   // The examples of the smallest keys: as many as were asked for.
   std::vector<std::size_t> order(all);

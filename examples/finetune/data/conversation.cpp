@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <functional>
 #include <optional>
+#include <set>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "data/records.hpp"
 #include "data/text_file.hpp"
 
 namespace sparsegrad::finetune {
@@ -16,7 +18,7 @@ namespace {
 using nlohmann::json;
 
 /// An object of the file, with the line at which it begins.
-struct Record {
+struct RecordText {
   std::size_t line = 1;
   std::string_view text;
 };
@@ -39,14 +41,15 @@ std::string_view trimmed(std::string_view text) {
 }
 
 /// The elements of one JSON array, without a look at what they hold.
-std::vector<Record> elements_of(const std::filesystem::path& file, std::string_view text) {
-  std::vector<Record> records;
+std::vector<RecordText> elements_of(const std::filesystem::path& file, std::string_view text) {
+  std::vector<RecordText> records;
   std::size_t line = 1;
   std::size_t begin = 0;
   std::size_t begin_line = 0;
   int depth = 0;
   bool in_text = false;
   bool ended = false;
+  bool after_comma = false;
   for (std::size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
     if (c == '\n') ++line;
@@ -61,11 +64,15 @@ std::vector<Record> elements_of(const std::filesystem::path& file, std::string_v
     if (depth == 1 && begin_line == 0 && !is_blank(c) && c != ']') {
       begin = i;
       begin_line = line;
+      after_comma = false;
     }
     const bool closes = c == ']' || c == '}';
+    if (depth == 1 && closes && after_comma)
+      fail(file, line, "the JSON array ends behind a comma: an element is missing, or the comma is too much");
     if (depth == 1 && begin_line != 0 && (c == ',' || closes)) {
       records.push_back({begin_line, trimmed(text.substr(begin, i - begin))});
       begin_line = 0;
+      after_comma = c == ',';
     }
     if (c == '"') in_text = true;
     if (c == '[' || c == '{') ++depth;
@@ -75,10 +82,10 @@ std::vector<Record> elements_of(const std::filesystem::path& file, std::string_v
   return records;
 }
 
-std::vector<Record> records_of(const std::filesystem::path& file, std::string_view text) {
+std::vector<RecordText> records_of(const std::filesystem::path& file, std::string_view text) {
   if (const std::string_view all = trimmed(text); all.starts_with('[')) return elements_of(file, text);
   // An object that is written over several lines is no JSON lines file.
-  std::vector<Record> records;
+  std::vector<RecordText> records;
   std::size_t line = 0;
   for (std::size_t begin = 0; begin < text.size();) {
     const std::size_t end = std::min(text.find('\n', begin), text.size());
@@ -90,21 +97,45 @@ std::vector<Record> records_of(const std::filesystem::path& file, std::string_vi
   return records;
 }
 
-json parse(const std::filesystem::path& file, const Record& record) {
+/// Why the text of a record is no JSON, from its parser.
+std::string why_no_json(std::string_view text, const json::exception& error) {
+  const auto* syntax = dynamic_cast<const json::parse_error*>(&error);
+  if (syntax == nullptr) return error.what();
+  if (syntax->byte > text.size()) return "it has no end: is the file cut short?";
+  // Behind place and kind of the error; what was read last may be long.
+  std::string_view what = error.what();
+  what = what.substr(0, what.find("; last read: "));
+  if (const std::size_t reason = what.find(": "); reason != std::string_view::npos)
+    what.remove_prefix(reason + 2);
+  return fmt::format("byte {}: {}", syntax->byte, what);
+}
+
+json parse(const std::filesystem::path& file, const RecordText& record) {
   constexpr int most_nested = 512;
-  const auto too_deep = [&](int depth, json::parse_event_t, const json&) {
+  std::vector<std::set<std::string>> keys;  // of the objects that are not at their end, by depth
+  const auto watch = [&](int depth, json::parse_event_t event, const json& value) {
     if (depth > most_nested) fail(file, record.line, "the record nests more than 512 deep");
+    const auto at = static_cast<std::size_t>(depth);
+    if (event == json::parse_event_t::object_start) {
+      keys.resize(std::max(keys.size(), at + 2));
+      keys[at + 1].clear();
+    } else if (event == json::parse_event_t::key) {
+      const auto& name = value.get_ref<const std::string&>();
+      if (!keys[at].insert(name).second) {
+        fail(file, record.line,
+             fmt::format("expected each key of an object once, found {} twice", in_quotes({name})));
+      }
+    }
     return true;
   };
   json object;
   try {
-    object = json::parse(record.text, too_deep);
-  } catch (const json::exception&) {
+    object = json::parse(record.text, watch);
+  } catch (const json::exception& error) {
     fail(file, record.line,
-         "expected a JSON object on this line (JSON lines) or one array of objects in the file, found text "
-         "that is "
-         "no "
-         "whole one: is the file cut short?");
+         fmt::format("expected a JSON object on this line (JSON lines) or one array of objects in the file, "
+                     "found {}; {}",
+                     in_quotes({std::string(record.text)}), why_no_json(record.text, error)));
   }
   if (!object.is_object())
     fail(file, record.line, fmt::format("expected a JSON object, found {}", object.type_name()));
@@ -126,14 +157,20 @@ class Reader {
 
   Conversations read() {
     const std::string text = read_text(file_);
-    const std::vector<Record> records = records_of(file_, text);
+    const std::vector<RecordText> records = records_of(file_, text);
     if (records.empty()) throw DataError(file_.string() + ": expected records, found none");
     std::function<void(const json&)> convert;
-    for (const Record& record : records) {
+    for (const RecordText& record : records) {
       line_ = record.line;
       const json object = parse(file_, record);
       if (!convert) convert = converter(object);
       convert(object);
+    }
+    if (found_.examples.empty()) {
+      std::string what = fmt::format("{}: expected answers, found none in all of its records, {}",
+                                     file_.string(), records.size());
+      if (found_.synthetic > 0) what += fmt::format(", of which {} are synthetic trees", found_.synthetic);
+      throw DataError(what);
     }
     return std::move(found_);
   }

@@ -53,8 +53,8 @@ struct Conversations {
 ///     conversations: [{from, value}, ...]      (ShareGPT's: system, human, gpt)
 ///     prompt: {text, role, replies: [...]}     (a tree of OpenAssistant)
 /// and those of multiple choice (multiple_choice_kind), whose answer is the right choice.
-/// Throws DataError naming file and line: it cannot be read, is malformed or cut short, a field is missing or no text, an
-/// answer is empty, messages do not take turns.
+/// Throws DataError naming file and line: it cannot be read, is malformed or cut short, a field is missing, twice or no
+/// text, messages do not take turns, no record has an answer.
 Conversations read_conversations(const std::filesystem::path& file, const ConversationFormat& format = {});
 
 }  // namespace sparsegrad::finetune

@@ -245,7 +245,9 @@ int run(int argc, char** argv, Processes& processes) {
   for (CLI::App* command : {train_app, evaluate_app, inspect_app})
     check_numbers(*command);
 
-  if (const std::string trouble = empty_value(argc, argv); !trouble.empty()) {
+  std::string trouble = no_command(app, argc, argv);
+  if (trouble.empty()) trouble = empty_value(argc, argv);
+  if (!trouble.empty()) {
     print_error("sparsegrad-glue{}: {}\n", processes.name(), trouble);
     return 2;
   }
@@ -285,8 +287,8 @@ int run(int argc, char** argv, Processes& processes) {
   } catch (const std::bad_alloc&) {
     const int threads = std::max({train.threads, evaluate_command.common.threads, inspect.common.threads});
     print_error(
-        "sparsegrad-glue: not enough memory; a smaller --batch-size with --accumulation needs less{}\n",
-        threads > 1 ? fmt::format(", and so do fewer than {} --threads", threads) : "");
+        "sparsegrad-glue{}: not enough memory; a smaller --batch-size with --accumulation needs less{}\n",
+        processes.name(), threads > 1 ? fmt::format(", and so do fewer than {} --threads", threads) : "");
     return 1;
   } catch (const std::exception& error) {
     print_error("sparsegrad-glue{}: {}\n", processes.name(), error.what());

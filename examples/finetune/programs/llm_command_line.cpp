@@ -348,7 +348,9 @@ int run(int argc, char** argv, Processes& processes) {
     check_numbers(*command);
     command->footer(footer);
   }
-  if (const std::string trouble = empty_value(argc, argv); !trouble.empty()) {
+  std::string trouble = no_command(app, argc, argv);
+  if (trouble.empty()) trouble = empty_value(argc, argv);
+  if (!trouble.empty()) {
     print_error("sparsegrad-llm{}: {}\n", processes.name(), trouble);
     return 2;
   }
@@ -386,20 +388,34 @@ int run(int argc, char** argv, Processes& processes) {
     }
     processes.require_one(app.get_subcommands().front()->get_name());
     if (evaluate_app->parsed()) {
+      tell_effects(given_options(*evaluate_app),
+                   {{{"--max-new-tokens"}, evaluate.exact_match > 0, "--exact-match 0", "--exact-match N"}});
       fit_length(given_options(*evaluate_app), config_of(evaluate.common), evaluate.common);
       return run_llm_evaluate(evaluate);
     }
-    if (generate_app->parsed()) return run_generate(generate);
+    if (generate_app->parsed()) {
+      tell_effects(
+          given_options(*generate_app),
+          {{{"--system", "--chat-template", "--chat-date"}, !generate.raw, "--raw", "a chat template"},
+           {{"--top-p", "--seed"},
+            generate.sampling.temperature != 0,
+            "--temperature 0",
+            "--temperature above 0"}});
+      return run_generate(generate);
+    }
     if (export_app->parsed()) return run_export(exported);
     const std::optional<DecoderConfig> config = config_of(inspected);
     fit_length(given, config, inspected);
     check_ranks_of_decoder(given, config, inspected);
     return run_llm_inspect(inspected);
   } catch (const std::bad_alloc&) {
-    print_error(
-        "sparsegrad-llm: not enough memory; a smaller --batch-size with --accumulation, or a smaller "
-        "--max-length "
-        "needs less\n");
+    std::string cure = "--base file keeps what is not trained in its file";
+    if (train_app->parsed() || evaluate_app->parsed())
+      cure +=
+          "; a smaller --max-length, or a smaller --batch-size (of train with more --accumulation) needs "
+          "less";
+    if (export_app->parsed()) cure = "export has the whole model in float";
+    print_error("sparsegrad-llm{}: not enough memory; {}\n", processes.name(), cure);
     return 1;
   } catch (const std::exception& error) {
     print_error("sparsegrad-llm{}: {}\n", processes.name(), error.what());

@@ -7,6 +7,7 @@
 #include "programs/llm_commands.hpp"
 #include "programs/llm_model.hpp"
 #include "programs/option_groups.hpp"
+#include "training/finished_run.hpp"
 #include "training/gguf_export.hpp"
 #include "training/run_adapter.hpp"
 #include "training/run_delta.hpp"
@@ -53,6 +54,14 @@ void require_not_base(const fs::path& output, const fs::path& base) {
   std::error_code code;
   if (fs::equivalent(output, base, code))
     throw ValueError(output.string() + ": --output is the base model, expected another path");
+}
+
+/// Whole weights are not written over what they were made of.
+void require_not_source(const TrainOptions& options) {
+  std::error_code code;
+  if (const fs::path& change = options.causal.value().change; fs::equivalent(options.output, change, code))
+    throw ValueError(options.output.string() + ": --output is the adapter, expected another path");
+  require_not_base(options.output, base_in_log(options.model));
 }
 
 void tell_written(const ExportCommand& command, std::string_view type) {
@@ -152,6 +161,7 @@ int run_export(const ExportCommand& command) {
   std::error_code code;
   if (fs::equivalent(command.common.output, command.common.model, code))
     throw ValueError("--output is the model itself, expected another path");
+  if (whole) require_not_source(command.common);
   found->second(command);
   return 0;
 }

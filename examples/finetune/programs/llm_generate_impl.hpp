@@ -13,6 +13,7 @@
 #include "programs/interrupt.hpp"
 #include "programs/llm_commands.hpp"
 #include "programs/llm_model.hpp"
+#include "tokenizers/utf8.hpp"
 
 namespace sparsegrad::finetune {
 
@@ -35,12 +36,22 @@ inline std::string unusual_end(const CausalSource& source, const GenerateCommand
   return text;
 }
 
+/// Throws ValueError with the place in the text that was given, before a chat template puts it behind its own.
+inline void require_utf8_of(const std::string& text, const std::string& what) {
+  if (const auto at = find_invalid_utf8(text)) {
+    throw ValueError(fmt::format("{} is not UTF-8: its byte {} of {} is 0x{:02X}", what, *at + 1, text.size(),
+                                 static_cast<unsigned char>(text[*at])));
+  }
+}
+
 }  // namespace detail
 
 template <class T, class Backend>
 int run_generate_on(const GenerateCommand& command) {
   const TrainOptions& options = command.common;
   const InterruptGuard guard;
+  detail::require_utf8_of(command.prompt, "--prompt");
+  detail::require_utf8_of(command.system, "--system");
   CausalSession<T, Backend> session(options, command.raw);
   session.load_model(options, nothing_trained());
   const CausalSource& source = session.source();
@@ -90,10 +101,13 @@ int run_generate_on(const GenerateCommand& command) {
   } else {
     const bool talk = isatty(STDIN_FILENO) != 0;
     bool asked = false;
+    index_t number = 0;
     for (std::string line; !InterruptGuard::requested();) {
       if (talk) print_error("> ");
       if (!std::getline(std::cin, line)) break;
+      ++number;
       if (line.empty()) continue;
+      detail::require_utf8_of(line, fmt::format("line {} of standard input", number));
       asked = true;
       answer(line);
     }

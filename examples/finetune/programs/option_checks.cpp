@@ -60,6 +60,21 @@ std::string check_float(std::string& text) {
 
 }  // namespace
 
+std::string no_command(const CLI::App& app, int argc, const char* const* argv) {
+  const std::string_view word = argc > 1 ? argv[1] : "";
+  std::string names;
+  for (const CLI::App* command : app.get_subcommands({})) {
+    if (command->get_name() == word) return "";
+    names += (names.empty() ? "" : ", ") + command->get_name();
+  }
+  for (const std::string_view plain : {"-h", "--help", "--version"})
+    if (word == plain) return "";
+  const std::string expected =
+      fmt::format("expected a command first, one of {}; --help explains them", names);
+  if (argc <= 1) return expected;
+  return fmt::format("found '{}', {}", word, expected);
+}
+
 std::string empty_value(int argc, const char* const* argv) {
   for (int i = 1; i < argc; ++i) {
     const std::string_view word = argv[i];

@@ -11,6 +11,9 @@ namespace sparsegrad::finetune {
 /// where none is.
 std::string empty_value(int argc, const char* const* argv);
 
+/// What is wrong where the first word is no command, or there is none: the commands there are; "" where nothing is.
+std::string no_command(const CLI::App& app, int argc, const char* const* argv);
+
 /// Refuses, in all options of a command, numbers that are not decimal (0x10), whole numbers that their type would wrap
 /// around or cut (-1 as 2^64 - 1), and numbers so small that they would be 0. 010 is 10.
 void check_numbers(CLI::App& command);

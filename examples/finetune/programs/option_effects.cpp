@@ -29,7 +29,9 @@ index_t rank_of(const SideRecipe& recipe) {
 
 std::vector<OptionEffect> option_effects(const TrainOptions& o) {
   const SparseOptions& s = o.sparse;
-  const std::string type = fmt::format("--run-type {}", to_string(o.run_type));
+  // The control of sparsegrad-llm has another name on its command line.
+  const bool frozen = o.causal && o.run_type == RunType::frozen_mlp;
+  const std::string type = fmt::format("--run-type {}", frozen ? "frozen" : to_string(o.run_type));
   const bool sparse = o.run_type == RunType::sparse;
   std::vector<OptionEffect> rows{
       {{"--lora-rank", "--lora-scale", "--lora-init"}, o.run_type == RunType::lora, type, "--run-type lora"},
@@ -37,7 +39,7 @@ std::vector<OptionEffect> option_effects(const TrainOptions& o) {
       {{"--sparse-learning-rate"},
        o.run_type != RunType::lora && o.run_type != RunType::frozen_mlp,
        type,
-       "a run type that trains the MLP matrices"},
+       o.causal ? "a run type that trains the chosen matrices" : "a run type that trains the MLP matrices"},
       {{"--n-params", "--share", "--adam", "--plan", "--state-capacity", "--state-overflow",
         "--own-gradient-memory"},
        o.steps_sparsely(),

@@ -189,6 +189,20 @@ TEST_CASE("records that are malformed are refused with file and line") {
   check_says(refused(good + "\n" + good.substr(0, 20)), ":2: expected a JSON object on this line");
   check_says(refused("[" + good + ",\n" + good.substr(0, 20)),
              ":2: the JSON array has no end: the file was cut short");
+  check_says(refused(good + "\n" + good.substr(0, 20)), "it has no end: is the file cut short?");
+  check_says(refused("question,answer\nQ,A"), ":1: expected a JSON object on this line");
+  check_says(refused("question,answer\nQ,A"), "found \"question,answer\"; byte 1: ");
+  check_says(refused(good + "\n" + good + " " + good), ":2: expected a JSON object on this line");
+  check_says(refused(good + "\n" + good + " " + good), "; byte 34: ");
+  check_says(refused(good + "\n{'question': 'Q'}"), "found \"{'question': 'Q'}\"; byte 2: ");
+  check_says(refused(good + "\n" + R"({"question": "Q", "answer": "A", "answer": "B"})"),
+             ":2: expected each key of an object once, found \"answer\" twice");
+  check_says(refused(R"({"messages": [{"role": "user", "role": "assistant", "content": "Q"}]})"),
+             "found \"role\" twice");
+  check_says(refused("[" + good + ",\n" + good + ", ]"), ":2: the JSON array ends behind a comma");
+  check_says(refused("[," + good + "]"), ":1: expected a JSON object");
+  check_says(refused(R"({"question": "Q", "answer": ""})"),
+             "expected answers, found none in all of its records, 1");
   check_says(refused("[" + good + ",\n 3]"), ":2: expected a JSON object, found number");
   check_says(refused(good + "\n[1]"), ":2: expected a JSON object, found array");
   check_says(refused(R"({"a": "Q", "b": "A"})"), ":1: the fields are a, b; expected question and answer;");
@@ -325,4 +339,7 @@ TEST_CASE("what is held out depends on the split's seed alone") {
   for (const Conversation& held : held_a)
     CHECK(std::find(a.begin(), a.end(), held) == a.end());
   check_says(error_of([&] { (void)hold_out(c, 0.001, 1); }), "leaves 30 to train on and 0 to evaluate on");
+  check_says(error_of([&] { (void)hold_out(c, 0.001, 1); }),
+             "give a larger share, or a file to evaluate on, --validation FILE");
+  check_says(error_of([&] { (void)hold_out(c, 0.999, 1); }), "give a smaller share");
 }

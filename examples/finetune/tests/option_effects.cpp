@@ -67,6 +67,13 @@ TEST_CASE("options of other run types, of the other device and of models that ar
           "a run type that trains the MLP matrices");
     CHECK(told({}, options).empty());
   }
+  TrainOptions of_llm;
+  of_llm.causal.emplace();
+  of_llm.run_type = RunType::frozen_mlp;
+  CHECK(
+      told({"--sparse-learning-rate"}, of_llm) ==
+      std::vector<std::string>{"--sparse-learning-rate has no effect with --run-type frozen: it needs a run "
+                               "type that trains the chosen matrices"});
   TrainOptions options;
   CHECK(told({"--threads", "--deterministic", "--save-dtype", "--preset", "--profile"}, options).empty());
   options.save = false;

@@ -57,6 +57,17 @@ TEST_CASE("help explains, and bad command lines end with status 2") {
     check_says(help.out, text);
   CHECK(llm("--version").status == 0);
   CHECK(llm("").status == 2);
+  const std::string commands = "expected a command first, one of train, evaluate, generate, export, inspect";
+  check_says(llm("").err, commands);
+  for (const std::string word : {"bogus", "--model"}) {
+    const Finished finished = llm(word + " m");
+    CHECK(finished.status == 2);
+    check_says(finished.err, "sparsegrad-llm: found '" + word + "', " + commands);
+  }
+  const Finished glue = run("bogus");
+  CHECK(glue.status == 2);
+  check_says(glue.err,
+             "sparsegrad-glue: found 'bogus', expected a command first, one of train, evaluate, inspect");
   CHECK(llm("train --nonsense 3").status == 2);
   CHECK(llm("train --model m --data d --output o --share 2").status == 2);
 }
@@ -256,6 +267,31 @@ TEST_CASE("evaluate, generate and export agree on one model") {
   check_says(silent.err,
              "standard input has no line with a text, expected a prompt on each, or --prompt TEXT");
   CHECK(llm(loud + model().string() + " --prompt ''").status == 2);
+
+  // What was given is named, without the template's text around it.
+  check_says(llm(loud + model().string() + " --prompt \"$(printf 'ab\\377c')\"").err,
+             "--prompt is not UTF-8: its byte 3 of 4 is 0xFF");
+  check_says(llm(loud + model().string() + " --prompt a --system \"$(printf '\\377')\"").err,
+             "--system is not UTF-8: its byte 1 of 1 is 0xFF");
+  const Finished lines = llm(loud + model().string(), "printf 'a\\n\\nb\\377\\n' | ");
+  CHECK(lines.status == 1);
+  check_says(lines.err, "line 3 of standard input is not UTF-8: its byte 2 of 2 is 0xFF");
+
+  // Options without effect.
+  check_says(llm(ask + "--raw --system S").err,
+             "--system has no effect with --raw: it needs a chat template");
+  check_says(llm(ask + "--top-p 0.5").err, "--top-p has no effect with --temperature 0");
+  check_says(llm(evaluate_words(model(), "--max-new-tokens 8")).err,
+             "--max-new-tokens has no effect with --exact-match 0");
+  const fs::path words = fresh_folder("llm_words") / "words.jsonl";
+  const std::string in_words = "{\"question\": \"1+1?\", \"answer\": \"two\"}\n";
+  const std::string compare =
+      "evaluate --quiet --threads 1 --products blas --exact-match 2 --max-new-tokens 2 --model " +
+      model().string() + " --data " + words.string();
+  write_file(words, in_words);
+  check_says(llm(compare).err, "--exact-match compares numbers, and none of the first 1 answers");
+  write_file(words, in_words + "{\"question\": \"1+1?\", \"answer\": \"2\"}\n");
+  check_says(llm(compare).out, "1 questions counted as wrong, whose right answer has no number");
 
   const fs::path quiet = fresh_folder("llm_quiet");
   const Finished trained = llm(llm_train_words(quiet / "run", "--quiet --run-type ft --max-steps 2"));
@@ -503,6 +539,12 @@ TEST_CASE("what is wrong with a model is told with its cure") {
   refused(torn / "half.gguf", "half.gguf");
   write_file(torn / "no.gguf", "something else");
   refused(torn / "no.gguf", "expected a GGUF file, which begins with the letters GGUF");
+  for (const char* file : {"tokenizer.json", "tokenizer_config.json"}) {
+    const fs::path nested = make_tiny_decoder(fresh_folder("llm_nested"));
+    fs::remove(nested / file);
+    fs::create_directory(nested / file);
+    refused(nested, std::string(file) + ": expected a file, found a folder");
+  }
 }
 
 TEST_CASE("what is wrong with data and choices is told with its cure") {

@@ -215,6 +215,7 @@ TEST_CASE("outputs that do not fit the format are refused") {
   check_says(llm(export_words("peft", lora_run(), lora_run() / "run.json")).err,
              "is a file, expected as --output of peft");
   check_says(llm(export_words("peft", lora_run(), base())).err, "--output is the base model");
+  check_says(llm(export_words("merged", lora_run(), base())).err, "--output is the base model");
   check_says(
       llm(export_words("merged", lora_run(), lora_run() / "m") + "--base-model " + base().string()).err,
       "--base-model is for adapters and deltas");

@@ -69,6 +69,8 @@ void require_directory(const Path& directory) {
 std::string read_file(const Path& file) {
   std::error_code no_error;
   if (!std::filesystem::exists(file, no_error)) throw TokenizerError(file.string() + ": no such file");
+  if (std::filesystem::is_directory(file, no_error))
+    throw TokenizerError(file.string() + ": expected a file, found a folder");
   std::ifstream stream(file, std::ios::binary);
   std::string text{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
   if (!stream.good() && !stream.eof()) throw TokenizerError(file.string() + ": cannot be read");

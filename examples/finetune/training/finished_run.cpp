@@ -44,6 +44,15 @@ bool has_run_log(const fs::path& model) {
   return fs::exists(log_beside(model));
 }
 
+fs::path base_in_log(const fs::path& model) {
+  if (!has_run_log(model)) return {};
+  try {
+    return read_json(log_beside(model)).at("options").at("model").get<std::string>();
+  } catch (const std::exception&) {
+    return {};  // another program's file
+  }
+}
+
 RunLog read_run_log(const fs::path& model) {
   const fs::path file = log_beside(model);
   if (!fs::exists(file)) {

@@ -29,6 +29,8 @@ struct RunLog {
 
 /// Whether there is a log OUT/run.json beside OUT/model.
 bool has_run_log(const std::filesystem::path& model);
+/// The model that this run began from by the log beside it, finished or not; empty where none says it.
+std::filesystem::path base_in_log(const std::filesystem::path& model);
 /// The log of the run whose saved model this is, OUT/run.json beside OUT/model. Throws ModelError: none, another
 /// program's, or of a run that is not finished.
 RunLog read_run_log(const std::filesystem::path& model);

@@ -25,8 +25,10 @@ Dataset hold_out(Dataset& train, double share, index_t limit) {
   }
   if (held.examples.empty() || rest.examples.empty()) {
     throw ValueError(
-        fmt::format("--held-out {} of {} training examples leaves {} to train on and {} to evaluate on",
-                    share, count, rest.examples.size(), held.examples.size()));
+        fmt::format("--held-out {} of {} training examples leaves {} to train on and {} to evaluate on; give "
+                    "a {} share",
+                    share, count, rest.examples.size(), held.examples.size(),
+                    held.examples.empty() ? "larger" : "smaller"));
   }
   train = std::move(rest);
   return held;
