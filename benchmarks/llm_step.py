@@ -68,6 +68,7 @@ def cases_of(rank, is_gguf):
         if is_gguf:
             cases.append(Case("LoRA, quantised base", dtype, [*lora, *QUANTISED]))
             cases.append(Case("sparse (best), quantised base", dtype, [*best, *QUANTISED]))
+            cases.append(Case("generation, quantised base", dtype, QUANTISED, generates=True))
         cases.append(Case("generation", dtype, [], generates=True))
         cases.append(Case("transformers' generation", dtype, ["--what", "generate"], peer=True, generates=True))
     if is_gguf:
@@ -98,7 +99,7 @@ def counted(a, seconds, tokens, losses, peak):
 
 def program_run(a, case):
     if case.generates:
-        command = [a.program, "generate", "--model", a.model, "--dtype", case.dtype, "--threads", str(a.threads), "--prompt", PROMPT]
+        command = [a.program, "generate", *case.options, "--model", a.model, "--dtype", case.dtype, "--threads", str(a.threads), "--prompt", PROMPT]
         done = run_command([*command, "--max-new-tokens", str(a.tokens)], a.case_seconds)
         said = re.search(r"(\d+) written, ([\d.]+) a second", done.stderr)
         if said is None or int(said[1]) < a.tokens:
@@ -195,6 +196,7 @@ def rate_ratios(data, first, second):
 def compared():
     pairs = [("LoRA", "peft's LoRA"), ("ft", "transformers' ft"), ("sparse (best)", "LoRA"), ("sparse (best)", "ft"), ("LoRA", "ft")]
     pairs += [("LoRA, quantised base", "LoRA"), ("sparse (best), quantised base", "sparse (best)")]
+    pairs += [("generation, quantised base", "generation"), ("generation, quantised base", llama_cases()[-1])]
     return [*pairs, ("generation", "transformers' generation"), *(("generation", theirs) for theirs in llama_cases())]
 
 

@@ -9,10 +9,11 @@
 #include <string>
 #include <vector>
 
+#include "batched_projection.hpp"
+#include "batched_weight_update.hpp"
 #include "group_member.hpp"
 #include "group_options.hpp"
 #include "sequential_step.hpp"
-#include "weight_update.hpp"
 
 namespace sparsegrad::SPARSEGRAD_ABI {
 
@@ -50,18 +51,53 @@ class BatchedStep {
     index_t entries = 0;
     for (const Member& m : members)
       entries += m.basis().rows() * m.basis().cols();
+    gather_sources(members, [](const Member&) { return true; });
+    projection_.reserve(ctx, sources_);
+    // Halves of the cores' projections, then of the weights' updates.
     ctx.scratch().reserve(
+        projection_.scratch_bytes(sources_) +
         B::template batch_scratch_bound<C>(ctx, static_cast<index_t>(members.size()), entries));
+  }
+
+  /// Makes the cores of the members that still have to make theirs, those of one shape by common
+  /// products. A gradient that goes to other processes or to sums is left to its member.
+  void finish_together(Context& ctx, Members members, const Rules& rules) {
+    if (rules.reducer != nullptr) return;
+    gather_sources(members, [](const Member& m) {
+      const bool first =
+          m.progress == Member::Progress::gathering || m.progress == Member::Progress::collected;
+      return first && m.sums == nullptr;
+    });
+    projection_.run(ctx, sources_);
+  }
+
+  /// Finds the squared norms of the members' gradients with one wait, but for those of entries that are
+  /// given beforehand. For SparseGradGroup::squared_norm.
+  void measure_together(Context& ctx, Members members, const Rules& rules) {
+    if (rules.clears_selected) return;
+    finish_together(ctx, members, rules);
+    chosen_.clear();
+    kept_.clear();
+    for (Member& m : members) {
+      if (!m.takes_part(rules) || m.is_selected() || m.squared_norm || m.source->selects() || m.values_sent)
+        continue;
+      kept_.push_back(m.named([&] { return m.finish(ctx, rules); }));
+      chosen_.push_back(&m);
+    }
+    norms_.resize(kept_.size());
+    B::template squared_norm_batched<C>(ctx, std::span<const MatrixView<const C>>(kept_), norms_.data());
+    for (std::size_t i = 0; i < norms_.size(); ++i)
+      chosen_[i]->squared_norm = norms_[i];
   }
 
   /// Selects the members that are not yet selected, have a gradient and an optimizer, and select by
   /// TopK. Returns whether the host need not look for NaN and Inf in the entries times `grad_scale`:
   /// the device does. Throws NonFiniteError under NonFinite::raise where the host waits to learn of
   /// it.
-  bool select_together(Context& ctx, Members members, const Rules& rules, double grad_scale,
-                       bool need_norms) {
+  bool select_together(Context& ctx, Members members, const Rules& rules, double grad_scale) {
     if (ctx.step_flag().raised()) check(ctx, members);
     guarded_ = false;
+    finish_together(ctx, members, rules);
     if (rules.selector || rules.clears_selected) return false;
     begin(ctx, members, rules);
     if (chosen_.empty()) return false;
@@ -80,10 +116,8 @@ class BatchedStep {
       Member& m = *chosen_[static_cast<std::size_t>(bad)];
       m.named([&] { detail::check_finite<C, B>(ctx, m.gradient, rules.non_finite, report); });
     }
-    for (Member* m : chosen_) {
-      if (need_norms) m->squared_norm = B::template squared_norm<C>(ctx, m->source->core(ctx));
+    for (Member* m : chosen_)
       m->progress = Member::Progress::selected;
-    }
     if (report.skipped) chosen_[static_cast<std::size_t>(bad)]->progress = Member::Progress::skipped;
     return guarded_;
   }
@@ -123,9 +157,11 @@ class BatchedStep {
           m.optimizer->set_steps(std::max<std::int64_t>(0, m.optimizer->steps() - skipped));
       guard_.resize(ctx, StepGuard::words);
     }
-    ctx.check();
+    ctx.step_flag().raise();  // the copy has waited
     return skipped;
   }
+  /// Bytes of gradient memory of its own.
+  index_t bytes() const { return projection_.bytes(); }
 
   /// Whether steps are counted in the backend's memory.
   bool counts_on_device() const { return !counters_.empty(); }
@@ -148,6 +184,12 @@ class BatchedStep {
   }
 
  private:
+  template <class Takes>
+  void gather_sources(Members members, const Takes& takes) {
+    sources_.clear();
+    for (Member& m : members)
+      if (takes(m)) sources_.push_back(m.source);
+  }
   /// The largest entry that the optimizer takes when it is multiplied by `scale` in C.
   static C largest(double scale) {
     const auto most = static_cast<double>(core_optimizer::largest_gradient<C, O>());
@@ -211,6 +253,9 @@ class BatchedStep {
   std::vector<MatrixView<const C>> kept_;
   std::vector<AdamTask<C>> states_;
   std::vector<MatrixView<C>> sparse_;
+  std::vector<double> norms_;
+  std::vector<CoreSource<C, B>*> sources_;
+  BatchedProjection<C, B> projection_;
   BatchedWeightUpdate<T, B> weights_;
 };
 

@@ -161,6 +161,7 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   /// must grow in another's turn.
   void share_memory(Context& ctx, std::shared_ptr<GradientMemory<C, B>> memory) override {
     this->require_idle("share_memory");
+    require_own_memory();
     const index_t count = element_count();
     if (memory != nullptr) memory->require_room(count);
     turn_.reset();
@@ -300,7 +301,7 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   MatrixView<const C> core(Context& ctx) override { return own_core(ctx); }
   /// Throws StateError in another layer's turn of a shared gradient memory.
   MatrixView<C> own_core(Context& ctx) override {
-    if (finished()) return MatrixView<C>(memory(), basis_->rows(), basis_->cols());
+    if (finished()) return MatrixView<C>(core_, basis_->rows(), basis_->cols());
     if (state_ == State::broken) {
       throw StateError(
           "core: an earlier call failed while it projected the gradient in place; call clear and begin the "
@@ -312,12 +313,33 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
     detail::project_in_place<C, B>(ctx, detail::BasisRotations<C, B>(ctx, *basis_, rotations_), plan_, model_,
                                    sum(), core);
     state_ = State::finished;
+    core_ = core.data;
     return core;
+  }
+
+  std::optional<PendingCore<C, B>> pending_core() override {
+    PendingCore<C, B> pending(*basis_, model_, plan_);
+    if (!pending.possible() || rotations_ != RotationPrecision::full || shared_ != nullptr) return {};
+    pending.ready = state_ == State::open || state_ == State::closed;
+    pending.sum = sum();
+    pending.core = MatrixView<C>(memory(), basis_->rows(), basis_->cols());
+    pending.in_place = element_count();
+    return pending;
+  }
+  std::shared_ptr<int> begin_core() override {
+    state_ = State::broken;
+    return loan_;
+  }
+  void take_core(MatrixView<C> core, std::shared_ptr<int> loan) override {
+    core_ = core.data;
+    lent_by_ = std::move(loan);
+    state_ = State::finished;
   }
 
   void clear() override {
     state_ = State::empty;
     turn_.reset();
+    lent_by_.reset();
   }
 
  private:
@@ -344,6 +366,7 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   /// changed.
   bool begin(Context& ctx) {
     if (state_ != State::empty) return false;
+    require_own_memory();
     auto turn = std::move(turn_);
     if (shared_ != nullptr && turn == nullptr) turn = GradientMemory<C, B>::begin(shared_, this->name());
     take_memory(ctx);
@@ -384,7 +407,12 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
     return (std::max)(rows * cols, basis.rows() * basis.cols());
   }
 
+  void require_own_memory() const {
+    if (loan_.use_count() > 1)
+      throw StateError("another layer's core stands in the memory of " + this->name() + "; clear the group");
+  }
   void require_room(const Order& order) const {
+    require_own_memory();
     if (shared_ != nullptr) shared_->require_room(order.count);
   }
   /// Takes the memory at once, but for the whole dW of a layer without a basis, which may be given
@@ -413,7 +441,10 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
   bool forms_weight_gradient_ = false;
   std::shared_ptr<GradientMemory<C, B>> shared_;  ///< null: memory_
   typename GradientMemory<C, B>::Turn turn_;
-  Buffer<C, B> memory_;  ///< the step's sum, then the core
+  Buffer<C, B> memory_;                                   ///< the step's sum, then the core
+  std::shared_ptr<int> loan_ = std::make_shared<int>(0);  ///< others hold it while their core is in memory_
+  C* core_ = nullptr;                                     ///< where the core stands, once it is finished
+  std::shared_ptr<int> lent_by_;                          ///< held while that is memory of others
 };
 
 }  // namespace sparsegrad::SPARSEGRAD_ABI

@@ -37,6 +37,35 @@ inline void require_extents(index_t out, index_t in) {
 
 }  // namespace detail
 
+/// The products that a source still has to take for its core, V^T S U with dense factors and nothing
+/// else: for whoever takes those of many matrices together (BatchedProjection).
+template <class C, Backend B>
+struct PendingCore {
+  /// Of the sides that the plan leaves to the end.
+  PendingCore(const TuckerBasis<C, B>& basis_, const CostModel& model_, const Plan& plan)
+      : basis(&basis_),
+        model(&model_),
+        out(plan.out == SideOrder::multiply_first && basis_.out().rotates()),
+        in(plan.in == SideOrder::multiply_first && basis_.in().rotates()) {}
+
+  const TuckerBasis<C, B>* basis;  ///< V and U
+  const CostModel* model;          ///< chooses the side that is first
+  bool out;                        ///< whether S is to be multiplied by V^T
+  bool in;                         ///< whether S is to be multiplied by U
+  MatrixView<const C> sum;         ///< S, or its transpose where `turned`
+  bool turned = false;             ///< whether the rows of `sum` are those of the in side
+  bool ready = false;              ///< whether the gradient is complete, and its core not made
+  MatrixView<C> core;              ///< memory for the core
+  /// Elements where S stands, if the core's memory is the same: with one product alone the core must
+  /// then be made elsewhere. Else 0.
+  index_t in_place = 0;
+
+  /// Whether there are products, and of dense factors alone.
+  bool possible() const {
+    return (out || in) && (!out || basis->out().has_factor()) && (!in || basis->in().has_factor());
+  }
+};
+
 /// Makes the core gradient G~ = V^T dW U [r, c] of one weight matrix, in one optimizer step after
 /// another.
 ///
@@ -119,6 +148,16 @@ class CoreSource {
   virtual MatrixView<const C> core(Context& ctx) = 0;
   /// The same in memory of this object's own, to be changed in place.
   virtual MatrixView<C> own_core(Context& ctx) = 0;
+
+  /// The products between gradient and core, where they can be taken together with other sources';
+  /// empty: the source takes them itself, in `core`. Whoever takes them calls begin_core before and
+  /// take_core after it; a new gradient may only begin after `clear`.
+  virtual std::optional<PendingCore<C, B>> pending_core() { return {}; }
+  /// The source holds neither gradient nor core until take_core. Returns what is to be held as long
+  /// as another's core stands in the memory of S.
+  virtual std::shared_ptr<int> begin_core() { return nullptr; }
+  /// The core stands here until `clear`, in memory that is lent for so long.
+  virtual void take_core(MatrixView<C>, std::shared_ptr<int>) {}
 
   /// Whether the source computes chosen entries alone, and no core: `select` then writes them to
   /// `s`, empty at first, with strictly rising positions. They are `element_count()`.

@@ -186,6 +186,21 @@ class GivenGradient final : public CoreSource<C, B> {
     return core;
   }
 
+  std::optional<PendingCore<C, B>> pending_core() override {
+    PendingCore<C, B> pending(*basis_, cost_model_, Plan());
+    if (!pending.possible() || rotations_ != RotationPrecision::full) return {};
+    const auto* dw = std::get_if<MatrixView<const C>>(&given_.matrix);
+    pending.ready = dw != nullptr && has_gradient() && !owns_gradient_ && !finished();
+    if (pending.ready) pending.sum = *dw;
+    pending.turned = given_.layout == WeightLayout::in_out;
+    pending.core = own_.matrix(basis_->rows(), basis_->cols());
+    return pending;
+  }
+  void take_core(MatrixView<C>, std::shared_ptr<int>) override {
+    borrowed_core_ = {};
+    state_ = State::finished;
+  }
+
   MatrixView<const C> standing_gradient() const override {
     const auto* dw = std::get_if<MatrixView<const C>>(&given_.matrix);
     return dw != nullptr && has_gradient() && given_.layout == WeightLayout::out_in ? *dw

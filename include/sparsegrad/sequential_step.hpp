@@ -28,9 +28,13 @@ class SequentialStep {
 
   /// What a new member needs.
   void attach(Context&) {}
+  /// Makes the cores that it can make together: none here.
+  void finish_together(Context&, Members, const Rules&) {}
+  /// Finds the norms of members' gradients that it can find together: none here.
+  void measure_together(Context&, Members, const Rules&) {}
   /// Selects members that it can select together, and says whether the device looks for NaN and Inf
   /// in their scaled entries. This step leaves every member to be selected alone.
-  bool select_together(Context&, Members, const Rules&, double, bool) { return false; }
+  bool select_together(Context&, Members, const Rules&, double) { return false; }
   /// Scratch memory of a step.
   void reserve(Context&, Members) {}
 
@@ -56,6 +60,8 @@ class SequentialStep {
   index_t check(Context&, Members) { return 0; }
   /// Whether steps are counted on the device.
   bool counts_on_device() const { return false; }
+  /// Bytes of gradient memory of its own.
+  index_t bytes() const { return 0; }
 };
 
 }  // namespace sparsegrad::SPARSEGRAD_ABI

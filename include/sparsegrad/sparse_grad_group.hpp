@@ -164,6 +164,13 @@ class SparseGradGroup : public GroupBases<T, B, O> {
   /// The finished core of layer i, after `use_reduce`'s function.
   MatrixView<const C> finish(Context& ctx, index_t i);
 
+  /// Makes cores for later calls of `finish`: on a BatchedBackend those of layers of one shape by common
+  /// products.
+  void finish_together(Context& ctx) {
+    begin_warm_up(ctx);
+    step_.finish_together(ctx, members_.all(), members_.rules());
+  }
+
   /// Sum of squares of all cores (of the values of sources that select by themselves) before
   /// grad_scale: for clipping over these and all other parameters of a model. Finishes the
   /// gradients. Then
@@ -298,6 +305,7 @@ requires CoreOptimizer<O, compute_t<T>, B>
 double SparseGradGroup<T, B, O>::squared_norm(Context& ctx) {
   begin_warm_up(ctx);
   detail::start_reduces(ctx, members_.all(), members_.rules(), true);
+  step_.measure_together(ctx, members_.all(), members_.rules());
   return members_.squared_norm(ctx);
 }
 
@@ -312,8 +320,7 @@ SparseGradGroup<T, B, O>::step(Context& ctx, const GroupStep& options) {
   if (warming_up()) return warm_up(ctx);
   members_.prepare_missing(ctx);
   detail::start_reduces(ctx, members_.all(), members_.rules());
-  const bool guarded =
-      step_.select_together(ctx, members_.all(), members_.rules(), options.grad_scale, false);
+  const bool guarded = step_.select_together(ctx, members_.all(), members_.rules(), options.grad_scale);
   GroupReport report;
   if (members_.select(ctx, report) && (guarded || members_.stays_finite(ctx, step_options, report))) {
     detail::require_agreement(ctx, members_.all(), members_.rules());
@@ -359,6 +366,7 @@ template <class T, Backend B, class O>
 requires CoreOptimizer<O, compute_t<T>, B> GroupMemory SparseGradGroup<T, B, O>::memory(Context& ctx)
 const {
   GroupMemory sum = members_.memory();
+  sum.gradients += step_.bytes();
   if (collection_) sum.collection = collection_->bytes();
   sum.scratch = ctx.scratch().bytes();
   return sum;

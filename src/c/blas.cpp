@@ -1,5 +1,9 @@
 // The C interface on backend::CpuBlas.
+#ifdef SPARSEGRAD_COMPILED
+#include <sparsegrad/compiled/cpu_blas.hpp>
+#else
 #include <sparsegrad/backend/cpu_blas.hpp>
+#endif
 
 #include "context_handle.hpp"
 

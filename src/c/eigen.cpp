@@ -1,5 +1,9 @@
 // The C interface on backend::Cpu.
+#ifdef SPARSEGRAD_COMPILED
+#include <sparsegrad/compiled/cpu.hpp>
+#else
 #include <sparsegrad/backend/cpu.hpp>
+#endif
 
 #include "context_handle.hpp"
 

@@ -1,5 +1,9 @@
 // The C interface on backend::CpuOneDnn.
+#ifdef SPARSEGRAD_COMPILED
+#include <sparsegrad/compiled/cpu_onednn.hpp>
+#else
 #include <sparsegrad/backend/cpu_onednn.hpp>
+#endif
 
 #include "context_handle.hpp"
 

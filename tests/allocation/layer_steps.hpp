@@ -113,6 +113,7 @@ void engine_steps_without_allocation(int threads, const std::string& out_rule, c
   SparseGradGroup<float, B> group(options);
   std::vector<std::vector<float>> weights(4, std::vector<float>(static_cast<std::size_t>(out * in), 0.1F));
   std::vector<float> gradient(static_cast<std::size_t>(out * (in + 2)));
+  std::vector<float> padded(gradient.size()), turned(gradient.size());
   std::vector<sparsegrad::bfloat16> low(gradient.size());
   group.add_weight(ctx, MatrixView<float>(weights[0].data(), out, in), "up",
                    {.gradient = MatrixView<const float>(gradient.data(), out, in)});
@@ -122,11 +123,11 @@ void engine_steps_without_allocation(int threads, const std::string& out_rule, c
   group.add_weight(ctx, MatrixView<float>(weights[3].data(), out, in), "up");
   const auto step = [&] {
     for (std::size_t e = 0; e < gradient.size(); ++e) {
-      gradient[e] = static_cast<float>(random.next());
+      gradient[e] = padded[e] = turned[e] = static_cast<float>(random.next());
       low[e] = sparsegrad::bfloat16(gradient[e]);
     }
-    group.set_gradient(1, MatrixView<const float>(gradient.data(), out, in, in + 2));
-    group.set_gradient(2, MatrixView<const float>(gradient.data(), in, out));
+    group.set_gradient(1, MatrixView<const float>(padded.data(), out, in, in + 2));
+    group.set_gradient(2, MatrixView<const float>(turned.data(), in, out));
     group.set_gradient(3, MatrixView<const sparsegrad::bfloat16>(low.data(), out, in));
     if (group.warming_up()) return (void)group.step(ctx, {});
     const double norm = std::sqrt(group.squared_norm(ctx));

@@ -53,6 +53,7 @@ class LlmStep(FolderCase):
         self.assertEqual([round(1 / s) for s in data["seconds"]["LoRA, float"]], [100, 100])
         self.assertIn("| LoRA, bf16 | 200 (200-200) | 0.50 | 100 | 1,048,576 | 1.5000 |", page)
         self.assertIn("| generation, float | 40 (40-40) |  |  |  |  |", page)
+        self.assertIn("| generation, quantised base, float | 40 (40-40) |  |  |  |  |", page)
         self.assertEqual(data["failed"]["sparse (best), quantised base, float"], "failed: not beside these blocks")
         self.assertIn("no torch here", data["failed"]["peft's LoRA, bf16"])
         self.assertEqual(data["failed"]["llama.cpp's generation, float"], "failed: no such format")

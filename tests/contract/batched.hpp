@@ -165,6 +165,27 @@ TEST_CASE_TEMPLATE("zero_batched, first_nonfinite_batched", T, float, double) {
   }
 }
 
+TEST_CASE_TEMPLATE("squared_norm_batched: as squared_norm, array by array", T, float, double) {
+  Random random(35);
+  Context ctx(2);
+  std::vector<PaddedMatrix<T>> arrays;
+  std::vector<MatrixView<const T>> views;
+  for (index_t t = 0; t < many; ++t) {
+    const index_t rows = t % 3 == 0 ? 1 : 7;
+    arrays.push_back(PaddedMatrix<T>(rows, batch_size(t) / rows, t % 5).fill(random));
+  }
+  for (const PaddedMatrix<T>& a : arrays)
+    views.push_back(a.const_view());
+  std::vector<double> norms(arrays.size() + 1, -1.0);
+  B::template squared_norm_batched<T>(ctx, std::span<const MatrixView<const T>>(views), norms.data());
+  std::vector<double> expected;
+  for (const MatrixView<const T>& view : views)
+    expected.push_back(B::template squared_norm<T>(ctx, view));
+  expected.push_back(-1);
+  CHECK(norms == expected);
+  B::template squared_norm_batched<T>(ctx, {}, norms.data());
+}
+
 TEST_CASE_TEMPLATE("batch_scratch_bound covers what they take", T, float, double) {
   Random random(34);
   const index_t n = 70000;
@@ -180,6 +201,10 @@ TEST_CASE_TEMPLATE("batch_scratch_bound covers what they take", T, float, double
     Context own(1);
     B::template top_k_batched<T>(own, std::span<const TopKTask<T>>(tasks));
     CHECK(own.scratch().bytes() > 0);
+    CHECK(own.scratch().bytes() <= B::template batch_scratch_bound<T>(own, arrays, arrays * n));
+    const std::vector<MatrixView<const T>> views(arrays, MatrixView<const T>(x.data(), 1, n));
+    std::vector<double> norms(arrays);
+    B::template squared_norm_batched<T>(own, std::span<const MatrixView<const T>>(views), norms.data());
     CHECK(own.scratch().bytes() <= B::template batch_scratch_bound<T>(own, arrays, arrays * n));
   }
 }

@@ -55,6 +55,58 @@ bool faults(const F& run) {
   return WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV;
 }
 
+/// What `run` has cost.
+template <class F>
+Device::Counts counts_of(const F& run) {
+  const Device::Counts before = Device::get().counts();
+  run();
+  const Device::Counts after = Device::get().counts();
+  return {after.waits - before.waits, after.work - before.work};
+}
+
+/// 24 small matrices in the order and the proportions of BERT's, both sides full; of `plan` one is left to the end.
+struct Stack {
+  explicit Stack(Plan plan) {
+    GroupOptions options;
+    options.entries = 20;
+    group = std::make_unique<SparseGradGroup<float, B>>(options);
+    std::mt19937_64 random(3);
+    for (int i = 0; i < 24; ++i) {
+      const index_t out = i % 2 == 0 ? 16 : 8;
+      const index_t in = 24 - out;
+      weights.push_back(to_device<B>(ctx, normal<float>(random, out * in)));
+      gradients.push_back(to_device<B>(ctx, normal<float>(random, out * in)));
+      layers.push_back(std::make_unique<SparseGradLinear<float, B>>(ctx, weights.back().matrix(out, in),
+                                                                    nullptr, LinearOptions{.plan = plan}));
+      group->add(ctx, *layers.back(), i % 2 == 0 ? "up" : "down");
+    }
+    BasisRecipe recipe;
+    recipe.sides = [](const std::string&) { return SideRecipes{SideRecipe::random(), SideRecipe::random()}; };
+    group->collect(ctx, recipe);
+    group->refresh(ctx);
+    group->reserve(ctx);
+    step(true);
+    group->check(ctx);
+  }
+  void pass() {
+    for (std::size_t i = 0; i < layers.size(); ++i)
+      layers[i]->add_gradient(ctx, gradients[i].matrix(layers[i]->out_extent(), layers[i]->in_extent()));
+  }
+  void step(bool clip) {
+    pass();
+    take(clip);
+  }
+  void take(bool clip) {
+    const double norm = clip ? std::sqrt(group->squared_norm(ctx)) : 1;
+    group->step(ctx, {.learning_rate = 1e-2, .grad_scale = 1 / norm});
+  }
+
+  B::Context ctx;
+  std::vector<Buffer<float, B>> weights, gradients;
+  std::vector<std::unique_ptr<SparseGradLinear<float, B>>> layers;
+  std::unique_ptr<SparseGradGroup<float, B>> group;
+};
+
 void multiply(B::Context& ctx, Buffer<float, B>& a, index_t n) {
   B::gemm<float>(ctx, Op::none, Op::none, 1, a.matrix(n, n), a.matrix(n, n), 0, a.matrix(n, n));
 }
@@ -67,6 +119,7 @@ TEST_CASE("what a capture forbids") {
   Buffer<double, B> square(ctx, 64);
   Buffer<double, B> values(ctx, 8);
   std::vector<float> host(64);
+  ctx.scratch().reserve(1 << 16);
   CHECK(violation_in_capture(ctx, [&] { Buffer<float, B>(ctx, 5); }) == "cudaMalloc in a capture");
   std::optional<Buffer<float, B>> other(std::in_place, ctx, 5);
   void* p = nullptr;
@@ -78,7 +131,7 @@ TEST_CASE("what a capture forbids") {
   CHECK(violation_in_capture(ctx, [&] { B::download<float>(ctx, a.data(), host.data(), 64); }) ==
         "a copy from or to the host's pageable memory in a capture: a replay would do it again");
   CHECK(violation_in_capture(ctx, [&] { B::squared_norm<float>(ctx, a.matrix(8, 8)); }) ==
-        "cudaStreamSynchronize in a capture");
+        "a copy from or to the host's pageable memory in a capture: a replay would do it again");
   CHECK(violation_in_capture(ctx, [&] { B::eigh(ctx, square.matrix(8, 8), values.data()); }) ==
         "cusolverDnCreate in a capture");
   CHECK(violation_in_capture(ctx, [&] { B::Context another; }).find("cudaHostAlloc in a capture") !=
@@ -94,6 +147,53 @@ TEST_CASE("what a capture forbids") {
   CHECK(violation_of([&] {
           CHECK(cudaStreamBeginCapture(on_default.stream(), cudaStreamCaptureModeThreadLocal) != cudaSuccess);
         }) == "a capture of the default stream");
+}
+
+TEST_CASE("waits and launches of a step: none and few, one wait with clipping") {
+  constexpr auto first = SideOrder::project_first;
+  constexpr auto last = SideOrder::multiply_first;
+  for (const Plan plan : {Plan{last, last}, Plan{last, first}}) {
+    Stack stack(plan);
+    stack.pass();
+    const Device::Counts plain = counts_of([&] { stack.take(false); });
+    stack.pass();
+    const Device::Counts clipped = counts_of([&] { stack.take(true); });
+    const Device::Counts check = counts_of([&] { stack.group->check(stack.ctx); });
+    CHECK(plain.waits == 0);
+    CHECK(clipped.waits == 1);
+    CHECK(check.waits == 1);
+    CHECK(plain.work == (plan.in == last ? 27 : 23));
+    CHECK(clipped.work == plain.work + 3);
+  }
+}
+
+TEST_CASE("what is staged arrives without a wait, in a capture it is refused") {
+  B::Context ctx;
+  constexpr index_t n = 50000;  // the sixth does not fit beside the others
+  std::mt19937_64 random(6);
+  std::vector<Host<float>> sent;
+  std::vector<Buffer<float, B>> arrived;
+  for (int i = 0; i < 6; ++i) {
+    sent.push_back(normal<float>(random, n));
+    arrived.emplace_back(ctx, n);
+  }
+  const auto stage = [&](std::size_t i) {
+    Host<float> gone = sent[i];
+    B::stage<float>(ctx, gone.data(), arrived[i].data(), n);
+    std::fill(gone.begin(), gone.end(), -1.0F);
+  };
+  CHECK(counts_of([&] {
+          for (std::size_t i = 0; i < 5; ++i)
+            stage(i);
+        }).waits == 0);
+  CHECK(counts_of([&] { stage(5); }).waits == 1);
+  for (std::size_t i = 0; i < 6; ++i)
+    CHECK(to_host<B>(ctx, arrived[i].data(), n) == sent[i]);
+  const Host<float> large = normal<float>(random, 300000);
+  Buffer<float, B> target(ctx, 300000);
+  CHECK(counts_of([&] { B::stage<float>(ctx, large.data(), target.data(), 300000); }).waits == 1);
+  CHECK(to_host<B>(ctx, target.data(), 300000) == large);
+  CHECK_FALSE(violation_in_capture(ctx, [&] { stage(0); }).empty());
 }
 
 TEST_CASE("memory that is not there") {

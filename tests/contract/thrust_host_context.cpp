@@ -275,7 +275,7 @@ TEST_CASE("what Thrust throws becomes this library's exception") {
   std::vector<stored_index_t> list(8);
   const MatrixView<float> view(x.data(), 2, 4);
   CHECK_THROWS_WITH_AS(K::zero<float>(ctx, x.data(), 8), "translated 7", Error);
-  CHECK_THROWS_WITH_AS(K::squared_norm<float>(ctx, view), "translated 7", Error);
+  CHECK_THROWS_WITH_AS(K::copy<float>(ctx, view, MatrixView<float>(x.data(), 2, 4)), "translated 7", Error);
   CHECK_THROWS_WITH_AS(K::first_nonfinite<float>(ctx, view), "translated 7", Error);
   CHECK_THROWS_WITH_AS(
       K::group_support(ctx, list.data(), 8, 2, 4, true, list.data(), list.data(), list.data(), list.data()),

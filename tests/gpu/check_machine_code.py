@@ -7,7 +7,9 @@ FILE is an object file, a program or a cubin with code for one architecture. --w
 A kernel fails where
 - its barriers are not one fewer than its phases, or, where it waits within a phase, not those of the table;
 - it has no tensor-core instruction (HMMA) and the table has some;
-- it uses more local memory (spills) or shared memory than the table says, or 8 registers more.
+- it uses more local memory (spills) or shared memory than the table says, or 8 registers more;
+- its code is for compute capability 9.0 or later, and it touches global memory before it has waited for the kernel that
+  was launched before it (ACQBULK): launches overlap there.
 Ends with 77, which counts as skipped, where cuobjdump is not found: it is looked for on PATH and in .venv, to which
 scripts/setup.sh --tools brings it.
 """
@@ -43,7 +45,7 @@ def short_name(demangled):
 
 
 def read_code(cuobjdump, path):
-    """{mangled name: Code} of a file."""
+    """{mangled name: Code} of a file, and the names of those that do not wait for the kernel before them."""
     def lines(option):
         return subprocess.run([cuobjdump, option, path], check=True, capture_output=True, text=True).stdout.splitlines()
 
@@ -56,14 +58,22 @@ def read_code(cuobjdump, path):
             registers, stack, shared, local = map(int, found.groups())
             usage[name] = registers, stack + local, shared
     counts = collections.defaultdict(lambda: [0, 0])
+    overlaps = False
+    waited, hasty = set(), set()
     for line in lines("-sass"):
-        if found := re.match(r"\s*Function : (\S+)", line):
+        if found := re.search(r"code for sm_(\d+)", line):
+            overlaps = int(found.group(1)) >= 90
+        elif found := re.match(r"\s*Function : (\S+)", line):
             name = found.group(1)
         elif re.search(r"\bBAR\.(SYNC|RED|ARV)", line):
             counts[name][0] += 1
         elif re.search(r"\bHMMA\.", line):
             counts[name][1] += 1
-    return {name: Code(*counts[name], *numbers) for name, numbers in usage.items()}
+        elif re.search(r"\bACQBULK\b", line):
+            waited.add(name)
+        elif overlaps and name not in waited and re.search(r"\b(LDG|STG|LD|ST|ATOMG?|REDG?|LDGSTS)\.E\b", line):
+            hasty.add(name)
+    return {name: Code(*counts[name], *numbers) for name, numbers in usage.items()}, hasty
 
 
 def demangle(names):
@@ -72,18 +82,22 @@ def demangle(names):
 
 
 def read_kernels(cuobjdump, paths):
-    """{short name: (phases, Code)}; of a kernel that stands in several files, the most of everything."""
+    """{short name: (phases, Code)}; of a kernel that stands in several files, the most of everything. And the short names
+    of those that do not wait."""
     kernels = {}
+    not_waiting = set()
     for path in paths:
-        code = read_code(cuobjdump, path)
+        code, hasty = read_code(cuobjdump, path)
         for mangled, demangled in zip(code, demangle(code)):
             short = short_name(demangled)
             if not short:
                 continue
             name, phases = short
+            if mangled in hasty:
+                not_waiting.add(name)
             before = kernels[name][1] if name in kernels else code[mangled]
             kernels[name] = phases, Code(*map(max, before, code[mangled]))
-    return kernels
+    return kernels, not_waiting
 
 
 def read_table(path):
@@ -97,8 +111,8 @@ def write_table(path, kernels):
     pathlib.Path(path).write_text("\n".join(lines) + "\n")
 
 
-def problems_of(kernels, table):
-    found = []
+def problems_of(kernels, not_waiting, table):
+    found = [f"{name}: touches memory before it waits for the kernel before it" for name in sorted(not_waiting)]
     for name, (phases, code) in sorted(kernels.items()):
         if name not in table:
             found.append(f"{name}: not in the table; write it anew (--write) and look at what has changed")
@@ -125,14 +139,14 @@ def main(arguments):
     if not cuobjdump:
         print("skipped: no cuobjdump and nvdisasm on PATH or in .venv (pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)")
         return 77
-    kernels = read_kernels(cuobjdump, files)
+    kernels, not_waiting = read_kernels(cuobjdump, files)
     if not kernels:
         print(f"no block kernel in {', '.join(files)}", file=sys.stderr)
         return 1
     if write:
         write_table(table, kernels)
         return 0
-    problems = problems_of(kernels, read_table(table))
+    problems = problems_of(kernels, not_waiting, read_table(table))
     for problem in problems:
         print(problem, file=sys.stderr)
     print(f"{len(kernels)} kernels, {len(problems)} problems")

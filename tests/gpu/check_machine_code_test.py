@@ -15,11 +15,11 @@ TILES = "_ZN10sparsegrad4v0_18portable12block_kernelINS1_5TilesELi1EEEvT_"
 OTHER = "_ZN3cub6kernelEv"
 
 
-def text_of(registers=40, stack=0, shared=1024, barriers=2, products=4):
+def text_of(registers=40, stack=0, shared=1024, barriers=2, products=4, architecture=80, first="LDG.E R0, [R4] ;"):
     usage = "".join(
         f" Function {name}:\n  REG:{r} STACK:{s} SHARED:{m} LOCAL:0 CONSTANT[0]:576 TEXTURE:0\n"
         for name, r, s, m in ((SUMS, registers, stack, shared), (TILES, 100, 0, 2048), (OTHER, 250, 64, 0)))
-    code = f"\t\tFunction : {SUMS}\n" + "  /*0*/  BAR.SYNC.DEFER_BLOCKING 0x0 ;\n" * barriers
+    code = f"\tcode for sm_{architecture}\n\t\tFunction : {SUMS}\n  /*0*/  {first}\n  /*0*/  ACQBULK ;\n" + "  /*0*/  BAR.SYNC.DEFER_BLOCKING 0x0 ;\n" * barriers
     code += f"\t\tFunction : {TILES}\n" + "  /*0*/  HMMA.16816.F32.BF16 R4, R8, R12, R4 ;\n" * products
     return usage, code + "  /*0*/  BAR.SYNC.DEFER_BLOCKING 0x0 ;\n"
 
@@ -56,9 +56,13 @@ class CheckMachineCode(unittest.TestCase):
                 ({"products": 0}, "Tiles: no tensor-core instruction, expected some 4"),
                 ({"registers": 49}, "Sums: 49 registers, expected at most 48"),
                 ({"stack": 8}, "Sums: 8 bytes local, expected at most 0"),
+                ({"architecture": 90}, "Sums: touches memory before it waits for the kernel before it"),
                 ({"shared": 1032}, "Sums: 1032 bytes shared, expected at most 1024")):
             result = self.run_with(text_of(**change))
             self.assertEqual((result.returncode, result.stderr), (1, problem + "\n"))
+
+    def test_a_kernel_that_waits_first(self):
+        self.assertEqual(self.run_with(text_of(architecture=90, first="S2R R0, SR_TID.X ;")).returncode, 0)
 
     def test_kernels_that_only_one_side_knows(self):
         rows = self.table.read_text().splitlines()

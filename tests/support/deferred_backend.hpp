@@ -154,6 +154,7 @@ struct Deferred {
   SPARSEGRAD_TEST_WAITING(squared_norm)
   SPARSEGRAD_TEST_WAITING(first_nonfinite)
   SPARSEGRAD_TEST_WAITING(first_nonfinite_batched)
+  SPARSEGRAD_TEST_WAITING(squared_norm_batched)
 #undef SPARSEGRAD_TEST_WAITING
   template <class... A>
   static void eigh(Context& ctx, A&&... a) {

@@ -378,6 +378,91 @@ TEST_CASE("layers that step together do what they do one after the other") {
     CHECK(found[e] == doctest::Approx(expected[e]).epsilon(1e-12));
 }
 
+TEST_CASE("cores of many matrices that are made together are those that each source makes") {
+  using B = DeviceBackend;
+  constexpr index_t out = 9;
+  constexpr index_t in = 5;
+  std::mt19937_64 random(41);
+  B::Context ctx;
+  const auto full =
+      TuckerBasis<double, B>::from_recipes(ctx, out, in, SideRecipe::random(), SideRecipe::random());
+  const auto thin =
+      TuckerBasis<double, B>::from_recipes(ctx, out, in, SideRecipe::random(3), SideRecipe::identity());
+  constexpr auto first = SideOrder::project_first;
+  constexpr auto last = SideOrder::multiply_first;
+  for (const Plan plan : {Plan{last, last}, Plan{first, last}, Plan{last, first}, Plan{first, first}}) {
+    CAPTURE(to_string(plan));
+    // Seven with both sides full, two one-sided, one without a gradient, two whose dW is given, as it is and turned.
+    std::vector<std::unique_ptr<CoreGradient<double, B>>> layers[2];
+    std::vector<std::unique_ptr<GivenGradient<double, B>>> given[2];
+    std::vector<CoreSource<double, B>*> sources[2];
+    for (const int which : {0, 1}) {
+      for (int i = 0; i < 10; ++i) {
+        auto& own = layers[which].emplace_back(
+            std::make_unique<CoreGradient<double, B>>(ctx, out, in, CoreGradientOptions{.plan = plan}));
+        own->set_basis(ctx, i % 4 == 3 ? thin : full);
+        sources[which].push_back(own.get());
+      }
+      for (int i = 0; i < 2; ++i) {
+        auto& own = given[which].emplace_back(std::make_unique<GivenGradient<double, B>>(ctx, out, in));
+        own->set_basis(ctx, full);
+        sources[which].push_back(own.get());
+      }
+    }
+    // Two at a time: cores of the third batch stand where the sums of the second stood.
+    BatchedProjection<double, B> together(2 * out * in * static_cast<index_t>(sizeof(double)));
+    together.reserve(ctx, sources[1]);
+    const index_t spare = together.bytes();
+    for (int round = 0; round < 2; ++round) {
+      Buffer<double, B> dw[2];
+      for (int i = 0; i < 10; ++i) {
+        const Buffer<double, B> g = to_device<B>(ctx, normal<double>(random, out * in));
+        for (auto& own : layers)
+          if (i != 5) own[static_cast<std::size_t>(i)]->add(ctx, g.matrix(out, in));
+        wait_for(ctx);
+      }
+      for (const std::size_t i : {std::size_t{0}, std::size_t{1}}) {
+        dw[i] = to_device<B>(ctx, normal<double>(random, out * in));
+        for (auto& own : given) {
+          const MatrixView<const double> view = dw[i].matrix(i == 0 ? out : in, i == 0 ? in : out);
+          own[i]->set({view, i == 0 ? WeightLayout::out_in : WeightLayout::in_out});
+        }
+      }
+      together.run(ctx, sources[1]);
+      CHECK(together.bytes() == spare);
+      std::vector<const double*> places;
+      for (std::size_t i = 0; i < sources[0].size(); ++i) {
+        CAPTURE(i);
+        // One side's plan says nothing of the identity.
+        const bool thin_one = i < 10 && i % 4 == 3;
+        const bool taken = i >= 10 || (i != 5 && (plan.out == last || (!thin_one && plan.in == last)));
+        CHECK(sources[1][i]->finished() == taken);
+        const MatrixView<const double> expected = sources[0][i]->core(ctx);
+        const MatrixView<const double> found = sources[1][i]->core(ctx);
+        places.push_back(found.data);
+        const Host<double> a = to_host<B>(ctx, expected.data, expected.size());
+        const Host<double> b = to_host<B>(ctx, found.data, found.size());
+        for (std::size_t e = 0; e < a.size(); ++e)
+          CHECK(b[e] == doctest::Approx(a[e]).epsilon(1e-12));
+      }
+      std::sort(places.begin(), places.end());
+      CHECK(std::unique(places.begin(), places.end()) == places.end());
+      // Where one product is left, the third's core stands in the first's memory.
+      layers[1][0]->clear();
+      const Buffer<double, B> g = to_device<B>(ctx, normal<double>(random, out * in));
+      if (plan == Plan{first, last} || plan == Plan{last, first}) {
+        CHECK_THROWS_AS(layers[1][0]->add(ctx, g.matrix(out, in)), StateError);
+        CHECK_THROWS_AS(layers[1][0]->set_basis(ctx, thin), StateError);
+      } else {
+        layers[1][0]->add(ctx, g.matrix(out, in));
+      }
+      for (auto& list : sources)
+        for (CoreSource<double, B>* source : list)
+          source->clear();
+    }
+  }
+}
+
 TEST_CASE("weights whose gradients are given step as layers do, none of which is copied") {
   for (const std::optional<double> capacity : {std::optional<double>(0), std::optional<double>(1.5)}) {
     ManyLayers layers(capacity);

@@ -90,8 +90,6 @@ struct Fenced {
     return Base::template primitive<T>(ctx, std::forward<A>(a)...); \
   }
   SPARSEGRAD_TEST_FENCED(zero)
-  SPARSEGRAD_TEST_FENCED(upload)
-  SPARSEGRAD_TEST_FENCED(download)
   SPARSEGRAD_TEST_FENCED(copy)
   SPARSEGRAD_TEST_FENCED(transpose)
   SPARSEGRAD_TEST_FENCED(gemm)
@@ -105,8 +103,6 @@ struct Fenced {
   SPARSEGRAD_TEST_FENCED(scale)
   SPARSEGRAD_TEST_FENCED(add)
   SPARSEGRAD_TEST_FENCED(add_wide)
-  SPARSEGRAD_TEST_FENCED(squared_norm)
-  SPARSEGRAD_TEST_FENCED(first_nonfinite)
   SPARSEGRAD_TEST_FENCED(hadamard)
   SPARSEGRAD_TEST_FENCED(top_k)
   SPARSEGRAD_TEST_FENCED(gather)
@@ -122,12 +118,37 @@ struct Fenced {
   SPARSEGRAD_TEST_FENCED(zero_batched)
   SPARSEGRAD_TEST_FENCED(scale_batched)
   SPARSEGRAD_TEST_FENCED(guard_step)
-  SPARSEGRAD_TEST_FENCED(first_nonfinite_batched)
   SPARSEGRAD_TEST_FENCED(adam)
   SPARSEGRAD_TEST_FENCED(round_rows)
   SPARSEGRAD_TEST_FENCED(expand_nonzeros)
   SPARSEGRAD_TEST_FENCED(keep_largest_of_rows)
 #undef SPARSEGRAD_TEST_FENCED
+
+  /// How often a GPU would have been waited for by these, since the program began.
+  static int& waits() {
+    static int count = 0;
+    return count;
+  }
+#define SPARSEGRAD_TEST_WAITING(primitive)                          \
+  template <class T, class... A>                                    \
+  static decltype(auto) primitive(Context& ctx, A&&... a) {         \
+    const Fence::Gate gate;                                         \
+    ++waits();                                                      \
+    return Base::template primitive<T>(ctx, std::forward<A>(a)...); \
+  }
+  SPARSEGRAD_TEST_WAITING(upload)
+  SPARSEGRAD_TEST_WAITING(download)
+  SPARSEGRAD_TEST_WAITING(squared_norm)
+  SPARSEGRAD_TEST_WAITING(first_nonfinite)
+  SPARSEGRAD_TEST_WAITING(first_nonfinite_batched)
+  SPARSEGRAD_TEST_WAITING(squared_norm_batched)
+#undef SPARSEGRAD_TEST_WAITING
+  /// As CUDA's, which does not wait.
+  template <class T>
+  static void stage(Context& ctx, const T* source, T* p, index_t n) {
+    const Fence::Gate gate;
+    Base::template upload<T>(ctx, source, p, n);
+  }
 
   template <class... A>
   static void eigh(Context& ctx, A&&... a) {

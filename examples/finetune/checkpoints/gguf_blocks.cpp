@@ -82,9 +82,9 @@ float times_minus(float d, int q, float m) {
   return product - m;
 }
 
-// Each reads one block at `b` and writes its values to `v`. In blocks of 32 the lower halves of the bytes are the
-// first 16 elements, the upper halves the last 16. Loops write one stretch each, and bytes are restricted, since they may
-// else be those of `v`: compilers take such loops in vectors.
+// Each reads one block at `b` and writes its values to `v`. In blocks of 32 the lower halves of the bytes are
+// the first 16 elements, the upper halves the last 16. Loops write one stretch each, and bytes are
+// restricted, since they may else be those of `v`: compilers take such loops in vectors.
 
 // d, 16 bytes
 void q4_0(const Byte* __restrict b, float* __restrict v) {

@@ -16,16 +16,17 @@
 
 namespace sparsegrad::finetune {
 
-/// Products of oneDNN where the program was built with it, of the BLAS or of Eigen. A context measures nothing by itself:
-/// which products a run takes is decided once, for all its contexts (training/products.hpp).
+/// Products of oneDNN where the program was built with it, of the BLAS or of Eigen. A context measures
+/// nothing by itself: which products a run takes is decided once, for all its contexts
+/// (training/products.hpp).
 #if defined(FINETUNE_ONEDNN)
 using HostProducts = backend::FastestOf<backend::CpuOneDnn, backend::CpuBlas, backend::Cpu>;
 #else
 using HostProducts = backend::FastestOf<backend::CpuBlas, backend::Cpu>;
 #endif
 
-/// HostProducts, but for products x W^T of a few rows, which are the program's own (few_rows_product). A context with a StepProfile
-/// counts the primitives; without one they cost a look at a pointer more.
+/// HostProducts, but for products x W^T of a few rows, which are the program's own (few_rows_product). A
+/// context with a StepProfile counts the primitives; without one they cost a look at a pointer more.
 struct HostBackend : HostProducts {
   /// The products of one backend for all types.
   static backend::ProductChoice all_of(const std::string& name) { return {name, name, name}; }

@@ -84,8 +84,7 @@ int threads_of(const nlohmann::json& own, const std::vector<nlohmann::json>& all
 class MpiProcesses final : public Processes {
  public:
   explicit MpiProcesses(int expected) {
-    int level = 0;
-    MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &level);
+    MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &threads_allowed_);
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);  // MPICH asks it for every communicator
     MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
     MPI_Comm_size(MPI_COMM_WORLD, &size_);
@@ -108,6 +107,8 @@ class MpiProcesses final : public Processes {
     MpiOptions options;
     options.timeout = std::chrono::milliseconds(static_cast<std::int64_t>(1000 * timeout));
     options.watch = [this] { return trouble(); };
+    // Else gradients on their way go on where the next one is started.
+    options.progress_thread = threads_allowed_ >= MPI_THREAD_MULTIPLE;
     communicator_ = std::make_unique<MpiCommunicator>(MPI_COMM_WORLD, options);
     const nlohmann::json own = place_of_this_process();
     places_ = values_of_all(*communicator_, own, "the places of the processes");
@@ -202,6 +203,7 @@ class MpiProcesses final : public Processes {
 
   int rank_ = 0;
   int size_ = 1;
+  int threads_allowed_ = MPI_THREAD_SINGLE;
   double timeout_ = 0;
   MPI_Comm control_ = MPI_COMM_NULL;  ///< for what is no part of a run: why a rank ends
   std::unique_ptr<MpiCommunicator> communicator_;

@@ -51,7 +51,7 @@ std::vector<OptionEffect> option_effects(const TrainOptions& o) {
        "--run-type sparse"},
       {{"--preset"}, o.preset != "best" || o.steps_sparsely(), type, "--run-type sparse or topk for best"},
       {{"--save-dtype"}, o.save, "--no-save", "models that are saved"},
-      {{"--process-timeout"}, o.processes > 1, "one process", "several (mpirun)"},
+      {{"--process-timeout", "--wire"}, o.processes > 1, "one process", "several (mpirun)"},
       {{"--profile"}, o.device == Device::cpu, "--device cuda", "--device cpu"},
       machine_effect(o)};
   if (o.steps_sparsely()) {

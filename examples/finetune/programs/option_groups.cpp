@@ -139,6 +139,11 @@ void add_train_options(CLI::App& app, TrainOptions& o) {
                  "names it")
       ->capture_default_str()
       ->group("Machine");
+  add_choice<NumberType>(
+      app, "--wire", o.wire, {{"float", NumberType::float32}, {"bf16", NumberType::bfloat16}},
+      "of several processes (mpirun): the numbers in which they send each other gradients; "
+      "bf16 is half of the bytes, and rounds")
+      ->group("Machine");
   app.add_flag(
          "--ignore-memory", o.ignore_memory,
          "train though the estimate of its memory, or of its files, is above what is free; the system may "

@@ -1,6 +1,7 @@
 // Properties of the native decoder: gradients by finite differences, what is left out, determinism, the cache.
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include <doctest/doctest.h>
 
@@ -148,6 +149,13 @@ TEST_CASE("decoder: whatever is chosen has the gradient that it has when all is 
     fill(part, 4);
     std::vector<index_t> called;
     part.on_mlp_gradient([&](index_t number) { called.push_back(number); });
+    std::map<std::string, std::vector<double>> complete;  // as they are when their block says so
+    part.on_layer_gradients([&](index_t block) {
+      for (const auto& p : part.parameters().all()) {
+        if (p.gradient.empty() || !p.name.starts_with(block_parameter(block, ""))) continue;
+        complete[p.name].assign(p.gradient.data, p.gradient.data + p.gradient.size());
+      }
+    });
     CHECK(part.forward(ctx, batch, {.training = true}).loss == doctest::Approx(loss).epsilon(1e-12));
     part.backward(ctx, batch);
     index_t with_gradient = 0;
@@ -158,6 +166,12 @@ TEST_CASE("decoder: whatever is chosen has the gradient that it has when all is 
       for (index_t i = 0; i < found.size(); ++i)
         CHECK(std::abs(found.data[i] - wanted.data[i]) <= 1e-12);
       with_gradient += found.empty() ? 0 : 1;
+      const bool dense = !p.gradient.empty();
+      CHECK(complete.contains(p.name) == (dense && p.name.find(".layers.") != std::string::npos));
+      if (complete.contains(p.name)) {
+        CHECK(
+            (complete[p.name] == std::vector<double>(p.gradient.data, p.gradient.data + p.gradient.size())));
+      }
     }
     CHECK(with_gradient > 0);
     std::sort(called.begin(), called.end());

@@ -155,7 +155,8 @@ TEST_CASE_TEMPLATE(
     "products of a few rows: those of a long sum, on any number of threads, whatever multiplies more", T,
     float, double, sparsegrad::bfloat16) {
   using C = compute_t<T>;
-  // More numbers than one thread takes, also where a row is no multiple of a vector and has a stride; few numbers; none.
+  // More numbers than one thread takes, also where a row is no multiple of a vector and has a stride; few
+  // numbers; none.
   for (const MatrixExtents& extents :
        {MatrixExtents{1500, 96}, MatrixExtents{1203, 83}, MatrixExtents{7, 5}, MatrixExtents{3, 0}}) {
     const index_t out = extents.out;

@@ -168,6 +168,8 @@ double encoder_difference(const AttentionShape& shape, const std::vector<index_t
 
   Numbers<T> qkv(ctx, tokens, 3 * shape.hidden(), random);
   Numbers<float> bias(ctx, 1, 3 * shape.hidden(), random);
+  for (index_t j = shape.hidden(); j < 2 * shape.hidden(); ++j)  // of the keys, which may be left out
+    bias.on_host()(0, j) = bias.device.data()[j] = 0;
   Numbers<T> out(ctx, tokens, shape.hidden(), random);
   Numbers<float> sums(ctx, shape.heads, tokens, random);
   std::vector<float> work(static_cast<std::size_t>(
@@ -251,15 +253,18 @@ TEST_CASE("lanes: the encoder's attention takes more than 512 tokens") {
 TEST_CASE("lanes: every wait is needed") {
   // In 16 bits four for the panels of a kernel and one to write its result; in float three for the panels, which have one
   // buffer, and one where factors are exchanged. Where there are two results one more, and in float two.
-  constexpr std::size_t waits = (5 + 5 + 6) + (5 + 5 + 7);
+  constexpr std::size_t narrow_waits = 5 + 5 + 6;
+  constexpr std::size_t float_waits = 5 + 5 + 7;
   const std::set<device::emulated::Site> none;
-  CHECK(waits_not_missed(waits, [] {
-          return std::max(attention_difference<bfloat16>({2, 1, 64}, {96}),
-                          attention_difference<float>({2, 1, 64}, {96}));
+  CHECK(waits_not_missed(narrow_waits, [] {
+          return attention_difference<bfloat16>({2, 1, 64}, {96});
         }) == none);
-  CHECK(waits_not_missed(waits, [] {
-          return std::max(encoder_difference<bfloat16>({1, 64}, {70, 5}, 0.1, true),
-                          encoder_difference<float>({1, 64}, {70, 5}, 0.1, true));
+  CHECK(waits_not_missed(float_waits, [] { return attention_difference<float>({2, 1, 64}, {96}); }) == none);
+  CHECK(waits_not_missed(narrow_waits, [] {
+          return encoder_difference<bfloat16>({1, 64}, {70}, 0.1, false);
+        }) == none);
+  CHECK(waits_not_missed(float_waits, [] {
+          return encoder_difference<float>({1, 64}, {70}, 0.1, false);
         }) == none);
 }
 

@@ -147,6 +147,9 @@ TEST_CASE("options that make no sense are refused by name") {
           "--accumulation is 9223372036854775807, expected fewer micro-batches");
   refused([](TrainOptions& o) { o.learning_rate = -1; }, "--learning-rate is -1");
   refused([](TrainOptions& o) { o.dropout = 1.0; }, "--dropout is 1");
+  refused([](TrainOptions& o) { o.wire = NumberType::float16; }, "--wire is fp16, expected float or bf16");
+  refused([](TrainOptions& o) { o.wire = NumberType::bfloat16, o.deterministic = true; },
+          "--wire is bf16, expected float with --deterministic");
   refused([](TrainOptions& o) { o.sparse.share = 2; }, "--share is 2");
   refused([](TrainOptions& o) { o.sparse.plan = "x"; }, "--plan is 'x'");
   refused([](TrainOptions& o) { o.sparse.phase1_steps = 0; }, "--phase1-steps is 0");

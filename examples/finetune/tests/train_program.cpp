@@ -91,13 +91,14 @@ TEST_CASE("options without effect are told of, or refused, wherever they were gi
   const fs::path output = fresh_folder("effects");
   write_file(output / "options.json", R"({"lora-init": "gaussian"})");
   const std::string words = train_words(output / "run", "--max-steps 1 --no-save --quiet ");
-  const Finished told = run(words + "--run-type ft --preset paper --lora_rank 4 --options '" +
+  const Finished told = run(words + "--run-type ft --preset paper --lora_rank 4 --wire bf16 --options '" +
                             (output / "options.json").string() + "'");
   REQUIRE_MESSAGE(told.status == 0, told.err);
   // And nothing of what the preset put in.
   CHECK(told.err ==
         "warning: --lora-rank has no effect with --run-type ft: it needs --run-type lora\n"
-        "warning: --lora-init has no effect with --run-type ft: it needs --run-type lora\n");
+        "warning: --lora-init has no effect with --run-type ft: it needs --run-type lora\n"
+        "warning: --wire has no effect with one process: it needs several (mpirun)\n");
   const auto fails = [&](const std::string& more, const char* message) {
     const Finished finished = run(words + more);
     CHECK(finished.status == 1);

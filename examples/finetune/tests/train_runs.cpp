@@ -4,6 +4,9 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <functional>
+#include <limits>
+#include <span>
 #include <utility>
 
 #include "files.hpp"
@@ -41,9 +44,43 @@ TrainOptions tiny_options(RunType type) {
   return options;
 }
 
+/// A second rank that gives what this one gives: sums are twice its numbers.
+class Twin final : public Communicator {
+ public:
+  std::function<void()> started;  ///< called when a gradient has been put into a bucket
+
+  int rank() const override { return 0; }
+  int size() const override { return 2; }
+  Ticket start_sum(std::span<float> x, SumOrder, const std::string&) override { return twice(x); }
+  Ticket start_sum(std::span<double> x, SumOrder, const std::string&) override { return twice(x); }
+  Ticket start_sum(std::span<sparsegrad::bfloat16>, SumOrder, const std::string&) override { return 0; }
+  Ticket start_gather(std::span<const std::byte> mine, std::span<std::byte> all,
+                      const std::string&) override {
+    for (std::size_t i = 0; i < all.size(); ++i)
+      all[i] = mine[i % mine.size()];
+    return 0;
+  }
+  void wait(Ticket) override {}
+  void poll() override {
+    if (started) started();
+  }
+  void broadcast(std::span<std::byte>, int, const std::string&) override {}
+  void barrier(const std::string&) override {}
+  Traffic traffic() const override { return {}; }
+
+ private:
+  template <class N>
+  static Ticket twice(std::span<N> x) {
+    for (N& value : x)
+      value += value;
+    return 0;
+  }
+};
+
 /// Model, data and trainer of one run.
 struct Run {
-  explicit Run(TrainOptions options, int threads = 1, index_t examples = 160)
+  explicit Run(TrainOptions options, int threads = 1, index_t examples = 160,
+               Communicator* processes = nullptr)
       : ctx(threads, true),
         model(ctx, tiny_directory().config, trained_parts(options)),
         tokenizer(load_tokenizer(tiny_directory().path)),
@@ -51,7 +88,8 @@ struct Run {
         dev(builtin_acceptability(Split::dev), *tokenizer, 32, 40) {
     load_weights(tiny_directory(), model, options.seed);
     if (options.dropout) model.set_dropout(*options.dropout);
-    trainer = std::make_unique<Trainer>(ctx, model, find_task("acceptability"), train, dev, options);
+    trainer =
+        std::make_unique<Trainer>(ctx, model, find_task("acceptability"), train, dev, options, 0, processes);
   }
 
   std::vector<double> losses() const {
@@ -272,6 +310,51 @@ TEST_CASE("accumulated micro-batches are one batch") {
     parts.trainer->run();
     check_close(parts.losses(), whole.losses(), type == RunType::ft ? 1e-5 : 1e-3);
   }
+}
+
+TEST_CASE("several processes start their sums while the last backward pass of a step goes on") {
+  const auto layers = tiny_directory().config.layers;
+  // Of each layer two matrices, and the dense parameters or, beside adapters, these and those; embeddings and head.
+  for (const auto& [type, of_layer] :
+       {std::pair(RunType::ft, 3), std::pair(RunType::sparse, 3), std::pair(RunType::lora, 2)}) {
+    CAPTURE(type);
+    for (const int own_batches : {1, 2}) {
+      for (const bool deterministic : {false, true}) {
+        TrainOptions options = tiny_options(type);
+        options.processes = 2;
+        options.accumulation = 2 * own_batches;
+        options.batch_size = 4;
+        options.deterministic = deterministic;
+        Twin twin;
+        Run run(options, 1, 160, &twin);
+        run.trainer->collect_bases();
+        const MatrixView<const float> embeddings = run.model.parameters().all().front().gradient;
+        index_t beside = 0;
+        index_t behind = 0;
+        twin.started = [&] {
+          const bool done = std::any_of(embeddings.data, embeddings.data + embeddings.size(),
+                                        [](float g) { return g != 0; });
+          ++(done ? behind : beside);
+        };
+        run.trainer->step();
+        twin.started = {};
+        const index_t times = deterministic ? own_batches : 1;
+        CHECK(beside + behind == times * (layers * of_layer + 2));
+        if (own_batches == times) CHECK(behind == times * 2);  // else those of the batch before are there
+      }
+    }
+  }
+}
+
+TEST_CASE("of several processes, one whose gradients hold NaN is named, its loss being finite") {
+  TrainOptions options = tiny_options(RunType::ft);
+  options.processes = 2;
+  options.accumulation = 2;
+  Twin twin;
+  Run run(options, 1, 160, &twin);
+  const MatrixView<float> embeddings = run.model.parameters().all().front().gradient;
+  twin.started = [&] { embeddings.data[0] = std::numeric_limits<float>::quiet_NaN(); };
+  check_says(error_of([&] { run.trainer->step(); }), "the gradients of rank 0 hold NaN or Inf");
 }
 
 TEST_CASE("all entries without rotation, with dense moments, are full fine-tuning") {

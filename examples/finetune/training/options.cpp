@@ -130,6 +130,12 @@ void TrainOptions::check() const {
   require(eval_every >= 0, "--eval-every", eval_every, "a number of steps, 0 for the ends of epochs alone");
   require(sparsegrad::is_finite(process_timeout) && process_timeout > 0, "--process-timeout", process_timeout,
           "a number of seconds above 0");
+  require(wire != NumberType::float16, "--wire", to_string(wire), "float or bf16");
+  if (wire != NumberType::float32 && deterministic) {
+    throw ValueError(
+        "--wire is bf16, expected float with --deterministic, whose sums over processes have the bits of one "
+        "process's");
+  }
   require(patience >= 0, "--patience", patience, "a number of evaluations, 0 for no early stopping");
   require(log_every >= 1, "--log-every", log_every, "at least 1 step");
   require(checkpoint_every >= 0, "--checkpoint-every", checkpoint_every,
@@ -260,6 +266,7 @@ nlohmann::json to_json(const TrainOptions& options) {
     if (o.trained == TrainedParameters::all) json["train_parameters"] = to_string(o.trained);
   }
   if (o.save_dtype != NumberType::float32) json["save_dtype"] = to_string(o.save_dtype);
+  if (o.wire != NumberType::float32) json["wire"] = to_string(o.wire);
   if (o.held_out > 0) json["held_out"] = o.held_out;
   if (o.run_type == RunType::lora) {
     json["lora"] = {{"rank", o.lora.rank},

@@ -169,7 +169,9 @@ struct TrainOptions {
   int threads = 0;
   int processes = 1;             ///< that share the examples of a step
   double process_timeout = 600;  ///< seconds that one waits for another
-  bool tf32 = false;             ///< on a GPU: the layers' products on TF32 tensor cores
+  NumberType wire =
+      NumberType::float32;  ///< of the gradients that processes send each other: float's or bfloat16's
+  bool tf32 = false;        ///< on a GPU: the layers' products on TF32 tensor cores
   bool deterministic = false;
   index_t train_limit = 0;
   double held_out = 0;  ///< share of the training examples that takes dev's place, and is not trained on

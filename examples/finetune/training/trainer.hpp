@@ -15,6 +15,7 @@
 #include <sparsegrad/extras/communicator.hpp>
 
 #include "training/glue_run_data.hpp"
+#include "training/gradient_sums.hpp"
 #include "training/mlp/make_mlp_optimizer.hpp"
 #include "training/optimizer/adamw.hpp"
 #include "training/optimizer/learning_rate.hpp"
@@ -109,18 +110,33 @@ class BasicTrainer {
   void reserve();
   /// Sums of this step's gradients, over all its micro-batches and processes.
   StepLoss accumulate();
-  /// The mean loss of these examples; gradients are those of `share` times it.
-  double add_micro_batch(std::span<const index_t> examples, std::uint64_t number, double share);
-  /// The sums of gradients as they stand: dense ones and those of the MLP matrices.
-  std::vector<MatrixView<float>> gradients();
-  bool are_finite(const std::vector<MatrixView<float>>& arrays);
-  /// Adds the gradients of a micro-batch of each process to those before, unless they are the `first`, in the order of the
-  /// processes; unless they are the `last`, puts the sums aside.
-  void add_in_order(bool first, bool last);
-  void sum_over_processes(std::span<const MatrixView<float>> arrays, SumOrder order);
+  /// The mean loss of these examples; gradients are those of `share` times it. `sends`: gradients are complete with it.
+  double add_micro_batch(std::span<const index_t> examples, std::uint64_t number, double share, bool sends);
+  /// A gradient that is summed by itself: of an MLP matrix, or of the dense parameters of a layer.
+  struct GradientPart {
+    index_t layer = -1;              ///< -1: of none
+    index_t matrix = -1;             ///< number of an MLP matrix; -1: dense
+    MatrixView<float> dense = {};    ///< of those
+    bool complete = false;           ///< in this process, with all of its micro-batches
+    std::vector<float> before = {};  ///< the sum over the micro-batches before, where they are added in order
+  };
+  /// All of them, in about the order in which backward completes them.
+  std::vector<GradientPart> gradient_parts();
+  MatrixView<float> gradient_of(const GradientPart& part);
+  /// Starts the sum over the processes of what is complete and comes next.
+  void complete(index_t layer, index_t matrix);
+  void start_sum(const GradientPart& part);
+  /// Starts the sums of what is left.
+  void start_other_sums();
+  /// gradient <- the sum over the micro-batches before + gradient.
+  void add_before(const GradientPart& part, MatrixView<float> gradient) const;
+  /// Ends the sums over a micro-batch of each process, and puts them aside: more are to be added to them.
+  void put_aside();
   /// Sums over the processes, where there are several: losses of micro-batches, and whether any is to end.
   void exchange(std::vector<double>& losses);
   bool asked_to_stop(const TrainHooks& hooks) const;
+  /// Throws NonFiniteError, naming the last step, where it met NaN or Inf and that shows now; see MlpOptimizer::check.
+  void check_last_step(bool waits);
   /// False, where the loss is scaled and a gradient overflowed: all are forgotten then, and the scale is lower.
   bool gradients_are_whole();
   /// The factor for all gradients that the loss scale and clipping ask for.
@@ -147,7 +163,9 @@ class BasicTrainer {
   bool matrices_apart_ = false;  ///< the matrices' gradients are taken one by one, and no sums of processes
   bool finite_ = true;           ///< this process's gradients of this step, of several processes
   bool all_stop_ = false;        ///< of several processes: one was interrupted
-  std::vector<std::vector<float>> ordered_sums_;  ///< of add_in_order, put aside
+  std::vector<GradientPart> parts_;
+  std::size_t next_part_ = 0;           ///< whose sum is the next to start
+  std::unique_ptr<GradientSums> sums_;  ///< of several processes
   Sampler sampler_;
   std::uint64_t pass_ = 0;  ///< forward passes in training: numbers the dropout masks
   LearningRate rate_;

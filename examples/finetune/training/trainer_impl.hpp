@@ -5,7 +5,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <span>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -32,19 +35,10 @@ inline constexpr bool is_encoder = false;
 template <class T, class Backend>
 inline constexpr bool is_encoder<EncoderModel<T, Backend>> = true;
 
-/// Calls a function for each MLP matrix as soon as its gradient is there, until the end of a scope.
-template <class Model>
-class MlpGradientScope {
+/// NaN or Inf in a step before the present one, which the text names.
+class EarlierStepError : public NonFiniteError {
  public:
-  MlpGradientScope(Model& model, std::function<void(index_t)> callback) : model_(model) {
-    model.on_mlp_gradient(std::move(callback));
-  }
-  ~MlpGradientScope() { model_.on_mlp_gradient({}); }
-  MlpGradientScope(const MlpGradientScope&) = delete;
-  MlpGradientScope& operator=(const MlpGradientScope&) = delete;
-
- private:
-  Model& model_;
+  using NonFiniteError::NonFiniteError;
 };
 
 }  // namespace detail
@@ -91,6 +85,12 @@ BasicTrainer<Model>::BasicTrainer(Context& ctx, Model& model, RunData<Model>& da
   const index_t batches = options_.adds_in_order() ? 1 : own;
   mlp_ = make_mlp_optimizer<T, Backend>(ctx_, options_, mlp_targets(), {extents_.mean_tokens, batches});
   sparse_ = dynamic_cast<SparseMlp<T, Backend>*>(mlp_.get());
+  parts_ = gradient_parts();
+  if (processes_ != nullptr) {
+    sums_ = std::make_unique<GradientSums>(
+        *processes_, options_.wire == NumberType::bfloat16 ? WireType::bfloat16 : WireType::same,
+        options_.adds_in_order() ? SumOrder::rank : SumOrder::any);
+  }
 }
 
 template <class Model>
@@ -166,8 +166,8 @@ MemoryParts BasicTrainer<Model>::memory_now() const {
   parts.weights = model.weights + copied_bytes_;
   parts.activations = model.activations + ctx_.scratch().most_used();
   parts.gradients = model.dense_gradients;
-  for (const std::vector<float>& sums : ordered_sums_)
-    parts.gradients += static_cast<index_t>(sums.capacity() * sizeof(float));
+  for (const GradientPart& part : parts_)
+    parts.gradients += static_cast<index_t>(part.before.capacity() * sizeof(float));
   parts.optimizer = dense_->state_bytes();
   mlp_->add_memory(ctx_, model.mlp_gradients, parts);
   if (phase1_mlp_) parts.optimizer += phase1_mlp_->state_bytes();
@@ -180,6 +180,7 @@ bool BasicTrainer<Model>::gradients_are_whole() {
     bool finite = true;
     try {
       std::vector<MatrixView<const float>> all{model_.parameters().gradients()};
+      mlp_->finish_together(ctx_);
       for (index_t i = 0; i < static_cast<index_t>(model_.mlp().size()); ++i)
         all.push_back(
             mlp_->gradient(ctx_, i));  // refuses NaN and Inf by itself while gradients are collected
@@ -201,9 +202,32 @@ bool BasicTrainer<Model>::gradients_are_whole() {
 }
 
 template <class Model>
+void BasicTrainer<Model>::check_last_step(bool waits) {
+  try {
+    mlp_->check(ctx_, waits);
+  } catch (const NonFiniteError& error) {
+    throw detail::EarlierStepError(fmt::format("step {}: {}", report_.steps_done, error.what()));
+  }
+}
+
+template <class Model>
 double BasicTrainer<Model>::gradient_scale() {
   const double unscale = 1 / loss_scale_.scale;
   if (options_.clip_norm <= 0) return unscale;
+  if constexpr (BatchedBackend<Backend>) {
+    // All at once: each sum that the host asks for by itself would wait for the device.
+    std::vector<MatrixView<const float>> all;
+    for (const auto& segment : dense_->segments())
+      all.emplace_back(segment.gradient, 1, segment.count);
+    mlp_->finish_together(ctx_);
+    for (index_t i = 0; i < static_cast<index_t>(model_.mlp().size()); ++i)
+      all.push_back(mlp_->gradient(ctx_, i));
+    std::vector<double> norms(all.size());
+    const std::span<const MatrixView<const float>> arrays(all);
+    Backend::template squared_norm_batched<float>(ctx_, arrays, norms.data());
+    const double sum = std::accumulate(norms.begin(), norms.end(), 0.0);
+    return unscale * clip_factor(unscale * std::sqrt(sum), options_.clip_norm);
+  }
   const double dense = dense_->gradient_norm(ctx_);
   double squares = dense * dense;
   for (index_t i = 0; i < static_cast<index_t>(model_.mlp().size()); ++i)
@@ -326,6 +350,8 @@ void BasicTrainer<Model>::step(const std::function<void()>& look) {
       scale = gradient_scale();
       kept_ = mlp_->step(ctx_, mlp_rate, scale);
     }
+  } catch (const detail::EarlierStepError&) {
+    throw;
   } catch (const NonFiniteError& error) {
     throw NonFiniteError(fmt::format("step {}: {}", report_.steps_done + 1, error.what()));
   }
@@ -367,6 +393,7 @@ void BasicTrainer<Model>::step(const std::function<void()>& look) {
 
 template <class Model>
 void BasicTrainer<Model>::evaluate(const TrainHooks& hooks, bool& stop) {
+  check_last_step(true);
   const auto start = Clock::now();
   EvaluateOptions options;
   options.padding = options_.padding;
@@ -473,6 +500,7 @@ void BasicTrainer<Model>::run(const TrainHooks& hooks) {
       resume();
     }
   }
+  check_last_step(true);
   pause();
   if (may_stop()) require_same_state();
 }

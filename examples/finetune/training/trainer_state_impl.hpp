@@ -53,6 +53,7 @@ template <class Model>
 void BasicTrainer<Model>::save_state(const std::filesystem::path& path) {
   if (mlp_->collecting())
     throw StateError("the state cannot be saved while gradients are collected for a refresh");
+  check_last_step(true);
   io::SafetensorsWriter writer;
   detail::put_array<Backend>(ctx_, writer, "weights", std::as_const(model_.parameters()).weights());
   detail::put_adam<T, Backend>(ctx_, writer, "dense.", *dense_);

@@ -44,6 +44,10 @@ struct HostSystem {
   static T fetch(Context&, const T* p) {
     return *p;
   }
+  template <class T>
+  static void fetch(Context&, const T* p, T* to, index_t n) {
+    std::copy(p, p + n, to);
+  }
 };
 
 }  // namespace portable

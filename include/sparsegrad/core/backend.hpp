@@ -109,6 +109,13 @@ concept HasFirstNonfiniteBatched = requires(typename B::Context& ctx,
   { B::template first_nonfinite_batched<T>(ctx, as) } -> std::same_as<index_t>;
 };
 
+/// sums[i] = squared_norm of matrix i, on the host.
+template <class B, class T>
+concept HasSquaredNormBatched = requires(typename B::Context& ctx, std::span<const MatrixView<const T>> as,
+                                         double* sums) {
+  B::template squared_norm_batched<T>(ctx, as, sums);
+};
+
 /// P.row(b) = sum of D(a, b) F.row(a) over the entries of column b (else of row b) that are not 0.
 /// `most_expanded`: the most entries in a column; `expansion_cost(ctx)`: what a multiply-add of it
 /// costs, in those of a dense product.
@@ -129,7 +136,7 @@ concept HasBatchScratchBound = requires(typename B::Context& ctx, index_t q, ind
 template <class B, class T>
 concept ComputesBatches = HasTopKBatched<B, T> && HasAdamBatched<B, T> && HasGuardStep<B, T> &&
     HasScaleBatched<B, T> && HasZeroBatched<B, T> && HasFirstNonfiniteBatched<B, T> &&
-    HasExpandNonzeros<B, T> && HasBatchScratchBound<B, T>;
+    HasSquaredNormBatched<B, T> && HasExpandNonzeros<B, T> && HasBatchScratchBound<B, T>;
 
 }  // namespace contract
 

@@ -213,6 +213,7 @@ cudaError_t Device::submit(cudaStream_t stream, Work work) {
   if (is_capturing(stream)) {
     streams_[stream]->capture->work.push_back(std::move(work));
   } else {
+    ++counts_.work;
     find(stream).queue.push_back(std::move(work));
     if (shared_) run(find(stream));
   }
@@ -222,6 +223,7 @@ cudaError_t Device::submit(cudaStream_t stream, Work work) {
 cudaError_t Device::synchronize(cudaStream_t stream) {
   const Lock lock(mutex);
   if (forbidden_in_capture("cudaStreamSynchronize")) return cudaErrorStreamCaptureUnsupported;
+  ++counts_.waits;
   run(find(stream));
   return sticky_;
 }
@@ -229,6 +231,7 @@ cudaError_t Device::synchronize(cudaStream_t stream) {
 cudaError_t Device::synchronize() {
   const Lock lock(mutex);
   if (forbidden_in_capture("cudaDeviceSynchronize")) return cudaErrorStreamCaptureUnsupported;
+  ++counts_.waits;
   run(default_stream_);
   for (const auto& [stream, own] : streams_)
     run(*own);
@@ -281,6 +284,11 @@ cudaError_t Device::end_capture(cudaStream_t stream, Graph** graph) {
   if (!own.capture_valid) return cudaErrorStreamCaptureInvalidated;
   *graph = static_cast<Graph*>(hold("a graph", recorded));
   return cudaSuccess;
+}
+
+Device::Counts Device::counts() {
+  const Lock lock(mutex);
+  return counts_;
 }
 
 void* Device::hold(const std::string& name, std::shared_ptr<void> thing) {

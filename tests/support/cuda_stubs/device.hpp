@@ -64,6 +64,13 @@ class Device {
   cudaError_t begin_capture(cudaStream_t stream);
   cudaError_t end_capture(cudaStream_t stream, Graph** graph);
 
+  /// How often the host has waited, and what streams were given to do, since the program began; nothing of captures.
+  struct Counts {
+    int waits = 0;
+    int work = 0;
+  };
+  Counts counts();
+
   // What a program has to give back; `name` is what is said where it does not.
   void* hold(const std::string& name, std::shared_ptr<void> thing);
   bool release(const std::string& name, void* thing);
@@ -112,6 +119,7 @@ class Device {
   std::map<cudaStream_t, std::unique_ptr<Stream>> streams_;
   std::map<void*, Held> held_;
   std::vector<std::string> violations_;
+  Counts counts_;
   cudaError_t sticky_ = cudaSuccess;
   cudaError_t last_ = cudaSuccess;
 };

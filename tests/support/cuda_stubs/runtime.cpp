@@ -77,6 +77,10 @@ cudaError_t cudaDeviceSynchronize() {
   return device().status(device().synchronize());
 }
 
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  *status = device().is_capturing(stream) ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return device().status(cudaSuccess);
+}
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   return device().status(device().begin_capture(stream));
 }

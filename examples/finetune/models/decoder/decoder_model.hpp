@@ -129,6 +129,10 @@ class DecoderModel {
   void on_mlp_gradient(std::function<void(index_t number)> callback) {
     on_mlp_gradient_ = std::move(callback);
   }
+  /// Called within backward as soon as the gradients of all dense parameters of block `layer` are complete for this pass.
+  void on_layer_gradients(std::function<void(index_t layer)> callback) {
+    on_layer_gradients_ = std::move(callback);
+  }
 
   /// Logits of every row, [tokens, vocab], to host memory: for small batches, of which no pass is kept.
   std::vector<C> logits(Context& ctx, const Batch& batch);
@@ -294,6 +298,7 @@ class DecoderModel {
   bool training_ = false;
   bool backward_possible_ = false;
   std::function<void(index_t)> on_mlp_gradient_;
+  std::function<void(index_t)> on_layer_gradients_;
 };
 
 }  // namespace sparsegrad::finetune

@@ -212,6 +212,7 @@ void DecoderModel<T, Backend>::backward(Context& ctx, const Batch& batch, double
     // What the last block computed is still there.
     if (recomputes_ && l + 1 < config_.layers) forward_again(ctx, l);
     backward_block(ctx, l);
+    if (on_layer_gradients_) on_layer_gradients_(l);
   }
   if (d_table_.empty()) return;
   Ops::template embed_backward<T>(ctx, placed_, g, d_table_);

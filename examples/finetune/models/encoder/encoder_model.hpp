@@ -96,6 +96,10 @@ class EncoderModel {
   void on_mlp_gradient(std::function<void(index_t number)> callback) {
     on_mlp_gradient_ = std::move(callback);
   }
+  /// Called within backward as soon as the gradients of all dense parameters of layer `layer` are complete for this pass.
+  void on_layer_gradients(std::function<void(index_t layer)> callback) {
+    on_layer_gradients_ = std::move(callback);
+  }
 
   /// What a file of the model holds for an MLP matrix that is not W itself: W with its adapter. Else nothing.
   std::optional<std::vector<C>> merged(const Parameter<T>& parameter) const;
@@ -192,6 +196,7 @@ class EncoderModel {
   bool backward_possible_ = false;
   std::uint64_t pass_key_ = 0;
   std::function<void(index_t)> on_mlp_gradient_;
+  std::function<void(index_t)> on_layer_gradients_;
 };
 
 }  // namespace sparsegrad::finetune

@@ -352,7 +352,7 @@ void EncoderModel<T, Backend>::backward(Context& ctx, const Batch& batch, double
   const MatrixView<T> g = tokens_by(g_, hidden);
   for (index_t i = 0; i < d_logits.size(); ++i)
     host_d_logits_[static_cast<std::size_t>(i)] *= static_cast<C>(loss_scale);
-  if (sequences > 0) Backend::template upload<C>(ctx, host_d_logits_.data(), d_logits_, d_logits.size());
+  if (sequences > 0) send<Backend, C>(ctx, host_d_logits_.data(), d_logits_, d_logits.size());
   head_.backward(ctx, dropout(config_.classifier_dropout, -1, head_site),
                  MatrixView<T>(dropped_, sequences, hidden), d_logits, d_pooled);
   pooler_.backward(ctx, MatrixView<T>(first_, sequences, hidden), MatrixView<T>(pooled_, sequences, hidden),
@@ -362,6 +362,7 @@ void EncoderModel<T, Backend>::backward(Context& ctx, const Batch& batch, double
   for (index_t l = config_.layers - 1; l >= 0; --l) {
     T* input = l > 0 ? activations_[static_cast<std::size_t>(l - 1)].x : embedding_y_;
     backward_layer(ctx, l, tokens_by(input, hidden));
+    if (on_layer_gradients_) on_layer_gradients_(l);
   }
   Ops::template embeddings_backward<T>(ctx, embeddings_, placed_,
                                        dropout(config_.hidden_dropout, -1, embedding_site),

@@ -1,5 +1,5 @@
-// Products of a few rows with a weight matrix, such as those of a token that is generated: they take as long as reading the
-// weights does.
+// Products of a few rows with a weight matrix, such as those of a token that is generated: they take as long
+// as reading the weights does.
 #pragma once
 
 #include <algorithm>
@@ -8,17 +8,20 @@
 
 namespace sparsegrad::finetune {
 
-/// Rows of x up to which few_rows_product is faster than a library's product, which cuts matrices into tiles and copies them.
+/// Rows of x up to which few_rows_product is faster than a library's product, which cuts matrices into tiles
+/// and copies them.
 inline constexpr index_t few_rows = 4;
 
-/// y = alpha x W^T + beta y for up to `few_rows` rows of x, sums in compute_t<T>. Each of the context's threads reads one stretch
-/// of W; the bits of y do not depend on their number. T is float, double or bfloat16, Out is T or compute_t<T>.
+/// y = alpha x W^T + beta y for up to `few_rows` rows of x, sums in compute_t<T>. Each of the context's
+/// threads reads one stretch of W; the bits of y do not depend on their number. T is float, double or
+/// bfloat16, Out is T or compute_t<T>.
 template <class T, class Out>
 void few_rows_product(backend::Cpu::Context& ctx, compute_t<T> alpha, MatrixView<const T> x,
                       MatrixView<const T> w, compute_t<T> beta, MatrixView<Out> y);
 
-/// Calls f(first, last, i) for stretches [first, last) of the rows of a W [rows, cols], side by side; i is the stretch's number,
-/// below that of threads. What is read in less time than a thread takes to wake is one stretch.
+/// Calls f(first, last, i) for stretches [first, last) of the rows of a W [rows, cols], side by side; i is
+/// the stretch's number, below that of threads. What is read in less time than a thread takes to wake is one
+/// stretch.
 template <class F>
 void for_weight_rows(backend::Cpu::Context& ctx, index_t rows, index_t cols, F&& f) {
   constexpr index_t least = index_t{1} << 15;

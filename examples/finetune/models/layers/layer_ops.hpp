@@ -26,7 +26,7 @@ namespace sparsegrad::finetune {
 /// | `gelu_backward(ctx, slope, g, d_bias)` | g <- g slope; d_bias += its column sums (null: left out) |
 /// | `column_sums(ctx, g, sums)` | sums[j] += sum_i g(i, j) (null: nothing) |
 /// | `attention_work(ctx, shape, tokens, longest)` | elements of `work` below |
-/// | `attention_forward(ctx, shape, placed, bias, dropout, qkv, out, log_sums, work)` | qkv += bias (that of the keys, which softmax does not see, may be left out), its queries scaled; out = dropout(softmax(q k^T)) v; log_sums [heads, tokens] |
+/// | `attention_forward(ctx, shape, placed, bias, dropout, qkv, out, log_sums, work)` | qkv += bias (that of the keys, which softmax does not see, may be left out; the CPU scales the queries too); out = dropout(softmax(q k^T scale)) v; log_sums [heads, tokens] |
 /// | `attention_backward(ctx, shape, placed, dropout, qkv, out, log_sums, d_out, d_qkv, work)` | d_qkv: the gradient of qkv before forward |
 /// | `take_first(ctx, placed, x, first)`, `put_first(ctx, placed, first, x)` | first.row(s) = x's row of sequence s's first token; x = 0 but for these |
 /// | `tanh_forward(ctx, bias, x)`, `tanh_backward(ctx, y, g)` | x = tanh(x + bias); g *= 1 - y^2 |

@@ -20,6 +20,16 @@ concept ThrustBackend = requires {
   typename Backend::System;
 };
 
+/// Numbers of the host's, which may be gone afterwards, to the backend's memory: without a wait where it can.
+template <class Backend, class T>
+void send(typename Backend::Context& ctx, const T* from, T* to, index_t n) {
+  if constexpr (requires { Backend::template stage<T>(ctx, from, to, n); }) {
+    Backend::template stage<T>(ctx, from, to, n);
+  } else {
+    Backend::template upload<T>(ctx, from, to, n);
+  }
+}
+
 /// Rows of a decoder's batch of which logits are made, in rising order, and what they are to predict (empty: nothing).
 struct CountedRows {
   std::span<const std::int32_t> rows;
@@ -111,8 +121,7 @@ class PlacedBatch<Backend> {
       arrays_.by_position = put_groups(batch.position_ids);
       arrays_.by_type = put_groups(batch.type_ids);
     }
-    Backend::template upload<std::int32_t>(ctx, staging_.data(), memory_.data(),
-                                           static_cast<index_t>(staging_.size()));
+    send<Backend, std::int32_t>(ctx, staging_.data(), memory_.data(), static_cast<index_t>(staging_.size()));
   }
   const BatchArrays& arrays() const { return arrays_; }
   /// The first row of a sequence and how many it has, on the host.

@@ -16,9 +16,10 @@
 
 namespace sparsegrad::finetune {
 
-/// W [out, in] of y = x W^T. One that is packed is unpacked into the context's scratch within the products: some rows at
-/// a time for x W^T, some columns at a time for dy W, so that each element of a result is one sum over the whole depth, as
-/// it is of a matrix in memory. All threads of the context unpack; results do not depend on their number.
+/// W [out, in] of y = x W^T. One that is packed is unpacked into the context's scratch within the products:
+/// some rows at a time for x W^T, some columns at a time for dy W, so that each element of a result is one
+/// sum over the whole depth, as it is of a matrix in memory. All threads of the context unpack; results do
+/// not depend on their number.
 ///
 /// With an update that is kept beside it W is unpacked as a whole, and the update is added to it.
 template <class T, class Backend>
@@ -120,7 +121,8 @@ class FrozenWeight {
       with_piece(ctx, 0, packed_->rows(), first, std::min(step, packed_->cols() - first), f, first);
   }
 
-  /// Whether W is packed and so few rows are multiplied that none of it need be unpacked for longer than a row's product.
+  /// Whether W is packed and so few rows are multiplied that none of it need be unpacked for longer than a
+  /// row's product.
   bool is_read_by_rows(MatrixView<const T> x) const {
     return packed_ != nullptr && !has_update() && x.rows <= few_rows;
   }

@@ -50,6 +50,9 @@ TEST_CASE("device trainer: preset-like settings, clipping, accumulation and the 
   clipped.accumulation = 2;
   clipped.batch_size = 8;
   check_same_run(clipped);
+  clipped.sparse.share_gradient_memory = false;
+  clipped.sparse.state_capacity = 0;
+  check_same_run(clipped);
 
   TrainOptions reference = device_options(RunType::sparse);
   reference.sparse.keep_phase1 = true;

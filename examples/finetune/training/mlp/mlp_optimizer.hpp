@@ -42,6 +42,8 @@ class MlpOptimizer {
     (void)number;
     return {};
   }
+  /// Readies all of them, on a GPU by fewer and larger products.
+  virtual void finish_together(Context&) {}
   /// Forgets the gradients of this step.
   virtual void clear(Context&) {}
 
@@ -53,12 +55,15 @@ class MlpOptimizer {
     (void)planned;
   }
   /// Takes the step from the matrices' gradients times `scale` and forgets them. Returns the entries of sparse gradients.
-  /// Throws NonFiniteError before anything has changed.
+  /// Throws NonFiniteError before anything has changed, or, on a GPU, where the step does not wait to learn of NaN, from
+  /// `check`: that step and those after it have changed nothing of the matrices.
   virtual index_t step(Context&, double rate, double scale) {
     (void)rate;
     (void)scale;
     return 0;
   }
+  /// Throws NonFiniteError for a step that met NaN or Inf, where the host knows of it by now; with `waits`, of all steps.
+  virtual void check(Context&, bool waits) { (void)waits; }
   /// After step number `done` (from 1): fits bases anew where that is due, and says so.
   virtual bool refresh(Context&, index_t done, index_t planned) {
     (void)done;

@@ -77,6 +77,7 @@ class SparseMlp final : public MlpOptimizer<T, Backend> {
   MatrixView<const float> gradient(Context& ctx, index_t number) override {
     return group_.finish(ctx, number);
   }
+  void finish_together(Context& ctx) override { group_.finish_together(ctx); }
   void clear(Context& ctx) override { group_.clear(ctx); }
 
   std::function<void(index_t)> on_gradient(Context& ctx) override {
@@ -90,10 +91,12 @@ class SparseMlp final : public MlpOptimizer<T, Backend> {
     if (ahead <= options_.refresh_window && refresh_due(done + ahead, planned)) start_collecting(ctx);
   }
   index_t step(Context& ctx, double rate, double scale) override {
-    const auto report =
-        group_.step(ctx, {.learning_rate = rate, .weight_decay = weight_decay_, .grad_scale = scale});
-    group_.check(ctx);  // on a GPU the step itself does not wait to learn of NaN
-    return report.kept;
+    return group_.step(ctx, {.learning_rate = rate, .weight_decay = weight_decay_, .grad_scale = scale}).kept;
+  }
+  void check(Context& ctx, bool waits) override {
+    if constexpr (BatchedBackend<Backend>) {
+      if (waits || ctx.step_flag().raised()) group_.check(ctx);
+    }
   }
   bool refresh(Context& ctx, index_t done, index_t planned) override {
     if (!refresh_due(done, planned)) return false;

@@ -21,9 +21,14 @@ struct CopySystem {
   template <class T>
   static T fetch(CudaContext& ctx, const T* p) {
     T value;
-    copy_bytes(ctx, p, &value, 1);
-    ctx.synchronize();
+    fetch(ctx, p, &value, 1);
     return value;
+  }
+  /// The same of n numbers.
+  template <class T>
+  static void fetch(CudaContext& ctx, const T* p, T* to, index_t n) {
+    copy_bytes(ctx, p, to, n);
+    ctx.synchronize();
   }
   /// Host or device to host or device.
   template <class T>
@@ -54,10 +59,14 @@ struct CudaBackend : portable::Kernels<SystemOfKernels> {
     System::copy_bytes(ctx, source, p, n);
     ctx.synchronize();  // the caller's memory may be gone when this returns
   }
+  /// As upload, without waiting: see CudaContext::stage.
+  template <class T>
+  static void stage(Context& ctx, const T* source, T* p, index_t n) {
+    ctx.stage(source, p, static_cast<std::size_t>(n) * sizeof(T));
+  }
   template <class T>
   static void download(Context& ctx, const T* p, T* target, index_t n) {
-    System::copy_bytes(ctx, p, target, n);
-    ctx.synchronize();
+    System::fetch(ctx, p, target, n);
   }
   template <class T>
   static void gemm(Context& ctx, Op op_a, Op op_b, compute_t<T> alpha, ConstMatrixView<T> a,

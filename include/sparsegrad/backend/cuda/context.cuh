@@ -1,7 +1,9 @@
 // CudaContext: stream, handles and scratch memory of the CUDA backend, borrowed or owned.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
+#include <cstring>
 #include <memory>
 #include <new>
 #include <optional>
@@ -30,6 +32,7 @@ using OwnedStream = std::unique_ptr<std::remove_pointer_t<cudaStream_t>, Destroy
 using OwnedBlas = std::unique_ptr<std::remove_pointer_t<cublasHandle_t>, Destroyer<cublasDestroy>>;
 using OwnedSolver = std::unique_ptr<std::remove_pointer_t<cusolverDnHandle_t>, Destroyer<cusolverDnDestroy>>;
 using OwnedFlag = std::unique_ptr<StepFlag, Destroyer<cudaFreeHost>>;
+using OwnedStaging = std::unique_ptr<std::byte, Destroyer<cudaFreeHost>>;
 
 /// What a context borrows; what is not given it makes and owns. Borrowed things must outlive the
 /// context.
@@ -96,7 +99,32 @@ class CudaContext {
   ContextMemory memory() const { return memory_; }
 
   /// Waits for all work of the stream; throws the error that a kernel has left, if any.
-  void synchronize() const { cuda::check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
+  void synchronize() const {
+    cuda::check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+    staged_ = 0;
+  }
+
+  /// Copies bytes of the host's memory, which may be gone afterwards, to the device's without waiting:
+  /// by way of pinned memory of the context's, which is free again when it next waits. Waits itself
+  /// where there is no room, and for more than `staging_bytes` bytes. Not possible in a capture, whose
+  /// replays would copy what that memory then holds: CUDA's error says so.
+  void stage(const void* from, void* to, std::size_t bytes) {
+    if (bytes == 0) return;
+    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+    cuda::check(cudaStreamIsCapturing(stream_, &capture), "cudaStreamIsCapturing");
+    if (bytes > staging_bytes || capture != cudaStreamCaptureStatusNone) {
+      cuda::check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_), "cudaMemcpyAsync");
+      return synchronize();
+    }
+    if (staging_ == nullptr) staging_ = make_staging();
+    if (bytes > staging_bytes - staged_) synchronize();
+    std::byte* place = staging_.get() + staged_;
+    std::memcpy(place, from, bytes);
+    cuda::check(cudaMemcpyAsync(to, place, bytes, cudaMemcpyDefault, stream_), "cudaMemcpyAsync");
+    staged_ += (std::min)((bytes + 255) / 256 * 256, staging_bytes - staged_);
+  }
+  /// Bytes of pinned memory for `stage`, taken at its first call.
+  static constexpr std::size_t staging_bytes = std::size_t{1} << 20;
 
   /// Waits, and throws NonFiniteError where a step since the last call met NaN or Inf under
   /// NonFinite::raise: it and those after it have changed nothing. Steps then go on.
@@ -232,6 +260,11 @@ class CudaContext {
     cuda::check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
     return OwnedStream(stream);
   }
+  static OwnedStaging make_staging() {
+    void* p = nullptr;
+    cuda::check(cudaHostAlloc(&p, staging_bytes, cudaHostAllocDefault), "cudaHostAlloc");
+    return OwnedStaging(static_cast<std::byte*>(p));
+  }
   static OwnedFlag make_flag() {
     void* p = nullptr;
     cuda::check(cudaHostAlloc(&p, sizeof(StepFlag), cudaHostAllocMapped), "cudaHostAlloc");
@@ -252,6 +285,8 @@ class CudaContext {
   bool full_precision_ = false;
   OwnedFlag flag_;
   StepFlag* flag_of_device_ = nullptr;
+  OwnedStaging staging_;            ///< null until `stage` is called
+  mutable std::size_t staged_ = 0;  ///< bytes of it that copies may still read
   Scratch scratch_;
   Allocator allocator_{scratch_};
 };

@@ -1,7 +1,11 @@
 // The symmetric eigenproblem by cuSOLVER.
 #pragma once
 
+#include <cstddef>
+#include <memory>
 #include <string>
+#include <type_traits>
+#include <vector>
 
 #include "../thrust/block_kernel.cuh"
 #include "context.cuh"
@@ -27,30 +31,37 @@ struct ReverseRows {
   }
 };
 
-/// The contract's eigh: divide and conquer (syevd). Waits for the device; takes working memory of
-/// the context's resource for the call. A row-major lower triangle is a column-major upper one, and
-/// eigenvectors in columns are our rows.
+using OwnedParameters =
+    std::unique_ptr<std::remove_pointer_t<cusolverDnParams_t>, Destroyer<cusolverDnDestroyParams>>;
+
+/// The contract's eigh: divide and conquer (cusolverDnXsyevd, of any order). Waits for the device;
+/// takes working memory of the context's resource, and some of the host's, for the call. A row-major
+/// lower triangle is a column-major upper one, and eigenvectors in columns are our rows.
 template <class System>
 void eigh(CudaContext& ctx, MatrixView<double> a, double* w) {
   const index_t n = a.rows;
   if (n == 0) return;
   const CudaContext::SolverCall call(ctx);
   const cusolverDnHandle_t solver = call.handle();
-  const auto order = static_cast<int>(n);
-  const auto stride = static_cast<int>(a.stride);
-  int work_size = 0;
-  check(cusolverDnDsyevd_bufferSize(solver, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_UPPER, order, a.data,
-                                    stride, w, &work_size),
-        "cusolverDnDsyevd_bufferSize");
-  const ContextBytes work(ctx.memory(), static_cast<std::size_t>(work_size) * sizeof(double) + 256);
+  cusolverDnParams_t made = nullptr;
+  check(cusolverDnCreateParams(&made), "cusolverDnCreateParams");
+  const OwnedParameters parameters(made);
+  std::size_t on_device = 0;
+  std::size_t on_host = 0;
+  check(cusolverDnXsyevd_bufferSize(solver, made, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_UPPER, n,
+                                    CUDA_R_64F, a.data, a.stride, CUDA_R_64F, w, CUDA_R_64F, &on_device,
+                                    &on_host),
+        "cusolverDnXsyevd_bufferSize");
+  const ContextBytes work(ctx.memory(), on_device + 256);
+  std::vector<std::byte> host_work(on_host);
   auto* info = reinterpret_cast<int*>(work.get());
-  auto* numbers = reinterpret_cast<double*>(work.get() + 256);
-  check(cusolverDnDsyevd(solver, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_UPPER, order, a.data, stride, w,
-                         numbers, work_size, info),
-        "cusolverDnDsyevd");
+  check(cusolverDnXsyevd(solver, made, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_UPPER, n, CUDA_R_64F,
+                         a.data, a.stride, CUDA_R_64F, w, CUDA_R_64F, work.get() + 256, on_device,
+                         host_work.data(), on_host, info),
+        "cusolverDnXsyevd");
   const int found = System::fetch(ctx, info);
   if (found != 0) {
-    throw CudaError("cusolverDnDsyevd of order " + std::to_string(n) + " failed with info " +
+    throw CudaError("cusolverDnXsyevd of order " + std::to_string(n) + " failed with info " +
                         std::to_string(found) + ", expected 0",
                     found);
   }

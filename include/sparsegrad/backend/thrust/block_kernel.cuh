@@ -51,12 +51,34 @@ __device__ void run_phases(const K& kernel, index_t block, typename K::Shared& s
   }
 }
 
+/// Whether all code of this unit is for GPUs whose kernels can wait for the one before them
+/// themselves. nvcc names the architectures; graphs have known such launches since CUDA 12.3.
+#if defined(__CUDA_ARCH_LIST__) && CUDART_VERSION >= 12030
+inline constexpr bool kernels_wait = [] {
+  for (const int architecture : {__CUDA_ARCH_LIST__})
+    if (architecture < 900) return false;
+  return true;
+}();
+#else
+inline constexpr bool kernels_wait = false;
+#endif
+
+/// The next kernel may be brought to the GPU while this one still runs; then waits for what the one
+/// before has done, which in turn had waited. Without such launches it does nothing.
+__device__ inline void wait_for_previous_kernel() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  cudaTriggerProgrammaticLaunchCompletion();
+  cudaGridDependencySynchronize();
+#endif
+}
+
 /// Internal linkage: two libraries that hold the same kernel do not meet. The kernel's data is read
 /// where the launch put it: a copy in every thread would cost more than many of them do. The number
 /// of phases stands in the kernel's name, where a check of the machine code finds it.
 template <class K, int Phases = K::phases>
 static __global__ void __launch_bounds__(K::threads) block_kernel(const __grid_constant__ K kernel) {
   __shared__ typename K::Shared shared;
+  wait_for_previous_kernel();
   run_phases<0>(kernel, static_cast<index_t>(blockIdx.x), shared);
 }
 

@@ -18,7 +18,8 @@ namespace sparsegrad::SPARSEGRAD_ABI::backend::portable {
 
 /// System says where: its `Context`, `policy(ctx)` of Thrust, `call(f)`, which calls f and makes of
 /// Thrust's exceptions the library's, `launch(ctx, blocks, kernel)` of a block kernel and
-/// `fetch(ctx, p)`, which waits for *p.
+/// `fetch(ctx, p)`, which waits for *p, and `fetch(ctx, p, to, n)`, which
+/// waits for n numbers.
 template <class System>
 struct Kernels {
   using Context = typename System::Context;
@@ -187,8 +188,13 @@ struct Kernels {
     return Reductions<System>::template first_nonfinite_batch<T>(ctx, arrays);
   }
   template <class T>
+  static void squared_norm_batched(Context& ctx, std::span<const MatrixView<const T>> arrays, double* sums) {
+    Reductions<System>::template squared_norm_batch<T>(ctx, arrays, sums);
+  }
+  template <class T>
   static index_t batch_scratch_bound(const Context&, index_t arrays, index_t elements) {
     return TopK<System>::template batch_bytes<T>(arrays, elements) +
+           Reductions<System>::template norm_bytes<T>(arrays, elements) +
            arrays * static_cast<index_t>(4 * sizeof(void*)) + (index_t{16} << 20);
   }
 

@@ -1,6 +1,7 @@
 // What code written once for the GPU and for Thrust's host system is made of.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -73,6 +74,24 @@ SPARSEGRAD_HOST_DEVICE inline void atomic_max(std::uint32_t* p, std::uint32_t x)
   atomicMax(p, x);
 #else
   if (x > *p) *p = x;
+#endif
+}
+
+/// *p |= x, also when several threads do it.
+SPARSEGRAD_HOST_DEVICE inline void atomic_or(std::uint32_t* p, std::uint32_t x) {
+#if defined(__CUDA_ARCH__)
+  atomicOr(p, x);
+#else
+  *p |= x;
+#endif
+}
+
+/// How many bits of x are 1.
+SPARSEGRAD_HOST_DEVICE inline int count_bits(std::uint32_t x) {
+#if defined(__CUDA_ARCH__)
+  return __popc(x);
+#else
+  return std::popcount(x);
 #endif
 }
 

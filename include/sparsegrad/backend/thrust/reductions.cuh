@@ -8,6 +8,7 @@
 #include <thrust/transform_reduce.h>
 
 #include "../../core/step_guard.hpp"
+#include "block_sums.cuh"
 #include "elements.cuh"
 
 namespace sparsegrad::SPARSEGRAD_ABI::backend::portable {
@@ -79,13 +80,72 @@ void add_column_sums(typename System::Context& ctx, const Source& source, index_
   for_each_index<System>(ctx, cols, AddChunks<T>{kernel.partial, kernel.chunks(), cols, sums});
 }
 
+/// partial[block] = sum of squares of a block's entries of A, in double and in a fixed order.
 template <class T>
-struct SquareAt {
-  Array2<const T> a;
-  index_t cols;
-  SPARSEGRAD_HOST_DEVICE double operator()(index_t e) const {
-    const auto x = static_cast<double>(a(e / cols, e % cols));
-    return x * x;
+struct SquareChunks {
+  using Sums = BlockSums<double>;
+  static constexpr int threads = Sums::threads;
+  static constexpr int phases = 3;
+  static constexpr index_t chunk = 16 * threads;
+  struct Shared {
+    Sums sums;
+  };
+
+  const T* x;
+  index_t stride, cols, size;
+  double* partial;
+
+  /// Contiguous rows count as one.
+  static SquareChunks of(MatrixView<const T> a, double* partial) {
+    return {a.data, a.stride, a.contiguous() ? a.size() : a.cols, a.size(), partial};
+  }
+  index_t blocks() const { return (size + chunk - 1) / chunk; }
+
+  template <int P>
+  SPARSEGRAD_HOST_DEVICE void phase(index_t block, int thread, Shared& shared) const {
+    if constexpr (P == 0) {
+      const index_t end = (block + 1) * chunk < size ? (block + 1) * chunk : size;
+      double sum = 0;
+      for (index_t e = block * chunk + thread; e < end; e += threads) {
+        const auto y = static_cast<double>(cols == size ? x[e] : x[e / cols * stride + e % cols]);
+        sum += y * y;
+      }
+      shared.sums.sum[thread] = sum;
+    } else if constexpr (P == 1) {
+      shared.sums.add_group(thread);
+    } else {
+      if (thread == 0) partial[block] = shared.sums.scan_groups(0);
+    }
+  }
+};
+
+/// One block: *sum = partial[0] + ... + partial[count - 1], in a fixed order.
+struct AddPartials {
+  using Sums = BlockSums<double>;
+  static constexpr int threads = Sums::threads;
+  static constexpr int phases = 3;
+  struct Shared {
+    Sums sums;
+  };
+
+  const double* partial;
+  index_t count;
+  double* sum;
+
+  static constexpr index_t blocks() { return 1; }
+
+  template <int P>
+  SPARSEGRAD_HOST_DEVICE void phase(index_t, int thread, Shared& shared) const {
+    if constexpr (P == 0) {
+      double own = 0;
+      for (index_t i = thread; i < count; i += threads)
+        own += partial[i];
+      shared.sums.sum[thread] = own;
+    } else if constexpr (P == 1) {
+      shared.sums.add_group(thread);
+    } else {
+      if (thread == 0) *sum = shared.sums.scan_groups(0);
+    }
   }
 };
 
@@ -205,13 +265,38 @@ struct Reductions {
   }
   template <class T>
   static double squared_norm(Context& ctx, MatrixView<const T> a) {
-    if (a.empty()) return 0;
+    double sum = 0;
+    squared_norm_batch<T>(ctx, std::span<const MatrixView<const T>>(&a, 1), &sum);
+    return sum;
+  }
+  /// Two launches of as many arrays as the parameters of a launch hold, and one wait.
+  template <class T>
+  static void squared_norm_batch(Context& ctx, std::span<const MatrixView<const T>> arrays, double* sums) {
+    if (arrays.empty()) return;
+    index_t blocks = 0;
+    for (const MatrixView<const T>& a : arrays)
+      blocks += SquareChunks<T>::of(a, nullptr).blocks();
     auto frame = ctx.frame();
-    const thrust::counting_iterator<index_t> first(0);
-    return System::call([&] {
-      return thrust::transform_reduce(System::policy(ctx), first, first + a.size(), SquareAt<T>{a, a.cols},
-                                      0.0, thrust::plus<double>());
+    auto* partial = frame.template take<double>(blocks);
+    auto* found = frame.template take<double>(static_cast<index_t>(arrays.size()));
+    index_t block = 0;
+    launch_batch<System>(ctx, arrays, [&](const MatrixView<const T>& a, std::size_t) {
+      const SquareChunks<T> kernel = SquareChunks<T>::of(a, partial + block);
+      block += kernel.blocks();
+      return kernel;
     });
+    block = 0;
+    launch_batch<System>(ctx, arrays, [&](const MatrixView<const T>& a, std::size_t t) {
+      const index_t own = SquareChunks<T>::of(a, nullptr).blocks();
+      block += own;
+      return AddPartials{partial + (block - own), own, found + t};
+    });
+    System::fetch(ctx, found, sums, static_cast<index_t>(arrays.size()));
+  }
+  /// Bytes of scratch that squared_norm_batch takes on arrays of `elements` entries together.
+  template <class T>
+  static index_t norm_bytes(index_t arrays, index_t elements) {
+    return (elements / SquareChunks<T>::chunk + 2 * arrays) * static_cast<index_t>(sizeof(double)) + 1024;
   }
   template <class T>
   static index_t first_nonfinite(Context& ctx, MatrixView<const T> a) {

@@ -13,13 +13,21 @@
 
 namespace sparsegrad::SPARSEGRAD_ABI::backend::portable {
 
-/// What the two kernels below share: which entries a thread of a block has, and how it counts them.
-/// The threads before it have entries of lower positions.
+/// What the two kernels below share: which entries of a block are above the k-th key or have it. The
+/// threads of a tile read its entries side by side and note what they find as bits; then each has
+/// entries that follow one another, those of the threads before it have lower positions.
 template <class T>
 struct ChosenEntries {
+  static constexpr int threads = BlockSums<ChosenCount>::threads;
   static constexpr int lanes = 16;  ///< threads of a tile
-  static constexpr index_t tiles_a_block = BlockSums<ChosenCount>::threads / lanes;
+  static constexpr index_t tiles_a_block = threads / lanes;
+  static_assert(Shortlist<T>::tile <= 32 * lanes);
   using Tile = typename Shortlist<T>::Tile;
+  /// A thread's entries, the first in the lowest bit.
+  struct Bits {
+    std::uint32_t above[threads];
+    std::uint32_t equal[threads];
+  };
 
   Shortlist<T> list;
   SelectState* state;
@@ -27,29 +35,52 @@ struct ChosenEntries {
 
   SPARSEGRAD_HOST_DEVICE index_t blocks() const { return (list.tiles() + tiles_a_block - 1) / tiles_a_block; }
 
-  /// f(entry's count, position, value) for the entries of a thread.
-  template <class F>
-  SPARSEGRAD_HOST_DEVICE void for_each(index_t block, int thread, const F& f) const {
-    const index_t t = block * tiles_a_block + thread / lanes;
+  /// First phase.
+  SPARSEGRAD_HOST_DEVICE static void clear(int thread, Bits& bits) {
+    bits.above[thread] = 0;
+    bits.equal[thread] = 0;
+  }
+  /// Second phase.
+  SPARSEGRAD_HOST_DEVICE void find(index_t block, int thread, Bits& bits) const {
+    const index_t t = tile_of(block, thread);
     if (t >= list.tiles()) return;
     const Tile tile = list.listed(t);
-    const index_t own = (tile.size + lanes - 1) / lanes;
-    const index_t first = thread % lanes * own;
-    const index_t end = first + own < tile.size ? first + own : tile.size;
-    for (index_t e = first; e < end; ++e)
-      f(count(tile.value[e]), tile.position(e), tile.value[e]);
+    const int own = entries_a_thread(tile);
+    const std::uint64_t kth = state->key;
+    for (int e = thread % lanes; e < tile.size; e += lanes) {
+      const std::uint64_t key = magnitude_key(tile.value[e]);
+      if (key < kth) continue;
+      const int owner = thread / lanes * lanes + e / own;
+      atomic_or((key > kth ? bits.above : bits.equal) + owner, std::uint32_t{1} << (e % own));
+    }
   }
-  SPARSEGRAD_HOST_DEVICE ChosenCount sum(index_t block, int thread) const {
-    ChosenCount all = 0;
-    for_each(block, thread, [&all](ChosenCount own, index_t, T) { all += own; });
-    return all;
+  /// From the third phase on.
+  SPARSEGRAD_HOST_DEVICE static ChosenCount sum(int thread, const Bits& bits) {
+    return static_cast<ChosenCount>(count_bits(bits.above[thread])) * above_one +
+           static_cast<ChosenCount>(count_bits(bits.equal[thread]));
+  }
+  /// f(entry's count, position, value) for those of a thread's entries.
+  template <class F>
+  SPARSEGRAD_HOST_DEVICE void for_each(index_t block, int thread, const Bits& bits, const F& f) const {
+    std::uint32_t left = bits.above[thread] | bits.equal[thread];
+    if (left == 0) return;
+    const Tile tile = list.listed(tile_of(block, thread));
+    const index_t first = thread % lanes * entries_a_thread(tile);
+    for (; left != 0; left &= left - 1) {
+      const std::uint32_t lowest = left & (~left + 1);
+      const index_t e = first + count_bits(lowest - 1);  // bits below it
+      f((bits.above[thread] & lowest) != 0 ? above_one : ChosenCount{1}, tile.position(e), tile.value[e]);
+    }
   }
 
  private:
-  SPARSEGRAD_HOST_DEVICE ChosenCount count(T x) const {
-    const std::uint64_t key = magnitude_key(x);
-    if (key > state->key) return ChosenCount{1} << 32;
-    return key == state->key ? 1 : 0;
+  static constexpr ChosenCount above_one = ChosenCount{1} << 32;
+
+  SPARSEGRAD_HOST_DEVICE static index_t tile_of(index_t block, int thread) {
+    return block * tiles_a_block + thread / lanes;
+  }
+  SPARSEGRAD_HOST_DEVICE static int entries_a_thread(const Tile& tile) {
+    return (static_cast<int>(tile.size) + lanes - 1) / lanes;
   }
 };
 
@@ -58,8 +89,9 @@ template <class T>
 struct CountChosen {
   using Sums = BlockSums<ChosenCount>;
   static constexpr int threads = Sums::threads;
-  static constexpr int phases = 8;
+  static constexpr int phases = 10;
   struct Shared {
+    typename ChosenEntries<T>::Bits bits;
     Sums sums;
     bool last;
   };
@@ -71,10 +103,14 @@ struct CountChosen {
   template <int P>
   SPARSEGRAD_HOST_DEVICE void phase(index_t block, int thread, Shared& shared) const {
     if constexpr (P == 0) {
-      shared.sums.sum[thread] = entries.sum(block, thread);
+      entries.clear(thread, shared.bits);
     } else if constexpr (P == 1) {
-      shared.sums.add_group(thread);
+      entries.find(block, thread, shared.bits);
     } else if constexpr (P == 2) {
+      shared.sums.sum[thread] = entries.sum(thread, shared.bits);
+    } else if constexpr (P == 3) {
+      shared.sums.add_group(thread);
+    } else if constexpr (P == 4) {
       if (thread != 0) return;
       entries.before[block] = shared.sums.scan_groups(0);
       publish();
@@ -90,16 +126,16 @@ struct CountChosen {
     const index_t each = (blocks() + threads - 1) / threads;
     const index_t first = thread * each;
     const index_t end = first + each < blocks() ? first + each : blocks();
-    if constexpr (P == 3) {
+    if constexpr (P == 5) {
       ChosenCount sum = 0;
       for (index_t t = first; t < end; ++t)
         sum += load_published(entries.before + t);
       shared.sums.sum[thread] = sum;
-    } else if constexpr (P == 4) {
-      shared.sums.add_group(thread);
-    } else if constexpr (P == 5) {
-      if (thread == 0) shared.sums.scan_groups(0);
     } else if constexpr (P == 6) {
+      shared.sums.add_group(thread);
+    } else if constexpr (P == 7) {
+      if (thread == 0) shared.sums.scan_groups(0);
+    } else if constexpr (P == 8) {
       shared.sums.scan_threads(thread);
     } else {
       ChosenCount before = shared.sums.sum[thread];
@@ -117,8 +153,9 @@ template <class T>
 struct WriteChosen {
   using Sums = BlockSums<ChosenCount>;
   static constexpr int threads = Sums::threads;
-  static constexpr int phases = 5;
+  static constexpr int phases = 7;
   struct Shared {
+    typename ChosenEntries<T>::Bits bits;
     Sums sums;
   };
 
@@ -131,17 +168,21 @@ struct WriteChosen {
   template <int P>
   SPARSEGRAD_HOST_DEVICE void phase(index_t block, int thread, Shared& shared) const {
     if constexpr (P == 0) {
-      shared.sums.sum[thread] = entries.sum(block, thread);
+      entries.clear(thread, shared.bits);
     } else if constexpr (P == 1) {
-      shared.sums.add_group(thread);
+      entries.find(block, thread, shared.bits);
     } else if constexpr (P == 2) {
-      if (thread == 0) shared.sums.scan_groups(entries.before[block]);
+      shared.sums.sum[thread] = entries.sum(thread, shared.bits);
     } else if constexpr (P == 3) {
+      shared.sums.add_group(thread);
+    } else if constexpr (P == 4) {
+      if (thread == 0) shared.sums.scan_groups(entries.before[block]);
+    } else if constexpr (P == 5) {
       shared.sums.scan_threads(thread);
     } else {
       ChosenCount before = shared.sums.sum[thread];
       const std::uint32_t need = entries.state->need;
-      entries.for_each(block, thread, [&, this](ChosenCount own, index_t i, T x) {
+      entries.for_each(block, thread, shared.bits, [&, this](ChosenCount own, index_t i, T x) {
         const auto equal = static_cast<std::uint32_t>(before);
         if (own > 1 || (own == 1 && equal < need)) {
           const std::uint32_t at = static_cast<std::uint32_t>(before >> 32) + (equal < need ? equal : need);

@@ -15,7 +15,7 @@ struct Gelu {
 };
 
 /// Gelu at x for results that are rounded to T: by erfc, or, for a T of 16 bits, from one e^(-x^2 / 2) by
-/// Phi(-|x|) = e^(-x^2 / 2) t q(t) with t = 1 / (1 + 0.3 |x|) and a polynomial q of least largest relative error, which is
+/// Phi(-|x|) = e^(-x^2 / 2) t q(t) with t = 1 / (1 + 0.3 |x|) and a polynomial q of least largest relative error:
 /// 7.3e-6: a sixtieth of float16's rounding. Beyond |x| = 13.2, where Phi(-|x|) < 2^-126, it is 0.
 template <class T>
 SPARSEGRAD_HOST_DEVICE Gelu<compute_t<T>> gelu_for(compute_t<T> x) {
@@ -93,7 +93,8 @@ struct TanhBackwardEntry {
   }
 };
 
-/// What attention wants of a product q, k, v: queries q + bias and values v + bias, N of a row's 2 hidden at a time. The keys' bias adds the same to all scores of a query, which softmax does not see, nor does any gradient.
+/// q + bias and v + bias of a product q, k, v, N of these 2 hidden columns at a time. The keys' bias adds the same
+/// to all scores of a query, which softmax does not see, nor does any gradient.
 template <class T, int N>
 struct QkvBiasEntries {
   using C = compute_t<T>;

@@ -53,6 +53,8 @@ struct AttentionTiles {
 
   index_t blocks() const { return grid.blocks(); }
 
+  /// Of the heads.
+  SPARSEGRAD_HOST_DEVICE int size() const { return static_cast<int>(grid.head_size); }
   SPARSEGRAD_HOST_DEVICE int group() const { return Pattern::grouped ? static_cast<int>(grid.group) : 1; }
   SPARSEGRAD_HOST_DEVICE int token_of(int r) const {
     return static_cast<int>(static_cast<std::uint32_t>(r) / static_cast<std::uint32_t>(group()));
@@ -79,16 +81,27 @@ struct AttentionTiles {
   template <int Count, class Row>
   SPARSEGRAD_HOST_DEVICE void stage(const Row& row, int first, int count, BlockThread thread,
                                     T (&to)[Count][stride]) const {
-    for (int e = thread.first; e < Count * (Width / piece); e += thread.step) {
+    constexpr int pieces = Count * (Width / piece);
+    const auto place = [&](int e, const auto& copy) {
       const int r = e / (Width / piece);
       const int c = e % (Width / piece) * piece;
       const bool there = first + r < count && c < grid.head_size;
-      const T* const from = row(there ? first + r : first) + (there ? c : 0);
-      if (in_packs) {
-        start_copy(from, &to[r][c], there);
-      } else {
-        for (int i = 0; i < piece; ++i)
-          to[r][c + i] = there && c + i < grid.head_size ? from[i] : static_cast<T>(C(0));
+      copy(row(there ? first + r : first) + (there ? c : 0), &to[r][c],
+           there ? at_most(size() - c, piece) : 0);
+    };
+    if (in_packs) {
+      constexpr int step = threads_here<threads>();
+      SPARSEGRAD_UNROLL
+      for (int begin = 0; begin < pieces; begin += step) {
+        if (pieces % step == 0 || begin + thread.first < pieces)
+          place(begin + thread.first, [](const T* from, T* at, int n) { start_copy(from, at, n > 0); });
+      }
+    } else {
+      for (int e = thread.first; e < pieces; e += thread.step) {
+        place(e, [](const T* from, T* at, int n) {
+          for (int i = 0; i < piece; ++i)
+            at[i] = i < n ? from[i] : static_cast<T>(C(0));
+        });
       }
     }
   }

@@ -1,5 +1,5 @@
-// What a block's threads sum together, in a fixed order, over phases of a kernel: every thread `put`s its part, then all
-// `gather`, then all may ask for the `total`.
+// What a block's threads sum together, in a fixed order, over phases of a kernel: every thread `put`s its part,
+// then all `gather`, then all may ask for the `total`.
 #pragma once
 
 #include <sparsegrad/core/host_device.hpp>
@@ -11,7 +11,8 @@ template <int Threads, class S, int Rows = 1>
 struct BlockSum {
   static constexpr int groups = Rows == 1 ? 8 : 4;
   static constexpr int members = Threads / groups;
-  // A group has every groups-th thread, and rows are longer than they need be: threads that gather read different banks.
+  // A group has every groups-th thread, and rows are longer than they need be: threads that gather read different
+  // banks.
   S part[Rows][Threads + groups];
   alignas(16) S group[Rows][groups];
 
@@ -39,8 +40,8 @@ struct Moments {
   S count, mean, squares;
 };
 
-/// The moments of all numbers that a block's threads have, each `put` by its thread with its own mean: the distances are
-/// small then, and nothing cancels.
+/// The moments of all numbers that a block's threads have, each `put` by its thread with its own mean: the
+/// distances are small then, and nothing cancels.
 template <int Threads, class S>
 struct BlockMoments {
   static constexpr int groups = 8;

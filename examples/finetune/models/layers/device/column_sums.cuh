@@ -6,8 +6,8 @@
 
 namespace sparsegrad::finetune::device {
 
-/// partial(c, j) = sum of column j over the rows of chunk c. source(row, pack) gives columns pack N, ..., pack N + N - 1 of
-/// a row, and may write what it gives: a pass over a matrix so sums what it has in its registers anyway.
+/// partial(c, j) = sum of column j over the rows of chunk c. source(row, pack) gives the N columns of a row from
+/// pack N on, and may write what it gives: a pass over a matrix so sums what it has in its registers anyway.
 template <class C, int N, class Source>
 struct ColumnSumChunks {
   static constexpr int across = 32;  ///< packs of a row that a block takes
@@ -96,11 +96,10 @@ struct AddChunks {
   }
 };
 
-/// sums[j] += what source gives for column j of all rows (see ColumnSumChunks); null: source is called all the same.
+/// sums[j] += what source gives for column j of all rows (see ColumnSumChunks).
 template <class System, int N, class C, class Source>
 void add_sums_by_column(typename System::Context& ctx, const Source& source, index_t rows, index_t cols,
                         C* sums) {
-  if (sums == nullptr) return launch_over_entries<System>(ctx, rows, cols / N, source);
   if (rows == 0 || cols == 0) return;
   auto frame = ctx.frame();
   ColumnSumChunks<C, N, Source> chunks{source, rows, cols, nullptr};

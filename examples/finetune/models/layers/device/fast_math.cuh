@@ -1,5 +1,5 @@
-// Elementary functions for results that are rounded to T. For a T of 16 bits a GPU takes its approximate instructions, one
-// for a function, whose relative error is below 2^-21; numbers below 2^-126 count as zeros there.
+// Elementary functions for results that are rounded to T. For a T of 16 bits a GPU takes its approximate
+// instructions, one for a function, whose relative error is below 2^-21; numbers below 2^-126 count as zeros there.
 #pragma once
 
 #include <cmath>

@@ -173,6 +173,15 @@ struct BlockThread {
   }
 };
 
+/// The step of BlockThread, of a block of so many threads.
+template <int Threads>
+SPARSEGRAD_HOST_DEVICE constexpr int threads_here() {
+#if defined(SPARSEGRAD_LANES)
+  return Threads;
+#else
+  return 1;
+#endif
+}
 /// How many of a block's warps one thread stands for, and the first of them.
 template <int Warps>
 SPARSEGRAD_HOST_DEVICE constexpr int warps_of_thread() {

@@ -11,9 +11,9 @@
 
 namespace sparsegrad::finetune::device {
 
-/// xhat and y = dropout(gamma xhat + beta) of the rows z that source.row(i) gives, N entries at a time; a block takes a
-/// row. Asks for a z twice, the second time before it writes there: xhat may be what Source reads, and nothing is rounded
-/// to T on the way.
+/// xhat and y = dropout(gamma xhat + beta) of the rows z that source.row(i) gives, N entries at a time; a block
+/// takes a row. Asks for a z twice, the second time before it writes there: xhat may be what Source reads, and
+/// nothing is rounded to T on the way.
 template <class T, int N, class Source>
 struct NormalizeRows {
   using C = compute_t<T>;
@@ -128,8 +128,8 @@ struct ResidualSource {
 };
 
 /// From dy = g + extra (no extra: null): g <- dz = rstd (dy gamma - mean(dy gamma) - xhat mean(dy gamma xhat)), and
-/// dx = mask dz (null: left out). A block takes some rows, and sums dy xhat, dy and dx over them on the way, the gradients
-/// of gamma, beta and the product's bias: partial [blocks, 3, cols] (null: left out).
+/// dx = mask dz (null: left out). A block takes some rows, and sums dy xhat, dy and dx over them on the way, the
+/// gradients of gamma, beta and the product's bias: partial [blocks, 3, cols] (null: left out).
 template <class T, int N>
 struct NormalizeRowsBackward {
   using C = compute_t<T>;
@@ -247,8 +247,8 @@ struct NormalizeRowsBackward {
   }
 };
 
-/// LayerNorm's backward of all rows from dy = g + extra (which may be empty): g <- dz, dx = mask dz (empty: left out); adds
-/// to d_gamma, d_beta and d_bias, the column sums of mask dz, unless they are null.
+/// LayerNorm's backward of all rows from dy = g + extra (which may be empty): g <- dz, dx = mask dz (empty: left
+/// out); adds to d_gamma, d_beta and d_bias, the column sums of mask dz, unless they are null.
 template <class System, class T>
 void norm_backward(typename System::Context& ctx, const LayerNorm<compute_t<T>>& norm,
                    MatrixView<const T> xhat, const compute_t<T>* rstd, MatrixView<T> g,

@@ -6,12 +6,6 @@
 
 namespace sparsegrad::finetune::device {
 
-/// Dropout's multiplier of an entry; 1 where it is off.
-template <class T>
-SPARSEGRAD_HOST_DEVICE T multiplier(const Dropout<T>& dropout, index_t i, index_t j) {
-  return dropout.on() ? dropout.row(i).at(j) : T(1);
-}
-
 /// Dropout's mask of a row.
 template <class C>
 struct MaskRow {

@@ -120,8 +120,8 @@ std::integral_constant<int, 16 / sizeof(T)> pack_of(const T*);
 template <class T>
 std::integral_constant<int, 16 / sizeof(T)> pack_of(const MatrixView<T>&);
 
-/// Calls f(N, cols / N) with N = 16 bytes of the arrays' shortest type where `cols` columns of all of them can be taken so
-/// many at a time, else with N = 1.
+/// Calls f(N, cols / N) with N = 16 bytes of the arrays' shortest type where `cols` columns of all of them can be
+/// taken so many at a time, else with N = 1.
 template <class F, class... Arrays>
 void with_packs(index_t cols, const F& f, const Arrays&... arrays) {
   constexpr int size = std::max({decltype(pack_of(arrays))::value...});

@@ -9,8 +9,8 @@
 
 namespace sparsegrad::finetune::device {
 
-/// x += residual + bias (each may be left out), then y = norm(x) and rstd; a block takes a row. What a thread has written
-/// it reads again.
+/// x += residual + bias (each may be left out), then y = norm(x) and rstd; a block takes a row. What a thread has
+/// written it reads again.
 template <class T, int N>
 struct AddRmsNormRows {
   using C = compute_t<T>;
@@ -81,8 +81,9 @@ struct RmsNormAgain {
   }
 };
 
-/// g += factor rstd (dy gamma - x slope) with slope = rstd^2 mean(dy gamma x); `overwrite`: g = that. A block takes some
-/// rows, and sums factor dy x rstd over them on the way, the gradient of gamma: partial [blocks, cols] (null: left out).
+/// g += factor rstd (dy gamma - x slope) with slope = rstd^2 mean(dy gamma x); `overwrite`: g = that. A block takes
+/// some rows, and sums factor dy x rstd over them on the way, the gradient of gamma: partial [blocks, cols] (null:
+/// left out).
 template <class T, int N>
 struct RmsNormRowsBackward {
   using C = compute_t<T>;

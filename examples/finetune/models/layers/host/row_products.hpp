@@ -35,9 +35,10 @@ inline void row_products(std::integer_sequence<int, i...>, compute_t<T> alpha, M
 
 }  // namespace detail
 
-/// y = alpha x W^T + beta y for up to `few_rows` rows of x, on the calling thread. W is read from its first row to its last, one
-/// row at a time: memory delivers one stretch faster than several side by side. An element of y is summed in an order
-/// that depends on the number of columns of x alone (sums_of). beta = 0 overwrites NaN.
+/// y = alpha x W^T + beta y for up to `few_rows` rows of x, on the calling thread. W is read from its first
+/// row to its last, one row at a time: memory delivers one stretch faster than several side by side. An
+/// element of y is summed in an order that depends on the number of columns of x alone (sums_of). beta = 0
+/// overwrites NaN.
 template <class T, class Out>
 inline void row_products(compute_t<T> alpha, MatrixView<const T> x, MatrixView<const T> w, compute_t<T> beta,
                          MatrixView<Out> y) {
