@@ -18,37 +18,4 @@ struct AdamWElement {
   }
 };
 
-/// partial[block] = sum of squares of the block's part of x, in double and in a fixed order.
-template <class T>
-struct SquareChunks {
-  static constexpr int threads = 256;
-  static constexpr int phases = 2;
-  static constexpr index_t chunk = index_t{1} << 14;
-  struct Shared {
-    double sum[threads];
-  };
-
-  const T* x;
-  index_t n;
-  double* partial;
-
-  index_t blocks() const { return (n + chunk - 1) / chunk; }
-
-  template <int P>
-  SPARSEGRAD_HOST_DEVICE void phase(index_t block, int thread, Shared& shared) const {
-    if constexpr (P == 0) {
-      const index_t end = (block + 1) * chunk < n ? (block + 1) * chunk : n;
-      double sum = 0;
-      for (index_t e = block * chunk + thread; e < end; e += threads)
-        sum += static_cast<double>(x[e]) * static_cast<double>(x[e]);
-      shared.sum[thread] = sum;
-    } else if (thread == 0) {
-      double sum = 0;
-      for (const double part : shared.sum)
-        sum += part;
-      partial[block] = sum;
-    }
-  }
-};
-
 }  // namespace sparsegrad::finetune::device

@@ -169,28 +169,10 @@ struct DeviceLayerOps {
   }
   template <class T>
   static void sums_of_squares(Context& ctx, std::span<const AdamWPiece<T>> pieces, double* sums) {
-    using Kernel = device::SquareChunks<compute_t<T>>;
-    const auto kernel_of = [](const AdamWPiece<T>& p) { return Kernel{p.gradient, p.count, nullptr}; };
-    index_t blocks = 0;
+    std::vector<MatrixView<const compute_t<T>>> gradients;
     for (const AdamWPiece<T>& piece : pieces)
-      blocks += kernel_of(piece).blocks();
-    auto frame = ctx.frame();
-    double* partial = frame.template take<double>(blocks);
-    index_t at = 0;
-    device::launch_tasks<System>(ctx, pieces, [&](const AdamWPiece<T>& piece, std::size_t) {
-      Kernel kernel = kernel_of(piece);
-      kernel.partial = partial + at;
-      at += kernel.blocks();
-      return kernel;
-    });
-    std::vector<double> host(static_cast<std::size_t>(blocks));
-    if (blocks > 0) Backend::template download<double>(ctx, partial, host.data(), blocks);
-    at = 0;
-    for (std::size_t p = 0; p < pieces.size(); ++p) {
-      sums[p] = 0;
-      for (index_t end = at + kernel_of(pieces[p]).blocks(); at < end; ++at)
-        sums[p] += host[static_cast<std::size_t>(at)];
-    }
+      gradients.emplace_back(piece.gradient, 1, piece.count);
+    Backend::template squared_norm_batched<compute_t<T>>(ctx, gradients, sums);
   }
 
  private:
