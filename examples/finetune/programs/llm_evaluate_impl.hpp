@@ -21,20 +21,6 @@ namespace detail {
 /// Thrown where Ctrl-C ends a command between two questions.
 struct Interrupted {};
 
-/// Of the first `count` conversations, those whose right answer has no number to compare. Throws ValueError where all are.
-inline index_t without_number(const std::vector<Conversation>& examples, index_t count,
-                              const std::string& file) {
-  count = std::min(count, static_cast<index_t>(examples.size()));
-  const index_t none = std::count_if(examples.begin(), examples.begin() + count, [](const Conversation& c) {
-    return final_number(c.back().text).empty();
-  });
-  if (count > 0 && none == count) {
-    throw ValueError(fmt::format(
-        "--exact-match compares numbers, and none of the first {} answers of {} has one", count, file));
-  }
-  return none;
-}
-
 /// GSM8K's measure: the last number of a greedy answer is that of the right one.
 template <class T, class Backend>
 void print_exact_match(CausalSession<T, Backend>& session, const LlmEvaluateCommand& command,
@@ -49,7 +35,16 @@ void print_exact_match(CausalSession<T, Backend>& session, const LlmEvaluateComm
   index_t right = 0;
   index_t asked = 0;
   index_t left_out = 0;
-  const index_t no_number = without_number(examples, count, command.common.data.string());
+  const index_t no_number =
+      std::count_if(examples.begin(), examples.begin() + count,
+                    [](const Conversation& c) { return final_number(c.back().text).empty(); });
+  if (count > 0 && no_number == count) {
+    print_error(
+        "note: exact_match is left out: it compares numbers, and none of the first {} answers of {} has "
+        "one\n",
+        count, command.common.data.string());
+    return;
+  }
   for (index_t i = 0; i < count; ++i) {
     Conversation question = examples[static_cast<std::size_t>(i)];
     const std::string wanted = final_number(question.back().text);
@@ -124,8 +119,6 @@ int run_llm_evaluate_on(const LlmEvaluateCommand& command) {
         "with \"Answer format: ...\"; those of {} are: {}",
         command.choices, options.data.string(), session.data_kind()));
   }
-  // Before the work.
-  (void)detail::without_number(session.held_conversations(), command.exact_match, options.data.string());
   session.load_model(options, nothing_trained());
   const CausalDataset& data = session.held();
   if (!options.quiet) {

@@ -289,7 +289,8 @@ TEST_CASE("evaluate, generate and export agree on one model") {
       "evaluate --quiet --threads 1 --products blas --exact-match 2 --max-new-tokens 2 --model " +
       model().string() + " --data " + words.string();
   write_file(words, in_words);
-  check_says(llm(compare).err, "--exact-match compares numbers, and none of the first 1 answers");
+  check_says(llm(compare).err,
+             "exact_match is left out: it compares numbers, and none of the first 1 answers");
   write_file(words, in_words + "{\"question\": \"1+1?\", \"answer\": \"2\"}\n");
   check_says(llm(compare).out, "1 questions counted as wrong, whose right answer has no number");
 
