@@ -277,9 +277,10 @@ TEST_CASE("collection and refresh: by kind all layers of a kind share a basis, b
         "refresh: nothing was collected; call collect first");
   for (auto& layer : model.layers)
     group.add(model.ctx, *layer, "mlp");
-  CHECK(message_of([&] { group.collect(model.ctx, {}); }) ==
-        "a layer of kind 'mlp' is 6x8, another 8x6; layers of one kind share a basis and must have the same "
-        "extents");
+  CHECK(
+      message_of([&] { group.collect(model.ctx, {}); }) ==
+      "a weight of kind 'mlp' is 6x8, another 8x6; weights of one kind share a basis and must have the same "
+      "extents");
   CHECK(!group.collecting());
   CHECK(message_of([] { SparseGradGroup<double, B>(GroupOptions{.density = 0}); }) ==
         "density is 0, expected 0 < density <= 1");
