@@ -330,6 +330,7 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
     state_ = State::broken;
     return loan_;
   }
+  /// See CoreSource.
   void take_core(MatrixView<C> core, std::shared_ptr<int> loan) override {
     core_ = core.data;
     lent_by_ = std::move(loan);
