@@ -222,7 +222,7 @@ class BatchedProjection {
       begin(batch);
       run_first(ctx, batch.front());
       for (std::size_t t = 0; t < batch.size(); ++t) {
-        batch[t].source->take_core(place_of(t), std::move(places_[t].loan));
+        batch[t].source->take_core(place_of(t), places_[t].loan);
         places_[t] = {batch[t].pending.core.data, std::move(batch[t].loan)};
       }
     });

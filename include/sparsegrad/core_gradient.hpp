@@ -331,9 +331,9 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
     return loan_;
   }
   /// See CoreSource.
-  void take_core(MatrixView<C> core, std::shared_ptr<int> loan) override {
+  void take_core(MatrixView<C> core, const std::shared_ptr<int>& loan) override {
     core_ = core.data;
-    lent_by_ = std::move(loan);
+    lent_by_ = loan;
     state_ = State::finished;
   }
 

@@ -157,7 +157,7 @@ class CoreSource {
   /// as another's core stands in the memory of S.
   virtual std::shared_ptr<int> begin_core() { return nullptr; }
   /// The core stands here until `clear`, in memory that is lent for so long.
-  virtual void take_core(MatrixView<C>, std::shared_ptr<int>) {}
+  virtual void take_core(MatrixView<C>, const std::shared_ptr<int>&) {}
 
   /// Whether the source computes chosen entries alone, and no core: `select` then writes them to
   /// `s`, empty at first, with strictly rising positions. They are `element_count()`.

@@ -196,7 +196,7 @@ class GivenGradient final : public CoreSource<C, B> {
     pending.core = own_.matrix(basis_->rows(), basis_->cols());
     return pending;
   }
-  void take_core(MatrixView<C>, std::shared_ptr<int>) override {
+  void take_core(MatrixView<C>, const std::shared_ptr<int>&) override {
     borrowed_core_ = {};
     state_ = State::finished;
   }
