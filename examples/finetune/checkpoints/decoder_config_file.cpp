@@ -1,5 +1,6 @@
 #include "checkpoints/decoder_config_file.hpp"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -110,22 +111,19 @@ RopeConfig rope_of(const json& j, std::string_view source) {
   return rope;
 }
 
-std::int32_t token(const json& value, const char* key, std::string_view source) {
-  const json one = {{key, value}};
-  return static_cast<std::int32_t>(integer_or(one, key, -1, source));
+/// A token's number; -1 where it is not said, or negative, which stands for none.
+std::int32_t token(const json& object, const char* key, std::string_view source) {
+  return static_cast<std::int32_t>(std::max<index_t>(integer_or(object, key, -1, source), -1));
 }
 
 void read_special_tokens(const json& j, DecoderConfig& c, std::string_view source) {
-  c.bos_token_id = static_cast<std::int32_t>(integer_or(j, "bos_token_id", -1, source));
-  c.pad_token_id = static_cast<std::int32_t>(integer_or(j, "pad_token_id", -1, source));
+  c.bos_token_id = token(j, "bos_token_id", source);
+  c.pad_token_id = token(j, "pad_token_id", source);
   const json* ends = find(j, "eos_token_id");
   if (ends == nullptr) return;
-  if (!ends->is_array()) {
-    c.eos_token_ids = {token(*ends, "eos_token_id", source)};
-  } else {
-    for (const json& end : *ends)
-      c.eos_token_ids.push_back(token(end, "eos_token_id", source));
-  }
+  for (const json& end : ends->is_array() ? *ends : json::array({*ends}))
+    if (const auto id = token({{"eos_token_id", end}}, "eos_token_id", source); id >= 0)
+      c.eos_token_ids.push_back(id);
 }
 
 const char* architecture(DecoderFamily family) {
