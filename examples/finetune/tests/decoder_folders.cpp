@@ -53,6 +53,12 @@ TEST_CASE("decoder's config.json: what the models say") {
   CHECK(!c.qkv_bias);
   CHECK(c.eos_token_ids == std::vector<std::int32_t>{2, 7});
   CHECK(c.pad_token_id == -1);
+  json below = llama_json();
+  below["pad_token_id"] = -2;
+  below["eos_token_id"] = {2, -1};
+  const DecoderConfig none = parse_decoder_config(below, "config.json");
+  CHECK(none.pad_token_id == -1);
+  CHECK(none.eos_token_ids == std::vector<std::int32_t>{2});
 
   json j = llama_json();
   j.erase("num_key_value_heads");  // LLaMA 1
