@@ -336,7 +336,6 @@ class CoreGradient final : public CoreSource<compute_t<T>, B> {
     lent_by_ = loan;
     state_ = State::finished;
   }
-
   void clear() override {
     state_ = State::empty;
     turn_.reset();
