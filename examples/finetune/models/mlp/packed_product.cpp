@@ -17,8 +17,7 @@ void round_numbers(const float* from, index_t n, T* to) {
 }
 
 template <class T, class Out>
-void packed_product(backend::Cpu::Context& ctx, MatrixView<const T> x, const PackedMatrix& w,
-                    MatrixView<Out> y) {
+void packed_product(HostContext& ctx, MatrixView<const T> x, const PackedMatrix& w, MatrixView<Out> y) {
   using C = compute_t<T>;
   w.require_whole();
   const index_t cols = w.cols();
@@ -41,8 +40,8 @@ void packed_product(backend::Cpu::Context& ctx, MatrixView<const T> x, const Pac
   });
 }
 
-#define FINETUNE_PACKED_PRODUCT(T, Out)                                                                  \
-  template void packed_product<T, Out>(backend::Cpu::Context&, MatrixView<const T>, const PackedMatrix&, \
+#define FINETUNE_PACKED_PRODUCT(T, Out)                                                        \
+  template void packed_product<T, Out>(HostContext&, MatrixView<const T>, const PackedMatrix&, \
                                        MatrixView<Out>)
 FINETUNE_PACKED_PRODUCT(float, float);
 FINETUNE_PACKED_PRODUCT(double, double);

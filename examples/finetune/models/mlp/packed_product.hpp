@@ -10,8 +10,7 @@ namespace sparsegrad::finetune {
 /// rounded to T, so that y has the bits of few_rows_product with W in T. T is float, double or bfloat16, Out
 /// is T or compute_t<T>. Throws IoError when W's file has become too short.
 template <class T, class Out>
-void packed_product(backend::Cpu::Context& ctx, MatrixView<const T> x, const PackedMatrix& w,
-                    MatrixView<Out> y);
+void packed_product(HostContext& ctx, MatrixView<const T> x, const PackedMatrix& w, MatrixView<Out> y);
 
 /// to[i] = from[i], to the nearest.
 template <class T>
