@@ -384,7 +384,7 @@ def write(folder):
             print(f"the plots are left out: {missing}")
             pictures = []
         else:
-            pictures = grid_plots.draw(grid, at)
+            pictures = grid_plots.draw(grid, at, v)
         found += targets(grid, v)
         pages = {"grid.md": page(grid, pictures, v, "../" if several else ""), "cells.md": cells_page(grid)}
         for name, text in pages.items():

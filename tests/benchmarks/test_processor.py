@@ -1,5 +1,6 @@
 """The scripts behind `benchmarks/run.sh processor`, with stand-ins for the programs: what they measure, and their pages."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -12,11 +13,13 @@ from processor_fakes import BENCHMARKS, CASES, GLUE, MACHINE, FolderCase
 
 import bert_step
 import case_program
+import grid_cells
 import grid_page
 import parts
 import peers
 import report
 import unittest
+import unittest.mock
 
 
 def bert_data(**changed):
@@ -135,6 +138,30 @@ class Grid(FolderCase):
         grid_page.write(self.folder)
         self.assertIn("backend `cpu_blas`, float", (self.folder / "grid.md").read_text())
         self.assertTrue((self.folder / "cells.md").exists())
+
+    @unittest.skipUnless(importlib.util.find_spec("matplotlib"), "matplotlib is missing (scripts/setup.sh --python installs it)")
+    def test_every_plot_names_the_machine(self):
+        import grid_plots
+
+        step = {"plan": "", "chosen": True, "wall": [1.0], "cpu": [1.0], "ratio": [1.0], "cpu_ratio": [1.0], "flops": 1, "bytes": 1}
+        names = ("dense, AdamW", "width side 2, top-k", "LoRA of equal entries", "machine")
+        steps = [{**step, "name": name, "family": name, "memory": {"weight": 2**20}} for name in names]
+        usual = {"in": 4, "out": 8, "tokens": 2048, "share": 0.01, "rank": 64, "micro_batches": 1, "threads": 2}
+        cells = [usual] + [{**usual, name: value} for name, value in (("tokens", 2), ("rank", 2), ("share", 0.1), ("micro_batches", 2))]
+        record = {"entries": 1, "lora_rank": 1, "rounds": 1}
+        data = {"date": "2026-11-30", "machine": MACHINE, "cells": [{**record, "cell": cell, "steps": steps} for cell in cells]}
+        for cell in data["cells"]:
+            cell["steps"] = [{**s, "family": s["family"].replace(" 2,", f" {cell['cell']['rank']},")} for s in steps]
+        figures = []
+        with unittest.mock.patch.object(grid_plots.plt, "close", figures.append):
+            written = grid_plots.draw(grid_cells.Grid(data), self.folder, case_program.Variant("cpu_onednn", "bf16"))
+        self.assertEqual(written, ["tokens.png", "rank.png", "share.png", "micro_batches.png", "roofline.png", "memory.png"])
+        for name, figure in zip(written, figures):
+            title = figure.get_suptitle()
+            self.assertIn("Some Processor (family 6, model 143), 2 cores; bf16, oneDNN; 2026-11-30", title, name)
+            figure.canvas.draw()
+            for axes in figure.axes:
+                self.assertFalse(figure._suptitle.get_window_extent().overlaps(axes.get_window_extent()), name)
 
 
 class Parts(FolderCase):
