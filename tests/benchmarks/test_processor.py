@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -120,6 +121,8 @@ class Grid(FolderCase):
         self.assertIn("| bf16, oneDNN | ms | 4.0 | 4.0 | 4.0 | 4.0 |", page)
         self.assertIn("| bf16, oneDNN | time over float, BLAS | 0.40 (0.40-0.40) |", page)
         self.assertIn("| both sides full | 20.0 | 2.00 (2.00-2.00) | 16.0 | 2.00 (2.00-2.00) | 8.0 | 2.00 (2.00-2.00) |", page)
+        for link in re.findall(r"\]\(([^)#]+)", page):
+            self.assertTrue((self.folder / "out" / link).exists(), link)
         own = (self.folder / "out" / "bf16-cpu_onednn" / "grid.md").read_text()
         self.assertIn("backend `cpu_onednn`, bf16", own)
         self.assertIn("(../grid.json)", own)
@@ -276,6 +279,11 @@ class Variants(unittest.TestCase):
         self.assertEqual([v.title for v in case_program.usual_variants(built)], ["float, BLAS", "bf16, BLAS"])
         built += [case_program.Variant.parse(text) for text in ("cpu_onednn:float", "cpu_onednn:bf16")]
         self.assertEqual([v.title for v in case_program.usual_variants(built)], ["float, BLAS", "float, oneDNN", "bf16, oneDNN"])
+
+    def test_a_processor_has_family_and_model(self):
+        text = "processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n\nprocessor\t: 1\nmodel\t\t: 3\n"
+        self.assertEqual(case_program.processor(text), "AMD EPYC (family 26, model 2)")
+        self.assertEqual(case_program.processor("processor\t: 0\n"), "unknown processor")
 
 
 if __name__ == "__main__":
