@@ -34,6 +34,17 @@ class Variant:
         return hash(self.slug)
 
 
+def processor(cpuinfo=None):
+    """The processor with family and model, as a hypervisor may hide its name. `cpuinfo`: what /proc/cpuinfo holds."""
+    text = pathlib.Path("/proc/cpuinfo").read_text() if cpuinfo is None else cpuinfo
+    found = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        found.setdefault(name.strip(), value.strip())
+    parts = [f"{name} {found[key]}" for name, key in (("family", "cpu family"), ("model", "model")) if key in found]
+    return found.get("model name", "unknown processor") + (f" ({', '.join(parts)})" if parts else "")
+
+
 def described(program):
     """The machine, and the variants that benchmark_cases was built for."""
     try:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 
-from case_program import wrapped
+from case_program import processor, wrapped
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 INCLUDE = ROOT / "include"
@@ -89,7 +89,7 @@ def main():
         "",
         *wrapped(
             f"`benchmarks/compile_time.py --rounds {a.rounds}`: `-O2 -c`, processor time, rounds: {a.rounds}; {'; '.join(compilers)}; "
-            f"{datetime.date.today()}; load average before {load:.1f}."
+            f"{processor()}; {datetime.date.today()}; load average before {load:.1f}."
         ),
         "",
         "| header | compiler | seconds | memory, MiB |",

@@ -8,6 +8,7 @@ out, and the page says so. --loaded: marks the page's times as taken beside othe
 """
 import argparse
 import contextlib
+import datetime
 import json
 import math
 import os
@@ -15,6 +16,8 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+
+from case_program import processor
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ADDRESS = "10.77.0."
@@ -179,9 +182,9 @@ def quality_part(program, ranks):
                  [(f"{x['ranks']}, {x['kept']}, {x['way']}", f"{x['error']:.4f}", f"{x['sent']:.0f}") for x in found])
 
 
-# The plan's assumptions. A core's bf16 product rate is measured (docs/results/step_profile.md: 427 GFLOP/s on two
-# cores), and a step reaches 0.83 of it (docs/results/bert_step.md); the rest is assumed.
-NODES = {"64 cores": 64 * 427e9 / 2 * 0.83, "8 GPUs of 400 TFLOP/s": 8 * 400e12}
+# The plan's assumptions. A core's bf16 product rate is measured (docs/results/step_profile.md: 427 GFLOP/s on one
+# thread), and a step reaches 0.83 of it (docs/results/bert_step.md); the rest is assumed.
+NODES = {"64 cores": 64 * 427e9 * 0.83, "8 GPUs of 400 TFLOP/s": 8 * 400e12}
 NETWORKS = {"10 Gbit/s": (10e9 / 8, 30e-6), "100 Gbit/s": (100e9 / 8, 10e-6), "400 Gbit/s": (400e9 / 8, 5e-6)}
 CHOICES = {"64 cores": ("10 Gbit/s", "100 Gbit/s"), "8 GPUs of 400 TFLOP/s": ("100 Gbit/s", "400 Gbit/s")}
 TOKENS = {"64 cores": 4096, "8 GPUs of 400 TFLOP/s": 65536}
@@ -222,8 +225,8 @@ def main():
         raise SystemExit(f"{program} is not there, expected the target benchmark_mpi (built where MPI is found)")
     loaded = ", **beside other work on the machine**" if arguments.loaded else ""
     text = ("# Several processes: bytes, times, quality\n\n"
-            "Written by `benchmarks/distributed.py`. What the words mean, and the plan for many nodes:\n"
-            "[distributed.md](../distributed.md).\n\n## Bytes a step\n\n"
+            f"Written by `benchmarks/distributed.py`, {datetime.date.today()}, on an {processor()}. What the words\n"
+            "mean, and the plan for many nodes: [distributed.md](../distributed.md).\n\n## Bytes a step\n\n"
             "Counted message by message where they are sent. One layer of each kind is sent, times the number of\n"
             "such layers. Sums are in the order of the ranks.\n\n")
     part, found = bytes_part(program, (2, 4))

@@ -148,16 +148,16 @@ def processors(cell):
     return sum(sum(s["cpu"]) for s in steps) / sum(sum(s["wall"]) for s in steps)
 
 
-def had_text(data):
+def had_text(data, cells):
     """How much of the machine the cells had."""
     had = [processors(c) / c["cell"]["threads"] for c in data["cells"]]
     return (
         f"a cell had {100 * min(had):.0f} to {100 * max(had):.0f} % of its threads' time, over 85 % in {sum(h > 0.85 for h in had)} of {len(had)} cells; "
-        "the clock of the others is that of a shared machine, their ratios less so ([cells.md](cells.md) has both)"
+        f"the clock of the others is that of a shared machine, their ratios less so ({cells} have both)"
     )
 
 
-def machine_rows(data, backends):
+def machine_rows(data, backends, cells):
     machine = data["machine"]
     rows = [
         ("command", f"`{data['command']}`"),
@@ -170,7 +170,7 @@ def machine_rows(data, backends):
         ("oneDNN", machine.get("onednn")),
         ("Eigen", machine["eigen"]),
         ("load average", f"{data['load_before']:.1f} before, {data['load_after']:.1f} after"),
-        ("processors", had_text(data)),
+        ("processors", had_text(data, cells)),
         ("left out", f"{data['left_out']} cells, for want of time" if data.get("left_out") else ""),
         ("other work", data["note"]),
     ]
@@ -185,7 +185,7 @@ def title_of(data):
 def head_section(grid, variant, up):
     data = grid.data
     lines = [f"# The grid on {title_of(data)}" + (f": {variant.title}" if up else ""), ""]
-    lines += machine_rows(data, f"backend `{variant.backend}`, {variant.dtype}")
+    lines += machine_rows(data, f"backend `{variant.backend}`, {variant.dtype}", "[the cells](cells.md)")
     rounds = [c["rounds"] for c in data["cells"]]
     stored = "float" if variant.dtype == "float" else f"tokens and weights in {variant.dtype}, masters, sums, bases, cores and moments in float"
     notes = [
@@ -278,7 +278,7 @@ def steps_section(data, grids):
 
 def overview(data, grids):
     """The page of a grid with several variants."""
-    lines = [f"# The grid on {title_of(data)}", "", *machine_rows(data, "; ".join(v.title for v in grids))]
+    lines = [f"# The grid on {title_of(data)}", "", *machine_rows(data, "; ".join(v.title for v in grids), "the variants' cells")]
     lines += wrapped(
         "A variant is a type that tokens and weights are stored in and the library that multiplies. All variants ran in turn in every round, each in a "
         "process of its own. What is measured, and how, the variants' own pages say."
@@ -384,7 +384,7 @@ def write(folder):
             print(f"the plots are left out: {missing}")
             pictures = []
         else:
-            pictures = grid_plots.draw(grid, at)
+            pictures = grid_plots.draw(grid, at, v)
         found += targets(grid, v)
         pages = {"grid.md": page(grid, pictures, v, "../" if several else ""), "cells.md": cells_page(grid)}
         for name, text in pages.items():

@@ -12,7 +12,14 @@ COLOURS = dict(zip(KINDS, ["black", *plt.get_cmap("tab10").colors]))
 MARKERS = dict(zip(KINDS, "sovD^P*Xhp"))
 
 
-def save(figure, folder, name):
+def subject(grid, variant):
+    """Of which processor, type and library a grid is, and from when."""
+    machine = grid.data["machine"]
+    return f"{machine['processor']}, {machine['cores']} cores; {variant.title}; {grid.data['date']}"
+
+
+def save(figure, folder, name, title):
+    figure.suptitle(title, y=0.96, verticalalignment="bottom", fontsize=11)
     aside = folder / f"part-{name}"
     figure.savefig(aside, dpi=110, bbox_inches="tight")
     plt.close(figure)
@@ -39,7 +46,7 @@ def ratio_axes(axes, curves, variable, title, label):
     axes.set_xlabel(label)
 
 
-def draw_ratios(grid, folder, name, variable, label, panels, kinds):
+def draw_ratios(grid, variant, folder, name, variable, label, panels, kinds):
     """panels: (title, where). Empty ones are left out; no file without any."""
     drawn = []
     for title, where in panels:
@@ -56,13 +63,14 @@ def draw_ratios(grid, folder, name, variable, label, panels, kinds):
     ticks = [t for t in (0.25, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.4, 1.7, 2, 2.5, 3, 4, 5, 6, 8) if limits[0] <= t <= limits[1]]
     axes[0][0].set_yticks(ticks, [f"{t:g}" for t in ticks])
     axes[0][0].set_ylim(limits)
-    axes[0][0].set_ylabel("time over the dense step's")
+    axes[0][0].set_ylabel("time over the dense step's (1: the same)")
     handles = {text: line for panel in axes[0] for line, text in zip(*panel.get_legend_handles_labels())}
     figure.legend(handles.values(), handles.keys(), loc="lower center", bbox_to_anchor=(0.5, -0.17), ncols=min(3, len(handles)), fontsize=8)
-    return [save(figure, folder, name)]
+    title = f"A layer's step against the dense one\n{subject(grid, variant)}\nbands: least to most of the rounds; rings: where a line crosses 1"
+    return [save(figure, folder, name, title)]
 
 
-def draw_roofline(grid, folder, shape):
+def draw_roofline(grid, variant, folder, shape):
     flops_peak, bytes_peak = grid.peaks[grid.threads]
     tokens = sorted({s.cell["tokens"] for s in grid.taken(DENSE, **{k: v for k, v in grid.where(shape).items() if k != "tokens"})})
     if not tokens:
@@ -85,8 +93,8 @@ def draw_roofline(grid, folder, shape):
     axes.set_xlim(left, right)
     axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
     axes.yaxis.set_minor_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
-    axes.set_xlabel("operations of dense products a byte that must move")
-    axes.set_ylabel("GFLOP/s")
+    axes.set_xlabel("operations of dense products a byte that must move, FLOP/byte")
+    axes.set_ylabel("rate of the dense products, GFLOP/s")
     axes.grid(alpha=0.3, which="both")
     axes.set_title(
         f"{shape[0]} -> {shape[1]}, {grid.threads} threads; small to large: {', '.join(map(str, shown))} tokens\n"
@@ -94,10 +102,10 @@ def draw_roofline(grid, folder, shape):
         fontsize=10,
     )
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    return [save(figure, folder, "roofline.png")]
+    return [save(figure, folder, "roofline.png", f"Roofline of a layer's step\n{subject(grid, variant)}")]
 
 
-def draw_memory(grid, folder, shape):
+def draw_memory(grid, variant, folder, shape):
     steps = [s for kind in KINDS for s in grid.taken(kind, **grid.where(shape))]
     if not steps:
         return []
@@ -111,10 +119,10 @@ def draw_memory(grid, folder, shape):
     axes.invert_yaxis()
     axes.set_xlabel(f"MiB held by one layer, {shape[0]} -> {shape[1]}, 2048 tokens, 1 % kept, rank 64")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    return [save(figure, folder, "memory.png")]
+    return [save(figure, folder, "memory.png", f"Memory that a layer holds, by part\n{subject(grid, variant)}")]
 
 
-def draw(grid, folder):
+def draw(grid, folder, variant):
     """Writes the plots that the cells allow; gives their names."""
     shapes = grid.shapes()
     sparse = [k for k in KINDS if k != DENSE]
@@ -128,10 +136,10 @@ def draw(grid, folder):
         ]
 
     rank_kinds = [k for k in KINDS if " r," in k]
-    written = draw_ratios(grid, folder, "tokens.png", "tokens", "tokens a step", panels("tokens"), sparse)
-    written += draw_ratios(grid, folder, "rank.png", "rank", "rank r", panels("rank"), [*rank_kinds, LORA])
-    written += draw_ratios(grid, folder, "share.png", "share", "entries kept", panels("share"), [k for k in sparse if k != REFERENCE])
-    written += draw_ratios(grid, folder, "micro_batches.png", "micro_batches", "micro-batches a step", panels("micro_batches"), sparse)
-    written += draw_roofline(grid, folder, shapes[0])
-    written += draw_memory(grid, folder, shapes[0])
+    written = draw_ratios(grid, variant, folder, "tokens.png", "tokens", "tokens a step", panels("tokens"), sparse)
+    written += draw_ratios(grid, variant, folder, "rank.png", "rank", "rank r", panels("rank"), [*rank_kinds, LORA])
+    written += draw_ratios(grid, variant, folder, "share.png", "share", "entries kept, of the weight", panels("share"), [k for k in sparse if k != REFERENCE])
+    written += draw_ratios(grid, variant, folder, "micro_batches.png", "micro_batches", "micro-batches a step", panels("micro_batches"), sparse)
+    written += draw_roofline(grid, variant, folder, shapes[0])
+    written += draw_memory(grid, variant, folder, shapes[0])
     return written

@@ -1,8 +1,10 @@
 """The scripts behind `benchmarks/run.sh processor`, with stand-ins for the programs: what they measure, and their pages."""
 
+import importlib.util
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -12,11 +14,13 @@ from processor_fakes import BENCHMARKS, CASES, GLUE, MACHINE, FolderCase
 
 import bert_step
 import case_program
+import grid_cells
 import grid_page
 import parts
 import peers
 import report
 import unittest
+import unittest.mock
 
 
 def bert_data(**changed):
@@ -117,6 +121,8 @@ class Grid(FolderCase):
         self.assertIn("| bf16, oneDNN | ms | 4.0 | 4.0 | 4.0 | 4.0 |", page)
         self.assertIn("| bf16, oneDNN | time over float, BLAS | 0.40 (0.40-0.40) |", page)
         self.assertIn("| both sides full | 20.0 | 2.00 (2.00-2.00) | 16.0 | 2.00 (2.00-2.00) | 8.0 | 2.00 (2.00-2.00) |", page)
+        for link in re.findall(r"\]\(([^)#]+)", page):
+            self.assertTrue((self.folder / "out" / link).exists(), link)
         own = (self.folder / "out" / "bf16-cpu_onednn" / "grid.md").read_text()
         self.assertIn("backend `cpu_onednn`, bf16", own)
         self.assertIn("(../grid.json)", own)
@@ -135,6 +141,30 @@ class Grid(FolderCase):
         grid_page.write(self.folder)
         self.assertIn("backend `cpu_blas`, float", (self.folder / "grid.md").read_text())
         self.assertTrue((self.folder / "cells.md").exists())
+
+    @unittest.skipUnless(importlib.util.find_spec("matplotlib"), "matplotlib is missing (scripts/setup.sh --python installs it)")
+    def test_every_plot_names_the_machine(self):
+        import grid_plots
+
+        step = {"plan": "", "chosen": True, "wall": [1.0], "cpu": [1.0], "ratio": [1.0], "cpu_ratio": [1.0], "flops": 1, "bytes": 1}
+        names = ("dense, AdamW", "width side 2, top-k", "LoRA of equal entries", "machine")
+        steps = [{**step, "name": name, "family": name, "memory": {"weight": 2**20}} for name in names]
+        usual = {"in": 4, "out": 8, "tokens": 2048, "share": 0.01, "rank": 64, "micro_batches": 1, "threads": 2}
+        cells = [usual] + [{**usual, name: value} for name, value in (("tokens", 2), ("rank", 2), ("share", 0.1), ("micro_batches", 2))]
+        record = {"entries": 1, "lora_rank": 1, "rounds": 1}
+        data = {"date": "2026-11-30", "machine": MACHINE, "cells": [{**record, "cell": cell, "steps": steps} for cell in cells]}
+        for cell in data["cells"]:
+            cell["steps"] = [{**s, "family": s["family"].replace(" 2,", f" {cell['cell']['rank']},")} for s in steps]
+        figures = []
+        with unittest.mock.patch.object(grid_plots.plt, "close", figures.append):
+            written = grid_plots.draw(grid_cells.Grid(data), self.folder, case_program.Variant("cpu_onednn", "bf16"))
+        self.assertEqual(written, ["tokens.png", "rank.png", "share.png", "micro_batches.png", "roofline.png", "memory.png"])
+        for name, figure in zip(written, figures):
+            title = figure.get_suptitle()
+            self.assertIn("Some Processor (family 6, model 143), 2 cores; bf16, oneDNN; 2026-11-30", title, name)
+            figure.canvas.draw()
+            for axes in figure.axes:
+                self.assertFalse(figure._suptitle.get_window_extent().overlaps(axes.get_window_extent()), name)
 
 
 class Parts(FolderCase):
@@ -249,6 +279,11 @@ class Variants(unittest.TestCase):
         self.assertEqual([v.title for v in case_program.usual_variants(built)], ["float, BLAS", "bf16, BLAS"])
         built += [case_program.Variant.parse(text) for text in ("cpu_onednn:float", "cpu_onednn:bf16")]
         self.assertEqual([v.title for v in case_program.usual_variants(built)], ["float, BLAS", "float, oneDNN", "bf16, oneDNN"])
+
+    def test_a_processor_has_family_and_model(self):
+        text = "processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n\nprocessor\t: 1\nmodel\t\t: 3\n"
+        self.assertEqual(case_program.processor(text), "AMD EPYC (family 26, model 2)")
+        self.assertEqual(case_program.processor("processor\t: 0\n"), "unknown processor")
 
 
 if __name__ == "__main__":

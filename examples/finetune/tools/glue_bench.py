@@ -29,7 +29,7 @@ import pathlib
 import statistics
 import sys
 
-from glue_plots import draw_costs, draw_curves, draw_sparsity
+from glue_plots import data_of, draw_costs, draw_curves, draw_sparsity, model_of
 from glue_runs import BATCH, KINDS, Failed, Runner, confidence, interval, kind_of, markdown, run_tool, say, spread, write_aside
 
 # What the metrics of run.json are called in the tables.
@@ -440,15 +440,18 @@ class Bench:
                 steps = mean_and_deviation(self.of_seeds(kind, self.tasks, lambda run: run.steps_per_second).values())
                 peak = self.peak(kind, self.tasks, lambda run: run.peak) / 2**20
                 points[self.title(kind)] = (*self.average(kind), peak, steps[0], steps[1] or 0.0)
-        files = [draw_costs(points, output / "metric_and_cost.png")]
+        first = [runs[0].log for task in self.tasks if (runs := [run for kind in self.kinds for run in self.finished(task, kind).values()])]
+        subject = f"{model_of(first[0])} on {', '.join(map(data_of, first))}" if first else ""
+        names = [METRIC_TITLES.get(self.metric_of(task), self.metric_of(task)) for task in self.tasks]
+        metric = names[0] if len(names) == 1 else "mean over tasks of their main metric"
+        files = [draw_costs(points, output / "metric_and_cost.png", subject, metric, self.seeds)]
         references = {
             self.title(kind): points[self.title(kind)][0] for kind in ("ft", "lora") if self.title(kind) in points
         }
-        files.append(draw_sparsity(self.sparsity_lines(), references, output / "sparsity.png"))
-        for task in self.tasks:
+        files.append(draw_sparsity(self.sparsity_lines(), references, output / "sparsity.png", subject, metric, self.seeds))
+        for task, name in zip(self.tasks, names):
             runs = {self.title(kind): [run.log for run in self.finished(task, kind).values()] for kind in self.kinds}
-            name = METRIC_TITLES.get(self.metric_of(task), self.metric_of(task))
-            files.append(draw_curves(runs, f"{task}: {name}", output / f"curves_{task}.png"))
+            files.append(draw_curves(runs, name, output / f"curves_{task}.png"))
         return [file for file in files if file]
 
 

@@ -1,5 +1,7 @@
-"""The plots of glue_bench.py, main_job.py and llm_demo.py. Each function returns the file, or None where matplotlib is missing."""
+"""The plots of glue_bench.py, main_job.py, llm_demo.py and llm_study.py, and their titles, which say of which model and data
+they are. Each function that draws returns the file, or None where matplotlib is missing."""
 
+import pathlib
 import textwrap
 
 from glue_runs import say
@@ -38,6 +40,52 @@ def wrapped(title):
     return textwrap.fill(title, 34)
 
 
+def plain(text):
+    """A text that matplotlib shows as it is: a name may have dollar signs, which begin a formula, and bytes that are no text."""
+    return text.encode("utf-8", "replace").decode().replace("$", "\\$")
+
+
+def name_of(path):
+    """A file's or folder's name; with that of the run where it is a run's "model"."""
+    path = pathlib.PurePath(path)
+    return f"{path.parent.name}/{path.name}" if path.name == "model" and path.parent.name else path.name
+
+
+def model_of(log):
+    """The model of a run.json or inspect.json: "minilm (6 layers of width 384)"."""
+    model = log.get("model", {})
+    name = name_of(model.get("directory") or model.get("path") or log.get("options", {}).get("model") or "a model")
+    return f"{name} ({model['layers']} layers of width {model['hidden']})" if "layers" in model else name
+
+
+def data_of(log, name=None):
+    """The data that a run was trained on: "cola (8551 training examples)"."""
+    data = log.get("data", {})
+    train = data.get("train", {})
+    if name is None:
+        name = data.get("task") or log.get("options", {}).get("task") or name_of(train.get("file") or "data")
+        if data.get("source") == "builtin":
+            name = "the built-in sentences"
+    return f"{name} ({train['examples']} training examples)" if "examples" in train else name
+
+
+def loss_unit(log):
+    """Cross-entropy in nats, of an example or of a language model's token; STS-B's scores have squared errors."""
+    task = log.get("options", {}).get("task")
+    return "squared error" if task == "stsb" else "nats an example" if task else "nats a token"
+
+
+def seeds_text(seeds):
+    seeds = sorted(seeds)
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}" if seeds else "one run each"
+
+
+def titled(figure, what, subject, remark="", width=100):
+    """What the plot shows, of which model and data, and how to read it."""
+    lines = [*textwrap.wrap(plain(f"{what}: {subject}"), width, break_on_hyphens=False), remark]
+    figure.suptitle("\n".join(filter(None, lines)), fontsize="medium")
+
+
 def finish(plt, figure, axes, target):
     """The legend stands to the right of the last axes, so that it hides nothing."""
     handles, labels = axes.get_legend_handles_labels()
@@ -51,10 +99,10 @@ def finish(plt, figure, axes, target):
     return target
 
 
-def draw_costs(points, target):
+def draw_costs(points, target, subject, metric_name, seeds):
     """The metric against peak memory and against steps/s; a point a kind.
 
-    points: {title: (metric, its deviation over seeds, peak in MiB, steps/s, its deviation)}"""
+    points: {title: (metric x 100, its deviation over seeds, peak in MiB, steps/s, its deviation)}"""
     plt = pyplot() if points else None
     if plt is None:
         return None
@@ -65,12 +113,16 @@ def draw_costs(points, target):
         axes[1].errorbar([steps], [metric], yerr=[metric_error], xerr=[steps_error], label=wrapped(title), **look)
     axes[0].set_xlabel("peak memory of training, MiB (less is better)")
     axes[1].set_xlabel("steps/s without evaluation (more is better)")
-    axes[0].set_ylabel("metric x 100, mean over tasks")
+    axes[0].set_ylabel(f"{metric_name} on dev, x 100")
     for panel in axes:
         panel.grid(alpha=0.3)
         panel.margins(0.08)
-    figure.suptitle("Bars: standard deviation over seeds", fontsize="medium")
+    titled(figure, "Quality against memory and speed", subject, spread_text(seeds))
     return finish(plt, figure, axes[1], target)
+
+
+def spread_text(seeds):
+    return seeds_text(seeds) + ("; bars: standard deviation over seeds" if len(seeds) > 1 else "")
 
 
 def share_ticks(low, high):
@@ -80,10 +132,10 @@ def share_ticks(low, high):
     return inside if len(inside) > 1 else [low, high]
 
 
-def draw_sparsity(lines, references, target):
+def draw_sparsity(lines, references, target, subject, metric_name, seeds):
     """The metric against the share of entries kept.
 
-    lines: {title: [(per cent, metric, its deviation over seeds), ...]}; references: {title: metric} as level lines"""
+    lines: {title: [(per cent, metric x 100, its deviation over seeds), ...]}; references: {title: metric} as level lines"""
     plt = pyplot() if lines else None
     if plt is None:
         return None
@@ -98,9 +150,9 @@ def draw_sparsity(lines, references, target):
     axes.set_xticks(share_ticks(min(shares), max(shares)), minor=False)
     axes.xaxis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:.3g}"))
     axes.xaxis.set_minor_formatter(plt.NullFormatter())
-    axes.set_xlabel("entries kept, % of a matrix")
-    axes.set_ylabel("metric x 100, mean over tasks")
-    axes.set_title("Bars: standard deviation over seeds", fontsize="medium")
+    axes.set_xlabel("entries that a step keeps, % of a matrix")
+    axes.set_ylabel(f"{metric_name} on dev, x 100")
+    titled(figure, "Quality against entries kept", subject, spread_text(seeds), 60)
     axes.grid(alpha=0.3)
     return finish(plt, figure, axes, target)
 
@@ -133,8 +185,9 @@ def metric_curve(log):
     return [(e["step"], e["metrics"].get(name) or 0.0) for e in log["evaluations"]]
 
 
-def draw_curves(runs, metric_name, target, curve_of_dev=metric_curve):
-    """Training loss and dev metric against steps; a line a kind. runs: {title: [log of each seed, ...]}"""
+def draw_curves(runs, metric_name, target, curve_of_dev=metric_curve, data_name=None):
+    """Training loss and dev metric against steps; a line a kind. runs: {title: [log of each seed, ...]}. `data_name` where the
+    logs name a file that says less."""
     plt = pyplot() if any(runs.values()) else None
     if plt is None:
         return None
@@ -154,11 +207,15 @@ def draw_curves(runs, metric_name, target, curve_of_dev=metric_curve):
             )
             if len(curves) > 1:
                 panel.fill_between(steps, low, high, color=look["color"], alpha=0.12, linewidth=0)
-    axes[0].set_ylabel("training loss, exponential mean")
-    axes[1].set_ylabel(f"{metric_name} on dev" if curve_of_dev is metric_curve else metric_name)
+    logs = [log for of_kind in runs.values() for log in of_kind]
+    metric = f"{metric_name} on dev" if curve_of_dev is metric_curve else f"{metric_name}, {loss_unit(logs[0])}"
+    axes[0].set_ylabel(f"training loss, {loss_unit(logs[0])}; exponential mean")
+    axes[1].set_ylabel(metric)
     for panel in axes:
-        panel.set_xlabel("step")
+        panel.set_xlabel("optimizer step")
         panel.grid(alpha=0.3)
-    if max((len(logs) for logs in runs.values()), default=0) > 1:
-        figure.suptitle("Lines: mean over seeds; bands: least to largest", fontsize="medium")
+    remark = seeds_text({log["options"]["seed"] for log in logs if "seed" in log.get("options", {})})
+    if max(map(len, runs.values())) > 1:
+        remark += "; lines: mean over seeds, bands: least to largest"
+    titled(figure, f"Training loss and {metric_name}", f"{model_of(logs[0])} on {data_of(logs[0], data_name)}", remark)
     return finish(plt, figure, axes[1], target)

@@ -225,7 +225,8 @@ def main():
     text = f"{pathlib.Path(arguments.model).name}; {name}: {TRAIN} to train on, {HELD} held out\n\n{text}\n{shown}\n"
     write_aside(demo.output / "table.md", text)
     curves = {KINDS[kind]["title"]: [log] for kind, log in logs.items() if kind in right and kind != "frozen"}
-    plot = draw_curves(curves, "loss of held-out answers", demo.output / "curves.png", held_curve)
+    data_name = name if arguments.data is None else arguments.data.name
+    plot = draw_curves(curves, "loss of held-out answers", demo.output / "curves.png", held_curve, data_name)
     say("\n" + text)
     if "sparse" in right:
         found = example(demo, held, models["sparse"])

@@ -33,7 +33,7 @@ import subprocess
 import sys
 import time
 
-from glue_plots import finish, pyplot, style
+from glue_plots import finish, name_of, pyplot, seeds_text, style, titled
 from glue_runs import Failed, Runner, ends_with_this_process, interval, markdown, mebibytes, read_json, run_tool, say, spread, write_aside
 
 PAPER = "--run-type sparse --preset paper --phase1-steps 5"
@@ -257,7 +257,7 @@ class Study:
         write_aside(output / "runs.csv", sheet.getvalue())
         write_aside(output / "table.md", self.text())
 
-    def draw(self, target):
+    def draw(self, target, model, data):
         """Loss against rate, a line a kind."""
         plt = pyplot() if any(self.tried.values()) else None
         if plt is None:
@@ -269,8 +269,9 @@ class Study:
                 axes.plot(*zip(*points), label=KINDS[kind][0], **style(number))
         axes.set_xscale("log")
         axes.set_xlabel("learning rate")
-        axes.set_ylabel("mean validation loss of the search")
+        axes.set_ylabel("validation loss, nats a token; mean over seeds")
         axes.grid(alpha=0.3)
+        titled(figure, "Validation loss against learning rate", f"{name_of(model)} on {name_of(data)}", seeds_text(self.search_seeds), 60)
         finish(plt, figure, axes, target)
 
 
@@ -453,7 +454,7 @@ def main():
             shutil.rmtree(saved, ignore_errors=True)
             study.write(output)
     study.write(output)
-    study.draw(output / "rates.png")
+    study.draw(output / "rates.png", a.model, a.data)
     say("\n" + study.text())
     return 1 if study.failed else 0
 

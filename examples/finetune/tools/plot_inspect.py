@@ -11,6 +11,7 @@ import pathlib
 import sys
 import textwrap
 
+from glue_plots import data_of, model_of, titled
 from glue_runs import run_tool, say
 
 try:
@@ -22,6 +23,10 @@ try:
 except ImportError:
     print("plots: Python's matplotlib is missing (scripts/setup.sh --python installs it)", file=sys.stderr)
     sys.exit(3)
+
+
+def subject(data):
+    return f"{model_of(data)} on {data_of(data)}"
 
 
 def draw_shares(data, target):
@@ -36,17 +41,20 @@ def draw_shares(data, target):
     axes.set_yticks(rows, [s["name"] for s in spaces])
     axes.set_xlim(0, 1)
     axes.set_xlabel(
-        f"share of a gradient's energy in its {data['kept_entries']} largest entries\n"
-        f"step {data['measured_step']}; dots: the layers"
+        f"share (0 to 1) of a gradient's energy in its {data['kept_entries']} largest entries\n"
+        f"step {data['measured_step']}; bars: mean over layers, dots: each layer"
     )
-    axes.legend(loc="lower right")
+    # Below the names, where it hides no bar.
+    figure.legend(loc="lower left", ncols=2, title="MLP matrix", fontsize="small", title_fontsize="small")
+    titled(figure, "Energy of gradients in few entries, by basis", subject(data), width=90)
     figure.tight_layout()
     figure.savefig(target, dpi=120)
     plt.close(figure)
 
 
-def draw_pictures(matrix, pictures, names, target):
+def draw_pictures(matrix, pictures, data, target):
     """One heat map of log10 |g| a space, on one colour scale."""
+    names = {space["key"]: space["name"] for space in data["spaces"]}
     columns = min(4, len(pictures))
     lines = -(-len(pictures) // columns)
     figure, axes = plt.subplots(
@@ -69,8 +77,11 @@ def draw_pictures(matrix, pictures, names, target):
         panel.set_yticks([])
     for panel in list(axes.flat)[len(pictures) :]:
         panel.axis("off")
-    figure.suptitle(f"gradient of {matrix}: log10 of entries' magnitude (root mean square of blocks)")
-    figure.colorbar(image, ax=list(axes.flat), shrink=0.8, extend="both")
+    titled(figure, f"Gradient of {matrix} at step {data['measured_step']}, by basis", subject(data), width=30 * columns)
+    figure.supxlabel("input side, from the first to the last column", fontsize="small")
+    figure.supylabel("output side, from the first to the last row", fontsize="small")
+    label = "log10 of entries' magnitude\n(root mean square of blocks)"
+    figure.colorbar(image, ax=list(axes.flat), shrink=0.8, extend="both", label=label)
     figure.savefig(target, dpi=120)
     plt.close(figure)
 
@@ -80,7 +91,6 @@ def main():
         sys.exit(__doc__)
     folder = pathlib.Path(sys.argv[1])
     data = json.loads((folder / "inspect.json").read_text(encoding="utf-8"))
-    names = {space["key"]: space["name"] for space in data["spaces"]}
     written = [folder / "energy_shares.png"]
     draw_shares(data, written[0])
     matrices = collections.defaultdict(list)
@@ -89,7 +99,7 @@ def main():
         matrices[f"{layer} {kind}"].append((space, np.load(folder / picture["file"])))
     for matrix, pictures in matrices.items():
         target = folder / f"gradient_{matrix.replace(' ', '_')}.png"
-        draw_pictures(matrix, pictures, names, target)
+        draw_pictures(matrix, pictures, data, target)
         written.append(target)
     for path in written:
         say(f"plot: {path}")

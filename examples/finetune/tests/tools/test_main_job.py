@@ -154,20 +154,26 @@ class Conclusion(unittest.TestCase):
 
 @needs_matplotlib
 class InspectPlots(unittest.TestCase):
+    RUN = {
+        "model": {"directory": "/models/minilm", "layers": 6, "hidden": 384},
+        "data": {"task": "cola", "train": {"examples": 8551}},
+    }
+
     def test_no_label_is_cut_off(self):
         import plot_inspect
 
         share = {"up": 0.5, "down": 0.5}
         name = "the reference code's rotation (U^T for U), a kind"
         spaces = [{"name": name, "mean": share, "up": [0.5], "down": [0.5]}] * 8
-        data = {"spaces": spaces, "kept_entries": 28000, "measured_step": 500}
+        data = {"spaces": spaces, "kept_entries": 28000, "measured_step": 500, **self.RUN}
         figures = []
         with unittest.mock.patch.object(plot_inspect.plt, "close", figures.append):
             plot_inspect.draw_shares(data, io.BytesIO())
         # At the resolution that the sizes below are of.
         figures[0].canvas.draw()
         axes, page = figures[0].axes[0], figures[0].bbox
-        for label in [axes.xaxis.label, *axes.get_yticklabels()]:
+        self.assertIn("minilm (6 layers of width 384) on cola", " ".join(figures[0].get_suptitle().split()))
+        for label in [figures[0]._suptitle, axes.xaxis.label, *axes.get_yticklabels()]:
             box = label.get_window_extent()
             self.assertTrue(page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0, f"{label}: {box} in {page}")
 
@@ -176,17 +182,36 @@ class InspectPlots(unittest.TestCase):
         import plot_inspect
 
         figures = []
-        names = {str(number): "the reference code's rotation (U^T for U), a kind" for number in range(8)}
-        pictures = [(name, np.full((12, 3), value)) for name, value in zip(names, (1, 0, 1e-3, np.nan, 2, 3, 1e-30, 5))]
+        name = "the reference code's rotation (U^T for U), a kind"
+        data = {"spaces": [{"key": str(number), "name": name} for number in range(8)], "measured_step": 500, **self.RUN}
+        values = (1, 0, 1e-3, np.nan, 2, 3, 1e-30, 5)
+        pictures = [(space["key"], np.full((12, 3), value)) for space, value in zip(data["spaces"], values)]
         with unittest.mock.patch.object(plot_inspect.plt, "close", figures.append):
-            plot_inspect.draw_pictures("layer0 up", pictures, names, io.BytesIO())
+            plot_inspect.draw_pictures("layer0 up", pictures, data, io.BytesIO())
         figures[0].canvas.draw()
+        self.assertIn("minilm (6 layers of width 384) on cola", " ".join(figures[0].get_suptitle().split()))
         boxes = [axes.title.get_window_extent() for axes in figures[0].axes if axes.get_title()]
         boxes += [axes.get_window_extent() for axes in figures[0].axes]
-        boxes.append(figures[0].texts[0].get_window_extent())
+        boxes += [text.get_window_extent() for text in figures[0].texts]
+        boxes.append(figures[0].axes[-1].yaxis.label.get_window_extent())
         for number, box in enumerate(boxes):
             for other in boxes[:number]:
                 self.assertFalse(box.overlaps(other), f"{box} and {other}")
+
+    def test_a_row_of_two_has_room_for_its_labels(self):
+        import numpy as np
+        import plot_inspect
+
+        figures = []
+        data = {"spaces": [], "measured_step": 500, **self.RUN}
+        with unittest.mock.patch.object(plot_inspect.plt, "close", figures.append):
+            plot_inspect.draw_pictures("layer0 up", [("raw", np.ones((4, 4))), ("random", np.ones((4, 4)))], data, io.BytesIO())
+        figures[0].canvas.draw()
+        page = figures[0].bbox
+        for label in [*figures[0].texts, figures[0].axes[-1].yaxis.label]:
+            box = label.get_window_extent()
+            self.assertTrue(page.x0 <= box.x0 and box.x1 <= page.x1, f"{label}: {box} in {page}")
+            self.assertTrue(page.y0 <= box.y0 and box.y1 <= page.y1, f"{label}: {box} in {page}")
 
 
 if __name__ == "__main__":
