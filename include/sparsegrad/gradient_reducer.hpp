@@ -4,8 +4,10 @@
 #include <functional>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "core/backend.hpp"
+#include "core/error.hpp"
 #include "core/view.hpp"
 #include "sparse_gradient.hpp"
 
@@ -14,6 +16,18 @@ namespace sparsegrad::SPARSEGRAD_ABI {
 /// Adds up a finished gradient over processes, in place.
 template <class C, Backend B>
 using Reduce = std::function<void(typename B::Context&, MatrixView<C>)>;
+
+/// What a reducer remembers of one process's gradients, in host memory: what files hold
+/// (io/reducer_file.hpp).
+template <class C>
+struct ReducerState {
+  /// The process.
+  int rank = 0;
+  /// Number of processes; 0 from a reducer that remembers nothing.
+  int ranks = 0;
+  /// By layer: what this process has not sent of its gradients, finite; empty where that is 0.
+  std::vector<std::vector<C>> residuals;
+};
 
 /// Sums the gradients of a group over processes, several at a time (SparseGradGroup::use_reduce).
 ///
@@ -39,6 +53,17 @@ class GradientReducer {
 
   /// The layer has another basis, or number: what is known of its gradients has no meaning any more.
   virtual void forget(index_t /*layer*/) {}
+
+  /// What this process needs, beside the group's state, to go on as if it had not stopped: of each
+  /// process another. Throws StateError while a sum is on its way.
+  virtual ReducerState<C> state(Context&) const { return {}; }
+  /// Takes over what this process has saved, after SparseGradGroup::restore, which forgets it. Throws
+  /// ValueError for residuals that this reducer or process cannot have, StateError while a sum is on
+  /// its way; nothing has changed then.
+  virtual void restore(Context&, const ReducerState<C>& state) {
+    for (const std::vector<C>& residual : state.residuals)
+      if (!residual.empty()) throw ValueError("the saved state has residuals, and this reducer keeps none");
+  }
 
   /// Whether each process collects the gradients of its own for the bases: `sum` then adds up their
   /// Gram sums once, at the end of the collection, in place of every dW.

@@ -207,7 +207,8 @@ class SparseGradGroup : public GroupBases<T, B, O> {
 
   /// All that a checkpoint must hold beside the weights (and the caller's own options): bases,
   /// plans, optimizer states, states of selectors; arrays in host memory. On a BatchedBackend after
-  /// `check`, which corrects the counts of steps that changed nothing. Throws StateError while
+  /// `check`, which corrects the counts of steps that changed nothing. What a reducer remembers is of
+  /// each process another and is saved by itself (GradientReducer::state). Throws StateError while
   /// gradients are collected or held.
   State state(Context& ctx) const;
 

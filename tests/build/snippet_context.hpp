@@ -29,6 +29,7 @@
 #include <sparsegrad/extras/sparse_sgd.hpp>
 #include <sparsegrad/extras/tensor.hpp>
 #include <sparsegrad/io/group_file.hpp>
+#include <sparsegrad/io/reducer_file.hpp>
 #include <sparsegrad/io/side_recipe_text.hpp>
 #include <sparsegrad/moment_store.hpp>
 #include <sparsegrad/sparsegrad.hpp>

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "../core/buffer.hpp"
+#include "../core/float_bits.hpp"
 #include "../default_backend.hpp"
 #include "../gradient_reducer.hpp"
 #include "bucket_reduce.hpp"
@@ -37,8 +38,9 @@ struct LocalTopKOptions {
 ///     group.use_reduce(std::make_shared<LocalTopKReducer<float>>(comm, LocalTopKOptions{.entries = 2000}));
 ///
 /// Bases are fitted to Gram sums, which are exact (Collected::sums). The residuals E_r are 0 in a new
-/// basis and are not part of a group's state: a resumed run begins with 0. A gradient with NaN or Inf is
-/// sent as it is, and E_r stays.
+/// basis. They differ by rank and are no part of a group's state: each rank saves its own (`state`,
+/// io/reducer_file.hpp), or a resumed run begins with 0. A gradient with NaN or Inf is sent as it is, and
+/// E_r stays.
 ///
 /// Sources: Aji, Heafield, "Sparse communication for distributed gradient descent", EMNLP 2017; Lin,
 /// Han, Mao, Wang, Dally, "Deep gradient compression", ICLR 2018; error feedback as in ErrorFeedback.
@@ -59,6 +61,8 @@ class LocalTopKReducer final : public GradientReducer<C, B> {
   LocalTopKReducer& operator=(const LocalTopKReducer&) = delete;
   ~LocalTopKReducer() override { abandon(); }
 
+  /// Throws ValueError for 2^31 entries or more, and where a restored residual has another number of
+  /// entries than its layer's first gradient.
   void start(Context& ctx, index_t layer, MatrixView<C> g) override {
     if (g.size() > (std::numeric_limits<stored_index_t>::max)()) {
       throw ValueError("a gradient of " + std::to_string(g.size()) +
@@ -66,7 +70,15 @@ class LocalTopKReducer final : public GradientReducer<C, B> {
     }
     Layer& l = at(layer);
     const index_t k = (std::min)(options_.entries, g.size());
-    if (l.residual.size() != g.size()) l.residual.resize(ctx, g.size());
+    if (l.residual.size() != g.size()) {
+      if (l.restored) {  // it would be lost without a word
+        throw ValueError("the restored residual has " + std::to_string(l.residual.size()) +
+                         " entries, its gradient " + std::to_string(g.size()) +
+                         ": it is of another basis or selection");
+      }
+      l.residual.resize(ctx, g.size());
+    }
+    l.restored = false;
     const MatrixView<C> flat(g.data, 1, g.size());
     B::template add<C>(ctx, C(1), l.residual.matrix(1, g.size()), flat);
     auto frame = ctx.frame();
@@ -126,7 +138,41 @@ class LocalTopKReducer final : public GradientReducer<C, B> {
     }
     exact_.abandon();
   }
-  void forget(index_t layer) override { at(layer).residual.release(); }
+  void forget(index_t layer) override {
+    at(layer).residual.release();
+    at(layer).restored = false;
+  }
+
+  /// This rank's residuals. Throws StateError while a sum is on its way.
+  ReducerState<C> state(Context& ctx) const override {
+    require_settled("state");
+    ReducerState<C> state;
+    state.rank = communicator().rank();
+    state.ranks = communicator().size();
+    state.residuals.resize(layers_.size());
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+      const Buffer<C, B>& e = layers_[i].residual;
+      state.residuals[i].resize(static_cast<std::size_t>(e.size()));
+      if (!e.empty()) B::template download<C>(ctx, e.data(), state.residuals[i].data(), e.size());
+    }
+    return state;
+  }
+  /// Takes over this rank's residuals, after SparseGradGroup::restore. Throws ValueError for those of
+  /// another rank or number of ranks, and for NaN or Inf; StateError while a sum is on its way. Nothing
+  /// has changed then.
+  void restore(Context& ctx, const ReducerState<C>& state) override {
+    require_settled("restore");
+    require_own(state);
+    std::vector<Layer> layers(state.residuals.size());
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      const std::vector<C>& saved = state.residuals[i];
+      if (saved.empty()) continue;
+      layers[i].residual.resize(ctx, static_cast<index_t>(saved.size()));
+      B::template upload<C>(ctx, saved.data(), layers[i].residual.data(), layers[i].residual.size());
+      layers[i].restored = true;
+    }
+    layers_ = std::move(layers);
+  }
 
   bool sums_collections() const override { return true; }
   void sum(Context& ctx, MatrixView<double> sums, bool lower) override { exact_.sum(ctx, sums, lower); }
@@ -153,7 +199,33 @@ class LocalTopKReducer final : public GradientReducer<C, B> {
     std::vector<std::byte> all;   ///< those of every rank
     Communicator::Ticket ticket = 0;
     bool sent = false;
+    bool restored = false;  ///< and no gradient has come since
   };
+  void require_settled(const char* call) const {
+    for (std::size_t i = 0; i < layers_.size(); ++i)
+      if (layers_[i].sent)
+        throw StateError(std::string(call) + ": the entries of gradient " + std::to_string(i) +
+                         " are on their way; call it between steps");
+  }
+  /// Throws ValueError unless this rank of as many ranks has saved the state, and it is finite.
+  void require_own(const ReducerState<C>& state) const {
+    const auto text = [](int rank, int ranks) {
+      return "rank " + std::to_string(rank) + " of " + std::to_string(ranks);
+    };
+    const int rank = communicator().rank();
+    const int ranks = communicator().size();
+    if (state.ranks == 0)
+      throw ValueError("the saved state is that of a reducer without residuals; without it they begin at 0");
+    if (state.rank != rank || state.ranks != ranks) {
+      throw ValueError("the saved residuals are those of " + text(state.rank, state.ranks) + ", expected " +
+                       text(rank, ranks) + "; without them they begin at 0");
+    }
+    for (std::size_t i = 0; i < state.residuals.size(); ++i)
+      for (std::size_t e = 0; e < state.residuals[i].size(); ++e)
+        if (!is_finite(state.residuals[i][e]))
+          throw ValueError("the saved residual of gradient " + std::to_string(i) +
+                           " holds NaN or Inf at entry " + std::to_string(e));
+  }
   Layer& at(index_t layer) {
     if (layers_.size() <= static_cast<std::size_t>(layer))
       layers_.resize(static_cast<std::size_t>(layer) + 1);
