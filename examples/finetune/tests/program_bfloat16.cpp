@@ -68,8 +68,8 @@ TEST_CASE("evaluate --dtype bf16: the model that was saved, near float's metrics
   for (const bool low : {false, true}) {
     const fs::path predictions = output / "predictions.tsv";
     const Finished evaluated =
-        run("evaluate --task cola --max-length 32 --threads 1 --dev-limit 64 --model " + model.string() +
-            " --predictions " + predictions.string() + (low ? " --dtype bf16" : ""));
+        run("evaluate --task cola --max-length 32 --threads 1 --products blas --dev-limit 64 --model " +
+            model.string() + " --predictions " + predictions.string() + (low ? " --dtype bf16" : ""));
     REQUIRE_MESSAGE(evaluated.status == 0, evaluated.err);
     text[low] = evaluated.out;
     std::istringstream lines(content(predictions));
@@ -107,7 +107,8 @@ TEST_CASE("train --dtype bf16 --save-dtype bf16: the file's numbers and config.j
   REQUIRE_MESSAGE(trained.status == 0, trained.err);
   CHECK(json_of(output / "model" / "config.json")["torch_dtype"] == "bfloat16");
   CHECK(content(output / "model" / "model.safetensors").find("\"BF16\"") != std::string::npos);
-  CHECK(run("evaluate --task cola --max-length 32 --threads 1 --dev-limit 16 --dtype bf16 --model " +
+  CHECK(run("evaluate --task cola --max-length 32 --threads 1 --products blas --dev-limit 16 --dtype bf16 "
+            "--model " +
             (output / "model").string())
             .status == 0);
 }

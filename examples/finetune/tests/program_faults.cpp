@@ -19,12 +19,12 @@ std::vector<std::string> words_of(const fs::path& output) {
   std::vector<std::string> words{"train",         "--task",   "cola",         "--model",
                                  tiny().string(), "--output", output.string()};
   for (const char* word :
-       {"--max-length",   "32",     "--train-limit",   "64",     "--dev-limit",        "16",
-        "--batch-size",   "8",      "--epochs",        "2",      "--eval-every",       "5",
-        "--log-every",    "3",      "--learning-rate", "1e-3",   "--checkpoint-every", "4",
-        "--threads",      "1",      "--run-type",      "sparse", "--preset",           "best",
-        "--phase1-steps", "2",      "--width-side",    "8",      "--refresh-every",    "7",
-        "--resume",       "--quiet"})
+       {"--max-length",   "32",      "--train-limit",   "64",     "--dev-limit",        "16",
+        "--batch-size",   "8",       "--epochs",        "2",      "--eval-every",       "5",
+        "--log-every",    "3",       "--learning-rate", "1e-3",   "--checkpoint-every", "4",
+        "--threads",      "1",       "--run-type",      "sparse", "--preset",           "best",
+        "--phase1-steps", "2",       "--width-side",    "8",      "--refresh-every",    "7",
+        "--resume",       "--quiet", "--products",      "blas"})
     words.emplace_back(word);
   return words;
 }

@@ -86,8 +86,8 @@ const fs::path& data() {
 
 std::string words(const std::string& command, const std::string& task, const fs::path& model,
                   const std::string& more = "") {
-  return command + " --threads 1 --max-length 32 --task " + task + " --data " + data().string() +
-         " --model " + model.string() + " " + more;
+  return command + " --threads 1 --products blas --max-length 32 --task " + task + " --data " +
+         data().string() + " --model " + model.string() + " " + more;
 }
 
 Finished train(const std::string& task, const fs::path& model, const fs::path& output,

@@ -25,7 +25,8 @@ int kills_each() {
 
 std::string words_of(const fs::path& output, const std::string& more) {
   return "train --task cola --model " + tiny().string() + " --output " + output.string() +
-         " --max-length 32 --train-limit 256 --dev-limit 64 --batch-size 8 --epochs 2 --eval-every 9 "
+         " --products blas --max-length 32 --train-limit 256 --dev-limit 64 --batch-size 8 --epochs 2 "
+         "--eval-every 9 "
          "--log-every 1 "
          "--learning-rate 1e-3 --checkpoint-every 6 --quiet " +
          more;

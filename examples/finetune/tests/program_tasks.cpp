@@ -182,7 +182,8 @@ const fs::path& headless() {
 std::string train_task(const std::string& task, const fs::path& data, const fs::path& output,
                        const std::string& more) {
   return "train --task " + task + " --data " + data.string() + " --model " + headless().string() +
-         " --output " + output.string() + " --max-length 32 --batch-size 8 --threads 1 " + more;
+         " --output " + output.string() + " --max-length 32 --batch-size 8 --threads 1 --products blas " +
+         more;
 }
 
 }  // namespace
@@ -208,8 +209,8 @@ TEST_CASE("nine tasks: train, then predictions of dev and test, and a submission
     for (const std::string& name :
          two ? std::vector<std::string>{"mnli", "mnli-mm"} : std::vector<std::string>{task}) {
       CAPTURE(name);
-      const std::string words = "evaluate --threads 1 --max-length 32 --task " + name + " --data " +
-                                data.string() + " --model " + (output / "model").string();
+      const std::string words = "evaluate --threads 1 --products blas --max-length 32 --task " + name +
+                                " --data " + data.string() + " --model " + (output / "model").string();
       const Finished dev = run(words + " --predictions " + (output / "dev.tsv").string());
       REQUIRE_MESSAGE(dev.status == 0, dev.err);
       const Finished test = run(words + " --split test --predictions " + (output / "test.tsv").string() +
@@ -259,8 +260,8 @@ TEST_CASE("MNLI is evaluated on both dev sets where both are there") {
   CHECK(log["best"]["metric"] == "accuracy");
   CHECK(log["data"]["second_dev"]["examples"] == dev_rows);
   const auto metric_of = [&](const std::string& task) {
-    const Finished evaluated = run("evaluate --threads 1 --max-length 32 --task " + task + " --data " +
-                                   data.string() + " --model " + (output / "model").string());
+    const Finished evaluated = run("evaluate --threads 1 --products blas --max-length 32 --task " + task +
+                                   " --data " + data.string() + " --model " + (output / "model").string());
     REQUIRE_MESSAGE(evaluated.status == 0, evaluated.err);
     const std::size_t at = evaluated.out.find("accuracy ");
     REQUIRE(at != std::string::npos);
@@ -296,8 +297,8 @@ TEST_CASE("a model of MNLI takes GLUE's diagnostic set") {
       run(train_task("mnli", data, output, "--run-type ft --max-steps 3 --learning-rate 1e-3"));
   REQUIRE_MESSAGE(train.status == 0, train.err);
 
-  const std::string words = "evaluate --threads 1 --max-length 32 --task ax --data " + data.string() +
-                            " --model " + (output / "model").string();
+  const std::string words = "evaluate --threads 1 --products blas --max-length 32 --task ax --data " +
+                            data.string() + " --model " + (output / "model").string();
   const Finished test = run(words + " --split test --submission " + (output / "AX.tsv").string());
   REQUIRE_MESSAGE(test.status == 0, test.err);
   const auto submitted = read_rows(content(output / "AX.tsv"));
@@ -357,9 +358,9 @@ TEST_CASE(
   CHECK(logs[1]["data"]["train"]["examples"] == 16);
 
   const fs::path output = SPARSEGRAD_TEST_OUTPUT_DIR "/written";
-  const Finished test =
-      run("evaluate --threads 1 --max-length 32 --task mnli --split test --data " + csv.string() +
-          " --model " + (output / "model").string() + " --submission " + (output / "MNLI-m.tsv").string());
+  const Finished test = run(
+      "evaluate --threads 1 --products blas --max-length 32 --task mnli --split test --data " + csv.string() +
+      " --model " + (output / "model").string() + " --submission " + (output / "MNLI-m.tsv").string());
   REQUIRE_MESSAGE(test.status == 0, test.err);
   const auto submitted = read_rows(content(output / "MNLI-m.tsv"));
   REQUIRE(submitted.size() == 3);
@@ -409,7 +410,8 @@ TEST_CASE("data of a train split alone: trained on with --held-out, and evaluate
             sentences[(i + i / 8) % sentences.size()] + "\t" + std::to_string(i % 2) + "\n";
   }
   write_file(folder / "QQP" / "quora_duplicate_questions.tsv", rows);
-  const std::string words = " --task qqp --data '" + folder.string() + "' --threads 1 --max-length 32 ";
+  const std::string words =
+      " --task qqp --data '" + folder.string() + "' --threads 1 --products blas --max-length 32 ";
   const std::string train = "train --run-type ft --max-steps 1 --quiet --model '" + tiny().string() +
                             "' --output '" + (folder / "run").string() + "'" + words;
   const Finished without = run(train);
@@ -454,7 +456,8 @@ TEST_CASE("a RoBERTa is trained, saved and evaluated: LoRA merged, the MLPs alon
                            "sparse --preset best --phase1-steps 2 --width-side 8"}) {
     CAPTURE(type);
     const fs::path output = fresh_folder("roberta_run");
-    const std::string common = " --task cola --threads 1 --max-length 48 --dev-limit 64 --model ";
+    const std::string common =
+        " --task cola --threads 1 --products blas --max-length 48 --dev-limit 64 --model ";
     const Finished train =
         run("train" + common + model.string() + " --output " + output.string() +
             " --train-limit 128 --batch-size 8 --max-steps 12 --eval-every 12 --learning-rate 3e-3 "

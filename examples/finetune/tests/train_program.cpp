@@ -160,7 +160,7 @@ TEST_CASE("train, then evaluate with predictions") {
 
   const fs::path predictions = output / "predictions.tsv";
   const std::string evaluate = "evaluate --task cola --model '" + (output / "model").string() +
-                               "' --threads 1 --max-length 32 --dev-limit 64 --predictions ";
+                               "' --threads 1 --products blas --max-length 32 --dev-limit 64 --predictions ";
   const Finished evaluated = run(evaluate + "'" + predictions.string() + "'");
   CHECK_MESSAGE(evaluated.status == 0, evaluated.err);
   check_says(evaluated.out, "matthews_correlation");
@@ -181,8 +181,9 @@ TEST_CASE("batches may be larger than the data") {
   const fs::path output = fresh_folder("large_batch");
   const Finished train = run(train_words(output, "--run-type ft --max-steps 1" + most));
   REQUIRE_MESSAGE(train.status == 0, train.err);
-  const Finished evaluated = run("evaluate --dev-limit 16 --max-length 32 --threads 1 --model '" +
-                                 (output / "model").string() + "'" + most);
+  const Finished evaluated =
+      run("evaluate --dev-limit 16 --max-length 32 --threads 1 --products blas --model '" +
+          (output / "model").string() + "'" + most);
   CHECK_MESSAGE(evaluated.status == 0, evaluated.err);
 }
 
@@ -194,8 +195,8 @@ TEST_CASE("evaluate replaces no file that it reads") {
   const fs::path dev = output / "CoLA" / "dev.tsv";
   std::ofstream(dev) << "x\t1\t\tthe dog ran\nx\t0\t*\tran dog the\n";
   fs::create_symlink(dev, output / "link.tsv");
-  const std::string words = "evaluate --max-length 32 --threads 1 --model '" + model.string() + "' --data '" +
-                            output.string() + "' ";
+  const std::string words = "evaluate --max-length 32 --threads 1 --products blas --model '" +
+                            model.string() + "' --data '" + output.string() + "' ";
   const auto refused = [&](const std::string& more, const char* message) {
     const Finished finished = run(words + more);
     CHECK(finished.status == 1);
@@ -224,7 +225,8 @@ TEST_CASE("a vocabulary that does not fit is warned of; files and unknown tokens
   std::ofstream(model / "vocab.txt", std::ios::binary) << vocab;
   std::ofstream(model / "special_tokens_map.json") << R"({"pad_token": "[PAD]"})";
   const fs::path output = fresh_folder("misfit");
-  const std::string words = " --model '" + model.string() + "' --task cola --threads 1 --max-length 32 ";
+  const std::string words =
+      " --model '" + model.string() + "' --task cola --threads 1 --products blas --max-length 32 ";
   const Finished train =
       run("train --run-type ft --max-steps 1 --train-limit 16 --dev-limit 16 --no-save --output '" +
           output.string() + "'" + words);
