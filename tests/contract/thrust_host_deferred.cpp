@@ -1,8 +1,7 @@
-#include <sparsegrad/backend/thrust_host.cuh>
-
 #include "support/deferred_backend.hpp"
+#include "support/ordered_thrust_host.hpp"
 
-using DeviceBackend = sparsegrad::test::Deferred<sparsegrad::backend::ThrustHost>;
+using DeviceBackend = sparsegrad::test::Deferred<sparsegrad::test::OrderedThrustHost>;
 
 #include "support/device_method.hpp"
 

@@ -68,4 +68,11 @@ void run_blocks_in_order(index_t blocks, const K& kernel) {
   }
 }
 
+/// f(first[e]) for e in [0, n) in the order of the environment: a kernel without blocks.
+template <class Iterator, class F>
+void for_each_in_order(Iterator first, index_t n, const F& f) {
+  for (const index_t e : ordered(n))
+    f(*(first + e));
+}
+
 }  // namespace sparsegrad::test
