@@ -37,7 +37,7 @@ inline BlockOrder block_order() {
 
 /// The numbers [0, n) in the order in which they are to be worked on.
 inline std::vector<index_t> ordered(index_t n) {
-  static std::mt19937_64 random(1);
+  static thread_local std::mt19937_64 random(1);  // contexts may work in threads of their own
   std::vector<index_t> all(static_cast<std::size_t>(n));
   std::iota(all.begin(), all.end(), index_t{0});
   if (block_order() == BlockOrder::shuffled) std::shuffle(all.begin(), all.end(), random);
