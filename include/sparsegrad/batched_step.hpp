@@ -23,7 +23,8 @@ namespace sparsegrad::SPARSEGRAD_ABI {
 /// On a GPU a layer's top-k, moments and update are too small to fill it, and a launch costs more
 /// than they do. Here top-k is one sequence of launches for all members that select by it, Adam
 /// one, and the weights' updates are a BatchedWeightUpdate. Members that do not fit (a selector of
-/// their own, a compact state, no basis, shared gradient memory) take a SequentialStep.
+/// their own, a compact state, shared gradient memory, no basis and the engine's dW itself as core)
+/// take a SequentialStep.
 ///
 /// Where all members do both together, the host does not wait to learn of NaN or Inf: their step
 /// changes nothing, under NonFinite::raise those after it neither, and NonFiniteError comes from
@@ -134,8 +135,8 @@ class BatchedStep {
       } else if (counts_on_device()) {
         throw StateError(
             "step: " + m.title() +
-            " cannot count on the device: it needs a dense optimizer state, a basis, a weight that is "
-            "updated itself, and gradient memory of its own");
+            " cannot count on the device: it needs a dense optimizer state, a weight that is updated "
+            "itself, gradient memory of its own, and a basis where its gradient is given");
       }
     }
     if (!together_.empty()) update_together(ctx, options, decay);
@@ -199,10 +200,10 @@ class BatchedStep {
     constexpr C all = (std::numeric_limits<C>::max)();
     return largest < static_cast<double>(all) ? static_cast<C>(largest) : all;
   }
-  /// Whether the member's step can be one of many: W is updated through a basis, and the state is
-  /// dense.
+  /// Whether the step of a member whose core is made can be one of many: the state is dense, and the
+  /// core is not the engine's dW, in whose place D would be formed.
   static bool fits(const Member& m) {
-    return (m.basis().out().rotates() || m.basis().in().rotates()) && m.optimizer->steps_in_place(m.gradient);
+    return m.source->unread_gradient() == nullptr && m.optimizer->steps_in_place(m.gradient);
   }
   /// The same of a selected member, whose core must still be there.
   static bool takes_together(const Member& m) { return m.source->finished() && fits(m); }

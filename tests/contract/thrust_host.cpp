@@ -1,5 +1,5 @@
-#include <sparsegrad/backend/thrust_host.cuh>
+#include "support/ordered_thrust_host.hpp"
 
-using ContractBackend = sparsegrad::backend::ThrustHost;
+using ContractBackend = sparsegrad::test::OrderedThrustHost;
 
 #include "batched.hpp"

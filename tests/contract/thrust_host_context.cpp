@@ -17,7 +17,6 @@
 #include <thrust/system_error.h>
 
 #include <sparsegrad/backend/reference.hpp>
-#include <sparsegrad/backend/thrust_host.cuh>
 #include <sparsegrad/sparse_grad_group.hpp>
 
 #if __has_include(<cublas_api.h>)
@@ -25,6 +24,7 @@
 #endif
 
 #include "support/device_memory.hpp"
+#include "support/ordered_thrust_host.hpp"
 
 using namespace sparsegrad;
 using sparsegrad::test::Host;
@@ -34,7 +34,7 @@ using sparsegrad::test::to_host;
 
 namespace {
 
-using Base = backend::ThrustHost;
+using Base = test::OrderedThrustHost;
 
 /// Has memory for so many allocations.
 struct Scarce : Base {
@@ -328,7 +328,7 @@ TEST_CASE_TEMPLATE("top_k reads an array for its first two digits, then the shor
   const List list{x.data(), n, found.data(), kept.data(), place.data()};
   portable::SelectState state{};
   std::vector<std::uint32_t> counts(portable::buckets);
-  const auto launch = [](const auto& kernel) { portable::run_blocks_on_host(kernel.blocks(), kernel); };
+  const auto launch = [](const auto& kernel) { test::run_blocks_in_order(kernel.blocks(), kernel); };
   launch(portable::StartSelect{&state, counts.data(), static_cast<std::uint32_t>(k)});
   portable::Digit digit = portable::Digit{8 * static_cast<int>(sizeof(T)) - 1, 0}.next();
   const List unlisted{x.data(), n, nullptr, nullptr, nullptr};

@@ -1,17 +1,17 @@
-#include <sparsegrad/backend/thrust_host.cuh>
-
 #include "support/deferred_backend.hpp"
+#include "support/ordered_thrust_host.hpp"
 
-using DeviceBackend = sparsegrad::test::Deferred<sparsegrad::backend::ThrustHost>;
+using DeviceBackend = sparsegrad::test::Deferred<sparsegrad::test::OrderedThrustHost>;
 
 #include "support/device_method.hpp"
 
 namespace sparsegrad::test {
 
 TEST_CASE("a group's step does not wait, unless it is told to") {
-  for (const Source source : {Source::layers, Source::given}) {
+  for (const auto& [source, bases] :
+       {std::pair(Source::layers, true), std::pair(Source::given, true), std::pair(Source::layers, false)}) {
     for (const NonFinite policy : {NonFinite::raise, NonFinite::skip, NonFinite::propagate}) {
-      ManyLayers m(std::nullopt, policy, source);
+      ManyLayers m(std::nullopt, policy, source, bases);
       m.group->reserve(m.ctx);  // memory that grows waits
       for (int s = 0; s < 3; ++s) {
         m.write_gradients();

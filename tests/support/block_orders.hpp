@@ -37,7 +37,7 @@ inline BlockOrder block_order() {
 
 /// The numbers [0, n) in the order in which they are to be worked on.
 inline std::vector<index_t> ordered(index_t n) {
-  static std::mt19937_64 random(1);
+  static thread_local std::mt19937_64 random(1);  // contexts may work in threads of their own
   std::vector<index_t> all(static_cast<std::size_t>(n));
   std::iota(all.begin(), all.end(), index_t{0});
   if (block_order() == BlockOrder::shuffled) std::shuffle(all.begin(), all.end(), random);
@@ -66,6 +66,13 @@ void run_blocks_in_order(index_t blocks, const K& kernel) {
     }
     (std::make_integer_sequence<int, K::phases>());
   }
+}
+
+/// f(first[e]) for e in [0, n) in the order of the environment: a kernel without blocks.
+template <class Iterator, class F>
+void for_each_in_order(Iterator first, index_t n, const F& f) {
+  for (const index_t e : ordered(n))
+    f(*(first + e));
 }
 
 }  // namespace sparsegrad::test

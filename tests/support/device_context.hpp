@@ -49,13 +49,13 @@ class Counting : public backend::cuda::MemoryResource {
 };
 
 /// Layers whose whole step can stand in a graph, by the defaults: two with both sides full, two one-sided of one shape (whose
-/// weight update is one batched product), one whose basis is a fast transform.
+/// weight update is one batched product), one whose basis is a fast transform, one without a basis.
 template <class T = float>
 struct Model {
   static constexpr index_t wide = 96;
   static constexpr index_t narrow = 64;
   static constexpr index_t tokens = 40;
-  static constexpr int count = 5;
+  static constexpr int count = 6;
 
   explicit Model(const backend::cuda::ContextOptions& options = {}, NonFinite non_finite = NonFinite::raise)
       : ctx(options) {
@@ -85,6 +85,7 @@ struct Model {
     recipe.sides = [](const std::string& kind) {
       if (kind == "one-sided") return SideRecipes{SideRecipe::identity(), SideRecipe::hosvd(16)};
       if (kind == "fast") return SideRecipes{SideRecipe::hadamard(), SideRecipe::hadamard()};
+      if (kind == "plain") return SideRecipes{SideRecipe::identity(), SideRecipe::identity()};
       return SideRecipes{};
     };
     keep.resize(layers.size());
@@ -98,7 +99,7 @@ struct Model {
     step();
     ctx.synchronize();
   }
-  static constexpr const char* kinds[] = {"up", "down", "one-sided", "one-sided", "fast"};
+  static constexpr const char* kinds[] = {"up", "down", "one-sided", "one-sided", "fast", "plain"};
   static index_t out(int i) { return i == 1 ? narrow : wide; }
   static index_t in(int i) { return i == 1 ? wide : narrow; }
 

@@ -200,10 +200,13 @@ inline std::vector<MethodCase> method_cases() {
   add({.name = "dense state, all moments move",
        .semantics = AdamSemantics::dense_core,
        .capacity_factor = 0});
-  add({.name = "dense state, no basis",
-       .out = SideRecipe::identity(),
-       .in = SideRecipe::identity(),
-       .capacity_factor = 0});
+  for (const WeightLayout layout : {WeightLayout::out_in, WeightLayout::in_out}) {
+    add({.name = "dense state, no basis",
+         .out = SideRecipe::identity(),
+         .in = SideRecipe::identity(),
+         .capacity_factor = 0,
+         .layout = layout});
+  }
   add({.name = "few entries", .density = 0.02});
   add({.name = "eviction", .capacity_factor = 1.2, .overflow = Overflow::evict_smallest});
   add({.name = "out side of rank 3, all entries",
@@ -262,14 +265,14 @@ TEST_CASE("in float the method stays near the reference's") {
 /// Who makes the gradients of a group: its layers, or the engine.
 enum class Source { layers, given };
 
-/// Matrices of two kinds, whose whole step can be taken together. Given gradients are set in each step, in either layout,
-/// or stand.
+/// Matrices of two kinds, whose whole step can be taken together; without bases layers' alone. Given gradients are set in
+/// each step, in either layout, or stand.
 struct ManyLayers {
   using B = DeviceBackend;
   static constexpr std::size_t count = 6;
 
   explicit ManyLayers(std::optional<double> capacity_factor = 0, NonFinite non_finite = NonFinite::raise,
-                      Source source = Source::layers)
+                      Source source = Source::layers, bool bases = true)
       : random(11) {
     GroupOptions options;
     options.density = 0.2;
@@ -291,6 +294,7 @@ struct ManyLayers {
         group->add_weight(ctx, weight, kind);
       }
     }
+    if (!bases) return;
     BasisRecipe recipe;
     recipe.sides = [](const std::string& kind) {
       if (kind == "up") return SideRecipes{SideRecipe::identity(), SideRecipe::hosvd(3)};
@@ -376,6 +380,48 @@ TEST_CASE("layers that step together do what they do one after the other") {
   const Host<double> expected = apart.all_weights();
   for (std::size_t e = 0; e < found.size(); ++e)
     CHECK(found[e] == doctest::Approx(expected[e]).epsilon(1e-12));
+}
+
+TEST_CASE("layers without bases step together, bit by bit as one after the other") {
+  using B = DeviceBackend;
+  constexpr index_t n = 20;
+  // Without a look for NaN the weights decay in the update, else before it.
+  for (const auto& [layout, policy] : {std::pair(WeightLayout::out_in, NonFinite::raise),
+                                       std::pair(WeightLayout::in_out, NonFinite::propagate)}) {
+    const auto train = [&, layout = layout, policy = policy](bool together) {
+      B::Context ctx;
+      std::mt19937_64 random(23);
+      GroupOptions options;
+      options.density = 0.1;
+      options.capacity_factor = 0;
+      options.share_gradient_memory = !together;  // a core is gone before the step
+      options.non_finite = policy;
+      SparseGradGroup<float, B> group(options);
+      std::vector<Buffer<float, B>> weights;
+      std::vector<std::unique_ptr<SparseGradLinear<float, B>>> layers;
+      for (std::size_t i = 0; i < 3; ++i) {
+        weights.push_back(to_device<B>(ctx, normal<float>(random, n * n)));
+        layers.push_back(std::make_unique<SparseGradLinear<float, B>>(ctx, weights[i].matrix(n, n), nullptr,
+                                                                      LinearOptions{layout}));
+        group.add(ctx, *layers[i], "up");
+      }
+      for (int s = 0; s < 4; ++s) {
+        for (std::size_t i = 0; i < layers.size(); ++i) {
+          const Buffer<float, B> g = to_device<B>(ctx, normal<float>(random, n * n));
+          layers[i]->add_gradient(ctx, g.matrix(n, n));
+          if (!together) group.select(ctx, static_cast<index_t>(i));
+        }
+        group.step(ctx, {.learning_rate = 1e-2, .weight_decay = 0.1, .grad_scale = 0.5});
+      }
+      Host<float> all;
+      for (const Buffer<float, B>& w : weights) {
+        const Host<float> part = to_host<B>(ctx, w.data(), w.size());
+        all.insert(all.end(), part.begin(), part.end());
+      }
+      return all;
+    };
+    CHECK(train(true) == train(false));
+  }
 }
 
 TEST_CASE("cores of many matrices that are made together are those that each source makes") {
@@ -464,9 +510,11 @@ TEST_CASE("cores of many matrices that are made together are those that each sou
 }
 
 TEST_CASE("weights whose gradients are given step as layers do, none of which is copied") {
-  for (const std::optional<double> capacity : {std::optional<double>(0), std::optional<double>(1.5)}) {
-    ManyLayers layers(capacity);
-    ManyLayers given(capacity, NonFinite::raise, Source::given);
+  for (const auto& [capacity, bases] :
+       {std::pair<std::optional<double>, bool>(0, true), std::pair<std::optional<double>, bool>(1.5, true),
+        std::pair<std::optional<double>, bool>(0, false)}) {
+    ManyLayers layers(capacity, NonFinite::raise, Source::layers, bases);
+    ManyLayers given(capacity, NonFinite::raise, Source::given, bases);
     CHECK(given.all_weights() == layers.all_weights());
     for (int s = 0; s < 5; ++s) {
       for (ManyLayers* m : {&layers, &given}) {
@@ -523,12 +571,16 @@ TEST_CASE("the dense state is the default, with which no step waits to learn of 
 TEST_CASE("NaN in one of many layers, raise: the step and those after it change nothing, and check throws") {
   const GroupStep step{.learning_rate = 1e-2, .weight_decay = 0.1};
   Source source = Source::layers;
+  bool bases = true;
   SUBCASE("layers") {}
   SUBCASE("given") {
     source = Source::given;
   }
-  ManyLayers m(0, NonFinite::raise, source);
-  ManyLayers plain(0, NonFinite::raise, source);
+  SUBCASE("layers without bases") {
+    bases = false;
+  }
+  ManyLayers m(0, NonFinite::raise, source, bases);
+  ManyLayers plain(0, NonFinite::raise, source, bases);
   for (ManyLayers* each : {&m, &plain}) {
     each->gradients();
     each->group->step(each->ctx, step);
@@ -598,13 +650,17 @@ TEST_CASE("a raised flag stops a captured or unchecked step until the host has t
 TEST_CASE("NaN in one of many layers, that step alone is skipped and not counted") {
   const GroupStep step{.learning_rate = 1e-2, .weight_decay = 0.1};
   Source source = Source::layers;
+  bool bases = true;
   SUBCASE("layers") {}
   SUBCASE("given") {
     source = Source::given;
   }
+  SUBCASE("layers without bases") {
+    bases = false;
+  }
   for (const bool on_device : {false, true}) {
-    ManyLayers m(0, NonFinite::skip, source);
-    ManyLayers plain(0, NonFinite::skip, source);
+    ManyLayers m(0, NonFinite::skip, source, bases);
+    ManyLayers plain(0, NonFinite::skip, source, bases);
     if (on_device) m.group->count_on_device(m.ctx);
     for (int s = 0; s < 4; ++s) {
       if (s == 1 || s == 2) {
@@ -692,21 +748,25 @@ TEST_CASE("steps counted in the backend's memory are the optimizers' steps") {
   CHECK(device.group->optimizer(5).steps() == 5);
 
   ManyLayers compact(1.5);
-  compact.group->count_on_device(compact.ctx);
-  compact.gradients();
-  const Host<double> before = compact.all_weights();
-  CHECK_THROWS_AS(compact.group->step(compact.ctx, {}), StateError);
-  CHECK(compact.all_weights() == before);
-  CHECK(compact.group->optimizer(0).steps() == 0);
+  ManyLayers given(0, NonFinite::raise, Source::given, false);  // dW itself is the core of most
+  for (ManyLayers* m : {&compact, &given}) {
+    m->group->count_on_device(m->ctx);
+    m->gradients();
+    const Host<double> before = m->all_weights();
+    CHECK_THROWS_AS(m->group->step(m->ctx, {}), StateError);
+    CHECK(m->all_weights() == before);
+    CHECK(m->group->optimizer(0).steps() == 0);
+  }
 }
 
-TEST_CASE("NaN in a gradient: raise says where, and nothing has changed") {
+TEST_CASE("NaN in a gradient of a compact state: raise says where, and nothing has changed") {
   using B = DeviceBackend;
   B::Context ctx;
   Buffer<float, B> weight = to_device<B>(ctx, Host<float>(12, 1.0F));
   SparseGradLinear<float, B> layer(ctx, weight.matrix(3, 4), nullptr);
   GroupOptions options;
   options.entries = 5;
+  options.capacity_factor = 1;
   SparseGradGroup<float, B> group(options);
   group.add(ctx, layer, "up");
   Host<float> gradient(12, 1.0F);

@@ -40,9 +40,8 @@ inline TrainOptions options_together(RunType type) {
   return options;
 }
 
-// (Matrices without bases, of run type topk, step one after another.)
 TEST_CASE("device trainer: a step waits for its loss, once more where it clips") {
-  for (const RunType type : {RunType::ft, RunType::sparse, RunType::lora}) {
+  for (const RunType type : {RunType::ft, RunType::sparse, RunType::topk, RunType::lora}) {
     for (const double clip : {0.0, 0.5}) {
       CAPTURE(std::string(to_string(type)));
       TrainOptions options = options_together(type);

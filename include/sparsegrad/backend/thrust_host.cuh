@@ -50,13 +50,12 @@ struct HostSystem {
   }
 };
 
-}  // namespace portable
-
-/// Serial, without a library of linear algebra. Compiles with g++ and clang++ too, where Thrust's
-/// headers are found and THRUST_DEVICE_SYSTEM is THRUST_DEVICE_SYSTEM_CPP. For tests: as a backend
-/// of programs it has no merit.
-struct ThrustHost : portable::Kernels<portable::HostSystem> {
-  using System = portable::HostSystem;
+/// ThrustHost with the kernels run by `HostSystem_`: HostSystem, or one that runs them in another
+/// order.
+template <class HostSystem_>
+struct BasicThrustHost : Kernels<HostSystem_> {
+  using System = HostSystem_;
+  using Context = typename System::Context;
   using Memory = host::HostMemory;
   static constexpr const char* name() { return "thrust_host"; }
   static constexpr double dense_above_density = 1;  // left to the cost model
@@ -93,6 +92,13 @@ struct ThrustHost : portable::Kernels<portable::HostSystem> {
   }
   static void eigh(Context&, MatrixView<double> a, double* w) { host::PlainEigh::run(a, w); }
 };
+
+}  // namespace portable
+
+/// Serial, without a library of linear algebra. Compiles with g++ and clang++ too, where Thrust's
+/// headers are found and THRUST_DEVICE_SYSTEM is THRUST_DEVICE_SYSTEM_CPP. For tests: as a backend
+/// of programs it has no merit.
+struct ThrustHost : portable::BasicThrustHost<portable::HostSystem> {};
 
 static_assert(BatchedBackend<ThrustHost> && LowPrecisionBackend<ThrustHost, bfloat16> &&
               LowPrecisionBackend<ThrustHost, float16>);

@@ -34,8 +34,7 @@ Iterator for_each_n(Policy& policy, Iterator first, Size n, F f) {
     if (block_order() == BlockOrder::sequential) {
       thrust::for_each_n(thrust::cpp::par, first, n, f);
     } else {
-      for (const index_t e : ordered(static_cast<index_t>(n)))
-        f(*(first + static_cast<Size>(e)));
+      for_each_in_order(first, static_cast<index_t>(n), f);
     }
   });
   return first + n;
