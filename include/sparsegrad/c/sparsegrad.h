@@ -24,7 +24,9 @@
 // - Structs of options begin with their size. Fill them by their `_init` function, then change
 //   members. A NULL in place of options stands for the defaults.
 // - One call at a time on a context and what was made with it, a second thread being refused where it
-//   is seen; several contexts may work side by side. A forked child makes contexts of its own.
+//   is seen; several contexts may work side by side.
+// - A forked child makes a context of its own, and with it all else. With a handle of its parent's
+//   every call is SPARSEGRAD_ERROR_STATE there, and `destroy` frees nothing.
 /// @file
 /// The C interface.
 #ifndef SPARSEGRAD_C_SPARSEGRAD_H
