@@ -486,6 +486,8 @@ sparsegrad_status sparsegrad_adam_create(sparsegrad_context* context, int64_t ro
     require_pointer("adam", adam);
     AnyContext& of = self("context", context);
     const auto chosen = options_or_default("sparsegrad_adam_options", options, sparsegrad_adam_options_init);
+    if (rows <= 0 || cols <= 0)
+      throw ShapeError("the core is " + shape_text(rows, cols) + ", expected positive extents");
     *adam = new sparsegrad_adam{of.make_adam(rows, cols, chosen)};
   });
 }

@@ -592,7 +592,7 @@ typedef struct sparsegrad_adam sparsegrad_adam;
 
 /// Fills the options with their defaults: 0.9, 0.999, 1e-8, moments for all entries.
 SPARSEGRAD_C_API void sparsegrad_adam_options_init(sparsegrad_adam_options* options);
-/// Makes an Adam for a float core [rows, cols].
+/// Makes an Adam for a float core [rows, cols]. SPARSEGRAD_ERROR_SHAPE unless both are positive.
 SPARSEGRAD_C_API sparsegrad_status sparsegrad_adam_create(sparsegrad_context* context, int64_t rows,
                                                           int64_t cols,
                                                           const sparsegrad_adam_options* options,

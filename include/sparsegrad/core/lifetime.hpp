@@ -11,8 +11,11 @@ namespace sparsegrad::SPARSEGRAD_ABI {
 /// the object. A copy of the object, or the one that it is moved to, has a life of its own.
 class Lifetime {
  public:
+  /// A life that begins.
   Lifetime() = default;
+  /// Another one: a copy's.
   Lifetime(const Lifetime&) {}
+  /// Each goes on with its own.
   Lifetime& operator=(const Lifetime&) { return *this; }
 
   /// Expired once the object is destroyed.
