@@ -21,7 +21,8 @@ static Handles make(sparsegrad_backend backend) {
   sparsegrad_context_options options;
   sparsegrad_context_options_init(&options);
   options.backend = backend;
-  options.threads = 3;  // on which a child would wait for ever
+  options.threads = 3;        // on which a child would wait for ever
+  options.deterministic = 1;  // keeps OpenMP below a BLAS to one thread: its team has gone at a fork, too
   OK(sparsegrad_context_create(&options, &h.context));
   h.w = calloc(N, sizeof(float));
   h.layer_w = calloc(N, sizeof(float));
