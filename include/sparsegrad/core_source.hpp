@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "core/lifetime.hpp"
 #include "gradient_memory.hpp"
 #include "hosvd_accumulator.hpp"
 #include "plan.hpp"
@@ -90,6 +91,9 @@ class CoreSource {
   const std::string& name() const { return name_; }
   /// Sets that name.
   void set_name(std::string name) { name_ = std::move(name); }
+
+  /// Expires when the source is destroyed, for whoever refers to it.
+  std::weak_ptr<const void> life() const { return lifetime_.watch(); }
 
   /// Extents of dW.
   virtual index_t out_extent() const = 0;
@@ -188,6 +192,7 @@ class CoreSource {
 
  private:
   std::string name_;
+  Lifetime lifetime_;
 };
 
 }  // namespace sparsegrad::SPARSEGRAD_ABI

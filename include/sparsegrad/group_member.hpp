@@ -94,6 +94,7 @@ struct GroupMember {
   std::string kind;
   /// What makes its core gradient.
   CoreSource<C, B>* source = nullptr;
+  std::weak_ptr<const void> life;                ///< that of a layer's source
   std::unique_ptr<GivenGradient<C, B>> given;    ///< the source, of a weight whose engine makes dW itself
   std::unique_ptr<TrainedWeight<T>> own_weight;  ///< the weight, where there is no layer that has it
   const TrainedWeight<T>* weight = nullptr;      ///< the weight that is trained
@@ -121,6 +122,7 @@ struct GroupMember {
   template <class L>
   void take(Context& ctx, L& layer) {
     source = &layer.gradient();
+    life = source->life();
     weight = &layer.trained_weight();
     rotations = default_rotations<T, B>(ctx);
     if constexpr (requires { layer.rotations(); }) rotations = layer.rotations();
@@ -139,6 +141,11 @@ struct GroupMember {
   template <class F>
   decltype(auto) named(F&& f) const {
     return with_name([this] { return title(); }, std::forward<F>(f));
+  }
+  /// Throws StateError when its layer is gone.
+  void require_alive() const {
+    if (given != nullptr || !life.expired()) return;
+    throw StateError(title() + " was destroyed, expected it to live as long as the group, or until `remove`");
   }
   /// Whether there is a gradient in this step.
   bool has_gradient() const { return has_own_gradient() || !earlier.empty(); }

@@ -62,13 +62,13 @@ class GroupMembers {
   const MemberRules<C, B>& rules() const { return rules_; }
   /// Number of members.
   index_t size() const { return static_cast<index_t>(list_.size()); }
-  /// The members in the order in which they joined.
-  std::span<Member> all() { return list_; }
-  /// The members in the order in which they joined.
-  std::span<const Member> all() const { return list_; }
-  /// Throws ValueError for a number that no member has.
+  /// The members in the order in which they joined. Throws StateError, naming it, where a layer is gone.
+  std::span<Member> all() { return living<Member>(list_); }
+  /// The same, to read.
+  std::span<const Member> all() const { return living<const Member>(list_); }
+  /// Member i. Throws ValueError for a number that no member has, StateError where its layer is gone.
   Member& at(index_t i) { return list_[place(i)]; }
-  /// Member i. Throws ValueError when there is none.
+  /// The same, to read.
   const Member& at(index_t i) const { return list_[place(i)]; }
 
   /// Appends a member, with optimizer and gradients unless `later`, or it needs a basis first;
@@ -100,7 +100,7 @@ class GroupMembers {
   /// same memory: each step would change it twice.
   void require_apart(const char* call, const CoreSource<C, B>* source, const TrainedWeight<T>& weight,
                      index_t except = -1) const {
-    for (const Member& m : list_) {
+    for (const Member& m : all()) {
       if (m.number == except) continue;
       if (m.source == source)
         throw ValueError(std::string(call) + ": it is " + m.title() + " of this group already");
@@ -134,7 +134,7 @@ class GroupMembers {
           "use_selector: this selector needs each core until the step is taken; it excludes "
           "share_gradient_memory");
     }
-    for (const Member& other : list_) {
+    for (const Member& other : all()) {
       if (selector.identity() != nullptr && &other != &m && other.selector.identity() == selector.identity())
         throw ValueError("use_selector: " + other.title() +
                          " uses this selector, whose state belongs to one weight");
@@ -193,7 +193,7 @@ class GroupMembers {
     m.gradient = {};
     m.update = nullptr;
     m.gradient = SparseGradient<C, B>(ctx, rows, cols, k);
-    for (const Member& other : list_) {
+    for (const Member& other : all()) {
       if (&other != &m && other.update != nullptr && other.update->rows() == rows &&
           other.update->cols() == cols && other.update->capacity() == entries)
         m.update = other.update;
@@ -233,13 +233,13 @@ class GroupMembers {
   /// An optimizer for members with a gradient that have none: a step before the refresh that a
   /// collection is for, or a core that was too large for one.
   void prepare_missing(Context& ctx) {
-    for (Member& m : list_)
+    for (Member& m : all())
       if (m.optimizer == nullptr && m.takes_part(rules_)) prepare(ctx, m);
   }
   /// Selects the members that are not yet selected. False where NaN or Inf leaves the step out, by
   /// NonFinite::skip.
   bool select(Context& ctx, GroupReport& report) {
-    for (Member& m : list_) {
+    for (Member& m : all()) {
       if (!m.takes_part(rules_)) {
         ++report.without_gradient;
         continue;
@@ -257,7 +257,7 @@ class GroupMembers {
   bool stays_finite(Context& ctx, const StepOptions& step, GroupReport& report) const {
     const C largest = rules_.non_finite == NonFinite::propagate ? (std::numeric_limits<C>::max)()
                                                                 : core_optimizer::largest_gradient<C, O>();
-    for (const Member& m : list_) {
+    for (const Member& m : all()) {
       if (!m.is_selected()) continue;
       try {
         m.named([&] { core_optimizer::require_scaled<C, B>(ctx, m.gradient, step, largest); });
@@ -273,15 +273,15 @@ class GroupMembers {
   /// Throws, before anything has changed, what an optimizer's step would throw for the entries that
   /// were selected and these numbers.
   void require_step(Context& ctx, const StepOptions& step) const {
-    for (const Member& m : list_)
+    for (const Member& m : all())
       if (m.is_selected()) m.named([&] { require_step(ctx, m, step); });
   }
   /// Takes the memory that the optimizers' steps will want, then tells the selectors that the step
   /// is taken.
   void commit(Context& ctx, GroupReport& report) {
-    for (Member& m : list_)
+    for (Member& m : all())
       if (m.is_selected() && core_optimizer::make_room(ctx, *m.optimizer, m.gradient)) ++report.became_dense;
-    for (Member& m : list_)
+    for (Member& m : all())
       if (m.is_selected() && m.selector.wants_commit())
         m.selector.committed(ctx, m.source->core(ctx), m.gradient);
   }
@@ -290,7 +290,7 @@ class GroupMembers {
   /// throws.
   std::optional<BasisCollection<C, B>> start_collection(Context& ctx, const BasisRecipe& recipe) {
     std::optional<BasisCollection<C, B>> collection = BasisCollection<C, B>::of(ctx, all(), recipe);
-    for (Member& m : list_)
+    for (Member& m : all())
       m.sums = collection->sums(m.number);
     return collection;
   }
@@ -305,7 +305,7 @@ class GroupMembers {
   }
   /// Tells the sources whose dW is summed to form it.
   void form_weight_gradients(Context& ctx) {
-    for (Member& m : list_) {
+    for (Member& m : all()) {
       m.source->form_weight_gradient(ctx, m.sums != nullptr);
       // Nothing was learned yet, and the basis to come has states of another shape.
       if (m.optimizer != nullptr && m.optimizer->steps() == 0) m.forget_state();
@@ -322,7 +322,7 @@ class GroupMembers {
   void shrink_gradient_memory(Context& ctx) {
     if (shared_ == nullptr) return;
     index_t most = 0;
-    for (const Member& m : list_)
+    for (const Member& m : all())
       if (m.given == nullptr) most = (std::max)(most, m.source->element_count());
     shared_->shrink(ctx, most);
   }
@@ -330,7 +330,7 @@ class GroupMembers {
   /// See SparseGradGroup::squared_norm.
   double squared_norm(Context& ctx) {
     double sum = 0;
-    for (Member& m : list_) {
+    for (Member& m : all()) {
       require_one_selection(m);
       if (!m.takes_part(rules_)) continue;
       if (!m.squared_norm && m.progress == Member::Progress::selected) {
@@ -352,7 +352,7 @@ class GroupMembers {
 
   /// Takes the memory that steps with up to `max_tokens` tokens need.
   void reserve(Context& ctx, index_t max_tokens) {
-    for (Member& m : list_) {
+    for (Member& m : all()) {
       const bool waits = m.optimizer == nullptr;  // for its basis
       if (waits && !m.source->forms_weight_gradient()) require_positions(m);
       m.source->reserve(ctx, max_tokens);
@@ -379,7 +379,7 @@ class GroupMembers {
       seen.push_back(p);
       return true;
     };
-    for (const Member& m : list_) {
+    for (const Member& m : all()) {
       sum.gradients += m.source->bytes() + m.earlier.bytes();
       sum.sparse_gradients += m.gradient.bytes();
       if (m.update != nullptr && first_time(m.update.get())) sum.sparse_gradients += m.update->bytes();
@@ -393,7 +393,7 @@ class GroupMembers {
 
   /// Throws StateError, naming the caller, while a member holds a gradient of this step.
   void require_idle(const char* call) const {
-    for (const Member& m : list_)
+    for (const Member& m : all())
       m.require_idle(call);
   }
   /// With shared memory the gradient of a selected member is gone, and another would take its place
@@ -406,7 +406,7 @@ class GroupMembers {
   }
   /// The same of all members.
   void require_one_selection() const {
-    for (const Member& m : list_)
+    for (const Member& m : all())
       require_one_selection(m);
   }
 
@@ -426,11 +426,18 @@ class GroupMembers {
                      std::to_string(entries) + "; its state was changed from outside");
   }
 
+  template <class M>
+  static std::span<M> living(std::span<M> members) {
+    for (const M& m : members)
+      m.require_alive();
+    return members;
+  }
   std::size_t place(index_t i) const {
     if (i < 0 || i >= size()) {
       throw ValueError("index is " + std::to_string(i) + ", expected 0 <= index < " + std::to_string(size()) +
                        ", the weights of the group");
     }
+    list_[static_cast<std::size_t>(i)].require_alive();
     return static_cast<std::size_t>(i);
   }
 

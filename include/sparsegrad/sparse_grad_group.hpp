@@ -39,10 +39,11 @@ using GroupOptions = BasicGroupOptions<SparseAdamOptions>;
 ///     group.refresh(ctx);                    // bases fitted, optimizer states made for them
 ///     group.step(ctx, {.learning_rate = 1e-4});
 ///
-/// Weights and layers are borrowed and must live while the group is used. When the group ends
-/// first, layers go on as they are. Strong exception guarantee: a call that throws has changed
-/// nothing, unless its text says otherwise. (Where memory runs out, in a step without `reserve` or
-/// in a change of bases, only the calls that say so keep it.)
+/// Weights and layers are borrowed and must live while the group is used: a call that meets a layer
+/// which was destroyed throws StateError, naming it. When the group ends first, layers go on as they
+/// are. Strong exception guarantee: a call that throws has changed nothing, unless its text says
+/// otherwise. (Where memory runs out, in a step without `reserve` or in a change of bases, only the
+/// calls that say so keep it.)
 ///
 /// `O` is the optimizer of each core, a CoreOptimizer; its options are part of the group's.
 template <class T, Backend B = DefaultBackend, class O = SparseAdam<compute_t<T>, B>>

@@ -28,6 +28,7 @@ class Adam {
   Adam(std::shared_ptr<Machine> machine, sparsegrad_adam* handle)
       : machine_(std::move(machine)), handle_(handle, sparsegrad_adam_destroy) {}
 
+  const std::shared_ptr<Machine>& machine() const { return machine_; }
   sparsegrad_adam_info describe() const {
     sparsegrad_adam_info info;
     require_ok(sparsegrad_adam_describe(handle_.get(), &info));
@@ -140,7 +141,13 @@ void bind_adam(nb::module_& m) {
       .def_prop_ro(
           "entries", [](const Adam& self) { return self.describe().entries; }, "Entries that have moments.")
       .def_prop_ro(
-          "nbytes", [](const Adam& self) { return self.describe().bytes; }, "Bytes of its state.");
+          "nbytes", [](const Adam& self) { return self.describe().bytes; }, "Bytes of its state.")
+      .def("__repr__", [](const Adam& self) {
+        return repr_of("SparseAdam", self.machine(), [&] {
+          const sparsegrad_adam_info i = self.describe();
+          return "of a core " + extents(i.rows, i.cols) + ", " + counted(i.steps, "step");
+        });
+      });
 }
 
 }  // namespace sparsegrad::python

@@ -176,10 +176,10 @@ void bind_basis(nb::module_& m) {
           "in_kept_energy", [](const Basis& self) { return describe(self).in_kept_energy; },
           "The same of U's columns.")
       .def("__repr__", [](const Basis& self) {
-        const sparsegrad_basis_info i = describe(self);
-        return "<TuckerBasis of gradients [" + std::to_string(i.out_extent) + ", " +
-               std::to_string(i.in_extent) + "], cores [" + std::to_string(i.rows) + ", " +
-               std::to_string(i.cols) + "]>";
+        return repr_of("TuckerBasis", self.machine(), [&] {
+          const sparsegrad_basis_info i = describe(self);
+          return "of gradients " + extents(i.out_extent, i.in_extent) + ", cores " + extents(i.rows, i.cols);
+        });
       });
 }
 

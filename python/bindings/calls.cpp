@@ -66,10 +66,6 @@ Machine::Machine(const sparsegrad_context_options& options) : process_(getpid())
   require_ok(sparsegrad_context_create(&options, &handle_));
 }
 
-Machine::~Machine() {
-  if (!forked()) sparsegrad_context_destroy(handle_);
-}
-
 bool Machine::forked() const {
   return getpid() != process_;
 }

@@ -47,8 +47,7 @@ class WithoutGil {
 class Machine {
  public:
   explicit Machine(const sparsegrad_context_options& options);
-  /// In a child process that was forked it frees nothing: the context's threads are the parent's.
-  ~Machine();
+  ~Machine() { sparsegrad_context_destroy(handle_); }
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
 
@@ -95,6 +94,22 @@ template <class F>
 void call(const std::shared_ptr<Machine>& machine, F&& f) {
   Calls calls(*machine);
   calls(f);
+}
+
+/// What repr() says of an object: "<", its class, text(), ">". In a forked child, where its context cannot be asked,
+/// that it is the parent's.
+template <class F>
+std::string repr_of(const char* name, const std::shared_ptr<Machine>& machine, F&& text) {
+  if (machine->forked()) return std::string("<") + name + " of the parent of this process>";
+  return std::string("<") + name + " " + text() + ">";
+}
+/// "1 step", "2 steps".
+inline std::string counted(std::int64_t count, const char* what) {
+  return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
+}
+/// "[2, 3]"
+inline std::string extents(std::int64_t rows, std::int64_t cols) {
+  return "[" + std::to_string(rows) + ", " + std::to_string(cols) + "]";
 }
 
 /// Number of a word in its list. Raises ArgumentError for another word.

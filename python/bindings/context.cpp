@@ -16,6 +16,18 @@ std::uint64_t default_seed() {
   return options.out_side.seed;
 }
 
+std::int32_t threads_of(const Context& self) {
+  std::int32_t threads = 0;
+  require_ok(sparsegrad_context_describe(self.machine->handle(), nullptr, &threads));
+  return threads;
+}
+
+std::string backend_of(const Context& self) {
+  sparsegrad_backend backend = 0;
+  require_ok(sparsegrad_context_describe(self.machine->handle(), &backend, nullptr));
+  return backend_words[backend];
+}
+
 std::string side_text(const sparsegrad_side& side) {
   std::string arguments;
   const auto add = [&](const std::string& text) { arguments += (arguments.empty() ? "" : ", ") + text; };
@@ -69,22 +81,13 @@ void bind_context(nb::module_& m) {
           "threads: 0 for as many as the process may keep busy.\n"
           "backend: which library takes the products.\n"
           "deterministic: the same bits for any number of threads.")
-      .def_prop_ro(
-          "threads",
-          [](const Context& self) {
-            std::int32_t threads = 0;
-            require_ok(sparsegrad_context_describe(self.machine->handle(), nullptr, &threads));
-            return threads;
-          },
-          "Number of threads.")
-      .def_prop_ro(
-          "backend",
-          [](const Context& self) {
-            sparsegrad_backend backend = 0;
-            require_ok(sparsegrad_context_describe(self.machine->handle(), &backend, nullptr));
-            return std::string(backend_words[backend]);
-          },
-          "The backend, never \"default\".");
+      .def_prop_ro("threads", threads_of, "Number of threads.")
+      .def_prop_ro("backend", backend_of, "The backend, never \"default\".")
+      .def("__repr__", [](const Context& self) {
+        return repr_of("Context", self.machine, [&] {
+          return "of " + counted(threads_of(self), "thread") + " on " + backend_of(self);
+        });
+      });
 
   nb::class_<sparsegrad_side>(
       m, "Side",

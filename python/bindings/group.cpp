@@ -1,4 +1,5 @@
 // Group.
+#include <algorithm>
 #include <map>
 #include <set>
 #include <utility>
@@ -20,6 +21,7 @@ class Group {
   Group(std::shared_ptr<Machine> machine, sparsegrad_group_options options, Sides sides)
       : machine_(std::move(machine)),
         sides_(std::make_unique<Sides>(std::move(sides))),
+        dtype_(dtypes[options.weight_dtype]),
         handle_(nullptr, sparsegrad_group_destroy) {
     options.sides = [](void* user, const char* kind, sparsegrad_side* out, sparsegrad_side* in) {
       const auto& by_kind = *static_cast<const Sides*>(user);
@@ -170,6 +172,21 @@ class Group {
                                                   nb::make_tuple(w.core_rows, w.core_cols), w.kept, w.steps,
                                                   w.optimizer_bytes);
   }
+  std::string repr() const {
+    return repr_of("Group", machine_, [&] {
+      sparsegrad_group_info info{};
+      std::int64_t steps = 0;  // of the weight that has made most
+      Calls calls(*machine_);
+      calls([&] { return sparsegrad_group_describe(handle_.get(), &info); });
+      for (std::int64_t i = 0; i < info.size; ++i) {
+        sparsegrad_weight_info weight{};
+        calls([&] { return sparsegrad_group_describe_weight(handle_.get(), i, &weight); });
+        steps = std::max(steps, weight.steps);
+      }
+      return "of " + counted(info.size, "weight") + " of " + dtype_ + ", " +
+             (info.warming_up != 0 ? "warming up" : counted(steps, "step"));
+    });
+  }
   std::int64_t size() const { return static_cast<std::int64_t>(members_.size()); }
 
   nb::bytes save() {
@@ -247,6 +264,7 @@ class Group {
 
   std::shared_ptr<Machine> machine_;
   std::unique_ptr<Sides> sides_;
+  const char* dtype_;
   std::vector<Member> members_;  // outlive the handle
   std::unique_ptr<sparsegrad_group, void (*)(sparsegrad_group*)> handle_;
   bool kinds_checked_ = false;
@@ -381,6 +399,7 @@ void bind_group(nb::module_& m) {
            nb::sig("def describe_weight(self, index: int) -> sparsegrad._results.WeightInfo"),
            "What the group knows of one weight.")
       .def("__len__", &Group::size)
+      .def("__repr__", &Group::repr)
       .def_prop_ro(
           "warming_up", [](Group& self) { return self.describe().warming_up != 0; },
           "Whether the next step is one of the warm-up.")

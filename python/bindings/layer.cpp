@@ -224,7 +224,11 @@ void bind_layer(nb::module_& m) {
           nb::sig(
               "def rebind(self, weight: Array, bias: Array | None = None, *, master: Array | None = None) -> "
               "None"),
-          "From now on weight and bias are these arrays, of the same shape, type and layout.");
+          "From now on weight and bias are these arrays, of the same shape, type and layout.")
+      .def("__repr__", [](const Layer& self) {
+        return "<Layer " + extents(self.out(), self.in()) + " of " + dtypes[self.weight().c.matrix.dtype] +
+               ">";
+      });
 }
 
 }  // namespace sparsegrad::python

@@ -75,6 +75,13 @@ def test_adam_with_few_moments():
     assert adam.entries == 3
 
 
+def test_repr_of_an_adam():
+    adam = SparseAdam((2, 3))
+    assert repr(adam) == "<SparseAdam of a core [2, 3], 0 steps>"
+    adam.step((np.array([1]), np.ones(1, np.float32)), learning_rate=0.1)
+    assert repr(adam) == "<SparseAdam of a core [2, 3], 1 step>"
+
+
 @pytest.mark.parametrize(
     "error, text, positions, values",
     [
@@ -105,8 +112,9 @@ def test_adam_refuses_options():
     ):
         with pytest.raises(ValueError, match=text):
             SparseAdam((2, 3), **options)
-    with pytest.raises(ValueError):
-        SparseAdam((-2, 3))
+    for shape, text in (((0, 3), "0x3"), ((3, 0), "3x0"), ((-2, 3), "-2x3")):
+        with pytest.raises(ValueError, match=f"the core is {text}, expected positive extents"):
+            SparseAdam(shape)
     with pytest.raises(ValueError):
         SparseAdam((2**31, 2**31))
     adam = SparseAdam((2, 3))

@@ -11,7 +11,7 @@ import pytest
 
 import sparsegrad
 from conftest import StdRandom
-from sparsegrad import Group, Side
+from sparsegrad import Group, Layer, Side
 from test_arrays import Bfloat16
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -138,6 +138,24 @@ def test_bases_anew(random):
     with pytest.raises(sparsegrad.StateError):
         group.refresh()
     group.reserve(16)
+
+
+def test_repr(context):
+    group = Group(density=1, warmup_steps=1, context=context)
+    assert repr(group) == "<Group of 0 weights of float32, warming up>"
+    for steps in ("warming up", "0 steps", "1 step"):
+        if len(group) < 2:
+            group.add_weight(np.ones((4, 3), np.float32))
+            group.add_weight(np.ones((4, 3), np.float32))
+        assert repr(group) == f"<Group of 2 weights of float32, {steps}>"
+        group.set_gradient(1, np.eye(4, 3, dtype=np.float32))
+        group.step(learning_rate=0.1)
+    assert repr(Group(dtype="bfloat16")) == "<Group of 0 weights of bfloat16, 0 steps>"
+    assert repr(context) == f"<Context of 1 thread on {context.backend}>"
+    layer = Layer(np.ones((4, 3), np.float32), context=context)
+    assert repr(layer) == "<Layer [4, 3] of float32>"
+    basis = group.basis(0)
+    assert repr(basis) == "<TuckerBasis of gradients [4, 3], cores [4, 3]>"
 
 
 def test_members_leave():

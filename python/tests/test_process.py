@@ -319,6 +319,64 @@ def test_a_forked_child():
     assert text.splitlines()[1:] == ["3", "(64, 64)", "True"]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_what_a_parent_has_made_is_refused_in_a_fork_by_multiprocessing():
+    text = run(
+        """
+        import multiprocessing
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+        fork = multiprocessing.get_context("fork")
+        g = np.random.default_rng(1).standard_normal((64, 64)).astype(np.float32)
+        def trained():
+            context = sg.Context(threads=3, backend="eigen")
+            group = sg.Group(density=0.5, context=context)
+            group.add_weight(np.zeros((64, 64), np.float32))
+            group.set_gradient(0, g)
+            group.step(learning_rate=0.1)
+            return context, group
+        context, group = trained()
+        basis = sg.TuckerBasis.fit([g], context=context)
+        adam = sg.SparseAdam((2, 3), context=context)
+        def work(answers):
+            global context, group, basis, adam
+            for call in (
+                lambda: group.step(learning_rate=0.1),
+                lambda: group.warming_up,
+                lambda: sg.top_k(g, 3, context=context),
+                lambda: context.threads,
+                lambda: basis.core_shape,
+                lambda: adam.steps,
+            ):
+                try:
+                    call()
+                except sg.StateError as error:
+                    answers.put(str(error))
+            for of_parent in (group, context, basis, adam):
+                answers.put(repr(of_parent))
+            of_parent = group = context = basis = adam = None  # what frees them must not wait for their threads
+            answers.put(repr(trained()[1]))
+        answers = fork.Queue()
+        child = fork.Process(target=work, args=(answers,), daemon=True)  # one that hangs is ended
+        child.start()
+        for _ in range(11):
+            print(answers.get(timeout=60))
+        child.join()
+        print(child.exitcode)
+        group.set_gradient(0, g)
+        group.step(learning_rate=0.1)
+        print(group)
+        """
+    )
+    lines = text.splitlines()
+    for line in lines[:6]:
+        assert "was made by" in line and "anew" in line
+    assert lines[6:10] == [
+        f"<{name} of the parent of this process>" for name in ("Group", "Context", "TuckerBasis", "SparseAdam")
+    ]
+    assert lines[10:] == ["<Group of 1 weight of float32, 1 step>", "0", "<Group of 1 weight of float32, 2 steps>"]
+
+
 @pytest.mark.filterwarnings("ignore:nanobind:RuntimeWarning")
 def test_objects_without_init():
     """What a class's own __init__ forgets to call."""

@@ -10,21 +10,27 @@
 #include "conversions.hpp"
 #include "errors.hpp"
 #include "handles.hpp"
+#include "home_process.hpp"
 
 struct sparsegrad_context {
   std::shared_ptr<sparsegrad::c::AnyContext> self;
+  sparsegrad::c::HomeProcess home = {};
 };
 struct sparsegrad_basis {
   std::shared_ptr<sparsegrad::c::AnyBasis> self;
+  sparsegrad::c::HomeProcess home = {};
 };
 struct sparsegrad_layer {
   std::shared_ptr<sparsegrad::c::AnyLayer> self;
+  sparsegrad::c::HomeProcess home = {};
 };
 struct sparsegrad_group {
   std::unique_ptr<sparsegrad::c::AnyGroup> self;
+  sparsegrad::c::HomeProcess home = {};
 };
 struct sparsegrad_adam {
   std::unique_ptr<sparsegrad::c::AnyAdam> self;
+  sparsegrad::c::HomeProcess home = {};
 };
 struct sparsegrad_state {
   std::vector<std::byte> bytes;
@@ -78,11 +84,22 @@ MakeContext require_maker(sparsegrad_backend backend) {
                    ", which this library was built without; it has " + available);
 }
 
-/// What a handle holds. Throws ValueError for NULL.
+/// The owner of what a handle holds. Throws ValueError for NULL, StateError in a fork of the process that made it.
+template <class Handle>
+auto& owner(const char* what, Handle* handle) {
+  require_pointer(what, handle);
+  handle->home.require_here(what);
+  return handle->self;
+}
+/// What a handle holds. Throws as `owner`.
 template <class Handle>
 auto& self(const char* what, Handle* handle) {
-  require_pointer(what, handle);
-  return *handle->self;
+  return *owner(what, handle);
+}
+/// Frees a handle. A fork keeps it: there are no threads to join, and nobody knows what is half changed.
+template <class Handle>
+void destroy(Handle* handle) {
+  if (handle != nullptr && handle->home.is_here()) delete handle;
 }
 
 /// A basis handle on the heap.
@@ -126,7 +143,7 @@ sparsegrad_status sparsegrad_context_create(const sparsegrad_context_options* op
 }
 
 void sparsegrad_context_destroy(sparsegrad_context* context) {
-  delete context;
+  destroy(context);
 }
 
 sparsegrad_status sparsegrad_context_describe(const sparsegrad_context* context, sparsegrad_backend* backend,
@@ -160,7 +177,7 @@ sparsegrad_status sparsegrad_basis_from_factors(sparsegrad_context* context, spa
 }
 
 void sparsegrad_basis_destroy(sparsegrad_basis* basis) {
-  delete basis;
+  destroy(basis);
 }
 
 sparsegrad_status sparsegrad_basis_describe(const sparsegrad_basis* basis, sparsegrad_basis_info* info) {
@@ -237,7 +254,7 @@ sparsegrad_status sparsegrad_layer_create(sparsegrad_context* context, sparsegra
 }
 
 void sparsegrad_layer_destroy(sparsegrad_layer* layer) {
-  delete layer;
+  destroy(layer);
 }
 
 sparsegrad_status sparsegrad_layer_kept_cols(const sparsegrad_layer* layer, int64_t* cols) {
@@ -304,7 +321,7 @@ sparsegrad_status sparsegrad_group_create(sparsegrad_context* context,
 }
 
 void sparsegrad_group_destroy(sparsegrad_group* group) {
-  delete group;
+  destroy(group);
 }
 
 sparsegrad_status sparsegrad_group_add_weight(sparsegrad_group* group, sparsegrad_weight weight,
@@ -318,8 +335,8 @@ sparsegrad_status sparsegrad_group_add_weight(sparsegrad_group* group, sparsegra
 sparsegrad_status sparsegrad_group_add_layer(sparsegrad_group* group, sparsegrad_layer* layer,
                                              const char* kind, int64_t* index) {
   return guard([&] {
-    require_pointer("layer", layer);
-    const int64_t number = self("group", group).add_layer(layer->self, kind);
+    const std::shared_ptr<AnyLayer>& added = owner("layer", layer);
+    const int64_t number = self("group", group).add_layer(added, kind);
     if (index != nullptr) *index = number;
   });
 }
@@ -379,8 +396,10 @@ sparsegrad_status sparsegrad_group_basis(sparsegrad_group* group, int64_t index,
 
 sparsegrad_status sparsegrad_group_set_basis(sparsegrad_group* group, int64_t index,
                                              const sparsegrad_basis* basis, int32_t moments) {
-  return guard(
-      [&] { self("group", group).set_basis(index, basis == nullptr ? nullptr : basis->self, moments); });
+  return guard([&] {
+    AnyGroup& of = self("group", group);
+    of.set_basis(index, basis == nullptr ? nullptr : owner("basis", basis), moments);
+  });
 }
 
 sparsegrad_status sparsegrad_group_reserve(sparsegrad_group* group, int64_t max_tokens) {
@@ -467,12 +486,14 @@ sparsegrad_status sparsegrad_adam_create(sparsegrad_context* context, int64_t ro
     require_pointer("adam", adam);
     AnyContext& of = self("context", context);
     const auto chosen = options_or_default("sparsegrad_adam_options", options, sparsegrad_adam_options_init);
+    if (rows <= 0 || cols <= 0)
+      throw ShapeError("the core is " + shape_text(rows, cols) + ", expected positive extents");
     *adam = new sparsegrad_adam{of.make_adam(rows, cols, chosen)};
   });
 }
 
 void sparsegrad_adam_destroy(sparsegrad_adam* adam) {
-  delete adam;
+  destroy(adam);
 }
 
 sparsegrad_status sparsegrad_adam_describe(const sparsegrad_adam* adam, sparsegrad_adam_info* info) {

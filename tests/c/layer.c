@@ -354,6 +354,9 @@ static void steps_by_parts(sparsegrad_context* context) {
   sparsegrad_adam* none = NULL;
   FAILS(SPARSEGRAD_ERROR_VALUE, "beta1 is 1", sparsegrad_adam_create(context, O, I, &adam_options, &none));
   FAILS(SPARSEGRAD_ERROR_VALUE, "context is NULL", sparsegrad_adam_create(NULL, O, I, NULL, &none));
+  FAILS(SPARSEGRAD_ERROR_SHAPE, "the core is 0x3, expected positive extents",
+        sparsegrad_adam_create(context, 0, 3, NULL, &none));
+  FAILS(SPARSEGRAD_ERROR_SHAPE, "the core is 3x-1", sparsegrad_adam_create(context, 3, -1, NULL, &none));
   FAILS(SPARSEGRAD_ERROR_VALUE, "adam is NULL", sparsegrad_adam_step(NULL, at, values, 0, &step, to));
   CHECK(none == NULL);
   sparsegrad_adam_destroy(NULL);

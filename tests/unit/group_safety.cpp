@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <new>
@@ -92,6 +93,98 @@ TEST_CASE("group safety: layers outlive their group") {
     again.collect(model.ctx, {});
     model.layers.clear();  // and a group whose layers are gone ends as well
   }
+}
+
+TEST_CASE("group safety: a layer that was destroyed is refused by its name, and not read") {
+  const std::string expected =
+      "layer 1 ('up') was destroyed, expected it to live as long as the group, or until `remove`";
+  Model model;
+  GroupOptions options = keeping(5);
+  const auto collecting = recipe_of(SideRecipe::hosvd(2), SideRecipe::identity());
+  const auto destroy = [&] {
+    model.layers[1].reset();
+    return model.weights;
+  };
+  SUBCASE("by every call that would reach it") {
+    Group group(options);
+    model.add_to(group);
+    group.step(model.ctx, {});
+    const Group::State saved = group.state(model.ctx);
+    model.add_gradients();
+    const Weights before = destroy();
+    // A new one is another layer, wherever it stands.
+    model.layers[1] =
+        std::make_unique<Layer>(model.ctx, MatrixView<double>(model.weights[1].data(), 8, 6), nullptr);
+    const std::function<void()> calls[] = {
+        [&] { group.step(model.ctx, {.learning_rate = 0.1}); },
+        [&] { group.squared_norm(model.ctx); },
+        [&] { group.finish_together(model.ctx); },
+        [&] { group.end_micro_batch(model.ctx); },
+        [&] { group.clear(model.ctx); },
+        [&] { group.reserve(model.ctx); },
+        [&] { (void)group.memory(model.ctx); },
+        [&] { (void)group.state(model.ctx); },
+        [&] { group.restore(model.ctx, saved); },
+        [&] { group.collect(model.ctx, collecting); },
+        [&] { group.stop_collecting(model.ctx); },
+        [&] { group.check(model.ctx); },
+        [&] { group.use_reduce([](B::Context&, MatrixView<double>) {}); },
+        [&] { group.add(model.ctx, *model.layers[1], "up"); },
+        [&] { group.remove(model.ctx, 0); },
+        [&] { group.remove(model.ctx, 1); },
+        [&] { group.set_basis(model.ctx, 0, nullptr); },
+        [&] { (void)group.select(model.ctx, 1); },
+        [&] { (void)group.finish(model.ctx, 1); },
+        [&] { group.start_reduce(model.ctx, 1); },
+        [&] { group.use_selector(model.ctx, 1, TopK{2}); },
+        [&] { (void)group.source(1); },
+        [&] { (void)group.basis(1); },
+        [&] { (void)group.kept(1); },
+    };
+    for (const auto& call : calls)
+      CHECK(message_of(call) == expected);
+    CHECK(model.weights == before);
+    CHECK(group.size() == 3);
+    CHECK(group.basis(2) == model.layers[2]->basis());
+  }
+  SUBCASE("while gradients are collected") {
+    Group group(options);
+    model.add_to(group);
+    group.collect(model.ctx, collecting);
+    model.add_gradients();
+    destroy();
+    CHECK(message_of([&] { group.end_collecting_step(model.ctx); }) == expected);
+    CHECK(message_of([&] { group.end_collecting_step(model.ctx, 1); }) == expected);
+    CHECK(message_of([&] { group.refresh(model.ctx); }) == expected);
+    CHECK(message_of([&] { group.stop_collecting(model.ctx); }) == expected);
+  }
+  SUBCASE("after its selection, in shared gradient memory") {
+    options.share_gradient_memory = true;
+    Group group(options);
+    model.add_to(group);
+    model.add_gradient(1);
+    CHECK(group.select(model.ctx, 1).kept == 5);
+    const Weights before = destroy();
+    CHECK(message_of([&] { group.step(model.ctx, {.learning_rate = 0.1}); }) == expected);
+    CHECK(model.weights == before);
+  }
+}
+
+TEST_CASE("group safety: a copy and what an object was moved to have lives of their own") {
+  std::weak_ptr<const void> first, second;
+  Lifetime last;
+  {
+    Lifetime object;
+    first = object.watch();
+    const Lifetime copy(object);
+    second = copy.watch();
+    last = std::move(object);
+    CHECK_FALSE(first.expired());
+    CHECK_FALSE(second.expired());
+  }
+  CHECK(first.expired());
+  CHECK(second.expired());
+  CHECK_FALSE(last.watch().expired());
 }
 
 TEST_CASE("group safety: a plan, a basis or a collection that needs more of a shared memory gets it") {

@@ -24,7 +24,9 @@
 // - Structs of options begin with their size. Fill them by their `_init` function, then change
 //   members. A NULL in place of options stands for the defaults.
 // - One call at a time on a context and what was made with it, a second thread being refused where it
-//   is seen; several contexts may work side by side. A forked child makes contexts of its own.
+//   is seen; several contexts may work side by side.
+// - A forked child makes a context of its own, and with it all else. With a handle of its parent's
+//   every call is SPARSEGRAD_ERROR_STATE there, and `destroy` frees nothing.
 /// @file
 /// The C interface.
 #ifndef SPARSEGRAD_C_SPARSEGRAD_H
@@ -590,7 +592,7 @@ typedef struct sparsegrad_adam sparsegrad_adam;
 
 /// Fills the options with their defaults: 0.9, 0.999, 1e-8, moments for all entries.
 SPARSEGRAD_C_API void sparsegrad_adam_options_init(sparsegrad_adam_options* options);
-/// Makes an Adam for a float core [rows, cols].
+/// Makes an Adam for a float core [rows, cols]. SPARSEGRAD_ERROR_SHAPE unless both are positive.
 SPARSEGRAD_C_API sparsegrad_status sparsegrad_adam_create(sparsegrad_context* context, int64_t rows,
                                                           int64_t cols,
                                                           const sparsegrad_adam_options* options,
