@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "checkpoints/json_fields.hpp"
+#include "models/model_error.hpp"
+#include "tokenizers/open_file.hpp"
 
 namespace sparsegrad::finetune {
 
@@ -95,8 +97,7 @@ void set_head(ModelConfig& c, const HeadLabels& labels) {
 json read_json(const std::filesystem::path& path, std::vector<std::string>* keys) {
   std::error_code no_error;
   if (std::filesystem::is_directory(path, no_error)) fail(path.string(), "is a folder, expected a JSON file");
-  std::ifstream file(path, std::ios::binary);
-  if (!file) fail(path.string(), "cannot be opened");
+  std::ifstream file = open_file<ModelError>(path);
   // Copying and printing a value take a stack that grows with its depth.
   constexpr int most_nested = 256;
   const auto refuse_depth = [&](int depth, json::parse_event_t event, const json& value) {

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "tokenizers/open_file.hpp"
 #include "tokenizers/utf8.hpp"
 
 namespace sparsegrad::finetune {
@@ -36,8 +37,7 @@ std::pair<std::size_t, std::size_t> place_of(std::string_view text, std::size_t 
 std::string read_text(const std::filesystem::path& file) {
   if (std::error_code none; std::filesystem::is_directory(file, none))
     throw DataError(file.string() + ": expected a file, found a folder");
-  std::ifstream stream(file, std::ios::binary | std::ios::ate);
-  if (!stream) throw DataError(file.string() + ": cannot be opened");
+  std::ifstream stream = open_file<DataError>(file, std::ios::ate);
   const std::streamoff size = stream.tellg();
   if (size < 0) throw DataError(file.string() + ": cannot be read");
   std::string text(static_cast<std::size_t>(size), '\0');

@@ -273,16 +273,21 @@ int run(int argc, char** argv, Processes& processes) {
     if (train_app->parsed()) {
       apply_task_presets(*train_app, train);
       check_ranks_of_model(given, train);
-      if (processes.is_first()) tell_effects(given, option_effects(train));
+      if (processes.is_first()) {
+        tell_effects(given, option_effects(train));
+        tell_threads(train);
+      }
       train.apply_run_type();
       return run_train(train, processes);
     }
     processes.require_one(evaluate_app->parsed() ? "evaluate" : "inspect");
     if (evaluate_app->parsed()) {
       tell_effects(given_options(*evaluate_app), option_effects(evaluate_command));
+      tell_threads(evaluate_command.common);
       return run_evaluate(evaluate_command);
     }
     tell_effects(given_options(*inspect_app), option_effects(inspect));
+    tell_threads(inspect.common);
     return run_inspect(inspect);
   } catch (const std::bad_alloc&) {
     const int threads = std::max({train.threads, evaluate_command.common.threads, inspect.common.threads});

@@ -382,7 +382,10 @@ int run(int argc, char** argv, Processes& processes) {
                          train.run_type != RunType::frozen_mlp || train.trained == TrainedParameters::all,
                          "--run-type frozen",
                          "something to train"});
-      if (processes.is_first()) tell_effects(given, effects);
+      if (processes.is_first()) {
+        tell_effects(given, effects);
+        tell_threads(train);
+      }
       train.apply_run_type();
       return run_llm_train(train, processes);
     }
@@ -390,6 +393,7 @@ int run(int argc, char** argv, Processes& processes) {
     if (evaluate_app->parsed()) {
       tell_effects(given_options(*evaluate_app),
                    {{{"--max-new-tokens"}, evaluate.exact_match > 0, "--exact-match 0", "--exact-match N"}});
+      tell_threads(evaluate.common);
       fit_length(given_options(*evaluate_app), config_of(evaluate.common), evaluate.common);
       return run_llm_evaluate(evaluate);
     }
@@ -401,12 +405,14 @@ int run(int argc, char** argv, Processes& processes) {
             generate.sampling.temperature != 0,
             "--temperature 0",
             "--temperature above 0"}});
+      tell_threads(generate.common);
       return run_generate(generate);
     }
     if (export_app->parsed()) return run_export(exported);
     const std::optional<DecoderConfig> config = config_of(inspected);
     fit_length(given, config, inspected);
     check_ranks_of_decoder(given, config, inspected);
+    tell_threads(inspected);
     return run_llm_inspect(inspected);
   } catch (const std::bad_alloc&) {
     std::string cure = "--base file keeps what is not trained in its file";

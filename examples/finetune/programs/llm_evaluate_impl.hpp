@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "programs/chat_date.hpp"
 #include "programs/interrupt.hpp"
 #include "programs/llm_commands.hpp"
 #include "programs/llm_model.hpp"
@@ -121,6 +122,7 @@ int run_llm_evaluate_on(const LlmEvaluateCommand& command) {
   }
   session.load_model(options, nothing_trained());
   const CausalDataset& data = session.held();
+  tell_unused_chat_date(session.source(), options.causal.value());
   if (!options.quiet) {
     for (const std::string& note : session.source().notes())
       print_error("note: {}\n", note);

@@ -10,6 +10,7 @@
 
 #include <fmt/format.h>
 
+#include "programs/chat_date.hpp"
 #include "programs/interrupt.hpp"
 #include "programs/llm_commands.hpp"
 #include "programs/llm_model.hpp"
@@ -55,6 +56,7 @@ int run_generate_on(const GenerateCommand& command) {
   CausalSession<T, Backend> session(options, command.raw);
   session.load_model(options, nothing_trained());
   const CausalSource& source = session.source();
+  if (!command.raw) tell_unused_chat_date(source, options.causal.value());
   GenerationLimits limits;
   limits.max_new_tokens = command.max_new_tokens;
   limits.end_ids = command.raw ? source.config().eos_token_ids : source.end_ids(session.chat());

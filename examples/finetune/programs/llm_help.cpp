@@ -9,6 +9,11 @@ namespace sparsegrad::finetune {
 void describe_for_language_models(CLI::App& app) {
   constexpr std::pair<const char*, const char*> texts[] = {
       {"--train-limit", "of --data without what is held out, use only the first N examples (0: all)"},
+      {"--accumulation",
+       "micro-batches of an optimizer step, whose loss is the mean over the tokens of all their answers"},
+      {"--options",
+       "JSON file of options of this command, {\"learning-rate\": 1e-4}: tools/glue_optimize.py --program "
+       "sparsegrad-llm writes one; the command line has precedence"},
       {"--learning-rate", "of AdamW, and of the sparse steps"},
       {"--sparse-learning-rate", "of the chosen matrices (default: --learning-rate)"},
       {"--weight-decay", "decoupled, of matrices alone"},
@@ -42,6 +47,8 @@ void describe_for_language_models(CLI::App& app) {
   };
   for (const auto& [name, text] : texts)
     app.get_option(name)->description(text);
+  app.get_option("--keep-phase1")
+      ->group("Sparse gradients");  // no other defect of the paper's code is offered
 }
 
 void show_options_of_inspect(CLI::App& app) {

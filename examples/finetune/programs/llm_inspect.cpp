@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "programs/chat_date.hpp"
 #include "programs/llm_commands.hpp"
 #include "training/adapter_start.hpp"
 #include "training/causal_parts.hpp"
@@ -41,6 +42,7 @@ int run_llm_inspect(const TrainOptions& asked) {
     print("chat template: {}\n", chat.name());
     Conversation question{{Role::user, "QUESTION"}};
     print("{}\n", chat.prompt(question));
+    tell_unused_chat_date(source, *options.causal);
   } catch (const ValueError& error) {
     print("chat template: {}\n", error.what());
   }

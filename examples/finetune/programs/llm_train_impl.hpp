@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "programs/chat_date.hpp"
 #include "programs/llm_commands.hpp"
 #include "programs/run_training.hpp"
 #include "training/causal_parts.hpp"
@@ -21,7 +22,7 @@ class CausalRun {
   static constexpr const char* log_format = llm_run_log_format;
   static constexpr const char* matrices = "chosen";
 
-  explicit CausalRun(const TrainOptions& options) : session_(options) {
+  explicit CausalRun(const TrainOptions& options) : causal_(options.causal.value()), session_(options) {
     // What is wrong with the choice of matrices is told before the data are read.
     (void)trained_parts(options, session_.source().config());
     session_.load_data(options, true);
@@ -60,6 +61,7 @@ class CausalRun {
             f.best - f.before);
   }
   void warn(bool talk) const {
+    tell_unused_chat_date(session_.source(), causal_);
     if (!talk) return;
     for (const std::string& note : session_.source().notes())
       print_error("note: {}\n", note);
@@ -78,6 +80,7 @@ class CausalRun {
     return names;
   }
 
+  CausalOptions causal_;
   CausalSession<T, Backend> session_;
   std::optional<CausalRunData<T, Backend>> data_;
   std::optional<BasicTrainer<DecoderModel<T, Backend>>> trainer_;

@@ -105,6 +105,14 @@ std::vector<std::string> check_effects(const std::set<std::string>& given,
   return warnings;
 }
 
+std::string check_threads(const TrainOptions& options, int available) {
+  if (options.device != Device::cpu || options.threads <= available) return "";
+  return fmt::format(
+      "--threads is {}, which wait for one another: by affinity and quotas this process has {} processor{}, "
+      "which --threads 0 takes",
+      options.threads, available, available == 1 ? "" : "s");
+}
+
 RankLimits rank_limits(const ModelConfig& model) {
   return {model.hidden, model.intermediate, std::min(model.hidden, model.intermediate)};
 }

@@ -30,6 +30,9 @@ std::vector<OptionEffect> option_effects(const InspectCommand& command);
 std::vector<std::string> check_effects(const std::set<std::string>& given,
                                        const std::vector<OptionEffect>& effects);
 
+/// A warning where --threads asks for more threads than may compute at the same time; "" where it does not.
+std::string check_threads(const TrainOptions& options, int available);
+
 /// The largest ranks that the trained matrices of a model have room for.
 struct RankLimits {
   index_t width = 0;  ///< the model's

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include <nlohmann/json.hpp>
+#include <sparsegrad/backend/cpu.hpp>
 
 #include "checkpoints/config_file.hpp"
 #include "programs/option_checks.hpp"
@@ -337,7 +338,7 @@ std::set<std::string> given_options(const CLI::App& app) {
 }
 
 std::string preset_text(std::span<const Preset> presets) {
-  std::string text = "bundle of options below; what is given explicitly has precedence. none: no bundle.";
+  std::string text = "bundle of other options; what is given explicitly has precedence. none: no bundle.";
   for (const Preset& preset : presets) {
     text += fmt::format(" {}: {} (", preset.name, preset.description);
     for (const auto& [option, value] : preset.options)
@@ -360,6 +361,12 @@ void apply_preset(CLI::App& app, const std::string& name, std::span<const Preset
 void tell_effects(const std::set<std::string>& given, const std::vector<OptionEffect>& effects) {
   for (const std::string& warning : check_effects(given, effects))
     print_error("warning: {}\n", warning);
+}
+
+void tell_threads(const TrainOptions& options) {
+  if (options.threads <= 1) return;
+  const std::string warning = check_threads(options, backend::Cpu::Context(0).threads());
+  if (!warning.empty()) print_error("warning: {}\n", warning);
 }
 
 std::vector<std::string> parser_words(int argc, const char* const* argv) {

@@ -77,6 +77,9 @@ void apply_preset(CLI::App& app, const std::string& name, std::span<const Preset
 /// Refuses, or tells of, options that were given and change nothing.
 void tell_effects(const std::set<std::string>& given, const std::vector<OptionEffect>& effects);
 
+/// Tells of more threads than may compute at the same time.
+void tell_threads(const TrainOptions& options);
+
 /// The options that have a value, by their names ("--learning-rate").
 std::set<std::string> given_options(const CLI::App& app);
 

@@ -221,7 +221,8 @@ TEST_CASE("records that are malformed are refused with file and line") {
       refused(
           R"({"messages": [{"role": "user", "content": "Q"}, {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]})"),
       "message 2 is the user's, expected the assistant's");
-  check_says(error_of([] { (void)read_conversations(folder() / "none.jsonl"); }), "cannot be opened");
+  check_says(error_of([] { (void)read_conversations(folder() / "none.jsonl"); }),
+             "none.jsonl: cannot be opened: No such file or directory");
 }
 
 TEST_CASE("templates are recognised, and write what transformers writes") {

@@ -84,6 +84,8 @@ TEST_CASE("options of other run types, of the other device and of models that ar
         std::vector<std::string>{"--save-dtype has no effect with --no-save: it needs models that are saved",
                                  "--threads has no effect with --device cuda: it needs --device cpu",
                                  "--deterministic has no effect with --device cuda: it needs --device cpu"});
+  options.threads = 1000;  // which a GPU has no use for
+  CHECK(check_threads(options, 2).empty());
   options.sparse.sides = {"hadamard", "identity", "", ""};
   CHECK(told({"--phase1-steps"}, options) ==
         std::vector<std::string>{
@@ -233,4 +235,17 @@ TEST_CASE("a decay that would turn weights' signs is refused for every run type,
   check_says(error_of([&] { options.check(); }), "--tf32 is given, expected it with --device cuda alone");
   options.device = Device::cuda;
   options.check();
+}
+
+TEST_CASE("more threads than the process has processors are told of, with both numbers") {
+  TrainOptions options;
+  for (const int threads : {0, 1, 2}) {
+    options.threads = threads;
+    CHECK(check_threads(options, 2).empty());
+  }
+  options.threads = 3;
+  CHECK(check_threads(options, 2) ==
+        "--threads is 3, which wait for one another: by affinity and quotas this process has 2 processors, "
+        "which --threads 0 takes");
+  check_says(check_threads(options, 1), "this process has 1 processor, which");
 }

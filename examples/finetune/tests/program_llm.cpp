@@ -1,11 +1,14 @@
 // sparsegrad-llm as its users run it: a small model from training to generation, exports, and bad input.
 #include <signal.h>
+#include <sys/stat.h>
 
 #include <chrono>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <thread>
+
+#include <sparsegrad/backend/cpu.hpp>
 
 #include "run_result.hpp"
 #include "support/tiny_decoder.hpp"
@@ -316,6 +319,30 @@ TEST_CASE("evaluate, generate and export agree on one model") {
   CHECK_MESSAGE(pasted.status == 0, pasted.err);
 }
 
+TEST_CASE("too many threads, and a date that the chat template does not take, are told of") {
+  const std::string ask = "generate --threads 1 --products blas --quiet --max-new-tokens 2 --model " +
+                          model().string() + " --prompt 1+1? ";
+  const std::string more = std::to_string(backend::Cpu::Context(0).threads() + 1);
+  check_says(llm(ask + "--threads " + more).err, "warning: --threads is " + more + ", which wait");
+  const std::string unused = "warning: --chat-date has no effect with the chat template ";
+  const std::string date = "--chat-date '1 Jan 2030'";
+  CHECK(llm(ask + date).err == unused + "chatml: it needs llama3.1\n");
+  CHECK(llm(ask + date + " --chat-template plain").err == unused + "plain: it needs llama3.1\n");
+  CHECK(llm(evaluate_words(model(), date)).err == unused + "chatml: it needs llama3.1\n");
+  check_says(llm("inspect --model " + model().string() + " " + date).err, unused + "chatml");
+  const Finished trained =
+      llm(llm_train_words(fresh_folder("llm_date"), "--quiet --no-save --run-type frozen " + date));
+  CHECK(trained.err == unused + "chatml: it needs llama3.1\n");
+  const std::string raw = llm(ask + "--raw " + date).err;
+  CHECK(raw == "warning: --chat-date has no effect with --raw: it needs a chat template\n");
+  const fs::path dated = make_tiny_decoder(
+      fresh_folder("llm_dated"), tiny_decoder_tokens,
+      "<|start_header_id|><|eot_id|>Cutting Knowledge Date: December 2023\\n\"Today Date: \" + date_string");
+  const Finished told = llm("inspect --model " + dated.string() + " " + date);
+  check_says(told.out, "Today Date: 1 Jan 2030");
+  CHECK(told.err.empty());
+}
+
 TEST_CASE("inspect looks through a model's weights as a run would, and tells all that is wrong") {
   const auto inspected = [](const fs::path& folder, const std::string& message) {
     const Finished finished = llm("inspect --model " + folder.string());
@@ -540,6 +567,10 @@ TEST_CASE("what is wrong with a model is told with its cure") {
   refused(torn / "half.gguf", "half.gguf");
   write_file(torn / "no.gguf", "something else");
   refused(torn / "no.gguf", "expected a GGUF file, which begins with the letters GGUF");
+  // Root may read every file; nobody opens a socket as one.
+  const fs::path socket = torn / "socket.gguf";
+  REQUIRE(::mknod(socket.c_str(), S_IFSOCK | 0600, 0) == 0);
+  refused(socket, "socket.gguf: cannot be opened: No such device or address");
   for (const char* file : {"tokenizer.json", "tokenizer_config.json"}) {
     const fs::path nested = make_tiny_decoder(fresh_folder("llm_nested"));
     fs::remove(nested / file);

@@ -6,6 +6,8 @@
 #include <sstream>
 #include <thread>
 
+#include <sparsegrad/backend/cpu.hpp>
+
 #include "program.hpp"
 
 using namespace sparsegrad;
@@ -104,6 +106,16 @@ TEST_CASE("options without effect are told of, or refused, wherever they were gi
     CHECK(finished.status == 1);
     check_says(finished.err, message);
   };
+  const int processors = backend::Cpu::Context(0).threads();
+  const std::string all = std::to_string(processors);
+  const std::string more = std::to_string(processors + 1);
+  CHECK(run(words + "--run-type frozen-mlp --threads " + all).err.empty());
+  const Finished crowded = run(words + "--run-type frozen-mlp --threads " + more);
+  CHECK(crowded.status == 0);
+  CHECK(crowded.out.empty());
+  CHECK_MESSAGE(crowded.err.starts_with("warning: --threads is " + more + ", which wait for one another"),
+                crowded.err);
+  CHECK(crowded.err.find('\n') == crowded.err.size() - 1);
   fails("--refresh-window 5", "--refresh-window has no effect with --refresh-every 0");
   fails("--tf32", "--tf32 is given, expected it with --device cuda alone");
   fails("--width-side 33", "--width-side is 33, expected a rank of at most 32, the model's width");

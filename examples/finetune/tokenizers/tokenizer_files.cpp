@@ -6,6 +6,7 @@
 #include <limits>
 #include <unordered_set>
 
+#include "tokenizers/open_file.hpp"
 #include "tokenizers/utf8.hpp"
 
 namespace sparsegrad::finetune::tokenizer_files {
@@ -71,7 +72,7 @@ std::string read_file(const Path& file) {
   if (!std::filesystem::exists(file, no_error)) throw TokenizerError(file.string() + ": no such file");
   if (std::filesystem::is_directory(file, no_error))
     throw TokenizerError(file.string() + ": expected a file, found a folder");
-  std::ifstream stream(file, std::ios::binary);
+  std::ifstream stream = open_file<TokenizerError>(file);
   std::string text{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
   if (!stream.good() && !stream.eof()) throw TokenizerError(file.string() + ": cannot be read");
   if (text.empty()) throw TokenizerError(file.string() + ": is empty");

@@ -14,6 +14,7 @@
 #include "checkpoints/gguf_tokenizer.hpp"
 #include "checkpoints/gguf_tokenizer_files.hpp"
 #include "models/host_backend.hpp"
+#include "tokenizers/open_file.hpp"
 #include "training/model_tokenizer.hpp"
 #include "training/source_weights.hpp"
 
@@ -50,6 +51,7 @@ CausalSource::CausalSource(const fs::path& path, const fs::path& change) : path_
     folder_.config = gguf_config(*gguf_);
     tokenizer_ = gguf_tokenizer(*gguf_);
   } else {
+    (void)open_file<ModelError>(path);  // a file that cannot be read has no first letters either
     throw ModelError(
         path.string() +
         ": expected a GGUF file, which begins with the letters GGUF, or a model's folder in Hugging "

@@ -146,7 +146,7 @@ class FileBytes {
     file.source_ = source;
 #else
     std::ifstream in(path, std::ios::binary | std::ios::ate);
-    if (!in) throw IoError(path + ": cannot be opened");
+    if (!in) throw detail::system_error(path, "cannot be opened", errno);
     std::vector<std::byte> bytes(static_cast<std::size_t>(in.tellg()));
     in.seekg(0);
     in.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
