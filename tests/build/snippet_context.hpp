@@ -83,4 +83,5 @@ extern BasisRecipe recipe;
 extern std::vector<BasisCollection<float, B>::Layer> layers;
 extern GroupOptions options;
 extern Communicator& comm;
+extern std::shared_ptr<GradientReducer<float, B>> reducer;
 }  // namespace snippets
