@@ -296,14 +296,20 @@ TEST_CASE("mpi: local selection sends the largest entries and remembers the rest
     CHECK(summed[e] + rest[e] == doctest::Approx(given[e]).epsilon(1e-12));
   const std::vector<double> kept(reducer.residual(2).data, reducer.residual(2).data + 48);
 
-  // A gradient with NaN is sent, and the residual stays.
+  // A sum that is given up leaves the residual as it was.
+  oracle::Matrix unused = random.matrix(6, 8);
+  reducer.start(ctx, 2, {unused.data.data(), 6, 8});
+  reducer.abandon();
+  CHECK(std::equal(kept.begin(), kept.end(), reducer.residual(2).data));
+
+  // A gradient with NaN is sent, and the residual stays, on all ranks.
   oracle::Matrix bad = random.matrix(6, 8);
   if (comm.rank() == 0) bad.data[7] = std::nan("");
   const MatrixView<double> view(bad.data.data(), 6, 8);
   reducer.start(ctx, 2, view);
   reducer.wait(ctx, 2, view);
   CHECK(std::isnan(bad.data[7]));
-  if (comm.rank() == 0) CHECK(std::equal(kept.begin(), kept.end(), reducer.residual(2).data));
+  CHECK(std::equal(kept.begin(), kept.end(), reducer.residual(2).data));
   reducer.forget(2);
   CHECK(reducer.residual(2).empty());
   CHECK(reducer.residual(9).empty());

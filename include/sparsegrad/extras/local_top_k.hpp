@@ -40,7 +40,8 @@ struct LocalTopKOptions {
 /// Bases are fitted to Gram sums, which are exact (Collected::sums). The residuals E_r are 0 in a new
 /// basis. They differ by rank and are no part of a group's state: each rank saves its own (`state`,
 /// io/reducer_file.hpp), or a resumed run begins with 0. A gradient with NaN or Inf is sent as it is, and
-/// E_r stays.
+/// E_r stays, on all ranks; so it does where a sum is given up. What other layers have sent in a step
+/// that throws has left theirs.
 ///
 /// Sources: Aji, Heafield, "Sparse communication for distributed gradient descent", EMNLP 2017; Lin,
 /// Han, Mao, Wang, Dally, "Deep gradient compression", ICLR 2018; error feedback as in ErrorFeedback.
@@ -95,12 +96,6 @@ class LocalTopKReducer final : public GradientReducer<C, B> {
       std::memcpy(l.mine.data(), host.data(), count * sizeof(C));
       std::memcpy(l.mine.data() + count * sizeof(C), places.data(), count * sizeof(stored_index_t));
     }
-    // NaN and Inf rank above all finite numbers: where the k largest are finite, all are.
-    if (B::template first_nonfinite<C>(ctx, MatrixView<const C>(values, 1, k)) < 0) {
-      B::template copy<C>(ctx, flat, l.residual.matrix(1, g.size()));
-      B::template zero<C>(ctx, values, k);
-      B::template scatter<C>(ctx, values, positions, k, l.residual.data());
-    }
     l.all.resize(l.mine.size() * static_cast<std::size_t>(communicator().size()));
     l.ticket = communicator().start_gather(l.mine, l.all, "entries of gradient " + std::to_string(layer));
     l.sent = true;
@@ -111,19 +106,36 @@ class LocalTopKReducer final : public GradientReducer<C, B> {
     communicator().wait(l.ticket);
     const auto k = static_cast<index_t>(l.mine.size() / entry);
     const auto count = static_cast<std::size_t>(k);
-    B::template zero<C>(ctx, g.data, g.size());
     auto frame = ctx.frame();
     C* values = frame.template take<C>(k);
     C* sums = frame.template take<C>(k);
     stored_index_t* positions = frame.template take<stored_index_t>(k);
     std::vector<C> host(count);
     std::vector<stored_index_t> places(count);
-    for (int r = 0; r < communicator().size() && count > 0; ++r) {
-      const std::byte* from = l.all.data() + static_cast<std::size_t>(r) * l.mine.size();
-      std::memcpy(host.data(), from, count * sizeof(C));
-      std::memcpy(places.data(), from + count * sizeof(C), count * sizeof(stored_index_t));
+    const auto upload = [&](const std::byte* entries) {
+      std::memcpy(host.data(), entries, count * sizeof(C));
+      std::memcpy(places.data(), entries + count * sizeof(C), count * sizeof(stored_index_t));
       B::template upload<C>(ctx, host.data(), values, k);
       B::template upload<stored_index_t>(ctx, places.data(), positions, k);
+    };
+    // NaN and Inf rank above all finite numbers: where the k largest are finite, all are.
+    const auto is_whole = [&](int r) {
+      if (count == 0) return true;
+      std::memcpy(host.data(), l.all.data() + static_cast<std::size_t>(r) * l.mine.size(), count * sizeof(C));
+      return std::all_of(host.begin(), host.end(), [](C value) { return is_finite(value); });
+    };
+    bool whole = true;
+    for (int r = 0; r < communicator().size(); ++r)
+      whole = whole && is_whole(r);
+    if (whole && count > 0) {  // else no step is taken with this sum, and nothing has left E_r
+      B::template copy<C>(ctx, MatrixView<const C>(g.data, 1, g.size()), l.residual.matrix(1, g.size()));
+      upload(l.mine.data());
+      B::template zero<C>(ctx, values, k);
+      B::template scatter<C>(ctx, values, positions, k, l.residual.data());
+    }
+    B::template zero<C>(ctx, g.data, g.size());
+    for (int r = 0; r < communicator().size() && count > 0; ++r) {
+      upload(l.all.data() + static_cast<std::size_t>(r) * l.mine.size());
       B::template gather<C>(ctx, g.data, positions, k, sums);
       B::template add<C>(ctx, C(1), MatrixView<const C>(values, 1, k), MatrixView<C>(sums, 1, k));
       B::template scatter<C>(ctx, sums, positions, k, g.data);
