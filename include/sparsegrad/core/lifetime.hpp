@@ -16,7 +16,7 @@ class Lifetime {
   /// Another one: a copy's.
   Lifetime(const Lifetime&) {}
   /// Each goes on with its own.
-  Lifetime& operator=(const Lifetime&) { return *this; }
+  Lifetime& operator=(const Lifetime&) { return *this; }  // NOLINT(bugprone-unhandled-self-assignment)
 
   /// Expired once the object is destroyed.
   std::weak_ptr<const void> watch() const { return token_; }
