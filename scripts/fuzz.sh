@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# fuzz.sh [--runs N] [--jobs N] [--work DIR] [--no-build] [SECONDS] [TARGET...]
+# fuzz.sh [--runs N] [--jobs N] [--work DIR] [--slow SECONDS] [--seed N] [--no-build] [SECONDS] [TARGET...]
 # Builds the fuzz targets with clang and runs each from its committed corpus for SECONDS (10), or with --runs until it has
 # had N inputs in all, over all calls with the same DIR: an interrupted run goes on where it was. Prints a Markdown table
 # with a line for each target. A finding stops its target, its input is kept in DIR/findings, and the exit status is 1.
 #   --runs N    inputs for each target, in place of a time
 #   --jobs N    targets at a time (the number of cores)
 #   --work DIR  where corpora, figures and findings are kept (build/fuzz-runs)
+#   --slow S    processor time from which an input is a finding (1; more where the targets are not optimised)
+#   --seed N    the same inputs in the same order, as far as libFuzzer can (0: others each time)
 #   --no-build  take the targets as they are
 set -euo pipefail
 script=$(realpath "${BASH_SOURCE[0]}")
@@ -35,8 +37,8 @@ call() {
   shift 3
   read -r source program < <(place_of "$target")
   mkdir -p "$new"
-  local options=(-print_final_stats=1 -timeout=60 -report_slow_units=1 -rss_limit_mb=2048 -malloc_limit_mb=256 -close_fd_mask=3
-    "-artifact_prefix=$work/findings/$target-")
+  local options=(-print_final_stats=1 -timeout=60 "-report_slow_units=$slow_after" "-seed=$seed" -rss_limit_mb=2048
+    -malloc_limit_mb=256 -close_fd_mask=3 "-artifact_prefix=$work/findings/$target-")
   local dictionary=$target
   case $target in tokenizer_json | causal_tokenizer | vocab_json | vocab_txt | merges_txt) dictionary=tokenizer ;; esac
   [[ ! -e $source/$dictionary.dict ]] || options+=("-dict=$source/$dictionary.dict")
@@ -55,11 +57,11 @@ call() {
   mv "$work/figures/$target.new" "$work/figures/$target"
   local artifact
   artifact=$(last_number '^.*Test unit written to \(.*\)$' "$log")
-  # Over a second by the clock: because the machine was busy, or of processor time as well?
+  # Slow by the clock: because the machine was busy, or by processor time as well?
   local slow
   for slow in "$work/findings/$target"-{slow-unit,timeout}-*; do
     [[ -e $slow ]] || continue
-    if (ulimit -t 1 && "$program" "$slow") > /dev/null 2>&1; then
+    if (ulimit -t "$slow_after" && "$program" "$slow") > /dev/null 2>&1; then
       rm "$slow"
       if [[ $slow == "$artifact" ]]; then status=0; fi
     else
@@ -105,24 +107,28 @@ fi
 
 runs=0
 seconds=10
+slow_after=1
+seed=0
 work=$project_root/build/fuzz-runs
 jobs=$(nproc)
 with_build=1
 targets=()
 while (($# > 0)); do
   case $1 in
-    --runs | --jobs | --work)
+    --runs | --jobs | --work | --slow | --seed)
       (($# > 1)) || die "$1 needs a value"
       case $1 in
         --runs) runs=$2 ;;
         --jobs) jobs=$2 ;;
+        --slow) slow_after=$2 ;;
+        --seed) seed=$2 ;;
         --work) work=$(realpath -m "$2") ;;
       esac
       shift
       ;;
     --no-build) with_build=0 ;;
     -h | --help)
-      sed -n '2,10s/^# \{0,1\}//p' "$script"
+      sed -n '2,12s/^# \{0,1\}//p' "$script"
       exit 0
       ;;
     [0-9]*) seconds=$1 ;;
@@ -153,7 +159,7 @@ fi
 
 rm -rf "$work/failed"
 mkdir -p "$work"/{corpus,long,figures,findings,logs,failed,tmp}
-export work runs seconds
+export work runs seconds slow_after seed
 # Faster, and the peak of memory is the readers' rather than that of freed blocks which are kept to find their uses.
 export ASAN_OPTIONS=malloc_context_size=2:quarantine_size_mb=64
 say "Fuzzing ${#targets[@]} targets, $jobs at a time: $( ((runs > 0)) && echo "$runs inputs each" || echo "$seconds s each")"
