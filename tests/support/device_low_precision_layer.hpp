@@ -484,8 +484,8 @@ TEST_CASE_TEMPLATE("the core of a given gradient of 16 bits is that of the same 
                    bfloat16, float16) {
   // So large that it is widened in several blocks of rows, of which the last is smaller.
   using B = DeviceBackend;
-  constexpr index_t out = 700;
-  constexpr index_t in = 600;
+  constexpr index_t out = 530;
+  constexpr index_t in = 500;
   std::mt19937_64 random(23);
   typename B::Context ctx;
   backend::Reference::Context host(1);
