@@ -19,7 +19,8 @@ namespace sparsegrad::SPARSEGRAD_ABI::backend::detail {
 struct BlasEigh {
   /// Tridiagonal form (dsytrd), its vectors (dstemr), then those of A by products with blocks of
   /// reflectors: dsyevr with wider blocks. Working memory: n x n numbers, and 3 n to each reflector
-  /// of a block. Vectors orthogonal to about 1e-12.
+  /// of a block. Vectors orthogonal to about 1e-12. The tridiagonal form is made on one thread below
+  /// order 4096, see `reduction_threads`.
   static void eigh(host::HostContext& ctx, MatrixView<double> a, double* w) {
     const index_t n = a.rows;
     if (n == 0) return;
@@ -35,7 +36,7 @@ struct BlasEigh {
     const MatrixView<double> vectors(reinterpret_cast<double*>(memory.get()), n, n);
     std::vector<double> tau(count);
     {
-      const host::BlasThreads threads(ctx.deterministic() ? 1 : ctx.threads());
+      const host::BlasThreads threads(reduction_threads(ctx, n));
       std::vector<double> diagonal(count);
       std::vector<double> beside(count);
       std::vector<lapack_int> support(2 * count);
@@ -60,6 +61,14 @@ struct BlasEigh {
   }
 
  private:
+  /// Threads of the BLAS for dsytrd and dstemr. dsytrd waits for all threads some five times a column;
+  /// on a busy machine each wait lasts until a thread that was taken off its processor runs again,
+  /// milliseconds, and the whole took a hundred times as long. So large that a column is more work
+  /// than such a wait, or on one thread.
+  static int reduction_threads(const host::HostContext& ctx, index_t order) {
+    return ctx.deterministic() || order < 4096 ? 1 : ctx.threads();
+  }
+
   /// Multiplies the lower triangle of A by the power of two whose exponent is returned, where its
   /// numbers are so large or small that their squares might leave the range of double.
   static int bring_in_range(MatrixView<double> a) {
