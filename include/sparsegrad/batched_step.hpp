@@ -115,7 +115,10 @@ class BatchedStep {
     SelectReport report;
     if (bad >= 0) {
       Member& m = *chosen_[static_cast<std::size_t>(bad)];
-      m.named([&] { detail::check_finite<C, B>(ctx, m.gradient, rules.non_finite, report); });
+      m.named([&] {
+        detail::blaming(ctx, rules.reducer, m.number,
+                        [&] { detail::check_finite<C, B>(ctx, m.gradient, rules.non_finite, report); });
+      });
     }
     for (Member* m : chosen_)
       m->progress = Member::Progress::selected;

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -65,6 +66,10 @@ class GradientReducer {
       if (!residual.empty()) throw ValueError("the saved state has residuals, and this reducer keeps none");
   }
 
+  /// From which processes NaN or Inf came into the layer's last sum: the end of a message; empty: unknown.
+  /// A group calls it in all processes when it refuses the sum, so that it may ask them.
+  virtual std::string nonfinite_ranks(Context&, index_t /*layer*/) { return {}; }
+
   /// Whether each process collects the gradients of its own for the bases: `sum` then adds up their
   /// Gram sums once, at the end of the collection, in place of every dW.
   virtual bool sums_collections() const { return false; }
@@ -80,6 +85,25 @@ class GradientReducer {
 };
 
 namespace detail {
+
+/// Returns f(), which looks at a sum over processes. A NonFiniteError that it throws then says whose
+/// gradients they were, where the reducer knows. `reducer`: null where nothing was summed.
+template <class Context, class Reducer, class F>
+decltype(auto) blaming(Context& ctx, const Reducer& reducer, index_t layer, F&& f) {
+  try {
+    return f();
+  } catch (const NonFiniteError& error) {
+    if (reducer == nullptr) throw;
+    std::string whose;
+    try {
+      whose = reducer->nonfinite_ranks(ctx, layer);
+    } catch (const CommunicationError& lost) {  // what was found counts, not that a rank does not answer
+      whose = std::string("of which rank is unknown: ") + lost.what();
+    }
+    if (whose.empty()) throw;
+    throw NonFiniteError(error.what() + ("; " + whose));
+  }
+}
 
 /// A function of the caller's, which waits by itself.
 template <class C, Backend B>

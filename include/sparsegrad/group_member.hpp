@@ -211,7 +211,7 @@ struct GroupMember {
       (void)whole_gradient(ctx);
     }
     reduced = true;
-    add_to_sums(ctx, rules);
+    detail::blaming(ctx, rules.reducer, number, [&] { add_to_sums(ctx, rules); });
     progress = Progress::finished;
     return true;
   }
@@ -273,15 +273,18 @@ struct GroupMember {
       if (rules.reducer != nullptr) reduce(ctx, rules, values);
       report = {gradient.count(), gradient.count(), false, false};
       if (need_norm) squared_norm = B::template squared_norm<C>(ctx, values);
-      detail::check_finite<C, B>(ctx, gradient, rules.non_finite, report);
+      detail::blaming(ctx, rules.reducer, number,
+                      [&] { detail::check_finite<C, B>(ctx, gradient, rules.non_finite, report); });
     } else {
       const MatrixView<const C> core = finish(ctx, rules);
       if (need_norm) squared_norm = B::template squared_norm<C>(ctx, core);
       const AnySelector<C, B>& chosen = chooser(rules);
       if (chosen) make_positions(ctx);
-      report = chosen
+      report = detail::blaming(ctx, rules.reducer, number, [&] {
+        return chosen
                    ? chosen.select(ctx, core, gradient, rules.non_finite)
                    : select_entries<C, B>(ctx, TopK{gradient.capacity()}, core, gradient, rules.non_finite);
+      });
     }
     progress = report.skipped ? Progress::skipped : Progress::selected;
     if (rules.clears_selected) source->clear();

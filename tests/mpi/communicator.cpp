@@ -63,12 +63,12 @@ void check_sums(Communicator& comm) {
   }
 }
 
-/// The text of the CommunicationError that f throws.
-template <class F>
+/// The text of the CommunicationError, or other error, that f throws.
+template <class E = CommunicationError, class F>
 std::string failure(F&& f) {
   try {
     f();
-  } catch (const CommunicationError& error) {
+  } catch (const E& error) {
     return error.what();
   }
   return "nothing was thrown";
@@ -205,6 +205,53 @@ TEST_CASE("mpi: buckets hold several gradients, in each wire type") {
   CHECK_THROWS_AS(GradientBuckets<float>(comm, {.bucket_bytes = 0}), ValueError);
 }
 
+TEST_CASE("mpi: what was started is awaited once") {
+  const auto check_once = [](Communicator& comm) {
+    std::vector<float> x(100, 1.0F);
+    const auto first = comm.start_sum(std::span(x), SumOrder::rank, "first");
+    std::vector<float> y(100, 2.0F);
+    const auto second = comm.start_sum(std::span(y), SumOrder::any, "second");
+    comm.wait(second);
+    const auto again = [&](Communicator::Ticket ticket) {
+      return failure<StateError>([&] { comm.wait(ticket); });
+    };
+    CHECK(again(second) == "wait: ticket 2 was awaited already, or given up; each is awaited once");
+    CHECK(again(0) == "wait: ticket 0 was never started; 2 were, from 1");
+    CHECK(again(3) == "wait: ticket 3 was never started; 2 were, from 1");
+    comm.wait(first);
+    CHECK(contains(again(first), "ticket 1 was awaited already"));
+    comm.sum(std::span(x));  // it is as useful as before
+    CHECK(x[99] == static_cast<float>(comm.size() * comm.size()));
+
+    GradientBuckets<float> buckets(comm);
+    const auto up = buckets.start(std::span<const float>(y));
+    const auto down = buckets.start(std::span<const float>(y));
+    buckets.wait(up, std::span(x));
+    CHECK(contains(failure<StateError>([&] { buckets.wait(up, std::span(x)); }),
+                   "wait: gradient 1 was awaited already"));
+    CHECK(buckets.in_flight() == 1);
+    buckets.wait(down, std::span(x));
+    CHECK(x == std::vector<float>(100, static_cast<float>(2 * comm.size() * comm.size())));
+    const auto given_up = buckets.start(std::span<const float>(y));
+    buckets.abandon();
+    CHECK(contains(failure<StateError>([&] { buckets.wait(given_up, std::span(x)); }), "given up"));
+    CHECK(contains(failure<StateError>([&] {
+                     buckets.wait({0, 0, 100, 0}, std::span(x));
+                   }),
+                   "gradient 0 was never started; 3 were"));
+  };
+  MpiCommunicator comm(MPI_COMM_WORLD, {.timeout = 20s});
+  check_once(comm);
+  SingleRank alone;
+  check_once(alone);
+}
+
+TEST_CASE("mpi: the longest timeout there is does not end a wait at once") {
+  MpiCommunicator comm(MPI_COMM_WORLD, {.timeout = std::chrono::milliseconds::max()});
+  if (comm.rank() == 0) std::this_thread::sleep_for(20ms);
+  comm.barrier("all come, one later");
+}
+
 TEST_CASE("mpi: ranks that must be equal and are not are named") {
   MpiCommunicator comm(MPI_COMM_WORLD, {.timeout = 20s});
   if (comm.size() == 1) return comm.require_equal(3, "options");
@@ -249,11 +296,17 @@ TEST_CASE("mpi: calls that differ between ranks end in an error on all of them")
   MPI_Comm_size(MPI_COMM_WORLD, &size);
   if (size == 1) return;
   {
-    MpiCommunicator comm(MPI_COMM_WORLD, {.timeout = 200ms, .grace = 400ms});
+    MpiCommunicator comm(MPI_COMM_WORLD, {.timeout = 20s, .grace = 400ms});
     std::vector<float> x(comm.rank() == 1 ? 500 : 1000);
     const std::string text = failure([&] { comm.sum(std::span(x), SumOrder::rank, "layer 3"); });
     CHECK(contains(text, "layer 3"));
     CHECK(contains(text, "rank "));
+    // Where MPI notices it: rank 1 has room for its own, smaller parts.
+    if (comm.rank() == 1) {
+      CHECK_MESSAGE(contains(text, "has sent more than the "), text);
+      CHECK_MESSAGE(contains(text, "ranks disagree about sizes"), text);
+      if (size == 2) CHECK_MESSAGE(contains(text, "the 1000 bytes that this rank expects"), text);
+    }
   }
   MPI_Barrier(MPI_COMM_WORLD);
 }

@@ -243,6 +243,83 @@ TEST_CASE("mpi: the check finds ranks that select other entries, before anything
   CHECK(model.weights != before);
 }
 
+TEST_CASE("mpi: NaN in a sum is told with the ranks that it comes from") {
+  MpiCommunicator comm(MPI_COMM_WORLD, {.timeout = 60s});
+  const int other = comm.size() - 1;
+  const std::string from = "; it comes from rank " + std::to_string(other);
+  const auto spoiled = [&](Model& model, double value, bool everywhere = false) {
+    model.random = oracle::Random(7);
+    for (std::size_t i = 0; i < 3; ++i) {
+      oracle::Matrix g = model.random.matrix(static_cast<int>(model.layers[i]->out_extent()),
+                                             static_cast<int>(model.layers[i]->in_extent()));
+      if (i == 1 && (everywhere || comm.rank() == other)) g.data[5] = value;
+      model.add(i, g);
+    }
+  };
+  const auto refused = [&](std::shared_ptr<GradientReducer<double, B>> reducer, bool support, double value,
+                           bool everywhere = false) {
+    const bool asks = dynamic_cast<Reducer*>(reducer.get()) != nullptr;
+    Model model;
+    Group group(keeping(3));
+    model.add_to(group);
+    group.use_reduce(std::move(reducer));
+    for (std::size_t i = 0; i < 3 && support; ++i)
+      group.use_selector(model.ctx, static_cast<index_t>(i),
+                         FixedSupport<double, B>(model.ctx, support_of(model, i)));
+    spoiled(model, value, everywhere);
+    const Weights before = model.weights;
+    const auto start = comm.traffic().sent_bytes;
+    const std::string text = message_of([&] { group.step(model.ctx, {.learning_rate = 0.01}); });
+    CHECK(model.weights == before);
+    group.clear(model.ctx);
+    const auto failed = comm.traffic().sent_bytes;
+    model.add_gradients();
+    group.step(model.ctx, {.learning_rate = 0.01});
+    // A step that is whole sends nothing for it: the other one has asked all ranks by a byte.
+    const auto whole = comm.traffic().sent_bytes - failed;
+    CHECK(failed - start - whole == (asks ? comm.size() - 1 : 0));
+    return text;
+  };
+  const double nan = std::nan("");
+  for (const bool support : {false, true}) {
+    const std::string text = refused(std::make_shared<Reducer>(comm), support, nan);
+    CHECK_MESSAGE(contains(text, "layer 1"), text);
+    CHECK_MESSAGE(contains(text, "NaN"), text);
+    CHECK_MESSAGE(contains(text, from), text);
+  }
+  CHECK(contains(refused(std::make_shared<LocalTopKReducer<double, B>>(comm, LocalTopKOptions{.entries = 3}),
+                         false, nan),
+                 from));
+  if (comm.size() > 1) {
+    CHECK(contains(refused(std::make_shared<Reducer>(comm), false, nan, true), "it comes from ranks 0, 1"));
+    CHECK(contains(refused(std::make_shared<Reducer>(comm), false, 1.6e308, true),
+                   "; every rank's own part is finite, and their sum is not"));
+  }
+
+  // While bases are collected too; of sums of one's own each rank is told of its own.
+  for (const Collected collected : {Collected::gradients, Collected::sums}) {
+    Model model;
+    Group group(keeping(3));
+    model.add_to(group);
+    group.use_reduce(std::make_shared<Reducer>(comm, ReduceOptions{.collected = collected}));
+    group.collect(model.ctx, recipe_of(SideRecipe::hosvd(5), SideRecipe::hosvd(4)));
+    spoiled(model, nan);
+    const bool throws = collected == Collected::gradients || comm.rank() == other;
+    const std::string text = message_of([&] { group.end_collecting_step(model.ctx); });
+    CHECK_MESSAGE(contains(text, "NaN") == throws, text);
+    CHECK_MESSAGE(contains(text, from) == (collected == Collected::gradients), text);
+  }
+  // A function of the caller's knows no ranks.
+  Model model;
+  Group group(keeping(3));
+  model.add_to(group);
+  group.use_reduce([](B::Context&, MatrixView<double>) {});
+  spoiled(model, nan, true);
+  const std::string text = message_of([&] { group.step(model.ctx, {.learning_rate = 0.01}); });
+  CHECK_MESSAGE(contains(text, "expected finite numbers"), text);
+  CHECK_MESSAGE(!contains(text, "rank"), text);
+}
+
 TEST_CASE("mpi: sums that were started and given up leave the next step whole") {
   MpiCommunicator comm(MPI_COMM_WORLD, {.timeout = 60s});
   Model model;

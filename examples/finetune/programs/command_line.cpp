@@ -180,9 +180,10 @@ void add_search(CLI::App& app, bool& search) {
       ->group("Replication");
 }
 
+constexpr const char* program = "sparsegrad-glue";
+
 int run(int argc, char** argv, Processes& processes) {
-  CLI::App app("Fine-tunes BERT on GLUE tasks, densely or with SparseGrad's sparse gradients.",
-               "sparsegrad-glue");
+  CLI::App app("Fine-tunes BERT on GLUE tasks, densely or with SparseGrad's sparse gradients.", program);
   app.set_version_flag("--version", SPARSEGRAD_VERSION);
   app.require_subcommand(1);
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
@@ -248,7 +249,7 @@ int run(int argc, char** argv, Processes& processes) {
   std::string trouble = no_command(app, argc, argv);
   if (trouble.empty()) trouble = empty_value(argc, argv);
   if (!trouble.empty()) {
-    print_error("sparsegrad-glue{}: {}\n", processes.name(), trouble);
+    tell_error(processes, program, trouble);
     return 2;
   }
   std::vector<std::string> arguments = parser_words(argc, argv);
@@ -264,9 +265,9 @@ int run(int argc, char** argv, Processes& processes) {
     if (train_app->parsed() && !search) apply_presets(*train_app, train, given);
     if (search) throw ValueError(search_is_a_tool);  // an options file may ask for it too
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
+    return tell_parsed(processes, program, app, error);
   } catch (const std::exception& error) {
-    print_error("sparsegrad-glue{}: {}\n", processes.name(), error.what());
+    tell_error(processes, program, error.what());
     return 2;
   }
   try {
@@ -291,12 +292,12 @@ int run(int argc, char** argv, Processes& processes) {
     return run_inspect(inspect);
   } catch (const std::bad_alloc&) {
     const int threads = std::max({train.threads, evaluate_command.common.threads, inspect.common.threads});
-    print_error(
-        "sparsegrad-glue{}: not enough memory; a smaller --batch-size with --accumulation needs less{}\n",
-        processes.name(), threads > 1 ? fmt::format(", and so do fewer than {} --threads", threads) : "");
+    tell_error(processes, program,
+               fmt::format("not enough memory; a smaller --batch-size with --accumulation needs less{}",
+                           threads > 1 ? fmt::format(", and so do fewer than {} --threads", threads) : ""));
     return 1;
   } catch (const std::exception& error) {
-    print_error("sparsegrad-glue{}: {}\n", processes.name(), error.what());
+    tell_error(processes, program, error.what());
     return 1;
   }
 }
@@ -304,8 +305,7 @@ int run(int argc, char** argv, Processes& processes) {
 }  // namespace
 
 int run_program(int argc, char** argv) {
-  return run_in_processes("sparsegrad-glue",
-                          [&](Processes& processes) { return run(argc, argv, processes); });
+  return run_in_processes(program, [&](Processes& processes) { return run(argc, argv, processes); });
 }
 
 }  // namespace sparsegrad::finetune

@@ -221,6 +221,8 @@ void check_ranks_of_decoder(const std::set<std::string>& given, const std::optio
   check_ranks(given, o, most);
 }
 
+constexpr const char* program = "sparsegrad-llm";
+
 int run(int argc, char** argv, Processes& processes) {
   CLI::App app(
       "Fine-tunes language models of the LLaMA family on questions and answers, densely, with LoRA or with "
@@ -351,7 +353,7 @@ int run(int argc, char** argv, Processes& processes) {
   std::string trouble = no_command(app, argc, argv);
   if (trouble.empty()) trouble = empty_value(argc, argv);
   if (!trouble.empty()) {
-    print_error("sparsegrad-llm{}: {}\n", processes.name(), trouble);
+    tell_error(processes, program, trouble);
     return 2;
   }
   std::set<std::string> given;
@@ -363,9 +365,9 @@ int run(int argc, char** argv, Processes& processes) {
       inspected.apply_run_type();
     }
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
+    return tell_parsed(processes, program, app, error);
   } catch (const std::exception& error) {
-    print_error("sparsegrad-llm{}: {}\n", processes.name(), error.what());
+    tell_error(processes, program, error.what());
     return 2;
   }
   try {
@@ -421,10 +423,10 @@ int run(int argc, char** argv, Processes& processes) {
           "; a smaller --max-length, or a smaller --batch-size (of train with more --accumulation) needs "
           "less";
     if (export_app->parsed()) cure = "export has the whole model in float";
-    print_error("sparsegrad-llm{}: not enough memory; {}\n", processes.name(), cure);
+    tell_error(processes, program, "not enough memory; " + cure);
     return 1;
   } catch (const std::exception& error) {
-    print_error("sparsegrad-llm{}: {}\n", processes.name(), error.what());
+    tell_error(processes, program, error.what());
     return 1;
   }
 }
@@ -432,7 +434,7 @@ int run(int argc, char** argv, Processes& processes) {
 }  // namespace
 
 int run_llm_program(int argc, char** argv) {
-  return run_in_processes("sparsegrad-llm", [&](Processes& processes) { return run(argc, argv, processes); });
+  return run_in_processes(program, [&](Processes& processes) { return run(argc, argv, processes); });
 }
 
 }  // namespace sparsegrad::finetune

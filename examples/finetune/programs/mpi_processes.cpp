@@ -29,6 +29,7 @@
 #include "programs/interrupt.hpp"
 #include "training/output/console.hpp"
 #include "training/process_agreement.hpp"
+#include "training/state_arrays.hpp"
 #endif
 
 namespace sparsegrad::finetune {
@@ -88,7 +89,11 @@ class MpiProcesses final : public Processes {
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);  // MPICH asks it for every communicator
     MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
     MPI_Comm_size(MPI_COMM_WORLD, &size_);
-    if (size_ == expected) return;
+    if (size_ == expected) {
+      MPI_Comm_dup(MPI_COMM_WORLD, &control_);
+      MPI_Comm_set_errhandler(control_, MPI_ERRORS_RETURN);
+      return;
+    }
     MPI_Finalize();
     throw ValueError(fmt::format(
         "a launcher has started {} processes, of which this program's MPI sees {}; use the mpirun of the "
@@ -102,8 +107,7 @@ class MpiProcesses final : public Processes {
   Communicator* communicator(double timeout) override {
     if (communicator_ != nullptr) return communicator_.get();
     timeout_ = timeout;
-    MPI_Comm_dup(MPI_COMM_WORLD, &control_);
-    MPI_Comm_set_errhandler(control_, MPI_ERRORS_RETURN);
+    require_all_run(timeout);
     MpiOptions options;
     options.timeout = std::chrono::milliseconds(static_cast<std::int64_t>(1000 * timeout));
     options.watch = [this] { return trouble(); };
@@ -134,19 +138,30 @@ class MpiProcesses final : public Processes {
     return least;
   }
 
+  std::optional<std::string> name_for(const std::string& text, bool error) override {
+    if (met_) return name();
+    const std::string told = error ? text : "it has told what --help or --version asks for, and does not run";
+    Hash hash;
+    hash.add(text.data(), text.size());
+    // Those that run, or hang, print nothing: there is no need to wait longer.
+    const std::vector<std::string> said =
+        meet(fmt::format("{}{:016x}{}", error ? 'e' : 'a', hash.value(), told), 10);
+    const bool alike = std::equal(said.begin() + 1, said.end(), said.begin());
+    ends_alone_ = !alike;
+    if (!alike) return name();
+    if (rank_ != 0) return std::nullopt;
+    return fmt::format(", all {} ranks", size_);
+  }
   void fail(const std::string& why) noexcept override {
     if (communicator_ == nullptr || !why_.empty()) return;
-    // A short message leaves at once; both it and the requests stay until the process ends.
     why_ = why.substr(0, 2000);
-    for (int r = 0; r < size_; ++r) {
-      if (r == rank_) continue;
-      MPI_Request request = MPI_REQUEST_NULL;
-      MPI_Isend(why_.data(), static_cast<int>(why_.size()), MPI_CHAR, r, failure_tag, control_, &request);
-    }
+    send_to_others(why_, failure_tag);
   }
 
   int leave(int status) override {
-    if (status == 0 || status == interrupted_status) {
+    if (ends_alone_) {
+      status = std::max(status, 1);  // the others do not run without this one
+    } else if (status == 0 || status == interrupted_status) {
       try {
         if (communicator_ != nullptr) communicator_->barrier("the end of the run");
         communicator_.reset();
@@ -165,6 +180,64 @@ class MpiProcesses final : public Processes {
 
  private:
   static constexpr int failure_tag = 1;
+  static constexpr int start_tag = 2;
+
+  /// Before a run: sends all others what this process is about to do, once, and returns what each says, by rank, as soon
+  /// as all have said the same, or one something else; empty where one has not come within so many seconds.
+  std::vector<std::string> meet(const std::string& own, double seconds) {
+    met_ = true;
+    own_start_ = own.substr(0, 2000);
+    std::vector<std::string> said(static_cast<std::size_t>(size_));
+    said[static_cast<std::size_t>(rank_)] = own_start_;
+    send_to_others(own_start_, start_tag);
+    const auto end = Clock::now() + std::chrono::duration<double>(seconds);
+    const auto waits = [&] {
+      for (const std::string& text : said)
+        if (!text.empty() && text != own_start_) return false;
+      return std::count(said.begin(), said.end(), "") > 0;
+    };
+    while (waits() && Clock::now() < end) {
+      std::string text;
+      for (int peer = take(start_tag, text); peer >= 0; peer = take(start_tag, text))
+        said[static_cast<std::size_t>(peer)] = text;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return said;
+  }
+  /// Throws CommunicationError unless all have come here.
+  void require_all_run(double timeout) {
+    const std::vector<std::string> said = meet("run", timeout);
+    std::vector<int> missing;
+    for (int r = 0; r < size_; ++r) {
+      const std::string& text = said[static_cast<std::size_t>(r)];
+      if (text.empty()) missing.push_back(r);
+      if (text.empty() || text == own_start_) continue;
+      throw CommunicationError(fmt::format("rank {} has ended: {}", r, text.substr(1 + 16)));
+    }
+    if (missing.empty()) return;
+    throw CommunicationError(fmt::format("{} {} not come to the start for {} s (--process-timeout)",
+                                         Communicator::ranks_text(missing),
+                                         missing.size() == 1 ? "has" : "have", timeout));
+  }
+  /// A short message leaves at once; it must stay until the process ends.
+  void send_to_others(const std::string& text, int tag) {
+    for (int r = 0; r < size_; ++r) {
+      if (r == rank_) continue;
+      MPI_Request request = MPI_REQUEST_NULL;
+      MPI_Isend(text.data(), static_cast<int>(text.size()), MPI_CHAR, r, tag, control_, &request);
+    }
+  }
+  /// A message of this tag, where one has come: its sender, else -1.
+  int take(int tag, std::string& text) {
+    int there = 0;
+    MPI_Status status{};
+    if (MPI_Iprobe(MPI_ANY_SOURCE, tag, control_, &there, &status) != MPI_SUCCESS || there == 0) return -1;
+    int length = 0;
+    MPI_Get_count(&status, MPI_CHAR, &length);
+    text.assign(static_cast<std::size_t>(std::max(length, 0)), ' ');
+    MPI_Recv(text.data(), length, MPI_CHAR, status.MPI_SOURCE, tag, control_, MPI_STATUS_IGNORE);
+    return status.MPI_SOURCE;
+  }
 
   /// Why a wait for the others should end: one has said that it ends, or is gone.
   std::string trouble() {
@@ -180,15 +253,9 @@ class MpiProcesses final : public Processes {
     return "";
   }
   std::string told_by_another() {
-    int there = 0;
-    MPI_Status status{};
-    if (MPI_Iprobe(MPI_ANY_SOURCE, failure_tag, control_, &there, &status) != MPI_SUCCESS || there == 0)
-      return "";
-    int length = 0;
-    MPI_Get_count(&status, MPI_CHAR, &length);
-    std::string text(static_cast<std::size_t>(std::max(length, 0)), ' ');
-    MPI_Recv(text.data(), length, MPI_CHAR, status.MPI_SOURCE, failure_tag, control_, MPI_STATUS_IGNORE);
-    return fmt::format("rank {} has ended: {}", status.MPI_SOURCE, text);
+    std::string text;
+    const int peer = take(failure_tag, text);
+    return peer < 0 ? "" : fmt::format("rank {} has ended: {}", peer, text);
   }
   /// Waits until all have come here, for so many seconds at most.
   static void say_farewell(double seconds) {
@@ -209,6 +276,9 @@ class MpiProcesses final : public Processes {
   std::unique_ptr<MpiCommunicator> communicator_;
   std::vector<nlohmann::json> places_;             ///< of all ranks
   std::vector<std::pair<int, pid_t>> neighbours_;  ///< ranks whose processes this one can see
+  bool met_ = false;                               ///< the others were told what this one does
+  bool ends_alone_ = false;                        ///< before a run, and others do not end, or otherwise
+  std::string own_start_;                          ///< what they were told, while it is sent
   std::string why_;                                ///< what the others were told
   Clock::time_point looked_ = Clock::now();        ///< for the neighbours
 };
@@ -216,6 +286,14 @@ class MpiProcesses final : public Processes {
 #endif
 
 }  // namespace
+
+std::string Processes::launched_name() {
+  if (launched() <= 1) return "";
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMI_RANK"}) {
+    if (const char* const value = std::getenv(name)) return fmt::format(", rank {}", std::atoi(value));
+  }
+  return "";
+}
 
 std::unique_ptr<Processes> Processes::join() {
   const int count = launched();

@@ -3,8 +3,10 @@
 #include <array>
 #include <cstddef>
 #include <fstream>
+#include <sstream>
 
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include "training/output/console.hpp"
 #include "training/output/output_folder.hpp"
@@ -43,18 +45,35 @@ void Processes::require_one(const std::string& what) const {
       fmt::format("{} runs in one process, {} were started; start it without the launcher", what, size()));
 }
 
+void tell_error(Processes& processes, const char* program, const std::string& text) {
+  if (const auto name = processes.name_for(text, true)) print_error("{}{}: {}\n", program, *name, text);
+}
+
+int tell_parsed(Processes& processes, const char* program, const CLI::App& app,
+                const CLI::ParseError& ended) {
+  std::ostringstream out;
+  std::ostringstream error;
+  const bool failed = app.exit(ended, out, error) != 0;
+  const std::string text = failed ? error.str() : out.str();
+  const auto name = processes.name_for(text, failed);
+  if (name && failed) print_error("{}{}", name->empty() ? "" : program + *name + ": ", text);
+  if (name && !failed) print("{}", text);
+  return failed ? 2 : 0;
+}
+
 int run_in_processes(const char* program, const std::function<int(Processes&)>& run) {
   prepare_console();
   std::unique_ptr<Processes> processes;
   try {
     processes = Processes::join();
   } catch (const std::exception& error) {
-    print_error("{}: {}\n", program, error.what());
+    print_error("{}{}: {}\n", program, Processes::launched_name(), error.what());
     return 1;
   }
   int status = run(*processes);
   if (const std::string lost = lost_output(); !lost.empty()) {
-    print_error("{}: standard output: {}; files are whole, what was printed is not\n", program, lost);
+    print_error("{}{}: standard output: {}; files are whole, what was printed is not\n", program,
+                processes->name(), lost);
     if (status == 0) status = 1;
   }
   return processes->leave(status);

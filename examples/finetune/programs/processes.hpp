@@ -4,12 +4,18 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include <sparsegrad/extras/communicator.hpp>
 
 #include "programs/run_processes.hpp"
 #include "training/options.hpp"
+
+namespace CLI {
+class App;
+class ParseError;
+}  // namespace CLI
 
 namespace sparsegrad::finetune {
 
@@ -19,6 +25,8 @@ class Processes {
   /// Joins the others, before the command line is read. Throws ValueError where there are others and this program cannot
   /// reach them: it was built without MPI, or the launcher is another MPI's.
   static std::unique_ptr<Processes> join();
+  /// `name` of this process where it could not join: as its launcher calls it.
+  static std::string launched_name();
 
   Processes() = default;
   Processes(const Processes&) = delete;
@@ -46,6 +54,14 @@ class Processes {
   /// Ends together with the others, for the end of the program: the exit status. Where that tells of an error, this ends
   /// the others too after a short while, and may not return.
   virtual int leave(int status) { return status; }
+  /// Before this process prints the text that it ends with, because of an error or in place of a run (--help): the name to
+  /// print it under; nothing where rank 0 prints the same text for all. Before a run the processes tell each other, within
+  /// a bounded time, so that none waits for one that has ended.
+  virtual std::optional<std::string> name_for(const std::string& text, bool error) {
+    (void)text;
+    (void)error;
+    return "";
+  }
 
   /// Throws ValueError where there are several.
   void require_one(const std::string& what) const;
@@ -62,6 +78,13 @@ class Processes {
     }
   }
 };
+
+/// Prints the error that a process of the program ends with.
+void tell_error(Processes& processes, const char* program, const std::string& text);
+
+/// Prints what the parser of the command line ends a program with: its help, or what it does not understand. Returns the
+/// exit status.
+int tell_parsed(Processes& processes, const char* program, const CLI::App& app, const CLI::ParseError& ended);
 
 /// A program's whole run, run(processes), as one of the processes that a launcher started: the exit status, which is not 0
 /// where something that was printed is lost.

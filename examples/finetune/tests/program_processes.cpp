@@ -1,5 +1,6 @@
 // Runs of several processes under mpirun: the same steps as in one process, and what happens when one of them ends.
 #include <signal.h>
+#include <sys/stat.h>
 
 #include <array>
 #include <chrono>
@@ -35,6 +36,12 @@ std::string command(int processes, const std::string& words, const std::string& 
 
 Finished in_processes(int processes, const std::string& words, const std::string& name = "sparsegrad-glue") {
   return run_command(command(processes, words, name));
+}
+
+/// Two ranks with command lines of their own, which end within a minute.
+Finished side_by_side(const std::string& first, const std::string& second) {
+  return run_command(variables + std::string("timeout 60 ") + SPARSEGRAD_MPIRUN + " -n 1 " + first +
+                     " : -n 1 " + second);
 }
 
 std::string glue_words(const fs::path& output, const std::string& more) {
@@ -320,22 +327,19 @@ TEST_CASE("ranks of another build, other options or other data are refused, with
   const fs::path output = fresh_folder("differ");
   const std::string own = "'" + program().string() + "' ";
   const std::string words = glue_words(output, "--run-type ft --batch-size 8 ");
-  const auto two = [&](const std::string& first, const std::string& second) {
-    return run_command(variables + std::string(SPARSEGRAD_MPIRUN) + " -n 1 " + first + " : -n 1 " + second);
-  };
-  const Finished options = two(own + words, own + words + "--learning-rate 2e-3");
+  const Finished options = side_by_side(own + words, own + words + "--learning-rate 2e-3");
   CHECK(options.status != 0);
   check_says(options.err, "rank 1: --learning-rate is 0.002, rank 0 has 0.001; ");
   check_says(options.err, "; start all ranks with the same options");
 
-  const Finished wires = two(own + words + "--wire bf16", own + words);
+  const Finished wires = side_by_side(own + words + "--wire bf16", own + words);
   CHECK(wires.status != 0);
   check_says(wires.err, "rank 1: --wire is nothing, rank 0 has \"bf16\"; ");
 
   const fs::path other = fresh_folder("other_build") / "sparsegrad-glue";
   fs::copy_file(program(), other);
   std::ofstream(other, std::ios::app | std::ios::binary) << "x";
-  const Finished build = two(own + words, "'" + other.string() + "' " + words);
+  const Finished build = side_by_side(own + words, "'" + other.string() + "' " + words);
   CHECK(build.status != 0);
   check_says(build.err, "rank 1: program/build is ");
 
@@ -350,23 +354,81 @@ TEST_CASE("ranks of another build, other options or other data are refused, with
   const auto with_data = [&](std::size_t i) {
     return "env SPARSEGRAD_GLUE_DIR=" + data[i].string() + " " + own + words;
   };
-  const Finished examples = two(with_data(0), with_data(1));
+  const Finished examples = side_by_side(with_data(0), with_data(1));
   CHECK(examples.status != 0);
   check_says(examples.err, "rank 1: examples_hash/");
 
-  // One that does not get as far ends the others.
-  const Finished missing = two(own + words, own + words + "--dropout 7");
-  CHECK(missing.status != 0);
-  check_says(missing.err, "--dropout");
   CHECK_FALSE(fs::exists(output / "model"));
+}
+
+TEST_CASE("a rank that does not come to the run ends the others, who say why") {
+  const fs::path output = fresh_folder("not_started");
+  const std::string own = "'" + program().string() + "' ";
+  const std::string words = own + glue_words(output, "--run-type ft --batch-size 8 ");
+
+  const Finished dropout = side_by_side(words, words + "--dropout 7");
+  CHECK(dropout.status != 0);
+  check_says(dropout.err, "sparsegrad-glue, rank 0: rank 1 has ended: --dropout is 7, expected ");
+  check_says(dropout.err, "sparsegrad-glue, rank 1: --dropout is 7, expected ");
+
+  const Finished help = side_by_side(words, own + "train --help");
+  CHECK(help.status != 0);
+  check_says(help.err,
+             "sparsegrad-glue, rank 0: rank 1 has ended: it has told what --help or --version asks");
+  check_says(help.out, "--batch-size");
+  const Finished version = side_by_side(own + "--version", words);
+  CHECK(version.status != 0);
+  check_says(version.err, "sparsegrad-glue, rank 1: rank 0 has ended: it has told what --help or --version");
+
+  const Finished word = side_by_side(words, own + "train --bogus 1");
+  CHECK(word.status != 0);
+  check_says(word.err, "sparsegrad-glue, rank 1: --model is required");
+  check_says(word.err, "sparsegrad-glue, rank 0: rank 1 has ended: --model is required");
+
+  // One that hangs before: it reads a file that never ends.
+  const fs::path endless = output.parent_path() / "endless";
+  fs::remove(endless);
+  REQUIRE(mkfifo(endless.c_str(), 0600) == 0);
+  const Finished hangs =
+      side_by_side(words + "--process-timeout 1.5", words + "--options " + endless.string());
+  CHECK(hangs.status != 0);
+  check_says(hangs.err, "rank 0: rank 1 has not come to the start for 1.5 s (--process-timeout)");
+  CHECK(fs::is_empty(output));
+}
+
+TEST_CASE("what all ranks end with before a run is told once") {
+  const auto times = [](const std::string& text, const std::string& part) {
+    int count = 0;
+    for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1))
+      ++count;
+    return count;
+  };
+  const Finished version = in_processes(3, "--version");
+  CHECK(version.status == 0);
+  CHECK(version.out == run("--version").out);
+  for (const std::string name : {"sparsegrad-glue", "sparsegrad-llm"}) {
+    const Finished word = in_processes(3, "train --bogus 1", name);
+    CHECK(word.status != 0);
+    CHECK_MESSAGE(times(word.err, name + ", all 3 ranks: ") == 1, word.err);
+    CHECK_MESSAGE(times(word.err, "--model is required") == 1, word.err);
+  }
+  const std::string words = glue_words(fresh_folder("never"), "--process-timeout ");
+  for (const std::string seconds : {"1e16", "0", "-1", "nan"}) {
+    const Finished run = in_processes(2, words + seconds);
+    CHECK(run.status != 0);
+    CHECK_MESSAGE(times(run.err, "sparsegrad-glue, all 2 ranks: --process-timeout is ") == 1, run.err);
+    CHECK_MESSAGE(times(run.err, ", expected a number of seconds from 0.001 to 1e9\n") == 1, run.err);
+  }
 }
 
 TEST_CASE("what runs in one process says so, and so does another MPI's launcher") {
   const Finished evaluate =
       in_processes(2, "evaluate --task cola --model " + tiny().string() + " --threads 1 --max-length 32");
   CHECK(evaluate.status != 0);
-  check_says(evaluate.err, "evaluate runs in one process, 2 were started");
-  const Finished foreign = run_command("env PMI_SIZE=3 " + command(0, "--version"));
+  check_says(evaluate.err, "sparsegrad-glue, all 2 ranks: evaluate runs in one process, 2 were started");
+  const Finished foreign = run_command("env PMI_SIZE=3 PMI_RANK=1 " + command(0, "--version"));
   CHECK(foreign.status == 1);
-  check_says(foreign.err, "a launcher has started 3 processes, of which this program's MPI sees 1");
+  check_says(
+      foreign.err,
+      "sparsegrad-glue, rank 1: a launcher has started 3 processes, of which this program's MPI sees 1");
 }

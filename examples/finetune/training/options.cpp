@@ -128,8 +128,8 @@ void TrainOptions::check() const {
           "a probability from 0 to below 1");
   require(max_length >= 3, "--max-length", max_length, "at least 3 tokens");
   require(eval_every >= 0, "--eval-every", eval_every, "a number of steps, 0 for the ends of epochs alone");
-  require(sparsegrad::is_finite(process_timeout) && process_timeout > 0, "--process-timeout", process_timeout,
-          "a number of seconds above 0");
+  require(sparsegrad::is_finite(process_timeout) && process_timeout >= 1e-3 && process_timeout <= 1e9,
+          "--process-timeout", process_timeout, "a number of seconds from 0.001 to 1e9");
   require(wire != NumberType::float16, "--wire", to_string(wire), "float or bf16");
   if (wire != NumberType::float32 && deterministic) {
     throw ValueError(

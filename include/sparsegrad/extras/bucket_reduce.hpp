@@ -56,6 +56,16 @@ std::uint64_t hash_entries(typename B::Context& ctx, const SparseGradient<C, B>&
   return hash_bytes(std::as_bytes(std::span(positions)), hash);
 }
 
+namespace detail {
+
+/// Says of which ranks the parts of a sum that holds NaN or Inf are such: for messages.
+inline std::string nonfinite_text(const std::vector<int>& ranks) {
+  if (ranks.empty()) return "every rank's own part is finite, and their sum is not";
+  return "it comes from " + Communicator::ranks_text(ranks);
+}
+
+}  // namespace detail
+
 /// Sums a group's gradients over the ranks of a communicator, fused into buckets that leave as they
 /// fill.
 ///
@@ -80,16 +90,28 @@ class BucketReducer final : public GradientReducer<C, B> {
   Communicator& communicator() const { return buckets_.communicator(); }
 
   void start(Context& ctx, index_t layer, MatrixView<C> g) override {
-    if (slots_.size() <= static_cast<std::size_t>(layer)) slots_.resize(static_cast<std::size_t>(layer) + 1);
-    slots_[static_cast<std::size_t>(layer)] = buckets_.start(static_cast<std::size_t>(g.size()), [&](C* to) {
-      B::template download<C>(ctx, g.data, to, g.size());
-    });
+    if (sums_.size() <= static_cast<std::size_t>(layer)) sums_.resize(static_cast<std::size_t>(layer) + 1);
+    Sum& sum = sums_[static_cast<std::size_t>(layer)];
+    sum.finite = B::template first_nonfinite<C>(ctx, MatrixView<const C>(g)) < 0;
+    sum.slot = buckets_.start(static_cast<std::size_t>(g.size()),
+                              [&](C* to) { B::template download<C>(ctx, g.data, to, g.size()); });
   }
   void wait(Context& ctx, index_t layer, MatrixView<C> g) override {
-    buckets_.wait(slots_[static_cast<std::size_t>(layer)],
+    buckets_.wait(known(layer).slot,
                   [&](const C* from) { B::template upload<C>(ctx, from, g.data, g.size()); });
   }
   void abandon() noexcept override { buckets_.abandon(); }
+
+  std::string nonfinite_ranks(Context&, index_t layer) override {
+    const auto mine = static_cast<std::byte>(known(layer).finite ? 0 : 1);
+    std::vector<std::byte> all(static_cast<std::size_t>(communicator().size()));
+    communicator().wait(
+        communicator().start_gather(std::span(&mine, 1), all, "whose gradient holds NaN or Inf"));
+    std::vector<int> ranks;
+    for (std::size_t r = 0; r < all.size(); ++r)
+      if (all[r] != std::byte{}) ranks.push_back(static_cast<int>(r));
+    return detail::nonfinite_text(ranks);
+  }
 
   bool sums_collections() const override { return options_.collected == Collected::sums; }
   void sum(Context& ctx, MatrixView<double> sums, bool lower) override {
@@ -128,9 +150,18 @@ class BucketReducer final : public GradientReducer<C, B> {
   }
 
  private:
+  struct Sum {
+    typename GradientBuckets<C>::Slot slot;
+    bool finite = true;  ///< this rank's part of it
+  };
+  /// Of a layer whose sum was never started: one that no wait takes.
+  Sum known(index_t layer) const {
+    return static_cast<std::size_t>(layer) < sums_.size() ? sums_[static_cast<std::size_t>(layer)] : Sum();
+  }
+
   ReduceOptions options_;
   GradientBuckets<C> buckets_;
-  std::vector<typename GradientBuckets<C>::Slot> slots_;  ///< by layer
+  std::vector<Sum> sums_;  ///< by layer
 };
 
 }  // namespace sparsegrad::SPARSEGRAD_ABI

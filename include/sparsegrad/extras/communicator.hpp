@@ -11,6 +11,7 @@
 #include "../core/config.hpp"
 #include "../core/error.hpp"
 #include "../core/low_precision.hpp"
+#include "open_tickets.hpp"
 
 namespace sparsegrad::SPARSEGRAD_ABI {
 
@@ -66,7 +67,7 @@ class Communicator {
   /// times as many bytes. Both must stand until `wait`.
   virtual Ticket start_gather(std::span<const std::byte> mine, std::span<std::byte> all,
                               const std::string& what) = 0;
-  /// Ends what was started. Each ticket is awaited once.
+  /// Ends what was started. Each ticket is awaited once: throws StateError for any other.
   virtual void wait(Ticket ticket) = 0;
   /// Lets messages go on that were started; to be called now and then in long work.
   virtual void poll() = 0;
@@ -138,9 +139,9 @@ class SingleRank final : public Communicator {
   Ticket start_gather(std::span<const std::byte> mine, std::span<std::byte> all,
                       const std::string&) override {
     if (!mine.empty()) std::memcpy(all.data(), mine.data(), mine.size());
-    return 0;
+    return tickets_.open();
   }
-  void wait(Ticket) override {}
+  void wait(Ticket ticket) override { tickets_.close(ticket, "ticket"); }
   void poll() override {}
   void broadcast(std::span<std::byte>, int, const std::string&) override {}
   void barrier(const std::string&) override {}
@@ -148,8 +149,12 @@ class SingleRank final : public Communicator {
   Traffic traffic() const override { return traffic_; }
 
  private:
-  Ticket count() { return ++traffic_.sums; }
+  Ticket count() {
+    ++traffic_.sums;
+    return tickets_.open();
+  }
   Traffic traffic_;
+  detail::OpenTickets tickets_;
 };
 
 }  // namespace sparsegrad::SPARSEGRAD_ABI

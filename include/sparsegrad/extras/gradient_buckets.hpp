@@ -14,6 +14,7 @@
 #include "../core/error.hpp"
 #include "../core/low_precision.hpp"
 #include "communicator.hpp"
+#include "open_tickets.hpp"
 
 namespace sparsegrad::SPARSEGRAD_ABI {
 
@@ -53,9 +54,10 @@ class GradientBuckets {
  public:
   /// A gradient that was started.
   struct Slot {
-    std::size_t bucket = 0;  ///< the message that has it
-    std::size_t first = 0;   ///< its first number there
-    std::size_t count = 0;   ///< its numbers
+    std::size_t bucket = 0;   ///< the message that has it
+    std::size_t first = 0;    ///< its first number there
+    std::size_t count = 0;    ///< its numbers
+    std::int64_t ticket = 0;  ///< which gradient it is, from 1
   };
 
   /// Throws ValueError unless bucket_bytes > 0.
@@ -74,7 +76,7 @@ class GradientBuckets {
   /// The options that it was made with.
   const BucketOptions& options() const { return options_; }
   /// Gradients that were started and not awaited.
-  std::size_t in_flight() const { return in_flight_; }
+  std::size_t in_flight() const { return tickets_.count(); }
 
   /// Starts the sum of a gradient, which is copied.
   Slot start(std::span<const C> gradient) {
@@ -83,14 +85,14 @@ class GradientBuckets {
   /// The same for `count` numbers that `write(C* to)` writes.
   template <class F>
   Slot start(std::size_t count, F&& write) {
-    if (in_flight_ == 0) sent_ = 0;
+    if (in_flight() == 0) sent_ = 0;
     if (open_ == none) open_bucket();
     Bucket& bucket = buckets_[open_];
-    const Slot slot{open_, bucket.numbers.size(), count};
+    Slot slot{open_, bucket.numbers.size(), count, 0};
     bucket.numbers.resize(slot.first + count);
     write(bucket.numbers.data() + slot.first);
     ++bucket.unread;
-    ++in_flight_;
+    slot.ticket = tickets_.open();
     const auto bytes = static_cast<index_t>(bucket.numbers.size() * element_bytes());
     if (bytes >= options_.bucket_bytes) {
       flush();
@@ -119,7 +121,8 @@ class GradientBuckets {
     }
   }
 
-  /// Writes the sum over ranks to `sum`. Throws ValueError for another number of elements.
+  /// Writes the sum over ranks to `sum`, once for each gradient. Throws ValueError for another number
+  /// of elements, StateError for a gradient that was awaited already, given up, or never started.
   void wait(const Slot& slot, std::span<C> sum) {
     if (sum.size() != slot.count) {
       throw ValueError("the sum has " + std::to_string(sum.size()) + " elements, expected " +
@@ -131,6 +134,7 @@ class GradientBuckets {
   template <class F>
   requires std::is_invocable_v<F, const C*>
   void wait(const Slot& slot, F&& read) {
+    tickets_.close(slot.ticket, "gradient");
     if (slot.bucket == open_) flush();
     Bucket& bucket = buckets_[slot.bucket];
     if (bucket.state == Bucket::State::sent) {
@@ -144,7 +148,6 @@ class GradientBuckets {
     }
     read(static_cast<const C*>(bucket.numbers.data() + slot.first));
     if (--bucket.unread == 0) bucket.state = Bucket::State::unused;
-    --in_flight_;
   }
 
   /// Forgets what was started, after an error of one's own: what is in flight is awaited and dropped.
@@ -159,7 +162,7 @@ class GradientBuckets {
       bucket.unread = 0;
     }
     open_ = none;
-    in_flight_ = 0;
+    tickets_.clear();
   }
 
  private:
@@ -200,7 +203,7 @@ class GradientBuckets {
   std::deque<Bucket> buckets_;  ///< that does not move what is in flight
   std::size_t open_ = none;     ///< the bucket that is being filled
   std::size_t sent_ = 0;  ///< buckets that have left since none was in flight: their numbers in messages
-  std::size_t in_flight_ = 0;
+  detail::OpenTickets tickets_;
 };
 
 }  // namespace sparsegrad::SPARSEGRAD_ABI

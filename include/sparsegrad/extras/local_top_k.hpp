@@ -124,10 +124,10 @@ class LocalTopKReducer final : public GradientReducer<C, B> {
       std::memcpy(host.data(), l.all.data() + static_cast<std::size_t>(r) * l.mine.size(), count * sizeof(C));
       return std::all_of(host.begin(), host.end(), [](C value) { return is_finite(value); });
     };
-    bool whole = true;
+    l.nonfinite.clear();
     for (int r = 0; r < communicator().size(); ++r)
-      whole = whole && is_whole(r);
-    if (whole && count > 0) {  // else no step is taken with this sum, and nothing has left E_r
+      if (!is_whole(r)) l.nonfinite.push_back(r);
+    if (l.nonfinite.empty() && count > 0) {  // else no step is taken with this sum, and nothing has left E_r
       B::template copy<C>(ctx, MatrixView<const C>(g.data, 1, g.size()), l.residual.matrix(1, g.size()));
       upload(l.mine.data());
       B::template zero<C>(ctx, values, k);
@@ -149,6 +149,9 @@ class LocalTopKReducer final : public GradientReducer<C, B> {
       }
     }
     exact_.abandon();
+  }
+  std::string nonfinite_ranks(Context&, index_t layer) override {
+    return detail::nonfinite_text(at(layer).nonfinite);
   }
   void forget(index_t layer) override {
     at(layer).residual.release();
@@ -210,6 +213,7 @@ class LocalTopKReducer final : public GradientReducer<C, B> {
     std::vector<std::byte> mine;  ///< values, then positions
     std::vector<std::byte> all;   ///< those of every rank
     Communicator::Ticket ticket = 0;
+    std::vector<int> nonfinite;  ///< ranks that have sent NaN or Inf
     bool sent = false;
     bool restored = false;  ///< and no gradient has come since
   };

@@ -26,6 +26,24 @@ struct MpiMessage {
   std::size_t bytes = 0;  ///< its length
 };
 
+/// What an error of MPI means; of a receive that was given room for so many bytes from `peer` (-1: of a
+/// call of all ranks).
+inline std::string mpi_error_text(int code, int peer, std::size_t bytes) {
+  char text[MPI_MAX_ERROR_STRING] = {};
+  int length = 0;
+  MPI_Error_string(code, text, &length);
+  std::string meaning(text, static_cast<std::size_t>(length));
+  int kind = MPI_SUCCESS;
+  MPI_Error_class(code, &kind);
+  if (kind != MPI_ERR_TRUNCATE) return meaning;
+  meaning += peer < 0 ? "; another rank gives more numbers than this one"
+                      : "; rank " + std::to_string(peer) + " has sent more than the " +
+                            std::to_string(bytes) + " bytes that this rank expects";
+  return meaning +
+         ": the ranks disagree about sizes, as where one has other options or another program; all ranks "
+         "must make the same calls";
+}
+
 /// A call that has been started, in two stages: every rank gets its part of the others' numbers and
 /// adds them up; then all get the results. Its memory is its own, so that it may outlive the caller's
 /// where the engine does not let go of it.

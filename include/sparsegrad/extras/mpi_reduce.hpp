@@ -28,6 +28,7 @@
 #include "gradient_buckets.hpp"
 #include "mpi_operation.hpp"
 #include "mpi_roll_call.hpp"
+#include "open_tickets.hpp"
 
 namespace sparsegrad::SPARSEGRAD_ABI {
 
@@ -141,6 +142,7 @@ class MpiCommunicator final : public Communicator {
   void wait(Ticket ticket) override {
     Lock lock(mutex_);
     require_whole();
+    tickets_.close(ticket, "ticket");
     const auto begin = Clock::now();
     Clock::time_point asked = begin;
     for (int turn = 0;; ++turn) {
@@ -148,7 +150,9 @@ class MpiCommunicator final : public Communicator {
       const Operation* op = find(ticket);
       if (op == nullptr) break;
       const auto now = Clock::now();
-      if (now - begin > options_.timeout) fail_late(*op);
+      // In ms: a long timeout has more ns than their type.
+      if (std::chrono::duration_cast<std::chrono::milliseconds>(now - begin) >= options_.timeout)
+        fail_late(*op);
       if (now - asked > std::chrono::milliseconds(1)) {
         calls_.answer(op->what);
         if (options_.watch) {
@@ -248,7 +252,7 @@ class MpiCommunicator final : public Communicator {
                    const std::string& what) {
     auto op = free_.empty() ? std::make_unique<Operation>() : std::move(free_.back());
     if (!free_.empty()) free_.pop_back();
-    op->ticket = next_++;
+    op->ticket = tickets_.open();
     op->what = what;
     op->type = type;
     op->element = element;
@@ -342,7 +346,7 @@ class MpiCommunicator final : public Communicator {
       const detail::MpiMessage& m = op.messages[i];
       int done = 0;
       MPI_Status status{};
-      check(MPI_Test(&op.requests[i], &done, &status), "MPI_Test", op.what, m.peer);
+      check(MPI_Test(&op.requests[i], &done, &status), "MPI_Test", op.what, m.peer, m.bytes);
       all = all && done != 0;
       if (done == 0 || !m.received) continue;
       int numbers = 0;
@@ -373,13 +377,10 @@ class MpiCommunicator final : public Communicator {
                        std::to_string((std::numeric_limits<int>::max)()));
     }
   }
-  void check(int code, const char* call, const std::string& what, int peer = -1) {
+  void check(int code, const char* call, const std::string& what, int peer = -1, std::size_t bytes = 0) {
     if (code == MPI_SUCCESS) return;
-    char text[MPI_MAX_ERROR_STRING] = {};
-    int length = 0;
-    MPI_Error_string(code, text, &length);
     fail(what + ": " + call + (peer >= 0 ? " with rank " + std::to_string(peer) : std::string()) + ": " +
-         std::string(text, static_cast<std::size_t>(length)));
+         detail::mpi_error_text(code, peer, bytes));
   }
   [[noreturn]] void fail(const std::string& text) {
     broken_ = "rank " + std::to_string(rank_) + " of " + std::to_string(size_) + ": " + text;
@@ -419,7 +420,7 @@ class MpiCommunicator final : public Communicator {
   MPI_Comm comm_ = MPI_COMM_NULL;
   int rank_ = 0;
   int size_ = 1;
-  Ticket next_ = 0;
+  detail::OpenTickets tickets_;
   std::deque<std::unique_ptr<Operation>> in_flight_;
   std::vector<std::unique_ptr<Operation>> free_;  ///< kept for the calls that follow
   std::vector<float> wide_;

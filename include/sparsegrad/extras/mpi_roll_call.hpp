@@ -39,7 +39,8 @@ class MpiRollCall {
     for (int r = 0; r < size_; ++r)
       if (r != rank_) send(r, question, answers_.back());
     const auto begin = std::chrono::steady_clock::now();
-    while (std::chrono::steady_clock::now() - begin < time) {
+    const auto waited = [&] { return std::chrono::steady_clock::now() - begin; };
+    while (std::chrono::duration_cast<std::chrono::milliseconds>(waited()) < time) {
       answer(what);
       std::string text;
       for (int peer = take(answered, text); peer >= 0; peer = take(answered, text))
