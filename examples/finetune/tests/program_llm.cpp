@@ -468,6 +468,9 @@ TEST_CASE("the loss on other files is told with each evaluation, and chooses not
         std::pair("=x", "--evaluate-also is '=x', expected NAME=FILE"),
         std::pair("a/b=x", "expected NAME=FILE with a name of letters, digits, _ and -"),
         std::pair("a=x --evaluate-also a=y", "--evaluate-also names 'a' twice"),
+        std::pair("standard_error=x",
+                  "--evaluate-also names 'standard_error', expected a name that does not"),
+        std::pair("standard_error_a=x", "--evaluate-also names 'standard_error_a', expected"),
         std::pair("a=none.jsonl", "none.jsonl")}) {
     const Finished refused = llm(llm_train_words(output, std::string("--overwrite --evaluate-also ") + text));
     CHECK(refused.status == 1);
