@@ -231,6 +231,18 @@ TEST_CASE("a decay that would turn weights' signs is refused for every run type,
     }
   }
   TrainOptions options;
+  // Ten times as much, Adam's rate in its first step, is finite in float.
+  options.learning_rate = 1e37;
+  options.weight_decay = 0;
+  options.check();
+  options.learning_rate = 1e300;
+  check_says(error_of([&] { options.check(); }),
+             "--learning-rate is 1e+300, expected a finite number from 0 to 1e37");
+  options.learning_rate = 1e-3;
+  options.sparse_learning_rate = 1.1e37;
+  check_says(error_of([&] { options.check(); }),
+             "--sparse-learning-rate is 1.1e+37, expected a finite number");
+  options = TrainOptions();
   options.tf32 = true;
   check_says(error_of([&] { options.check(); }), "--tf32 is given, expected it with --device cuda alone");
   options.device = Device::cuda;

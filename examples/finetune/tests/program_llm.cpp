@@ -582,6 +582,26 @@ TEST_CASE("what is wrong with a model is told with its cure") {
   }
 }
 
+TEST_CASE("a model that training has broken is told of by step and rates, and no file is blamed") {
+  const fs::path output = fresh_folder("llm_diverged");
+  const Finished lora =
+      llm(llm_train_words(output, "--run-type lora --learning-rate 1e30 --max-steps 1 --no-save"));
+  CHECK(lora.status == 1);
+  check_says(lora.err,
+             "the model's loss after step 1 is not finite, expected a finite number: training with "
+             "--learning-rate 1e+30 diverged; smaller rates");
+  CHECK(lora.err.find("sums.jsonl") == std::string::npos);
+  check_says(json_of(output / "run.json")["error"], "after step 1 is not finite");
+  check_says(llm(llm_train_words(output,
+                                 "--run-type topk --learning-rate 1e-3 --sparse-learning-rate 1e30 "
+                                 "--max-steps 1 --no-save"))
+                 .err,
+             "training with --learning-rate 0.001 and --sparse-learning-rate 1e+30 diverged");
+  // Before the model's files are read.
+  check_says(llm(llm_train_words(output, "--learning-rate 1e300 --model none")).err,
+             "--learning-rate is 1e+300, expected a finite number from 0 to 1e37");
+}
+
 TEST_CASE("what is wrong with data and choices is told with its cure") {
   const fs::path output = fresh_folder("llm_refused");
   const auto refused = [&](const std::string& more, const std::string& message) {

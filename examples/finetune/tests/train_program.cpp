@@ -140,6 +140,10 @@ TEST_CASE("errors say what was expected and found, with status 1") {
   fails("train --task sst2 --model '" + tiny().string() + "' --output '" + output.string() + "'",
         "SPARSEGRAD_GLUE_DIR");
   fails(train_words(output, "--batch-size 0"), "--batch-size is 0");
+  fails(
+      train_words(output, "--run-type ft --learning-rate 1e30 --max-steps 1 --no-save"),
+      "sparsegrad-glue: the model's loss after step 1 is not finite, expected a finite number: training with "
+      "--learning-rate 1e+30 diverged");
   fails(train_words(output, "--batch-size 4611686018427387904"), "expected less than 2^62 examples");
   fails("evaluate --batch-size 0 --model '" + tiny().string() + "'", "--batch-size is 0");
   fails(train_words(output, "--run-type sparse --max-steps 2 --refresh-every 50 --refresh-window 50"),
