@@ -602,6 +602,22 @@ TEST_CASE("a model that training has broken is told of by step and rates, and no
              "--learning-rate is 1e+300, expected a finite number from 0 to 1e37");
 }
 
+TEST_CASE("the log of a finished run is not replaced by one with other options") {
+  const fs::path output = fresh_folder("llm_log_alone");
+  const auto words = [&](const std::string& more) {
+    return llm_train_words(output, "--run-type frozen --no-save --max-steps 1 " + more);
+  };
+  REQUIRE(llm(words("")).status == 0);
+  const std::string log = content(output / "run.json");
+  const Finished other = llm(words("--seed 3"));
+  CHECK(other.status == 1);
+  check_says(other.err, "a run with other options is finished there: --seed is 3, the run had 42");
+  CHECK(content(output / "run.json") == log);
+  CHECK(llm(words("")).status == 0);
+  CHECK(llm(words("--seed 3 --overwrite")).status == 0);
+  CHECK(json_of(output / "run.json")["options"]["seed"] == 3);
+}
+
 TEST_CASE("what is wrong with data and choices is told with its cure") {
   const fs::path output = fresh_folder("llm_refused");
   const auto refused = [&](const std::string& more, const std::string& message) {
