@@ -66,6 +66,13 @@ TEST_CASE("options of other run types, of the other device and of models that ar
     check({"--sparse-learning-rate"}, type != RunType::lora && type != RunType::frozen_mlp,
           "a run type that trains the MLP matrices");
     CHECK(told({}, options).empty());
+    // paper has rates for every run type of an encoder, none for a language model.
+    options.preset = "paper";
+    CHECK(told({"--preset"}, options).empty());
+    if (type == RunType::frozen_mlp) continue;
+    options.causal.emplace();
+    check({"--preset"}, type == RunType::sparse || type == RunType::topk,
+          "--run-type sparse or topk for paper");
   }
   TrainOptions of_llm;
   of_llm.causal.emplace();
