@@ -638,7 +638,14 @@ TEST_CASE("what is wrong with data and choices is told with its cure") {
       "--blocks 0,4",
       "--blocks is '0,4', expected every-third, every-second, all, or numbers of the model's blocks, 0 to 3");
   refused("--max-length 500", "--max-length is 500, expected at most the model's 192 positions");
-  refused("--max-length 8", "no example has an answer within --max-length 8 tokens");
+  refused("--max-length 8", "none of the 48 training examples has an answer within --max-length 8 tokens");
+  const fs::path wordy = fresh_folder("llm_bad_data") / "wordy.jsonl";
+  const std::string question(40, '1');
+  write_file(wordy, nlohmann::json{{"question", question}, {"answer", "1"}}.dump() + "\n" +
+                        nlohmann::json{{"question", question + "?"}, {"answer", "2"}}.dump());
+  refused("--max-length 30 --validation " + wordy.string(),
+          "wordy.jsonl: none of the 2 held-out examples has an answer within --max-length 30 tokens");
+  refused("--max-length 30 --evaluate-also w=" + wordy.string(), "wordy.jsonl: none of the 2 examples has");
   refused("--tokens-per-batch 9", "--tokens-per-batch is 9, expected at least the ");
   refused("--tokens-per-batch -1", "--tokens-per-batch is -1, expected a number of tokens, 0 for");
   refused("--held-out 0", "leaves 60 to train on and 0 to evaluate on");
