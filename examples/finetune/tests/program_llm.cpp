@@ -650,6 +650,7 @@ TEST_CASE("what is wrong with data and choices is told with its cure") {
   refused("--tokens-per-batch -1", "--tokens-per-batch is -1, expected a number of tokens, 0 for");
   refused("--held-out 0", "leaves 60 to train on and 0 to evaluate on");
   refused("--fields question", "expected the names of the question's and the answer's field");
+  refused("--fields question,question", "expected two fields, found 'question' twice");
   refused("--fields question,reply", "sums.jsonl:1: the record has no field \"reply\"");
   const fs::path data = fresh_folder("llm_bad_data") / "cut.jsonl";
   const std::string text = content(sums());

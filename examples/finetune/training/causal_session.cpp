@@ -51,6 +51,10 @@ ConversationFormat conversation_format(const CausalOptions& options) {
   }
   format.question = options.fields.substr(0, comma);
   format.answer = options.fields.substr(comma + 1);
+  if (format.question == format.answer) {
+    throw ValueError(fmt::format("--fields is '{}', expected two fields, found '{}' twice", options.fields,
+                                 format.question));
+  }
   return format;
 }
 
