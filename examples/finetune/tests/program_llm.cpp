@@ -646,6 +646,10 @@ TEST_CASE("what is wrong with data and choices is told with its cure") {
   refused("--max-length 30 --validation " + wordy.string(),
           "wordy.jsonl: none of the 2 held-out examples has an answer within --max-length 30 tokens");
   refused("--max-length 30 --evaluate-also w=" + wordy.string(), "wordy.jsonl: none of the 2 examples has");
+  const Finished piped = llm(evaluate_words(model(), "--data /dev/stdin"), "cat " + sums().string() + " | ");
+  CHECK(piped.status == 1);
+  check_says(piped.err, "/dev/stdin: expected a regular file, found a pipe");
+  CHECK(llm(evaluate_words(model(), "--data /dev/stdin <" + sums().string())).status == 0);
   refused("--tokens-per-batch 9", "--tokens-per-batch is 9, expected at least the ");
   refused("--tokens-per-batch -1", "--tokens-per-batch is -1, expected a number of tokens, 0 for");
   refused("--held-out 0", "leaves 60 to train on and 0 to evaluate on");
