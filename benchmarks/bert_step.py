@@ -263,7 +263,7 @@ def program_run(a, case, folder):
     if a.data:
         command += ["--data", a.data]
     command += ["--padding", case.padding, "--max-length", "128", "--batch-size", str(BATCH)]
-    command += ["--learning-rate", str(RATE), "--no-shuffle", "--dropout", "0.1", "--log-every", "1", "--no-save", "--quiet"]
+    command += ["--learning-rate", str(RATE), "--no-shuffle", "--dropout", "0.1", "--log-every", "1", "--no-save", "--overwrite", "--quiet"]
     command += ["--max-steps", str(steps), "--dev-limit", "32", "--threads", str(a.threads)]
     try:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=a.case_seconds)

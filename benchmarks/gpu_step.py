@@ -68,7 +68,7 @@ def operations(size):
 def seconds_of(a, options, model, folder):
     command = [a.program, "train", "--device", a.device, "--task", "cola", "--model", str(model), "--output", str(folder), *options]
     command += ["--padding", "max_length", "--max-length", str(TOKENS), "--batch-size", str(BATCH), "--learning-rate", "1e-5"]
-    command += ["--dropout", "0.1", "--log-every", "1", "--max-steps", str(a.steps), "--dev-limit", str(BATCH), "--no-save", "--quiet"]
+    command += ["--dropout", "0.1", "--log-every", "1", "--max-steps", str(a.steps), "--dev-limit", str(BATCH), "--no-save", "--overwrite", "--quiet"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     steps = json.loads((folder / "run.json").read_text())["steps"]
     until = [record["seconds"] for record in steps][WARM - 1 :]

@@ -108,7 +108,7 @@ def program_run(a, case):
     folder = str(pathlib.Path(a.scratch) / "run")
     command = [a.program, "train", "--model", a.model, "--data", a.data, "--validation", a.data, "--dev-limit", "1", "--output", folder]
     command += [*case.options, "--dtype", case.dtype, "--batch-size", str(a.batch), "--accumulation", "1", "--max-length", str(a.max_length)]
-    command += ["--max-steps", str(a.steps), "--no-shuffle", "--log-every", "1", "--no-save", "--quiet", "--threads", str(a.threads)]
+    command += ["--max-steps", str(a.steps), "--no-shuffle", "--log-every", "1", "--no-save", "--overwrite", "--quiet", "--threads", str(a.threads)]
     run_command(command, a.case_seconds)
     log = json.loads((pathlib.Path(folder) / "run.json").read_text())
     # The log has the training time up to each step.

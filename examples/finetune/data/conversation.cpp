@@ -343,11 +343,7 @@ class Reader {
     if (role != "prompter" && role != "assistant")
       fail(fmt::format("a message's role is \"{}\", expected prompter or assistant", role));
     path.push_back({role == "prompter" ? Role::user : Role::assistant, text_of(message, "text")});
-    std::vector<const json*> replies;
-    if (const auto list = message.find("replies"); list != message.end() && list->is_array()) {
-      for (const json& reply : *list)
-        if (reply.is_object() && reply.value("deleted", json(false)) != json(true)) replies.push_back(&reply);
-    }
+    std::vector<const json*> replies = replies_of(message);
     const auto rank = [](const json* reply) {
       const auto at = reply->find("rank");
       return at != reply->end() && at->is_number() ? at->get<double>() : 1e9;
@@ -362,15 +358,21 @@ class Reader {
       if (!answered_here) walk(*reply, path);
     path.pop_back();
   }
+  /// The replies to a message that are not deleted.
+  std::vector<const json*> replies_of(const json& message) const {
+    std::vector<const json*> replies;
+    const auto list = message.find("replies");
+    if (list == message.end() || list->is_null()) return replies;
+    if (!list->is_array())
+      fail(fmt::format("the field \"replies\" is {}, expected a list of messages", list->type_name()));
+    for (const json& reply : *list)
+      if (reply.is_object() && reply.value("deleted", json(false)) != json(true)) replies.push_back(&reply);
+    return replies;
+  }
   /// Whether a question among these replies of an answer has itself an answer.
-  static bool has_answer_below(const std::vector<const json*>& replies) {
-    return std::any_of(replies.begin(), replies.end(), [](const json* question) {
-      const auto list = question->find("replies");
-      if (list == question->end() || !list->is_array()) return false;
-      return std::any_of(list->begin(), list->end(), [](const json& answer) {
-        return answer.is_object() && answer.value("deleted", json(false)) != json(true);
-      });
-    });
+  bool has_answer_below(const std::vector<const json*>& replies) const {
+    return std::any_of(replies.begin(), replies.end(),
+                       [&](const json* question) { return !replies_of(*question).empty(); });
   }
 
   const std::filesystem::path& file_;

@@ -47,6 +47,15 @@ const json& list_of(const json& object, const char* name) {
   return *value;
 }
 
+/// Throws DataError for a label of two choices, by which neither is known.
+void require_distinct(const std::vector<std::string>& labels) {
+  for (auto at = labels.begin(); at != labels.end(); ++at) {
+    if (std::find(labels.begin(), at, *at) == at) continue;
+    throw DataError(fmt::format("two choices have the label \"{}\", expected a label for each: {}", *at,
+                                fmt::join(labels, ", ")));
+  }
+}
+
 /// The names that an instruction of LLM-Adapters ends with: "Answer format: answer1/answer2".
 std::vector<std::string> format_of(const std::string& instruction) {
   std::vector<std::string> names;
@@ -73,6 +82,7 @@ ChoiceRecord read_adapters(const json& record) {
   const std::string output = text_of(record, "output");
   const std::string answer = text_of(record, "answer");
   const std::vector<std::string> names = format_of(text_of(record, "instruction"));
+  require_distinct(names);
   const auto right = std::find(names.begin(), names.end(), answer);
   if (right == names.end()) {
     throw DataError(fmt::format(
@@ -91,6 +101,7 @@ ChoiceRecord read_adapters(const json& record) {
 
 /// The right one by its label; a record with an empty answerKey says none.
 void choose(ChoiceRecord& found, const std::vector<std::string>& labels, const std::string& key) {
+  require_distinct(labels);
   if (key.empty()) {
     found.choices = {};
     return;

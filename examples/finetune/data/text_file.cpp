@@ -37,6 +37,10 @@ std::pair<std::size_t, std::size_t> place_of(std::string_view text, std::size_t 
 std::string read_text(const std::filesystem::path& file) {
   if (std::error_code none; std::filesystem::is_directory(file, none))
     throw DataError(file.string() + ": expected a file, found a folder");
+  if (std::error_code none; std::filesystem::is_fifo(file, none)) {
+    throw DataError(file.string() +
+                    ": expected a regular file, found a pipe; write what comes through it to a file");
+  }
   std::ifstream stream = open_file<DataError>(file, std::ios::ate);
   const std::streamoff size = stream.tellg();
   if (size < 0) throw DataError(file.string() + ": cannot be read");

@@ -51,7 +51,11 @@ std::vector<OptionEffect> option_effects(const TrainOptions& o) {
        sparse,
        type,
        "--run-type sparse"},
-      {{"--preset"}, o.preset != "best" || o.steps_sparsely(), type, "--run-type sparse or topk for best"},
+      // Of an encoder paper has learning rates and batch sizes of every run type.
+      {{"--preset"},
+       o.steps_sparsely() || (o.preset == "paper" && !o.causal),
+       type,
+       "--run-type sparse or topk for " + o.preset},
       {{"--save-dtype"}, o.save, "--no-save", "models that are saved"},
       {{"--process-timeout", "--wire"}, o.processes > 1, "one process", "several (mpirun)"},
       {{"--profile"}, o.device == Device::cpu, "--device cuda", "--device cpu"},

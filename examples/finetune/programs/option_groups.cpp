@@ -196,7 +196,7 @@ void add_train_options(CLI::App& app, TrainOptions& o) {
       ->group("Output");
   app.add_flag(
          "--overwrite", o.overwrite,
-         "replace the model and the checkpoint of another run in --output; without it they are left alone, "
+         "replace model, checkpoint and log of another run in --output; without it they are left alone, "
          "and the run is refused")
       ->group("Output");
   app.add_option(

@@ -148,6 +148,15 @@ TEST_CASE("records of multiple choice have their choices, and the right one as t
   refuses(R"({"question": "Q", "choices": ["a", "b"], "answer": 2})",
           "the field \"answer\" is 2, expected a number of one of the 2 choices");
   refuses(R"({"question": "Q", "choices": ["a", "b"], "answer": -1})", "the field \"answer\" is -1");
+  const std::string twice = "data.jsonl:1: two choices have the label \"1\", expected a label for each: 1, 1";
+  refuses(R"({"question": "Q", "choices": {"text": ["a", "b"], "label": ["1", "1"]}, "answerKey": "1"})",
+          twice);
+  refuses(
+      R"({"question": {"stem": "Q", "choices": [{"text": "a", "label": "1"}, {"text": "b", "label": "1"}]}, )"
+      R"("answerKey": "1"})",
+      twice);
+  refuses(R"({"instruction": "Q Answer format: x/x", "output": "it is x", "answer": "x"})",
+          "two choices have the label \"x\"");
   refuses(R"({"question": {"stem": "Q", "choices": [{"text": "a"}, {"text": "b"}]}, "answerKey": "A"})",
           "the field \"label\" of a record of multiple choice is missing");
   refuses(R"({"instruction": "Q Answer format: x/y", "output": "it is z", "answer": "z"})",
@@ -178,6 +187,15 @@ TEST_CASE("trees of OpenAssistant: the best-ranked path, or all; synthetic ones 
   CHECK(found.examples.size() == 1);
   CHECK(found.unanswered == 1);
   CHECK(found.synthetic == 1);
+  CHECK(read(line + "\n" + R"({"prompt": {"text": "Q", "role": "prompter", "replies": null}})").unanswered ==
+        1);
+  check_says(refused(line + "\n" + R"({"prompt": {"text": "Q", "role": "prompter", "replies": "A"}})"),
+             "data.jsonl:2: the field \"replies\" is string, expected a list of messages");
+  // Below an answer, where it would pass for a question without one.
+  check_says(
+      refused(R"({"prompt": {"text": "Q", "role": "prompter", "replies": [{"text": "A", "role": "assistant",)"
+              R"( "replies": [{"text": "Q2", "role": "prompter", "replies": {}}]}]}})"),
+      ":1: the field \"replies\" is object, expected a list of messages");
 }
 
 TEST_CASE("records that are malformed are refused with file and line") {

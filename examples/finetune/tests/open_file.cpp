@@ -38,6 +38,11 @@ TEST_CASE("what cannot be opened is told with the system's reason, as the caller
   CHECK_THROWS_WITH_AS(read_text(none), missing.c_str(), DataError);
   CHECK_THROWS_WITH_AS(read_json(none), missing.c_str(), ModelError);
 
+  const fs::path pipe = folder / "pipe";
+  REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
+  check_says(error_of([&] { (void)read_text(pipe); }),
+             pipe.string() + ": expected a regular file, found a pipe");
+
   // Root may read every file; nobody opens a socket as one.
   const fs::path socket = folder / "socket";
   REQUIRE(::mknod(socket.c_str(), S_IFSOCK | 0600, 0) == 0);

@@ -66,6 +66,13 @@ TEST_CASE("options of other run types, of the other device and of models that ar
     check({"--sparse-learning-rate"}, type != RunType::lora && type != RunType::frozen_mlp,
           "a run type that trains the MLP matrices");
     CHECK(told({}, options).empty());
+    // paper has rates for every run type of an encoder, none for a language model.
+    options.preset = "paper";
+    CHECK(told({"--preset"}, options).empty());
+    if (type == RunType::frozen_mlp) continue;
+    options.causal.emplace();
+    check({"--preset"}, type == RunType::sparse || type == RunType::topk,
+          "--run-type sparse or topk for paper");
   }
   TrainOptions of_llm;
   of_llm.causal.emplace();
@@ -231,6 +238,18 @@ TEST_CASE("a decay that would turn weights' signs is refused for every run type,
     }
   }
   TrainOptions options;
+  // Ten times as much, Adam's rate in its first step, is finite in float.
+  options.learning_rate = 1e37;
+  options.weight_decay = 0;
+  options.check();
+  options.learning_rate = 1e300;
+  check_says(error_of([&] { options.check(); }),
+             "--learning-rate is 1e+300, expected a finite number from 0 to 1e37");
+  options.learning_rate = 1e-3;
+  options.sparse_learning_rate = 1.1e37;
+  check_says(error_of([&] { options.check(); }),
+             "--sparse-learning-rate is 1.1e+37, expected a finite number");
+  options = TrainOptions();
   options.tf32 = true;
   check_says(error_of([&] { options.check(); }), "--tf32 is given, expected it with --device cuda alone");
   options.device = Device::cuda;

@@ -103,8 +103,8 @@ TEST_CASE("every field of run.json is named, and every exit status") {
                             "--run-type meprop", "--run-type ft --learning-rate 1e30"}) {
     CAPTURE(words);
     const bool fails = std::string(words).find("1e30") != std::string::npos;
-    const Finished train =
-        run(train_words(output, std::string("--max-steps 4 --log-every 1 --no-save --quiet ") + words));
+    const Finished train = run(train_words(
+        output, std::string("--max-steps 4 --log-every 1 --no-save --overwrite --quiet ") + words));
     CHECK(train.status == (fails ? 1 : 0));
     collect_fields(json_of(output / "run.json"), fields);
   }

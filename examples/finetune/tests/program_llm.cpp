@@ -468,6 +468,9 @@ TEST_CASE("the loss on other files is told with each evaluation, and chooses not
         std::pair("=x", "--evaluate-also is '=x', expected NAME=FILE"),
         std::pair("a/b=x", "expected NAME=FILE with a name of letters, digits, _ and -"),
         std::pair("a=x --evaluate-also a=y", "--evaluate-also names 'a' twice"),
+        std::pair("standard_error=x",
+                  "--evaluate-also names 'standard_error', expected a name that does not"),
+        std::pair("standard_error_a=x", "--evaluate-also names 'standard_error_a', expected"),
         std::pair("a=none.jsonl", "none.jsonl")}) {
     const Finished refused = llm(llm_train_words(output, std::string("--overwrite --evaluate-also ") + text));
     CHECK(refused.status == 1);
@@ -579,6 +582,42 @@ TEST_CASE("what is wrong with a model is told with its cure") {
   }
 }
 
+TEST_CASE("a model that training has broken is told of by step and rates, and no file is blamed") {
+  const fs::path output = fresh_folder("llm_diverged");
+  const Finished lora =
+      llm(llm_train_words(output, "--run-type lora --learning-rate 1e30 --max-steps 1 --no-save"));
+  CHECK(lora.status == 1);
+  check_says(lora.err,
+             "the model's loss after step 1 is not finite, expected a finite number: training with "
+             "--learning-rate 1e+30 diverged; smaller rates");
+  CHECK(lora.err.find("sums.jsonl") == std::string::npos);
+  check_says(json_of(output / "run.json")["error"], "after step 1 is not finite");
+  check_says(llm(llm_train_words(output,
+                                 "--run-type topk --learning-rate 1e-3 --sparse-learning-rate 1e30 "
+                                 "--max-steps 1 --no-save"))
+                 .err,
+             "training with --learning-rate 0.001 and --sparse-learning-rate 1e+30 diverged");
+  // Before the model's files are read.
+  check_says(llm(llm_train_words(output, "--learning-rate 1e300 --model none")).err,
+             "--learning-rate is 1e+300, expected a finite number from 0 to 1e37");
+}
+
+TEST_CASE("the log of a finished run is not replaced by one with other options") {
+  const fs::path output = fresh_folder("llm_log_alone");
+  const auto words = [&](const std::string& more) {
+    return llm_train_words(output, "--run-type frozen --no-save --max-steps 1 " + more);
+  };
+  REQUIRE(llm(words("")).status == 0);
+  const std::string log = content(output / "run.json");
+  const Finished other = llm(words("--seed 3"));
+  CHECK(other.status == 1);
+  check_says(other.err, "a run with other options is finished there: --seed is 3, the run had 42");
+  CHECK(content(output / "run.json") == log);
+  CHECK(llm(words("")).status == 0);
+  CHECK(llm(words("--seed 3 --overwrite")).status == 0);
+  CHECK(json_of(output / "run.json")["options"]["seed"] == 3);
+}
+
 TEST_CASE("what is wrong with data and choices is told with its cure") {
   const fs::path output = fresh_folder("llm_refused");
   const auto refused = [&](const std::string& more, const std::string& message) {
@@ -599,11 +638,23 @@ TEST_CASE("what is wrong with data and choices is told with its cure") {
       "--blocks 0,4",
       "--blocks is '0,4', expected every-third, every-second, all, or numbers of the model's blocks, 0 to 3");
   refused("--max-length 500", "--max-length is 500, expected at most the model's 192 positions");
-  refused("--max-length 8", "no example has an answer within --max-length 8 tokens");
+  refused("--max-length 8", "none of the 48 training examples has an answer within --max-length 8 tokens");
+  const fs::path wordy = fresh_folder("llm_bad_data") / "wordy.jsonl";
+  const std::string question(40, '1');
+  write_file(wordy, nlohmann::json{{"question", question}, {"answer", "1"}}.dump() + "\n" +
+                        nlohmann::json{{"question", question + "?"}, {"answer", "2"}}.dump());
+  refused("--max-length 30 --validation " + wordy.string(),
+          "wordy.jsonl: none of the 2 held-out examples has an answer within --max-length 30 tokens");
+  refused("--max-length 30 --evaluate-also w=" + wordy.string(), "wordy.jsonl: none of the 2 examples has");
+  const Finished piped = llm(evaluate_words(model(), "--data /dev/stdin"), "cat " + sums().string() + " | ");
+  CHECK(piped.status == 1);
+  check_says(piped.err, "/dev/stdin: expected a regular file, found a pipe");
+  CHECK(llm(evaluate_words(model(), "--data /dev/stdin <" + sums().string())).status == 0);
   refused("--tokens-per-batch 9", "--tokens-per-batch is 9, expected at least the ");
   refused("--tokens-per-batch -1", "--tokens-per-batch is -1, expected a number of tokens, 0 for");
   refused("--held-out 0", "leaves 60 to train on and 0 to evaluate on");
   refused("--fields question", "expected the names of the question's and the answer's field");
+  refused("--fields question,question", "expected two fields, found 'question' twice");
   refused("--fields question,reply", "sums.jsonl:1: the record has no field \"reply\"");
   const fs::path data = fresh_folder("llm_bad_data") / "cut.jsonl";
   const std::string text = content(sums());

@@ -210,6 +210,25 @@ TEST_CASE("runs that are no LoRA are refused with the way out") {
   write_file(log, whole.dump());
 }
 
+TEST_CASE("an adapter as --model is refused with the options that take it") {
+  for (const auto& [format, name, what] : {std::tuple("peft", "as_model", "an adapter of peft"),
+                                           std::tuple("gguf-lora", "as_model.gguf", "a LoRA in GGUF"),
+                                           std::tuple("delta", "as_model.safetensors", "a delta")}) {
+    CAPTURE(format);
+    const fs::path adapter = lora_run() / name;
+    const Finished written = llm(export_words(format, lora_run(), adapter));
+    REQUIRE_MESSAGE(written.status == 0, written.err);
+    for (const std::string command : {"generate --prompt 1", "inspect", "export --output none"}) {
+      const Finished refused = llm(command + " --model " + adapter.string());
+      CHECK(refused.status == 1);
+      check_says(refused.err, adapter.string() + ": is " + what +
+                                  ", expected a model: give the one that it was made for as --model and this "
+                                  "one as --adapter");
+      check_says(refused.err, "export --model BASE --adapter '" + adapter.string() + "' --output FOLDER");
+    }
+  }
+}
+
 TEST_CASE("outputs that do not fit the format are refused") {
   check_says(llm(export_words("gguf-lora", lora_run(), lora_run())).err, "is a folder, expected as --output");
   check_says(llm(export_words("peft", lora_run(), lora_run() / "run.json")).err,

@@ -394,7 +394,7 @@ TEST_CASE("a BERT of one token type takes pairs, whose types are all 0") {
     const Finished train =
         run("train --task " + task + " --data " + data.string() + " --model " + model.string() +
             " --output " + output.string() +
-            " --max-length 32 --batch-size 8 --threads 1 --run-type ft --max-steps 1 --no-save");
+            " --max-length 32 --batch-size 8 --threads 1 --run-type ft --max-steps 1 --no-save --overwrite");
     REQUIRE_MESSAGE(train.status == 0, train.err);
     return json_of(output / "run.json")["tokenizer"]["notes"].dump();
   };
@@ -445,7 +445,7 @@ TEST_CASE("rows that are left out are counted, and another task's folder is refu
   CHECK(log["data"]["train"]["examples"] == 16);
   CHECK(log["data"]["dev"]["skipped_rows"] == 0);
 
-  const Finished other = run(train_task("rte", data / "QNLI", output, "--max-steps 1 --no-save"));
+  const Finished other = run(train_task("rte", data / "QNLI", output, "--max-steps 1 --no-save --overwrite"));
   CHECK(other.status == 1);
   check_says(other.err, "to be the folder of task qnli");
 }

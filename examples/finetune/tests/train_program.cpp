@@ -92,7 +92,7 @@ TEST_CASE("numbers with leading zeros are decimal, in options files too") {
 TEST_CASE("options without effect are told of, or refused, wherever they were given") {
   const fs::path output = fresh_folder("effects");
   write_file(output / "options.json", R"({"lora-init": "gaussian"})");
-  const std::string words = train_words(output / "run", "--max-steps 1 --no-save --quiet ");
+  const std::string words = train_words(output / "run", "--max-steps 1 --no-save --overwrite --quiet ");
   const Finished told = run(words + "--run-type ft --preset paper --lora_rank 4 --wire bf16 --options '" +
                             (output / "options.json").string() + "'");
   REQUIRE_MESSAGE(told.status == 0, told.err);
@@ -140,6 +140,10 @@ TEST_CASE("errors say what was expected and found, with status 1") {
   fails("train --task sst2 --model '" + tiny().string() + "' --output '" + output.string() + "'",
         "SPARSEGRAD_GLUE_DIR");
   fails(train_words(output, "--batch-size 0"), "--batch-size is 0");
+  fails(
+      train_words(output, "--run-type ft --learning-rate 1e30 --max-steps 1 --no-save"),
+      "sparsegrad-glue: the model's loss after step 1 is not finite, expected a finite number: training with "
+      "--learning-rate 1e+30 diverged");
   fails(train_words(output, "--batch-size 4611686018427387904"), "expected less than 2^62 examples");
   fails("evaluate --batch-size 0 --model '" + tiny().string() + "'", "--batch-size is 0");
   fails(train_words(output, "--run-type sparse --max-steps 2 --refresh-every 50 --refresh-window 50"),
@@ -271,7 +275,7 @@ TEST_CASE("run type sparse has a preset of its own; entries are given in one way
   const fs::path output = fresh_folder("default_preset");
   const auto options_of = [&](const std::string& words) {
     const Finished train =
-        run(train_words(output, "--max-steps 1 --phase1-steps 1 --no-save --quiet " + words));
+        run(train_words(output, "--max-steps 1 --phase1-steps 1 --no-save --overwrite --quiet " + words));
     CHECK_MESSAGE(train.status == 0, train.err);
     return json_of(output / "run.json")["options"];
   };
@@ -292,7 +296,7 @@ TEST_CASE("options from a file yield to the command line; a bad file is refused"
   const fs::path output = fresh_folder("options_file");
   const auto write = [&](const std::string& text) { std::ofstream(output / "options.json") << text; };
   const std::string words = train_words(output / "run", "--options '" + (output / "options.json").string() +
-                                                            "' --max-steps 2 --no-save --quiet");
+                                                            "' --max-steps 2 --no-save --overwrite --quiet");
   write(R"({"learning_rate": 0.002, "max-steps": 9, "no-shuffle": true, "run-type": "ft"})");
   const Finished good = run(words);
   CHECK_MESSAGE(good.status == 0, good.err);
@@ -340,7 +344,7 @@ TEST_CASE("a part of the training set may take dev's place") {
   CHECK(held > 40);
   CHECK(held < 90);
   CHECK(held + data["train"]["examples"].get<index_t>() == 256);
-  const Finished none = run(train_words(output, "--held-out 0.000001"));
+  const Finished none = run(train_words(output, "--held-out 0.000001 --overwrite"));
   CHECK(none.status == 1);
   check_says(none.err, "0 to evaluate on");
 }
@@ -364,7 +368,7 @@ TEST_CASE("the reference's spellings, its protocol, and the paper's rates") {
   for (const char* defect : {"transposed_basis", "rotated_bias", "frozen_layer_norm", "signed_selection"})
     CHECK(options["sparse"]["defects"][defect] == true);
   const Finished paper =
-      run(train_words(output, "--preset paper --run-type ft --max-steps 1 --no-save --quiet"));
+      run(train_words(output, "--preset paper --run-type ft --max-steps 1 --no-save --overwrite --quiet"));
   CHECK_MESSAGE(paper.status == 0, paper.err);
   const nlohmann::json rates = json_of(output / "run.json")["options"];
   CHECK(rates["learning_rate"] == 1.01e-5);
@@ -527,7 +531,7 @@ TEST_CASE("a task's other spellings are the same options, with every preset") {
       " --max-length 32 --train-limit 64 --dev-limit 16 --max-steps 1 --no-save --run-type ft "
       "--quiet --threads 1 ";
   for (const char* preset : {"--preset paper", "--protocol reference"}) {
-    const Finished first = run("train --task CoLA" + rest + preset);
+    const Finished first = run("train --task CoLA --overwrite" + rest + preset);
     CHECK_MESSAGE(first.status == 0, first.err);
     CHECK(json_of(output / "run.json")["options"]["task"] == "cola");
     const Finished again = run("train --task cola --resume" + rest + preset);
@@ -539,8 +543,8 @@ TEST_CASE("a task's other spellings are the same options, with every preset") {
 TEST_CASE("what the reference calls meprop is topk with AdamW's moments") {
   const fs::path output = fresh_folder("reference_meprop");
   for (const char* type : {"meprop", "topk"}) {
-    const Finished run_of = run(
-        train_words(output, std::string("--protocol reference --max-steps 2 --no-save --run_type ") + type));
+    const Finished run_of = run(train_words(
+        output, std::string("--protocol reference --max-steps 2 --no-save --overwrite --run_type ") + type));
     CHECK_MESSAGE(run_of.status == 0, run_of.err);
     CHECK((run_of.err.find("run type topk is taken") != std::string::npos) ==
           (std::string(type) == "meprop"));
@@ -549,7 +553,8 @@ TEST_CASE("what the reference calls meprop is topk with AdamW's moments") {
     CHECK(options["sparse"]["adam"] == "dense_core");
   }
   const Finished given = run(train_words(
-      output, "--protocol reference --run-type topk --adam torch --max-steps 1 --no-save --quiet"));
+      output,
+      "--protocol reference --run-type topk --adam torch --max-steps 1 --no-save --overwrite --quiet"));
   CHECK(given.status == 0);
   CHECK(json_of(output / "run.json")["options"]["sparse"]["adam"] == "torch");
 }
@@ -557,8 +562,8 @@ TEST_CASE("what the reference calls meprop is topk with AdamW's moments") {
 TEST_CASE("LoRA's rank under the paper's preset goes by the model's width") {
   const fs::path output = fresh_folder("rank");
   const auto rank_of = [&](const std::string& more) {
-    const Finished train =
-        run(train_words(output, "--preset paper --run-type lora --max-steps 1 --no-save --quiet " + more));
+    const Finished train = run(train_words(
+        output, "--preset paper --run-type lora --max-steps 1 --no-save --overwrite --quiet " + more));
     CHECK_MESSAGE(train.status == 0, train.err);
     return json_of(output / "run.json")["options"]["lora"]["rank"].get<int>();
   };

@@ -23,8 +23,8 @@ Evaluation evaluate_model(typename Backend::Context& ctx, DecoderModel<T, Backen
   Evaluation result;
   const auto require_finite = [&](index_t example, double loss) {
     if (sparsegrad::is_finite(loss)) return;
-    throw ModelError(fmt::format("{}: the model's loss of example {} is {}, expected a finite number",
-                                 data.name(), example, loss));
+    throw NonFiniteOutputError(fmt::format(
+        "{}: the model's loss of example {} is {}, expected a finite number", data.name(), example, loss));
   };
   BatchTurns turns(options);
   Batch batch;

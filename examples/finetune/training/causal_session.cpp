@@ -23,6 +23,13 @@ std::vector<AlsoEvaluated> also_evaluated(const CausalOptions& options) {
       throw ValueError(fmt::format(
           "--evaluate-also is '{}', expected NAME=FILE with a name of letters, digits, _ and -", text));
     }
+    // Such a loss would have the name of another one's error, loss_standard_error_NAME, or of the run's own.
+    if (name == "standard_error" || name.starts_with("standard_error_")) {
+      throw ValueError(fmt::format(
+          "--evaluate-also names '{}', expected a name that does not begin with standard_error: the log has "
+          "loss_standard_error_NAME beside loss_NAME",
+          name));
+    }
     for (const AlsoEvaluated& other : files) {
       if (other.name != name) continue;
       throw ValueError(fmt::format("--evaluate-also names '{}' twice, expected a name for each file", name));
@@ -44,6 +51,10 @@ ConversationFormat conversation_format(const CausalOptions& options) {
   }
   format.question = options.fields.substr(0, comma);
   format.answer = options.fields.substr(comma + 1);
+  if (format.question == format.answer) {
+    throw ValueError(fmt::format("--fields is '{}', expected two fields, found '{}' twice", options.fields,
+                                 format.question));
+  }
   return format;
 }
 

@@ -23,7 +23,8 @@ struct AlsoEvaluated {
   std::filesystem::path file;
 };
 
-/// What --evaluate-also says. Throws ValueError for one that is not NAME=FILE, or a name that is there twice.
+/// What --evaluate-also says. Throws ValueError for one that is not NAME=FILE, a name that is there twice, or one by which
+/// a loss would be taken for the standard error of another.
 std::vector<AlsoEvaluated> also_evaluated(const CausalOptions& options);
 
 /// Everything a run needs, made in the order in which memory can be told apart: data, then the model.

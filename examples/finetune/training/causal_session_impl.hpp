@@ -70,11 +70,15 @@ void CausalSession<T, Backend>::load_data(const TrainOptions& options, bool with
   }
   for (const CausalDataset* data : all) {
     if (data == nullptr || data->size() > 0) continue;
-    throw DataError(fmt::format(
-        "{}: no example has an answer within --max-length {} tokens (the longest has {}, {} were left out); "
-        "give "
-        "more, at most the model's {} positions",
-        data->name(), max_length, data->longest_uncut(), data->left_out(), source_->config().max_positions));
+    const char* part = data == train_.get()                ? "training "
+                       : data == held_.get() && with_train ? "held-out "
+                                                           : "";
+    throw DataError(
+        fmt::format("{}: none of the {} {}examples has an answer within --max-length {} tokens (the longest "
+                    "has {}); give "
+                    "more, at most the model's {} positions",
+                    data->name(), data->left_out(), part, max_length, data->longest_uncut(),
+                    source_->config().max_positions));
   }
   warm_up<Backend>(ctx_);
   held_conversations_ = std::move(held);

@@ -8,6 +8,7 @@
 #include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
+#include "checkpoints/delta_file.hpp"
 #include "checkpoints/folder_packed.hpp"
 #include "checkpoints/gguf_model.hpp"
 #include "checkpoints/gguf_packed.hpp"
@@ -31,6 +32,15 @@ bool begins_with_gguf(const fs::path& path) {
   return in.gcount() == sizeof magic && std::string_view(magic, sizeof magic) == "GGUF";
 }
 
+/// `what`: an adapter or a delta, where a model is expected.
+[[noreturn]] void refuse_change(const fs::path& path, const char* what) {
+  throw ModelError(
+      fmt::format("{}: is {}, expected a model: give the one that it was made for as --model and this one as "
+                  "--adapter, or "
+                  "merge the two: sparsegrad-llm export --model BASE --adapter '{}' --output FOLDER",
+                  path.string(), what, path.string()));
+}
+
 }  // namespace
 
 DecoderConfig read_decoder_config(const fs::path& path) {
@@ -41,6 +51,7 @@ DecoderConfig read_decoder_config(const fs::path& path) {
 CausalSource::CausalSource(const fs::path& path, const fs::path& change) : path_(path) {
   std::error_code code;
   if (fs::is_directory(path, code)) {
+    if (fs::exists(path / "adapter_config.json", code)) refuse_change(path, "an adapter of peft");
     folder_ = open_decoder_folder(path);
     tokenizer_ = load_causal_tokenizer(path);
   } else if (!fs::exists(path, code)) {
@@ -48,10 +59,12 @@ CausalSource::CausalSource(const fs::path& path, const fs::path& change) : path_
                      ": there is no such file or folder, expected a GGUF file or a model's folder");
   } else if (begins_with_gguf(path)) {
     gguf_ = std::make_unique<GgufFile>(path.string());
+    if (gguf_->get<std::string_view>("general.type") == "adapter") refuse_change(path, "a LoRA in GGUF");
     folder_.config = gguf_config(*gguf_);
     tokenizer_ = gguf_tokenizer(*gguf_);
   } else {
     (void)open_file<ModelError>(path);  // a file that cannot be read has no first letters either
+    if (is_delta(path)) refuse_change(path, "a delta");
     throw ModelError(
         path.string() +
         ": expected a GGUF file, which begins with the letters GGUF, or a model's folder in Hugging "

@@ -111,8 +111,10 @@ void TrainOptions::check() const {
           accumulation, "fewer micro-batches: a step has less than 2^62 examples");
   require(tokens_per_batch >= 0, "--tokens-per-batch", tokens_per_batch,
           "a number of tokens, 0 for micro-batches of --batch-size examples");
-  require(finite_from_zero(learning_rate), "--learning-rate", learning_rate, "a finite number from 0");
-  require(finite_from_zero(rate_of_mlp()), "--sparse-learning-rate", rate_of_mlp(), "a finite number from 0");
+  // Beyond, Adam's rate with its correction of bias, ten times as large in the first step, is Inf in float.
+  const auto is_rate = [&](double x) { return finite_from_zero(x) && x <= 1e37; };
+  require(is_rate(learning_rate), "--learning-rate", learning_rate, "a finite number from 0 to 1e37");
+  require(is_rate(rate_of_mlp()), "--sparse-learning-rate", rate_of_mlp(), "a finite number from 0 to 1e37");
   require(finite_from_zero(weight_decay), "--weight-decay", weight_decay, "a finite number from 0");
   const double largest_rate = trains_matrices() ? std::max(learning_rate, rate_of_mlp()) : learning_rate;
   // As the library's step has it; above, AdamW would turn the signs of weights.

@@ -35,6 +35,17 @@ inline constexpr bool is_encoder = false;
 template <class T, class Backend>
 inline constexpr bool is_encoder<EncoderModel<T, Backend>> = true;
 
+/// What an evaluation says of a model that training has made compute NaN or Inf.
+inline std::string divergence_text(index_t step, const TrainOptions& options) {
+  std::string rates = fmt::format("--learning-rate {}", options.learning_rate);
+  if (options.trains_matrices() && options.rate_of_mlp() != options.learning_rate)
+    rates += fmt::format(" and --sparse-learning-rate {}", options.rate_of_mlp());
+  return fmt::format(
+      "the model's loss after step {} is not finite, expected a finite number: training with {} diverged; "
+      "smaller rates, a longer --warmup or a --clip-norm may keep it finite",
+      step, rates);
+}
+
 /// NaN or Inf in a step before the present one, which the text names.
 class EarlierStepError : public NonFiniteError {
  public:
@@ -404,7 +415,13 @@ void BasicTrainer<Model>::evaluate(const TrainHooks& hooks, bool& stop) {
   options.cancelled = [&] { return may_stop() && hooks.interrupted && hooks.interrupted(); };
   if (hooks.progress)
     options.progress = [&](index_t done, index_t total) { hooks.progress("evaluation", done, total); };
-  const Evaluation result = data_.evaluate(ctx_, model_, options);
+  Evaluation result;
+  try {
+    result = data_.evaluate(ctx_, model_, options);
+  } catch (const NonFiniteOutputError&) {
+    if (report_.steps_done == 0) throw;  // it was so before training
+    throw NonFiniteError(detail::divergence_text(report_.steps_done, options_));
+  }
   if (!result.cancelled) {
     EvaluationRecord record;
     record.step = report_.steps_done;

@@ -22,6 +22,12 @@ struct EvaluateOptions {
   Communicator* processes = nullptr;
 };
 
+/// A model that computes NaN or Inf; the text names the example.
+class NonFiniteOutputError : public ModelError {
+ public:
+  using ModelError::ModelError;
+};
+
 struct Evaluation {
   double loss = 0;  ///< mean over the examples, or over what they predict
   std::vector<Metric> metrics;

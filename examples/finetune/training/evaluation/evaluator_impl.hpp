@@ -26,8 +26,9 @@ Evaluation evaluate_model(typename Backend::Context& ctx, EncoderModel<T, Backen
     for (index_t at = first * result.outputs; at < last * result.outputs; ++at) {
       const float logit = result.logits[static_cast<std::size_t>(at)];
       if (sparsegrad::is_finite(logit)) continue;
-      throw ModelError(fmt::format("{}: the model's logit {} of example {} is {}, expected a finite number",
-                                   data.name(), at % result.outputs, at / result.outputs, logit));
+      throw NonFiniteOutputError(
+          fmt::format("{}: the model's logit {} of example {} is {}, expected a finite number", data.name(),
+                      at % result.outputs, at / result.outputs, logit));
     }
   };
   BatchTurns turns(options);

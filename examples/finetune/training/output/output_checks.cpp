@@ -15,7 +15,12 @@
 namespace sparsegrad::finetune {
 
 void require_nothing_lost(const OutputPaths& output, const TrainOptions& options) {
-  if (options.overwrite || !output.has_results()) return;
+  if (options.overwrite) return;
+  if (!output.has_results()) {
+    // The log is all that a run without models leaves. With the same options it would become the same again.
+    if (output.has_log()) (void)is_finished(output.log(), options);
+    return;
+  }
   if (!options.resume) {
     throw ValueError(
         fmt::format("{}: holds the {} of another run; --resume goes on with that run, --overwrite replaces "

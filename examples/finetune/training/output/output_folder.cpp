@@ -105,8 +105,12 @@ bool OutputPaths::has_state() const {
   return exists(state()) || exists(previous_state(state()));
 }
 
+bool OutputPaths::has_log() const {
+  return is_log_of_a_run(log());
+}
+
 bool OutputPaths::has_results() const {
-  if (!is_log_of_a_run(log())) return false;
+  if (!has_log()) return false;
   std::error_code none;
   for (const fs::directory_entry& entry : fs::directory_iterator(model(), none))
     if (is_of_a_model(entry.path().filename().string())) return true;
@@ -140,7 +144,7 @@ void OutputFolder::require_not_written(const fs::path& source) const {
 }
 
 void OutputFolder::clear() {
-  if (!is_log_of_a_run(log())) return;
+  if (!has_log()) return;
   remove_checkpoint();
   remove_files(model(), is_of_a_model);
   remove_files(tensorboard(), is_of_events);

@@ -24,6 +24,8 @@ class OutputPaths {
 
   /// Whether there is a state to go on from: the last one, or the one before it.
   bool has_state() const;
+  /// Whether a run's log is there.
+  bool has_log() const;
   /// Whether a run's log is there, and beside it a model or a state that would be missed.
   bool has_results() const;
   /// Bytes of the models and states that are there.
