@@ -12,6 +12,7 @@
 #include "checkpoints/config_file.hpp"
 #include "data/glue.hpp"
 #include "programs/commands.hpp"
+#include "programs/end_message.hpp"
 #include "programs/interrupt.hpp"
 #include "programs/option_checks.hpp"
 #include "programs/option_effects.hpp"

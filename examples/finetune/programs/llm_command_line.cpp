@@ -13,6 +13,7 @@
 
 #include "data/chat_template.hpp"
 #include "models/decoder/decoder_names.hpp"
+#include "programs/end_message.hpp"
 #include "programs/llm_commands.hpp"
 #include "programs/llm_help.hpp"
 #include "programs/option_checks.hpp"

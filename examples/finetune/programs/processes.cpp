@@ -3,10 +3,8 @@
 #include <array>
 #include <cstddef>
 #include <fstream>
-#include <sstream>
 
 #include <fmt/format.h>
-#include <CLI/CLI.hpp>
 
 #include "training/output/console.hpp"
 #include "training/output/output_folder.hpp"
@@ -43,22 +41,6 @@ void Processes::require_one(const std::string& what) const {
   if (size() == 1) return;
   throw ValueError(
       fmt::format("{} runs in one process, {} were started; start it without the launcher", what, size()));
-}
-
-void tell_error(Processes& processes, const char* program, const std::string& text) {
-  if (const auto name = processes.name_for(text, true)) print_error("{}{}: {}\n", program, *name, text);
-}
-
-int tell_parsed(Processes& processes, const char* program, const CLI::App& app,
-                const CLI::ParseError& ended) {
-  std::ostringstream out;
-  std::ostringstream error;
-  const bool failed = app.exit(ended, out, error) != 0;
-  const std::string text = failed ? error.str() : out.str();
-  const auto name = processes.name_for(text, failed);
-  if (name && failed) print_error("{}{}", name->empty() ? "" : program + *name + ": ", text);
-  if (name && !failed) print("{}", text);
-  return failed ? 2 : 0;
 }
 
 int run_in_processes(const char* program, const std::function<int(Processes&)>& run) {

@@ -12,11 +12,6 @@
 #include "programs/run_processes.hpp"
 #include "training/options.hpp"
 
-namespace CLI {
-class App;
-class ParseError;
-}  // namespace CLI
-
 namespace sparsegrad::finetune {
 
 /// The processes that a launcher started together, as one of them sees them; this one alone where no launcher did.
@@ -78,13 +73,6 @@ class Processes {
     }
   }
 };
-
-/// Prints the error that a process of the program ends with.
-void tell_error(Processes& processes, const char* program, const std::string& text);
-
-/// Prints what the parser of the command line ends a program with: its help, or what it does not understand. Returns the
-/// exit status.
-int tell_parsed(Processes& processes, const char* program, const CLI::App& app, const CLI::ParseError& ended);
 
 /// A program's whole run, run(processes), as one of the processes that a launcher started: the exit status, which is not 0
 /// where something that was printed is lost.
