@@ -165,14 +165,14 @@ def step_table(rows):
 
 def step_text(rows, how, loaded):
     return ("Two ranks in two network namespaces, one link each.\n"
-            f"Limited by {how};\n{os.cpu_count()} cores{loaded}.\n\n"
+            f"Limited by {how};\n{os.cpu_count()} cores{loaded}. Two steps each, one at 0.1 Gbit/s or with --quick.\n\n"
             "BERT-base's linear layers: the backward of each of the 12 layers is a pause of 40 ms, so that the\n"
             "processor is free for the messages. Hidden: the part of the sums' time that a step saves when\n"
             "they begin in the backward pass, where a thread lets the messages go on. All of a fixed support is\n"
-            "less than one bucket, which leaves at the end. Local selection takes its time on the processor: 85 M\n"
-            "numbers are searched on one thread, where the other rows have their selection still to come. Dense\n"
-            "sums in float have 340 MB, 0.27, 2.7 and 27 s at these rates: what a row has above its own is the\n"
-            "processor's (copies, sums, rounding, TCP).\n\n"
+            "less than one bucket, which leaves at the end. Local selection takes its time on the processor:\n"
+            "85 M numbers, random here, are searched on one thread, where the other rows have their selection\n"
+            "still to come. Dense sums in float have 340 MB, 0.27, 2.7 and 27 s at these rates: what a row has\n"
+            "above its own is the processor's (copies, sums, rounding, TCP).\n\n"
             + step_table(rows))
 
 
@@ -223,10 +223,10 @@ def main():
     program = arguments.build / "benchmarks/benchmark_mpi"
     if not program.exists():
         raise SystemExit(f"{program} is not there, expected the target benchmark_mpi (built where MPI is found)")
-    loaded = ", **beside other work on the machine**" if arguments.loaded else ""
+    loaded = ", **beside other work on the machine**" if arguments.loaded else ", nothing else on the machine"
     text = ("# Several processes: bytes, times, quality\n\n"
-            f"Written by `benchmarks/distributed.py`, {datetime.date.today()}, on an {processor()}. What the words\n"
-            "mean, and the plan for many nodes: [distributed.md](../distributed.md).\n\n## Bytes a step\n\n"
+            f"Written by `benchmarks/distributed.py`, {datetime.date.today()}, on an {processor()}.\n"
+            "What the words mean, and the plan for many nodes: [distributed.md](../distributed.md).\n\n## Bytes a step\n\n"
             "Counted message by message where they are sent. One layer of each kind is sent, times the number of\n"
             "such layers. Sums are in the order of the ranks.\n\n")
     part, found = bytes_part(program, (2, 4))
